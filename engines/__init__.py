@@ -1,0 +1,1 @@
+"""TensorRT engines, built offline: what a model directory asks of TensorRT, before any build."""

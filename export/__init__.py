@@ -1,0 +1,1 @@
+"""From a trained checkpoint to a model directory: families, ONNX export, graph rewriting."""

@@ -1,0 +1,234 @@
+"""What a model is: family, sizes and audio settings, as plain data.
+
+These classes are the contents of a model directory's ``config.json``. They need neither torch nor ONNX, so that every
+other folder can import them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+SCHEMA_VERSION = 1
+"""Version of ``config.json``; a reader refuses versions it does not know."""
+
+Family = Literal["univoc", "fatchord", "torchaudio", "coqui", "turian"]
+"""Whose checkpoint layout and conventions a model follows."""
+
+Output = Literal["categorical", "logistic_mixture", "gaussian"]
+"""What the last layer parametrises: class logits, a mixture of logistics, or one Gaussian."""
+
+Expansion = Literal["held", "kernel", "linear"]
+"""How a group of conditioning columns gets from frames to samples.
+
+``held``: the frame's row, for each of its ``hop_length`` samples. ``kernel``: a weighted sum of the frame's row and its
+neighbours, one set of weights for each position inside a frame. ``linear``: interpolation between the two nearest rows
+over the whole utterance, first sample on the first row and last sample on the last.
+"""
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be right: names the field, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """How waveforms become the mel spectrograms that a model was trained on, and what its output means."""
+
+    sample_rate: int
+    """Hz."""
+    hop_length: int
+    """Samples between the centres of neighbouring frames."""
+    win_length: int
+    """Samples under the Hann window."""
+    n_fft: int
+    """Samples in a Fourier transform; the window is centred in it."""
+    n_mels: int = 80
+    """Mel bins (Slaney scale, area-normalised)."""
+    fmin: float = 0.0
+    """Hz, lower edge of the first mel filter."""
+    fmax: float | None = None
+    """Hz, upper edge of the last mel filter; ``None`` is half the sample rate."""
+    pad_mode: Literal["constant", "reflect"] = "constant"
+    """How the signal is continued by ``n_fft / 2`` at both ends, so that frame t is centred on sample t * hop_length."""
+    preemphasis: float = 0.0
+    """Coefficient a of y[n] = x[n] - a x[n-1], applied before the features only; 0 is off."""
+    log: Literal["decibel", "natural"] = "decibel"
+    """``decibel``: 20 log10 of the magnitude, then mapped by the fields below. ``natural``: ln, not mapped."""
+    reference_db: float = 0.0
+    """Decibels subtracted from the log-mel before it is mapped to ``mel_range``."""
+    min_level_db: float = -100.0
+    """The level, after ``reference_db``, that maps to the lower end of ``mel_range``; 0 dB maps to the upper."""
+    mel_range: tuple[float, float] = (0.0, 1.0)
+    """What the model calls its quietest and its loudest level."""
+    clip_high: bool = True
+    """Whether levels over the upper end of ``mel_range`` are clipped to it."""
+    waveform_preemphasis: float = 0.0
+    """Coefficient of the pre-emphasis that the *predicted* waveform carries, undone after decoding; 0 is none."""
+    peak: float | None = None
+    """Peak to which a recording is scaled before features are taken from it; ``None`` leaves the level alone."""
+    delay: int = 0
+    """Output sample i stands for sample i - delay of the recording that the mel was taken from."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that no recording could have."""
+        for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels"):
+            _require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
+        _require(self.win_length <= self.n_fft, "audio.win_length", self.win_length, f"at most n_fft ({self.n_fft})")
+        _require(self.min_level_db < 0, "audio.min_level_db", self.min_level_db, "a negative level")
+        _require(self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high")
+        _require(0 <= self.preemphasis < 1, "audio.preemphasis", self.preemphasis, "at least 0 and below 1")
+        _require(
+            0 <= self.waveform_preemphasis < 1,
+            "audio.waveform_preemphasis",
+            self.waveform_preemphasis,
+            "at least 0 and below 1",
+        )
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Neighbouring columns of the conditioning that go from frames to samples in the same way."""
+
+    name: str
+    """What the columns are made from: ``mel`` or ``aux``."""
+    columns: int
+    """How many."""
+    expansion: Expansion
+    """How they reach the sample rate."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and conventions of one WaveRNN."""
+
+    family: Family
+    output: Output
+    outputs: int
+    """Width of the last layer: classes, or 30 for ten logistics, or 2 for a Gaussian."""
+    hidden_size: int
+    """Units of each recurrent layer of the decoder."""
+    input_sizes: tuple[int, ...]
+    """Width of the input of each recurrent layer as trained, the conditioning not counted."""
+    fc_sizes: tuple[int, ...]
+    """Widths of the hidden fully connected layers."""
+    groups: tuple[ColumnGroup, ...]
+    """The conditioning's column groups, in column order."""
+    margin: int = 0
+    """Rows of conditioning before frame 0, and as many behind the last frame."""
+    mu_law: bool = False
+    """Whether classes are mu-law companded amplitudes."""
+    temperature: float = 1.0
+    """Divides the logits; folded into the last layer when the checkpoint is read."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that contradict each other."""
+        _require(self.family in FAMILIES, "model.family", self.family, f"one of {', '.join(FAMILIES)}")
+        _require(self.output in get_args(Output), "model.output", self.output, f"one of {', '.join(get_args(Output))}")
+        _require(self.hidden_size > 0, "model.hidden_size", self.hidden_size, "a positive integer")
+        _require(self.outputs >= 2, "model.outputs", self.outputs, "at least 2")
+        _require(len(self.input_sizes) in (1, 2), "model.input_sizes", self.input_sizes, "one or two recurrent layers")
+        _require(
+            math.isfinite(self.temperature) and self.temperature > 0,
+            "model.temperature",
+            self.temperature,
+            "a positive number",
+        )
+
+    @property
+    def layers(self) -> int:
+        """Recurrent layers of the decoder."""
+        return len(self.input_sizes)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the conditioning."""
+        return sum(group.columns for group in self.groups)
+
+    @property
+    def interpolated(self) -> int:
+        """Column groups that are not merely held."""
+        return sum(group.expansion != "held" for group in self.groups)
+
+    @property
+    def uniforms(self) -> int:
+        """Random numbers drawn for a sample."""
+        return 1 if self.output == "categorical" else 2
+
+    @property
+    def label_feedback(self) -> bool:
+        """Whether the decoder is fed the previous sample's label; else its value in [-1, 1]."""
+        return self.family == "univoc"
+
+    @property
+    def first_previous(self) -> float:
+        """What stands for the sample before the first: univoc's middle label, or silence."""
+        return float(self.outputs // 2) if self.label_feedback else 0.0
+
+
+T = TypeVar("T")
+
+
+def to_json(config: AudioConfig | ModelConfig) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type[T], values: object, where: str) -> T:
+    """Reads a configuration back from JSON values.
+
+    Args:
+        kind: `AudioConfig` or `ModelConfig`.
+        values: the JSON object.
+        where: how to call the object in an error message.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: found {type(values).__name__}, expected an object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(fields))}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "groups":
+            value = tuple(from_json(ColumnGroup, group, f"{where}.groups") for group in _list(value, f"{where}.groups"))
+        elif isinstance(value, list):
+            value = tuple(value)
+        _check_type(str(fields[name].type), value, f"{where}.{name}")
+        arguments[name] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_type(annotation: str, value: object, where: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    right = {
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": number,
+        "float | None": number or value is None,
+        "bool": isinstance(value, bool),
+    }.get(annotation)
+    if right is None:
+        right = isinstance(value, tuple if annotation.startswith("tuple") else str)
+    if right and annotation in ("tuple[int, ...]", "tuple[float, float]"):
+        right = all(isinstance(item, int | float) for item in value)  # type: ignore[attr-defined]
+    _require(right, where, value, annotation)
+
+
+def _list(value: object, where: str) -> list[object]:
+    _require(isinstance(value, list), where, value, "a list")
+    return value  # type: ignore[return-value]
+
+
+def _require(condition: bool, field: str, found: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field}: found {found!r}, expected {expected}")

@@ -1,0 +1,1 @@
+"""The operations that TensorRT takes as plugins, each with a numpy reference."""

@@ -1,0 +1,21 @@
+"""WaveRNN vocoding on TensorRT: mel spectrograms in, waveforms out.
+
+This file is ``wavernn_trt/__init__.py`` once installed (see package_dir in setup.cfg). It loads nothing heavy: names
+are looked up on first use, and no import of it brings torch, TensorRT or CUDA.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavernn_trt.runtime.vocoder import Vocoder, load
+
+__version__ = "0.1.0"
+__all__ = ["Vocoder", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use: every import of wavernn_trt.anything runs this file first.
+    if name in ("Vocoder", "load"):
+        return getattr(import_module("wavernn_trt.runtime.vocoder"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

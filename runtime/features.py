@@ -1,0 +1,111 @@
+"""Log-mel spectrograms as each family's training code computed them, in numpy.
+
+librosa is the authority on every convention here (centred frames, periodic Hann window, Slaney mel scale with area
+normalisation) and the tests compare against it. It is not a dependency because it brings numba, LLVM, SciPy and
+scikit-learn, some hundred times the size of this file's needs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig
+
+Array = NDArray[np.float32]
+
+MAGNITUDE_FLOOR = 1e-5
+"""Smallest mel magnitude before the logarithm: -100 dB, in every family."""
+_FRAMES_AT_ONCE = 512
+
+
+def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
+    """The mel spectrogram of a waveform, in the range that the model takes.
+
+    Args:
+        waveform: float [samples], mono, in [-1, 1], at ``audio.sample_rate``.
+        audio: the model's audio settings.
+
+    Returns:
+        float32 [n_mels, 1 + samples // hop_length]; frame t is centred on sample t * hop_length.
+
+    Raises:
+        ValueError: not one-dimensional, empty, not finite, or too short for reflect padding.
+    """
+    signal = np.asarray(waveform, dtype=np.float64)
+    if signal.ndim != 1 or signal.size == 0:
+        raise ValueError(f"waveform of shape {np.shape(waveform)}: expected [samples], mono and not empty")
+    if not np.isfinite(signal).all():
+        raise ValueError("the waveform holds NaN or infinite samples")
+    if audio.preemphasis:
+        signal = pre_emphasis(signal, audio.preemphasis)
+    magnitude = mel_magnitude(signal, audio)
+    if audio.log == "natural":
+        return np.log(np.maximum(magnitude, MAGNITUDE_FLOOR)).astype(np.float32)
+    decibels = 20.0 * np.log10(np.maximum(magnitude, MAGNITUDE_FLOOR)) - audio.reference_db
+    low, high = audio.mel_range
+    scaled = low + (high - low) * (decibels - audio.min_level_db) / -audio.min_level_db
+    return np.clip(scaled, low, high if audio.clip_high else None).astype(np.float32)
+
+
+def pre_emphasis(signal: NDArray[np.float64], coefficient: float) -> NDArray[np.float64]:
+    """y[n] = x[n] - coefficient x[n-1], with x[-1] = 0.
+
+    librosa's ``preemphasis`` continues the signal linearly to the left instead; they differ in the first sample only.
+    """
+    return np.concatenate([signal[:1], signal[1:] - coefficient * signal[:-1]])
+
+
+def mel_magnitude(signal: NDArray[np.float64], audio: AudioConfig) -> NDArray[np.float64]:
+    """Mel-filtered magnitudes |STFT|, float64 [n_mels, frames]."""
+    half = audio.n_fft // 2
+    if audio.pad_mode == "reflect" and signal.size <= half:
+        raise ValueError(f"{signal.size} samples are too short for a spectrogram: at least {half + 1} are needed")
+    padded = np.pad(signal, half, mode=audio.pad_mode)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, audio.n_fft)[:: audio.hop_length]
+    window = _window(audio.win_length, audio.n_fft)
+    bank = mel_filterbank(audio)
+    # In blocks, so that an hour of speech does not become gigabytes of spectra.
+    blocks = [
+        bank @ np.abs(np.fft.rfft(frames[i : i + _FRAMES_AT_ONCE] * window, axis=1)).T
+        for i in range(0, len(frames), _FRAMES_AT_ONCE)
+    ]
+    return np.concatenate(blocks, axis=1)
+
+
+@lru_cache(maxsize=8)
+def _window(win_length: int, n_fft: int) -> NDArray[np.float64]:
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
+    left = (n_fft - win_length) // 2
+    return np.pad(hann, (left, n_fft - win_length - left))
+
+
+@lru_cache(maxsize=8)
+def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
+    """Triangular filters on Slaney's mel scale, each of unit area in Hz, [n_mels, n_fft // 2 + 1]."""
+    fmax = audio.fmax if audio.fmax is not None else audio.sample_rate / 2
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(audio.fmin), _hz_to_mel(fmax), audio.n_mels + 2))
+    bins = np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate)
+    ramps = edges[:, None] - bins[None]
+    width = np.diff(edges)[:, None]
+    bank: NDArray[np.float64] = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
+    return bank * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+
+
+# Slaney's Auditory Toolbox scale: linear up to 1 kHz (66.67 Hz a mel), logarithmic above (27 steps for a factor 6.4).
+_LINEAR_HZ = 200.0 / 3
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
+_LOG_STEP = np.log(6.4) / 27
+
+
+def _hz_to_mel(frequency: float) -> float:
+    if frequency < _BREAK_HZ:
+        return frequency / _LINEAR_HZ
+    return float(_BREAK_MEL + np.log(frequency / _BREAK_HZ) / _LOG_STEP)
+
+
+def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL)))

@@ -1,0 +1,1 @@
+"""The command line, the benchmark harness and the training recipe."""
