@@ -1,0 +1,191 @@
+"""The model directory: the one thing that export hands on.
+
+=====================  ==========================================================================================
+``config.json``        schema version, model sizes, audio settings, decoder shapes, where it came from
+``conditioner.onnx``   mel [B, n_mels, N] -> conditioning [B, N + 2 * margin, columns], hoisted products included
+``decoder.onnx``       ``steps`` steps of the decoder, unrolled, every shape static: what TensorRT builds from
+``decoder_loop.onnx``  the same step in a loop, any batch and any number of steps: what ONNX Runtime runs
+``teacher_forced.onnx``  the same step fed with given samples, yielding logits: what scoring runs
+``decoder.weights``    the decoder's weights, once, as external data of the three files above
+``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
+``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
+``manifest.json``      SHA-256 and size of every other file
+=====================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, from_json, to_json
+
+CONFIG = "config.json"
+CONDITIONER = "conditioner.onnx"
+DECODER = "decoder.onnx"
+DECODER_LOOP = "decoder_loop.onnx"
+TEACHER_FORCED = "teacher_forced.onnx"
+WEIGHTS = "decoder.weights"
+UPSAMPLING = "upsampling.npy"
+CHECKPOINT = "checkpoint.safetensors"
+MANIFEST = "manifest.json"
+
+
+class ModelDirectoryError(ValueError):
+    """A model directory that is missing, incomplete, damaged or of another version."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The static sizes of ``decoder.onnx``."""
+
+    steps: int
+    """Steps (samples) of a chunk, T."""
+    batch: int
+    """Streams, B."""
+    window: int
+    """Rows of conditioning that a chunk may read, W."""
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A verified model directory."""
+
+    path: Path
+    model: ModelConfig
+    audio: AudioConfig
+    decoder: DecoderShape
+    source: dict[str, Any]
+    """Where the model came from: checkpoint name and SHA-256, exporter version."""
+    upsampling: NDArray[np.float32] | None
+    """float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``."""
+
+    def file(self, name: str) -> Path:
+        """The path of one of the directory's files."""
+        return self.path / name
+
+
+def window_rows(model: ModelConfig, audio: AudioConfig, steps: int) -> int:
+    """Rows of conditioning that ``steps`` steps may read, wherever in a frame they begin."""
+    frames = (audio.hop_length - 1 + steps - 1) // audio.hop_length + 1
+    return frames + 2 * model.margin
+
+
+def write_config(
+    path: Path, model: ModelConfig, audio: AudioConfig, decoder: DecoderShape, source: dict[str, Any]
+) -> None:
+    """Writes ``config.json`` into a directory under construction."""
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "model": to_json(model),
+        "audio": to_json(audio),
+        "decoder": {"steps": decoder.steps, "batch": decoder.batch, "window": decoder.window},
+        "source": source,
+    }
+    (path / CONFIG).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def write_manifest(path: Path) -> None:
+    """Writes ``manifest.json``: name, SHA-256 and size of every file that is there."""
+    files = {
+        file.name: {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(path.iterdir())
+        if file.name != MANIFEST
+    }
+    (path / MANIFEST).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "files": files}, indent=1) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def open_model_directory(path: str | Path) -> ModelDirectory:
+    """Reads and verifies a model directory; every file's hash is checked before anything uses it.
+
+    Raises:
+        ModelDirectoryError: what is wrong with which file, and how to mend it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        kind = "a file" if path.exists() else "not there"
+        raise ModelDirectoryError(
+            f"{path} is {kind}; expected a model directory. Make one with: wavernn-trt export CHECKPOINT -o DIR"
+        )
+    _verify(path)
+    values = _read_json(path / CONFIG)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise ModelDirectoryError(
+            f"{path / CONFIG}: schema version {values.get('schema_version')!r}, this wavernn-trt reads {SCHEMA_VERSION}; "
+            "export the checkpoint again"
+        )
+    try:
+        model = from_json(ModelConfig, values.get("model"), "model")
+        audio = from_json(AudioConfig, values.get("audio"), "audio")
+        decoder = from_json(DecoderShape, values.get("decoder"), "decoder")
+    except ConfigError as error:
+        raise ModelDirectoryError(f"{path / CONFIG}: {error}") from None
+    source = values.get("source")
+    upsampling = None
+    if any(group.expansion == "kernel" for group in model.groups):
+        try:
+            upsampling = np.load(path / UPSAMPLING, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ModelDirectoryError(f"{path / UPSAMPLING}: {error}; export the checkpoint again") from None
+        expected = (audio.hop_length, 2 * model.margin + 1)
+        if upsampling.shape != expected or upsampling.dtype != np.float32:
+            raise ModelDirectoryError(
+                f"{path / UPSAMPLING}: found {upsampling.dtype} {upsampling.shape}, expected float32 {expected}"
+            )
+    return ModelDirectory(path, model, audio, decoder, source if isinstance(source, dict) else {}, upsampling)
+
+
+def _verify(path: Path) -> None:
+    files = _read_json(path / MANIFEST).get("files")
+    if not isinstance(files, dict):
+        raise ModelDirectoryError(f"{path / MANIFEST}: no list of files; export the checkpoint again")
+    missing = [name for name in (CONFIG, CONDITIONER, DECODER, DECODER_LOOP, WEIGHTS) if name not in files]
+    if missing:
+        raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")
+    for name, entry in files.items():
+        file = path / name
+        if Path(name).name != name or not isinstance(entry, dict):
+            raise ModelDirectoryError(f"{path / MANIFEST}: {name!r} is not an entry of a model directory")
+        if not file.is_file():
+            raise ModelDirectoryError(f"{file} is missing; copy the directory again, or export the checkpoint again")
+        size = file.stat().st_size
+        if size != entry.get("bytes"):
+            raise ModelDirectoryError(
+                f"{file} is damaged: {size} bytes, the manifest says {entry.get('bytes')}; copy or export it again"
+            )
+        if file_sha256(file) != entry.get("sha256"):
+            raise ModelDirectoryError(f"{file} is damaged: its SHA-256 is not the manifest's; copy or export it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelDirectoryError(
+            f"{path} is missing, so {path.parent} is not a model directory. "
+            "Make one with: wavernn-trt export CHECKPOINT -o DIR"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelDirectoryError(f"{path}: {error}; export the checkpoint again") from None
+    if not isinstance(values, dict):
+        raise ModelDirectoryError(f"{path}: found {type(values).__name__}, expected an object")
+    return values

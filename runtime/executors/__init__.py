@@ -1,0 +1,1 @@
+"""Executors: what runs a conditioner and a decoder, behind one protocol."""

@@ -1,0 +1,70 @@
+"""What an executor does: condition a mel, decode a chunk from and to state, and the same teacher-forced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import ModelConfig
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What T steps of B streams read."""
+
+    conditioning: FloatArray
+    """[B, W, columns]: the rows of conditioning that the steps touch."""
+    frame_index: NDArray[np.int32]
+    """[B, T]: which row of the window a step reads, for groups that are ``held``."""
+    interpolation: FloatArray
+    """[B, G, T, W]: the weights of the window's rows, for each of the G groups that are not ``held``."""
+    uniforms: FloatArray
+    """[B, T, U] random numbers; empty (U = 0) for teacher forcing."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a stream carries from chunk to chunk."""
+
+    previous: NDArray[Any]
+    """[B]: the sample before the chunk, int32 labels (univoc) or float32 values in [-1, 1]."""
+    hidden: FloatArray
+    """[L, B, H]: recurrent state."""
+
+
+def initial_state(model: ModelConfig, batch: int) -> State:
+    """The state before the first sample: silence, and a recurrent state of zeros."""
+    dtype = np.int32 if model.label_feedback else np.float32
+    return State(
+        np.full(batch, model.first_previous, dtype), np.zeros((model.layers, batch, model.hidden_size), np.float32)
+    )
+
+
+class Executor(Protocol):
+    """Runs one model. Not thread-safe unless it says so."""
+
+    @property
+    def name(self) -> str:
+        """As ``--backend`` calls it."""
+
+    @property
+    def slots(self) -> int | None:
+        """The number of streams that every chunk must have; ``None`` where any number gives each stream equal bits."""
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps that every chunk must have; ``None`` where any will do."""
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        """T steps: samples [B, T] (int32 labels, or float32 values for mixtures) and the state behind them."""
+
+    def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """T steps, each fed with ``previous`` [B, T]: logits [B, T, outputs], and the recurrent state behind them."""
