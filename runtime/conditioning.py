@@ -1,0 +1,117 @@
+"""From an utterance's conditioning rows to the window of rows that a chunk of steps reads.
+
+The conditioner works at the frame rate. Each step reads its frame's row (``held`` groups) or a weighted sum of the rows
+around it (``kernel`` and ``linear`` groups); here those rows, indices and weights are laid out with static shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig, ColumnGroup, ModelConfig
+from wavernn_trt.export.model_directory import window_rows
+from wavernn_trt.runtime.errors import VocoderError
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the steps of one chunk of one stream read."""
+
+    rows: FloatArray
+    """[W, columns]: rows of conditioning, zero behind the utterance's last."""
+    frame_index: NDArray[np.int32]
+    """[T]: the window's row that a step's ``held`` groups are."""
+    interpolation: FloatArray
+    """[G, T, W]: the weights of the window's rows for the G groups that are not ``held``."""
+
+
+class ConditioningWindows:
+    """Cuts windows for chunks of a fixed number of steps."""
+
+    def __init__(
+        self, model: ModelConfig, audio: AudioConfig, steps: int, upsampling: FloatArray | None = None
+    ) -> None:
+        """Lays out the tables that do not depend on an utterance.
+
+        Args:
+            model: names the column groups and their margin.
+            audio: gives the hop length.
+            steps: steps of a chunk, T.
+            upsampling: for ``kernel`` groups, float32 [hop_length, 2 * margin + 1].
+
+        Raises:
+            VocoderError: ``upsampling`` is missing or of the wrong shape, or a ``linear`` group has no margin to read.
+        """
+        self.model = model
+        self.hop_length = audio.hop_length
+        self.steps = steps
+        self.rows = window_rows(model, audio, steps)
+        self._upsampling = upsampling
+        self._interpolated = [group for group in model.groups if group.expansion != "held"]
+        self._kernels: dict[int, FloatArray] = {}
+        taps = (audio.hop_length, 2 * model.margin + 1)
+        expansions = {group.expansion for group in self._interpolated}
+        if "kernel" in expansions and (upsampling is None or upsampling.shape != taps):
+            found = "none" if upsampling is None else str(upsampling.shape)
+            raise VocoderError(f"upsampling weights: found {found}, expected {taps}; export the checkpoint again")
+        if "linear" in expansions and model.margin < 1:
+            raise VocoderError("linear conditioning reads a row to either side: found margin 0, expected at least 1")
+
+    def total_steps(self, rows: FloatArray) -> int:
+        """Steps of the utterance that ``rows`` [N + 2 * margin, columns] belong to."""
+        return (len(rows) - 2 * self.model.margin) * self.hop_length
+
+    def cut(self, rows: FloatArray, start: int) -> Window:
+        """The window of steps ``start`` … ``start + T - 1``; steps behind the end repeat the utterance's last position.
+
+        Args:
+            rows: the whole utterance's conditioning, [N + 2 * margin, columns].
+            start: the first step, below the utterance's number of steps.
+        """
+        hop, margin = self.hop_length, self.model.margin
+        first, phase = divmod(start, hop)
+        valid = min(self.steps, self.total_steps(rows) - start)
+        inside = np.minimum(np.arange(self.steps), valid - 1) + phase  # [T], positions from the window's first frame
+        frames = inside // hop
+        window = np.zeros((self.rows, rows.shape[1]), np.float32)
+        touched = rows[first : first + self.rows]
+        window[: len(touched)] = touched
+        weights = np.zeros((len(self._interpolated), self.steps, self.rows), np.float32)
+        for group, table in zip(self._interpolated, weights, strict=True):
+            if group.expansion == "linear":
+                self._linear(group, table, inside + first * hop, first, len(rows))
+            elif valid == self.steps:
+                # A window that ends inside the utterance depends on its phase alone, and phases recur.
+                if phase not in self._kernels:
+                    self._kernel(table, inside, frames)
+                    self._kernels[phase] = table.copy()
+                else:
+                    table[:] = self._kernels[phase]
+            else:
+                self._kernel(table, inside, frames)
+        return Window(window, (frames + margin).astype(np.int32), weights)
+
+    def _kernel(self, table: FloatArray, inside: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
+        assert self._upsampling is not None
+        taps = np.arange(self._upsampling.shape[1])
+        # Row f of the window is frame f - margin, so the kernel's first tap falls on row f.
+        table[np.arange(self.steps)[:, None], frames[:, None] + taps] = self._upsampling[inside % self.hop_length]
+
+    def _linear(
+        self, group: ColumnGroup, table: FloatArray, positions: NDArray[np.int64], first: int, rows: int
+    ) -> None:
+        margin, hop = self.model.margin, self.hop_length
+        # The mel's rows are stretched with their margin, which is then cut; the others never had one.
+        count, offset, base = (rows, margin * hop, 0) if group.name == "mel" else (rows - 2 * margin, 0, margin)
+        where = (positions + offset) * ((count - 1) / max(count * hop - 1, 1))
+        lower = np.minimum(where.astype(np.int64), count - 1)
+        upper = np.minimum(lower + 1, count - 1)
+        share = where - lower
+        steps = np.arange(self.steps)
+        table[steps, base + lower - first] += 1.0 - share
+        table[steps, base + upper - first] += share

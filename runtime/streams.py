@@ -1,0 +1,148 @@
+"""The chunk loop: the one way in which samples come out of an executor.
+
+Continuous batching: up to ``batch`` streams are decoded together, a chunk of steps at a time; at every chunk boundary
+the finished leave and the waiting enter. Vocoding alone, in a batch and as a stream of chunks are all this loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State, initial_state
+from wavernn_trt.runtime.uniforms import UniformSource
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A run of steps to decode from the initial state: an utterance, or a fold of one."""
+
+    rows: FloatArray
+    """The whole utterance's conditioning, [N + 2 * margin, columns]."""
+    uniforms: UniformSource
+    """The random numbers of the steps from ``start`` on."""
+    start: int
+    """First step."""
+    stop: int
+    """One behind the last step."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a chunk yielded for one stream."""
+
+    stream: int
+    """The stream's place in the order of arrival."""
+    start: int
+    """The step of the utterance that the first sample belongs to."""
+    samples: NDArray[Any]
+    """int32 labels, or float32 values for mixtures."""
+    last: bool
+    """Whether the stream ends with this piece."""
+
+
+@dataclass
+class _Active:
+    index: int
+    stream: Stream
+    next: int
+    state: State  # of one stream
+
+
+def decode_streams(
+    executor: Executor, windows: ConditioningWindows, streams: Iterable[Stream], batch: int
+) -> Iterator[Piece]:
+    """Decodes streams, pulling each only when there is room for it.
+
+    Every chunk has the windows' number of steps, whatever is left of the streams: matrix products of another shape may
+    round otherwise, and an utterance's bits must not depend on how it is cut.
+
+    Args:
+        executor: decodes.
+        windows: cuts conditioning into chunks; its number of steps is the chunk's.
+        streams: what to decode; may be a generator.
+        batch: streams at a time; an executor with fixed slots takes as many as it has.
+
+    Yields:
+        Pieces, each stream's in order, those of different streams interleaved.
+    """
+    waiting = enumerate(streams)
+    room = executor.slots or max(1, batch)
+    active: list[_Active] = []
+    while True:
+        while len(active) < room and (entering := next(waiting, None)) is not None:
+            index, stream = entering
+            active.append(_Active(index, stream, stream.start, initial_state(windows.model, 1)))
+        if not active:
+            return
+        slots = _slots(executor, len(active))
+        samples, state = executor.decode(
+            _chunk(windows, active, slots),
+            State(
+                np.concatenate([active[slot].state.previous for slot in slots]),
+                np.concatenate([active[slot].state.hidden for slot in slots], axis=1),
+            ),
+        )
+        staying = []
+        for slot, one in enumerate(active):
+            count = min(windows.steps, one.stream.stop - one.next)
+            start, one.next = one.next, one.next + count
+            one.state = State(state.previous[slot : slot + 1], state.hidden[:, slot : slot + 1])
+            last = one.next == one.stream.stop
+            if not last:
+                staying.append(one)
+            yield Piece(one.index, start, samples[slot, :count], last)
+        active = staying
+
+
+def force_stream(
+    executor: Executor, windows: ConditioningWindows, rows: FloatArray, previous: NDArray[Any]
+) -> Iterator[FloatArray]:
+    """Teacher forcing: steps 0 … n - 1 of one utterance, each fed with a given sample.
+
+    Args:
+        executor: runs the steps.
+        windows: as for `decode_streams`.
+        rows: the utterance's conditioning, [N + 2 * margin, columns].
+        previous: [n], what each step is fed with; n is at least 1 and at most the utterance's steps.
+
+    Yields:
+        logits, float32 [up to T, outputs].
+    """
+    slots = _slots(executor, 1)
+    hidden = np.repeat(initial_state(windows.model, 1).hidden, len(slots), axis=1)
+    for start in range(0, len(previous), windows.steps):
+        fed = previous[start : start + windows.steps]
+        count = len(fed)
+        # Steps behind the end are thrown away; they need any valid input.
+        fed = np.pad(fed, (0, windows.steps - count), mode="edge")
+        cut = windows.cut(rows, start)
+        chunk = Chunk(
+            np.stack([cut.rows] * len(slots)),
+            np.stack([cut.frame_index] * len(slots)),
+            np.stack([cut.interpolation] * len(slots)),
+            np.zeros((len(slots), windows.steps, 0), np.float32),
+        )
+        logits, hidden = executor.teacher_forced(chunk, np.stack([fed] * len(slots)), hidden)
+        yield logits[0, :count]
+
+
+def _slots(executor: Executor, streams: int) -> list[int]:
+    """Which stream each slot computes: an executor with fixed slots computes the first again in the empty ones."""
+    return [*range(streams), *[0] * ((executor.slots or streams) - streams)]
+
+
+def _chunk(windows: ConditioningWindows, active: list[_Active], slots: list[int]) -> Chunk:
+    cuts = [windows.cut(one.stream.rows, one.next) for one in active]
+    uniforms = [one.stream.uniforms.draw(windows.steps) for one in active]
+    return Chunk(
+        np.stack([cuts[slot].rows for slot in slots]),  # [B, W, columns]
+        np.stack([cuts[slot].frame_index for slot in slots]),  # [B, T]
+        np.stack([cuts[slot].interpolation for slot in slots]),  # [B, G, T, W]
+        np.stack([uniforms[slot] for slot in slots]),  # [B, T, U]
+    )

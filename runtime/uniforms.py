@@ -1,0 +1,111 @@
+"""The random numbers that samples are drawn with.
+
+They come from Philox, a counter-based generator, keyed by the utterance's seed and drawn in the order of the steps, so
+that an utterance's waveform depends neither on its neighbours in a batch nor on how it was cut into chunks.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.runtime.errors import VocoderError
+
+FloatArray = NDArray[np.float32]
+
+HIGHEST_CHOICE = np.float32(1 - 2.0**-23)
+"""A class is the first whose cumulative probability exceeds u; float32 sums that end just below 1 would have none."""
+LOGARITHM_MARGIN = 1e-5
+"""Upstream's mixtures draw from [1e-5, 1 - 1e-5], which keeps ln u and ln(1 - u) finite."""
+_SEEDS = 2**64
+
+
+class UniformSource(Protocol):
+    """Yields the random numbers of successive steps."""
+
+    def draw(self, steps: int) -> FloatArray:
+        """The next ``steps`` steps' numbers, float32 [steps, U]."""
+
+
+class SeededUniforms:
+    """Random numbers from a seed."""
+
+    def __init__(self, model: ModelConfig, seed: int, fold: int = 0) -> None:
+        """Starts at the first step.
+
+        Args:
+            model: says how many numbers a sample takes.
+            seed: 0 … 2**64 - 1.
+            fold: which fold of the utterance; each has numbers of its own, and fold 0 those of the unfolded utterance.
+
+        Raises:
+            VocoderError: the seed is not an integer of that range.
+        """
+        self._model = model
+        key = check_seed(seed)
+        self._generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, fold]))
+
+    def draw(self, steps: int) -> FloatArray:
+        """See `UniformSource`."""
+        return _clamp(self._model, self._generator.random((steps, self._model.uniforms), dtype=np.float32))
+
+
+class GivenUniforms:
+    """Random numbers that the caller brought; steps behind their end are thrown away, and get one half."""
+
+    def __init__(self, model: ModelConfig, uniforms: ArrayLike, steps: int) -> None:
+        """Checks them.
+
+        Args:
+            model: says how many numbers a sample takes.
+            uniforms: [n] or [n, 1] for classes, [n, 2] for mixtures, each in [0, 1).
+            steps: the utterance's steps; ``n`` must reach them.
+
+        Raises:
+            VocoderError: wrong shape, too few, or out of range.
+        """
+        width = model.uniforms
+        shape = "[steps] or [steps, 1]" if width == 1 else "[steps, 2]"
+        try:
+            values = np.asarray(uniforms, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise VocoderError(f"uniforms: found {type(uniforms).__name__}, expected numbers {shape}") from None
+        if values.ndim == 1 and width == 1:
+            values = values[:, None]
+        if values.ndim != 2 or values.shape[1] != width:
+            raise VocoderError(f"uniforms: found shape {values.shape}, expected {shape} with {steps} steps")
+        if len(values) < steps:
+            raise VocoderError(f"uniforms: found {len(values)} steps, expected at least {steps}")
+        if not ((values >= 0) & (values < 1)).all():
+            raise VocoderError("uniforms: found values outside [0, 1), expected all at least 0 and below 1")
+        self._values = _clamp(model, values.astype(np.float32))
+        self._next = 0
+
+    def draw(self, steps: int) -> FloatArray:
+        """See `UniformSource`."""
+        taken = self._values[self._next : self._next + steps]
+        self._next += steps
+        return np.pad(taken, ((0, steps - len(taken)), (0, 0)), constant_values=0.5)
+
+
+def check_seed(seed: int) -> int:
+    """The seed as a Python integer.
+
+    Raises:
+        VocoderError: not an integer from 0 to 2**64 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < _SEEDS:
+        raise VocoderError(f"seed: found {seed!r}, expected an integer from 0 to 2**64 - 1")
+    return int(seed)
+
+
+def _clamp(model: ModelConfig, uniforms: FloatArray) -> FloatArray:
+    if model.output != "gaussian":
+        np.minimum(uniforms[:, 0], HIGHEST_CHOICE, out=uniforms[:, 0])
+    if model.output != "categorical":
+        column = uniforms[:, 1 if model.output == "logistic_mixture" else 0]
+        np.clip(column, np.float32(LOGARITHM_MARGIN), np.float32(1 - LOGARITHM_MARGIN), out=column)
+    return uniforms

@@ -1,0 +1,109 @@
+"""Shared fixtures: a tiny random voice, and the folder of data that is not committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig
+
+if TYPE_CHECKING:
+    from wavernn_trt.export.families.wavernn import WaveRNN
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_MELS = 20
+
+TINY_AUDIO = AudioConfig(
+    sample_rate=16000,
+    hop_length=40,
+    win_length=160,
+    n_fft=512,
+    n_mels=TINY_MELS,
+    fmin=50.0,
+    reference_db=20.0,
+    min_level_db=-80.0,
+    mel_range=(-1.0, 0.0),
+    clip_high=False,
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"needs the test data in {path}, which is not part of the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> WaveRNN:
+    """A random univoc WaveRNN, small enough to step in microseconds."""
+    torch = pytest.importorskip("torch", reason="the reference executor needs PyTorch")
+    from wavernn_trt.export.families.univoc import univoc_from_state
+
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int, scale: float = 0.4) -> object:
+        return torch.randn(*shape, generator=generator) * scale
+
+    conditioning, hidden, embedding, fc, classes = 6, 16, 8, 16, 64
+    state = {}
+    for layer, width in ((0, TINY_MELS), (1, 2 * conditioning)):
+        for way in ("", "_reverse"):
+            state[f"rnn1.weight_ih_l{layer}{way}"] = normal(3 * conditioning, width)
+            state[f"rnn1.weight_hh_l{layer}{way}"] = normal(3 * conditioning, conditioning)
+            state[f"rnn1.bias_ih_l{layer}{way}"] = normal(3 * conditioning)
+            state[f"rnn1.bias_hh_l{layer}{way}"] = normal(3 * conditioning)
+    state |= {
+        "embedding.weight": normal(classes, embedding),
+        "rnn2.weight_ih_l0": normal(3 * hidden, embedding + 2 * conditioning),
+        "rnn2.weight_hh_l0": normal(3 * hidden, hidden),
+        "rnn2.bias_ih_l0": normal(3 * hidden),
+        "rnn2.bias_hh_l0": normal(3 * hidden),
+        "fc1.weight": normal(fc, hidden),
+        "fc1.bias": normal(fc),
+        "fc2.weight": normal(classes, fc, scale=1.5),
+        "fc2.bias": normal(classes),
+    }
+    return univoc_from_state(state)
+
+
+@pytest.fixture(scope="session")
+def make_vocoder() -> Callable[..., Vocoder]:
+    """A function (model, audio, slots) -> a vocoder on the torch executor."""
+
+    def make(model: WaveRNN, audio: AudioConfig = TINY_AUDIO, slots: int = 1) -> Vocoder:
+        from wavernn_trt.runtime.executors.registry import OpenedModel
+        from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+        from wavernn_trt.runtime.vocoder import Vocoder
+
+        return Vocoder(OpenedModel(Path("tiny"), model.config, audio, model.upsampling, TorchExecutor(model, slots)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_vocoder(tiny_model: WaveRNN, make_vocoder: Callable[..., Vocoder]) -> Vocoder:
+    return make_vocoder(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_vocoder_of_three(tiny_model: WaveRNN, make_vocoder: Callable[..., Vocoder]) -> Vocoder:
+    """The same model with three streams in every chunk."""
+    return make_vocoder(tiny_model, slots=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_mel() -> Callable[..., NDArray[np.float32]]:
+    """A function (frames, seed) -> a random mel in the tiny voice's range."""
+
+    def make(frames: int, seed: int = 0) -> NDArray[np.float32]:
+        return np.random.default_rng(seed).uniform(-1, 0, (TINY_MELS, frames)).astype(np.float32)
+
+    return make
