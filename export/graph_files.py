@@ -1,0 +1,74 @@
+"""Writing graphs as ONNX files that share one file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from wavernn_trt.export.rewrite.gru_function import DOMAIN, OP_TYPE, gru_function
+from wavernn_trt.export.step_graph import IR_VERSION, OPSET
+
+_EXTERNAL_FROM_BYTES = 1024
+_ALIGNMENT = 64
+
+
+def to_model(graph: gs.Graph) -> onnx.ModelProto:
+    """A graph as an ONNX model; the plugin operator's function comes along where the graph uses it."""
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                del attribute.g.value_info[:]
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", OPSET))
+    if any(node.op_type == OP_TYPE for node in model.graph.node):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        model.functions.append(gru_function(OPSET))
+    model.ir_version = IR_VERSION
+    model.producer_name = "wavernn-trt"
+    return model
+
+
+def write_models(folder: Path, models: Mapping[str, onnx.ModelProto], weights: str) -> None:
+    """Writes ONNX files whose larger initializers stand once, in the file ``weights`` beside them.
+
+    Args:
+        folder: where to.
+        models: by file name; initializers of one name must hold the same values in all of them.
+        weights: name of the weights' file.
+
+    Raises:
+        ValueError: two models disagree on an initializer.
+    """
+    places: dict[str, tuple[int, bytes]] = {}
+    with (folder / weights).open("wb") as file:
+        for name, model in models.items():
+            for tensor in _initializers(model.graph):
+                raw = tensor.raw_data
+                if len(raw) < _EXTERNAL_FROM_BYTES:
+                    continue
+                if tensor.name not in places:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    places[tensor.name] = (file.tell(), raw)
+                    file.write(raw)
+                offset, known = places[tensor.name]
+                if raw != known:
+                    raise ValueError(f"{name}: initializer {tensor.name} differs from that of another file")
+                onnx.external_data_helper.set_external_data(tensor, weights, offset, len(raw))
+                tensor.ClearField("raw_data")
+    for name, model in models.items():
+        (folder / name).write_bytes(model.SerializeToString())
+
+
+def _initializers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    found = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found += _initializers(attribute.g)
+    return found

@@ -1,0 +1,222 @@
+"""Numerical checks: each rewritten graph against the graph before it, both run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.export.graph_files import to_model
+from wavernn_trt.export.step_graph import Networks
+
+TOLERANCE = 1e-4
+"""Largest error allowed, as a share of the largest value: some hundred times float32's rounding in these sums."""
+_FRAMES = 9
+
+
+class RewriteError(RuntimeError):
+    """A rewritten graph that does not compute what the graph before it did."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How closely two graphs agreed."""
+
+    what: str
+    """The pass or file that was checked."""
+    steps: int
+    """Steps compared."""
+    equal_samples: int | None
+    """Streams' samples that were the same class; ``None`` where only real numbers were compared."""
+    samples: int | None
+    """Samples compared."""
+    largest_error: float
+    """Largest absolute difference of logits and hidden states (and samples of mixtures)."""
+    scale: float
+    """Largest absolute value among them."""
+
+    @property
+    def passed(self) -> bool:
+        """Within `TOLERANCE`, and every class the same."""
+        return self.largest_error <= TOLERANCE * max(self.scale, 1.0) and self.equal_samples == self.samples
+
+
+def require(agreement: Agreement) -> Agreement:
+    """Returns an agreement that passed.
+
+    Raises:
+        RewriteError: it did not.
+    """
+    if not agreement.passed:
+        raise RewriteError(
+            f"{agreement.what} changes what the graph computes: largest error {agreement.largest_error:.3g} on values up "
+            f"to {agreement.scale:.3g}, {agreement.equal_samples} of {agreement.samples} samples equal. This is a bug; "
+            "please report it with the checkpoint's sizes (wavernn-trt inspect)."
+        )
+    return agreement
+
+
+def check_pass(what: str, before: Networks, after: Networks, model: ModelConfig, audio: AudioConfig) -> Agreement:
+    """Runs the steps of two networks side by side on the same random mel, previous samples and states."""
+    steps = 16
+    scenario = _Scenario(model, audio, steps=steps, batch=3, window=4)
+    one, other = _Stepper(before, model, scenario), _Stepper(after, model, scenario)
+    error = scale = 0.0
+    for step in range(steps):
+        previous = scenario.random_previous()
+        expected, found = one.run(step, previous), other.run(step, previous)
+        for name, value in expected.items():
+            if name == "logits" or name.startswith("next_hidden"):
+                error = max(error, float(np.abs(value - found[name]).max()))
+                scale = max(scale, float(np.abs(value).max()))
+    return Agreement(what, steps, None, None, error, scale)
+
+
+def check_decoder(
+    what: str, networks: Networks, decoder: onnx.ModelProto | str, model: ModelConfig, audio: AudioConfig,
+    *, steps: int, batch: int, window: int, hoisted: Networks,
+) -> Agreement:  # fmt: skip
+    """Runs a whole chunk and compares it with the step as exported, run once a sample.
+
+    Random numbers are put into the middle of the class they choose, so that rounding cannot move a sample.
+    """
+    scenario = _Scenario(model, audio, steps=steps, batch=batch, window=window)
+    stepper = _Stepper(networks, model, scenario)
+    previous = scenario.first_previous()
+    samples = np.zeros((batch, steps), np.float64)
+    uniforms = scenario.uniforms.copy()
+    for step in range(steps):
+        hidden = dict(stepper.hidden)
+        logits = stepper.run(step, previous)["logits"]
+        uniforms[:, step, 0] = _middle(
+            logits[:, :10] if model.output == "logistic_mixture" else logits, uniforms[:, step, 0]
+        )
+        if model.output == "gaussian":
+            uniforms[:, step] = scenario.uniforms[:, step]
+        stepper.hidden = hidden
+        results = stepper.run(step, previous, uniforms[:, step])
+        samples[:, step], previous = results["sample"], results["next_previous"]
+    inputs = scenario.chunk_inputs(_conditioning(hoisted, scenario), model)
+    inputs["uniforms"], inputs["previous"] = uniforms, scenario.first_previous()
+    session = _session(decoder)
+    wanted = {value.name for value in session.get_inputs()}
+    found, _, hidden_out = session.run(
+        ["samples", "previous_out", "hidden_out"], {name: value for name, value in inputs.items() if name in wanted}
+    )
+    expected_hidden = np.stack([stepper.hidden[f"hidden_{layer}"] for layer in range(model.layers)])
+    error = float(np.abs(expected_hidden - hidden_out).max())
+    if model.output == "categorical":
+        equal = int((found == samples).sum())
+        return Agreement(what, steps, equal, samples.size, error, float(np.abs(expected_hidden).max()))
+    error = max(error, float(np.abs(found - samples).max()))
+    return Agreement(what, steps, None, None, error, 1.0)
+
+
+def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    cumulative = np.cumsum(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
+    chosen = np.argmax(cumulative > uniforms[:, None], axis=1)
+    upper = np.take_along_axis(cumulative, chosen[:, None], 1)[:, 0]
+    lower = np.where(chosen > 0, np.take_along_axis(cumulative, np.maximum(chosen - 1, 0)[:, None], 1)[:, 0], 0.0)
+    return ((upper + lower) / 2).astype(np.float32)
+
+
+class _Scenario:
+    """Random inputs: a mel, rows to read, previous samples, random numbers."""
+
+    def __init__(self, model: ModelConfig, audio: AudioConfig, *, steps: int, batch: int, window: int) -> None:
+        self.random = np.random.default_rng(1024)
+        self.model, self.batch, self.steps, self.window = model, batch, steps, window
+        low, high = audio.mel_range if audio.log == "decibel" else (-11.0, 2.0)
+        self.mel = self.random.uniform(low, high, (1, audio.n_mels, _FRAMES)).astype(np.float32)
+        self.rows = self.random.integers(0, _FRAMES, (batch, window))
+        self.frame_index = self.random.integers(0, window, (batch, steps), dtype=np.int32)
+        weights = self.random.random((batch, max(model.interpolated, 1), steps, window), np.float32)
+        self.interpolation = weights / weights.sum(axis=3, keepdims=True)
+        self.uniforms = self.random.uniform(0.01, 0.99, (batch, steps, model.uniforms)).astype(np.float32)
+
+    def first_previous(self) -> NDArray[Any]:
+        dtype = np.int32 if self.model.label_feedback else np.float32
+        return np.full(self.batch, self.model.first_previous, dtype)
+
+    def random_previous(self) -> NDArray[Any]:
+        if self.model.label_feedback:
+            return self.random.integers(0, self.model.outputs, self.batch, dtype=np.int32)
+        return self.random.uniform(-1, 1, self.batch).astype(np.float32)
+
+    def chunk_inputs(self, conditioning: NDArray[np.float32], model: ModelConfig) -> dict[str, NDArray[Any]]:
+        return {
+            "conditioning": conditioning,
+            "frame_index": self.frame_index,
+            "interpolation": self.interpolation,
+            "hidden": np.zeros((model.layers, self.batch, model.hidden_size), np.float32),
+        }
+
+
+class _Stepper:
+    """Runs a step once a sample, keeping its hidden states."""
+
+    def __init__(self, networks: Networks, model: ModelConfig, scenario: _Scenario) -> None:
+        self.networks, self.scenario = networks, scenario
+        self.session = _session(to_model(networks.step))
+        self.types = {value.name: value.type for value in self.session.get_inputs()}
+        self.names = [value.name for value in self.session.get_outputs()]
+        self.conditioning = _conditioning(networks, scenario)
+        zeros = np.zeros((scenario.batch, model.hidden_size), np.float32)
+        self.hidden = {f"hidden_{layer}": zeros for layer in range(model.layers)}
+
+    def run(
+        self, step: int, previous: NDArray[Any], uniforms: NDArray[np.float32] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        if uniforms is None:
+            uniforms = self.scenario.uniforms[:, step]
+        inputs = {**self.hidden, **self._rows(step), "previous": previous, "uniforms": uniforms}
+        if self.types.get("previous") == "tensor(int32)":
+            inputs["previous"] = previous.astype(np.int32)
+        outputs = self.session.run(None, {name: value for name, value in inputs.items() if name in self.types})
+        results = dict(zip(self.names, outputs, strict=True))
+        self.hidden = {name: results[f"next_{name}"] for name in self.hidden}
+        return results
+
+    def _rows(self, step: int) -> dict[str, NDArray[np.float32]]:
+        """What the expansion at a chunk's beginning computes, for one step, in numpy."""
+        scenario, groups = self.scenario, self.networks.groups
+        expanded, start, interpolated = [], 0, 0
+        for group in groups:
+            columns = self.conditioning[:, :, start : start + group.columns]
+            start += group.columns
+            if group.expansion == "held":
+                expanded.append(columns[np.arange(scenario.batch), scenario.frame_index[:, step]])
+            else:
+                weights = scenario.interpolation[:, interpolated, step]
+                expanded.append(np.einsum("bw,bwc->bc", weights, columns))
+                interpolated += 1
+        if not self.networks.rows:
+            return {"conditioning": np.concatenate(expanded, axis=1)}
+        rows, offsets = {}, [0] * len(groups)
+        for row in self.networks.rows:
+            rows[row.name] = np.zeros((scenario.batch, row.width), np.float32)
+            for index in row.groups:
+                rows[row.name] += expanded[index][:, offsets[index] : offsets[index] + row.width]
+                offsets[index] += row.width
+        return rows
+
+
+def _conditioning(networks: Networks, scenario: _Scenario) -> NDArray[np.float32]:
+    """Each stream's window of conditioning, [B, W, columns]."""
+    (rows,) = _session(to_model(networks.conditioner)).run(["conditioning"], {"mel": scenario.mel})
+    return rows[0][scenario.rows + scenario.model.margin]  # type: ignore[no-any-return]
+
+
+def _session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Opening a session of a thousand unrolled steps takes less than half the time without optimisation.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = model if isinstance(model, str) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,91 @@
+"""The inputs and outputs that every decoder graph has, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.step_graph import OPSET, Networks
+
+Dimension = int | str
+
+
+def new_decoder(
+    name: str, model: ModelConfig, networks: Networks, batch: Dimension, steps: Dimension, window: Dimension
+) -> gs.Graph:
+    """A graph without nodes that has a decoder's inputs; dimensions are numbers, or names where they are dynamic."""
+    columns = sum(group.columns for group in networks.groups)
+    inputs = [gs.Variable("conditioning", np.float32, (batch, window, columns))]
+    expansions = [group.expansion for group in networks.groups]
+    if "held" in expansions:
+        inputs.append(gs.Variable("frame_index", np.int32, (batch, steps)))
+    interpolated = sum(expansion != "held" for expansion in expansions)
+    if interpolated:
+        inputs.append(gs.Variable("interpolation", np.float32, (batch, interpolated, steps, window)))
+    inputs.append(gs.Variable("uniforms", np.float32, (batch, steps, model.uniforms)))
+    inputs.append(gs.Variable("previous", _previous_dtype(model), (batch,)))
+    inputs.append(gs.Variable("hidden", np.float32, (model.layers, batch, model.hidden_size)))
+    return gs.Graph(name=name, inputs=inputs, opset=OPSET)
+
+
+def read_state(graph: gs.Graph, model: ModelConfig) -> tuple[gs.Variable, list[gs.Variable]]:
+    """Adds what takes ``previous`` and each layer's hidden state [B, H] apart."""
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    previous = inputs["previous"]
+    if model.label_feedback:
+        previous = _layer(graph, "Cast", [previous], "previous_label", to=7)  # INT64, as ArgMax gives
+        previous.dtype = np.dtype(np.int64)
+    hidden = []
+    for layer in range(model.layers):
+        index = gs.Constant(f"layer_{layer}", np.array(layer, np.int64))
+        state = _layer(graph, "Gather", [inputs["hidden"], index], f"hidden_{layer}", axis=0)
+        state.dtype = np.dtype(np.float32)
+        hidden.append(state)
+    return previous, hidden
+
+
+def write_outputs(
+    graph: gs.Graph, model: ModelConfig, samples: gs.Variable, previous: gs.Variable, hidden: Sequence[gs.Variable]
+) -> None:
+    """Adds the outputs ``samples`` [B, T], ``previous_out`` [B] and ``hidden_out`` [L, B, H].
+
+    Args:
+        graph: the decoder.
+        model: its configuration.
+        samples: [T, B].
+        previous: [B], as the last step gives it.
+        hidden: one [B, H] for each layer.
+    """
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    batch, steps = inputs["uniforms"].shape[:2]
+    sample_dtype = np.int32 if model.output == "categorical" else np.float32
+    outputs = [
+        gs.Variable("samples", sample_dtype, (batch, steps)),
+        gs.Variable("previous_out", _previous_dtype(model), (batch,)),
+        gs.Variable("hidden_out", np.float32, inputs["hidden"].shape),
+    ]
+    by_stream = _layer(graph, "Transpose", [samples], "samples_by_stream", perm=[1, 0])
+    graph.nodes.append(_cast(by_stream, outputs[0]))
+    graph.nodes.append(_cast(previous, outputs[1]))
+    axis = gs.Constant("hidden_axis", np.array([0], np.int64))
+    stacked = [_layer(graph, "Unsqueeze", [state, axis], f"hidden_out_{n}") for n, state in enumerate(hidden)]
+    graph.nodes.append(gs.Node("Concat", "hidden_out", {"axis": 0}, stacked, [outputs[2]]))
+    graph.outputs = outputs
+
+
+def _cast(tensor: gs.Variable, output: gs.Variable) -> gs.Node:
+    to = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}[np.dtype(output.dtype)]
+    return gs.Node("Cast", output.name, {"to": to}, [tensor], [output])
+
+
+def _previous_dtype(model: ModelConfig) -> type:
+    return np.int32 if model.label_feedback else np.float32
+
+
+def _layer(graph: gs.Graph, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
+    output = gs.Variable(name)
+    graph.nodes.append(gs.Node(op, name, dict(attrs), inputs, [output]))
+    return output

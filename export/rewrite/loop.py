@@ -1,0 +1,97 @@
+"""The step in a loop (ONNX ``Scan``), with any number of steps and streams; what ONNX Runtime runs.
+
+On a CPU a loop is as fast as the unrolled graph, and its session opens in milliseconds where that of 1024 unrolled
+steps takes many seconds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
+from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.step_graph import Networks
+
+
+def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
+    """The decoder as a loop: same inputs and outputs as the unrolled one, all sizes but the model's dynamic."""
+    graph = new_decoder("decoder_loop", model, networks, "batch", "steps", "window")
+    rows = add_expansion(graph, networks.groups, networks.rows)
+    uniforms = _by_step(graph, graph.tensors()["uniforms"], [1, 0, 2])
+    previous, hidden = read_state(graph, model)
+    body = networks.step.copy()
+    tensors = body.tensors()
+    states = ["next_previous", *(f"next_hidden_{layer}" for layer in range(model.layers))]
+    scanned = [row.name for row in networks.rows] + ["uniforms"]
+    body.inputs = [tensors[name] for name in ("previous", *_hidden_names(model), *scanned)]
+    if model.label_feedback:
+        body.inputs[0].dtype = np.dtype(np.int64)
+    body.outputs = [
+        *(_output(body, tensors, name) for name in states),
+        _copy(body, tensors["sample"], "scanned_sample"),
+    ]
+    outputs = _scan(graph, body, [previous, *hidden], [*rows, uniforms])
+    write_outputs(graph, model, outputs[-1], outputs[0], outputs[1:-1])
+    return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
+    """The same steps fed with given samples: ``previous`` [B, T] in, ``logits`` [B, T, outputs] and the state out."""
+    graph = new_decoder("teacher_forced", model, networks, "batch", "steps", "window")
+    inputs = graph.tensors()
+    inputs["previous"].shape = ("batch", "steps")
+    rows = add_expansion(graph, networks.groups, networks.rows)
+    previous, hidden = read_state(graph, model)
+    forced = _by_step(graph, previous, [1, 0])
+    graph.inputs = [tensor for tensor in graph.inputs if tensor.name != "uniforms"]
+    body = networks.step.copy()
+    tensors = body.tensors()
+    body.inputs = [tensors[name] for name in (*_hidden_names(model), "previous", *(row.name for row in networks.rows))]
+    if model.label_feedback:
+        tensors["previous"].dtype = np.dtype(np.int64)
+    tensors["logits"].name = "step_logits"  # the name of the whole graph's output must stay free inside its loop
+    states = [tensors[f"next_hidden_{layer}"] for layer in range(model.layers)]
+    body.outputs = [*states, _copy(body, tensors["logits"], "scanned_logits")]
+    outputs = _scan(graph, body, hidden, [forced, *rows])
+    logits = gs.Variable("logits", np.float32, ("batch", "steps", model.outputs))
+    graph.nodes.append(gs.Node("Transpose", "logits", {"perm": [1, 0, 2]}, [outputs[-1]], [logits]))
+    axis = gs.Constant("hidden_axis", np.array([0], np.int64))
+    stacked = [gs.Variable(f"stacked_{layer}") for layer in range(model.layers)]
+    for state, layer in zip(outputs[:-1], stacked, strict=True):
+        graph.nodes.append(gs.Node("Unsqueeze", layer.name, {}, [state, axis], [layer]))
+    hidden_out = gs.Variable("hidden_out", np.float32, inputs["hidden"].shape)
+    graph.nodes.append(gs.Node("Concat", "hidden_out", {"axis": 0}, list(stacked), [hidden_out]))
+    graph.outputs = [logits, hidden_out]
+    return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def _scan(graph: gs.Graph, body: gs.Graph, states: list[gs.Variable], scanned: list[gs.Variable]) -> list[gs.Variable]:
+    body.name = "step"
+    body.cleanup(remove_unused_graph_inputs=False).toposort()
+    outputs = [gs.Variable(f"scan_{index}") for index in range(len(body.outputs))]
+    attributes = {"body": body, "num_scan_inputs": len(scanned)}
+    graph.nodes.append(gs.Node("Scan", "steps", attributes, [*states, *scanned], list(outputs)))
+    return outputs
+
+
+def _output(body: gs.Graph, tensors: dict[str, gs.Tensor], name: str) -> gs.Tensor:
+    # ONNX Runtime wants a distinct tensor for each output, and the sample is its own successor's "previous".
+    return _copy(body, tensors[name], f"scanned_{name}") if name == "next_previous" else tensors[name]
+
+
+def _copy(body: gs.Graph, tensor: gs.Tensor, name: str) -> gs.Variable:
+    copy = gs.Variable(name, tensor.dtype, tensor.shape)
+    body.nodes.append(gs.Node("Identity", name, {}, [tensor], [copy]))
+    return copy
+
+
+def _by_step(graph: gs.Graph, tensor: gs.Variable, permutation: list[int]) -> gs.Variable:
+    output = gs.Variable(f"{tensor.name}_by_step")
+    graph.nodes.append(gs.Node("Transpose", output.name, {"perm": permutation}, [tensor], [output]))
+    return output
+
+
+def _hidden_names(model: ModelConfig) -> list[str]:
+    return [f"hidden_{layer}" for layer in range(model.layers)]

@@ -1,0 +1,67 @@
+"""Pass: replicate the step into a static graph without control flow; what TensorRT builds from."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
+from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.step_graph import Networks
+
+
+def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, window: int) -> gs.Graph:
+    """``steps`` steps of ``batch`` streams, each fed with the sample and the state of the one before.
+
+    Weights stay shared initializers. Every shape is static.
+    """
+    graph = new_decoder("decoder", model, networks, batch, steps, window)
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    rows = add_expansion(graph, networks.groups, networks.rows)
+    uniforms = gs.Variable("uniforms_by_step")
+    graph.nodes.append(gs.Node("Transpose", uniforms.name, {"perm": [1, 0, 2]}, [inputs["uniforms"]], [uniforms]))
+    previous, hidden = read_state(graph, model)
+    samples = []
+    for step in range(steps):
+        index = gs.Constant(f"step_{step}", np.array(step, np.int64))
+        sources: dict[str, gs.Tensor] = {"previous": previous}
+        sources.update({f"hidden_{layer}": state for layer, state in enumerate(hidden)})
+        per_step = [
+            *((row.name, tensor) for row, tensor in zip(networks.rows, rows, strict=True)),
+            ("uniforms", uniforms),
+        ]
+        for name, tensor in per_step:
+            sources[name] = gs.Variable(f"{name}.{step}")
+            graph.nodes.append(gs.Node("Gather", f"{name}.{step}", {"axis": 0}, [tensor, index], [sources[name]]))
+        _replicate(networks.step, sources, graph, step)
+        samples.append(sources["sample"])
+        previous = sources["next_previous"]  # type: ignore[assignment]
+        hidden = [sources[f"next_hidden_{layer}"] for layer in range(model.layers)]  # type: ignore[misc]
+    flat = gs.Variable("samples_flat")
+    graph.nodes.append(gs.Node("Concat", "samples_flat", {"axis": 0}, samples, [flat]))
+    shape = gs.Constant("samples_shape", np.array([steps, batch], np.int64))
+    by_step = gs.Variable("samples_by_step")
+    graph.nodes.append(gs.Node("Reshape", "samples_by_step", {}, [flat, shape], [by_step]))
+    write_outputs(graph, model, by_step, previous, hidden)
+    return graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def _replicate(template: gs.Graph, tensors: dict[str, gs.Tensor], graph: gs.Graph, step: int) -> None:
+    """Appends a copy of the step's nodes; ``tensors`` maps the template's names to this copy's tensors and grows."""
+
+    def here(tensor: gs.Tensor) -> gs.Tensor:
+        if isinstance(tensor, gs.Constant) or tensor.is_empty():
+            return tensor
+        if tensor.name not in tensors:
+            tensors[tensor.name] = gs.Variable(f"{tensor.name}.{step}")
+        return tensors[tensor.name]
+
+    for node in template.nodes:
+        if node.op == "Identity":
+            tensors[node.outputs[0].name] = here(node.inputs[0])
+            continue
+        inputs, outputs = [here(tensor) for tensor in node.inputs], [here(tensor) for tensor in node.outputs]
+        graph.nodes.append(
+            gs.Node(node.op, f"{node.name}.{step}", dict(node.attrs), inputs, outputs, domain=node.domain)
+        )

@@ -1,0 +1,164 @@
+"""The one ONNX export from torch: the conditioner, and one step of the decoder with its sampler."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+
+from wavernn_trt.export.config import ColumnGroup, ModelConfig
+from wavernn_trt.export.families.wavernn import WaveRNN
+
+OPSET = 18
+"""The newest operator set that every reader of these files knows (TensorRT 10.x, ONNX Runtime 1.17)."""
+IR_VERSION = 9
+"""ONNX file format version: 1.15, for the same reason."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A conditioner and one step of its decoder, as graphs; what the rewriting passes take and give.
+
+    The step maps ``previous`` [B], ``hidden_l`` [B, H] for each layer, the conditioning of this sample and ``uniforms``
+    [B, U] to ``sample`` [B], ``next_previous`` [B], ``next_hidden_l`` [B, H] and ``logits`` [B, outputs]. Its
+    conditioning is one input [B, columns] as exported, and one input for each `Row` once hoisted.
+    """
+
+    conditioner: gs.Graph
+    step: gs.Graph
+    groups: tuple[ColumnGroup, ...]
+    """Columns of the conditioner's output."""
+    rows: tuple[Row, ...]
+    """The step's conditioning inputs; empty before hoisting, when ``conditioning`` is all groups side by side."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conditioning input of the step, [B, width]: the sum of one column range from each of some groups."""
+
+    name: str
+    width: int
+    groups: tuple[int, ...]
+    """Indices of the groups that contribute; each contributes its next ``width`` columns."""
+
+
+def export_networks(model: WaveRNN, n_mels: int) -> Networks:
+    """Exports a model's two networks; batch and frames stay dynamic."""
+    config = model.config
+    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=2)
+    conditioner = _export(
+        model.conditioner,
+        (torch.zeros(2, n_mels, 12),),
+        ["mel"],
+        ["conditioning"],
+        ({0: batch, 2: frames},),
+    )
+    step = _export(
+        _StepAndSampler(model),
+        _example_inputs(config, 2),
+        ["previous", "hidden", "conditioning", "uniforms"],
+        ["sample", "next_previous", "next_hidden", "logits"],
+        ({0: batch}, {1: batch}, {0: batch}, {0: batch}),
+    )
+    _split_hidden(step, config.layers)
+    return Networks(conditioner, step, config.groups, ())
+
+
+class _StepAndSampler(nn.Module):
+    def __init__(self, model: WaveRNN) -> None:
+        super().__init__()
+        self.step, self.sampler = model.step, model.sampler
+
+    def forward(
+        self, previous: Tensor, hidden: Tensor, conditioning: Tensor, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, next_hidden = self.step(previous, hidden, conditioning)
+        sample, next_previous = self.sampler(logits, uniforms)
+        return sample, next_previous, next_hidden, logits
+
+
+def _example_inputs(config: ModelConfig, batch: int) -> tuple[Tensor, ...]:
+    return (
+        torch.zeros(batch, dtype=torch.int32 if config.label_feedback else torch.float32),
+        torch.zeros(config.layers, batch, config.hidden_size),
+        torch.zeros(batch, config.columns),
+        torch.full((batch, config.uniforms), 0.5),
+    )
+
+
+def _export(
+    module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], dynamic: Any
+) -> gs.Graph:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        model = onnx.load(path)
+    graph = gs.import_onnx(model)
+    graph.doc_string = ""
+    return graph.fold_constants().cleanup().toposort()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The exporter reports its progress on stdout and warns about packages that are not needed.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _split_hidden(step: gs.Graph, layers: int) -> None:
+    """Replaces ``hidden`` [L, B, H] by one tensor a layer, so that unrolling can hand each straight to the next step."""
+    tensors = step.tensors()
+    hidden, following = tensors["hidden"], tensors["next_hidden"]
+    batch, size = hidden.shape[1], hidden.shape[2]
+    inputs = [gs.Variable(f"hidden_{layer}", hidden.dtype, (batch, size)) for layer in range(layers)]
+    for node in list(hidden.outputs):
+        if node.op != "Gather" or node.attrs.get("axis", 0) != 0:
+            raise ValueError(f"node {node.name} ({node.op}) reads the hidden state; expected a Gather of one layer")
+        layer = inputs[int(node.inputs[1].values)]
+        _replace(step, node.outputs[0], layer)
+        node.inputs.clear()
+    producer = following.inputs[0]
+    stacked = list(producer.inputs) if producer.op == "Concat" else [following]
+    states = [tensor.inputs[0].inputs[0] for tensor in stacked]  # each behind an Unsqueeze
+    for layer, state in enumerate(states):
+        state.name = f"next_hidden_{layer}"
+    position = step.inputs.index(hidden)
+    step.inputs[position : position + 1] = inputs
+    position = step.outputs.index(following)
+    step.outputs[position : position + 1] = states
+    step.cleanup().toposort()
+
+
+def _replace(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    for node in list(old.outputs):
+        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+    graph.outputs = [new if tensor is old else tensor for tensor in graph.outputs]

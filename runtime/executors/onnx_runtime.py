@@ -1,0 +1,82 @@
+"""The ``onnxruntime`` executor: any machine, no GPU needed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, TEACHER_FORCED, ModelDirectory
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
+
+
+class OnnxRuntimeExecutor:
+    """Runs ``decoder_loop.onnx`` on the CPU.
+
+    Any number of streams and steps: ONNX Runtime's packed matrix products sum each output in one order, whatever the
+    number of rows, so a stream's bits do not depend on its neighbours. Sessions are thread-safe, and so is this.
+    """
+
+    name = "onnxruntime"
+    slots: int | None = None
+    steps: int | None = None
+
+    def __init__(self, directory: ModelDirectory, threads: int | None = None) -> None:
+        """Opens the conditioner's and the decoder's sessions; that for teacher forcing opens when first used.
+
+        Args:
+            directory: a verified model directory.
+            threads: CPU threads for one chunk; ``None`` takes all that the process may use.
+        """
+        self._directory = directory
+        self._threads = threads if threads is not None else _usable_cpus()
+        self._conditioner = self._session(CONDITIONER)
+        self._decoder = self._session(DECODER_LOOP)
+        self._forced: onnxruntime.InferenceSession | None = None
+        self._inputs = {value.name for value in self._decoder.get_inputs()}
+
+    def _session(self, name: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        path = str(self._directory.file(name))
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        """See `Executor`."""
+        (rows,) = self._conditioner.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
+        return rows[0]  # type: ignore[no-any-return]
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        """See `Executor`."""
+        inputs = self._chunk_inputs(chunk)
+        inputs["uniforms"] = chunk.uniforms
+        inputs["previous"] = state.previous
+        inputs["hidden"] = state.hidden
+        samples, previous, hidden = self._decoder.run(["samples", "previous_out", "hidden_out"], inputs)
+        return samples, State(previous, hidden)
+
+    def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See `Executor`."""
+        if self._forced is None:
+            self._forced = self._session(TEACHER_FORCED)
+        inputs = {**self._chunk_inputs(chunk), "previous": previous, "hidden": hidden}
+        logits, following = self._forced.run(["logits", "hidden_out"], inputs)
+        return logits, following
+
+    def _chunk_inputs(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
+        inputs: dict[str, NDArray[Any]] = {"conditioning": chunk.conditioning}
+        if "frame_index" in self._inputs:
+            inputs["frame_index"] = chunk.frame_index
+        if "interpolation" in self._inputs:
+            inputs["interpolation"] = chunk.interpolation
+        return inputs
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
