@@ -1,0 +1,225 @@
+"""Whose checkpoint it is, and whether its tensors make a whole model of that family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from wavernn_trt.export.config import FAMILIES, Family, Output
+from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.families.fatchord_layout import (
+    Shapes,
+    expected_shapes,
+    from_torchaudio_name,
+    read_layout,
+    to_torchaudio_name,
+)
+
+OUTPUTS: dict[Family, tuple[Output, ...]] = {
+    "univoc": ("categorical",),
+    "fatchord": ("categorical", "logistic_mixture"),
+    "torchaudio": ("categorical",),
+    "coqui": ("categorical", "logistic_mixture", "gaussian"),
+    "turian": ("categorical",),
+}
+"""What the last layer can mean in each family."""
+
+_WORDS: dict[str, Output] = {
+    "raw": "categorical",
+    "bits": "categorical",
+    "mol": "logistic_mixture",
+    "mold": "logistic_mixture",
+    "gauss": "gaussian",
+}
+_SAME_NAMES = ("fatchord", "coqui")
+_MOST_BITS = 16
+
+
+def recognise(state: Mapping[str, Tensor], wrapped: bool, given: object = None) -> Family:
+    """Tells the family from the tensors' names.
+
+    Args:
+        state: weights under their own names.
+        wrapped: whether they stood in an entry ``model``; of the two families with equal names, only Coqui does that.
+        given: the family that the user says it is, which decides between equal names.
+
+    Raises:
+        CheckpointError: names of no family, or of another than the given one.
+    """
+    if given is not None and given not in FAMILIES:
+        raise CheckpointError(f"family: found {given!r}, expected one of {', '.join(FAMILIES)}")
+    family = _by_names(state, wrapped)
+    if given is None or given == family:
+        return family
+    if given in _SAME_NAMES and family in _SAME_NAMES:
+        return given  # type: ignore[return-value]
+    raise CheckpointError(f"family: found the tensors of a {family} checkpoint, expected {given}'s; leave family out")
+
+
+def _by_names(state: Mapping[str, Tensor], wrapped: bool) -> Family:
+    if "embedding.weight" in state or "rnn1.weight_ih_l0_reverse" in state:
+        return "univoc"
+    if any(name.startswith(("upsample.upsample_layers.", "upsample.resnet.melresnet_model.")) for name in state):
+        return "torchaudio"
+    if "I.weight" in state:
+        if not any(name.startswith(("rnn2.", "fc2.")) for name in state):
+            return "turian"
+        complete = all(any(name.startswith(part) for name in state) for part in ("upsample.resnet.", "upsample.up_"))
+        return "fatchord" if complete and not wrapped else "coqui"
+    raise CheckpointError(
+        f"found the tensors {_some(state) or 'of no model'}, expected embedding.weight (univoc), upsample.up_layers.* "
+        "and I.weight (fatchord, Coqui, turian) or upsample.upsample_layers.* (torchaudio); "
+        "give the checkpoint of a WaveRNN of one of these families"
+    )
+
+
+def check_state(family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Checks that exactly the family's tensors are there, with shapes that agree.
+
+    Returns:
+        The sizes that the shapes tell, by name.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unknown or of the wrong shape.
+    """
+    if family == "univoc":
+        expected, sizes = _univoc(state)
+        _compare(state, expected)
+        return sizes
+    if family == "torchaudio":
+        renamed = {from_torchaudio_name(name): value for name, value in state.items()}
+        layout = read_layout(renamed)
+        expected = expected_shapes(layout)
+        _compare(state, {to_torchaudio_name(name, layout.blocks): shape for name, shape in expected.items()})
+    else:
+        layout = read_layout(state)
+        _compare(state, expected_shapes(layout))
+    sizes = {
+        "n_mels": layout.n_mels,
+        "outputs": layout.outputs,
+        "hidden_size": layout.hidden_size,
+        "fc_size": layout.fc_sizes[0],
+        "uses_aux": layout.uses_aux,
+        "uses_upsampling": bool(layout.factors),
+    }
+    if layout.factors:
+        sizes |= {"factors": layout.factors, "hop_length": layout.hop_length}
+    if layout.pad:
+        sizes |= {"pad": layout.pad, "compute_size": layout.compute_size, "aux_size": layout.aux_size}
+        sizes |= {"blocks": layout.blocks}
+    return sizes
+
+
+def resolve_output(family: Family, outputs: int, mode: object) -> Output:
+    """What the last layer means.
+
+    Args:
+        family: whose checkpoint it is.
+        outputs: width of the last layer.
+        mode: ``raw``, ``bits``, ``mol``, ``mold``, ``gauss``, a number of bits, or ``None`` to tell from the width.
+
+    Raises:
+        CheckpointError: the mode is unknown, not the family's, or contradicts the width.
+    """
+    output: Output
+    if mode is None:
+        output = "logistic_mixture" if outputs == 30 else "categorical"
+        if outputs == 2 and "gaussian" in OUTPUTS[family]:
+            output = "gaussian"
+    elif isinstance(mode, int) and not isinstance(mode, bool):
+        if not 1 <= mode <= _MOST_BITS or outputs != 2**mode:
+            raise CheckpointError(
+                f"mode: found {mode} bits for {outputs} outputs, expected outputs = 2 ** bits; "
+                "leave mode out, or give the configuration that belongs to this checkpoint"
+            )
+        output = "categorical"
+    elif isinstance(mode, str) and mode.isdecimal() and len(mode) <= 2:
+        return resolve_output(family, outputs, int(mode))
+    elif isinstance(mode, str) and mode.lower() in _WORDS:
+        output = _WORDS[mode.lower()]
+    else:
+        raise CheckpointError(f"mode: found {mode!r}, expected {', '.join(_WORDS)} or a number of bits")
+    if output not in OUTPUTS[family]:
+        raise CheckpointError(
+            f"mode: found {outputs} outputs, {output}, expected {' or '.join(OUTPUTS[family])} for {family}; "
+            "leave mode out, or say whose checkpoint it is with family"
+        )
+    right = {
+        "categorical": outputs >= 2 and outputs & (outputs - 1) == 0,
+        "logistic_mixture": outputs == 30,
+        "gaussian": outputs == 2,
+    }[output]
+    if not right:
+        raise CheckpointError(
+            f"last layer: found {outputs} outputs, {output}; expected a power of two for classes, 30 for a mixture of "
+            "ten logistics, 2 for a Gaussian; leave mode out, or check that this is a vocoder of a known family"
+        )
+    return output
+
+
+def _univoc(state: Mapping[str, Tensor]) -> tuple[Shapes, dict[str, Any]]:
+    def size(name: str, axis: int) -> int:
+        if name not in state:
+            raise CheckpointError(f"{name} is missing; this is not a complete univoc checkpoint")
+        shape = tuple(state[name].shape)
+        if len(shape) != 2:
+            raise CheckpointError(f"{name}: found shape {list(shape)}, expected 2 dimensions; the file is damaged")
+        return shape[axis]
+
+    outputs, embedding = size("embedding.weight", 0), size("embedding.weight", 1)
+    hidden, fc = size("rnn2.weight_hh_l0", 1), size("fc1.weight", 0)
+    conditioning, n_mels = size("rnn1.weight_hh_l0", 1), size("rnn1.weight_ih_l0", 1)
+    expected: Shapes = {
+        "embedding.weight": (outputs, embedding),
+        "fc1.weight": (fc, hidden),
+        "fc1.bias": (fc,),
+        "fc2.weight": (outputs, fc),
+        "fc2.bias": (outputs,),
+    }
+    layers = [("rnn2", "l0", embedding + 2 * conditioning, hidden)]
+    for direction in ("", "_reverse"):
+        layers.append(("rnn1", f"l0{direction}", n_mels, conditioning))
+        layers.append(("rnn1", f"l1{direction}", 2 * conditioning, conditioning))
+    for name, layer, inputs, units in layers:
+        expected[f"{name}.weight_ih_{layer}"] = (3 * units, inputs)
+        expected[f"{name}.weight_hh_{layer}"] = (3 * units, units)
+        expected[f"{name}.bias_ih_{layer}"] = (3 * units,)
+        expected[f"{name}.bias_hh_{layer}"] = (3 * units,)
+    sizes = {
+        "n_mels": n_mels,
+        "outputs": outputs,
+        "conditioning_size": conditioning,
+        "embedding_size": embedding,
+        "hidden_size": hidden,
+        "fc_size": fc,
+    }
+    return expected, sizes
+
+
+def _compare(state: Mapping[str, Tensor], expected: Shapes) -> None:
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{_some(missing)} missing, found {len(state)} of {len(expected)} tensors; "
+            "this is not a complete checkpoint: save all of model.state_dict()"
+        )
+    unknown = [name for name in state if name not in expected]
+    if unknown:
+        raise CheckpointError(
+            f"found {_some(unknown)}, expected only {len(expected)} tensors named {_some(expected)}; "
+            "this is a variant of the architecture that is not known"
+        )
+    for name, shape in expected.items():
+        found = tuple(state[name].shape)
+        if found != shape:
+            raise CheckpointError(
+                f"{name}: found shape {list(found)}, expected {list(shape)} for the sizes of the other tensors; "
+                "the file is damaged or of an unknown variant of the architecture"
+            )
+
+
+def _some(names: Any) -> str:
+    names = [str(name)[:80] for name in names]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
