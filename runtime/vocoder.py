@@ -150,8 +150,8 @@ class Vocoder:
         Raises:
             VocoderError: an argument is not usable; the message says what was found and what is expected.
         """
-        request = Request(mel, seed, uniforms, fold, overlap, sample_rate)
-        return np.concatenate([piece.samples for piece in self.pieces([request])])
+        utterance = self.prepare(Request(mel, seed, uniforms, fold, overlap, sample_rate))
+        return np.concatenate([piece.samples for piece in self.pieces([utterance])])
 
     def vocode_batch(
         self,
@@ -190,7 +190,7 @@ class Vocoder:
             for i, mel in enumerate(mels)
         ]
         waveforms: list[list[FloatArray]] = [[] for _ in requests]
-        for piece in self.pieces(requests):
+        for piece in self.pieces(map(self.prepare, requests)):
             waveforms[piece.utterance].append(piece.samples)
         return [np.concatenate(pieces) for pieces in waveforms]
 
@@ -221,9 +221,8 @@ class Vocoder:
         size = round(self.sample_rate * CHUNK_SECONDS) if frame is None else frame
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise VocoderError(f"frame: found {frame!r}, expected a positive number of samples")
-        utterance = self._utterance(Request(mel, seed, uniforms, sample_rate=sample_rate))
-        pieces = synthesise(self.executor, self._windows, self._coding, [utterance], self.batch)
-        return _reframed((piece.samples for piece in pieces), int(size))
+        utterance = self.prepare(Request(mel, seed, uniforms, sample_rate=sample_rate))
+        return _reframed((piece.samples for piece in self.pieces([utterance])), int(size))
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -234,7 +233,7 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`.
         """
-        utterance = self._utterance(Request(mel, seed, uniforms))
+        utterance = self.prepare(Request(mel, seed, uniforms))
         stream = Stream(utterance.rows, utterance.uniforms[0], 0, self._windows.total_steps(utterance.rows))
         pieces = decode_streams(self.executor, self._windows, [stream], self.batch)
         return np.concatenate([piece.samples for piece in pieces])
@@ -288,20 +287,12 @@ class Vocoder:
         except ValueError as error:
             raise VocoderError(str(error)) from None
 
-    def pieces(self, requests: Iterable[Request], batch: int | None = None) -> Iterator[WaveformPiece]:
-        """Speaks any number of requests, yielding pieces of waveforms as they come; what everything above is made of.
-
-        Args:
-            requests: may be a generator: each is pulled, checked and conditioned when there is room for it.
-            batch: streams decoded together, by default the vocoder's.
+    def prepare(self, request: Request) -> Utterance:
+        """Checks a request and conditions its mel.
 
         Raises:
-            VocoderError: while iterating, when an unusable request is reached.
+            VocoderError: as for `vocode`.
         """
-        utterances = (self._utterance(request) for request in requests)
-        return synthesise(self.executor, self._windows, self._coding, utterances, batch or self.batch)
-
-    def _utterance(self, request: Request) -> Utterance:
         model = self.config.model
         mel = check_mel(request.mel, self.config.audio, request.sample_rate)
         steps = mel.shape[1] * self.config.audio.hop_length
@@ -317,6 +308,15 @@ class Vocoder:
         else:
             uniforms = [GivenUniforms(model, request.uniforms, steps)]
         return Utterance(self.executor.condition(mel), folds, uniforms)
+
+    def pieces(self, utterances: Iterable[Utterance], batch: int | None = None) -> Iterator[WaveformPiece]:
+        """Speaks prepared utterances together, yielding pieces of their waveforms as they come.
+
+        Args:
+            utterances: from `prepare`; a generator is pulled whenever there is room for another.
+            batch: streams decoded together, by default the vocoder's.
+        """
+        return synthesise(self.executor, self._windows, self._coding, utterances, batch or self.batch)
 
 
 load = Vocoder.load

@@ -1,0 +1,136 @@
+"""Running jobs: files to files, decoded together, one bad file not stopping the rest."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from wavernn_trt.runtime.audio import MEL_SUFFIX, read_audio, read_mel, write_wav
+from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.job_plan import Job
+from wavernn_trt.runtime.synthesis import Utterance
+from wavernn_trt.runtime.vocoder import Request, Vocoder
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended."""
+
+    job: Job
+    status: Status
+    samples: int = 0
+    """Samples written."""
+    elapsed: float = 0.0
+    """Seconds from reading the input to the finished output; jobs that are decoded together share them."""
+    error: str | None = None
+
+
+class Progress(Protocol):
+    """Is told how the work goes on; steps are samples, a fold's warm-up included."""
+
+    def opened(self, steps: int) -> None:
+        """A job begins, of so many steps."""
+
+    def decoded(self, steps: int) -> None:
+        """So many more steps are decoded."""
+
+    def closed(self, result: JobResult) -> None:
+        """A job has ended."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How to run jobs."""
+
+    fold: int | None = None
+    overlap: int | None = None
+    floating: bool = False
+    """32-bit floating-point WAV files instead of 16-bit ones."""
+    overwrite: bool = False
+    """Make outputs anew that are there; else their jobs are skipped."""
+
+
+@dataclass
+class _Running:
+    job: Job
+    started: float
+    pieces: list[FloatArray] = field(default_factory=list)
+
+
+def run_jobs(vocoder: Vocoder, jobs: Sequence[Job], options: JobOptions, progress: Progress) -> list[JobResult]:
+    """Runs jobs, as many together as the vocoder's batch holds.
+
+    Args:
+        vocoder: speaks.
+        jobs: from `plan_jobs`.
+        options: for all of them.
+        progress: is told.
+
+    Returns:
+        A result for each job, in the jobs' order.
+    """
+    results: dict[Job, JobResult] = {}
+    running: list[_Running] = []
+
+    def end(result: JobResult) -> None:
+        results[result.job] = result
+        progress.closed(result)
+
+    def utterances() -> Iterator[Utterance]:
+        for job in jobs:
+            if job.output.exists() and not options.overwrite:
+                end(JobResult(job, "skipped"))
+                continue
+            started = time.perf_counter()
+            try:
+                utterance = _open(vocoder, job, options)
+            except Exception as error:  # whatever is wrong with one file, the others can still be spoken
+                end(_failure(job, error))
+                continue
+            running.append(_Running(job, started))
+            progress.opened(sum(fold.stop - fold.first for fold in utterance.folds))
+            yield utterance
+
+    for piece in vocoder.pieces(utterances()):
+        current = running[piece.utterance]
+        current.pieces.append(piece.samples)
+        progress.decoded(piece.decoded)
+        if piece.last:
+            waveform = np.concatenate(current.pieces)
+            current.pieces.clear()
+            try:
+                write_wav(current.job.output, waveform, vocoder.sample_rate, floating=options.floating)
+            except Exception as error:
+                end(_failure(current.job, error))
+            else:
+                end(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
+    return [results[job] for job in jobs]
+
+
+def _open(vocoder: Vocoder, job: Job, options: JobOptions) -> Utterance:
+    if job.input.suffix.lower() == MEL_SUFFIX:
+        mel = read_mel(job.input)
+        request = Request(mel, job.seed, None, options.fold, options.overlap, job.sample_rate)
+    else:
+        mel = vocoder.mel(*read_audio(job.input))
+        request = Request(mel, job.seed, None, options.fold, options.overlap)
+    return vocoder.prepare(request)
+
+
+def _failure(job: Job, error: Exception) -> JobResult:
+    logger.debug("%s failed", job.input, exc_info=error)
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or job.output}: {error.strerror}"
+    elif not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return JobResult(job, "failed", error=text)
