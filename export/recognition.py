@@ -54,7 +54,7 @@ def recognise(state: Mapping[str, Tensor], wrapped: bool, given: object = None) 
     if given is None or given == family:
         return family
     if given in _SAME_NAMES and family in _SAME_NAMES:
-        return given  # type: ignore[return-value]
+        return given
     raise CheckpointError(f"family: found the tensors of a {family} checkpoint, expected {given}'s; leave family out")
 
 

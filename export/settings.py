@@ -231,7 +231,8 @@ def _coqui(values: Mapping[str, Any], source: str) -> Settings:
         )
     elif stated.get("log_func", "np.log10") != "np.log10" or stated.get("spec_gain", 20) != 20:
         notes.append(
-            f"audio.log_func and audio.spec_gain in {source}: levels other than 20 log10 cannot be expressed; {_TAKE_MELS}"
+            f"audio.log_func and audio.spec_gain in {source}: levels other than 20 log10 cannot be expressed; "
+            + _TAKE_MELS
         )
     peak = stated.get("max_norm")
     if isinstance(peak, int | float):

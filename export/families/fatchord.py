@@ -39,7 +39,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, N] -> [B, channels, N]; nothing rectifies the sum."""
         inner = torch.relu(self.batch_norm1(self.conv1(x)))
-        return x + self.batch_norm2(self.conv2(inner))
+        return torch.add(x, self.batch_norm2(self.conv2(inner)))
 
 
 class MelResNet(nn.Module):
@@ -179,8 +179,8 @@ def fatchord_from_state(
         )
     step.load_state_dict({name: value for name, value in state.items() if not name.startswith("upsample.")})
     with torch.no_grad():
-        step.fc3.weight /= temperature
-        step.fc3.bias /= temperature
+        step.fc3.weight.div_(temperature)
+        step.fc3.bias.div_(temperature)
     return WaveRNN(config, conditioner, step, _sampler(output, layout.outputs), upsampling)
 
 
