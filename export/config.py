@@ -80,7 +80,9 @@ class AudioConfig:
             _require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
         _require(self.win_length <= self.n_fft, "audio.win_length", self.win_length, f"at most n_fft ({self.n_fft})")
         _require(self.min_level_db < 0, "audio.min_level_db", self.min_level_db, "a negative level")
-        _require(self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high")
+        _require(
+            self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high"
+        )
         _require(0 <= self.preemphasis < 1, "audio.preemphasis", self.preemphasis, "at least 0 and below 1")
         _require(
             0 <= self.waveform_preemphasis < 1,
@@ -158,6 +160,16 @@ class ModelConfig:
     def uniforms(self) -> int:
         """Random numbers drawn for a sample."""
         return 1 if self.output == "categorical" else 2
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds a sample, and weights read for it: recurrent and fully connected products.
+
+        The embedding is a table by then, and the conditioning's products are taken once a frame.
+        """
+        recurrent = 3 * self.hidden_size**2 * (2 * self.layers - 1)  # a second layer's input product stays
+        widths = [self.hidden_size, *self.fc_sizes, self.outputs]
+        return recurrent + sum(a * b for a, b in zip(widths, widths[1:], strict=False))
 
     @property
     def label_feedback(self) -> bool:
