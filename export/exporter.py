@@ -173,6 +173,7 @@ def _write_files(
         "checkpoint": checkpoint.path.name,
         "sha256": checkpoint.sha256,
         "exporter": f"wavernn-trt {wavernn_trt.__version__}",
+        "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }
     write_config(folder, model, audio, shape, source)
     write_manifest(folder)

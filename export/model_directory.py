@@ -35,6 +35,7 @@ WEIGHTS = "decoder.weights"
 UPSAMPLING = "upsampling.npy"
 CHECKPOINT = "checkpoint.safetensors"
 MANIFEST = "manifest.json"
+_REQUIRED = (CONFIG, CONDITIONER, DECODER, DECODER_LOOP, TEACHER_FORCED, WEIGHTS)
 
 
 class ModelDirectoryError(ValueError):
@@ -154,16 +155,26 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
     return ModelDirectory(path, model, audio, decoder, source if isinstance(source, dict) else {}, upsampling)
 
 
+def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a ``manifest.json``: for each file's name, its ``sha256`` and ``bytes``.
+
+    Raises:
+        ModelDirectoryError: it is not there or not a manifest.
+    """
+    files = _read_json(manifest).get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        raise ModelDirectoryError(f"{manifest}: no list of files; export the checkpoint again")
+    return files
+
+
 def _verify(path: Path) -> None:
-    files = _read_json(path / MANIFEST).get("files")
-    if not isinstance(files, dict):
-        raise ModelDirectoryError(f"{path / MANIFEST}: no list of files; export the checkpoint again")
-    missing = [name for name in (CONFIG, CONDITIONER, DECODER, DECODER_LOOP, WEIGHTS) if name not in files]
+    files = read_manifest(path / MANIFEST)
+    missing = [name for name in _REQUIRED if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")
     for name, entry in files.items():
         file = path / name
-        if Path(name).name != name or not isinstance(entry, dict):
+        if Path(name).name != name:
             raise ModelDirectoryError(f"{path / MANIFEST}: {name!r} is not an entry of a model directory")
         if not file.is_file():
             raise ModelDirectoryError(f"{file} is missing; copy the directory again, or export the checkpoint again")

@@ -36,7 +36,7 @@ class CategoricalSampler(Sampler):
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """See `Sampler`; the sample is an int64 label."""
         label = pick(logits, uniforms)
-        return label, label if self.label_feedback else self.values[label]
+        return label, label if self.label_feedback else self.values.index_select(0, label)
 
 
 class LogisticMixtureSampler(Sampler):

@@ -1,0 +1,233 @@
+"""The compatibility report: what TensorRT makes of every node, and which nodes it would refuse, before any build.
+
+TensorRT builds from operators that it knows, with shapes that it can plan for. The table below says, for the operators
+that this project writes, which layer each becomes and under which condition; an operator that is not in it is reported
+as a violation, because nobody has looked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, shape_inference
+
+from wavernn_trt.export.rewrite.gru_function import ATTRIBUTES, OP_TYPE
+
+LONGEST_CONVOLUTION = 15
+"""Kernel length of one-dimensional convolutions that engines are planned for; the families' are 1 and 5 long."""
+
+_BUILDABLE_TYPES = {
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.FLOAT8E4M3FN,
+}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A node that TensorRT would refuse, or run otherwise than meant."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One operator of a graph."""
+
+    operator: str
+    count: int
+    layer: str
+    """TensorRT's name for what it becomes."""
+    constraint: str
+    """What TensorRT asks of it; empty where nothing."""
+    violations: int
+
+
+@dataclass(frozen=True)
+class CompatibilityReport:
+    """What TensorRT makes of one graph."""
+
+    operators: tuple[OperatorRow, ...]
+    violations: tuple[Violation, ...]
+
+
+@dataclass(frozen=True)
+class _Context:
+    constants: frozenset[str]
+    types: dict[str, int]
+    shapes: dict[str, tuple[int | None, ...] | None]
+
+
+_Check = Callable[[onnx.NodeProto, _Context], str | None]
+
+
+@dataclass(frozen=True)
+class _Support:
+    layer: str
+    constraint: str = ""
+    check: _Check | None = None
+
+
+def _constant_table(node: onnx.NodeProto, context: _Context) -> str | None:
+    if node.input[0] in context.constants or node.input[1] in context.constants:
+        return None
+    return "gathers from a table that is not constant at an index that is not constant"
+
+
+def _constant_weight(node: onnx.NodeProto, context: _Context) -> str | None:
+    return (
+        None if node.input[1] in context.constants else "its weight is not constant, so no fast layout is chosen for it"
+    )
+
+
+def _short_convolution(node: onnx.NodeProto, context: _Context) -> str | None:
+    shape = context.shapes.get(node.input[1])
+    if shape is None or None in shape:
+        return "its kernel's shape is not known"
+    longest = max(int(size or 0) for size in shape[2:])
+    return (
+        None
+        if longest <= LONGEST_CONVOLUTION
+        else f"its kernel is {longest} long, at most {LONGEST_CONVOLUTION} is allowed"
+    )
+
+
+def _float32(node: onnx.NodeProto, context: _Context) -> str | None:
+    found = context.types.get(node.output[0])
+    if found == TensorProto.FLOAT:
+        return None
+    name = TensorProto.DataType.Name(found) if found is not None else "unknown"
+    return f"computes in {name}; gates drift over thousands of steps unless they are float32"
+
+
+def _plugin(node: onnx.NodeProto, context: _Context) -> str | None:
+    missing = [name for name in ATTRIBUTES if name not in {attribute.name for attribute in node.attribute}]
+    if missing:
+        return f"lacks the attribute {missing[0]}, so the plugin is not found"
+    return _float32(node, context)
+
+
+def _constant_shape(node: onnx.NodeProto, context: _Context) -> str | None:
+    return None if node.input[1] in context.constants else "its shape is computed, so it is not static"
+
+
+_CONTROL_FLOW = {"If", "Loop", "Scan"}
+_REFUSED = {"Multinomial": "TensorRT has no layer for it; samples are drawn from given random numbers instead"}
+_TABLE = "a constant table or a constant index"
+_STATIC = "static shapes"
+
+OPERATORS: dict[str, _Support] = {
+    OP_TYPE: _Support("PluginV3", "gates and state in float32; its four attributes", _plugin),
+    "Add": _Support("ElementWise (sum)"),
+    "ArgMax": _Support("TopK, k = 1"),
+    "BatchNormalization": _Support("Scale"),
+    "Cast": _Support("Cast"),
+    "Clip": _Support("Activation (clip)"),
+    "Concat": _Support("Concatenation"),
+    "Conv": _Support("Convolution", f"kernel at most {LONGEST_CONVOLUTION} long", _short_convolution),
+    "Cos": _Support("Unary (cos)"),
+    "CumSum": _Support("Cumulative (sum)"),
+    "Div": _Support("ElementWise (div)"),
+    "Exp": _Support("Unary (exp)"),
+    "Expand": _Support("Slice (broadcast)"),
+    "GRU": _Support("Loop with a recurrence", "conditioner only: it runs once an utterance"),
+    "Gather": _Support("Gather", _TABLE, _constant_table),
+    "GatherElements": _Support("Gather (elements)"),
+    "GatherND": _Support("Gather (ND)"),
+    "Gemm": _Support("MatrixMultiply and ElementWise", "constant weight", _constant_weight),
+    "Greater": _Support("ElementWise (greater)"),
+    "Identity": _Support("Identity"),
+    "Log": _Support("Unary (log)"),
+    "MatMul": _Support("MatrixMultiply"),
+    "Max": _Support("ElementWise (max)"),
+    "Min": _Support("ElementWise (min)"),
+    "Mul": _Support("ElementWise (prod)"),
+    "Neg": _Support("Unary (neg)"),
+    "Pad": _Support("Slice (fill)"),
+    "Relu": _Support("Activation (ReLU)"),
+    "Reshape": _Support("Shuffle"),
+    "Shape": _Support("Shape", "evaluated at build time where shapes are static"),
+    "Sigmoid": _Support("Activation (sigmoid)", "float32", _float32),
+    "Slice": _Support("Slice"),
+    "Softmax": _Support("SoftMax", "float32", _float32),
+    "Split": _Support("Slice, one for each output"),
+    "Sqrt": _Support("Unary (sqrt)"),
+    "Squeeze": _Support("Shuffle"),
+    "Sub": _Support("ElementWise (sub)"),
+    "Tanh": _Support("Activation (tanh)", "float32", _float32),
+    "Transpose": _Support("Shuffle"),
+    "Unsqueeze": _Support("Shuffle"),
+}
+
+
+def compatibility_report(model: onnx.ModelProto, *, static: bool) -> CompatibilityReport:
+    """Looks at every node of a graph.
+
+    Args:
+        model: with its weights, or without them where they are external data.
+        static: whether every shape must be static, as a decoder's must; a conditioner's frames are a profile's.
+    """
+    context = _look(model)
+    violations = []
+    for node in model.graph.node:
+        violations += [Violation(node.name, node.op_type, reason) for reason in _violations(node, context, static)]
+    for value in (*model.graph.input, *model.graph.output):
+        if static and any(size is None for size in context.shapes[value.name] or (None,)):
+            violations.append(Violation(value.name, "graph input or output", "its shape is not static"))
+    counts = Counter(node.op_type for node in model.graph.node)
+    bad = Counter(violation.operator for violation in violations)
+    rows = []
+    for operator, count in sorted(counts.items()):
+        support = OPERATORS.get(operator, _Support("none known", _STATIC if operator in _CONTROL_FLOW else ""))
+        rows.append(OperatorRow(operator, count, support.layer, support.constraint, bad[operator]))
+    return CompatibilityReport(tuple(rows), tuple(violations))
+
+
+def _violations(node: onnx.NodeProto, context: _Context, static: bool) -> list[str]:
+    if node.op_type in _CONTROL_FLOW:
+        return ["control flow, which keeps a chunk from being planned as one static graph"]
+    support = OPERATORS.get(node.op_type)
+    if support is None:
+        return [_REFUSED.get(node.op_type, "no TensorRT layer is known for it")]
+    reasons = []
+    if support.check is not None and (reason := support.check(node, context)):
+        reasons.append(reason)
+    for name in node.output:
+        if name not in context.types:
+            reasons.append(f"the type of its output {name} cannot be inferred")
+        elif context.types[name] not in _BUILDABLE_TYPES:
+            reasons.append(
+                f"its output is {TensorProto.DataType.Name(context.types[name])}, which TensorRT does not take"
+            )
+        shape = context.shapes.get(name)
+        if static and (shape is None or None in shape):
+            reasons.append(f"the shape of its output {name} is not static")
+    return reasons
+
+
+def _look(model: onnx.ModelProto) -> _Context:
+    # Shapes and types follow from the initializers' declarations, so weights in another file are not needed.
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    types: dict[str, int] = {}
+    shapes: dict[str, tuple[int | None, ...] | None] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        tensor = value.type.tensor_type
+        types[value.name] = tensor.elem_type
+        sizes = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
+        shapes[value.name] = sizes if tensor.HasField("shape") else None
+    for initializer in inferred.initializer:
+        types[initializer.name] = initializer.data_type
+        shapes[initializer.name] = tuple(initializer.dims)
+    constants = {initializer.name for initializer in inferred.initializer}
+    constants |= {node.output[0] for node in inferred.node if node.op_type == "Constant"}
+    return _Context(frozenset(constants), types, shapes)

@@ -1,0 +1,146 @@
+"""``wavernn-trt inspect``: what is in a model directory, and what TensorRT will make of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wavernn_trt.export.model_directory import (
+    CONDITIONER,
+    DECODER,
+    MANIFEST,
+    ModelDirectory,
+    open_model_directory,
+    read_manifest,
+)
+
+if TYPE_CHECKING:
+    from wavernn_trt.engines.compatibility import CompatibilityReport
+
+DESCRIPTION = """\
+Prints what is in a model directory: family, sizes, work for a sample, audio settings, files and
+their hashes, and the compatibility report: what TensorRT makes of every operator, on which
+condition, and each node that breaks one. Exits with 1 if a node does.
+"""
+_WITHOUT_ONNX = "not available: node counts and the compatibility report need onnx; pip install 'wavernn-trt[export]'"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the subcommand."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what is in a model directory, and what TensorRT would refuse",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="a model directory, as 'wavernn-trt export' makes it"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints; returns 1 where the compatibility report has violations."""
+    directory = open_model_directory(arguments.directory)
+    reports = _reports(directory)
+    values = _values(directory, reports)
+    if arguments.json:
+        json.dump(values, sys.stdout, indent=1)
+        print()
+    else:
+        _print(directory, values, reports)
+    return int(any(report.violations for report in reports.values()))
+
+
+def _reports(directory: ModelDirectory) -> dict[str, CompatibilityReport]:
+    if importlib.util.find_spec("onnx") is None:
+        return {}
+    import onnx
+
+    from wavernn_trt.engines.compatibility import compatibility_report
+
+    return {
+        name: compatibility_report(
+            onnx.load(str(directory.file(name)), load_external_data=False), static=name == DECODER
+        )
+        for name in (DECODER, CONDITIONER)
+    }
+
+
+def _values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:
+    model, audio = directory.model, directory.audio
+    return {
+        "directory": str(directory.path),
+        "source": directory.source,
+        "model": dataclasses.asdict(model),
+        "audio": dataclasses.asdict(audio),
+        "decoder": dataclasses.asdict(directory.decoder),
+        "work": {
+            "mflop_per_sample": 2 * model.multiply_adds / 1e6,
+            "weight_bytes_per_sample_float32": 4 * model.multiply_adds,
+            "weight_bytes_per_sample_float16": 2 * model.multiply_adds,
+            "gflop_per_second_of_speech": 2 * model.multiply_adds * audio.sample_rate / 1e9,
+        },
+        "files": read_manifest(directory.path / MANIFEST),
+        "nodes": {name: {row.operator: row.count for row in report.operators} for name, report in reports.items()},
+        "compatibility": {name: dataclasses.asdict(report) for name, report in reports.items()} or _WITHOUT_ONNX,
+    }
+
+
+def _print(directory: ModelDirectory, values: dict[str, Any], reports: dict[str, CompatibilityReport]) -> None:
+    model, audio, decoder, work = directory.model, directory.audio, directory.decoder, values["work"]
+    source = directory.source
+    _section("model")
+    _row("family", f"{model.family}, {model.output}, {model.outputs} outputs{', mu-law' if model.mu_law else ''}")
+    _row("recurrent", f"{model.layers} GRU of {model.hidden_size}, input {' and '.join(map(str, model.input_sizes))}")
+    _row("fully connected", ", ".join(map(str, (*model.fc_sizes, model.outputs))))
+    _row("conditioning", ", ".join(f"{group.columns} columns {group.expansion}" for group in model.groups))
+    _row("temperature", f"{model.temperature:g}")
+    _row("parameters", f"{source['parameters']:,}" if "parameters" in source else "not recorded")
+    _row("work a sample", f"{work['mflop_per_sample']:.3f} MFLOP")
+    _row("weights a sample", f"{work['weight_bytes_per_sample_float32']:,} bytes in float32, half in float16")
+    _row("made from", f"{source.get('checkpoint', 'unknown')} by {source.get('exporter', 'unknown')}")
+    _row("", f"SHA-256 {source.get('sha256', 'unknown')}")
+    _section("decoder")
+    _row("unrolled", f"{decoder.steps} steps, batch {decoder.batch}, {decoder.window} rows of conditioning")
+    for name, report in reports.items():
+        counts = Counter({row.operator: row.count for row in report.operators})
+        _row(name, f"{sum(counts.values())} nodes; " + ", ".join(f"{n} {op}" for op, n in counts.most_common(3)))
+    _section("audio")
+    for field in dataclasses.fields(audio):
+        value = getattr(audio, field.name)
+        _row(field.name, "none" if value is None else value)
+    _section("files")
+    for name, entry in values["files"].items():
+        _row(name, f"{entry['bytes']:>12,} bytes  {entry['sha256']}", 24)
+    if not reports:
+        print(f"\n{_WITHOUT_ONNX}")
+    for name, report in reports.items():
+        _print_report(name, report)
+
+
+def _print_report(name: str, report: CompatibilityReport) -> None:
+    _section(f"compatibility with TensorRT: {name}")
+    width = max(len(row.layer) for row in report.operators)
+    print(f"  {'operator':<20} {'nodes':>6}  {'TensorRT layer':<{width}}  constraint")
+    for row in report.operators:
+        verdict = "" if not row.violations else f"  VIOLATED {row.violations} times"
+        print(f"  {row.operator:<20} {row.count:>6}  {row.layer:<{width}}  {row.constraint or '-'}{verdict}")
+    print(f"  {len(report.violations) or 'no'} violation{'' if len(report.violations) == 1 else 's'}")
+    for violation in report.violations:
+        print(f"    {violation.node} ({violation.operator}): {violation.reason}")
+
+
+def _section(title: str) -> None:
+    print(f"\n{title}")
+
+
+def _row(name: str, value: object, width: int = 20) -> None:
+    print(f"  {name:<{width}} {value}")
