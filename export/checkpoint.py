@@ -34,6 +34,7 @@ AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
+_LARGEST = 1e9
 _CHOICES = {"pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
 
 
@@ -205,9 +206,11 @@ def _audio(
     span = values.get("mel_range")
     if span is not None and (not isinstance(span, list | tuple) or len(span) != 2):
         raise CheckpointError(f"mel_range: found {span!r}, expected two numbers, the lowest and the highest level")
-    for name, value in values.items():  # config files write whole levels and frequencies without a point
-        if isinstance(value, int) and not isinstance(value, bool) and name in _FRACTIONS:
-            values[name] = float(value)
+    for name in _FRACTIONS:  # config files write whole levels and frequencies without a point
+        if name in values:
+            values[name] = _fraction(name, values[name])
+    if span is not None:
+        values["mel_range"] = tuple(_fraction("mel_range", end) for end in span)
     try:
         audio = from_json(AudioConfig, values, "audio")
     except ConfigError as error:
@@ -218,9 +221,17 @@ def _audio(
     return audio
 
 
+def _fraction(name: str, value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value  # refused with all other wrong types
+    if not abs(value) < _LARGEST:  # NaN too
+        raise CheckpointError(f"{name}: found {str(value)[:20]}, expected a number of ordinary size; correct it")
+    return float(value)
+
+
 def _temperature(value: object) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
         raise CheckpointError(f"temperature: found {value!r}, expected a positive number; 1 leaves the logits alone")
     return float(value)

@@ -7,6 +7,7 @@ other folder can import them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -54,7 +55,7 @@ class AudioConfig:
     fmax: float | None = None
     """Hz, upper edge of the last mel filter; ``None`` is half the sample rate."""
     pad_mode: Literal["constant", "reflect"] = "constant"
-    """How the signal is continued by ``n_fft / 2`` at both ends, so that frame t is centred on sample t * hop_length."""
+    """How the signal goes on for ``n_fft / 2`` samples at both ends, so that frame t is centred on t * hop_length."""
     preemphasis: float = 0.0
     """Coefficient a of y[n] = x[n] - a x[n-1], applied before the features only; 0 is off."""
     log: Literal["decibel", "natural"] = "decibel"
@@ -169,7 +170,7 @@ class ModelConfig:
         """
         recurrent = 3 * self.hidden_size**2 * (2 * self.layers - 1)  # a second layer's input product stays
         widths = [self.hidden_size, *self.fc_sizes, self.outputs]
-        return recurrent + sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        return recurrent + sum(a * b for a, b in itertools.pairwise(widths))
 
     @property
     def label_feedback(self) -> bool:

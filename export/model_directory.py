@@ -131,8 +131,8 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
     values = _read_json(path / CONFIG)
     if values.get("schema_version") != SCHEMA_VERSION:
         raise ModelDirectoryError(
-            f"{path / CONFIG}: schema version {values.get('schema_version')!r}, this wavernn-trt reads {SCHEMA_VERSION}; "
-            "export the checkpoint again"
+            f"{path / CONFIG}: schema version {values.get('schema_version')!r}, this wavernn-trt reads "
+            f"{SCHEMA_VERSION}; export the checkpoint again"
         )
     try:
         model = from_json(ModelConfig, values.get("model"), "model")

@@ -236,7 +236,7 @@ def _coqui(values: Mapping[str, Any], source: str) -> Settings:
         )
     peak = stated.get("max_norm")
     if isinstance(peak, int | float):
-        audio["mel_range"] = (-float(peak) if stated.get("symmetric_norm", True) else 0.0, float(peak))
+        audio["mel_range"] = (-peak if stated.get("symmetric_norm", True) else 0, peak)
     if isinstance(stated.get("clip_norm"), bool):
         audio["clip_high"] = stated["clip_norm"]
     if stated.get("do_sound_norm") is True:
@@ -245,7 +245,7 @@ def _coqui(values: Mapping[str, Any], source: str) -> Settings:
     return Settings(
         source,
         audio,
-        int(mode) if isinstance(mode, str) and mode.isdecimal() else mode,
+        int(mode) if isinstance(mode, str) and mode.isdecimal() and len(mode) <= 2 else mode,
         args.get("mulaw", values.get("mulaw")),
         None,
         _pick(args, _COQUI_SIZES),

@@ -135,7 +135,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _split_hidden(step: gs.Graph, layers: int) -> None:
-    """Replaces ``hidden`` [L, B, H] by one tensor a layer, so that unrolling can hand each straight to the next step."""
+    """Replaces ``hidden`` [L, B, H] by one tensor a layer, which unrolling can hand straight to the next step."""
     tensors = step.tensors()
     hidden, following = tensors["hidden"], tensors["next_hidden"]
     batch, size = hidden.shape[1], hidden.shape[2]

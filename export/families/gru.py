@@ -23,7 +23,7 @@ class GRUCell(nn.Module):
         self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size))
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """x [B, input_size], hidden [B, H] -> the new hidden state [B, H]."""
+        """Input [B, input_size] and hidden state [B, H] -> the new hidden state [B, H]."""
         size = self.hidden_size
         from_input = nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0)  # [B, 3H]
         from_hidden = nn.functional.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)  # [B, 3H]
@@ -31,4 +31,5 @@ class GRUCell(nn.Module):
         hidden_gates, hidden_new = from_hidden.split([2 * size, size], dim=1)
         reset, update = torch.sigmoid(input_gates + hidden_gates).split([size, size], dim=1)
         new = torch.tanh(input_new + reset * hidden_new)
-        return new + update * (hidden - new)
+        following: Tensor = new + update * (hidden - new)
+        return following

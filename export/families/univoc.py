@@ -72,6 +72,6 @@ def univoc_from_state(state: Mapping[str, Tensor], temperature: float = 1.0) -> 
     conditioner.load_state_dict({name: value for name, value in state.items() if name.startswith("rnn1.")})
     step.load_state_dict({name: value for name, value in state.items() if not name.startswith("rnn1.")})
     with torch.no_grad():
-        step.fc2.weight /= temperature
-        step.fc2.bias /= temperature
+        step.fc2.weight.div_(temperature)
+        step.fc2.bias.div_(temperature)
     return WaveRNN(config, conditioner, step, CategoricalSampler(outputs, label_feedback=True))

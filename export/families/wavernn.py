@@ -46,7 +46,7 @@ class Sampler(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [B, outputs], uniforms [B, U] -> the sample [B] and the ``previous`` of the next step [B]."""
+        """Logits [B, outputs], uniforms [B, U] -> the sample [B] and the ``previous`` of the next step [B]."""
 
 
 class WaveRNN(nn.Module):

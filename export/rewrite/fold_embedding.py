@@ -47,19 +47,20 @@ class LinearForm:
 
     def times(self, matrix: Matrix) -> LinearForm:
         """This tensor @ matrix, for a pure form."""
-        return LinearForm(*(None if part is None else part @ matrix for part in self._parts()), self.bias @ matrix, [])
+        table, column, conditioning = (None if part is None else part @ matrix for part in self._parts())
+        return LinearForm(table, column, conditioning, self.bias @ matrix, [])
 
     def columns(self, start: int, stop: int) -> LinearForm:
         """This tensor [:, start:stop], for a pure form."""
-        parts = (None if part is None else part[:, start:stop] for part in self._parts())
-        return LinearForm(*parts, self.bias[start:stop], [])
+        table, column, conditioning = (None if part is None else part[:, start:stop] for part in self._parts())
+        return LinearForm(table, column, conditioning, self.bias[start:stop], [])
 
     def add(self, other: LinearForm) -> LinearForm:
         """The sum of both."""
-        parts = [
+        table, column, conditioning = (
             b if a is None else a if b is None else a + b for a, b in zip(self._parts(), other._parts(), strict=True)
-        ]
-        return LinearForm(*parts, self.bias + other.bias, self.rest + other.rest)
+        )
+        return LinearForm(table, column, conditioning, self.bias + other.bias, self.rest + other.rest)
 
     def _parts(self) -> tuple[Matrix | None, Matrix | None, Matrix | None]:
         return self.table, self.column, self.conditioning

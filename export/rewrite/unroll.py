@@ -36,8 +36,8 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, wi
             graph.nodes.append(gs.Node("Gather", f"{name}.{step}", {"axis": 0}, [tensor, index], [sources[name]]))
         _replicate(networks.step, sources, graph, step)
         samples.append(sources["sample"])
-        previous = sources["next_previous"]  # type: ignore[assignment]
-        hidden = [sources[f"next_hidden_{layer}"] for layer in range(model.layers)]  # type: ignore[misc]
+        previous = sources["next_previous"]
+        hidden = [sources[f"next_hidden_{layer}"] for layer in range(model.layers)]
     flat = gs.Variable("samples_flat")
     graph.nodes.append(gs.Node("Concat", "samples_flat", {"axis": 0}, samples, [flat]))
     shape = gs.Constant("samples_shape", np.array([steps, batch], np.int64))
