@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ def _load(path: Path) -> Any:
             "give the .pt, .pth or .pyt file itself"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file torch says that its pickle protocol is a strange one
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Torch says "Unsupported global"/"GLOBAL ..." for anything that would have to be imported and called.
         if "global" in str(error).lower():

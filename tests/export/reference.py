@@ -98,6 +98,17 @@ def random_state(layout: FatchordLayout = SMALL, seed: int = 0) -> dict[str, Ten
     return state
 
 
+def random_univoc_state(seed: int = 0) -> dict[str, Tensor]:
+    """Random weights of a small univoc model: 6 mel bins, 16 classes, 8 units."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = nn.GRU(6, 3, num_layers=2, bidirectional=True), nn.GRU(4 + 6, 8)
+    shapes = {f"rnn1.{name}": tuple(value.shape) for name, value in first.state_dict().items()}
+    shapes |= {f"rnn2.{name}": tuple(value.shape) for name, value in second.state_dict().items()}
+    shapes |= {"embedding.weight": (16, 4), "fc1.weight": (5, 8), "fc1.bias": (5,)}
+    shapes |= {"fc2.weight": (16, 5), "fc2.bias": (16,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Gives a module what training would: statistics in its normalisation, upsampling kernels that are not flat."""
     generator = torch.Generator().manual_seed(seed)
