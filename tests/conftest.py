@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from wavernn_trt.export.config import AudioConfig
 if TYPE_CHECKING:
     from wavernn_trt.export.families.wavernn import WaveRNN
     from wavernn_trt.runtime.vocoder import Vocoder
+
+# Deadlines fail on busy machines; the same examples on every run keep a failure from coming and going.
+hypothesis.settings.register_profile("wavernn-trt", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("wavernn-trt")
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_MELS = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Executor
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "onnxruntime", "torch")
 """What can be asked for; ``auto`` is ``onnxruntime``."""
@@ -72,6 +75,8 @@ def _open_torch(path: Path, threads: int | None) -> OpenedModel:
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = read_checkpoint(path)
+    for line in checkpoint.assumed:
+        logger.warning("%s: %s", path, line)
     model = checkpoint.model
     return OpenedModel(path, model.config, checkpoint.audio, model.upsampling, TorchExecutor(model))
 
