@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.config import Family
-from wavernn_trt.export.conventions import CONFIG_FILES
+from wavernn_trt.export.config_files import find_config_file, parse_config_file
 from wavernn_trt.export.errors import CheckpointError
 
 
@@ -48,22 +46,10 @@ def find_settings(
     Raises:
         CheckpointError: the file is missing or cannot be understood.
     """
-    notes: tuple[str, ...] = ()
-    if given is not None:
-        if not isinstance(given, str | Path):
-            raise CheckpointError(f"config: found {given!r}, expected the path of a configuration file")
-        path = Path(given)
-        if not path.is_file():
-            raise CheckpointError(f"config: {path} is not there; expected the file that the training was set up with")
-    else:
-        found = _candidates(family, checkpoint.parent)
-        if not found:
-            return read_settings(family, stored, "the checkpoint's own config") if stored else Settings()
-        path = found[0]
-        if len(found) > 1:
-            others = ", ".join(other.name for other in found[1:])
-            notes = (f"settings are {path.name}'s; beside it there is also {others} (config names another)",)
-    settings = read_settings(family, _parse(path), path.name)
+    path, notes = find_config_file(family, checkpoint, given)
+    if path is None:
+        return read_settings(family, stored, "the checkpoint's own config") if stored else Settings()
+    settings = read_settings(family, parse_config_file(path), path.name)
     return Settings(**{**vars(settings), "notes": notes + settings.notes})
 
 
@@ -80,52 +66,6 @@ def read_settings(family: Family, values: object, source: str) -> Settings:
     if family == "coqui":
         return _coqui(values, source)
     return _flat(values, source, family)
-
-
-def _candidates(family: Family, folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for pattern in CONFIG_FILES[family]:
-        found += [path for path in sorted(folder.glob(pattern)) if path not in found and path.is_file()]
-    return found
-
-
-def _parse(path: Path) -> object:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            return _resolve(yaml.safe_load(text))
-        return json.loads(text)
-    except ImportError:
-        raise CheckpointError(f"{path} is YAML, which needs PyYAML: pip install pyyaml") from None
-    # yaml.YAMLError is no ValueError, and a deeply nested file ends in a RecursionError.
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {str(error)[:200]}; mend the file, or name another with config"
-        ) from None
-
-
-def _resolve(root: Any) -> Any:
-    """Replaces values that are one reference, ``${a.b}``, by what stands at a.b."""
-
-    def lookup(reference: str) -> Any:
-        value = root
-        for name in reference.split("."):
-            if not isinstance(value, Mapping) or name not in value:
-                raise ValueError(f"${{{reference}}} refers to nothing in this file")
-            value = value[name]
-        return value
-
-    def walk(value: Any, depth: int = 0) -> Any:
-        if depth > 20:
-            raise ValueError("references or objects are nested more than 20 deep")
-        if isinstance(value, Mapping):
-            return {name: walk(item, depth + 1) for name, item in value.items()}
-        match = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-        return walk(lookup(match[1]), depth + 1) if match else value
-
-    return walk(root)
 
 
 def _section(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:

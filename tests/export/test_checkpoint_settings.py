@@ -104,6 +104,17 @@ def test_coqui_s_config(coqui: Path) -> None:
     )
 
 
+def test_coqui_s_early_configs_hold_comments(coqui: Path) -> None:
+    text = (
+        '{"audio": {"sample_rate": 8000, // Hz\n "stats_path": "http://a//b"}, // "x": 1\n "mode": 4, "mulaw": false}'
+    )
+    _beside(coqui, "config.json", text)
+    checkpoint = read_checkpoint(coqui)
+    assert checkpoint.audio.sample_rate == 8000
+    assert "'http://a//b'" in checkpoint.assumed[0]
+    assert not checkpoint.model.config.mu_law
+
+
 def test_coqui_s_own_copy_of_the_config_is_read_where_no_file_is(coqui: Path, reference: ModuleType) -> None:
     config = {"audio": COQUI_AUDIO, "model_args": {"mode": "4"}}
     torch.save({"model": reference.random_state(), "config": config}, coqui)
