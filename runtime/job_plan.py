@@ -70,7 +70,7 @@ def _jobs(inputs: Iterable[Path], out: Path, seed: int) -> Iterator[Job]:
         elif path.suffix.lower() == MANIFEST_SUFFIX:
             yield from _read_manifest(path, out, seed)
         else:
-            yield Job(path, out / _wav_name(path), seed)
+            yield Job(path, out / path.with_suffix(".wav").name, seed)
 
 
 def _search(folder: Path, out: Path) -> Iterator[Path]:

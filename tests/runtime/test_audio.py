@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from wavernn_trt.runtime.audio import read_audio, read_mel, resample, write_wav
+from wavernn_trt.runtime.errors import VocoderError
+
+
+def tone(rate: int, seconds: float = 0.25) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_recordings_are_read_and_mixed_down(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([tone(22050), np.zeros_like(tone(22050))], axis=1), 22050)
+    samples, rate = read_audio(path)
+    assert rate == 22050
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert np.corrcoef(samples, tone(22050))[0, 1] > 0.99
+    assert np.abs(samples).max() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not audio at all" * 100, b"RIFF\xff\xff\xff\xffWAVEfmt "])
+def test_what_is_not_audio_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.wav"
+    path.write_bytes(content)
+    with pytest.raises(VocoderError, match=r"bad\.wav: (not a recording|found no samples)"):
+        read_audio(path)
+
+
+def test_files_that_cannot_hold_a_recording_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocoderError, match="No such file"):
+        read_audio(tmp_path / "nowhere.wav")
+    with pytest.raises(VocoderError, match="directory"):
+        read_audio(tmp_path)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    with pytest.raises(VocoderError, match="no samples"):
+        read_audio(tmp_path / "empty.wav")
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
+    with pytest.raises(VocoderError, match="NaN"):
+        read_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_resampling_keeps_the_tone_and_its_place(rate: int) -> None:
+    found, expected = resample(tone(rate), rate, 16000), tone(16000)
+    assert abs(len(found) - len(expected)) <= 1
+    inner = slice(200, 3800)  # the ends ring
+    np.testing.assert_allclose(found[inner], expected[inner], atol=0.01)
+
+
+def test_equal_rates_change_nothing() -> None:
+    assert np.array_equal(resample(tone(16000), 16000, 16000), tone(16000))
+
+
+def test_a_recording_too_short_to_resample_is_refused() -> None:
+    with pytest.raises(VocoderError, match="nothing is left"):
+        resample(np.zeros(1, np.float32), 192000, 8000)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (np.array([{}], dtype=object), "not an array"),
+        ({"mel": np.zeros(3)}, "archive"),
+        (b"", "not an array"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "not an array"),
+        (b"garbage", "not an array"),
+    ],
+)
+def test_what_is_not_an_array_is_refused(tmp_path: Path, saved: Any, message: str) -> None:
+    path = tmp_path / "mel.npy"
+    with path.open("wb") as file:
+        if isinstance(saved, dict):
+            np.savez(file, **saved)
+        elif isinstance(saved, bytes):
+            file.write(saved)
+        else:
+            np.save(file, saved, allow_pickle=True)
+    with pytest.raises(VocoderError, match=message):
+        read_mel(path)
+    with pytest.raises(VocoderError, match="No such file"):
+        read_mel(tmp_path / "nowhere.npy")
+
+
+def test_waveforms_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "er" / "out.wav"
+    write_wav(path, tone(16000), 16000)
+    info = soundfile.info(path)
+    assert (info.subtype, info.samplerate, info.channels, info.frames) == ("PCM_16", 16000, 1, 4000)
+    write_wav(path, tone(16000), 16000, floating=True)
+    assert np.array_equal(soundfile.read(path, dtype="float32")[0], tone(16000))
+
+    def fail(file: Any, *_: Any, **__: Any) -> None:
+        file.write(b"RIFF half a file")
+        raise OSError("disk full")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(soundfile, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_wav(path, tone(16000), 16000)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["out.wav"]
+
+
+def test_16_bits_clip_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_wav(tmp_path / "loud.wav", np.array([2.0, -2.0, 0.5], np.float32), 16000)
+    assert soundfile.read(tmp_path / "loud.wav", dtype="int16")[0].tolist() == [32767, -32768, 16384]
+    assert "2 of 3 samples are clipped" in caplog.text
