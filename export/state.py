@@ -58,7 +58,7 @@ def _weights(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in entries.items():
         # fatchord counts its training steps, batch normalisation its batches: neither is a weight.
-        if name == "step" or (isinstance(name, str) and name.endswith(".num_batches_tracked")):
+        if name in ("step", "module.step") or (isinstance(name, str) and name.endswith(".num_batches_tracked")):
             continue
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(

@@ -63,6 +63,7 @@ def test_other_precisions_become_float32(dtype: torch.dtype, reference: ModuleTy
 
 def test_data_parallel_names_are_read(fatchord: Path, reference: ModuleType, tmp_path: Path) -> None:
     wrapped = {f"module.{name}": value for name, value in reference.random_state().items()}
+    wrapped["module.step"] = torch.tensor([7])
     torch.save({"state_dict": wrapped, "optimizer": {}}, tmp_path / "parallel.pt")
     _same_outputs(read_checkpoint(tmp_path / "parallel.pt"), read_checkpoint(fatchord))
 
