@@ -154,6 +154,7 @@ OPERATORS: dict[str, _Support] = {
     "Mul": _Support("ElementWise (prod)"),
     "Neg": _Support("Unary (neg)"),
     "Pad": _Support("Slice (fill)"),
+    "Pow": _Support("ElementWise (pow)"),
     "Relu": _Support("Activation (ReLU)"),
     "Reshape": _Support("Shuffle"),
     "Shape": _Support("Shape", "evaluated at build time where shapes are static"),

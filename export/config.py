@@ -159,7 +159,7 @@ class ModelConfig:
 
     @property
     def uniforms(self) -> int:
-        """Random numbers drawn for a sample."""
+        """Random numbers drawn for a sample: one chooses a class, a mixture takes two."""
         return 1 if self.output == "categorical" else 2
 
     @property

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State, initial_state
-from wavernn_trt.runtime.uniforms import UniformSource
+from wavernn_trt.runtime.uniforms import UniformSource, sampling_inputs
 
 
 @dataclass(frozen=True)
@@ -100,36 +100,85 @@ def decode_streams(
         active = staying
 
 
-def force_stream(
-    executor: Executor, windows: ConditioningWindows, rows: FloatArray, previous: NDArray[Any]
-) -> Iterator[FloatArray]:
-    """Teacher forcing: steps 0 … n - 1 of one utterance, each fed with a given sample.
+@dataclass(frozen=True)
+class ForcedStream:
+    """Teacher forcing of one utterance, from its first step on."""
+
+    rows: FloatArray
+    """The utterance's conditioning, [N + 2 * margin, columns]."""
+    previous: NDArray[Any]
+    """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
+
+
+@dataclass(frozen=True)
+class ForcedPiece:
+    """What a chunk yielded for one forced stream."""
+
+    stream: int
+    """The stream's place in the order of arrival."""
+    start: int
+    """The step that the first row of logits belongs to."""
+    logits: FloatArray
+    """[up to T, outputs]."""
+    last: bool
+    """Whether the stream ends with this piece."""
+
+
+@dataclass
+class _Forced:
+    index: int
+    stream: ForcedStream
+    hidden: FloatArray  # [L, 1, H]
+    next: int = 0
+
+
+def force_streams(
+    executor: Executor, windows: ConditioningWindows, streams: Iterable[ForcedStream], batch: int
+) -> Iterator[ForcedPiece]:
+    """Teacher forcing, several streams at a time; they enter and leave as in `decode_streams`.
 
     Args:
         executor: runs the steps.
         windows: as for `decode_streams`.
-        rows: the utterance's conditioning, [N + 2 * margin, columns].
-        previous: [n], what each step is fed with; n is at least 1 and at most the utterance's steps.
+        streams: what to run; may be a generator.
+        batch: streams at a time; an executor with fixed slots takes as many as it has.
 
     Yields:
-        logits, float32 [up to T, outputs].
+        Pieces, each stream's in order, those of different streams interleaved.
     """
-    slots = _slots(executor, 1)
-    hidden = np.repeat(initial_state(windows.model, 1).hidden, len(slots), axis=1)
-    for start in range(0, len(previous), windows.steps):
-        fed = previous[start : start + windows.steps]
-        count = len(fed)
+    waiting = enumerate(streams)
+    room = executor.slots or max(1, batch)
+    active: list[_Forced] = []
+    while True:
+        while len(active) < room and (entering := next(waiting, None)) is not None:
+            active.append(_Forced(*entering, initial_state(windows.model, 1).hidden))
+        if not active:
+            return
+        slots = _slots(executor, len(active))
+        cuts = [windows.cut(one.stream.rows, one.next) for one in active]
+        fed = [one.stream.previous[one.next : one.next + windows.steps] for one in active]
         # Steps behind the end are thrown away; they need any valid input.
-        fed = np.pad(fed, (0, windows.steps - count), mode="edge")
-        cut = windows.cut(rows, start)
+        padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]
         chunk = Chunk(
-            np.stack([cut.rows] * len(slots)),
-            np.stack([cut.frame_index] * len(slots)),
-            np.stack([cut.interpolation] * len(slots)),
+            np.stack([cuts[slot].rows for slot in slots]),
+            np.stack([cuts[slot].frame_index for slot in slots]),
+            np.stack([cuts[slot].interpolation for slot in slots]),
             np.zeros((len(slots), windows.steps, 0), np.float32),
         )
-        logits, hidden = executor.teacher_forced(chunk, np.stack([fed] * len(slots)), hidden)
-        yield logits[0, :count]
+        logits, hidden = executor.teacher_forced(
+            chunk,
+            np.stack([padded[slot] for slot in slots]),
+            np.concatenate([active[slot].hidden for slot in slots], axis=1),
+        )
+        staying = []
+        for slot, one in enumerate(active):
+            start, one.next = one.next, one.next + len(fed[slot])
+            one.hidden = hidden[:, slot : slot + 1]
+            last = one.next == len(one.stream.previous)
+            if not last:
+                staying.append(one)
+            yield ForcedPiece(one.index, start, logits[slot, : len(fed[slot])], last)
+        active = staying
 
 
 def _slots(executor: Executor, streams: int) -> list[int]:
@@ -139,7 +188,7 @@ def _slots(executor: Executor, streams: int) -> list[int]:
 
 def _chunk(windows: ConditioningWindows, active: list[_Active], slots: list[int]) -> Chunk:
     cuts = [windows.cut(one.stream.rows, one.next) for one in active]
-    uniforms = [one.stream.uniforms.draw(windows.steps) for one in active]
+    uniforms = [sampling_inputs(windows.model, one.stream.uniforms.draw(windows.steps)) for one in active]
     return Chunk(
         np.stack([cuts[slot].rows for slot in slots]),  # [B, W, columns]
         np.stack([cuts[slot].frame_index for slot in slots]),  # [B, T]

@@ -91,6 +91,30 @@ class GivenUniforms:
         return np.pad(taken, ((0, steps - len(taken)), (0, 0)), constant_values=0.5)
 
 
+def sampling_inputs(model: ModelConfig, uniforms: FloatArray) -> FloatArray:
+    """What a decoder is given for the random numbers of some steps.
+
+    Classes are chosen with u itself. Mixtures also take a deviate, made here: ln v - ln(1 - v) for logistics, Box and
+    Muller's normal for Gaussians. Vectorised logarithms may round by an element's place in its array, and inside a
+    decoder that place depends on the number of streams; here every stream's array is its own.
+
+    Args:
+        model: says which.
+        uniforms: float32 [steps, U].
+
+    Returns:
+        float32 [steps, U].
+    """
+    if model.output == "categorical":
+        return uniforms
+    first, second = uniforms.astype(np.float64).T
+    if model.output == "logistic_mixture":
+        deviates = np.log(second) - np.log1p(-second)
+    else:
+        deviates = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
+    return np.stack([uniforms[:, 0], deviates.astype(np.float32)], axis=1)
+
+
 def check_seed(seed: int) -> int:
     """The seed as a Python integer.
 

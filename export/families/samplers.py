@@ -21,6 +21,12 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.argmax((cumulative > uniform * total).float(), dim=1)
 
 
+def _exp(x: Tensor) -> Tensor:
+    # As a power, which ONNX Runtime computes element by element: its vectorised Exp rounds the last elements of an
+    # array otherwise than the rest, so that a stream's bits would depend on the number of streams beside it.
+    return torch.pow(math.e, x)
+
+
 class CategoricalSampler(Sampler):
     """A class label; what is fed back is the label itself, or its value in [-1, 1]."""
 
@@ -48,24 +54,22 @@ class LogisticMixtureSampler(Sampler):
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """See `Sampler`; the sample is a float32 in [-1, 1]."""
         weights, means, log_scales = logits.split([self.MIXTURES] * 3, dim=1)
-        choice, u = uniforms.split([1, 1], dim=1)
+        choice, deviate = uniforms.split([1, 1], dim=1)
         component = pick(weights, choice).unsqueeze(1)
         mean = means.gather(1, component)
-        scale = torch.exp(log_scales.gather(1, component).clamp(min=self.LOG_SCALE_FLOOR))
-        value = (mean + scale * (torch.log(u) - torch.log(1.0 - u))).clamp(-1.0, 1.0).squeeze(1)
+        scale = _exp(log_scales.gather(1, component).clamp(min=self.LOG_SCALE_FLOOR))
+        value = (mean + scale * deviate).clamp(-1.0, 1.0).squeeze(1)
         return value, value
 
 
 class GaussianSampler(Sampler):
-    """One Gaussian: mean and log standard deviation (Coqui); the normal draw is Box and Muller's."""
+    """One Gaussian: mean and log standard deviation (Coqui)."""
 
     LOG_DEVIATION_FLOOR = -7.0
 
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """See `Sampler`; the sample is a float32 in [-1, 1]."""
         mean, log_deviation = logits.split([1, 1], dim=1)
-        u, angle = uniforms.split([1, 1], dim=1)
-        normal = torch.sqrt(-2.0 * torch.log(u)) * torch.cos(2 * math.pi * angle)
-        deviation = torch.exp(log_deviation.clamp(min=self.LOG_DEVIATION_FLOOR))
-        value = (mean + deviation * normal).clamp(-1.0, 1.0).squeeze(1)
+        deviation = _exp(log_deviation.clamp(min=self.LOG_DEVIATION_FLOOR))
+        value = (mean + deviation * uniforms[:, 1:2]).clamp(-1.0, 1.0).squeeze(1)
         return value, value

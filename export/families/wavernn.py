@@ -46,7 +46,11 @@ class Sampler(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, outputs], uniforms [B, U] -> the sample [B] and the ``previous`` of the next step [B]."""
+        """Logits [B, outputs], uniforms [B, U] -> the sample [B] and the ``previous`` of the next step [B].
+
+        The first of the U numbers is uniform on [0, 1) and chooses a class or a component; mixtures take a second, a
+        standard deviate of their distribution.
+        """
 
 
 class WaveRNN(nn.Module):

@@ -1,0 +1,278 @@
+"""Graph rewriting: what each pass leaves behind, and that it computes what the graph before it did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the step is exported from PyTorch")
+onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+
+import onnxruntime
+
+from wavernn_trt.engines.compatibility import compatibility_report
+from wavernn_trt.export import read_checkpoint
+from wavernn_trt.export.checkpoint import Checkpoint
+from wavernn_trt.export.exporter import rewrite
+from wavernn_trt.export.graph_files import to_model
+from wavernn_trt.export.model_directory import window_rows
+from wavernn_trt.export.rewrite.check import RewriteError, check_decoder, check_pass, require
+from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
+from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
+from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
+from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
+from wavernn_trt.export.rewrite.unroll import unroll
+from wavernn_trt.export.step_graph import Networks, export_networks
+from wavernn_trt.plugins.gru_reference import gru_cell
+
+CASES = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
+
+
+@dataclasses.dataclass
+class Case:
+    """A small random model, exported and rewritten."""
+
+    checkpoint: Checkpoint
+    exported: Networks
+    hoisted: Networks
+    fused: Networks
+
+    @property
+    def model(self) -> Any:
+        return dataclasses.replace(self.checkpoint.model.config, groups=self.hoisted.groups)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, reference: ModuleType) -> Case:
+    checkpoint = small_checkpoint(request.param, reference)
+    exported = export_networks(checkpoint.model, checkpoint.audio.n_mels)
+    hoisted, fused, agreements = rewrite(exported, checkpoint.model.config, checkpoint.audio)
+    assert all(agreement.passed for agreement in agreements)
+    return Case(checkpoint, exported, hoisted, fused)
+
+
+def small_checkpoint(name: str, reference: ModuleType) -> Checkpoint:
+    from wavernn_trt.export.config import AudioConfig
+    from wavernn_trt.export.families.fatchord import fatchord_from_state
+    from wavernn_trt.export.families.univoc import univoc_from_state
+
+    audio = AudioConfig(16000, 6, 24, 64, n_mels=6)
+    small = reference.SMALL
+    if name == "univoc":
+        state = reference.random_univoc_state()
+        return Checkpoint(univoc_from_state(state), audio, state, Path(name), "", ())
+    layouts = {
+        "mol": dataclasses.replace(small, outputs=30),
+        "gauss": dataclasses.replace(small, outputs=2),
+        "no_aux": dataclasses.replace(small, uses_aux=False),
+        "linear": dataclasses.replace(small, factors=()),
+        "linear_no_aux": dataclasses.replace(small, factors=(), uses_aux=False),
+        "turian": dataclasses.replace(small, layers=1, fc_sizes=(7,)),
+    }
+    outputs = {"mol": "logistic_mixture", "gauss": "gaussian"}
+    state = reference.random_state(layouts.get(name, small))
+    model = fatchord_from_state(
+        state,
+        family="turian" if name == "turian" else "coqui",
+        output=outputs.get(name, "categorical"),
+        mu_law=False,
+    )
+    return Checkpoint(model, audio, state, Path(name), "", ())
+
+
+def sizes(case: Case, steps: int, batch: int) -> dict[str, int]:
+    return {"steps": steps, "batch": batch, "window": window_rows(case.model, case.checkpoint.audio, steps)}
+
+
+def operators(networks: Networks) -> Counter[str]:
+    return Counter(node.op for node in networks.step.nodes)
+
+
+def test_every_pass_agrees_with_the_one_before(case: Case) -> None:
+    config, audio = case.checkpoint.model.config, case.checkpoint.audio
+    folded = fold_embedding(case.exported)
+    for before, after in ((case.exported, folded), (folded, case.hoisted), (case.hoisted, case.fused)):
+        assert require(check_pass("pass", before, after, config, audio)).largest_error < 1e-4
+
+
+def test_folding_leaves_no_product_of_the_sample(case: Case) -> None:
+    step = fold_embedding(case.exported).step
+    fed = [step.tensors()["previous"]]
+    fed += [node.outputs[0] for node in fed[0].outputs]
+    consumers = {consumer.op for tensor in fed for consumer in tensor.outputs}
+    assert consumers <= {"Gather", "Unsqueeze", "Mul", "Add"}
+
+
+def test_hoisting_leaves_no_product_of_the_conditioning(case: Case) -> None:
+    inputs = [tensor.name for tensor in case.hoisted.step.inputs]
+    assert "conditioning" not in inputs
+    rows = [tensor for tensor in case.hoisted.step.inputs if tensor.name.startswith("row_")]
+    assert len(rows) == len(case.hoisted.rows) > 0
+    assert {consumer.op for row in rows for consumer in row.outputs} == {"Add"}
+
+
+def test_gates_are_fused_into_one_node_a_layer(case: Case) -> None:
+    counts = operators(case.fused)
+    layers = case.model.layers
+    assert counts["CustomGRUPlugin"] == layers
+    assert counts["Sigmoid"] == counts["Tanh"] == 0
+    for node in case.fused.step.nodes:
+        if node.op == "CustomGRUPlugin":
+            assert node.attrs["hidden_size"] == case.model.hidden_size
+            assert node.attrs["input_size"] in case.model.input_sizes
+            assert node.attrs["plugin_version"] == "1"
+            assert node.attrs["plugin_namespace"] == "wavernn_trt"
+
+
+def test_unrolled_decoder_is_the_step_repeated(case: Case) -> None:
+    shape = sizes(case, steps=40, batch=3)
+    decoder = to_model(unroll(case.fused, case.model, **shape))
+    onnx.checker.check_model(decoder, full_check=True)
+    counts = Counter(node.op_type for node in decoder.graph.node)
+    assert counts["CustomGRUPlugin"] == 40 * case.model.layers
+    assert not {"Loop", "If", "Scan", "Sigmoid", "Tanh"} & set(counts)
+    assert compatibility_report(decoder, static=True).violations == ()
+    audio = case.checkpoint.audio
+    agreement = check_decoder("unroll", case.exported, decoder, case.model, audio, **shape, hoisted=case.fused)
+    assert require(agreement).equal_samples == (None if case.model.output != "categorical" else 120)
+
+
+def test_weights_stand_once(case: Case) -> None:
+    few, many = (to_model(unroll(case.fused, case.model, **sizes(case, steps, 1))) for steps in (2, 50))
+    names = [tensor.name for tensor in many.graph.initializer]
+    assert len(names) == len(set(names))
+    weights = [sum(t.ByteSize() for t in m.graph.initializer if len(t.dims) > 1) for m in (few, many)]
+    assert weights[0] == weights[1]
+
+
+def test_loop_is_the_unrolled_decoder(case: Case) -> None:
+    shape = sizes(case, steps=30, batch=2)
+    unrolled = run(to_model(unroll(case.fused, case.model, **shape)), inputs(case, **shape))
+    loop = run(to_model(free_running_loop(case.hoisted, case.model)), inputs(case, **shape))
+    for name, value in unrolled.items():
+        np.testing.assert_allclose(loop[name], value, atol=1e-5, err_msg=name)
+
+
+def test_two_chunks_are_one_long_chunk(case: Case) -> None:
+    session = to_model(free_running_loop(case.hoisted, case.model))
+    shape = sizes(case, steps=31, batch=2)
+    whole = inputs(case, **shape)
+    first, second = (dict(whole), dict(whole))
+    cuts = ((first, slice(0, 13)), (second, slice(13, 31)))
+    for part, span in cuts:
+        for name, axis in (("frame_index", 1), ("uniforms", 1), ("interpolation", 2)):
+            if name in part:
+                part[name] = part[name][(slice(None),) * axis + (span,)]
+    one = run(session, first)
+    second["previous"], second["hidden"] = one["previous_out"], one["hidden_out"]
+    two = run(session, second)
+    expected = run(session, whole)
+    np.testing.assert_array_equal(np.concatenate([one["samples"], two["samples"]], axis=1), expected["samples"])
+    np.testing.assert_array_equal(two["hidden_out"], expected["hidden_out"])
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5, 8, 17])
+def test_a_stream_has_the_same_bits_alone_and_in_a_batch(case: Case, batch: int) -> None:
+    session = to_model(free_running_loop(case.hoisted, case.model))
+    together = inputs(case, **sizes(case, steps=25, batch=batch))
+    expected = run(session, together)
+    for stream in (0, batch - 1):
+        alone = {name: value[stream : stream + 1] for name, value in together.items() if name != "hidden"}
+        alone["hidden"] = together["hidden"][:, stream : stream + 1]
+        found = run(session, alone)
+        np.testing.assert_array_equal(found["samples"][0], expected["samples"][stream])
+        np.testing.assert_array_equal(found["hidden_out"][:, 0], expected["hidden_out"][:, stream])
+
+
+def test_teacher_forcing_with_its_own_samples_gives_the_state_of_free_running(case: Case) -> None:
+    shape = sizes(case, steps=20, batch=2)
+    values = inputs(case, **shape)
+    free = run(to_model(free_running_loop(case.hoisted, case.model)), values)
+    fed = free["samples"]
+    if case.model.output == "categorical" and not case.model.label_feedback:
+        fed = (2 * fed / (case.model.outputs - 1) - 1).astype(np.float32)
+    values["previous"] = np.concatenate([values["previous"][:, None], fed[:, :-1]], axis=1).astype(
+        values["previous"].dtype
+    )
+    del values["uniforms"]
+    forced = run(to_model(teacher_forced_loop(case.hoisted, case.model)), values)
+    assert forced["logits"].shape == (2, 20, case.model.outputs)
+    np.testing.assert_allclose(forced["hidden_out"], free["hidden_out"], atol=1e-6)
+
+
+def test_numpy_plugin_runs_the_decoder_too(case: Case) -> None:
+    """ONNX's reference evaluator with the numpy cell in the function's place gives ONNX Runtime's samples."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class CustomGRUPlugin(OpRun):  # type: ignore[misc]
+        op_domain = "wavernn_trt"
+
+        def _run(self, *arrays: Any, **attributes: Any) -> tuple[Any]:
+            return (gru_cell(*arrays),)
+
+    shape = sizes(case, steps=5, batch=2)
+    decoder = to_model(unroll(case.fused, case.model, **shape))
+    expected = run(decoder, inputs(case, **shape))
+    del decoder.functions[:]
+    names = [output.name for output in decoder.graph.output]
+    results = ReferenceEvaluator(decoder, new_ops=[CustomGRUPlugin]).run(names, inputs(case, **shape))
+    for name, found in zip(names, results, strict=True):
+        np.testing.assert_allclose(found, expected[name], atol=1e-5, err_msg=name)
+
+
+def test_a_pass_that_changes_the_result_is_refused(case: Case) -> None:
+    broken = fuse_gates(case.hoisted, case.model.input_sizes)
+    cell = next(node for node in broken.step.nodes if node.op == "CustomGRUPlugin")
+    cell.inputs[3].values = cell.inputs[3].values + np.float32(0.05)
+    agreement = check_pass("fuse the gates", case.hoisted, broken, case.model, case.checkpoint.audio)
+    with pytest.raises(RewriteError, match="fuse the gates changes what the graph computes"):
+        require(agreement)
+
+
+def test_a_cell_of_another_form_is_named(case: Case) -> None:
+    other = dataclasses.replace(case.hoisted, step=case.hoisted.step.copy())
+    next(node for node in other.step.nodes if node.op == "Sigmoid").op = "HardSigmoid"
+    with pytest.raises(PatternError, match=r"HardSigmoid.*expected Sigmoid"):
+        fuse_gates(other, case.model.input_sizes)
+
+
+def test_hoisting_and_folding_undo_nothing(case: Case) -> None:
+    """Passes return new graphs: the ones they were given still compute the same."""
+    config, audio = case.checkpoint.model.config, case.checkpoint.audio
+    before = operators(case.exported)
+    hoist_conditioning(fold_embedding(case.exported))
+    assert operators(case.exported) == before
+    assert check_pass("nothing", case.exported, case.exported, config, audio).largest_error == 0.0
+
+
+def inputs(case: Case, *, steps: int, batch: int, window: int) -> dict[str, Any]:
+    random = np.random.default_rng(5)
+    model = case.model
+    dtype = np.int32 if model.label_feedback else np.float32
+    values: dict[str, Any] = {
+        "conditioning": random.standard_normal((batch, window, model.columns)).astype(np.float32),
+        "uniforms": random.uniform(0.01, 0.99, (batch, steps, model.uniforms)).astype(np.float32),
+        "previous": np.full(batch, model.first_previous, dtype),
+        "hidden": random.uniform(-1, 1, (model.layers, batch, model.hidden_size)).astype(np.float32),
+    }
+    if any(group.expansion == "held" for group in model.groups):
+        values["frame_index"] = random.integers(0, window, (batch, steps), dtype=np.int32)
+    if model.interpolated:
+        weights = random.random((batch, model.interpolated, steps, window))
+        values["interpolation"] = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    return values
+
+
+def run(model: Any, values: dict[str, Any]) -> dict[str, Any]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, values), strict=True))

@@ -1,0 +1,56 @@
+"""One GRU cell: the numpy reference, PyTorch's own cell and the ONNX function agree, at odd sizes too."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.plugins.gru_reference import gru_cell
+
+Arrays = tuple[NDArray[np.float32], ...]
+SIZES = [(1, 1), (1, 7), (3, 16), (5, 33), (2, 896)]
+
+
+def random_cell(batch: int, size: int) -> Arrays:
+    random = np.random.default_rng(size)
+    shapes = ((batch, 3 * size), (batch, size), (3 * size, size), (3 * size,))
+    gates, hidden, weight, bias = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return gates, np.tanh(hidden), (weight / np.sqrt(size)).astype(np.float32), bias
+
+
+@pytest.mark.parametrize(("batch", "size"), SIZES)
+def test_reference_is_pytorchs_cell(batch: int, size: int) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch's cell is what we compare with")
+    gates, hidden, weight, bias = random_cell(batch, size)
+    cell = torch.nn.GRUCell(3 * size, size)
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.eye(3 * size))  # the gates are the input's product already
+        cell.bias_ih.zero_()
+        cell.weight_hh.copy_(torch.from_numpy(weight))
+        cell.bias_hh.copy_(torch.from_numpy(bias))
+        expected = cell(torch.from_numpy(gates), torch.from_numpy(hidden)).numpy()
+    np.testing.assert_allclose(gru_cell(gates, hidden, weight, bias), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("batch", "size"), SIZES)
+def test_onnx_function_is_the_reference(batch: int, size: int) -> None:
+    onnx = pytest.importorskip("onnx", reason="the function is an ONNX one")
+    import onnxruntime
+
+    from wavernn_trt.export.rewrite import gru_function as contract
+
+    arrays = random_cell(batch, size)
+    names = ["gates", "hidden", "recurrent_weight", "recurrent_bias"]
+    values = [onnx.helper.make_tensor_value_info(n, 1, a.shape) for n, a in zip(names, arrays, strict=True)]
+    attributes = {"hidden_size": size, "input_size": 4, "plugin_version": "1", "plugin_namespace": "wavernn_trt"}
+    node = onnx.helper.make_node(contract.OP_TYPE, names, ["next"], domain=contract.DOMAIN, **attributes)
+    output = onnx.helper.make_tensor_value_info("next", 1, (batch, size))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "cell", values, [output]),
+        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(contract.DOMAIN, 1)],
+        functions=[contract.gru_function(18)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    np.testing.assert_allclose(found, gru_cell(*arrays), atol=2e-6)
