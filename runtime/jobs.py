@@ -133,4 +133,4 @@ def _failure(job: Job, error: Exception) -> JobResult:
         text = f"{error.filename or job.output}: {error.strerror}"
     elif not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
-    return JobResult(job, "failed", error=text)
+    return JobResult(job, "failed", error=text.removeprefix(f"{job.input}: "))

@@ -163,7 +163,7 @@ def test_teacher_forcing_with_its_own_labels_yields_the_logits_they_were_drawn_f
     assert (np.argmax(cumulative > uniforms, axis=1) == labels).mean() > 0.995
     for count in (0, 1, 319, 321):
         assert np.array_equal(tiny_vocoder.teacher_forced(mel, labels[:count]), logits[:count])
-    with pytest.raises(VocoderError, match=f"found {17 * HOP + 1}, expected at most the mel's {17 * HOP}"):
+    with pytest.raises(VocoderError, match=f"found {17 * HOP + 1}, expected .*at most the mel's {17 * HOP}"):
         tiny_vocoder.teacher_forced(mel, np.append(labels, 0))
 
 

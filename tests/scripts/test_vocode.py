@@ -1,0 +1,230 @@
+"""``wavernn-trt vocode``, mostly in process on the tiny voice; start-up and interruption in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.cli import main
+
+MakeMel = Callable[..., NDArray[np.float32]]
+RATE, HOP = 16000, 40
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with in/a.wav, in/deep/b.flac and in/c.npy, where the voice to load is the tiny one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: tiny_vocoder)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 1000).astype(np.float32)
+    soundfile.write(tmp_path / "in" / "a.wav", noise, RATE)
+    soundfile.write(tmp_path / "in" / "deep" / "b.flac", np.stack([noise, noise], axis=1), 22050)
+    np.save(tmp_path / "in" / "c.npy", tiny_mel(9))
+    return tmp_path
+
+
+def vocode(*arguments: str) -> int:
+    return main(["vocode", *arguments])
+
+
+def test_a_mel_becomes_its_waveform(folder: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:
+    assert vocode("in/c.npy", "-o", "new/c.wav", "--float", "--seed", "7") == 0
+    samples, rate = soundfile.read("new/c.wav", dtype="float32")
+    assert rate == RATE
+    assert np.array_equal(samples, tiny_vocoder.vocode(tiny_mel(9), seed=7))
+    assert vocode("in/c.npy", "-o", "folded", "--fold", "200", "--overlap", "50", "--float") == 0
+    folded = soundfile.read("folded/c.wav", dtype="float32")[0]
+    assert np.array_equal(folded, tiny_vocoder.vocode(tiny_mel(9), fold=200, overlap=50))
+
+
+def test_a_folder_becomes_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vocode("in", "-o", "out", "--json") == 0
+    assert {path.as_posix() for path in Path("out").rglob("*.*")} == {"out/a.wav", "out/deep/b.wav", "out/c.wav"}
+    assert soundfile.info("out/a.wav").subtype == "PCM_16"
+    report = json.loads(capsys.readouterr().out)
+    assert report["backend"] == "torch"
+    assert report["totals"] | {"elapsed": 0, "rtf": 0} == {
+        "done": 3, "skipped": 0, "failed": 0, "elapsed": 0, "rtf": 0,
+        "seconds": sum(file["samples"] for file in report["files"]) / RATE,
+    }  # fmt: skip
+    first = report["files"][0]
+    assert (first["input"], first["output"], first["status"]) == ("in/a.wav", "out/a.wav", "done")
+    assert first["samples"] == soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
+    assert first["rtf"] > 0
+    assert first["error"] is None
+    assert (first["seconds"], first["sample_rate"]) == (first["samples"] / RATE, RATE)
+
+
+def test_a_rerun_goes_on_where_the_first_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    Path("out/a.wav").write_text("finished earlier")
+    assert vocode("in", "-o", "out") == 0
+    assert Path("out/a.wav").read_text() == "finished earlier"
+    assert "2 done, 1 skipped" in capsys.readouterr().err
+    assert vocode("in", "-o", "out") == 0
+    assert "0 done, 3 skipped" in capsys.readouterr().err
+    assert vocode("in", "-o", "out", "--overwrite", "--quiet") == 0
+    assert soundfile.info("out/a.wav").samplerate == RATE
+    assert capsys.readouterr().err == ""
+
+
+def test_one_bad_file_does_not_stop_the_rest(
+    folder: Path, tiny_mel: MakeMel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/bad.wav").write_bytes(b"not audio")
+    np.save("in/nan.npy", np.full((20, 3), np.nan, np.float32))
+    np.save("in/transposed.npy", tiny_mel(5).T)
+    Path("in/empty.npy").touch()
+    assert vocode("in", "-o", "out", "--json") == 1
+    captured = capsys.readouterr()
+    assert "3 done, 4 failed" in captured.err
+    assert "wavernn-trt: failed: in/bad.wav: not a recording" in captured.err
+    assert "pass mel.T" in captured.err
+    assert "Traceback" not in captured.err
+    report = json.loads(captured.out)
+    failed = {file["input"]: file["error"] for file in report["files"] if file["status"] == "failed"}
+    assert set(failed) == {"in/bad.wav", "in/nan.npy", "in/transposed.npy", "in/empty.npy"}
+    assert all(failed.values())
+    assert len(list(Path("out").rglob("*.*"))) == 3
+    assert vocode("in/c.npy", "missing.wav", "-o", "out2") == 1
+    assert Path("out2/c.wav").exists()
+
+
+def test_an_output_that_cannot_be_written_is_that_file_s_failure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out").mkdir()
+    Path("out/deep").write_text("a file where a folder is needed")
+    assert vocode("in", "-o", "out") == 1
+    assert "2 done, 1 failed" in capsys.readouterr().err
+
+
+def test_a_manifest_gives_every_file_its_seed(folder: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:
+    lines = [{"input": "in/c.npy", "output": f"{seed}.wav", "seed": seed} for seed in (1, 2)]
+    lines.append({"input": "in/c.npy", "output": "wrong.wav", "sample_rate": 22050})  # type: ignore[dict-item]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert vocode("list.jsonl", "-o", "out", "--float") == 1
+    for seed in (1, 2):
+        samples = soundfile.read(f"out/{seed}.wav", dtype="float32")[0]
+        assert np.array_equal(samples, tiny_vocoder.vocode(tiny_mel(9), seed=seed))
+    assert not Path("out/wrong.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: INPUT, -o/--output"),
+        (["in"], "the following arguments are required: -o/--output"),
+        (["nowhere.wav", "-o", "out"], "nowhere.wav: no such file or folder"),
+        (["in", "-o", "out.wav"], "expected a folder"),
+        (["in", "-o", "in"], "overwritten by its own output"),
+        (["in", "-o", "out", "--seed", "-1"], "found '-1', expected an integer from 0 to 2**64 - 1"),
+        (["in", "-o", "out", "--seed", "x"], "--seed: found 'x'"),
+        (["in", "-o", "out", "--batch", "0"], "--batch: found '0', expected a positive integer"),
+        (["-o", "out", "--fold", "in"], "put --fold behind the inputs"),
+        (["in", "-o", "out", "--overlap", "5"], "--overlap only has a meaning together with --fold"),
+        (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
+        (["in", "-o", "out", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert vocode(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("wavernn-trt: error: ")
+    assert "Traceback" not in captured.err
+    assert message in captured.err
+    assert not Path("out").exists()
+
+
+def test_models_and_backends_that_are_not_there_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.npy").touch()
+    for extra in (["--model", str(tmp_path / "nowhere")], ["--backend", "gpu"], ["--backend", "tensorrt"]):
+        assert vocode(str(tmp_path / "c.npy"), "-o", str(tmp_path / "out"), "--model", str(tmp_path), *extra) == 2
+        assert capsys.readouterr().err.startswith("wavernn-trt: error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_whole_files_only(
+    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode, chunks = tiny_vocoder.executor.decode, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal chunks
+        chunks += 1
+        if chunks == 6:
+            raise KeyboardInterrupt
+        return decode(*arguments)
+
+    monkeypatch.setattr(tiny_vocoder.executor, "decode", interrupted)
+    assert vocode("in", "-o", "out") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == ["a.wav"]
+    assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
+
+
+def test_unexpected_errors_show_no_traceback_unless_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the unexpected")
+
+    monkeypatch.setattr(Vocoder, "load", broken)
+    assert vocode("in", "-o", "out") == 2
+    assert "wavernn-trt: error: unexpected RuntimeError: the unexpected" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        main(["--debug", "vocode", "in", "-o", "out"])
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from wavernn_trt.scripts.cli import main
+codes = [main(["--help"]), main(["vocode", "--help"]), main(["--version"])]
+heavy = {"torch", "onnx", "onnxruntime", "numpy", "soundfile", "soxr", "tqdm"} & set(sys.modules)
+sys.exit(f"{codes} {heavy}" if any(codes) or heavy else 0)
+"""
+    finished = run_python(code)
+    assert finished.returncode == 0, finished.stderr
+    assert "examples:" in finished.stdout
+
+
+def test_the_runtime_does_not_import_torch() -> None:
+    code = """
+import sys
+import wavernn_trt
+wavernn_trt.load
+import wavernn_trt.runtime.jobs
+assert not {"torch", "onnx", "onnxruntime"} & set(sys.modules)
+"""
+    finished = run_python(code)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_commands_are_named() -> None:
+    finished = run_python("import sys; from wavernn_trt.scripts.cli import main; sys.exit(main(['speak']))")
+    assert finished.returncode == 2
+    assert "invalid choice: 'speak'" in finished.stderr
+    assert "Traceback" not in finished.stderr
