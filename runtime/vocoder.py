@@ -20,7 +20,7 @@ from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import Stream, decode_streams, force_stream
+from wavernn_trt.runtime.streams import ForcedPiece, ForcedStream, Stream, decode_streams, force_streams
 from wavernn_trt.runtime.synthesis import Utterance, WaveformPiece, synthesise
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource
 
@@ -252,17 +252,38 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`, or samples that this model cannot have emitted.
         """
+        if not len(self._coding.check(samples)):
+            check_mel(mel, self.config.audio)
+            return np.zeros((0, self.config.model.outputs), np.float32)
+        return np.concatenate([piece.logits for piece in self.forced_pieces([(mel, samples)])])
+
+    def forced_pieces(
+        self, utterances: Iterable[tuple[ArrayLike, ArrayLike]], batch: int | None = None
+    ) -> Iterator[ForcedPiece]:
+        """Teacher forcing of several utterances together, yielding logits as they come, in bounded memory.
+
+        Args:
+            utterances: mel and samples, each as for `teacher_forced`; a generator is pulled whenever there is room for
+                another.
+            batch: streams run together, by default the vocoder's.
+
+        Raises:
+            VocoderError: as for `teacher_forced`, or no samples.
+        """
+        streams = (self._forced_stream(mel, samples) for mel, samples in utterances)
+        return force_streams(self.executor, self._windows, streams, batch or self.batch)
+
+    def _forced_stream(self, mel: ArrayLike, samples: ArrayLike) -> ForcedStream:
         checked = self._coding.check(samples)
-        model = self.config.model
         rows = self.executor.condition(check_mel(mel, self.config.audio))
         steps = self._windows.total_steps(rows)
+        if not len(checked):
+            raise VocoderError("samples: found none, expected at least one")
         if len(checked) > steps:
             raise VocoderError(f"samples: found {len(checked)}, expected at most the mel's {steps}")
-        if not len(checked):
-            return np.zeros((0, model.outputs), np.float32)
         fed = self._coding.feedback(checked)
-        previous = np.concatenate([np.array([model.first_previous], fed.dtype), fed[:-1]])
-        return np.concatenate(list(force_stream(self.executor, self._windows, rows, previous)))
+        first = np.array([self.config.model.first_previous], fed.dtype)
+        return ForcedStream(rows, np.concatenate([first, fed[:-1]]))
 
     def mel(self, waveform: ArrayLike, sample_rate: int) -> FloatArray:
         """The mel spectrogram of a recording as this model takes it, for copy synthesis.
@@ -277,15 +298,27 @@ class Vocoder:
         Raises:
             VocoderError: not a mono waveform of finite numbers, or no sample rate.
         """
+        try:
+            return mel_spectrogram(self.recording(waveform, sample_rate), self.config.audio)
+        except ValueError as error:
+            raise VocoderError(str(error)) from None
+
+    def recording(self, waveform: ArrayLike, sample_rate: int) -> FloatArray:
+        """A recording as this model would have it: at its sample rate and, where the voice has one, its level.
+
+        Args:
+            waveform: see `mel`.
+            sample_rate: see `mel`.
+
+        Raises:
+            VocoderError: as for `mel`.
+        """
         audio = self.config.audio
         recording = resample(waveform, sample_rate, audio.sample_rate)
         peak = float(np.abs(recording).max())
         if audio.peak is not None and peak > 0:
             recording = recording * np.float32(audio.peak / peak)
-        try:
-            return mel_spectrogram(recording, audio)
-        except ValueError as error:
-            raise VocoderError(str(error)) from None
+        return recording
 
     def prepare(self, request: Request) -> Utterance:
         """Checks a request and conditions its mel.
