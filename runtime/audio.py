@@ -18,6 +18,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 """Recordings that are looked for in folders."""
 MEL_SUFFIX = ".npy"
 """Mel spectrograms."""
+SLOWEST, FASTEST = 1000, 1_000_000
+"""Hz; a damaged header may name any rate, and a second at 1 Hz would become an hour of resampling."""
 
 
 def read_audio(path: str | Path) -> tuple[FloatArray, int]:
@@ -67,8 +69,9 @@ def resample(waveform: ArrayLike, sample_rate: int, target: int) -> FloatArray:
         )
     if not np.isfinite(samples).all():
         raise VocoderError("waveform: found NaN or infinite samples, expected finite ones")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
-        raise VocoderError(f"sample rate: found {sample_rate!r}, expected a positive number of Hz")
+    whole = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
+    if not whole or not SLOWEST <= sample_rate <= FASTEST:
+        raise VocoderError(f"sample rate: found {sample_rate!r}, expected a number of Hz from {SLOWEST} to {FASTEST}")
     samples = np.ascontiguousarray(samples, np.float32)
     if sample_rate == target:
         return samples
@@ -92,7 +95,7 @@ def read_mel(path: str | Path) -> NDArray[np.generic]:
         values = np.load(path, allow_pickle=False)
     except OSError as error:
         raise VocoderError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, SyntaxError, MemoryError) as error:
+    except Exception as error:  # numpy parses the header as Python, and lets that parser's errors through
         raise VocoderError(f"{path}: not an array that can be read ({error}); save it with numpy.save") from None
     if not isinstance(values, np.ndarray):
         raise VocoderError(f"{path}: found an archive of arrays, expected one array; save it with numpy.save")

@@ -52,6 +52,7 @@ def tiny_model() -> WaveRNN:
     torch = pytest.importorskip("torch", reason="the reference executor needs PyTorch")
     from wavernn_trt.export.families.univoc import univoc_from_state
 
+    torch.set_num_threads(1)  # layers this small are slower on two, and much slower when those are shared
     generator = torch.Generator().manual_seed(7)
 
     def normal(*shape: int, scale: float = 0.4) -> object:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wavernn_trt.runtime.audio import read_audio, read_mel, resample, write_wav
 from wavernn_trt.runtime.errors import VocoderError
@@ -48,6 +50,43 @@ def test_files_that_cannot_hold_a_recording_are_refused(tmp_path: Path) -> None:
         read_audio(tmp_path / "nan.wav")
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A sound file of each kind and a mel."""
+    folder, files = tmp_path_factory.mktemp("files"), {}
+    for suffix in ("wav", "flac", "ogg", "npy"):
+        path = folder / f"a.{suffix}"
+        if suffix == "npy":
+            np.save(path, np.zeros((80, 4), np.float32))
+        else:
+            soundfile.write(path, tone(22050, 0.05), 22050)
+        files[suffix] = path.read_bytes()
+    return files
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    suffix=st.sampled_from(["wav", "flac", "ogg", "npy"]),
+    edits=st.lists(st.tuples(st.integers(0, 150), st.binary(max_size=8), st.integers(0, 20)), min_size=1, max_size=5),
+)
+def test_damaged_files_are_read_or_refused(
+    tmp_path: Path, files: dict[str, bytes], suffix: str, edits: list[tuple[int, bytes, int]]
+) -> None:
+    content = files[suffix]
+    for place, inserted, removed in edits:
+        content = content[:place] + inserted + content[place + removed :]
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(content)
+    try:
+        if suffix == "npy":
+            assert isinstance(read_mel(path), np.ndarray)
+        else:
+            samples, rate = read_audio(path)
+            assert resample(samples, rate, 16000).ndim == 1
+    except VocoderError as error:
+        assert str(error)
+
+
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 def test_resampling_keeps_the_tone_and_its_place(rate: int) -> None:
     found, expected = resample(tone(rate), rate, 16000), tone(16000)
@@ -58,6 +97,12 @@ def test_resampling_keeps_the_tone_and_its_place(rate: int) -> None:
 
 def test_equal_rates_change_nothing() -> None:
     assert np.array_equal(resample(tone(16000), 16000, 16000), tone(16000))
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
+def test_rates_that_no_recording_has_are_refused(rate: int) -> None:
+    with pytest.raises(VocoderError, match="expected a number of Hz from 1000 to 1000000"):
+        resample(tone(16000), rate, 16000)
 
 
 def test_a_recording_too_short_to_resample_is_refused() -> None:
