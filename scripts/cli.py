@@ -19,6 +19,7 @@ from wavernn_trt import __version__
 COMMANDS = {
     "export": ("wavernn_trt.scripts.export", "make a model directory from a trained checkpoint"),
     "inspect": ("wavernn_trt.scripts.inspect", "show what is in a model directory, and what TensorRT would refuse"),
+    "score": ("wavernn_trt.scripts.score", "score a model on recordings: bits a sample, and log-mel correlation"),
     "vocode": ("wavernn_trt.scripts.vocode", "speak mel spectrograms, or recordings again (copy synthesis)"),
 }
 """Name, module and one line of help."""

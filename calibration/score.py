@@ -1,0 +1,260 @@
+"""How well a model fits speech: bits a sample where it is taught, and the likeness of its own output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wavernn_trt.calibration.likelihood import bits_of_samples
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.audio import FloatArray
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.folding import Fold
+from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.sample_coding import SampleCoding
+from wavernn_trt.runtime.synthesis import Utterance
+from wavernn_trt.runtime.uniforms import SeededUniforms
+from wavernn_trt.runtime.vocoder import Vocoder
+
+Progress = Callable[[int], None]
+"""Is told how many more samples are done."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What `score` found."""
+
+    bits: float
+    """Negative log-likelihood, teacher-forced: the mean over the recording's samples, in bits."""
+    samples: int
+    """Samples of the recording, at the model's rate, that the mean is over."""
+    correlation: float | None
+    """Pearson's, over all bins and frames, between the log-mels of free-running output and recording; ``None`` where
+    it was not asked for or one of them is constant."""
+    seconds: float
+    """Seconds of free-running output that the correlation is over."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A recording as one model would have it."""
+
+    waveform: FloatArray
+    """float32 [samples], at the model's rate and level."""
+    mel: FloatArray
+    """float32 [n_mels, frames], taken from it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Teacher-forced bits of one recording."""
+
+    bits: float
+    """The sum over its samples."""
+    samples: int
+
+
+@dataclass
+class Moments:
+    """Sums of pairs of numbers, from which their correlation comes; sums of several recordings add up."""
+
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
+
+    @classmethod
+    def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
+        """Of two arrays of the same shape."""
+        a, b = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
+        return cls(np.array([a.size, a.sum(), b.sum(), a @ a, b @ b, a @ b]))
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of both sets of pairs together."""
+        return Moments(self.sums + other.sums)
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson's, or ``None`` where one of the two is constant or there are no pairs."""
+        n, x, y, xx, yy, xy = (float(value) for value in self.sums)
+        if not n:
+            return None
+        variances = (xx - x * x / n) / n, (yy - y * y / n) / n
+        if min(variances) <= 1e-9 * max(xx, yy, 1.0) / n:  # nothing but rounding is left of the difference
+            return None
+        return float((xy - x * y / n) / n / np.sqrt(variances[0] * variances[1]))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like a recording a model's free-running output is."""
+
+    moments: Moments
+    """Of the two log-mels."""
+    samples: int
+    """Samples compared."""
+
+
+def score(
+    vocoder: Vocoder,
+    waveform: ArrayLike,
+    sample_rate: int,
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    free_running: bool = True,
+) -> Score:
+    """Scores a model on a recording.
+
+    Args:
+        vocoder: the model.
+        waveform: float [samples], mono, in [-1, 1].
+        sample_rate: its rate in Hz; it is resampled to the model's.
+        seed: of the free-running output.
+        seconds: of free-running output, from the start; ``None`` is all of the recording.
+        free_running: whether to make that output at all; it takes about as long as teacher forcing.
+
+    Raises:
+        VocoderError: a recording, seed or length that cannot be used.
+    """
+    speech = analyse(vocoder, waveform, sample_rate)
+    fit = next(fit_speech(vocoder, [speech]))[1]
+    if not free_running:
+        return Score(fit.bits / fit.samples, fit.samples, None, 0.0)
+    likeness = next(compare_speech(vocoder, [speech], seed=seed, seconds=seconds))[1]
+    spoken = likeness.samples / vocoder.sample_rate
+    return Score(fit.bits / fit.samples, fit.samples, likeness.moments.correlation, spoken)
+
+
+def analyse(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
+    """Takes the mel of a recording, for `fit_speech` and `compare_speech`.
+
+    Args:
+        vocoder: the model.
+        waveform: float [samples], mono, in [-1, 1].
+        sample_rate: its rate in Hz.
+
+    Raises:
+        VocoderError: a recording that cannot be used.
+    """
+    audio = vocoder.config.audio
+    recording = vocoder.recording(waveform, sample_rate)
+    try:
+        mel = check_mel(mel_spectrogram(recording, audio), audio)
+    except ValueError as error:
+        raise VocoderError(str(error)) from None
+    if mel.shape[1] * audio.hop_length <= audio.delay:
+        raise VocoderError(f"waveform: found {len(recording)} samples, expected at least {audio.delay}")
+    return Speech(recording, mel)
+
+
+def fit_speech(
+    vocoder: Vocoder, speeches: Iterable[Speech], progress: Progress | None = None
+) -> Iterator[tuple[int, Fit]]:
+    """Teacher-forces recordings, as many together as the vocoder's batch holds; memory does not grow with their length.
+
+    The model emits a recording ``audio.delay`` samples late. It is fed with silence before, and those steps do not
+    count.
+
+    Args:
+        vocoder: the model.
+        speeches: from `analyse`; a generator is pulled when there is room for another.
+        progress: is told of samples as they are done.
+
+    Yields:
+        A recording's place in their order, and its fit, as each ends.
+    """
+    audio = vocoder.config.audio
+    coding = SampleCoding(vocoder.config.model, audio)
+    samples: list[NDArray[Any]] = []
+    bits: list[float] = []
+
+    def utterances() -> Iterator[tuple[FloatArray, NDArray[Any]]]:
+        for speech in speeches:
+            steps = speech.mel.shape[1] * audio.hop_length
+            samples.append(coding.samples(np.pad(speech.waveform, (audio.delay, 0)))[:steps])
+            bits.append(0.0)
+            yield speech.mel, samples[-1]
+
+    for piece in vocoder.forced_pieces(utterances()):
+        skipped = min(len(piece.logits), max(0, audio.delay - piece.start))
+        logits = piece.logits[skipped:]
+        fed = samples[piece.stream][piece.start + skipped :][: len(logits)]
+        bits[piece.stream] += float(bits_of_samples(vocoder.config.model, logits, fed).sum())
+        if progress:
+            progress(len(fed))
+        if piece.last:
+            count = len(samples[piece.stream]) - audio.delay
+            samples[piece.stream] = np.zeros(0)
+            yield piece.stream, Fit(bits[piece.stream], count)
+
+
+def compare_speech(
+    vocoder: Vocoder,
+    speeches: Iterable[Speech],
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, Likeness]]:
+    """Lets the model speak recordings again, and compares the mels.
+
+    Args:
+        vocoder: the model.
+        speeches: as for `fit_speech`.
+        seed: of the output; the same for each recording.
+        seconds: of output, from the start; ``None`` is all of a recording.
+        progress: is told of samples as they are decoded.
+
+    Yields:
+        A recording's place in their order, and its likeness, as each ends.
+
+    Raises:
+        VocoderError: a seed or length that cannot be used.
+    """
+    audio = vocoder.config.audio
+    limit = seconds_to_samples(seconds, audio.sample_rate)
+    originals: list[FloatArray] = []
+    spoken: list[list[FloatArray]] = []
+
+    def utterances() -> Iterator[Utterance]:
+        for speech in speeches:
+            # The conditioner hears all of the recording, however little is decoded of it.
+            rows = vocoder.executor.condition(speech.mel)
+            wanted = audio.delay + min(len(speech.waveform), limit or len(speech.waveform))
+            stop = min(speech.mel.shape[1] * audio.hop_length, wanted)
+            originals.append(speech.waveform[: stop - audio.delay])
+            spoken.append([])
+            yield Utterance(rows, [Fold(0, 0, stop)], [SeededUniforms(vocoder.config.model, seed)])
+
+    for piece in vocoder.pieces(utterances()):
+        spoken[piece.utterance].append(piece.samples)
+        if progress:
+            progress(piece.decoded)
+        if piece.last:
+            output = np.concatenate(spoken[piece.utterance])[audio.delay :]
+            original = originals[piece.utterance]
+            spoken[piece.utterance], originals[piece.utterance] = [], original[:0]
+            yield piece.utterance, Likeness(_log_mel_moments(output, original, audio), len(original))
+
+
+def seconds_to_samples(seconds: float | None, sample_rate: int) -> int | None:
+    """A length of output in samples.
+
+    Raises:
+        VocoderError: not a positive number, or less than a sample.
+    """
+    if seconds is None:
+        return None
+    if not math.isfinite(seconds) or round(seconds * sample_rate) < 1:
+        raise VocoderError(f"seconds: found {seconds}, expected a positive number of at least a sample's length")
+    return round(seconds * sample_rate)
+
+
+def _log_mel_moments(output: FloatArray, original: FloatArray, audio: AudioConfig) -> Moments:
+    if audio.pad_mode == "reflect" and len(original) <= audio.n_fft // 2:
+        return Moments()  # too short to have a spectrogram
+    return Moments.of(mel_spectrogram(output, audio), mel_spectrogram(original, audio))

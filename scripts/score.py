@@ -1,0 +1,237 @@
+"""``wavernn-trt score``: how well a model fits recordings of speech."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavernn_trt.calibration.score import Fit, Likeness, Speech
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+PROGRAM = "wavernn-trt"
+DESCRIPTION = """\
+Scores a model on recordings, such as ones kept out of its training:
+
+  bits         teacher-forced negative log-likelihood in bits a sample; lower is better. It
+               compares models of the same sample rate and number of classes only.
+  correlation  between the log-mels of the recording and of what the model makes of its mel
+               on its own (Pearson, over all bins and frames); 1 is perfect.
+"""
+EPILOG = """\
+examples:
+  wavernn-trt score my-voice kept-out/ --seconds 3
+  wavernn-trt score my-voice clip.wav --teacher-forced-only
+"""
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
+
+
+@dataclass
+class _File:
+    path: Path
+    error: str | None = None
+    fit: Fit | None = None
+    likeness: Likeness | None = None
+
+
+@dataclass
+class _Run:
+    """The files, in both passes."""
+
+    vocoder: Vocoder
+    files: list[_File]
+    opened: list[_File] = field(default_factory=list)
+
+    def speeches(self) -> Iterator[Speech]:
+        """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
+        from wavernn_trt.calibration.score import analyse
+
+        self.opened.clear()
+        for file in self.files:
+            if file.error is not None:
+                continue
+            try:
+                speech = analyse(self.vocoder, *_read(file.path))
+            except Exception as error:  # whatever is wrong with one file, the others can still be scored
+                file.error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            else:
+                self.opened.append(file)
+                yield speech
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the subcommand."""
+    from wavernn_trt.scripts.arguments import positive_integer, positive_number, seed
+
+    parser = subparsers.add_parser(
+        "score",
+        help="score a model on recordings: bits a sample, and log-mel correlation",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("model", type=Path, metavar="DIR", help="model directory; with --backend torch or a checkpoint")
+    parser.add_argument("speech", nargs="+", type=Path, metavar="SPEECH", help="recordings, or folders of them")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="onnxruntime, torch or auto (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's)")
+    parser.add_argument("--batch", type=positive_integer, metavar="N", help="recordings at a time (default: 8)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of the model's own output (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive_number, metavar="S", help="of the model's own output for each file (default: all)"
+    )
+    parser.add_argument("--teacher-forced-only", action="store_true", help="bits only, which takes half the time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores; returns 0, or 1 if some files failed.
+
+    Raises:
+        ValueError: a mistake in the arguments, before any work is done.
+    """
+    from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+    paths = _recordings(arguments.speech)
+    vocoder = Vocoder.load(arguments.model, arguments.backend, batch=arguments.batch, threads=arguments.threads)
+    seconds_to_samples(arguments.seconds, vocoder.sample_rate)
+    job = _Run(vocoder, [_File(path) for path in paths])
+    started = time.perf_counter()
+    with _Bar("bits", job, None, arguments.quiet) as bar:
+        for index, fit in fit_speech(vocoder, job.speeches(), bar.advance):
+            job.opened[index].fit = fit
+    if not arguments.teacher_forced_only:
+        with _Bar("correlation", job, arguments.seconds, arguments.quiet) as bar:
+            likenesses = compare_speech(
+                vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.advance
+            )
+            for index, likeness in likenesses:
+                job.opened[index].likeness = likeness
+    report = _report(job, arguments.seed, time.perf_counter() - started)
+    for file in job.files:
+        if file.error is not None:
+            print(f"{PROGRAM}: failed: {file.path}: {file.error.removeprefix(f'{file.path}: ')}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(_table(report)))
+    return 1 if report["totals"]["failed"] else 0
+
+
+class _Bar:
+    """Seconds of speech done, on stderr."""
+
+    def __init__(self, title: str, job: _Run, limit: float | None, hidden: bool) -> None:
+        from tqdm import tqdm
+
+        self._rate = job.vocoder.sample_rate
+        known = [0.0] if hidden else [_duration(file.path) for file in job.files if file.error is None]
+        total = sum(seconds if limit is None else min(seconds, limit) for seconds in known)
+        self._bar = tqdm(total=total, desc=title, disable=hidden, bar_format=_BAR, dynamic_ncols=True)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, samples: int) -> None:
+        seconds = samples / self._rate
+        if self._bar.total is not None:  # headers may undersell, and the model's delay is spoken too
+            self._bar.total = max(self._bar.total, self._bar.n + seconds)
+        self._bar.update(seconds)
+
+
+def _recordings(inputs: Sequence[Path]) -> list[Path]:
+    from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
+    from wavernn_trt.runtime.errors import VocoderError
+
+    found: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES]
+            if not inside:
+                raise VocoderError(f"{path}: found no {', '.join(AUDIO_SUFFIXES)} file in this folder")
+            found += inside
+        elif path.suffix.lower() == MEL_SUFFIX:
+            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording; a score needs its samples")
+        else:
+            found.append(path)
+    return found
+
+
+def _read(path: Path) -> tuple[Any, int]:
+    from wavernn_trt.runtime.audio import read_audio
+
+    return read_audio(path)
+
+
+def _duration(path: Path) -> float:
+    """Seconds by the file's header; 0 where it cannot be read, which will be reported when its turn comes."""
+    import soundfile
+
+    try:
+        return float(soundfile.info(path).duration)
+    except (OSError, RuntimeError):
+        return 0.0
+
+
+def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:
+    from wavernn_trt.calibration.score import Moments
+
+    rate = job.vocoder.sample_rate
+    fits = [file.fit for file in job.files if file.fit is not None]
+    likenesses = [file.likeness for file in job.files if file.likeness is not None]
+    samples = sum(fit.samples for fit in fits)
+    return {
+        "model": str(job.vocoder.config.path),
+        "backend": job.vocoder.backend,
+        "seed": seed,
+        "sample_rate": rate,
+        "files": [_entry(file, rate) for file in job.files],
+        "totals": {
+            "scored": sum(file.error is None for file in job.files),
+            "failed": sum(file.error is not None for file in job.files),
+            "bits": sum(fit.bits for fit in fits) / samples if samples else None,
+            "samples": samples,
+            "seconds": samples / rate,
+            "correlation": sum((each.moments for each in likenesses), Moments()).correlation,
+            "spoken": sum(each.samples for each in likenesses) / rate,
+            "elapsed": round(elapsed, 3),
+        },
+    }
+
+
+def _entry(file: _File, rate: int) -> dict[str, Any]:
+    return {
+        "input": str(file.path),
+        "bits": file.fit.bits / file.fit.samples if file.fit else None,
+        "samples": file.fit.samples if file.fit else 0,
+        "seconds": file.fit.samples / rate if file.fit else 0.0,
+        "correlation": file.likeness.moments.correlation if file.likeness else None,
+        "spoken": file.likeness.samples / rate if file.likeness else 0.0,
+        "error": file.error,
+    }
+
+
+def _table(report: dict[str, Any]) -> Iterator[str]:
+    yield f"{'bits':>8}  {'correlation':>11}  {'seconds':>8}  recording"
+    totals = report["totals"]
+    done = [entry for entry in report["files"] if entry["error"] is None]
+    for entry in [*done, {**totals, "input": f"all {totals['scored']} ({report['backend']})"}]:
+        bits, correlation = (
+            "-" if value is None else f"{value:.4f}" for value in (entry["bits"], entry["correlation"])
+        )
+        yield f"{bits:>8}  {correlation:>11}  {entry['seconds']:8.2f}  {entry['input']}"
