@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,13 @@ def test_damaged_files_are_read_or_refused(
         content = content[:place] + inserted + content[place + removed :]
     path = tmp_path / f"damaged.{suffix}"
     path.write_bytes(content)
-    try:
+    # Any other exception than a refusal fails the test.
+    with contextlib.suppress(VocoderError):
         if suffix == "npy":
             assert isinstance(read_mel(path), np.ndarray)
         else:
             samples, rate = read_audio(path)
             assert resample(samples, rate, 16000).ndim == 1
-    except VocoderError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
