@@ -35,7 +35,7 @@ AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
 _LARGEST = 1e9
-_CHOICES = {"pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
+_CHOICES = {"mel_norm": ("slaney", "sum"), "pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
 
 
 @dataclass(frozen=True)

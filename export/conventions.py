@@ -25,6 +25,7 @@ AUDIO: dict[Family, dict[str, Any]] = {
         "win_length": 800,
         "n_fft": 2048,
         "fmin": 50.0,
+        "mel_norm": "sum",
         "preemphasis": 0.97,
         "reference_db": 20.0,
         "min_level_db": -80.0,

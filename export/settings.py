@@ -92,6 +92,7 @@ _UNIVOC_AUDIO = {
     "n_fft": "n_fft",
     "n_mels": "n_mels",
     "fmin": "fmin",
+    "mel_norm": "mel_norm",
     "preemph": "preemphasis",
     "ref_db": "reference_db",
 }

@@ -84,14 +84,18 @@ def _window(win_length: int, n_fft: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
-    """Triangular filters on Slaney's mel scale, each of unit area in Hz, [n_mels, n_fft // 2 + 1]."""
+    """Triangular filters on Slaney's mel scale, [n_mels, n_fft // 2 + 1]; see `AudioConfig.mel_norm`."""
     fmax = audio.fmax if audio.fmax is not None else audio.sample_rate / 2
     edges = _mel_to_hz(np.linspace(_hz_to_mel(audio.fmin), _hz_to_mel(fmax), audio.n_mels + 2))
     bins = np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate)
     ramps = edges[:, None] - bins[None]
     width = np.diff(edges)[:, None]
     bank: NDArray[np.float64] = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
-    return bank * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    if audio.mel_norm == "sum":
+        bank /= np.maximum(bank.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    else:
+        bank *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return bank
 
 
 # Slaney's Auditory Toolbox scale: linear up to 1 kHz (66.67 Hz a mel), logarithmic above (27 steps for a factor 6.4).

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from wavernn_trt.scripts.voice_corpus import (
     AUDIO,
@@ -170,8 +170,8 @@ def config_yaml(recipe: Recipe) -> str:
     a, r = AUDIO, recipe
     return (
         f"preprocess: {{sr: {a.sample_rate}, hop_length: {a.hop_length}, win_length: {a.win_length}, n_fft: {a.n_fft}, "
-        f"n_mels: {a.n_mels}, fmin: {a.fmin:g}, preemph: {a.preemphasis}, top_db: {-a.min_level_db:g}, "
-        f"ref_db: {a.reference_db:g}, mulaw: {{bits: {r.bits}}}}}\n"
+        f"n_mels: {a.n_mels}, fmin: {a.fmin:g}, mel_norm: {a.mel_norm}, preemph: {a.preemphasis}, "
+        f"top_db: {-a.min_level_db:g}, ref_db: {a.reference_db:g}, mulaw: {{bits: {r.bits}}}}}\n"
         f"model: {{n_mels: {a.n_mels}, conditioning_size: {r.conditioning_size}, embedding_dim: {r.embedding_dim}, "
         f"rnn_size: {r.rnn_size}, fc_size: {r.fc_size}, bits: {r.bits}, hop_length: {a.hop_length}, "
         f"sr: {a.sample_rate}}}\n"

@@ -22,6 +22,32 @@ hypothesis.settings.register_profile("wavernn-trt", deadline=None, derandomize=T
 hypothesis.settings.load_profile("wavernn-trt")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fail-on-hidden-modules",
+        action="store_true",
+        help="fail if every test of a module was skipped: it would look as if it had been tested",
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--fail-on-hidden-modules"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    skipped = {report.nodeid.split("::")[0] for report in reporter.stats.get("skipped", [])}
+    ran = {
+        report.nodeid.split("::")[0]
+        for kind in ("passed", "failed", "xfailed")
+        for report in reporter.stats.get(kind, [])
+    }
+    if hidden := sorted(skipped - ran):
+        reporter.write_line(f"every test was skipped in: {', '.join(hidden)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 TINY_MELS = 20
 
 TINY_AUDIO = AudioConfig(

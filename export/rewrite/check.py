@@ -55,8 +55,8 @@ def require(agreement: Agreement) -> Agreement:
     if not agreement.passed:
         raise RewriteError(
             f"{agreement.what} changes what the graph computes: largest error {agreement.largest_error:.3g} on values "
-            f"up to {agreement.scale:.3g}, {agreement.equal_samples} of {agreement.samples} samples equal. This is a bug; "
-            "please report it with the checkpoint's sizes (wavernn-trt inspect)."
+            f"up to {agreement.scale:.3g}, {agreement.equal_samples} of {agreement.samples} samples equal. This is a "
+            "bug; please report it with the checkpoint's sizes (wavernn-trt inspect)."
         )
     return agreement
 

@@ -24,8 +24,8 @@ class Chunk:
     interpolation: FloatArray
     """[B, G, T, W]: the weights of the window's rows, for each of the G groups that are not ``held``."""
     uniforms: FloatArray
-    """[B, T, U]: a uniform random number that chooses a class or component, and for mixtures a standard deviate (logistic
-    or normal); empty (U = 0) for teacher forcing."""
+    """[B, T, U]: a uniform random number that chooses a class or component, and for mixtures a standard deviate
+    (logistic or normal); empty (U = 0) for teacher forcing."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Only ``backend="torch"`` imports this module, since it imports torch.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 
 
 class TorchExecutor:
-    """Runs a `WaveRNN` on the CPU, as its authors' code does, with a fixed number of streams."""
+    """Runs a `WaveRNN` on the CPU, as its authors' code does, with a fixed number of streams.
+
+    Networks are computed in double precision, so that whoever compares with this reference sees one rounding error, not
+    the difference of two. Rows, logits and samples are rounded to float32 where they leave a network.
+    """
 
     name = "torch"
     steps: int | None = None
@@ -31,12 +36,14 @@ class TorchExecutor:
         """
         self.model = model
         self.slots: int | None = slots
+        self._conditioner = copy.deepcopy(model.conditioner).double()
+        self._step = copy.deepcopy(model.step).double()
 
     @torch.inference_mode()
     def condition(self, mel: FloatArray) -> FloatArray:
         """See `Executor`."""
-        rows = self.model.conditioner(torch.from_numpy(np.ascontiguousarray(mel, np.float32))[None])
-        return rows[0].numpy()  # type: ignore[no-any-return]
+        rows = self._conditioner(torch.from_numpy(np.ascontiguousarray(mel, np.float64))[None])
+        return rows[0].float().numpy()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
@@ -44,11 +51,11 @@ class TorchExecutor:
         conditioning = self._conditioning(chunk)  # [T, B, columns]
         uniforms = torch.from_numpy(chunk.uniforms).transpose(0, 1).contiguous()  # [T, B, U]
         previous = torch.from_numpy(state.previous.copy())
-        hidden = torch.from_numpy(state.hidden.copy())
+        hidden = torch.from_numpy(state.hidden.astype(np.float64))
         samples: list[Tensor] = []
         for row, numbers in zip(conditioning, uniforms, strict=True):
-            logits, hidden = self.model.step(previous, hidden, row)
-            sample, previous = self.model.sampler(logits, numbers)
+            logits, hidden = self._step(_exact(previous), hidden, row)
+            sample, previous = self.model.sampler(logits.float(), numbers)
             samples.append(sample)
         categorical = self.model.config.output == "categorical"
         emitted = torch.stack(samples, dim=1).numpy().astype(np.int32 if categorical else np.float32)  # [B, T]
@@ -58,19 +65,19 @@ class TorchExecutor:
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See `Executor`."""
         conditioning = self._conditioning(chunk)
-        fed = torch.from_numpy(previous.copy()).transpose(0, 1)  # [T, B]
-        state = torch.from_numpy(hidden.copy())
+        fed = _exact(torch.from_numpy(previous.copy())).transpose(0, 1)  # [T, B]
+        state = torch.from_numpy(hidden.astype(np.float64))
         logits: list[Tensor] = []
         for row, sample in zip(conditioning, fed, strict=True):
-            outputs, state = self.model.step(sample, state, row)
-            logits.append(outputs)
+            outputs, state = self._step(sample, state, row)
+            logits.append(outputs.float())
         return torch.stack(logits, dim=1).numpy(), state.numpy()
 
     def _conditioning(self, chunk: Chunk) -> Tensor:
         """The conditioning of every step, [T, B, columns]."""
-        rows = torch.from_numpy(chunk.conditioning)  # [B, W, columns]
+        rows = torch.from_numpy(chunk.conditioning).double()  # [B, W, columns]
         index = torch.from_numpy(chunk.frame_index).long()  # [B, T]
-        weights = torch.from_numpy(chunk.interpolation)  # [B, G, T, W]
+        weights = torch.from_numpy(chunk.interpolation).double()  # [B, G, T, W]
         expanded: list[Tensor] = []
         interpolated = first = 0
         for group in self.model.config.groups:
@@ -82,3 +89,8 @@ class TorchExecutor:
                 expanded.append(weights[:, interpolated] @ columns)
                 interpolated += 1
         return torch.cat(expanded, dim=2).transpose(0, 1).contiguous()
+
+
+def _exact(previous: Tensor) -> Tensor:
+    """Values in double precision; labels as they are."""
+    return previous.double() if previous.is_floating_point() else previous

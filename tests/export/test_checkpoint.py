@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch files")
 
-from wavernn_trt.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint  # noqa: E402
-from wavernn_trt.export.model_directory import (  # noqa: E402
+from wavernn_trt.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from wavernn_trt.export.model_directory import (
     CHECKPOINT,
     CONDITIONER,
     DECODER,

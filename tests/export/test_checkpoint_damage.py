@@ -17,7 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch files")
 
-from wavernn_trt.export.checkpoint import CheckpointError, read_checkpoint  # noqa: E402
+from wavernn_trt.export.checkpoint import CheckpointError, read_checkpoint
 
 FORMATS = {"zip": True, "from before torch 1.6": False}
 

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch files")
 
-from wavernn_trt.export.checkpoint import CheckpointError, read_checkpoint  # noqa: E402
-from wavernn_trt.export.config import AudioConfig  # noqa: E402
+from wavernn_trt.export.checkpoint import CheckpointError, read_checkpoint
+from wavernn_trt.export.config import AudioConfig
 
 COQUI_AUDIO = {
     "fft_size": 64,
@@ -156,6 +156,7 @@ def test_univoc_s_config_with_references(univoc: Path) -> None:
         n_fft=512,
         n_mels=6,
         fmin=40.0,
+        mel_norm="sum",
         preemphasis=0.9,
         reference_db=10.0,
         min_level_db=-70.0,

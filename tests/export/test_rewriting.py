@@ -17,7 +17,6 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 import onnxruntime
 
 from wavernn_trt.engines.compatibility import compatibility_report
-from wavernn_trt.export import read_checkpoint
 from wavernn_trt.export.checkpoint import Checkpoint
 from wavernn_trt.export.exporter import rewrite
 from wavernn_trt.export.graph_files import to_model

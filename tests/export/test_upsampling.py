@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the upsampling network is PyTorch's")
 
-from torch.nn import functional  # noqa: E402
+from torch.nn import functional
 
-from wavernn_trt.export.errors import CheckpointError  # noqa: E402
-from wavernn_trt.export.families.upsampling import periodic_operator, upsample  # noqa: E402
+from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.families.upsampling import periodic_operator, upsample
 
 FACTORS = [(5, 5, 11), (4, 8, 8), (4, 5, 10), (2, 3), (7,), (1, 5), (5, 1), (3, 1, 4), (2, 2, 2, 2, 2), (2, 1, 2)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,13 +13,21 @@ from wavernn_trt.runtime.features import mel_filterbank, mel_spectrogram, pre_em
 
 UNIVOC = AudioConfig(
     16000, 200, 800, 2048, fmin=50.0, preemphasis=0.97, reference_db=20.0, min_level_db=-80.0, mel_range=(-1.0, 0.0),
-    clip_high=False,
+    clip_high=False, mel_norm="sum",
 )  # fmt: skip
+VOICE = dataclasses.replace(UNIVOC, mel_norm="slaney")
 FATCHORD = AudioConfig(22050, 275, 1100, 2048, fmin=40.0, pad_mode="reflect")
 COQUI = AudioConfig(22050, 256, 1024, 1024, pad_mode="reflect", fmax=8000.0, reference_db=20.0, mel_range=(-4.0, 4.0))
 TURIAN = AudioConfig(16000, 200, 800, 2048, fmin=95.0, fmax=7600.0, reference_db=20.0, mel_range=(-4.0, 4.0))
 NATURAL = AudioConfig(22050, 275, 1100, 2048, fmin=40.0, log="natural")
-FAMILIES = {"univoc": UNIVOC, "fatchord": FATCHORD, "coqui": COQUI, "turian": TURIAN, "natural": NATURAL}
+FAMILIES = {
+    "univoc": UNIVOC,
+    "voice": VOICE,
+    "fatchord": FATCHORD,
+    "coqui": COQUI,
+    "turian": TURIAN,
+    "natural": NATURAL,
+}
 
 
 def speechlike(samples: int, rate: int) -> NDArray[np.float64]:
@@ -45,7 +55,13 @@ def test_features_are_librosa_s(family: str, samples: int) -> None:
         )
     )
     bank = librosa.filters.mel(
-        sr=audio.sample_rate, n_fft=audio.n_fft, n_mels=80, fmin=audio.fmin, fmax=audio.fmax, dtype=np.float64
+        sr=audio.sample_rate,
+        n_fft=audio.n_fft,
+        n_mels=80,
+        fmin=audio.fmin,
+        fmax=audio.fmax,
+        norm=1 if audio.mel_norm == "sum" else "slaney",
+        dtype=np.float64,
     )
     magnitude = np.maximum(bank @ spectrum, 1e-5)
     if audio.log == "natural":

@@ -1,0 +1,103 @@
+"""The commands ``export`` and ``inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="checkpoints are PyTorch's")
+pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+
+from wavernn_trt.runtime.vocoder import shipped_voice
+from wavernn_trt.scripts.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_export_says_what_it_made_and_assumed(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
+    code, out, err = run(capsys, "export", univoc_file, "-o", tmp_path / "v", "--steps", 8, "--verify")
+    assert code == 0, err
+    assert "assumed: sample_rate = 16000" in out
+    for line in ("fold the embedding", "hoist the conditioning", "fuse the gates", "unroll", "loop", "decoder.onnx"):
+        assert line in out
+    assert "8 of 8 samples equal" in out
+
+
+def test_export_as_json(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ("-o", tmp_path / "v", "--steps", 4, "--batch", 2, "--set", "sample_rate=24000", "--json", "--quiet")
+    code, out, err = run(capsys, "export", univoc_file, *arguments)
+    assert (code, err) == (0, "")
+    made = json.loads(out)
+    assert (made["family"], made["steps"], made["batch"]) == ("univoc", 4, 2)
+    assert {check["what"] for check in made["checks"]} >= {"fold the embedding", "unroll", "loop"}
+    code, out, _ = run(capsys, "inspect", tmp_path / "v", "--json")
+    assert code == 0
+    assert json.loads(out)["audio"]["sample_rate"] == 24000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "sample_rate"], "expected NAME=VALUE"),
+        (["--set", "colour=red"], "unknown setting 'colour'"),
+        (["--set", "sample_rate=-3"], "sample_rate"),
+        (["--family", "fatchord"], "fatchord"),
+        (["--steps", "0"], "steps: found 0"),
+        (["--steps", "many"], "invalid int value"),
+        (["--temperature", "0"], "temperature"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_export_refuses_in_one_line(
+    univoc_file: Path, tmp_path: Path, capsys: Any, arguments: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, "export", univoc_file, "-o", tmp_path / "v", "--quiet", *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("wavernn-trt: error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "v").exists()
+
+
+def test_inspect_shows_the_shipped_voice(capsys: Any) -> None:
+    code, out, _ = run(capsys, "inspect", shipped_voice())
+    assert code == 0
+    for text in ("univoc", "0.590 MFLOP", "CustomGRUPlugin", "1024", "PluginV3", "no violations", "16000", "SHA-256"):
+        assert text in out
+    code, out, _ = run(capsys, "inspect", shipped_voice(), "--json")
+    values = json.loads(out)
+    assert values["nodes"]["decoder.onnx"]["CustomGRUPlugin"] == 1024
+    assert values["compatibility"]["decoder.onnx"]["violations"] == []
+    assert values["work"]["mflop_per_sample"] == pytest.approx(2 * (3 * 256**2 + 256 * 192 + 192 * 256) / 1e6)
+    assert set(values["files"]) >= {"decoder.onnx", "conditioner.onnx", "decoder.weights"}
+
+
+def test_inspect_refuses_what_is_no_model_directory(tmp_path: Path, capsys: Any) -> None:
+    code, out, err = run(capsys, "inspect", tmp_path)
+    assert (code, out) == (2, "")
+    assert "is not a model directory" in err
+
+
+@pytest.fixture
+def univoc_file(tmp_path: Path) -> Path:
+    """A small univoc checkpoint without a configuration."""
+    generator = torch.Generator().manual_seed(0)
+    recurrent = {
+        "rnn1": torch.nn.GRU(80, 3, num_layers=2, bidirectional=True).state_dict(),
+        "rnn2": torch.nn.GRU(4 + 6, 8).state_dict(),
+    }
+    state = {f"{name}.{key}": value for name, values in recurrent.items() for key, value in values.items()}
+    for name, shape in (("embedding.weight", (16, 4)), ("fc1.weight", (5, 8)), ("fc2.weight", (16, 5))):
+        state[name] = torch.randn(shape, generator=generator)
+    state |= {"fc1.bias": torch.zeros(5), "fc2.bias": torch.zeros(16)}
+    path = tmp_path / "model-1.pt"
+    torch.save({"model": state}, path)
+    return path

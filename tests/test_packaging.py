@@ -1,0 +1,89 @@
+"""setup.cfg, the folders on disk and .typing tell the same story, and the base install stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import wavernn_trt
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"export", "engines", "plugins", "runtime", "calibration", "scripts"}
+
+
+def section(name: str) -> dict[str, str]:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return dict(config[name])
+
+
+def package_dir() -> dict[str, Path]:
+    pairs = (line.split("=") for line in section("options")["package_dir"].strip().splitlines())
+    return {name.strip(): ROOT / folder.strip() for name, folder in pairs}
+
+
+def test_every_package_on_disk_is_listed() -> None:
+    found = {"wavernn_trt"}
+    for name, folder in package_dir().items():
+        for init in folder.rglob("__init__.py"):
+            found.add(".".join((name, *init.parent.relative_to(folder).parts)))
+    found.discard("wavernn_trt.runtime.facade")  # the same folder as wavernn_trt
+    assert found == set(section("options")["packages"].split())
+
+
+def test_every_module_is_in_a_listed_package() -> None:
+    folders = {init.parent for folder in FOLDERS for init in (ROOT / folder).rglob("__init__.py")}
+    stray = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py") if file.parent not in folders]
+    assert stray == []
+
+
+def test_every_other_file_of_the_product_is_package_data() -> None:
+    data = section("options.package_data")
+    shipped = {
+        file
+        for package, patterns in data.items()
+        for pattern in patterns.split()
+        for file in (package_dir()[package]).glob(pattern)
+    }
+    files = {file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()}
+    assert {file for file in files if file.suffix not in (".py", ".pyc")} == shipped
+
+
+@pytest.mark.skipif(not (ROOT / ".typing").is_dir(), reason=".typing is not part of the source distribution")
+def test_type_checkers_see_the_same_mapping() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / ".typing/wavernn_trt").iterdir()}
+    folders = package_dir()
+    assert links.pop("__init__.py") == folders.pop("wavernn_trt").resolve() / "__init__.py"
+    assert links == {name.removeprefix("wavernn_trt."): folder.resolve() for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("module", ["wavernn_trt", "wavernn_trt.export", "wavernn_trt.runtime.vocoder"])
+def test_importing_brings_nothing_heavy(module: str) -> None:
+    heavy = "{'torch', 'onnx', 'tensorrt', 'tensorrt_rtx', 'cuda', 'pycuda', 'librosa', 'scipy'}"
+    code = f"import sys, {module}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_the_facade_offers_what_it_names() -> None:
+    assert all(hasattr(wavernn_trt, name) for name in wavernn_trt.__all__)
+    assert not hasattr(wavernn_trt, "vocode_everything")
+
+
+def test_layers_import_downwards_only() -> None:
+    """The order of the folders in which data goes; what stands left may not import what stands right of it."""
+    allowed = {
+        "export": set(),
+        "plugins": {"export"},
+        "engines": {"export", "plugins"},
+        "runtime": {"export", "engines", "plugins"},
+        "calibration": {"export", "runtime"},
+        "scripts": FOLDERS,
+    }
+    for folder, others in allowed.items():
+        for file in (ROOT / folder).rglob("*.py"):
+            for other in FOLDERS - others - {folder}:
+                assert f"wavernn_trt.{other}" not in file.read_text(), f"{file} imports {other}"
