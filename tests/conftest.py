@@ -38,11 +38,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
     skipped = {report.nodeid.split("::")[0] for report in reporter.stats.get("skipped", [])}
-    ran = {
-        report.nodeid.split("::")[0]
-        for kind in ("passed", "failed", "xfailed")
-        for report in reporter.stats.get(kind, [])
-    }
+    others = [report for kind in ("passed", "failed", "xfailed") for report in reporter.stats.get(kind, [])]
+    ran = {report.nodeid.split("::")[0] for report in others}
     if hidden := sorted(skipped - ran):
         reporter.write_line(f"every test was skipped in: {', '.join(hidden)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
