@@ -28,7 +28,8 @@ def gru_cell(
     reset = _sigmoid(input_reset + hidden_reset)
     update = _sigmoid(input_update + hidden_update)
     new = np.tanh(input_new + reset * hidden_new)
-    return (new + update * (hidden - new)).astype(np.float32)
+    following: FloatArray = (new + update * (hidden - new)).astype(np.float32)
+    return following
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
