@@ -2,7 +2,7 @@
 
 TensorRT builds from operators that it knows, with shapes that it can plan for. The table below says, for the operators
 that this project writes, which layer each becomes and under which condition; an operator that is not in it is reported
-as a violation, because nobody has looked.
+as a violation, because nobody has looked. Layers are as TensorRT-RTX 1.7's ONNX parser made them of these graphs.
 """
 
 from __future__ import annotations
@@ -163,11 +163,11 @@ OPERATORS: dict[str, _Support] = {
     "Softmax": _Support("SoftMax", "float32", _float32),
     "Split": _Support("Slice, one for each output"),
     "Sqrt": _Support("Unary (sqrt)"),
-    "Squeeze": _Support("Shuffle"),
+    "Squeeze": _Support("Squeeze"),
     "Sub": _Support("ElementWise (sub)"),
     "Tanh": _Support("Activation (tanh)", "float32", _float32),
     "Transpose": _Support("Shuffle"),
-    "Unsqueeze": _Support("Shuffle"),
+    "Unsqueeze": _Support("Unsqueeze"),
 }
 
 

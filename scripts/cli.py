@@ -17,6 +17,7 @@ from typing import NoReturn
 from wavernn_trt import __version__
 
 COMMANDS = {
+    "bench": ("wavernn_trt.scripts.bench", "measure speed on this machine, and against plain PyTorch"),
     "export": ("wavernn_trt.scripts.export", "make a model directory from a trained checkpoint"),
     "inspect": ("wavernn_trt.scripts.inspect", "show what is in a model directory, and what TensorRT would refuse"),
     "score": ("wavernn_trt.scripts.score", "score a model on recordings: bits a sample, and log-mel correlation"),

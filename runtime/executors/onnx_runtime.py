@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, TEACHER_FORCED, ModelDirectory
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 
+_WEIGHTS_A_THREAD = 125_000
+"""A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
+_MOST_THREADS = 8
+"""Every product of a step ends with all threads waiting for each other; nobody has measured more than these."""
+
 
 class OnnxRuntimeExecutor:
     """Runs ``decoder_loop.onnx`` on the CPU.
@@ -29,10 +34,10 @@ class OnnxRuntimeExecutor:
 
         Args:
             directory: a verified model directory.
-            threads: CPU threads for one chunk; ``None`` takes all that the process may use.
+            threads: CPU threads for one chunk; ``None`` takes as many as the model's size and the machine allow.
         """
         self._directory = directory
-        self._threads = threads if threads is not None else _usable_cpus()
+        self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
         self._conditioner = self._session(CONDITIONER)
         self._decoder = self._session(DECODER_LOOP)
         self._forced: onnxruntime.InferenceSession | None = None
@@ -78,5 +83,7 @@ class OnnxRuntimeExecutor:
         return inputs
 
 
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_threads(weights: int) -> int:
+    """Threads for a model that reads ``weights`` weights a sample."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, weights // _WEIGHTS_A_THREAD, _MOST_THREADS))
