@@ -1,0 +1,79 @@
+"""Models of the sizes that people train, with random weights: speed does not depend on what the weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STANDARD = {
+    "univoc-896": "univoc as published: embedding 256, GRU 896, 1024 classes, 16 kHz",
+    "fatchord-512": "fatchord as published: two GRUs of 512, 512 classes, 22.05 kHz",
+}
+"""Names for ``--random``."""
+
+
+def export_random(name: str, folder: Path) -> Path:
+    """Exports a random model; needs the extra ``export``.
+
+    Args:
+        name: one of `STANDARD`.
+        folder: where to put a checkpoint and the model directory.
+
+    Returns:
+        The model directory.
+    """
+    import torch
+
+    from wavernn_trt.export import export
+
+    torch.manual_seed(0)
+    checkpoint = folder / f"{name}.pt"
+    torch.save({"model": _univoc()} if name == "univoc-896" else _fatchord(), checkpoint)
+    return export(checkpoint, folder / name, steps=16).directory.path
+
+
+def _univoc() -> dict[str, Tensor]:
+    import torch
+    from torch import nn
+
+    networks = {
+        "rnn1": nn.GRU(80, 128, num_layers=2, bidirectional=True),
+        "embedding": nn.Embedding(1024, 256),
+        "rnn2": nn.GRU(256 + 2 * 128, 896),
+        "fc1": nn.Linear(896, 1024),
+        "fc2": nn.Linear(1024, 1024),
+    }
+    with torch.no_grad():
+        return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def _fatchord() -> dict[str, Tensor]:
+    import torch
+
+    from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
+
+    layout = FatchordLayout(
+        n_mels=80,
+        hidden_size=512,
+        layers=2,
+        fc_sizes=(512, 512),
+        outputs=512,
+        factors=(5, 5, 11),
+        pad=2,
+        compute_size=128,
+        aux_size=128,
+        blocks=10,
+        uses_aux=True,
+    )
+    state = {}
+    for name, shape in expected_shapes(layout).items():
+        if name.endswith("running_var"):
+            state[name] = torch.ones(shape)
+        elif "up_layers" in name:
+            state[name] = torch.full(shape, 1.0 / shape[-1])  # as fatchord initialises it: a moving average
+        else:
+            state[name] = torch.empty(shape).uniform_(-1, 1) / max(1, shape[-1]) ** 0.5
+    return state

@@ -1,0 +1,96 @@
+"""What speed is compared with: a WaveRNN stepped in plain PyTorch, as univoc and fatchord generate today.
+
+Each sample is a pass through ``nn`` modules on the whole input (nothing is folded or hoisted), a softmax, a
+``Categorical`` and one value handed to Python. Only ``bench`` imports this module, since it imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn import functional
+
+from wavernn_trt.export.families.fatchord import FatchordStep
+from wavernn_trt.export.families.gru import GRUCell
+from wavernn_trt.export.families.univoc import UnivocStep
+from wavernn_trt.export.families.wavernn import WaveRNN
+
+
+@torch.no_grad()
+def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
+    """Generates one sample for each row of conditioning.
+
+    Args:
+        model: any family; its weights are used as they are.
+        conditioning: at the sample rate, [samples, columns]; every stream gets the same.
+        batch: streams.
+
+    Returns:
+        What was drawn: a value a sample, or a list of ``batch`` values a sample.
+    """
+    rows = conditioning.expand(batch, -1, -1)  # [B, samples, columns]
+    step = model.step
+    drawn = _univoc(step, rows) if isinstance(step, UnivocStep) else _fatchord(step, model.config.output, rows)
+    return [sample.item() if batch == 1 else sample.tolist() for sample in drawn]
+
+
+def _univoc(step: UnivocStep, rows: Tensor) -> Iterator[Tensor]:
+    cell = _cell(step.rnn2)
+    x = torch.full((len(rows),), step.embedding.num_embeddings // 2)
+    h = torch.zeros(len(rows), cell.hidden_size)
+    for m in torch.unbind(rows, dim=1):
+        h = cell(torch.cat([step.embedding(x), m], dim=1), h)
+        logits = step.fc2(functional.relu(step.fc1(h)))
+        x = Categorical(functional.softmax(logits, dim=1)).sample()
+        yield x
+
+
+def _fatchord(step: Any, output: str, rows: Tensor) -> Iterator[Tensor]:
+    assert isinstance(step, FatchordStep)
+    rnn1, rnn2 = _cell(step.rnn1), None if step.rnn2 is None else _cell(step.rnn2)
+    mels, aux = rows[:, :, : step.n_mels], rows[:, :, step.n_mels :]
+    first, rest = aux[:, :, : step.first_part], aux[:, :, step.first_part :]
+    parts = rest.split(step.part, dim=2) if step.part else [rest] * 3
+    x = torch.zeros(len(rows), 1)
+    h1 = h2 = torch.zeros(len(rows), rnn1.hidden_size)
+    for i in range(rows.shape[1]):
+        x = step.I(torch.cat([x, mels[:, i], first[:, i]], dim=1))
+        h1 = rnn1(x, h1)
+        x = x + h1
+        used = 0
+        if rnn2 is not None:
+            h2 = rnn2(torch.cat([x, parts[used][:, i]], dim=1), h2)
+            x = x + h2
+            used += 1
+        x = functional.relu(step.fc1(torch.cat([x, parts[used][:, i]], dim=1)))
+        if step.fc2 is not None:
+            x = functional.relu(step.fc2(torch.cat([x, parts[used + 1][:, i]], dim=1)))
+        sample = _draw(output, step.fc3(x))
+        x = sample.unsqueeze(1)
+        yield sample
+
+
+def _draw(output: str, logits: Tensor) -> Tensor:
+    if output == "categorical":
+        label = Categorical(functional.softmax(logits, dim=1)).sample()
+        return 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
+    if output == "gaussian":
+        mean, log_deviation = logits.unbind(dim=1)
+        noise = torch.exp(log_deviation.clamp(min=-7.0)) * torch.randn_like(mean)
+        return torch.clamp(mean + noise, -1.0, 1.0)
+    weights, means, log_scales = logits.chunk(3, dim=1)
+    gumbel = -torch.log(-torch.log(torch.empty_like(weights).uniform_(1e-5, 1.0 - 1e-5)))
+    chosen = functional.one_hot((weights + gumbel).argmax(dim=1), weights.shape[1])
+    mean, log_scale = (means * chosen).sum(dim=1), (log_scales * chosen).sum(dim=1)
+    u = torch.empty_like(mean).uniform_(1e-5, 1.0 - 1e-5)
+    return torch.clamp(mean + torch.exp(log_scale) * (torch.log(u) - torch.log(1.0 - u)), -1.0, 1.0)
+
+
+def _cell(cell: GRUCell) -> nn.GRUCell:
+    plain = nn.GRUCell(cell.input_size, cell.hidden_size)
+    plain.load_state_dict({name.removesuffix("_l0"): value for name, value in cell.state_dict().items()})
+    return plain
