@@ -7,12 +7,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="checkpoints are PyTorch's")
+torch = pytest.importorskip("torch", reason="checkpoints are PyTorch's")
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 import wavernn_trt
@@ -23,10 +24,19 @@ from wavernn_trt.export.rewrite.check import RewriteError
 AUDIO = {"hop_length": 6, "win_length": 24, "n_fft": 64}
 
 
+@pytest.fixture(scope="module")
+def voice(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model directory, made once."""
+    folder = tmp_path_factory.mktemp("voice")
+    torch.save({"model": reference.random_univoc_state()}, folder / "model-25000.pt")
+    export(read_checkpoint(folder / "model-25000.pt", **AUDIO), folder / "voice", steps=8)
+    return folder / "voice"
+
+
 @pytest.fixture
-def exported(univoc: Path, tmp_path: Path) -> Path:
-    export(read_checkpoint(univoc, **AUDIO), tmp_path / "voice", steps=8)
-    return tmp_path / "voice"
+def exported(voice: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(voice, tmp_path / "voice"))
 
 
 def test_a_model_directory_holds_what_it_should(exported: Path) -> None:
