@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, TEACHER_FORCED, ModelDirectory
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 
-_WEIGHTS_A_THREAD = 125_000
+_WEIGHTS_A_THREAD = 250_000
 """A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
 _MOST_THREADS = 8
 """Every product of a step ends with all threads waiting for each other; nobody has measured more than these."""
