@@ -62,7 +62,9 @@ def add_parser(subparsers: Any) -> None:
         help="of speech of each stream in a repeat (default: %(default)s); PyTorch gets at most 0.1",
     )
     parser.add_argument("--repeats", type=positive_integer, default=5, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: all usable)")
+    parser.add_argument(
+        "--threads", type=positive_integer, metavar="N", help="CPU threads of everything (default: the model's)"
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="also write everything, each repeat included, to a file")
     parser.add_argument("--quiet", action="store_true", help="do not say on stderr what is being measured")
 
@@ -73,15 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake in the arguments.
     """
-    from wavernn_trt.scripts.bench_machine import usable_cores
-
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise ValueError(f"--json: {arguments.json.parent} is not a folder")
-    threads = arguments.threads or usable_cores()
-    numpy_threads_set = _limit_numpy(threads)
+    limited = arguments.threads is not None and _limit_numpy(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        report = _measure(arguments, threads, Path(folder))
-    report["numpy_threads_set"] = numpy_threads_set
+        report = _measure(arguments, limited, Path(folder))
     from wavernn_trt.scripts.bench_report import lay_out
 
     print("\n".join(lay_out(report)))
@@ -90,10 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace, threads: int, folder: Path) -> dict[str, Any]:
+def _measure(arguments: argparse.Namespace, numpy_limited: bool, folder: Path) -> dict[str, Any]:
     from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.runtime.executors.onnx_runtime import default_threads
     from wavernn_trt.runtime.vocoder import VocoderConfig, shipped_voice
-    from wavernn_trt.scripts.bench_machine import describe_machine, describe_versions
+    from wavernn_trt.scripts.bench_machine import describe_machine, describe_versions, usable_cores
     from wavernn_trt.scripts.bench_measure import measure
     from wavernn_trt.scripts.bench_models import export_random
     from wavernn_trt.scripts.bench_report import reduce
@@ -105,6 +104,8 @@ def _measure(arguments: argparse.Namespace, threads: int, folder: Path) -> dict[
     else:
         path = arguments.model or shipped_voice()
     directory = open_model_directory(path)
+    threads = arguments.threads or default_threads(directory.model.multiply_adds)
+    numpy_threads = threads if numpy_limited else usable_cores()
     measured = measure(
         path,
         arguments.backend,
@@ -119,9 +120,10 @@ def _measure(arguments: argparse.Namespace, threads: int, folder: Path) -> dict[
         "machine": describe_machine(),
         "versions": describe_versions(),
         "threads": threads,
+        "numpy_threads": numpy_threads,
         "repeats": arguments.repeats,
         "seconds": arguments.seconds,
-        **reduce(VocoderConfig(path, directory.model, directory.audio), measured),
+        **reduce(VocoderConfig(path, directory.model, directory.audio), measured, with_numpy=numpy_threads == threads),
     }
     report["model"]["random"] = arguments.random
     return report

@@ -76,10 +76,10 @@ def _fatchord(step: Any, output: str, rows: Tensor) -> Iterator[Tensor]:
 
 def _draw(output: str, logits: Tensor) -> Tensor:
     if output == "categorical":
-        label = Categorical(functional.softmax(logits, dim=1)).sample()
+        label: Tensor = Categorical(functional.softmax(logits, dim=1)).sample()
         return 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
     if output == "gaussian":
-        mean, log_deviation = logits.unbind(dim=1)
+        mean, log_deviation = logits[:, 0], logits[:, 1]
         noise = torch.exp(log_deviation.clamp(min=-7.0)) * torch.randn_like(mean)
         return torch.clamp(mean + noise, -1.0, 1.0)
     weights, means, log_scales = logits.chunk(3, dim=1)

@@ -32,15 +32,20 @@ loop       times as fast as the plain PyTorch stepping loop at the same batch\
 """
 
 
-def reduce(config: VocoderConfig, measured: Measurement) -> dict[str, Any]:
+def reduce(config: VocoderConfig, measured: Measurement, *, with_numpy: bool) -> dict[str, Any]:
     """Medians, spreads and ratios, with all repeats beside them.
 
     Ratios are taken within each round, and their median is reported: what slows the machine for a while slows both.
+
+    Args:
+        config: the model.
+        measured: its repeats.
+        with_numpy: whether numpy had the same number of threads, so that its matrix product may be the limit.
     """
     batches = list(dict.fromkeys(timing.batch for timing in measured.timings))
     # The better library's product is the limit, in each round at each batch.
     medians = {name: median(flops for row in rounds for flops in row) for name, rounds in measured.limit.items()}
-    best = max(medians, key=lambda name: medians[name])
+    best = max((name for name in medians if with_numpy or name != "numpy"), key=lambda name: medians[name])
     loops = {timing.batch: timing for timing in measured.timings if timing.subject == PLAIN_LOOP}
     results = []
     for timing in measured.timings:
@@ -102,9 +107,11 @@ def lay_out(report: dict[str, Any]) -> Iterator[str]:
     layers = f"{model['layers']} x GRU {model['hidden_size']}, {'/'.join(map(str, model['fc_sizes']))} -> "
     flop = f"{2 * model['multiply_adds'] / 1e6:.2f} MFLOP a sample"
     yield f"model     {model['path']}: {model['family']}, {layers}{model['outputs']}, {model['sample_rate']} Hz, {flop}"
-    threads = f"{report['threads']} threads" + ("" if report["numpy_threads_set"] else " (numpy: as it was started)")
-    yield f"settings  {threads}, {report['repeats']} repeats of {report['seconds']} s a stream"
-    products = ", ".join(f"{name} {flops / 1e9:.1f}" for name, flops in limit["flops"].items())
+    threads = {"onnxruntime": report["threads"], "numpy": report["numpy_threads"]}
+    yield f"settings  threads: {report['threads']}; {report['repeats']} repeats of {report['seconds']} s a stream"
+    products = ", ".join(
+        f"{name} {flops / 1e9:.1f} (threads: {threads[name]})" for name, flops in limit["flops"].items()
+    )
     yield f"limit     float32 matrix product, GFLOP/s: {products}; taken: {limit['library']}"
     loads = (f"{name} {load['median']:.2f} s (first {load['first']:.2f})" for name, load in report["loads"].items())
     yield f"opening   {', '.join(loads)}"
