@@ -1,0 +1,55 @@
+"""Someone else's trained model, teacher-forced with what its author's own program drew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the checkpoint is PyTorch's")
+pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+
+import soundfile
+
+from wavernn_trt.calibration.likelihood import bits_of_samples
+from wavernn_trt.export import export
+from wavernn_trt.runtime.vocoder import Vocoder
+
+CLASSES = 1024
+SAMPLES = 125_600
+MOST_OTHER = 10
+"""Classes that may differ: rounding decides where a random number falls on a boundary between two. The author's own
+PyTorch code differs from the author's C++ in 3."""
+
+
+@pytest.fixture(scope="module")
+def golden(shared_data: Path) -> Path:
+    return shared_data / "turian-wavernn"
+
+
+@pytest.fixture(scope="module")
+def directory(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(golden / "model.pt", tmp_path_factory.mktemp("turian") / "model", steps=8).directory.path
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_the_golden_classes_are_chosen_again(golden: Path, directory: Path, backend: str) -> None:
+    waveform, sample_rate = soundfile.read(golden / "golden.wav", dtype="float32")
+    labels = np.rint((waveform + 1) / 2 * (CLASSES - 1)).astype(np.int32)
+    uniforms = np.load(golden / "uniforms.npy").ravel()
+    vocoder = Vocoder.load(directory, backend, threads=1)
+    assert (sample_rate, len(labels), len(uniforms)) == (vocoder.sample_rate, SAMPLES, SAMPLES)
+
+    chosen, bits = [], []
+    for piece in vocoder.forced_pieces([(np.load(golden / "mel.npy").T, labels)]):  # all logits would take 0.5 GB
+        here = slice(piece.start, piece.start + len(piece.logits))
+        weights = np.exp(piece.logits - piece.logits.max(axis=1, keepdims=True))
+        cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
+        chosen.append(np.argmax(cumulative >= uniforms[here, None], axis=1))
+        bits.append(bits_of_samples(vocoder.config.model, piece.logits, labels[here]))
+
+    difference = np.abs(np.concatenate(chosen) - labels)
+    assert (difference != 0).sum() <= MOST_OTHER
+    assert difference.max() <= 1
+    assert np.concatenate(bits).mean() == pytest.approx(2.71, abs=0.01)
