@@ -49,10 +49,10 @@ class OnnxRuntimeExecutor:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        # Where another process wants a core, spinning threads keep each other from running: univoc 896 on two threads
-        # beside a training took 643 us a step instead of 268, and at batch 32 6.1 ms instead of 2.8. On idle cores the
-        # difference was within the noise.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
+        # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
+        # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         path = str(self._directory.file(name))
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
