@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +41,7 @@ def read_audio(path: str | Path) -> tuple[FloatArray, int]:
     """
     import soundfile  # loads libsndfile, which vocoding arrays does not need
 
+    check_regular(path)
     try:
         # Opened here, because libsndfile would say "System error" for a missing file.
         with Path(path).open("rb") as file:
@@ -43,7 +49,9 @@ def read_audio(path: str | Path) -> tuple[FloatArray, int]:
     except OSError as error:
         raise VocoderError(f"{path}: {error.strerror or error}") from None
     except (RuntimeError, ValueError, TypeError) as error:  # libsndfile's errors are RuntimeErrors
-        raise VocoderError(f"{path}: not a recording that can be read ({error}); expected WAV, FLAC or Ogg") from None
+        # The message would name the open file as Python prints it; libsndfile's own reason does not.
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        raise VocoderError(f"{path}: not a recording that can be read ({reason}); expected WAV, FLAC or Ogg") from None
     if not len(samples):
         raise VocoderError(f"{path}: found no samples, expected a recording")
     if not np.isfinite(samples).all():
@@ -91,6 +99,7 @@ def read_mel(path: str | Path) -> NDArray[np.generic]:
     Raises:
         VocoderError: not there, or not an array of numbers.
     """
+    check_regular(path)
     try:
         values = np.load(path, allow_pickle=False)
     except OSError as error:
@@ -100,6 +109,58 @@ def read_mel(path: str | Path) -> NDArray[np.generic]:
     if not isinstance(values, np.ndarray):
         raise VocoderError(f"{path}: found an archive of arrays, expected one array; save it with numpy.save")
     return values
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuses what is not a regular file; opening a pipe would wait for its writer for ever.
+
+    Raises:
+        VocoderError: not there, or a folder, pipe or device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise VocoderError(f"{path}: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        kind = "directory" if stat.S_ISDIR(mode) else "pipe or device"
+        raise VocoderError(f"{path}: found a {kind}, expected a regular file")
+
+
+def prepare_output(path: Path) -> None:
+    """Makes the folder of a file that is to be written, and proves that it can be.
+
+    Raises:
+        OSError: it cannot, with ``path`` as the file's name.
+    """
+    with _errors_naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} cannot be a folder: a file is there") from None
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG
+        if not stat.S_ISREG(mode):
+            raise FileExistsError(errno.EEXIST, "found something that is not a file; move it, or name another output")
+        temporary = _temporary(path)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Errors name the file that was asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def _temporary(path: Path) -> Path:
+    # In the same folder, so that the rename at the end does not cross file systems. The name is short and its own,
+    # because one made from an output's name would be too long where that is nearly so.
+    return path.with_name(f".{uuid.uuid4().hex[:12]}.part")
 
 
 def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> None:
@@ -115,19 +176,19 @@ def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
         OSError: it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output(path)
     clipped = 0 if floating else int((np.abs(waveform) > 1).sum())
     if clipped:
         logger.warning("%s: %d of %d samples are clipped", path, clipped, len(waveform))
     import soundfile
 
-    # In the same folder, so that the rename at the end does not cross file systems.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            subtype = "FLOAT" if floating else "PCM_16"
-            soundfile.write(file, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    temporary = _temporary(path)
+    with _errors_naming(path):
+        try:
+            with temporary.open("wb") as file:
+                subtype = "FLOAT" if floating else "PCM_16"
+                soundfile.write(file, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
+from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX, check_regular
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.uniforms import check_seed
 
 MANIFEST_SUFFIX = ".jsonl"
 """JSON lines, one object for each input."""
+_FOREIGN = (".aac", ".aiff", ".flac", ".m4a", ".mp3", ".npy", ".ogg", ".opus")
+"""Suffixes of an output that nobody means as a folder's name."""
 _MANIFEST_KEYS = ("input", "output", "sample_rate", "seed")
 _INPUTS = f"recordings ({', '.join(AUDIO_SUFFIXES)}), mels ({MEL_SUFFIX}), folders of them or a {MANIFEST_SUFFIX}"
 
@@ -50,8 +52,11 @@ def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0) -> list[Job]:
     to_file = out.suffix.lower() == ".wav" and not out.is_dir()
     if to_file and not single:
         raise VocoderError(f"output {out}: found a file name for several inputs, expected a folder")
-    if out.exists() and not out.is_dir() and not to_file:
-        raise VocoderError(f"output {out}: found a file that is not {out.stem}.wav, expected a folder or a .wav file")
+    if not to_file and not out.is_dir():
+        if out.exists():
+            raise VocoderError(f"output {out}: found a file there, expected a folder or a name that ends in .wav")
+        if out.suffix.lower() in _FOREIGN:
+            raise VocoderError(f"output {out}: found {out.suffix}, expected a name that ends in .wav, or a folder")
     if not any(path.exists() for path in inputs):
         raise VocoderError(f"{inputs[0]}: no such file or folder; expected {_INPUTS}")
     jobs = [Job(inputs[0], out, seed)] if to_file else list(_jobs(inputs, out, seed))
@@ -85,7 +90,9 @@ def _search(folder: Path, out: Path) -> Iterator[Path]:
 
 def _read_manifest(path: Path, out: Path, seed: int) -> Iterator[Job]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        check_regular(path)
+        # Windows' editors begin with a byte order mark; and a JSON string may hold separators that splitlines cuts at.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise VocoderError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -119,6 +126,11 @@ def _manifest_job(line: str, folder: Path, out: Path, seed: int) -> Job:
     rate = entry.get("sample_rate")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
         raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
+    if rate is not None and source.suffix.lower() != MEL_SUFFIX:
+        raise VocoderError(
+            f"sample_rate: found {rate} for {source}, expected it for mels ({MEL_SUFFIX}) only; leave it out, since a "
+            "recording's file says its rate"
+        )
     own_seed = entry.get("seed")
     return Job(folder / source, out / target, seed if own_seed is None else check_seed(own_seed), rate)
 

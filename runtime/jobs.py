@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from wavernn_trt.runtime.audio import MEL_SUFFIX, read_audio, read_mel, write_wav
+from wavernn_trt.runtime.audio import MEL_SUFFIX, prepare_output, read_audio, read_mel, write_wav
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.job_plan import Job
 from wavernn_trt.runtime.synthesis import Utterance
@@ -36,9 +37,6 @@ class JobResult:
 
 class Progress(Protocol):
     """Is told how the work goes on; steps are samples, a fold's warm-up included."""
-
-    def opened(self, steps: int) -> None:
-        """A job begins, of so many steps."""
 
     def decoded(self, steps: int) -> None:
         """So many more steps are decoded."""
@@ -87,17 +85,17 @@ def run_jobs(vocoder: Vocoder, jobs: Sequence[Job], options: JobOptions, progres
 
     def utterances() -> Iterator[Utterance]:
         for job in jobs:
-            if job.output.exists() and not options.overwrite:
+            if os.path.isfile(job.output) and not options.overwrite:  # Path.is_file raises for a name too long
                 end(JobResult(job, "skipped"))
                 continue
             started = time.perf_counter()
             try:
                 utterance = _open(vocoder, job, options)
+                prepare_output(job.output)
             except Exception as error:  # whatever is wrong with one file, the others can still be spoken
                 end(_failure(job, error))
                 continue
             running.append(_Running(job, started))
-            progress.opened(sum(fold.stop - fold.first for fold in utterance.folds))
             yield utterance
 
     for piece in vocoder.pieces(utterances()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import MEL_SUFFIX
+from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
 from wavernn_trt.runtime.job_plan import Job
 from wavernn_trt.runtime.jobs import JobResult
 
@@ -33,18 +34,15 @@ class ProgressBar:
         self._closed = 0
         self._started = time.perf_counter()
         self._decoded = 0
-        todo = [] if hidden else [job.input for job in jobs if overwrite or not job.output.exists()]
+        todo = [] if hidden else [job.input for job in jobs if overwrite or not os.path.isfile(job.output)]
         self._bar = tqdm(
-            total=round(sum(_estimate(path, audio) for path in todo), 1),
+            total=round(sum(estimate_seconds(path, audio) for path in todo), 1),
             disable=hidden,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]",
             desc=f"0/{self._files} files",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file needs no animation
         )
-
-    def opened(self, steps: int) -> None:
-        """See `Progress`."""
 
     def decoded(self, steps: int) -> None:
         """See `Progress`."""
@@ -67,9 +65,15 @@ class ProgressBar:
         self._bar.close()
 
 
-def _estimate(path: Path, audio: AudioConfig) -> float:
-    """Seconds of speech that a file holds by its header; 0 where it cannot be read, which the job will report."""
+def estimate_seconds(path: Path, audio: AudioConfig) -> float:
+    """Seconds of speech that a file holds by its header; 0 where it cannot be read, which will be reported in its turn.
+
+    Args:
+        path: a recording or a mel.
+        audio: says what a mel's frame lasts.
+    """
     try:
+        check_regular(path)
         if path.suffix.lower() == MEL_SUFFIX:
             frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
             return float(frames * audio.hop_length / audio.sample_rate)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wavernn_trt.runtime.audio import read_audio, read_mel, resample, write_wav
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.audio import prepare_output, read_audio, read_mel, resample, write_wav
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.scripts.progress import estimate_seconds
 
 
 def tone(rate: int, seconds: float = 0.25) -> np.ndarray:
@@ -34,8 +37,9 @@ def test_recordings_are_read_and_mixed_down(tmp_path: Path, suffix: str) -> None
 def test_what_is_not_audio_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.wav"
     path.write_bytes(content)
-    with pytest.raises(VocoderError, match=r"bad\.wav: (not a recording|found no samples)"):
+    with pytest.raises(VocoderError, match=r"bad\.wav: (not a recording|found no samples)") as refused:
         read_audio(path)
+    assert "<_io" not in str(refused.value)
 
 
 def test_files_that_cannot_hold_a_recording_are_refused(tmp_path: Path) -> None:
@@ -49,6 +53,15 @@ def test_files_that_cannot_hold_a_recording_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     with pytest.raises(VocoderError, match="NaN"):
         read_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_audio, read_mel):
+        with pytest.raises(VocoderError, match="pipe: found a pipe or device, expected a regular file"):
+            read(tmp_path / "pipe")
+    assert estimate_seconds(tmp_path / "pipe", AudioConfig(16000, 200, 800, 2048)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +166,27 @@ def test_waveforms_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
         write_wav(path, tone(16000), 16000)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["out.wav"]
+
+
+def test_any_name_that_the_file_system_takes_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".wav")
+    write_wav(path, tone(16000), 16000)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_that_cannot_be_written_are_found_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.wav").mkdir()
+    for name, reason in (
+        ("file/a.wav", "cannot be a folder"),
+        ("folder.wav", "not a file"),
+        ("a" * 252 + ".wav", "name too long"),
+    ):
+        with pytest.raises(OSError, match=f"(?i){reason}") as refused:
+            prepare_output(tmp_path / name)
+        assert refused.value.filename == str(tmp_path / name)
+    prepare_output(tmp_path / "new" / "a.wav")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_16_bits_clip_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -74,6 +74,7 @@ def test_manifests_say_what_becomes_what(folder: Path) -> None:
         ('{"input": "a.wav", "seed": -1}', "seed: found -1"),
         ('{"input": "a.wav", "seed": "x"}', "seed: found 'x'"),
         ('{"input": "a.wav", "sample_rate": 0}', "sample_rate: found 0"),
+        ('{"input": "a.wav", "sample_rate": 16000}', r"sample_rate: found 16000 for a.wav, expected it for mels"),
     ],
 )
 def test_manifest_mistakes_name_the_line(folder: Path, line: str, message: str) -> None:
@@ -81,6 +82,19 @@ def test_manifest_mistakes_name_the_line(folder: Path, line: str, message: str) 
     manifest.write_text('{"input": "a.wav"}\n\n' + line)
     with pytest.raises(VocoderError, match=rf"list\.jsonl, line 3: .*{message}"):
         plan_jobs([manifest], Path("out"))
+
+
+def test_manifests_may_begin_with_a_mark_and_hold_any_separator(folder: Path) -> None:
+    content = '{"input": "in/a.wav"}\r\n{"input": "in/c.npy", "output": "one\u2028two.wav"}\r\n'
+    (folder / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert [job.output.name for job in plan_jobs([folder / "list.jsonl"], Path("out"))] == ["a.wav", "one\u2028two.wav"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_manifest_is_a_regular_file(folder: Path) -> None:
+    os.mkfifo(folder / "list.jsonl")
+    with pytest.raises(VocoderError, match="found a pipe or device"):
+        plan_jobs([folder / "list.jsonl"], Path("out"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00"])
@@ -107,8 +121,13 @@ def test_places_that_cannot_be_are_refused(folder: Path) -> None:
         plan_jobs([Path("nowhere.wav")], Path("out"))
     with pytest.raises(VocoderError, match="several inputs, expected a folder"):
         plan_jobs([Path("in")], Path("out.wav"))
-    with pytest.raises(VocoderError, match="expected a folder"):
+    with pytest.raises(VocoderError, match=r"notes\.txt: found a file there, expected a folder or a name that ends in"):
         plan_jobs([Path("in/a.wav")], Path("in/notes.txt"))
+    for name in ("out.flac", "out.OGG", "out.mp3"):
+        with pytest.raises(VocoderError, match=r"expected a name that ends in \.wav, or a folder"):
+            plan_jobs([Path("in/a.wav")], Path(name))
+    Path("out.flac").mkdir()
+    assert pairs(plan_jobs([Path("in/a.wav")], Path("out.flac"))) == {"in/a.wav": "out.flac/a.wav"}
     (folder / "void").mkdir()
     with pytest.raises(VocoderError, match=r"found no \.wav"):
         plan_jobs([Path("void")], Path("out"))

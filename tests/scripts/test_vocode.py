@@ -103,12 +103,31 @@ def test_one_bad_file_does_not_stop_the_rest(
 
 
 def test_an_output_that_cannot_be_written_is_that_file_s_failure(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("out").mkdir()
     Path("out/deep").write_text("a file where a folder is needed")
     assert vocode("in", "-o", "out") == 1
-    assert "2 done, 1 failed" in capsys.readouterr().err
+    captured = capsys.readouterr().err
+    assert "2 done, 1 failed" in captured
+    assert "failed: in/deep/b.flac: out/deep/b.wav: out/deep cannot be a folder: a file is there" in captured
+    monkeypatch.setattr(tiny_vocoder.executor, "decode", None)  # is not come to
+    assert vocode("in/deep", "-o", "out/deep/er") == 1
+
+
+def test_a_folder_named_like_the_output_is_a_failure_not_a_finished_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/c.wav").mkdir(parents=True)
+    for extra in ([], ["--overwrite"]):
+        assert vocode("in/c.npy", "-o", "out", *extra) == 1
+        assert "out/c.wav: found something that is not a file" in capsys.readouterr().err
+    lines = [{"input": "in/c.npy", "output": name} for name in (f"{'a' * 300}.wav", "b.wav")]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert vocode("list.jsonl", "-o", "out") == 1
+    captured = capsys.readouterr().err
+    assert "File name too long" in captured
+    assert "1 done, 1 failed" in captured
 
 
 def test_a_manifest_gives_every_file_its_seed(folder: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:
