@@ -54,6 +54,8 @@ class Checkpoint:
     """Of that file."""
     assumed: tuple[str, ...]
     """What had to be assumed or could not be followed, a line each, for the command to print."""
+    source: Mapping[str, Any] | None = None
+    """For a model directory: where it had its weights from."""
 
 
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
@@ -124,7 +126,8 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
     )
     try:
         family = recognise(state, model.family == "coqui", overrides.get("family", model.family))
-        return _build(file, family, state, check_state(family, state), settings, overrides)
+        checkpoint = _build(file, family, state, check_state(family, state), settings, overrides)
+        return dataclasses.replace(checkpoint, source=directory.source)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
 

@@ -29,6 +29,11 @@ neighbours, one set of weights for each position inside a frame. ``linear``: int
 over the whole utterance, first sample on the first row and last sample on the last.
 """
 
+LONGEST_HOP = 8192
+"""Samples; beyond every vocoder's hop, and a bound on what a wrong setting can make anyone allocate."""
+LONGEST_TRANSFORM = 1 << 17
+"""Samples, likewise."""
+
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
@@ -81,18 +86,23 @@ class AudioConfig:
     def __post_init__(self) -> None:
         """Refuses values that no recording could have."""
         for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels"):
-            _require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
-        _require(self.mel_norm in ("slaney", "sum"), "audio.mel_norm", self.mel_norm, "slaney or sum")
-        _require(self.pad_mode in ("constant", "reflect"), "audio.pad_mode", self.pad_mode, "constant or reflect")
-        _require(self.log in ("decibel", "natural"), "audio.log", self.log, "decibel or natural")
-        _require(len(self.mel_range) == 2, "audio.mel_range", self.mel_range, "(low, high)")
-        _require(self.win_length <= self.n_fft, "audio.win_length", self.win_length, f"at most n_fft ({self.n_fft})")
-        _require(self.min_level_db < 0, "audio.min_level_db", self.min_level_db, "a negative level")
-        _require(
-            self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high"
-        )
-        _require(0 <= self.preemphasis < 1, "audio.preemphasis", self.preemphasis, "at least 0 and below 1")
-        _require(
+            require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
+        require(self.mel_norm in ("slaney", "sum"), "audio.mel_norm", self.mel_norm, "slaney or sum")
+        require(self.pad_mode in ("constant", "reflect"), "audio.pad_mode", self.pad_mode, "constant or reflect")
+        require(self.log in ("decibel", "natural"), "audio.log", self.log, "decibel or natural")
+        require(len(self.mel_range) == 2, "audio.mel_range", self.mel_range, "(low, high)")
+        require(self.hop_length <= LONGEST_HOP, "audio.hop_length", self.hop_length, f"at most {LONGEST_HOP}")
+        require(self.n_fft <= LONGEST_TRANSFORM, "audio.n_fft", self.n_fft, f"at most {LONGEST_TRANSFORM}")
+        nyquist = self.sample_rate / 2
+        top = nyquist if self.fmax is None else self.fmax
+        require(0 <= self.fmin < top, "audio.fmin", self.fmin, f"at least 0 and below fmax ({top:g})")
+        require(top <= nyquist, "audio.fmax", self.fmax, f"at most half the sample rate ({nyquist:g})")
+        require(self.peak is None or 0 < self.peak <= 1, "audio.peak", self.peak, "above 0 and at most 1")
+        require(self.win_length <= self.n_fft, "audio.win_length", self.win_length, f"at most n_fft ({self.n_fft})")
+        require(self.min_level_db < 0, "audio.min_level_db", self.min_level_db, "a negative level")
+        require(self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high")
+        require(0 <= self.preemphasis < 1, "audio.preemphasis", self.preemphasis, "at least 0 and below 1")
+        require(
             0 <= self.waveform_preemphasis < 1,
             "audio.waveform_preemphasis",
             self.waveform_preemphasis,
@@ -137,12 +147,22 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses sizes that contradict each other."""
-        _require(self.family in FAMILIES, "model.family", self.family, f"one of {', '.join(FAMILIES)}")
-        _require(self.output in get_args(Output), "model.output", self.output, f"one of {', '.join(get_args(Output))}")
-        _require(self.hidden_size > 0, "model.hidden_size", self.hidden_size, "a positive integer")
-        _require(self.outputs >= 2, "model.outputs", self.outputs, "at least 2")
-        _require(len(self.input_sizes) in (1, 2), "model.input_sizes", self.input_sizes, "one or two recurrent layers")
-        _require(
+        require(self.family in FAMILIES, "model.family", self.family, f"one of {', '.join(FAMILIES)}")
+        require(self.output in get_args(Output), "model.output", self.output, f"one of {', '.join(get_args(Output))}")
+        require(self.hidden_size > 0, "model.hidden_size", self.hidden_size, "a positive integer")
+        require(self.margin >= 0, "model.margin", self.margin, "at least 0")
+        require(bool(self.groups), "model.groups", self.groups, "at least one group")
+        for group in self.groups:
+            require(group.columns > 0, "model.groups.columns", group.columns, "a positive integer")
+            known = ", ".join(get_args(Expansion))
+            require(
+                group.expansion in get_args(Expansion), "model.groups.expansion", group.expansion, f"one of {known}"
+            )
+        for name, sizes in (("input_sizes", self.input_sizes), ("fc_sizes", self.fc_sizes)):
+            require(all(isinstance(n, int) and n > 0 for n in sizes), f"model.{name}", sizes, "positive integers")
+        require(self.outputs >= 2, "model.outputs", self.outputs, "at least 2")
+        require(len(self.input_sizes) in (1, 2), "model.input_sizes", self.input_sizes, "one or two recurrent layers")
+        require(
             math.isfinite(self.temperature) and self.temperature > 0,
             "model.temperature",
             self.temperature,
@@ -241,14 +261,15 @@ def _check_type(annotation: str, value: object, where: str) -> None:
         right = isinstance(value, tuple if annotation.startswith("tuple") else str)
     if right and annotation in ("tuple[int, ...]", "tuple[float, float]"):
         right = all(isinstance(item, int | float) for item in value)  # type: ignore[attr-defined]
-    _require(right, where, value, annotation)
+    require(right, where, value, annotation)
 
 
 def _list(value: object, where: str) -> list[object]:
-    _require(isinstance(value, list), where, value, "a list")
+    require(isinstance(value, list), where, value, "a list")
     return value  # type: ignore[return-value]
 
 
-def _require(condition: bool, field: str, found: object, expected: str) -> None:
+def require(condition: bool, field: str, found: object, expected: str) -> None:
+    """Raises a `ConfigError` that names a field, what was found and what was expected, unless a condition holds."""
     if not condition:
         raise ConfigError(f"{field}: found {found!r}, expected {expected}")

@@ -36,11 +36,21 @@ def find_config_file(family: Family, checkpoint: Path, given: object = None) -> 
         return path, ()
     found: list[Path] = []
     for pattern in CONFIG_FILES[family]:
-        found += [path for path in sorted(checkpoint.parent.glob(pattern)) if path not in found and path.is_file()]
+        matches = [path for path in sorted(checkpoint.parent.glob(pattern)) if path not in found and path.is_file()]
+        found += [path for path in matches if "*" not in pattern or _is_a_training_s(path)]
     if len(found) < 2:
         return (found[0] if found else None), ()
     others = ", ".join(other.name for other in found[1:])
     return found[0], (f"settings are {found[0].name}'s; beside it there is also {others} (config names another)",)
+
+
+def _is_a_training_s(path: Path) -> bool:
+    """Whether a file that only its suffix speaks for has a section that univoc's configurations have."""
+    try:
+        values = parse_config_file(path)
+    except CheckpointError:
+        return False
+    return isinstance(values, dict) and not {"preprocess", "model"}.isdisjoint(values)
 
 
 def parse_config_file(path: Path) -> object:

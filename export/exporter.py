@@ -86,12 +86,12 @@ def export(
         CheckpointError: the checkpoint cannot be used.
         ModelDirectoryError: ``out_dir`` exists and may not be replaced.
         RewriteError: a rewritten graph does not compute what it should.
-        ValueError: ``steps`` or ``batch`` below one.
+        ValueError: ``steps`` or ``batch`` is not a positive integer.
     """
     for name, value in (("steps", steps), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name}: found {value}, expected at least 1")
-    out_dir = Path(out_dir)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: found {value!r}, expected an integer, at least 1")
+    out_dir = Path(out_dir).resolve()
     _refuse_to_replace(out_dir, overwrite)
     say = progress or (lambda stage: None)
     if not isinstance(checkpoint, Checkpoint):
@@ -170,8 +170,7 @@ def _write_files(
         np.save(folder / UPSAMPLING, checkpoint.model.upsampling.astype(np.float32))
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.state.items()}, folder / CHECKPOINT)
     source = {
-        "checkpoint": checkpoint.path.name,
-        "sha256": checkpoint.sha256,
+        **(checkpoint.source or {"checkpoint": checkpoint.path.name, "sha256": checkpoint.sha256}),
         "exporter": f"wavernn-trt {wavernn_trt.__version__}",
         "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }
@@ -200,11 +199,18 @@ def _move_into_place(building: Path, out_dir: Path) -> None:
     if not out_dir.exists():
         building.rename(out_dir)
         return
-    # A directory cannot be renamed over one with files in it: the old one steps aside first.
+    # A directory cannot be renamed over one with files in it: the old one steps aside, and comes back if need be.
     aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
-    out_dir.rename(aside / out_dir.name)
-    building.rename(out_dir)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        out_dir.rename(aside / out_dir.name)
+        try:
+            building.rename(out_dir)
+        except BaseException:
+            (aside / out_dir.name).rename(out_dir)
+            raise
+    finally:
+        if out_dir.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _open_permissions(folder: Path) -> None:

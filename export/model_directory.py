@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, from_json, to_json
+from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, from_json, require, to_json
 
 CONFIG = "config.json"
 CONDITIONER = "conditioner.onnx"
@@ -52,6 +53,11 @@ class DecoderShape:
     """Streams, B."""
     window: int
     """Rows of conditioning that a chunk may read, W."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes below one."""
+        for field in dataclasses.fields(self):
+            require(getattr(self, field.name) >= 1, f"decoder.{field.name}", getattr(self, field.name), "at least 1")
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,9 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
 
 def _verify(path: Path) -> None:
     files = read_manifest(path / MANIFEST)
-    missing = [name for name in _REQUIRED if name not in files]
+    # What the manifest does not vouch for could be anything: none of the files that anyone opens may be such.
+    there = [name for name in (UPSAMPLING, CHECKPOINT) if (path / name).exists()]
+    missing = [name for name in (*_REQUIRED, *there) if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")
     for name, entry in files.items():
@@ -195,7 +203,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing, so {path.parent} is not a model directory. "
             "Make one with: wavernn-trt export CHECKPOINT -o DIR"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelDirectoryError(f"{path}: {error}; export the checkpoint again") from None
     if not isinstance(values, dict):
         raise ModelDirectoryError(f"{path}: found {type(values).__name__}, expected an object")

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from wavernn_trt.export.config import LONGEST_HOP
 from wavernn_trt.export.errors import CheckpointError
-
-LONGEST_HOP = 8192
-"""Samples; anything longer is a damaged checkpoint, and would only exhaust the memory."""
 
 
 def factor_of(kernel: Tensor) -> int:

@@ -9,7 +9,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, TEACHER_FORCED, ModelDirectory
+from wavernn_trt.export.model_directory import (
+    CONDITIONER,
+    DECODER_LOOP,
+    TEACHER_FORCED,
+    ModelDirectory,
+    ModelDirectoryError,
+)
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 
 _WEIGHTS_A_THREAD = 250_000
@@ -41,7 +47,9 @@ class OnnxRuntimeExecutor:
         self._conditioner = self._session(CONDITIONER)
         self._decoder = self._session(DECODER_LOOP)
         self._forced: onnxruntime.InferenceSession | None = None
-        self._inputs = {value.name for value in self._decoder.get_inputs()}
+        shapes = {value.name: value.shape for value in (*self._conditioner.get_inputs(), *self._decoder.get_inputs())}
+        _compare(directory, shapes)
+        self._inputs = set(shapes)
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -85,6 +93,24 @@ class OnnxRuntimeExecutor:
         if "interpolation" in self._inputs:
             inputs["interpolation"] = chunk.interpolation
         return inputs
+
+
+def _compare(directory: ModelDirectory, shapes: dict[str, list[int | str]]) -> None:
+    """Refuses a configuration of other sizes than the graphs beside it."""
+    model = directory.model
+    expected = {
+        "n_mels": (shapes["mel"][1], directory.audio.n_mels),
+        "columns": (shapes["conditioning"][2], model.columns),
+        "layers": (shapes["hidden"][0], model.layers),
+        "hidden_size": (shapes["hidden"][2], model.hidden_size),
+        "uniforms": (shapes["uniforms"][2], model.uniforms),
+        "interpolated groups": (shapes.get("interpolation", [0, 0])[1], model.interpolated),
+    }
+    for name, (graph, config) in expected.items():
+        if graph != config:
+            raise ModelDirectoryError(
+                f"{directory.path}: config.json says {name} = {config}, the graphs have {graph}; export it again"
+            )
 
 
 def default_threads(weights: int) -> int:

@@ -8,14 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wavernn_trt import export
     from wavernn_trt.runtime.vocoder import Vocoder, load
 
 __version__ = "0.1.0"
-__all__ = ["Vocoder", "__version__", "load"]
+__all__ = ["Vocoder", "__version__", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Looked up on first use: every import of wavernn_trt.anything runs this file first.
+    if name == "export":
+        return import_module("wavernn_trt.export")
     if name in ("Vocoder", "load"):
         return getattr(import_module("wavernn_trt.runtime.vocoder"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
