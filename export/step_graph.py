@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wavernn_trt.export.config import ColumnGroup, ModelConfig
 from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.export.graph_edit import replace_tensor
 
 OPSET = 18
 """The newest operator set that every reader of these files knows (TensorRT 10.x, ONNX Runtime 1.17)."""
@@ -144,7 +145,7 @@ def _split_hidden(step: gs.Graph, layers: int) -> None:
         if node.op != "Gather" or node.attrs.get("axis", 0) != 0:
             raise ValueError(f"node {node.name} ({node.op}) reads the hidden state; expected a Gather of one layer")
         layer = inputs[int(node.inputs[1].values)]
-        _replace(step, node.outputs[0], layer)
+        replace_tensor(step, node.outputs[0], layer)
         node.inputs.clear()
     producer = following.inputs[0]
     stacked = list(producer.inputs) if producer.op == "Concat" else [following]
@@ -156,9 +157,3 @@ def _split_hidden(step: gs.Graph, layers: int) -> None:
     position = step.outputs.index(following)
     step.outputs[position : position + 1] = states
     step.cleanup().toposort()
-
-
-def _replace(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
-    for node in list(old.outputs):
-        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
-    graph.outputs = [new if tensor is old else tensor for tensor in graph.outputs]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.step_graph import OPSET, Networks
 
 Dimension = int | str
@@ -36,12 +37,12 @@ def read_state(graph: gs.Graph, model: ModelConfig) -> tuple[gs.Variable, list[g
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     previous = inputs["previous"]
     if model.label_feedback:
-        previous = _layer(graph, "Cast", [previous], "previous_label", to=7)  # INT64, as ArgMax gives
+        previous = add_node(graph, "Cast", [previous], "previous_label", to=7)  # INT64, as ArgMax gives
         previous.dtype = np.dtype(np.int64)
     hidden = []
     for layer in range(model.layers):
         index = gs.Constant(f"layer_{layer}", np.array(layer, np.int64))
-        state = _layer(graph, "Gather", [inputs["hidden"], index], f"hidden_{layer}", axis=0)
+        state = add_node(graph, "Gather", [inputs["hidden"], index], f"hidden_{layer}", axis=0)
         state.dtype = np.dtype(np.float32)
         hidden.append(state)
     return previous, hidden
@@ -67,11 +68,11 @@ def write_outputs(
         gs.Variable("previous_out", _previous_dtype(model), (batch,)),
         gs.Variable("hidden_out", np.float32, inputs["hidden"].shape),
     ]
-    by_stream = _layer(graph, "Transpose", [samples], "samples_by_stream", perm=[1, 0])
+    by_stream = add_node(graph, "Transpose", [samples], "samples_by_stream", perm=[1, 0])
     graph.nodes.append(_cast(by_stream, outputs[0]))
     graph.nodes.append(_cast(previous, outputs[1]))
     axis = gs.Constant("hidden_axis", np.array([0], np.int64))
-    stacked = [_layer(graph, "Unsqueeze", [state, axis], f"hidden_out_{n}") for n, state in enumerate(hidden)]
+    stacked = [add_node(graph, "Unsqueeze", [state, axis], f"hidden_out_{n}") for n, state in enumerate(hidden)]
     graph.nodes.append(gs.Node("Concat", "hidden_out", {"axis": 0}, stacked, [outputs[2]]))
     graph.outputs = outputs
 
@@ -83,9 +84,3 @@ def _cast(tensor: gs.Variable, output: gs.Variable) -> gs.Node:
 
 def _previous_dtype(model: ModelConfig) -> type:
     return np.int32 if model.label_feedback else np.float32
-
-
-def _layer(graph: gs.Graph, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
-    output = gs.Variable(name)
-    graph.nodes.append(gs.Node(op, name, dict(attrs), inputs, [output]))
-    return output

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ColumnGroup
+from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.step_graph import Row
 
 
@@ -28,16 +29,16 @@ def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[
     interpolated = 0
     for index, (group, part) in enumerate(zip(groups, parts, strict=True)):
         if group.expansion == "held":
-            indices = _layer(graph, "Cast", [inputs["frame_index"]], f"index_{index}", to=7)  # INT64
+            indices = add_node(graph, "Cast", [inputs["frame_index"]], f"index_{index}", to=7)  # INT64
             axis = gs.Constant(f"index_axis_{index}", np.array([2], np.int64))
-            indices = _layer(graph, "Unsqueeze", [indices, axis], f"indices_{index}")
-            samples = _layer(graph, "GatherND", [part, indices], f"samples_{index}", batch_dims=1)
+            indices = add_node(graph, "Unsqueeze", [indices, axis], f"indices_{index}")
+            samples = add_node(graph, "GatherND", [part, indices], f"samples_{index}", batch_dims=1)
         else:
             number = gs.Constant(f"interpolation_{index}", np.array(interpolated, np.int64))
-            weights = _layer(graph, "Gather", [inputs["interpolation"], number], f"weights_{index}", axis=1)
-            samples = _layer(graph, "MatMul", [weights, part], f"samples_{index}")
+            weights = add_node(graph, "Gather", [inputs["interpolation"], number], f"weights_{index}", axis=1)
+            samples = add_node(graph, "MatMul", [weights, part], f"samples_{index}")
             interpolated += 1
-        steps = _layer(graph, "Transpose", [samples], f"steps_{index}", perm=[1, 0, 2])  # [T, B, columns]
+        steps = add_node(graph, "Transpose", [samples], f"steps_{index}", perm=[1, 0, 2])  # [T, B, columns]
         mine = [number for number, row in enumerate(rows) if index in row.groups]
         for number, piece in zip(
             mine, _split(graph, steps, [rows[m].width for m in mine], 2, f"part_{index}"), strict=True
@@ -47,7 +48,7 @@ def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[
     for number, pieces in enumerate(contributions):
         total = pieces[0]
         for count, piece in enumerate(pieces[1:]):
-            total = _layer(graph, "Add", [total, piece], f"row_sum_{number}_{count}")
+            total = add_node(graph, "Add", [total, piece], f"row_sum_{number}_{count}")
         tensors.append(total)
     return tensors
 
@@ -59,9 +60,3 @@ def _split(graph: gs.Graph, tensor: gs.Variable, widths: list[int], axis: int, n
     names = [f"{name}_{index}" for index in range(len(widths))]
     graph.nodes.append(gs.Node("Split", name, {"axis": axis}, [tensor, sizes], [gs.Variable(n) for n in names]))
     return list(graph.nodes[-1].outputs)
-
-
-def _layer(graph: gs.Graph, op: str, inputs: list[gs.Tensor], name: str, **attrs: object) -> gs.Variable:
-    output = gs.Variable(name)
-    graph.nodes.append(gs.Node(op, name, dict(attrs), inputs, [output]))
-    return output

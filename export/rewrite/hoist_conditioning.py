@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import ColumnGroup
+from wavernn_trt.export.graph_edit import replace_tensor
 from wavernn_trt.export.step_graph import Networks, Row
 
 
@@ -48,7 +49,7 @@ def hoist_conditioning(networks: Networks) -> Networks:
             blocks[g].append(parts[g])
             biases[g].append(product.bias if g in held[:1] else np.zeros_like(product.bias))
         if held:
-            _replace(step, product.output, row)
+            replace_tensor(step, product.output, row)
         else:
             bias = gs.Constant(f"{row.name}.bias", product.bias)
             step.nodes.append(gs.Node("Add", f"{row.name}.add", inputs=[row, bias], outputs=[product.output]))
@@ -102,8 +103,3 @@ def _append_products(
     result.name, result.dtype, result.shape = "conditioning", np.dtype(np.float32), shape
     conditioner.outputs = [result]
     conditioner.cleanup().toposort()
-
-
-def _replace(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
-    for node in list(old.outputs):
-        node.inputs = [new if tensor is old else tensor for tensor in node.inputs]

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
 from wavernn_trt.export.rewrite.expansion import add_expansion
 from wavernn_trt.export.step_graph import Networks
@@ -19,7 +20,7 @@ def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     """The decoder as a loop: same inputs and outputs as the unrolled one, all sizes but the model's dynamic."""
     graph = new_decoder("decoder_loop", model, networks, "batch", "steps", "window")
     rows = add_expansion(graph, networks.groups, networks.rows)
-    uniforms = _by_step(graph, graph.tensors()["uniforms"], [1, 0, 2])
+    uniforms = add_node(graph, "Transpose", [graph.tensors()["uniforms"]], "uniforms_by_step", perm=[1, 0, 2])
     previous, hidden = read_state(graph, model)
     body = networks.step.copy()
     tensors = body.tensors()
@@ -44,7 +45,7 @@ def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     inputs["previous"].shape = ("batch", "steps")
     rows = add_expansion(graph, networks.groups, networks.rows)
     previous, hidden = read_state(graph, model)
-    forced = _by_step(graph, previous, [1, 0])
+    forced = add_node(graph, "Transpose", [previous], "previous_by_step", perm=[1, 0])
     graph.inputs = [tensor for tensor in graph.inputs if tensor.name != "uniforms"]
     body = networks.step.copy()
     tensors = body.tensors()
@@ -58,9 +59,7 @@ def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     logits = gs.Variable("logits", np.float32, ("batch", "steps", model.outputs))
     graph.nodes.append(gs.Node("Transpose", "logits", {"perm": [1, 0, 2]}, [outputs[-1]], [logits]))
     axis = gs.Constant("hidden_axis", np.array([0], np.int64))
-    stacked = [gs.Variable(f"stacked_{layer}") for layer in range(model.layers)]
-    for state, layer in zip(outputs[:-1], stacked, strict=True):
-        graph.nodes.append(gs.Node("Unsqueeze", layer.name, {}, [state, axis], [layer]))
+    stacked = [add_node(graph, "Unsqueeze", [state, axis], f"stacked_{n}") for n, state in enumerate(outputs[:-1])]
     hidden_out = gs.Variable("hidden_out", np.float32, inputs["hidden"].shape)
     graph.nodes.append(gs.Node("Concat", "hidden_out", {"axis": 0}, list(stacked), [hidden_out]))
     graph.outputs = [logits, hidden_out]
@@ -85,12 +84,6 @@ def _copy(body: gs.Graph, tensor: gs.Tensor, name: str) -> gs.Variable:
     copy = gs.Variable(name, tensor.dtype, tensor.shape)
     body.nodes.append(gs.Node("Identity", name, {}, [tensor], [copy]))
     return copy
-
-
-def _by_step(graph: gs.Graph, tensor: gs.Variable, permutation: list[int]) -> gs.Variable:
-    output = gs.Variable(f"{tensor.name}_by_step")
-    graph.nodes.append(gs.Node("Transpose", output.name, {"perm": permutation}, [tensor], [output]))
-    return output
 
 
 def _hidden_names(model: ModelConfig) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
 from wavernn_trt.export.rewrite.expansion import add_expansion
 from wavernn_trt.export.step_graph import Networks
@@ -19,8 +20,7 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, wi
     graph = new_decoder("decoder", model, networks, batch, steps, window)
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     rows = add_expansion(graph, networks.groups, networks.rows)
-    uniforms = gs.Variable("uniforms_by_step")
-    graph.nodes.append(gs.Node("Transpose", uniforms.name, {"perm": [1, 0, 2]}, [inputs["uniforms"]], [uniforms]))
+    uniforms = add_node(graph, "Transpose", [inputs["uniforms"]], "uniforms_by_step", perm=[1, 0, 2])
     previous, hidden = read_state(graph, model)
     samples = []
     for step in range(steps):
@@ -32,17 +32,14 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, wi
             ("uniforms", uniforms),
         ]
         for name, tensor in per_step:
-            sources[name] = gs.Variable(f"{name}.{step}")
-            graph.nodes.append(gs.Node("Gather", f"{name}.{step}", {"axis": 0}, [tensor, index], [sources[name]]))
+            sources[name] = add_node(graph, "Gather", [tensor, index], f"{name}.{step}", axis=0)
         _replicate(networks.step, sources, graph, step)
         samples.append(sources["sample"])
         previous = sources["next_previous"]
         hidden = [sources[f"next_hidden_{layer}"] for layer in range(model.layers)]
-    flat = gs.Variable("samples_flat")
-    graph.nodes.append(gs.Node("Concat", "samples_flat", {"axis": 0}, samples, [flat]))
+    flat = add_node(graph, "Concat", samples, "samples_flat", axis=0)
     shape = gs.Constant("samples_shape", np.array([steps, batch], np.int64))
-    by_step = gs.Variable("samples_by_step")
-    graph.nodes.append(gs.Node("Reshape", "samples_by_step", {}, [flat, shape], [by_step]))
+    by_step = add_node(graph, "Reshape", [flat, shape], "samples_by_step")
     write_outputs(graph, model, by_step, previous, hidden)
     return graph.cleanup(remove_unused_graph_inputs=False)
 
