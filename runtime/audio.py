@@ -59,12 +59,12 @@ def read_audio(path: str | Path) -> tuple[FloatArray, int]:
     return samples.mean(axis=1, dtype=np.float32), int(sample_rate)
 
 
-def resample(waveform: ArrayLike, sample_rate: int, target: int) -> FloatArray:
+def resample(waveform: ArrayLike, sample_rate: float, target: int) -> FloatArray:
     """A mono waveform at another rate (soxr, very high quality).
 
     Args:
         waveform: float [samples].
-        sample_rate: its rate in Hz.
+        sample_rate: its rate in Hz, a whole number.
         target: the rate wanted, in Hz.
 
     Raises:
@@ -77,9 +77,11 @@ def resample(waveform: ArrayLike, sample_rate: int, target: int) -> FloatArray:
         )
     if not np.isfinite(samples).all():
         raise VocoderError("waveform: found NaN or infinite samples, expected finite ones")
-    whole = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
-    if not whole or not SLOWEST <= sample_rate <= FASTEST:
-        raise VocoderError(f"sample rate: found {sample_rate!r}, expected a number of Hz from {SLOWEST} to {FASTEST}")
+    number = isinstance(sample_rate, int | float | np.integer | np.floating) and not isinstance(sample_rate, bool)
+    if not number or not SLOWEST <= sample_rate <= FASTEST or sample_rate != int(sample_rate):
+        raise VocoderError(
+            f"sample rate: found {sample_rate!r}, expected a whole number of Hz from {SLOWEST} to {FASTEST}"
+        )
     samples = np.ascontiguousarray(samples, np.float32)
     if sample_rate == target:
         return samples

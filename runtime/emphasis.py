@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+_BLOCK = 65536
+"""Samples that are Python floats at a time: an hour's would take gigabytes."""
 
 
 class DeEmphasis:
@@ -23,8 +25,11 @@ class DeEmphasis:
         if not self._coefficient or not emphasised.size:
             return emphasised
         coefficient = self._coefficient
+        waveform = np.empty(emphasised.size)
         # A recursion in Python floats: numpy has none, and SciPy would be a dependency for one line.
-        chain = accumulate(emphasised.tolist(), lambda before, y: y + coefficient * before, initial=self._last)
-        values = np.fromiter(chain, np.float64, emphasised.size + 1)[1:]
-        self._last = float(values[-1])
-        return values
+        for start in range(0, emphasised.size, _BLOCK):
+            block = emphasised[start : start + _BLOCK].tolist()
+            chain = accumulate(block, lambda before, y: y + coefficient * before, initial=self._last)
+            waveform[start : start + len(block)] = np.fromiter(chain, np.float64, len(block) + 1)[1:]
+            self._last = float(waveform[start + len(block) - 1])
+        return waveform

@@ -24,6 +24,9 @@ from wavernn_trt.runtime.emphasis import DeEmphasis
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import pre_emphasis
 
+_ROUNDING = 1e-6
+"""How far beyond [-1, 1] a mixture's sample may lie: what arithmetic in float32 adds to full scale."""
+
 
 class SampleCoding:
     """Samples (labels or mixture values) to waveform and back, for one model."""
@@ -83,12 +86,14 @@ class SampleCoding:
             VocoderError: not one-dimensional, or not labels or values of this model.
         """
         values = np.asarray(samples)
-        expected = f"integers from 0 to {self._classes - 1}" if self._classes else "finite numbers"
+        expected = f"integers from 0 to {self._classes - 1}" if self._classes else "numbers from -1 to 1"
         if values.ndim != 1 or (values.size and values.dtype.kind not in ("iu" if self._classes else "iuf")):
             raise VocoderError(f"samples: found {values.dtype} {values.shape}, expected {expected}, [samples]")
         if not self._classes:
             if not np.isfinite(values).all():
-                raise VocoderError("samples: found NaN or infinite values, expected finite numbers")
+                raise VocoderError(f"samples: found NaN or infinite values, expected {expected}")
+            if values.size and np.abs(values).max() > 1 + _ROUNDING:
+                raise VocoderError(f"samples: found values from {values.min()} to {values.max()}, expected {expected}")
             return values.astype(np.float32)
         if values.size and not (values.min() >= 0 and values.max() < self._classes):
             raise VocoderError(f"samples: found labels from {values.min()} to {values.max()}, expected {expected}")

@@ -17,7 +17,8 @@ from wavernn_trt.runtime.errors import VocoderError
 FloatArray = NDArray[np.float32]
 
 HIGHEST_CHOICE = np.float32(1 - 2.0**-23)
-"""A class is the first whose cumulative probability exceeds u; float32 sums that end just below 1 would have none."""
+"""A class is the first whose cumulative probability exceeds u times the probabilities' total, so the product must not
+round up to the total itself: it would where a caller's u, just below 1, becomes 1 as a float32."""
 LOGARITHM_MARGIN = 1e-5
 """Upstream's mixtures draw from [1e-5, 1 - 1e-5], which keeps ln u and ln(1 - u) finite."""
 _SEEDS = 2**64

@@ -15,7 +15,7 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
+from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.mel import check_mel
@@ -28,6 +28,9 @@ DEFAULT_BATCH = 8
 """Streams decoded together where the executor leaves it open."""
 CHUNK_SECONDS = 0.02
 """Length of a chunk, and so of what streaming yields, where the executor leaves it open."""
+
+SILENT_PEAK = 1e-4
+"""-80 dB, three steps of 16 bits: a recording that never reaches it is silence, and is not made as loud as speech."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ class Vocoder:
         Raises:
             VocoderError: ``batch`` is not a positive integer.
         """
-        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-            raise VocoderError(f"batch: found {batch!r}, expected a positive integer")
+        check_count("batch", batch)
         self.config = VocoderConfig(opened.path, opened.model, opened.audio)
         self.executor = opened.executor
         self.batch = opened.executor.slots or batch or DEFAULT_BATCH
@@ -105,14 +107,14 @@ class Vocoder:
         Args:
             dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the voice that is shipped.
             backend: ``onnxruntime``, ``torch`` (the reference, slow) or ``auto``, which is ``onnxruntime``.
-            batch: streams decoded together by `vocode_batch` and by folding.
+            batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, and 1 for ``torch``.
             threads: CPU threads; ``None`` leaves it to the backend.
 
         Raises:
             ValueError: the directory, the backend or a number is not usable; the message says what would be.
         """
         path = shipped_voice() if dir is None else Path(dir)
-        return cls(open_model(path, backend, threads), batch)
+        return cls(open_model(path, backend, threads, batch), batch)
 
     @property
     def sample_rate(self) -> int:
@@ -285,12 +287,12 @@ class Vocoder:
         first = np.array([self.config.model.first_previous], fed.dtype)
         return ForcedStream(rows, np.concatenate([first, fed[:-1]]))
 
-    def mel(self, waveform: ArrayLike, sample_rate: int) -> FloatArray:
+    def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
         """The mel spectrogram of a recording as this model takes it, for copy synthesis.
 
         Args:
             waveform: float [samples], mono, in [-1, 1].
-            sample_rate: its rate in Hz; it is resampled to the model's.
+            sample_rate: its rate in Hz, a whole number; it is resampled to the model's.
 
         Returns:
             float32 [n_mels, frames].
@@ -303,7 +305,7 @@ class Vocoder:
         except ValueError as error:
             raise VocoderError(str(error)) from None
 
-    def recording(self, waveform: ArrayLike, sample_rate: int) -> FloatArray:
+    def recording(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
         """A recording as this model would have it: at its sample rate and, where the voice has one, its level.
 
         Args:
@@ -316,7 +318,7 @@ class Vocoder:
         audio = self.config.audio
         recording = resample(waveform, sample_rate, audio.sample_rate)
         peak = float(np.abs(recording).max())
-        if audio.peak is not None and peak > 0:
+        if audio.peak is not None and peak >= SILENT_PEAK:
             recording = recording * np.float32(audio.peak / peak)
         return recording
 

@@ -34,25 +34,36 @@ class OpenedModel:
     executor: Executor
 
 
-def open_model(path: Path, backend: str = "auto", threads: int | None = None) -> OpenedModel:
+def open_model(path: Path, backend: str = "auto", threads: int | None = None, batch: int | None = None) -> OpenedModel:
     """Opens a model with a backend.
 
     Args:
         path: a model directory; ``torch`` also takes a checkpoint.
         backend: one of `BACKENDS`.
         threads: CPU threads; ``None`` leaves it to the backend.
+        batch: streams of a chunk, for executors that fix it when they are made.
 
     Raises:
-        VocoderError: unknown or missing backend.
+        VocoderError: unknown or missing backend, or a number that is not a positive integer.
         ValueError: the model cannot be read.
     """
     if backend in PLANNED:
         raise VocoderError(f"backend {backend!r} is not there yet; expected one of {', '.join(BACKENDS)}")
     if backend not in BACKENDS:
         raise VocoderError(f"backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise VocoderError(f"threads: found {threads!r}, expected a positive integer")
-    return _open_torch(path, threads) if backend == "torch" else _open_onnxruntime(path, threads)
+    check_count("threads", threads)
+    check_count("batch", batch)
+    return _open_torch(path, threads, batch) if backend == "torch" else _open_onnxruntime(path, threads)
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Refuses a number of things that is neither a positive integer nor ``None``.
+
+    Raises:
+        VocoderError: it is not.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
 
 
 def _open_onnxruntime(path: Path, threads: int | None) -> OpenedModel:
@@ -65,7 +76,7 @@ def _open_onnxruntime(path: Path, threads: int | None) -> OpenedModel:
     return OpenedModel(path, directory.model, directory.audio, directory.upsampling, executor)
 
 
-def _open_torch(path: Path, threads: int | None) -> OpenedModel:
+def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedModel:
     _require("torch", "PyTorch", "pip install 'wavernn-trt[export]'")
     import torch
 
@@ -78,7 +89,8 @@ def _open_torch(path: Path, threads: int | None) -> OpenedModel:
     for line in checkpoint.assumed:
         logger.warning("%s: %s", path, line)
     model = checkpoint.model
-    return OpenedModel(path, model.config, checkpoint.audio, model.upsampling, TorchExecutor(model))
+    executor = TorchExecutor(model, slots=batch or 1)
+    return OpenedModel(path, model.config, checkpoint.audio, model.upsampling, executor)
 
 
 def _require(module: str, name: str, command: str) -> None:

@@ -109,12 +109,13 @@ def test_resampling_keeps_the_tone_and_its_place(rate: int) -> None:
 
 
 def test_equal_rates_change_nothing() -> None:
-    assert np.array_equal(resample(tone(16000), 16000, 16000), tone(16000))
+    for rate in (16000, 16000.0, np.int32(16000), np.float32(16000)):
+        assert np.array_equal(resample(tone(16000), rate, 16000), tone(16000))
 
 
-@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
-def test_rates_that_no_recording_has_are_refused(rate: int) -> None:
-    with pytest.raises(VocoderError, match="expected a number of Hz from 1000 to 1000000"):
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1, 16000.5, float("nan"), float("inf"), True])
+def test_rates_that_no_recording_has_are_refused(rate: float) -> None:
+    with pytest.raises(VocoderError, match="expected a whole number of Hz from 1000 to 1000000"):
         resample(tone(16000), rate, 16000)
 
 

@@ -93,6 +93,16 @@ def test_de_emphasis_has_equal_bits_however_it_is_cut(labels: list[int], cuts: l
     np.testing.assert_allclose(pre_emphasis(whole, 0.85), coding.amplitudes(samples), atol=1e-9)
 
 
+def test_de_emphasis_of_a_long_utterance_is_one_recursion() -> None:
+    emphasised = np.random.default_rng(0).uniform(-1, 1, 2 * 65536 + 3)
+    whole = CODINGS[2].de_emphasis()(emphasised)
+    last, expected = 0.0, []
+    for value in emphasised.tolist():
+        last = value + 0.85 * last
+        expected.append(last)
+    assert whole.tolist() == expected
+
+
 def test_feedback_has_the_sampler_s_bits() -> None:
     torch = pytest.importorskip("torch")
     from wavernn_trt.export.families.samplers import CategoricalSampler
@@ -118,3 +128,5 @@ def test_foreign_samples_are_refused() -> None:
         CODINGS[0].check(np.array([[1]]))
     with pytest.raises(VocoderError, match="NaN"):
         SampleCoding(MIXTURE, AUDIO).check([np.nan])
+    with pytest.raises(VocoderError, match=r"found values from -0.5 to 37.0, expected numbers from -1 to 1"):
+        SampleCoding(MIXTURE, AUDIO).check([-0.5, 37.0])
