@@ -1,9 +1,10 @@
-"""Numbers on the command line: what is accepted, and what the error says."""
+"""Numbers and paths on the command line: what is accepted, and what the error says."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 
 def positive_integer(text: str) -> int:
@@ -34,3 +35,10 @@ def seed(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer from 0 to 2**64 - 1")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """A path; an empty one, which a shell makes of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("found '', expected a path; is a shell variable not set?")
+    return Path(text)

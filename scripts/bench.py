@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PROGRAM = "wavernn-trt"
+from wavernn_trt.scripts import PROGRAM
+
 BACKENDS = ("onnxruntime", "torch")
 DESCRIPTION = """\
 Measures how fast a model speaks on this machine, beside what the machine could do (a plain
@@ -66,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         "--threads", type=positive_integer, metavar="N", help="CPU threads of everything (default: the model's)"
     )
     parser.add_argument("--json", type=Path, metavar="F", help="also write everything, each repeat included, to a file")
-    parser.add_argument("--quiet", action="store_true", help="do not say on stderr what is being measured")
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not say on stderr what is being measured")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from wavernn_trt import __version__
+from wavernn_trt.scripts import PROGRAM
 
 COMMANDS = {
     "bench": ("wavernn_trt.scripts.bench", "measure speed on this machine, and against plain PyTorch"),
@@ -25,7 +26,6 @@ COMMANDS = {
 }
 """Name, module and one line of help."""
 
-PROGRAM = "wavernn-trt"
 DESCRIPTION = "Speech from mel spectrograms with WaveRNN vocoders."
 EPILOG = f"""\
 examples:
@@ -52,23 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except SystemExit as exit:  # argparse leaves this way
         return exit.code if isinstance(exit.code, int) else 2
-    except KeyboardInterrupt:
-        _complain("interrupted; finished files are kept, and a rerun goes on behind them")
-        return 130
     except BrokenPipeError:
         # Whoever read the output has left. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ValueError as error:
-        _complain(f"error: {error}")
-    except OSError as error:
-        _complain(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-    except MemoryError:
-        _complain("error: out of memory; try a smaller --batch")
-    except Exception as error:
-        if "--debug" in arguments:
+    except (KeyboardInterrupt, Exception) as error:
+        if (interrupt := _interrupt(error)) is not None:
+            _complain("; ".join(["interrupted", *map(str, interrupt.args)]))
+            return 130
+        if isinstance(error, ValueError):
+            _complain(f"error: {error}")
+        elif isinstance(error, OSError):
+            _complain(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        elif isinstance(error, MemoryError):
+            _complain("error: out of memory; try a smaller --batch")
+        elif "--debug" in arguments:
             raise
-        _complain(f"error: unexpected {type(error).__name__}: {error}; '{PROGRAM} --debug …' shows where")
+        else:
+            _complain(f"error: unexpected {type(error).__name__}: {error}; '{PROGRAM} --debug …' shows where")
     return 2
 
 
@@ -87,6 +88,13 @@ def _run(arguments: list[str]) -> int:
     level = logging.DEBUG if parsed.debug else logging.WARNING
     logging.basicConfig(level=level, format=f"{PROGRAM}: %(levelname)s: %(message)s", stream=sys.stderr)
     return int(parsed.run(parsed))
+
+
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind an error: one that comes while a compiled module is imported ends as an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _complain(message: str) -> None:

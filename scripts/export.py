@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from wavernn_trt.scripts.arguments import path, positive_integer
+
 if TYPE_CHECKING:
     from wavernn_trt.export.exporter import ExportResult
 
@@ -48,11 +50,13 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained checkpoint, see below")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the model directory to make")
-    parser.add_argument("--steps", type=int, default=1024, metavar="N", help="steps to unroll (default: %(default)s)")
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="a trained checkpoint, see below")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="the model directory to make")
     parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="streams of the unrolled decoder (default: 1)"
+        "--steps", type=positive_integer, default=1024, metavar="N", help="steps to unroll (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=positive_integer, default=1, metavar="N", help="streams of the unrolled decoder (default: 1)"
     )
     parser.add_argument("--family", metavar="NAME", help="refuse any other family than this one")
     parser.add_argument("--config", type=Path, metavar="FILE", help="config file, if not the one beside the checkpoint")
@@ -79,7 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         from wavernn_trt.export import export, read_checkpoint
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from None
-    with tqdm(total=5, disable=arguments.quiet, bar_format="{desc} |{bar}| {elapsed}", dynamic_ncols=True) as bar:
+    stages = 5 if arguments.verify else 4
+    form = "{desc} |{bar}| {elapsed}"
+    with tqdm(total=stages, disable=arguments.quiet, bar_format=form, dynamic_ncols=True) as bar:
 
         def progress(stage: str) -> None:
             bar.set_description_str(stage, refresh=False)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wavernn_trt.scripts import PROGRAM
+
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Fit, Likeness, Speech
     from wavernn_trt.runtime.vocoder import Vocoder
 
-PROGRAM = "wavernn-trt"
 DESCRIPTION = """\
 Scores a model on recordings, such as ones kept out of its training:
 
@@ -67,7 +68,7 @@ class _Run:
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    from wavernn_trt.scripts.arguments import positive_integer, positive_number, seed
+    from wavernn_trt.scripts.arguments import path, positive_integer, positive_number, seed
 
     parser = subparsers.add_parser(
         "score",
@@ -77,13 +78,15 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", type=Path, metavar="DIR", help="model directory; with --backend torch or a checkpoint")
-    parser.add_argument("speech", nargs="+", type=Path, metavar="SPEECH", help="recordings, or folders of them")
+    parser.add_argument("model", type=path, metavar="DIR", help="model directory; with --backend torch or a checkpoint")
+    parser.add_argument("speech", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them")
     parser.add_argument(
         "--backend", default="auto", metavar="NAME", help="onnxruntime, torch or auto (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's)")
-    parser.add_argument("--batch", type=positive_integer, metavar="N", help="recordings at a time (default: 8)")
+    parser.add_argument(
+        "--batch", type=positive_integer, metavar="N", help="recordings at a time (default: 8; torch: 1)"
+    )
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="of the model's own output (default: %(default)s)"
     )
@@ -92,7 +95,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--teacher-forced-only", action="store_true", help="bits only, which takes half the time")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -136,8 +139,10 @@ class _Bar:
     def __init__(self, title: str, job: _Run, limit: float | None, hidden: bool) -> None:
         from tqdm import tqdm
 
-        self._rate = job.vocoder.sample_rate
-        known = [0.0] if hidden else [_duration(file.path) for file in job.files if file.error is None]
+        from wavernn_trt.scripts.progress import estimate_seconds
+
+        self._rate, audio = job.vocoder.sample_rate, job.vocoder.config.audio
+        known = [0.0] if hidden else [estimate_seconds(file.path, audio) for file in job.files if file.error is None]
         total = sum(seconds if limit is None else min(seconds, limit) for seconds in known)
         self._bar = tqdm(total=total, desc=title, disable=hidden, bar_format=_BAR, dynamic_ncols=True)
 
@@ -161,7 +166,11 @@ def _recordings(inputs: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES]
+            inside = [
+                file
+                for file in sorted(path.rglob("*"))
+                if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
+            ]
             if not inside:
                 raise VocoderError(f"{path}: found no {', '.join(AUDIO_SUFFIXES)} file in this folder")
             found += inside
@@ -169,6 +178,8 @@ def _recordings(inputs: Sequence[Path]) -> list[Path]:
             raise VocoderError(f"{path}: found a mel spectrogram, expected a recording; a score needs its samples")
         else:
             found.append(path)
+    if not any(path.exists() for path in found):
+        raise VocoderError(f"{found[0]}: no such file or folder; expected recordings, or folders of them")
     return found
 
 
@@ -176,16 +187,6 @@ def _read(path: Path) -> tuple[Any, int]:
     from wavernn_trt.runtime.audio import read_audio
 
     return read_audio(path)
-
-
-def _duration(path: Path) -> float:
-    """Seconds by the file's header; 0 where it cannot be read, which will be reported when its turn comes."""
-    import soundfile
-
-    try:
-        return float(soundfile.info(path).duration)
-    except (OSError, RuntimeError):
-        return 0.0
 
 
 def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:

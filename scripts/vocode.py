@@ -8,14 +8,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.jobs import JobResult
     from wavernn_trt.runtime.vocoder import Vocoder
 
-PROGRAM = "wavernn-trt"
 DESCRIPTION = """\
 Speaks mel spectrograms with a WaveRNN vocoder. Recordings are analysed first and said
 again in the model's voice and at its sample rate (copy synthesis).
@@ -51,32 +52,34 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="what to speak, see below")
+    parser.add_argument("inputs", nargs="+", type=path, metavar="INPUT", help="what to speak, see below")
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="OUT", help="a .wav file for a single input, else a folder"
+        "-o", "--output", required=True, type=path, metavar="OUT", help="a .wav file for a single input, else a folder"
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", type=Path, metavar="DIR", help="model directory (default: the voice that is shipped)")
+    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the voice that is shipped)")
     model.add_argument(
         "--backend",
         default="auto",
         metavar="NAME",
         help="onnxruntime, torch (the slow reference) or auto, which is onnxruntime (default: %(default)s)",
     )
-    model.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the backend's choice)")
+    model.add_argument(
+        "--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's choice)"
+    )
     speech = parser.add_argument_group("speech")
     speech.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         default=0,
         metavar="N",
         help="of the random numbers, 0 to 2**64 - 1 (default: %(default)s)",
     )
     speech.add_argument(
         "--batch",
-        type=_positive,
+        type=positive_integer,
         metavar="N",
-        help="utterances (or folds) decoded together; more is faster (default: 8)",
+        help="utterances (or folds) decoded together; more is faster (default: 8; torch: 1)",
     )
     speech.add_argument(
         "--fold",
@@ -87,13 +90,15 @@ def add_parser(subparsers: Any) -> None:
         help="cut utterances into folds of N samples that are decoded together (default without N: 11000)",
     )
     speech.add_argument(
-        "--overlap", type=_positive, metavar="N", help="samples over which folds are crossfaded (default: 550)"
+        "--overlap", type=positive_integer, metavar="N", help="samples over which folds are crossfaded (default: 550)"
     )
     files = parser.add_argument_group("files")
     files.add_argument("--float", action="store_true", dest="floating", help="32-bit float WAV files, not 16-bit")
     files.add_argument("--overwrite", action="store_true", help="make outputs anew that are there already")
     files.add_argument("--json", action="store_true", help="print one JSON object with every file's result on stdout")
-    files.add_argument("--quiet", action="store_true", help="no progress bar and no summary; errors are still shown")
+    files.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -119,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
     try:
         results = run_jobs(vocoder, jobs, options, bar)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("finished files are kept, and a rerun goes on behind them") from None
     finally:
         bar.close()
     elapsed = time.perf_counter() - started
@@ -180,20 +187,8 @@ def _real_time_factor(elapsed: float, seconds: float) -> float | None:
     return round(elapsed / seconds, 4) if seconds else None
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive integer")
-    return int(text)
-
-
 def _fold(text: str) -> int:
     try:
-        return _positive(text)
+        return positive_integer(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}; put --fold behind the inputs, or write --fold=11000") from None
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer from 0 to 2**64 - 1")
-    return int(text)

@@ -21,7 +21,7 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 _WEIGHTS_A_THREAD = 250_000
 """A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
 _MOST_THREADS = 8
-"""Every product of a step ends with all threads waiting for each other; nobody has measured more than these."""
+"""Every product of a step ends with all threads waiting for the slowest: each more waits longer for a smaller share."""
 
 
 class OnnxRuntimeExecutor:

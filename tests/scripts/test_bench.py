@@ -16,7 +16,7 @@ from wavernn_trt.scripts import bench_measure
 from wavernn_trt.scripts.bench_limit import SIZE, MatrixProducts
 from wavernn_trt.scripts.cli import main
 
-SMALL = ("--seconds", "0.04", "--repeats", "2", "--quiet")
+SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
 
 
 def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:

@@ -71,6 +71,20 @@ def test_one_bad_file_does_not_stop_the_rest(clips: Path, capsys: Any) -> None:
     assert "No such file" in err
 
 
+def test_folders_yield_visible_regular_files_only(clips: Path, capsys: Any) -> None:
+    (clips / ".hidden.wav").write_bytes(b"what macOS leaves beside a.wav")
+    (clips / "folder.wav").mkdir()
+    code, out, _ = run(capsys, shipped_voice(), clips, "--teacher-forced-only", "--json", "-q")
+    assert code == 0
+    assert [Path(entry["input"]).name for entry in json.loads(out)["files"]] == ["a.wav", "b.flac"]
+
+
+def test_inputs_that_are_all_missing_are_found_before_the_model_is_loaded(capsys: Any) -> None:
+    code, out, err = run(capsys, "no-model", "nowhere.wav", "neither.wav")
+    assert (code, out) == (2, "")
+    assert "nowhere.wav: no such file or folder" in err
+
+
 def test_all_files_bad(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "bad.wav").write_bytes(b"")
     code, out, _ = run(capsys, shipped_voice(), tmp_path / "bad.wav", "--json", "--quiet")

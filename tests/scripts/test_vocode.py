@@ -75,7 +75,7 @@ def test_a_rerun_goes_on_where_the_first_stopped(folder: Path, capsys: pytest.Ca
     assert "2 done, 1 skipped" in capsys.readouterr().err
     assert vocode("in", "-o", "out") == 0
     assert "0 done, 3 skipped" in capsys.readouterr().err
-    assert vocode("in", "-o", "out", "--overwrite", "--quiet") == 0
+    assert vocode("in", "-o", "out", "--overwrite", "-q") == 0
     assert soundfile.info("out/a.wav").samplerate == RATE
     assert capsys.readouterr().err == ""
 
@@ -155,6 +155,9 @@ def test_a_manifest_gives_every_file_its_seed(folder: Path, tiny_vocoder: Vocode
         (["-o", "out", "--fold", "in"], "put --fold behind the inputs"),
         (["in", "-o", "out", "--overlap", "5"], "--overlap only has a meaning together with --fold"),
         (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
+        (["in", "-o", ""], "-o/--output: found '', expected a path; is a shell variable not set?"),
+        (["", "-o", "out"], "INPUT: found '', expected a path"),
+        (["in/a.wav", "-o", "out.flac"], "output out.flac: found .flac, expected a name that ends in .wav"),
         (["in", "-o", "out", "--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
@@ -174,9 +177,16 @@ def test_models_and_backends_that_are_not_there_are_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "c.npy").touch()
-    for extra in (["--model", str(tmp_path / "nowhere")], ["--backend", "gpu"], ["--backend", "tensorrt"]):
-        assert vocode(str(tmp_path / "c.npy"), "-o", str(tmp_path / "out"), "--model", str(tmp_path), *extra) == 2
-        assert capsys.readouterr().err.startswith("wavernn-trt: error: ")
+    for extra, message in (
+        (["--model", str(tmp_path / "nowhere")], "not there"),
+        (["--model", str(tmp_path)], "is not a model directory"),
+        (["--backend", "gpu"], "backend: found 'gpu', expected one of auto, onnxruntime, torch"),
+        (["--backend", "tensorrt"], "backend 'tensorrt' is not there yet"),
+    ):
+        assert vocode(str(tmp_path / "c.npy"), "-o", str(tmp_path / "out"), *extra) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("wavernn-trt: error: ")
+        assert message in error
     assert not (tmp_path / "out").exists()
 
 
@@ -194,9 +204,23 @@ def test_an_interrupt_leaves_whole_files_only(
 
     monkeypatch.setattr(tiny_vocoder.executor, "decode", interrupted)
     assert vocode("in", "-o", "out") == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "wavernn-trt: interrupted; finished files are kept, and a rerun goes on" in capsys.readouterr().err
     assert [path.name for path in Path("out").iterdir()] == ["a.wav"]
     assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_before_the_work_is_one_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrapped: bool
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        if wrapped:  # as compiled modules do while they are imported
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Vocoder, "load", interrupted)
+    assert vocode("in", "-o", "out") == 130
+    assert capsys.readouterr().err.endswith("wavernn-trt: interrupted\n")
 
 
 def test_unexpected_errors_show_no_traceback_unless_asked(
