@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime import mu_law
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
 
 AUDIO = AudioConfig(
@@ -59,8 +60,7 @@ def mu_law_labels(waveform: NDArray[np.float64], bits: int) -> NDArray[np.int64]
     """round((sign(y) ln(1 + mu |y|) / ln(1 + mu) + 1) / 2 * mu) with mu = 2^bits - 1; silence is 2^(bits-1)."""
     mu = 2**bits - 1
     limited = np.clip(waveform, -1, 1)
-    companded = np.sign(limited) * np.log1p(mu * np.abs(limited)) / np.log1p(mu)
-    return np.asarray(np.floor((companded + 1) / 2 * mu + 0.5), dtype=np.int64)
+    return np.asarray(np.floor((mu_law.compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
 
 
 def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bits: int) -> Recording:
