@@ -1,4 +1,24 @@
-"""The inputs and outputs that every decoder graph has, whatever runs it."""
+"""The inputs and outputs that every decoder graph has, whatever runs it.
+
+B streams, T steps, W rows of conditioning, G interpolated column groups, L recurrent layers of H units:
+
+=================  ==================  ==========================================================================
+``conditioning``   [B, W, columns]     each stream's window of the conditioner's rows
+``frame_index``    [B, T] int32        the window's row that a step's ``held`` groups are; where a group is held
+``interpolation``  [B, G, T, W]        the weights of the window's rows, for the groups that are not; where G > 0
+``uniforms``       [B, T, U]           [..., 0] chooses the class or component: uniform on [0, 1), at most 1 - 2**-23.
+                                       [..., 1], for mixtures: a standard deviate, ln v - ln(1 - v) for logistics and
+                                       normal for Gaussians
+``previous``       [B]                 the sample before the chunk: int32 label (univoc) or float32 in [-1, 1]
+``hidden``         [L, B, H]           recurrent state
+``samples``        [B, T]              int32 labels, or float32 in [-1, 1] for mixtures
+``previous_out``,  as ``previous``,    the state behind the chunk
+``hidden_out``     ``hidden``
+=================  ==================  ==========================================================================
+
+Indices and weights are each stream's own, because streams that begin a chunk together stand at different places inside
+their frames.
+"""
 
 from __future__ import annotations
 
