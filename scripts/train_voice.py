@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wavernn_trt.scripts.arguments import positive_integer
 from wavernn_trt.scripts.voice_corpus import (
     AUDIO,
     Clips,
@@ -82,6 +83,20 @@ class Recipe:
     """Ends the training, and its schedule, earlier where that comes first."""
     seed: int = 0
     """Of the first weights, of the variants and of their order."""
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that nothing can be trained with."""
+        for name in ("conditioning_size", "embedding_dim", "rnn_size", "fc_size", "rows", "frames", "validate_every"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}: found {getattr(self, name)}, expected a positive integer")
+        for name in ("minutes", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise RecipeError(f"{name}: found {getattr(self, name)}, expected a positive number")
+        for name in ("variants", "seed"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name}: found {getattr(self, name)}, expected an integer from 0 on")
+        if self.max_updates is not None and self.max_updates < 1:
+            raise RecipeError(f"max_updates: found {self.max_updates}, expected a positive integer")
 
 
 class TrainingModel(nn.Module):
@@ -147,7 +162,11 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint, tensors and plain values only."""
     if not path.is_file():
         raise RecipeError(f"{path}: no such checkpoint")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling fails in as many ways as there are files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"{path}: not a checkpoint that can be read ({reason})") from None
     if not isinstance(content, dict) or not {"model", "step"} <= set(content):
         raise RecipeError(f"{path}: expected a dict with 'model' and 'step', as univoc and this script write it")
     return content
@@ -206,7 +225,13 @@ def train(
         ``step`` and bits a sample: ``training`` since the last validation, ``validation``, and ``validation_before``.
     """
     start: dict[str, Any] = load(output / "training.pt") if resume else load(init) if init else {"step": 0}
-    recipe = sized_like(start["model"], recipe) if "model" in start else recipe
+    if "model" in start:
+        try:
+            recipe = sized_like(start["model"], recipe)
+            TrainingModel(recipe).load_state_dict(start["model"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
+            found = init or output / "training.pt"
+            raise RecipeError(f"{found}: expected the tensors of univoc's network with {AUDIO.n_mels} mels") from None
     if keep_out is not None and sorted(keep_out) != start.get("kept_out", sorted(keep_out)):
         raise RecipeError(f"--keep-out: the training to resume keeps out {', '.join(start['kept_out'])}")
     torch.manual_seed(recipe.seed)
@@ -215,6 +240,13 @@ def train(
     originals = [prepare(name, *clips[name], 1.0, recipe.bits) for name in names]
     variants = [altered(name, *clips[name], recipe.bits, rng) for name in names * recipe.variants]
     kept_out = [prepare(name, *clips[name], 1.0, recipe.bits) for name in kept]
+    shortest = min(len(recording.mel) for recording in originals + variants)
+    if recipe.frames + 2 * recipe.context > shortest:
+        most = shortest - 2 * recipe.context
+        raise RecipeError(
+            f"frames: found {recipe.frames}, expected at most {most}; the shortest clip or variant has {shortest}, and "
+            f"{recipe.context} are added on each side"
+        )
     model, average = TrainingModel(recipe), TrainingModel(recipe)
     if "model" in start:
         model.load_state_dict(start.get("weights", start["model"]))
@@ -289,16 +321,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt, within the same budget")
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="budget (default: %(default)s)")
     parser.add_argument("--max-updates", type=int, help="end after so many updates if that is earlier")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--threads", type=positive_integer, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
     for name in ("rows", "frames", "variants", "validate_every", "rnn_size", "fc_size", "seed"):
         default, flag = getattr(defaults, name), "--" + name.replace("_", "-")
         parser.add_argument(flag, type=int, default=default, metavar="N", help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
     folder, threads = options.pop("folder"), options.pop("threads")
-    recipe = Recipe(**{name: options.pop(name) for name in list(options) if hasattr(defaults, name)})
     torch.set_num_threads(threads)
     try:
+        recipe = Recipe(**{name: options.pop(name) for name in list(options) if hasattr(defaults, name)})
         result = train(read_folder(folder), recipe=recipe, **options)
     except (RecipeError, CorpusError, OSError) as error:
         print(f"train_voice: {error}", file=sys.stderr)

@@ -82,14 +82,18 @@ def read_folder(folder: Path) -> Clips:
     """Every FLAC and WAV file of a folder.
 
     Raises:
-        CorpusError: fewer than two files (one to train on, one to keep out), or one too short.
+        CorpusError: fewer than two files (one to train on, one to keep out), or one too short or not readable.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".flac", ".wav"))
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".flac", ".wav") and path.is_file())
     if len(paths) < 2:
         raise CorpusError(f"{folder}: found {len(paths)} FLAC or WAV files, expected at least 2 recordings of speech")
     clips = {}
     for path in paths:
-        signal, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        try:
+            signal, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        except RuntimeError as error:  # libsndfile's errors are RuntimeErrors
+            reason = getattr(error, "error_string", error)
+            raise CorpusError(f"{path}: not a recording that can be read ({reason}); move it away") from None
         if len(signal) < SHORTEST * rate:
             raise CorpusError(f"{path}: {len(signal) / rate:.2f} s, expected at least {SHORTEST} s")
         clips[path.stem] = (signal.mean(axis=1), int(rate))

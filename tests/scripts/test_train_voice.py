@@ -178,13 +178,42 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.Captur
         (["--keep-out", "clip0", "clip1", "clip2"], "0 clips to train on and 3 kept out"),
         (["--init", "missing.pt"], "missing.pt: no such checkpoint"),
         (["--resume"], "training.pt: no such checkpoint"),
+        (["--init", "speech/clip0.flac"], "clip0.flac: not a checkpoint that can be read"),
+        (["--init", "narrow.pt"], "narrow.pt: expected the tensors of univoc's network with 80 mels"),
+        (["--init", "foreign.pt"], "foreign.pt: expected the tensors of univoc's network"),
+        (["--minutes", "0"], "minutes: found 0.0, expected a positive number"),
+        (["--learning-rate", "nan"], "learning_rate: found nan"),
+        (["--rows", "0"], "rows: found 0, expected a positive integer"),
+        (["--rnn-size", "0"], "rnn_size: found 0"),
+        (["--max-updates", "0"], "max_updates: found 0"),
+        (["--variants", "-1"], "variants: found -1, expected an integer from 0 on"),
+        (["--frames", "500"], "frames: found 500, expected at most 65; the shortest clip or variant has 97"),
     ],
 )
 def test_mistakes_are_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    narrow = TrainingModel(TINY).state_dict()
+    narrow["rnn1.weight_ih_l0"] = narrow["rnn1.weight_ih_l0"][:, :20]
+    torch.save({"model": narrow, "step": 1}, "narrow.pt")
+    torch.save({"model": {"weight": torch.zeros(1)}, "step": 1}, "foreign.pt")
     assert train_voice.main([str(folder), str(tmp_path / "out"), "--variants", "0", *options]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clip_that_is_no_recording_is_refused(folder: Path) -> None:
+    (folder / "text.wav").write_text("no speech here")
+    with pytest.raises(voice_corpus.CorpusError, match=r"text\.wav: not a recording that can be read"):
+        read_folder(folder)
 
 
 def test_a_clip_too_short_is_refused(folder: Path) -> None:
