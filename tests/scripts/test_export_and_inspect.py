@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def test_export_says_what_it_made_and_assumed(univoc_file: Path, tmp_path: Path,
     for line in ("fold the embedding", "hoist the conditioning", "fuse the gates", "unroll", "loop", "decoder.onnx"):
         assert line in out
     assert "8 of 8 samples equal" in out
+
+
+def test_the_progress_bar_ends_full(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
+    code, _, err = run(capsys, "export", univoc_file, "-o", tmp_path / "v", "--steps", 2)
+    assert code == 0, err
+    bars = re.findall(r"\|(.*?)\|", err)
+    assert set(bars[-1]) in ({"█"}, {"#"})
 
 
 def test_export_as_json(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
