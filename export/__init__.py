@@ -31,7 +31,8 @@ def __getattr__(name: str) -> Any:
         if error.name and error.name.startswith("wavernn_trt"):
             raise
         raise ModuleNotFoundError(
-            f"{error}; reading checkpoints and exporting need the extra: pip install 'wavernn-trt[export]'",
+            f"{error}; reading checkpoints and exporting need an extra: "
+            "pip install '.[export]' in a clone of the project",
             name=error.name,
         ) from error
     return getattr(module, name)

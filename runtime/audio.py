@@ -181,7 +181,7 @@ def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     prepare_output(path)
     clipped = 0 if floating else int((np.abs(waveform) > 1).sum())
     if clipped:
-        logger.warning("%s: %d of %d samples are clipped", path, clipped, len(waveform))
+        logger.warning("%s: %d of %d samples are clipped; --float keeps them", path, clipped, len(waveform))
     import soundfile
 
     temporary = _temporary(path)

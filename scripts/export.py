@@ -29,9 +29,16 @@ checkpoints (recognised by their tensors' names):
   turian       state dict of turian's one-GRU variant
   or a model directory, to export it again with other --steps or --batch
 
-Sizes come from the tensors. What they cannot tell comes from the config file beside the
-checkpoint (config.yaml, config.json, hparams.json or params.json), from --set, or else is the
-family's default, and then the command says so.
+Sizes come from the tensors. What they cannot tell comes from --set, else from the config file
+beside the checkpoint (config.yaml, config.json, hparams.json or params.json, such as
+{"sample_rate": 22050, "mu_law": true}), or else is the family's default, and then the command
+says so. Settings:
+  mode (raw, mol, gauss or a number of bits), mu_law, sample_rate, hop_length, win_length, n_fft,
+  n_mels, fmin, fmax, mel_norm, pad_mode, preemphasis, log, reference_db, min_level_db, mel_range,
+  clip_high, waveform_preemphasis, peak, delay
+
+Printed for each check: the largest absolute difference of logits and states. It passes up to
+1e-4 of the largest value, and only if every sample is the same class; else nothing is written.
 
 examples:
   wavernn-trt export model-160000.pt -o voices/ljspeech
@@ -68,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an audio setting or mode, mu_law; values as in JSON; may be given several times",
+        help="a setting, see below; values as in JSON; may be given several times",
     )
     parser.add_argument("--verify", action="store_true", help="check the finished decoder at its full length, too")
     parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is a model directory")

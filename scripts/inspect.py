@@ -28,7 +28,10 @@ Prints what is in a model directory: family, sizes, work for a sample, audio set
 their hashes, and the compatibility report: what TensorRT makes of every operator, on which
 condition, and each node that breaks one. Exits with 1 if a node does.
 """
-_WITHOUT_ONNX = "not available: node counts and the compatibility report need onnx; pip install 'wavernn-trt[export]'"
+_WITHOUT_ONNX = (
+    "not available: node counts and the compatibility report need onnx; "
+    "pip install '.[export]' in a clone of the project"
+)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("train_voice needs PyTorch: pip install '.[export]' in a clone of the project")
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -309,23 +312,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 where the caller has to change something."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(
-        prog="train_voice",
+        prog="python -m wavernn_trt.scripts.train_voice",
         description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of FLAC or WAV recordings of a voice.",
         epilog="OUTPUT gets model.pt and config.yaml, to be exported, and training.pt, to be resumed from. Minutes "
-        "of speech and two hours on one CPU core give a recognisable voice; --init saves most of that time.",
+        "of speech and two hours on one CPU core give a recognisable voice; --init saves most of that time. Then: "
+        "wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE KEPT_OUT_CLIPS. "
+        "What is printed are bits a sample: of the kept-out clips before, and of both kinds of clips after.",
     )
     parser.add_argument("folder", type=Path, help="recordings of at least a second each, any sample rate")
     parser.add_argument("output", type=Path, help="folder for the results")
-    parser.add_argument("--keep-out", nargs="+", metavar="NAME", help="clips to validate on (default: the last eighth)")
+    parser.add_argument(
+        "--keep-out",
+        nargs="+",
+        metavar="NAME",
+        help="clips to validate on, their names without suffix (default: the last eighth)",
+    )
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="begin with these weights and sizes")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt, within the same budget")
     parser.add_argument("--minutes", type=float, default=defaults.minutes, help="budget (default: %(default)s)")
     parser.add_argument("--max-updates", type=int, help="end after so many updates if that is earlier")
     parser.add_argument("--threads", type=positive_integer, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="default: %(default)s")
-    for name in ("rows", "frames", "variants", "validate_every", "rnn_size", "fc_size", "seed"):
+    parser.add_argument(
+        "--learning-rate", type=float, default=defaults.learning_rate, help="at its highest (default: %(default)s)"
+    )
+    meanings = {
+        "rows": "recordings walked through at the same time",
+        "frames": "mel frames in a step's window",
+        "variants": "altered copies of each clip, in speed, pitch and level",
+        "validate_every": "updates between validations, each of which also saves",
+        "rnn_size": "units of the decoder's GRU",
+        "fc_size": "units of the fully connected layer",
+        "seed": "of weights, crops and alterations",
+    }
+    for name, meaning in meanings.items():
         default, flag = getattr(defaults, name), "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=int, default=default, metavar="N", help="default: %(default)s")
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: %(default)s)")
     options = vars(parser.parse_args(arguments))
     folder, threads = options.pop("folder"), options.pop("threads")
     torch.set_num_threads(threads)

@@ -77,7 +77,7 @@ def _open_onnxruntime(path: Path, threads: int | None) -> OpenedModel:
 
 
 def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedModel:
-    _require("torch", "PyTorch", "pip install 'wavernn-trt[export]'")
+    _require("torch", "PyTorch", "pip install '.[export]' in a clone of the project")
     import torch
 
     from wavernn_trt.export.checkpoint import read_checkpoint

@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Vocoder", "load"):
         return getattr(import_module("wavernn_trt.runtime.vocoder"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
