@@ -304,5 +304,5 @@ def test_loading_says_what_a_folder_is_not(tmp_path: Path, kind: type) -> None:
 
 def test_a_missing_backend_names_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(VocoderError, match=r"PyTorch.*pip install 'wavernn-trt\[export\]'"):
+    with pytest.raises(VocoderError, match=r"PyTorch.*pip install '\.\[export\]'"):
         wavernn_trt.load(tmp_path, "torch")
