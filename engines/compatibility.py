@@ -117,10 +117,6 @@ def _plugin(node: onnx.NodeProto, context: _Context) -> str | None:
     return _float32(node, context)
 
 
-def _constant_shape(node: onnx.NodeProto, context: _Context) -> str | None:
-    return None if node.input[1] in context.constants else "its shape is computed, so it is not static"
-
-
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _REFUSED = {"Multinomial": "TensorRT has no layer for it; samples are drawn from given random numbers instead"}
 _TABLE = "a constant table or a constant index"

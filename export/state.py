@@ -117,6 +117,11 @@ def _load(path: Path) -> Any:
                 f"Nothing of it was run. Expected weights only; {RESAVE}"
             ) from None
         raise _damaged(path) from None
+    except MemoryError:
+        raise CheckpointError(
+            f"{path} does not fit into memory, expected a checkpoint that does; free some, or copy the file again in "
+            "case it is damaged"
+        ) from None
     # A damaged pickle can make torch raise almost anything; every one of them means the same to the user.
     except Exception:
         raise _damaged(path) from None

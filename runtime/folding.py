@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
 
-DEFAULT_TARGET = 11000
-"""Samples of a fold, as fatchord's hparams have it."""
 DEFAULT_OVERLAP = 550
 """Samples of warm-up and of crossfade, as fatchord's hparams have it."""
 

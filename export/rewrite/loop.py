@@ -24,13 +24,14 @@ def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     previous, hidden = read_state(graph, model)
     body = networks.step.copy()
     tensors = body.tensors()
-    states = ["next_previous", *(f"next_hidden_{layer}" for layer in range(model.layers))]
     scanned = [row.name for row in networks.rows] + ["uniforms"]
     body.inputs = [tensors[name] for name in ("previous", *_hidden_names(model), *scanned)]
     if model.label_feedback:
         body.inputs[0].dtype = np.dtype(np.int64)
+    # ONNX Runtime wants a distinct tensor for each output, and the sample is its own successor's "previous".
     body.outputs = [
-        *(_output(body, tensors, name) for name in states),
+        _copy(body, tensors["next_previous"], "scanned_previous"),
+        *_next_hidden(tensors, model),
         _copy(body, tensors["sample"], "scanned_sample"),
     ]
     outputs = _scan(graph, body, [previous, *hidden], [*rows, uniforms])
@@ -53,8 +54,7 @@ def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     if model.label_feedback:
         tensors["previous"].dtype = np.dtype(np.int64)
     tensors["logits"].name = "step_logits"  # the name of the whole graph's output must stay free inside its loop
-    states = [tensors[f"next_hidden_{layer}"] for layer in range(model.layers)]
-    body.outputs = [*states, _copy(body, tensors["logits"], "scanned_logits")]
+    body.outputs = [*_next_hidden(tensors, model), _copy(body, tensors["logits"], "scanned_logits")]
     outputs = _scan(graph, body, hidden, [forced, *rows])
     logits = gs.Variable("logits", np.float32, ("batch", "steps", model.outputs))
     graph.nodes.append(gs.Node("Transpose", "logits", {"perm": [1, 0, 2]}, [outputs[-1]], [logits]))
@@ -75,11 +75,6 @@ def _scan(graph: gs.Graph, body: gs.Graph, states: list[gs.Variable], scanned: l
     return outputs
 
 
-def _output(body: gs.Graph, tensors: dict[str, gs.Tensor], name: str) -> gs.Tensor:
-    # ONNX Runtime wants a distinct tensor for each output, and the sample is its own successor's "previous".
-    return _copy(body, tensors[name], f"scanned_{name}") if name == "next_previous" else tensors[name]
-
-
 def _copy(body: gs.Graph, tensor: gs.Tensor, name: str) -> gs.Variable:
     copy = gs.Variable(name, tensor.dtype, tensor.shape)
     body.nodes.append(gs.Node("Identity", name, {}, [tensor], [copy]))
@@ -88,3 +83,7 @@ def _copy(body: gs.Graph, tensor: gs.Tensor, name: str) -> gs.Variable:
 
 def _hidden_names(model: ModelConfig) -> list[str]:
     return [f"hidden_{layer}" for layer in range(model.layers)]
+
+
+def _next_hidden(tensors: dict[str, gs.Tensor], model: ModelConfig) -> list[gs.Tensor]:
+    return [tensors[f"next_{name}"] for name in _hidden_names(model)]
