@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, shape_inference
 
-from wavernn_trt.export.rewrite.gru_function import ATTRIBUTES, OP_TYPE
+from wavernn_trt.export.operators import GRU_OPERATOR
+from wavernn_trt.export.rewrite.gru_function import ATTRIBUTES
 
 LONGEST_CONVOLUTION = 15
 """Kernel length of one-dimensional convolutions that engines are planned for; the families' are 1 and 5 long."""
@@ -123,7 +124,7 @@ _TABLE = "a constant table or a constant index"
 _STATIC = "static shapes"
 
 OPERATORS: dict[str, _Support] = {
-    OP_TYPE: _Support("PluginV3", "gates and state in float32; its four attributes", _plugin),
+    GRU_OPERATOR: _Support("PluginV3", "gates and state in float32; its four attributes", _plugin),
     "Add": _Support("ElementWise (sum)"),
     "ArgMax": _Support("TopK, k = 1"),
     "BatchNormalization": _Support("Scale"),

@@ -9,7 +9,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from wavernn_trt.export.rewrite.gru_function import DOMAIN, OP_TYPE, gru_function
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR
+from wavernn_trt.export.rewrite.gru_function import gru_function
 from wavernn_trt.export.step_graph import IR_VERSION, OPSET
 
 _EXTERNAL_FROM_BYTES = 1024
@@ -26,7 +27,7 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
                 del attribute.g.value_info[:]
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
-    if any(node.op_type == OP_TYPE for node in model.graph.node):
+    if any(node.op_type == GRU_OPERATOR for node in model.graph.node):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         model.functions.append(gru_function(OPSET))
     model.ir_version = IR_VERSION

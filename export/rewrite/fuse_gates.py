@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_graphsurgeon as gs
 
-from wavernn_trt.export.rewrite.gru_function import DOMAIN, OP_TYPE, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from wavernn_trt.export.step_graph import Networks
 
 
@@ -59,7 +59,7 @@ def _fuse(step: gs.Graph, tanh: gs.Node, input_size: int) -> None:
         "plugin_namespace": PLUGIN_NAMESPACE,
     }
     inputs = [gates, hidden, weight, bias]
-    step.nodes.append(gs.Node(OP_TYPE, tanh.name, attributes, inputs, [output], domain=DOMAIN))
+    step.nodes.append(gs.Node(GRU_OPERATOR, tanh.name, attributes, inputs, [output], domain=DOMAIN))
 
 
 def _producer(tensor: gs.Tensor, op: str) -> gs.Node:

@@ -13,10 +13,8 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-OP_TYPE = "CustomGRUPlugin"
-DOMAIN = "wavernn_trt"
-PLUGIN_VERSION = "1"
-PLUGIN_NAMESPACE = "wavernn_trt"
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR
+
 ATTRIBUTES = ("hidden_size", "input_size", "plugin_version", "plugin_namespace")
 
 
@@ -40,7 +38,7 @@ def gru_function(opset: int) -> onnx.FunctionProto:
     ]
     return helper.make_function(
         DOMAIN,
-        OP_TYPE,
+        GRU_OPERATOR,
         ["gates", "hidden", "recurrent_weight", "recurrent_bias"],
         ["next_hidden"],
         nodes,

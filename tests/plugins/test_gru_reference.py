@@ -42,11 +42,11 @@ def test_onnx_function_is_the_reference(batch: int, size: int) -> None:
     names = ["gates", "hidden", "recurrent_weight", "recurrent_bias"]
     values = [onnx.helper.make_tensor_value_info(n, 1, a.shape) for n, a in zip(names, arrays, strict=True)]
     attributes = {"hidden_size": size, "input_size": 4, "plugin_version": "1", "plugin_namespace": "wavernn_trt"}
-    node = onnx.helper.make_node(contract.OP_TYPE, names, ["next"], domain=contract.DOMAIN, **attributes)
+    node = onnx.helper.make_node(operators.GRU_OPERATOR, names, ["next"], domain=operators.DOMAIN, **attributes)
     output = onnx.helper.make_tensor_value_info("next", 1, (batch, size))
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], "cell", values, [output]),
-        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(contract.DOMAIN, 1)],
+        opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(operators.DOMAIN, 1)],
         functions=[contract.gru_function(18)],
         ir_version=9,
     )
