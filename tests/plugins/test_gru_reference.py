@@ -36,7 +36,8 @@ def test_onnx_function_is_the_reference(batch: int, size: int) -> None:
     onnx = pytest.importorskip("onnx", reason="the function is an ONNX one")
     import onnxruntime
 
-    from wavernn_trt.export.rewrite import gru_function as contract
+    from wavernn_trt.export import operators
+    from wavernn_trt.export.rewrite.gru_function import gru_function
 
     arrays = random_cell(batch, size)
     names = ["gates", "hidden", "recurrent_weight", "recurrent_bias"]
@@ -47,7 +48,7 @@ def test_onnx_function_is_the_reference(batch: int, size: int) -> None:
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], "cell", values, [output]),
         opset_imports=[onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(operators.DOMAIN, 1)],
-        functions=[contract.gru_function(18)],
+        functions=[gru_function(18)],
         ir_version=9,
     )
     onnx.checker.check_model(model, full_check=True)
