@@ -1,0 +1,57 @@
+"""Shapes of a node's operands against what its operator expects; references and plugins refuse the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wavernn_trt.export.operators import Operand
+
+_MEANINGS = {"B": "streams", "T": "steps", "W": "rows of the window"}
+
+
+def gru_operands(hidden_size: int) -> tuple[Operand, ...]:
+    """The inputs of a ``CustomGRUPlugin`` node, in order."""
+    wide = 3 * hidden_size
+    return (
+        Operand("gates", ("B", wide), "float32"),
+        Operand("hidden", ("B", hidden_size), "float32"),
+        Operand("recurrent_weight", (wide, hidden_size), "weight"),
+        Operand("recurrent_bias", (wide,), "float32"),
+    )
+
+
+def match_shapes(
+    operator: str, operands: Sequence[Operand], shapes: Sequence[Sequence[int]], *, dynamic: bool = False
+) -> dict[str, int]:
+    """Finds the sizes B, T and W of a node.
+
+    Args:
+        operator: its name, for messages.
+        operands: what is expected.
+        shapes: what is there, one for each operand.
+        dynamic: whether a negative size stands for any, as in a TensorRT network.
+
+    Returns:
+        The sizes by letter; without those that are only known as dynamic.
+
+    Raises:
+        ValueError: another number of operands, or a shape that disagrees; names the operand.
+    """
+    if len(shapes) != len(operands):
+        names = ", ".join(operand.name for operand in operands)
+        raise ValueError(f"{operator}: found {len(shapes)} operands, expected {len(operands)}: {names}")
+    sizes: dict[str, int] = {}
+    for operand, shape in zip(operands, shapes, strict=True):
+        found = tuple(int(size) for size in shape)
+        right = len(found) == len(operand.shape)
+        for size, expected in zip(found, operand.shape, strict=False):
+            if dynamic and size < 0:
+                continue
+            right = right and size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
+        if not right:
+            letters = sorted({size for size in operand.shape if isinstance(size, str)})
+            notes = [f"{letter} {_MEANINGS[letter]}, {sizes.get(letter, 'any')}" for letter in letters]
+            expected = ", ".join(map(str, operand.shape))
+            suffix = f" ({'; '.join(notes)})" if notes else ""
+            raise ValueError(f"{operator}: {operand.name} has shape {list(found)}, expected [{expected}]{suffix}")
+    return sizes

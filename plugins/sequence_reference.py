@@ -1,0 +1,176 @@
+"""What ``WaveRNNSequencePlugin`` computes, in numpy: the specification and the reference of its kernels.
+
+`wavernn_trt.export.operators.SequenceShape` has the same in formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, Precision, SequenceShape
+from wavernn_trt.plugins.gru_reference import gru_update
+from wavernn_trt.plugins.operand_shapes import match_shapes
+from wavernn_trt.plugins.rounding import product, round_to
+
+FloatArray = NDArray[np.float32]
+
+MIXTURES = 10
+"""Components of a logistic mixture: as many weights, then means, then log-scales."""
+LOG_SCALE_FLOOR = math.log(1e-14)
+"""Of a logistic mixture's components (fatchord)."""
+LOG_DEVIATION_FLOOR = -7.0
+"""Of a Gaussian (Coqui)."""
+
+
+def decode_sequence(
+    shape: SequenceShape,
+    inputs: Mapping[str, NDArray[Any]],
+    precision: Precision = "fp32",
+    forced: NDArray[Any] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Decodes a chunk: B streams, T steps, each fed with the sample of the one before.
+
+    Args:
+        shape: the model.
+        inputs: by the names of ``shape.inputs()``. Weights are float32, or stored in the precision as
+            `wavernn_trt.plugins.rounding.store` gives them, or as ml_dtypes' bfloat16.
+        precision: of the operands of every product. Sums, gates, states and sampling are float32.
+        forced: what each step is fed with, [B, T], in place of ``previous`` and of the samples before it (teacher
+            forcing). What a step draws is the same as ever, and goes nowhere.
+
+    Returns:
+        ``samples`` [B, T], ``previous_out`` [B] and ``hidden_out`` [L, B, H], as the node gives them, and the
+        ``logits`` that the samples were drawn from, float32 [B, T, outputs].
+
+    Raises:
+        ValueError: an input is missing or of another shape or type.
+    """
+    arrays = _check_inputs(shape, inputs, precision)
+    batch, steps = arrays["uniforms"].shape[:2]
+    if forced is not None and forced.shape != (batch, steps):
+        raise ValueError(f"forced has shape {list(forced.shape)}, expected {[batch, steps]}: streams, steps")
+    previous, hidden = arrays["previous"], list(arrays["hidden"])
+    samples, all_logits = [], []
+    for step in range(steps):
+        fed = previous if forced is None else forced[:, step].astype(previous.dtype)
+        logits = _step(shape, arrays, fed, hidden, _rows(shape, arrays, step), precision)
+        sample, previous = _draw(shape, logits, arrays["uniforms"][:, step])
+        samples.append(sample)
+        all_logits.append(logits)
+    return {
+        "samples": np.stack(samples, axis=1),
+        "previous_out": previous,
+        "hidden_out": np.stack(hidden),
+        "logits": np.stack(all_logits, axis=1),
+    }
+
+
+def _step(
+    shape: SequenceShape,
+    weights: Mapping[str, NDArray[Any]],
+    previous: NDArray[Any],
+    hidden: list[FloatArray],
+    rows: Mapping[Place, FloatArray],
+    precision: Precision,
+) -> FloatArray:
+    """One step: replaces the states in ``hidden`` [B, H], a layer each, and gives the logits [B, outputs]."""
+
+    def times(x: FloatArray, name: str) -> FloatArray:
+        return product(x, weights[name], precision)
+
+    def cell(layer: int, gates: FloatArray) -> FloatArray:
+        state = hidden[layer]
+        recurrent = times(state, f"recurrent_weight_{layer}") + weights[f"recurrent_bias_{layer}"]
+        hidden[layer] = gru_update(gates, recurrent, state)
+        return hidden[layer]
+
+    table = weights["feedback"]
+    fed_back = table[previous] if shape.label_feedback else previous[:, None] * table
+    x = cell(0, fed_back + rows["gates_0"] + weights["gates_bias_0"])
+    if shape.skip:
+        x = x + previous[:, None] * weights["skip_column"] + rows["skip"] + weights["skip_bias"]
+    if shape.layers == 2:
+        state = cell(1, times(x, "input_weight_1") + rows["gates_1"] + weights["gates_bias_1"])
+        x = state + x if shape.skip else state
+    for i in range(len(shape.fc_sizes)):
+        place: Place = "fc_0" if i == 0 else "fc_1"
+        x = np.maximum(times(x, f"fc_weight_{i}") + rows[place] + weights[f"fc_bias_{i}"], 0)
+    logits: FloatArray = times(x, "output_weight") + weights["output_bias"]
+    return logits
+
+
+def _rows(shape: SequenceShape, arrays: Mapping[str, NDArray[Any]], step: int) -> dict[Place, FloatArray]:
+    """What each place takes of the conditioning at a step, [B, width]."""
+    conditioning = arrays["conditioning"]  # [B, W, columns]
+    batch = len(conditioning)
+    starts = np.cumsum([0, *shape.group_columns])
+    interpolated = 0
+    expanded = np.zeros((batch, conditioning.shape[2]), np.float32)
+    for group, held in enumerate(shape.group_held):
+        columns = slice(starts[group], starts[group + 1])
+        if held:
+            expanded[:, columns] = conditioning[np.arange(batch), arrays["frame_index"][:, step], columns]
+        else:
+            weights = arrays["interpolation"][:, interpolated, step, None]  # [B, 1, W]
+            expanded[:, columns] = (weights @ conditioning[:, :, columns])[:, 0]
+            interpolated += 1
+    rows: dict[Place, FloatArray] = {}
+    for place, firsts in zip(shape.places, shape.first_columns(), strict=True):
+        rows[place] = np.zeros((batch, shape.width(place)), np.float32)
+        for first in firsts.values():
+            rows[place] += expanded[:, first : first + shape.width(place)]
+    return rows
+
+
+def _draw(shape: SequenceShape, logits: FloatArray, uniforms: FloatArray) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Logits [B, outputs] and random numbers [B, U] -> the sample [B] and what the next step is fed with [B]."""
+    if shape.output == "categorical":
+        label = _pick(logits, uniforms[:, 0])
+        if shape.label_feedback:
+            return label, label
+        return label, (2 * label.astype(np.float32) / np.float32(shape.outputs - 1) - 1).astype(np.float32)
+    if shape.output == "logistic_mixture":
+        component = _pick(logits[:, :MIXTURES], uniforms[:, 0])
+        stream = np.arange(len(logits))
+        mean = logits[stream, MIXTURES + component]
+        log_scale = np.maximum(logits[stream, 2 * MIXTURES + component], np.float32(LOG_SCALE_FLOOR))
+    else:
+        mean, log_scale = logits[:, 0], np.maximum(logits[:, 1], np.float32(LOG_DEVIATION_FLOOR))
+    value = np.clip(mean + np.exp(log_scale) * uniforms[:, 1], -1, 1).astype(np.float32)
+    return value, value
+
+
+def _pick(logits: FloatArray, uniform: FloatArray) -> NDArray[np.int32]:
+    """The smallest class k whose cumulative probability exceeds the random number: [B, C], [B] -> [B].
+
+    The number is scaled by the sum as computed, which in float32 can end just below 1.
+    """
+    likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
+    cumulative = np.cumsum(likelihood, axis=1, dtype=np.float32)
+    label: NDArray[np.int32] = np.argmax(cumulative > uniform[:, None] * cumulative[:, -1:], axis=1).astype(np.int32)
+    return label
+
+
+def _check_inputs(
+    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: Precision
+) -> dict[str, NDArray[Any]]:
+    """The inputs in the types that a step computes with: weights rounded, everything else as it is."""
+    operands = shape.inputs()
+    missing = [operand.name for operand in operands if operand.name not in inputs]
+    if missing:
+        raise ValueError(f"{SEQUENCE_OPERATOR}: the input {missing[0]} is missing")
+    match_shapes(SEQUENCE_OPERATOR, operands, [inputs[operand.name].shape for operand in operands])
+    arrays: dict[str, NDArray[Any]] = {}
+    for operand in operands:
+        array = inputs[operand.name]
+        if operand.kind == "weight":
+            array = round_to(array, precision)
+        elif array.dtype != operand.kind:
+            raise ValueError(f"{SEQUENCE_OPERATOR}: {operand.name} is {array.dtype}, expected {operand.kind}")
+        arrays[operand.name] = array
+    return arrays
