@@ -1,9 +1,12 @@
 """One GRU cell: the numpy reference, PyTorch's own cell and the ONNX function agree, at odd sizes too."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wavernn_trt.export.operators import Precision
 from wavernn_trt.plugins.gru_reference import gru_cell
 
 Arrays = tuple[NDArray[np.float32], ...]
@@ -55,3 +58,24 @@ def test_onnx_function_is_the_reference(batch: int, size: int) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, dict(zip(names, arrays, strict=True)))
     np.testing.assert_allclose(found, gru_cell(*arrays), atol=2e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(("batch", "size"), [(3, 16), (5, 33), (2, 896)])
+def test_low_precision_errs_less_than_twice_a_plain_product(batch: int, size: int, precision: Precision) -> None:
+    """Both against float64; the plain cell's product gives that type's numbers, its gates are float32."""
+    torch = pytest.importorskip("torch", reason="the plain product is PyTorch's")
+    arrays = random_cell(batch, size)
+
+    def cell(products: Any, others: Any) -> Any:
+        gates, hidden, weight, bias = (torch.from_numpy(array).to(others) for array in arrays)
+        recurrent = (hidden.to(products) @ weight.to(products).T).to(others) + bias
+        (a, b, c), (d, e, f) = gates.chunk(3, dim=1), recurrent.chunk(3, dim=1)
+        new, keep = torch.tanh(c + torch.sigmoid(a + d) * f), torch.sigmoid(b + e)
+        return ((1 - keep) * new + keep * hidden).double().numpy()
+
+    truth = cell(torch.float64, torch.float64)
+    plain = cell({"fp16": torch.float16, "bf16": torch.bfloat16}[precision], torch.float32)
+    found = gru_cell(*arrays, precision)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - truth).max() <= 2 * np.abs(plain - truth).max()

@@ -1,0 +1,100 @@
+"""Small random models of every layout, as sequences and as unrolled decoders."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from wavernn_trt.export.checkpoint import Checkpoint
+    from wavernn_trt.export.config import ModelConfig
+    from wavernn_trt.export.networks import Networks
+    from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence
+
+LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
+EXPORT = Path(__file__).resolve().parents[1] / "export"
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallDecoder:
+    """One model on its way: as read, with fused gates, and as one node."""
+
+    checkpoint: Checkpoint
+    fused: Networks
+    sequence: FusedSequence
+
+    @property
+    def model(self) -> ModelConfig:
+        return dataclasses.replace(self.checkpoint.model.config, groups=self.fused.groups)
+
+    def chunk(self, steps: int, batch: int, window: int = 5, seed: int = 5) -> dict[str, NDArray[Any]]:
+        """Random inputs of a decoder, and the weights that a sequence node has beside them."""
+        random = np.random.default_rng(seed)
+        shape = self.sequence.shape
+        dtype = np.int32 if shape.label_feedback else np.float32
+        values: dict[str, Any] = {
+            "conditioning": random.standard_normal((batch, window, sum(shape.group_columns))).astype(np.float32),
+            "uniforms": random.uniform(0.01, 0.99, (batch, steps, shape.uniforms)).astype(np.float32),
+            "previous": np.full(batch, self.model.first_previous, dtype),
+            "hidden": random.uniform(-1, 1, (shape.layers, batch, shape.hidden_size)).astype(np.float32),
+        }
+        if any(shape.group_held):
+            values["frame_index"] = random.integers(0, window, (batch, steps), dtype=np.int32)
+        if shape.interpolated:
+            weights = random.random((batch, shape.interpolated, steps, window))
+            values["interpolation"] = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+        return values
+
+    def operands(self, chunk: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {**chunk, **self.sequence.weights}
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """tests/export/reference.py."""
+    pytest.importorskip("torch", reason="the families are PyTorch modules")
+    return _load(EXPORT / "reference.py")
+
+
+@pytest.fixture(scope="session")
+def small_decoder(reference: ModuleType) -> Callable[[str], SmallDecoder]:
+    """A function layout -> its small decoder, made once."""
+    pytest.importorskip("onnx", reason="the step is exported as an ONNX graph")
+    from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
+    from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+    from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
+    from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
+    from wavernn_trt.export.step_graph import export_networks
+
+    models = _load(EXPORT / "test_rewriting.py")
+
+    @functools.cache
+    def make(layout: str) -> SmallDecoder:
+        checkpoint = models.small_checkpoint(layout, reference)
+        config = checkpoint.model.config
+        networks = hoist_conditioning(fold_embedding(export_networks(checkpoint.model, checkpoint.audio.n_mels)))
+        fused = fuse_gates(networks, config.input_sizes)
+        model = dataclasses.replace(config, groups=fused.groups)
+        return SmallDecoder(checkpoint, fused, fuse_sequence(fused, model))
+
+    return make
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"models_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
