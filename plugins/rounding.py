@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from wavernn_trt.export.operators import PRECISIONS, Precision
 
 FloatArray = NDArray[np.float32]
+
+_STORED: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint16": "bf16"}
 
 
 def round_to(values: NDArray[Any], precision: Precision) -> FloatArray:
@@ -54,9 +57,22 @@ def widen(values: NDArray[Any]) -> FloatArray:
     """
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << 16).view(np.float32)
-    if values.dtype.name not in ("float16", "float32", "bfloat16"):
+    if values.dtype.name not in _STORED:
         raise ValueError(f"found values of type {values.dtype}, expected float32, float16, bfloat16 or its uint16 bits")
     return values.astype(np.float32, copy=False)
+
+
+def precision_of(dtypes: Iterable[np.dtype[Any]]) -> Precision:
+    """The precision that weights of these types are stored in; see `store`.
+
+    Raises:
+        ValueError: a type that stands for none, or several precisions.
+    """
+    names = sorted({dtype.name for dtype in dtypes})
+    found: set[Precision] = {_STORED[name] for name in names if name in _STORED}
+    if len(found) != 1 or any(name not in _STORED for name in names):
+        raise ValueError(f"found weights of type {', '.join(names)}, expected one of {', '.join(_STORED)} for all")
+    return found.pop()
 
 
 def product(x: FloatArray, weight: FloatArray, precision: Precision) -> FloatArray:

@@ -1,0 +1,63 @@
+"""Both operators for ``onnx.reference.ReferenceEvaluator``, which then runs a decoder through the numpy references.
+
+Its ``new_ops`` come before the functions that a model carries, so that these are what runs::
+
+    ReferenceEvaluator("voices/mine/decoder.onnx", new_ops=list(OPERATORS))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.reference.op_run import OpRun
+
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, SequenceShape
+from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.plugins.operand_shapes import gru_operands, match_shapes
+from wavernn_trt.plugins.rounding import precision_of
+from wavernn_trt.plugins.sequence_reference import decode_sequence
+
+
+class CustomGRUPlugin(OpRun):
+    """One GRU cell, in the precision that its recurrent weight is stored in."""
+
+    op_domain = DOMAIN
+
+    def _run(self, *arrays: NDArray[Any], hidden_size: int, **_: Any) -> tuple[NDArray[np.float32]]:
+        match_shapes(GRU_OPERATOR, gru_operands(hidden_size), [array.shape for array in arrays])
+        gates, hidden, weight, bias = arrays
+        return (gru_cell(gates, hidden, weight, bias, precision_of([weight.dtype])),)
+
+
+class WaveRNNSequencePlugin(OpRun):
+    """All steps of a chunk, in the precision that the weights are stored in."""
+
+    op_domain = DOMAIN
+
+    @property
+    def output(self) -> Sequence[str]:
+        """Names of the node's outputs."""
+        return self.onnx_node.output  # type: ignore[no-any-return]
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        # The evaluator sets every attribute of a node on this object, and one is called ``output`` too.
+        del value
+
+    def _run(self, *arrays: NDArray[Any], **_: Any) -> tuple[NDArray[Any], ...]:
+        attributes = {item.name: helper.get_attribute_value(item) for item in self.onnx_node.attribute}
+        shape = SequenceShape.from_attributes(attributes)
+        operands = shape.inputs()
+        match_shapes(type(self).__name__, operands, [array.shape for array in arrays])
+        inputs = {operand.name: array for operand, array in zip(operands, arrays, strict=True)}
+        precision = precision_of([inputs[operand.name].dtype for operand in operands if operand.kind == "weight"])
+        results = decode_sequence(shape, inputs, precision)
+        return tuple(results[operand.name] for operand in shape.outputs_of_node())
+
+
+OPERATORS: tuple[type[OpRun], ...] = (CustomGRUPlugin, WaveRNNSequencePlugin)
+"""For ``ReferenceEvaluator(model, new_ops=list(OPERATORS))``."""
