@@ -35,13 +35,14 @@ from wavernn_trt.export.model_directory import (
     write_config,
     write_manifest,
 )
+from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.rewrite.check import Agreement, check_decoder, check_pass, require
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
-from wavernn_trt.export.step_graph import Networks, export_networks
+from wavernn_trt.export.step_graph import export_networks
 
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""

@@ -9,9 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from wavernn_trt.export.networks import IR_VERSION, OPSET
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR
 from wavernn_trt.export.rewrite.gru_function import gru_function
-from wavernn_trt.export.step_graph import IR_VERSION, OPSET
+from wavernn_trt.export.rewrite.precision import ONNX_TYPES
 
 _EXTERNAL_FROM_BYTES = 1024
 _ALIGNMENT = 64
@@ -27,9 +28,13 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
                 del attribute.g.value_info[:]
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
-    if any(node.op_type == GRU_OPERATOR for node in model.graph.node):
+    if any(node.domain == DOMAIN for node in model.graph.node):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        model.functions.append(gru_function(OPSET))
+    cell = next((node for node in model.graph.node if node.op_type == GRU_OPERATOR), None)
+    if cell is not None:
+        types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        precisions = {onnx_type: precision for precision, onnx_type in ONNX_TYPES.items()}
+        model.functions.append(gru_function(OPSET, precisions[types[cell.input[2]]]))
     model.ir_version = IR_VERSION
     model.producer_name = "wavernn-trt"
     return model

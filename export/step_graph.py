@@ -8,7 +8,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +16,10 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
-from wavernn_trt.export.config import ColumnGroup, ModelConfig
+from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.graph_edit import replace_tensor
-
-OPSET = 18
-"""The newest operator set that every reader of these files knows (TensorRT 10.x, ONNX Runtime 1.17)."""
-IR_VERSION = 9
-"""ONNX file format version: 1.15, for the same reason."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """A conditioner and one step of its decoder, as graphs; what the rewriting passes take and give.
-
-    The step maps ``previous`` [B], ``hidden_l`` [B, H] for each layer, the conditioning of this sample and ``uniforms``
-    [B, U] to ``sample`` [B], ``next_previous`` [B], ``next_hidden_l`` [B, H] and ``logits`` [B, outputs]. Its
-    conditioning is one input [B, columns] as exported, and one input for each `Row` once hoisted.
-    """
-
-    conditioner: gs.Graph
-    step: gs.Graph
-    groups: tuple[ColumnGroup, ...]
-    """Columns of the conditioner's output."""
-    rows: tuple[Row, ...]
-    """The step's conditioning inputs; empty before hoisting, when ``conditioning`` is all groups side by side."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A conditioning input of the step, [B, width]: the sum of one column range from each of some groups."""
-
-    name: str
-    width: int
-    groups: tuple[int, ...]
-    """Indices of the groups that contribute; each contributes its next ``width`` columns."""
+from wavernn_trt.export.networks import OPSET, Networks
 
 
 def export_networks(model: WaveRNN, n_mels: int) -> Networks:

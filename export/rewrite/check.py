@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.graph_files import to_model
-from wavernn_trt.export.step_graph import Networks
+from wavernn_trt.export.networks import Networks
 
 TOLERANCE = 1e-4
 """Largest error allowed, as a share of the largest value: some hundred times float32's rounding in these sums."""

@@ -29,7 +29,7 @@ import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.step_graph import OPSET, Networks
+from wavernn_trt.export.networks import OPSET, Networks
 
 Dimension = int | str
 

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ColumnGroup
 from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.step_graph import Row
+from wavernn_trt.export.networks import Row
 
 
 def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[Row, ...]) -> list[gs.Variable]:

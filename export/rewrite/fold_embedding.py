@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from wavernn_trt.export.step_graph import Networks
+from wavernn_trt.export.networks import Networks
 
 Matrix = NDArray[np.float64]
 

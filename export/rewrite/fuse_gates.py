@@ -6,8 +6,8 @@ import dataclasses
 
 import onnx_graphsurgeon as gs
 
+from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION
-from wavernn_trt.export.step_graph import Networks
 
 
 class PatternError(ValueError):

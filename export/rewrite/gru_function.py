@@ -11,18 +11,31 @@ with gates in PyTorch's order (reset, update, new). TensorRT takes the node as a
 from __future__ import annotations
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
-from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, Precision
+from wavernn_trt.export.rewrite.precision import ONNX_TYPES
 
 ATTRIBUTES = ("hidden_size", "input_size", "plugin_version", "plugin_namespace")
 
 
-def gru_function(opset: int) -> onnx.FunctionProto:
-    """The operator's meaning in standard operators of ``opset``."""
+def gru_function(opset: int, precision: Precision = "fp32") -> onnx.FunctionProto:
+    """The operator's meaning in standard operators of ``opset``.
+
+    In a lower precision both operands of the product are rounded to it, and the sum is taken in float32.
+    """
     node = helper.make_node
-    nodes = [
-        node("Gemm", ["hidden", "recurrent_weight", "recurrent_bias"], ["recurrent"], transB=1),
+    hidden, weight = "hidden", "recurrent_weight"
+    nodes = []
+    if precision != "fp32":
+        nodes = [
+            node("Cast", [hidden], ["low_hidden"], to=ONNX_TYPES[precision]),
+            node("Cast", ["low_hidden"], ["rounded_hidden"], to=TensorProto.FLOAT),
+            node("Cast", [weight], ["raised_weight"], to=TensorProto.FLOAT),
+        ]
+        hidden, weight = "rounded_hidden", "raised_weight"
+    nodes += [
+        node("Gemm", [hidden, weight, "recurrent_bias"], ["recurrent"], transB=1),
         node("Split", ["gates"], ["input_reset", "input_update", "input_new"], axis=1, num_outputs=3),
         node("Split", ["recurrent"], ["hidden_reset", "hidden_update", "hidden_new"], axis=1, num_outputs=3),
         node("Add", ["input_reset", "hidden_reset"], ["reset_sum"]),

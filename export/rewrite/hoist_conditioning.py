@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.config import ColumnGroup
 from wavernn_trt.export.graph_edit import replace_tensor
-from wavernn_trt.export.step_graph import Networks, Row
+from wavernn_trt.export.networks import Networks, Row
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
+from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder, read_state, write_outputs
 from wavernn_trt.export.rewrite.expansion import add_expansion
-from wavernn_trt.export.step_graph import Networks
 
 
-def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, window: int) -> gs.Graph:
+def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: Dimension, window: int) -> gs.Graph:
     """``steps`` steps of ``batch`` streams, each fed with the sample and the state of the one before.
 
-    Weights stay shared initializers. Every shape is static.
+    Weights stay shared initializers. Every shape is static, but the number of streams where ``batch`` is a name.
     """
     graph = new_decoder("decoder", model, networks, batch, steps, window)
     inputs = {tensor.name: tensor for tensor in graph.inputs}
@@ -24,7 +24,7 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, wi
     previous, hidden = read_state(graph, model)
     samples = []
     for step in range(steps):
-        index = gs.Constant(f"step_{step}", np.array(step, np.int64))
+        index = gs.Constant(f"step_{step}", np.array(step, np.int32))
         sources: dict[str, gs.Tensor] = {"previous": previous}
         sources.update({f"hidden_{layer}": state for layer, state in enumerate(hidden)})
         per_step = [
@@ -38,7 +38,7 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: int, wi
         previous = sources["next_previous"]
         hidden = [sources[f"next_hidden_{layer}"] for layer in range(model.layers)]
     flat = add_node(graph, "Concat", samples, "samples_flat", axis=0)
-    shape = gs.Constant("samples_shape", np.array([steps, batch], np.int64))
+    shape = gs.Constant("samples_shape", np.array([steps, -1], np.int64))
     by_step = add_node(graph, "Reshape", [flat, shape], "samples_by_step")
     write_outputs(graph, model, by_step, previous, hidden)
     return graph.cleanup(remove_unused_graph_inputs=False)

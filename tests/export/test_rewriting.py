@@ -21,13 +21,14 @@ from wavernn_trt.export.checkpoint import Checkpoint
 from wavernn_trt.export.exporter import rewrite
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import window_rows
+from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.rewrite.check import RewriteError, check_decoder, check_pass, require
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
 from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
-from wavernn_trt.export.step_graph import Networks, export_networks
+from wavernn_trt.export.step_graph import export_networks
 from wavernn_trt.plugins.gru_reference import gru_cell
 
 CASES = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")

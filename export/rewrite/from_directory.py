@@ -1,0 +1,67 @@
+"""The networks of a model directory, read back from its files: what engines are built from.
+
+A build unrolls the step anew for its own batch, steps and precision, without torch and without the checkpoint. The step
+stands in ``decoder_loop.onnx``, as its loop's body.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, ModelDirectory, ModelDirectoryError
+from wavernn_trt.export.networks import Networks, Row
+
+
+def read_networks(directory: ModelDirectory) -> Networks:
+    """The conditioner and the step with its conditioning hoisted, as the rewriting passes left them.
+
+    Raises:
+        ModelDirectoryError: the loop is not one that this exporter writes.
+    """
+    path = directory.file(DECODER_LOOP)
+    loop = gs.import_onnx(onnx.load(str(path)))
+    scans = [node for node in loop.nodes if node.op == "Scan"]
+    if len(scans) != 1:
+        raise ModelDirectoryError(f"{path}: found {len(scans)} Scan nodes, expected one; export the checkpoint again")
+    (scan,) = scans
+    step = scan.attrs["body"].copy()
+    tensors = step.tensors()
+    hidden = [f"hidden_{layer}" for layer in range(directory.model.layers)]
+    outputs = ["sample", "next_previous", *(f"next_{name}" for name in hidden), "logits"]
+    missing = [name for name in ("previous", "uniforms", *hidden, *outputs) if name not in tensors]
+    if missing:
+        raise ModelDirectoryError(f"{path}: the step lacks the tensor {missing[0]}; export the checkpoint again")
+    if directory.model.label_feedback:
+        tensors["previous"].dtype = np.dtype(np.int32)  # as every decoder's; the loop carries int64 inside
+    # A loop's body yields copies, because ONNX Runtime wants distinct tensors there.
+    step.outputs = [tensors[name] for name in outputs]
+    step.name = "step"
+    step.cleanup(remove_unused_graph_inputs=False).toposort()
+    # Files carry no shapes of inner tensors; passes look at some.
+    step = gs.import_onnx(onnx.shape_inference.infer_shapes(gs.export_onnx(step, do_type_check=False)))
+    scanned = scan.inputs[-int(scan.attrs["num_scan_inputs"]) :]
+    names = [tensor.name for tensor in step.inputs][-len(scanned) :]
+    shapes = {tensor.name: tensor.shape for tensor in step.inputs}
+    rows = tuple(
+        Row(name, int(shapes[name][1]), _groups(tensor, len(directory.model.groups)))
+        for name, tensor in zip(names, scanned, strict=True)
+        if name != "uniforms"
+    )
+    conditioner = gs.import_onnx(onnx.load(str(directory.file(CONDITIONER))))
+    return Networks(conditioner, step, directory.model.groups, rows)
+
+
+def _groups(row: gs.Tensor, count: int) -> tuple[int, ...]:
+    """The column groups that a step's conditioning input is made of, found by walking back through the expansion."""
+    found: set[int] = set()
+    waiting = [row]
+    while waiting:
+        node = waiting.pop().inputs[0]
+        group = next((g for g in range(count) if node.name == f"steps_{g}"), None)
+        if group is not None:
+            found.add(group)
+        else:
+            waiting += [tensor for tensor in node.inputs if tensor.inputs]
+    return tuple(sorted(found))
