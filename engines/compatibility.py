@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, shape_inference
 
-from wavernn_trt.export.operators import GRU_OPERATOR
+from wavernn_trt.export.operators import GRU_OPERATOR, SEQUENCE_OPERATOR, SequenceShape
 from wavernn_trt.export.rewrite.gru_function import ATTRIBUTES
 
 LONGEST_CONVOLUTION = 15
@@ -118,6 +118,15 @@ def _plugin(node: onnx.NodeProto, context: _Context) -> str | None:
     return _float32(node, context)
 
 
+def _sequence(node: onnx.NodeProto, context: _Context) -> str | None:
+    try:
+        shape = SequenceShape.from_attributes({a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
+    except ValueError as error:
+        return str(error)
+    expected = len(shape.inputs())
+    return None if len(node.input) == expected else f"has {len(node.input)} inputs, expected {expected}"
+
+
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _REFUSED = {"Multinomial": "TensorRT has no layer for it; samples are drawn from given random numbers instead"}
 _TABLE = "a constant table or a constant index"
@@ -125,6 +134,7 @@ _STATIC = "static shapes"
 
 OPERATORS: dict[str, _Support] = {
     GRU_OPERATOR: _Support("PluginV3", "gates and state in float32; its four attributes", _plugin),
+    SEQUENCE_OPERATOR: _Support("PluginV3", "a model of the shape that its attributes say", _sequence),
     "Add": _Support("ElementWise (sum)"),
     "ArgMax": _Support("TopK, k = 1"),
     "BatchNormalization": _Support("Scale"),

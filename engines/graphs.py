@@ -1,0 +1,83 @@
+"""From a model directory to the graphs that TensorRT is given: unrolled or fused anew for an engine's sizes."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from wavernn_trt.engines.compatibility import compatibility_report
+from wavernn_trt.engines.spec import EngineSpec, Role
+from wavernn_trt.export.graph_files import to_model
+from wavernn_trt.export.model_directory import CONDITIONER, ModelDirectory, window_rows
+from wavernn_trt.export.rewrite.decoder_interface import Dimension
+from wavernn_trt.export.rewrite.from_directory import read_networks
+from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence, sequence_decoder
+from wavernn_trt.export.rewrite.narrow_slices import narrow_slices
+from wavernn_trt.export.rewrite.precision import lower_precision
+from wavernn_trt.export.rewrite.unroll import unroll
+
+
+class RefusedGraphError(ValueError):
+    """A graph with nodes that TensorRT would refuse: names them and why."""
+
+
+def engine_graph(directory: ModelDirectory, spec: EngineSpec, role: Role) -> onnx.ModelProto:
+    """The graph of one of an engine's plans.
+
+    Args:
+        directory: a verified model directory.
+        spec: the engine; a batch that is a range becomes the dynamic dimension ``batch``.
+        role: which of its plans.
+
+    Raises:
+        ModelDirectoryError: the directory's graphs are not this exporter's.
+        PatternError: a form that the model's step cannot be brought to.
+        PrecisionError: weights that the precision cannot hold.
+        RefusedGraphError: the graph has nodes that TensorRT would refuse.
+    """
+    if role == "conditioner":
+        graph = onnx.load(str(directory.file(CONDITIONER)))
+        _make_single(graph)
+    else:
+        graph = to_model(_decoder(directory, spec))
+    refuse(graph, static=role == "decoder" and spec.batch.static)
+    return graph
+
+
+def decoder_window(directory: ModelDirectory, spec: EngineSpec) -> int:
+    """Rows of conditioning that a chunk of the engine's steps reads."""
+    return window_rows(directory.model, directory.audio, spec.steps)
+
+
+def refuse(graph: onnx.ModelProto, *, static: bool) -> None:
+    """Raises a `RefusedGraphError` for a graph with nodes that TensorRT would refuse, before it is asked to."""
+    violations = compatibility_report(graph, static=static).violations
+    if violations:
+        lines = [f"{one.node} ({one.operator}): {one.reason}" for one in violations[:5]]
+        more = len(violations) - len(lines)
+        raise RefusedGraphError(
+            f"TensorRT would refuse {len(violations)} nodes of this graph: {'; '.join(lines)}"
+            + (f"; and {more} more" if more else "")
+        )
+
+
+def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
+    model = directory.model
+    networks = fuse_gates(read_networks(directory), model.input_sizes)
+    batch: Dimension = spec.batch.maximum if spec.batch.static else "batch"
+    window = decoder_window(directory, spec)
+    if spec.form == "sequence":
+        fused = fuse_sequence(networks, model)
+        return sequence_decoder(
+            fused, networks, model, steps=spec.steps, batch=batch, window=window, precision=spec.precision
+        )
+    lowered = lower_precision(narrow_slices(networks), spec.precision)
+    return unroll(lowered, model, steps=spec.steps, batch=batch, window=window)
+
+
+def _make_single(conditioner: onnx.ModelProto) -> None:
+    """One mel at a time: its length is the one dimension left to a profile."""
+    dimension = conditioner.graph.input[0].type.tensor_type.shape.dim[0]
+    dimension.ClearField("dim_param")
+    dimension.dim_value = 1

@@ -1,0 +1,186 @@
+"""The graphs that TensorRT is given compute what the model directory's own decoder computes, in either form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="models are exported from PyTorch")
+onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+
+from wavernn_trt.engines.graphs import RefusedGraphError, engine_graph, refuse
+from wavernn_trt.engines.spec import EngineSpec, Extent
+from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, ModelDirectoryError, window_rows
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.rewrite.from_directory import read_networks
+from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
+from wavernn_trt.export.rewrite.precision import PrecisionError, lower_precision
+from wavernn_trt.plugins.onnx_reference import OPERATORS
+
+LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
+STEPS = 10
+FP32 = EngineSpec(targets=(86,), precision="fp32", steps=STEPS, batch=Extent.of(3))
+Directories = Callable[[str], ModelDirectory]
+
+
+@pytest.fixture(params=LAYOUTS)
+def directory(request: pytest.FixtureRequest, small_directory: Directories) -> ModelDirectory:
+    return small_directory(request.param)
+
+
+def chunk(directory: ModelDirectory, batch: int) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(5)
+    model, window = directory.model, window_rows(directory.model, directory.audio, STEPS)
+    dtype = np.int32 if model.label_feedback else np.float32
+    weights = random.random((batch, model.interpolated, STEPS, window))
+    values: dict[str, NDArray[Any]] = {
+        "conditioning": random.standard_normal((batch, window, model.columns)).astype(np.float32),
+        "frame_index": random.integers(0, window, (batch, STEPS), dtype=np.int32),
+        "interpolation": (weights / weights.sum(-1, keepdims=True)).astype(np.float32),
+        "uniforms": random.uniform(0.01, 0.99, (batch, STEPS, model.uniforms)).astype(np.float32),
+        "previous": np.full(batch, model.first_previous, dtype),
+        "hidden": random.uniform(-1, 1, (model.layers, batch, model.hidden_size)).astype(np.float32),
+    }
+    return values
+
+
+def run(source: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    content = source if isinstance(source, str) else source.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    wanted = [value.name for value in session.get_inputs()]
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, {name: values[name] for name in wanted}), strict=True))
+
+
+def evaluate(graph: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    names = [output.name for output in graph.graph.output]
+    wanted = {value.name: values[value.name] for value in graph.graph.input}
+    return dict(zip(names, ReferenceEvaluator(graph, new_ops=list(OPERATORS)).run(names, wanted), strict=True))
+
+
+def loop(directory: ModelDirectory, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return run(str(directory.file(DECODER_LOOP)), values)
+
+
+def assert_same(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], atol: float = 1e-5) -> None:
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=atol, err_msg=name)
+
+
+def test_unrolled_anew_it_is_the_directorys_decoder(directory: ModelDirectory) -> None:
+    values = chunk(directory, 3)
+    graph = engine_graph(directory, dataclasses.replace(FP32, form="cell"), "decoder")
+    assert_same(run(graph, values), loop(directory, values))
+
+
+def test_fused_to_one_node_it_is_the_directorys_decoder(directory: ModelDirectory) -> None:
+    values = chunk(directory, 3)
+    graph = engine_graph(directory, FP32, "decoder")
+    assert [node.op_type for node in graph.graph.node] == ["WaveRNNSequencePlugin"]
+    assert_same(evaluate(graph, values), loop(directory, values))
+
+
+@pytest.mark.parametrize("form", ["cell", "sequence"])
+def test_a_range_of_batches_is_one_graph(small_directory: Directories, form: Any) -> None:
+    directory = small_directory("raw")
+    graph = engine_graph(directory, dataclasses.replace(FP32, form=form, batch=Extent.of("1:2:7")), "decoder")
+    for batch in (1, 7):
+        values = chunk(directory, batch)
+        assert_same((run if form == "cell" else evaluate)(graph, values), loop(directory, values))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("layout", ["univoc", "raw", "mol"])
+def test_both_forms_round_the_same_operands(small_directory: Directories, layout: str, precision: Precision) -> None:
+    """Only the unrolled products' results are rounded as well, as TensorRT's are."""
+    directory = small_directory(layout)
+    spec = dataclasses.replace(FP32, precision=precision)
+    sequence = engine_graph(directory, spec, "decoder")
+    cell = engine_graph(directory, dataclasses.replace(spec, form="cell"), "decoder")
+    values = chunk(directory, 3)
+    first, other = (evaluate(graph, values)["samples"][:, 0] for graph in (cell, sequence))
+    np.testing.assert_allclose(first, other, atol=2e-2)  # later samples follow from these, and may part
+    stored = {tensor.data_type for tensor in sequence.graph.initializer if len(tensor.dims) == 2}
+    low = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    assert stored == {low, onnx.TensorProto.FLOAT}  # matrices, and the feedback's table
+    products = [node for node in cell.graph.node if node.op_type == "Gemm"]
+    types = {tensor.name: tensor.data_type for tensor in cell.graph.initializer}
+    assert {types[node.input[1]] for node in products} == {low}
+    assert {types[node.input[2]] for node in cell.graph.node if node.op_type == "CustomGRUPlugin"} == {low}
+
+
+def test_reading_back_gives_the_groups_that_feed_each_row(small_directory: Directories) -> None:
+    networks = read_networks(small_directory("raw"))
+    assert [(row.name, row.groups) for row in networks.rows] == [
+        ("row_0", (0, 1)), ("row_1", (0, 1)), ("row_2", (1,)), ("row_3", (1,)), ("row_4", (1,)),
+    ]  # fmt: skip
+
+
+def test_a_loop_of_another_kind_is_refused(small_directory: Directories, tmp_path: Any) -> None:
+    directory = small_directory("univoc")
+    graph = onnx.load(str(directory.file(DECODER_LOOP)))
+    del graph.graph.node[:]
+    onnx.save(graph, str(tmp_path / DECODER_LOOP))
+    with pytest.raises(ModelDirectoryError, match="found 0 Scan nodes, expected one"):
+        read_networks(dataclasses.replace(directory, path=tmp_path))
+
+
+def test_slices_of_a_column_become_gathers(small_directory: Directories) -> None:
+    graph = engine_graph(small_directory("univoc"), dataclasses.replace(FP32, form="cell"), "decoder")
+    counts = Counter(node.op_type for node in graph.graph.node)
+    assert counts["Slice"] == 0
+    assert counts["CustomGRUPlugin"] == STEPS
+
+
+def test_conditioner_takes_one_mel_of_any_length(directory: ModelDirectory) -> None:
+    graph = engine_graph(directory, FP32, "conditioner")
+    batch, mels, frames = graph.graph.input[0].type.tensor_type.shape.dim
+    assert (batch.dim_value, mels.dim_value, frames.dim_param != "") == (1, directory.audio.n_mels, True)
+
+
+def test_a_node_that_tensorrt_refuses_is_named_before_any_build(small_directory: Directories) -> None:
+    graph = engine_graph(small_directory("univoc"), dataclasses.replace(FP32, form="cell"), "decoder")
+    graph.graph.node[-1].CopyFrom(
+        onnx.helper.make_node("Multinomial", list(graph.graph.node[-1].input), graph.graph.node[-1].output, name="draw")
+    )
+    with pytest.raises(RefusedGraphError, match=r"would refuse 1 nodes.*draw \(Multinomial\): TensorRT has no layer"):
+        refuse(graph, static=False)
+
+
+def test_weights_that_fp16_cannot_hold_are_named(small_directory: Directories) -> None:
+    directory = small_directory("univoc")
+    networks = fuse_gates(read_networks(directory), directory.model.input_sizes)
+    cell = next(node for node in networks.step.nodes if node.op == "CustomGRUPlugin")
+    cell.inputs[2].values = cell.inputs[2].values * np.float32(1e6)
+    with pytest.raises(
+        PrecisionError, match=r"weight_hh_l0: found values up to .*fp16 ends at 65504; use bf16 or fp32"
+    ):
+        lower_precision(networks, "fp16")
+    assert lower_precision(networks, "bf16").step is not networks.step
+
+
+@pytest.mark.parametrize(
+    ("operator", "other", "message"),
+    [("Relu", "Elu", "products, expected one|is read behind"), ("Add", "Sub", "does not take|also sums|sums 0")],
+)
+def test_a_step_of_another_layout_is_not_fused(
+    small_directory: Directories, operator: str, other: str, message: str
+) -> None:
+    directory = small_directory("raw")
+    networks = fuse_gates(read_networks(directory), directory.model.input_sizes)
+    next(node for node in networks.step.nodes if node.op == operator).op = other
+    with pytest.raises(PatternError, match=message):
+        fuse_sequence(networks, directory.model)
