@@ -1,0 +1,191 @@
+"""Both operators as something that a plugin can hold: their attributes, operands and kernels.
+
+Nothing here knows TensorRT, and nothing needs CUDA until a kernel is launched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from wavernn_trt.export.operators import GRU_OPERATOR, SEQUENCE_OPERATOR, Operand, Precision, SequenceShape
+from wavernn_trt.plugins.operand_shapes import gru_operands
+
+if TYPE_CHECKING:
+    from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+
+Sizes = Mapping[str, int]
+"""B, T and W of a node, as `wavernn_trt.plugins.operand_shapes.match_shapes` finds them."""
+
+
+class BoundKernel(Protocol):
+    """A kernel for one operation in one precision."""
+
+    def prepare(self) -> None:
+        """Compiles and loads it for the current device, so that a launch can be captured into a CUDA graph."""
+
+    def workspace_bytes(self, sizes: Sizes) -> int:
+        """Bytes of device memory that a launch of these sizes needs beside its operands."""
+
+    def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
+        """Puts it on a stream.
+
+        Args:
+            sizes: of this launch.
+            pointers: device addresses of the inputs, then of the outputs, in the operator's order.
+            workspace: device address of as many bytes as `workspace_bytes` says.
+            stream: a CUDA stream's handle.
+        """
+
+
+class Operation(Protocol):
+    """What one node computes."""
+
+    @property
+    def operator(self) -> str:
+        """The operator's name."""
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """The node's attributes, integers all."""
+
+    def inputs(self) -> tuple[Operand, ...]:
+        """In the node's order."""
+
+    def outputs(self) -> tuple[Operand, ...]:
+        """In the node's order."""
+
+    def bind(self, precision: Precision) -> BoundKernel:
+        """The kernel that computes it."""
+
+
+@dataclass(frozen=True)
+class GruOperation:
+    """A ``CustomGRUPlugin`` node."""
+
+    hidden_size: int
+    """H."""
+    input_size: int
+    """Width of the input whose product the gates are; told to people, needed by nobody."""
+
+    operator = GRU_OPERATOR
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> GruOperation:
+        """From the node's attributes; each may come as an array of one.
+
+        Raises:
+            ValueError: one is missing or is not a positive integer.
+        """
+        sizes = {}
+        for name in ("hidden_size", "input_size"):
+            if name not in attributes:
+                raise ValueError(f"{GRU_OPERATOR} lacks the attribute {name}; export the model again")
+            found = np.ravel(attributes[name]).tolist()
+            if len(found) != 1 or not isinstance(found[0], int) or found[0] < 1:
+                raise ValueError(f"{GRU_OPERATOR}: attribute {name} is {attributes[name]}, expected a positive integer")
+            sizes[name] = found[0]
+        return cls(**sizes)
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """See `Operation`."""
+        return {"hidden_size": self.hidden_size, "input_size": self.input_size}
+
+    def inputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return gru_operands(self.hidden_size)
+
+    def outputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return (Operand("next_hidden", ("B", self.hidden_size), "float32"),)
+
+    def bind(self, precision: Precision) -> BoundKernel:
+        """See `Operation`."""
+        return _GruKernel(self, precision)
+
+
+@dataclass(frozen=True)
+class SequenceOperation:
+    """A ``WaveRNNSequencePlugin`` node."""
+
+    shape: SequenceShape
+
+    operator = SEQUENCE_OPERATOR
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> SequenceOperation:
+        """See `SequenceShape.from_attributes`."""
+        return cls(SequenceShape.from_attributes(attributes))
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """See `Operation`."""
+        return self.shape.to_attributes()
+
+    def inputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return self.shape.inputs()
+
+    def outputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return self.shape.outputs_of_node()
+
+    def bind(self, precision: Precision) -> BoundKernel:
+        """See `Operation`."""
+        return _SequenceKernel(self, precision)
+
+
+OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation]] = {
+    GRU_OPERATOR: GruOperation,
+    SEQUENCE_OPERATOR: SequenceOperation,
+}
+"""By operator."""
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    GRU_OPERATOR: tuple(field.name for field in dataclasses.fields(GruOperation)),
+    SEQUENCE_OPERATOR: tuple(field.name for field in dataclasses.fields(SequenceShape)),
+}
+"""Names of the integer attributes, by operator."""
+
+
+class _GruKernel:
+    def __init__(self, operation: GruOperation, precision: Precision) -> None:
+        self._hidden_size, self._precision = operation.hidden_size, precision
+
+    @functools.cached_property
+    def _kernel(self) -> GruCellKernel:
+        from wavernn_trt.plugins.launch import GruCellKernel
+
+        return GruCellKernel(self._hidden_size, self._precision)
+
+    def prepare(self) -> None:
+        self._kernel.prepare()
+
+    def workspace_bytes(self, sizes: Sizes) -> int:
+        return 0
+
+    def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
+        self._kernel.launch(sizes["B"], pointers, stream)
+
+
+class _SequenceKernel:
+    def __init__(self, operation: SequenceOperation, precision: Precision) -> None:
+        self._shape, self._precision = operation.shape, precision
+
+    @functools.cached_property
+    def _kernel(self) -> SequenceKernel:
+        from wavernn_trt.plugins.launch import SequenceKernel
+
+        return SequenceKernel(self._shape, self._precision)
+
+    def prepare(self) -> None:
+        self._kernel.prepare()
+
+    def workspace_bytes(self, sizes: Sizes) -> int:
+        return self._kernel.workspace_bytes(sizes["B"], sizes["T"], sizes["W"])
+
+    def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
+        self._kernel.launch(sizes["B"], sizes["T"], sizes["W"], pointers, workspace, stream)

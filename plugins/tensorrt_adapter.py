@@ -1,0 +1,213 @@
+"""One operation as TensorRT's ``IPluginV3`` wants it: a plugin's whole life, from parsing to its place on a stream."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from wavernn_trt.export.operators import PLUGIN_NAMESPACE, PLUGIN_VERSION, PRECISIONS, Precision
+from wavernn_trt.plugins.operand_shapes import match_shapes
+from wavernn_trt.plugins.operations import BoundKernel, Operation, Sizes
+from wavernn_trt.plugins.tensorrt_fields import PRECISION_FIELD, write_fields
+
+WEIGHT_TYPES: dict[str, Precision] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
+"""Precisions by the names of TensorRT's types."""
+_TYPES = {"float32": "FLOAT", "int32": "INT32"}
+
+log = logging.getLogger("wavernn_trt.plugins")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reported(method: F) -> F:
+    """Logs what a method raises: TensorRT turns it into a failed call, and some of its versions lose the text."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except Exception as error:
+            log.error("%s in %s: %s", self.plugin_name, method.__name__, error)
+            raise
+
+    return wrapper  # type: ignore[return-value]
+
+
+class PluginMethods:
+    """What a plugin does; TensorRT's four base classes come in beside it.
+
+    Where one of them raises, TensorRT crashes (``clone``), goes on as if nothing were amiss (``get_workspace_size``,
+    ``get_fields_to_serialize``) or stops. So everything that can be wrong is refused in those where it stops.
+    """
+
+    tensorrt: ClassVar[Any]
+    tensorrt_bases: ClassVar[tuple[Any, ...]]
+
+    def __init__(self, operation: Operation, precision: Precision | None, kernel: BoundKernel | None = None) -> None:
+        """Args: what is computed; the precision, once known; the kernel for both, once made."""
+        for base in self.tensorrt_bases:
+            base.__init__(self)
+        self.plugin_name = operation.operator
+        self.plugin_version = PLUGIN_VERSION
+        self.plugin_namespace = PLUGIN_NAMESPACE
+        self.operation = operation
+        self.precision = precision
+        self._inputs, self._outputs = operation.inputs(), operation.outputs()
+        self.num_outputs = len(self._outputs)
+        self._kernel = kernel
+        self._sizes: Sizes = {}
+
+    def get_capability_interface(self, kind: Any) -> Any:
+        """This object has all three capabilities."""
+        return self
+
+    def clone(self) -> Any:
+        """The same plugin again, with its precision, kernel and sizes."""
+        other = type(self)(self.operation, self.precision, self._kernel)
+        other._sizes = self._sizes
+        return other
+
+    # Building.
+
+    @reported
+    def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
+        """Types of the outputs; the weights' type decides the precision.
+
+        Raises:
+            ValueError: a type that the operator does not take.
+        """
+        self._take_precision(input_types)
+        return [getattr(self.tensorrt.DataType, _TYPES[operand.kind]) for operand in self._outputs]
+
+    @reported
+    def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], builder: Any) -> list[Any]:
+        """Shapes of the outputs, in the inputs' own symbols.
+
+        Raises:
+            ValueError: a constant size disagrees.
+        """
+        known = [[size.get_constant_value() if size.is_constant() else -1 for size in dims] for dims in inputs]
+        match_shapes(self.plugin_name, self._inputs, known, dynamic=True)
+        symbols: dict[int | str, Any] = {}
+        for operand, dims in zip(self._inputs, inputs, strict=True):
+            symbols.update(zip(operand.shape, dims, strict=True))
+        return [
+            self.tensorrt.DimsExprs(
+                [symbols[size] if isinstance(size, str) else builder.constant(size) for size in operand.shape]
+            )
+            for operand in self._outputs
+        ]
+
+    def supports_format_combination(self, position: int, tensors: Sequence[Any], num_inputs: int) -> bool:
+        """Whether the tensor at ``position`` is laid out plainly and has its type; weights all have one."""
+        operands = (*self._inputs, *self._outputs)
+        if len(tensors) != len(operands) or num_inputs != len(self._inputs):
+            return False
+        here = tensors[position].desc
+        if here.format != self.tensorrt.TensorFormat.LINEAR:
+            return False
+        if operands[position].kind != "weight":
+            return bool(here.type.name == _TYPES[operands[position].kind])
+        weights = [i for i, operand in enumerate(operands[: position + 1]) if operand.kind == "weight"]
+        return here.type.name in WEIGHT_TYPES and here.type == tensors[weights[0]].desc.type
+
+    @reported
+    def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Checks types and shapes.
+
+        Raises:
+            ValueError: some disagree.
+        """
+        self._take_precision([tensor.desc.type for tensor in inputs])
+        match_shapes(self.plugin_name, self._inputs, [tensor.desc.dims for tensor in inputs], dynamic=True)
+        self._workspace_bytes(inputs)
+
+    def get_valid_tactics(self) -> list[int]:
+        """None beside the default one."""
+        return []
+
+    @reported
+    def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        """Bytes of device memory for the largest shapes."""
+        return self._workspace_bytes(inputs)
+
+    # Running.
+
+    def set_tactic(self, tactic: int) -> None:
+        """There is one."""
+
+    def get_fields_to_serialize(self) -> Any:
+        """What a plan keeps: the attributes and the precision."""
+        values: dict[str, int | list[int]] = dict(self.operation.attributes())
+        if self.precision is not None:
+            values[PRECISION_FIELD] = PRECISIONS.index(self.precision)
+        # The collection points into the arrays, and TensorRT reads it after this returns.
+        self._fields = write_fields(self.tensorrt, values)
+        return self._fields[0]
+
+    @reported
+    def attach_to_context(self, resources: Any) -> Any:
+        """A clone for one execution context, with its kernel loaded so that nothing is left to a graph's capture."""
+        plugin = self.clone()
+        if plugin.precision is not None:
+            plugin._bound().prepare()
+        return plugin
+
+    @reported
+    def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Notes the sizes of the launches to come.
+
+        Raises:
+            ValueError: types or shapes disagree.
+        """
+        self._take_precision([tensor.type for tensor in inputs])
+        shapes = [tensor.dims for tensor in (*inputs, *outputs)]
+        self._sizes = match_shapes(self.plugin_name, (*self._inputs, *self._outputs), shapes)
+        self._bound()
+
+    @reported
+    def enqueue(
+        self,
+        input_desc: Sequence[Any],
+        output_desc: Sequence[Any],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        workspace: int,
+        stream: int,
+    ) -> None:
+        """Puts the kernel on TensorRT's stream; allocates nothing and waits for nothing."""
+        if not self._sizes:
+            self.on_shape_change(input_desc, output_desc)
+        self._bound().launch(self._sizes, (*inputs, *outputs), workspace, stream)
+
+    def _take_precision(self, types: Sequence[Any]) -> None:
+        if len(types) != len(self._inputs):
+            raise ValueError(f"{self.plugin_name}: found {len(types)} inputs, expected {len(self._inputs)}")
+        weights: set[str] = set()
+        for operand, found in zip(self._inputs, types, strict=True):
+            expected = tuple(WEIGHT_TYPES) if operand.kind == "weight" else (_TYPES[operand.kind],)
+            if found.name not in expected:
+                raise ValueError(
+                    f"{self.plugin_name}: {operand.name} is {found.name}, expected {' or '.join(expected)}"
+                )
+            if operand.kind == "weight":
+                weights.add(found.name)
+        if len(weights) > 1:
+            mixed = " and ".join(sorted(weights))
+            raise ValueError(f"{self.plugin_name}: weights are {mixed}, expected one type for all")
+        precision = WEIGHT_TYPES[weights.pop()]
+        if precision != self.precision:
+            self.precision, self._kernel = precision, None
+
+    def _workspace_bytes(self, inputs: Sequence[Any]) -> int:
+        sizes = match_shapes(self.plugin_name, self._inputs, [tensor.max for tensor in inputs])
+        return self._bound().workspace_bytes(sizes)
+
+    def _bound(self) -> BoundKernel:
+        if self._kernel is None:
+            if self.precision is None:
+                raise RuntimeError(f"{self.plugin_name}: the precision is not known yet")
+            self._kernel = self.operation.bind(self.precision)
+        return self._kernel
