@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
+
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def positive_integer(text: str) -> int:
@@ -35,6 +44,27 @@ def seed(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer from 0 to 2**64 - 1")
     return int(text)
+
+
+def byte_size(text: str) -> int:
+    """A number of bytes, with or without a unit: ``10GiB``, ``1.5 GB``, ``0``."""
+    number, unit = _measured(text)
+    if number is None or unit.upper() not in _BYTES:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 10GiB, 500MB or 0")
+    return round(number * _BYTES[unit.upper()])
+
+
+def duration(text: str) -> float:
+    """A time with its unit, in seconds: ``30d``, ``12h``, ``2w``."""
+    number, unit = _measured(text)
+    if number is None or unit not in _SECONDS:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a time such as 30d, 12h or 2w (s, m, h, d, w)")
+    return number * _SECONDS[unit]
+
+
+def _measured(text: str) -> tuple[float | None, str]:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]*)", text)
+    return (float(match[1]), match[2]) if match else (None, "")
 
 
 def path(text: str) -> Path:

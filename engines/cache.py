@@ -1,0 +1,276 @@
+"""The cache of plans: found again by key, stored whole or not at all, evicted when there are too many.
+
+A cache folder holds, for each plan, ``NAME.plan`` and its manifest ``NAME.json``. NAME is readable and ends in the
+first eight digits of the plan's key. Beside them are ``CACHEDIR.TAG``, ``locks/``, and ``.building-…`` folders while
+plans are being built.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavernn_trt.engines.cache_entries import DIGITS, PLAN, CacheEntry, names_in, plan_name, read_entry, remember
+from wavernn_trt.engines.cache_errors import EngineCacheError, explain, is_full
+from wavernn_trt.engines.cache_folder import TAG, default_folder, is_cache, make_cache, require_folder
+from wavernn_trt.engines.cache_lock import BUILDING, lock_key
+from wavernn_trt.engines.cache_removal import Pruned, beyond, discard, discard_damaged, remove_left_overs, sweep
+from wavernn_trt.engines.manifest import PlanManifest, write_manifest
+from wavernn_trt.engines.sizes import readable_size
+from wavernn_trt.export.model_directory import file_sha256
+
+__all__ = ["DEFAULT_LIMIT", "Building", "CachedPlan", "EngineCache", "EngineCacheError"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LIMIT = 20 << 30
+"""Bytes. An unrolled decoder of 1024 steps is 300 MB, a fused one a few: this holds many of either."""
+
+
+@dataclass(frozen=True)
+class CachedPlan:
+    """A plan, and the manifest that describes it."""
+
+    plan: Path
+    manifest: PlanManifest
+
+    @property
+    def name(self) -> str:
+        """Its name in the cache."""
+        return self.plan.name.removesuffix(PLAN)
+
+
+class Building:
+    """A build in progress, which holds its key's lock."""
+
+    def __init__(self, cache: EngineCache, name: str, key: str, folder: Path) -> None:
+        """Made by `EngineCache.building`."""
+        self._cache, self._name, self._key = cache, name, key
+        self.folder = folder
+        """For the builder's files; removed with all that is in it when the build ends, in whatever way."""
+
+    def commit(self, plan_file: Path, manifest: PlanManifest) -> CachedPlan:
+        """Moves a finished plan into the cache, and makes room for it there.
+
+        Args:
+            plan_file: a file in `folder`.
+            manifest: describes it.
+
+        Raises:
+            EngineCacheError: it cannot be written.
+            ValueError: the manifest is not this plan's.
+        """
+        described = (manifest.key, manifest.plan_bytes, manifest.plan_sha256)
+        found = (self._key, plan_file.stat().st_size, file_sha256(plan_file))
+        if found != described:
+            raise ValueError(f"{self._name}: its manifest's key, size and SHA-256 are {described}, found {found}")
+        entry = CacheEntry(self._cache.folder, self._name, manifest, 0, 0.0, "whole")
+        with _explained(entry.folder, manifest.plan_bytes):
+            _store(entry, manifest, plan_file, self.folder / entry.sidecar.name)
+        remember(entry.plan, manifest.plan_sha256)
+        self._cache._evict(self._name)
+        return CachedPlan(entry.plan, manifest)
+
+
+class EngineCache:
+    """A folder of plans."""
+
+    def __init__(self, folder: Path | None = None, limit_bytes: int | None = DEFAULT_LIMIT) -> None:
+        """Nothing is read or made before it is needed.
+
+        Args:
+            folder: the cache; ``None`` is the user's own, see `default_folder`.
+            limit_bytes: plans that were not used for longest go when all together are larger; ``None`` keeps them.
+        """
+        self.folder = Path(os.path.abspath(default_folder() if folder is None else folder))
+        self.limit_bytes = limit_bytes
+
+    def find(self, stem: str, key: str) -> CachedPlan | None:
+        """Gives a plan, whose size and SHA-256 have been compared with its manifest's.
+
+        The key decides: a plan that was stored under another stem, as when its model directory had another name, is
+        found too. A damaged one is removed, with a warning that says why.
+
+        Args:
+            stem: the readable part of the name.
+            key: 64 hexadecimal digits.
+
+        Raises:
+            EngineCacheError: something else is in the folder's place, or it cannot be read.
+        """
+        _require_key(key)
+        own = plan_name(stem, key)
+        others = [name for name in self._names() if name.endswith(own[-DIGITS - 1 :]) and name != own]
+        for name in (own, *others):
+            entry = read_entry(self.folder, name, key=key, verify=True)
+            if entry is None or (name != own and entry.manifest is not None and entry.manifest.key != key):
+                continue
+            if entry.state == "whole" and entry.manifest is not None:
+                with suppress(OSError):  # a cache that is read-only serves all the same
+                    os.utime(entry.sidecar)
+                return CachedPlan(entry.plan, entry.manifest)
+            logger.warning("%s is not used: %s", entry.plan, entry.reason)
+            if entry.state == "damaged" and is_cache(self.folder):
+                try:
+                    discard_damaged(entry, key)
+                except (OSError, EngineCacheError) as error:
+                    logger.warning("%s cannot be removed: %s", entry.plan, error)
+        return None
+
+    @contextmanager
+    def building(self, stem: str, key: str, waiting: Callable[[str], None] | None = None) -> Iterator[Building]:
+        """Holds a key's lock and gives a folder to build in.
+
+        Look again with `find` once it is held: whoever had the lock before may have built the plan.
+
+        Args:
+            stem: the readable part of the name.
+            key: 64 hexadecimal digits.
+            waiting: told, once, for whom this waits if another process builds the same; by default a warning is logged.
+
+        Raises:
+            EngineCacheError: the folder cannot be made or written, or its disk is full, also while it is used.
+        """
+        _require_key(key)
+        require_folder(self.folder)
+        digits = key[:DIGITS]
+        with ExitStack() as stack:
+            with _explained(self.folder):
+                make_cache(self.folder)
+                stack.enter_context(lock_key(self.folder, digits, waiting))
+                remove_left_overs(self.folder, digits)
+                folder = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{digits}-{os.getpid()}-", dir=self.folder))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                yield Building(self, plan_name(stem, key), key, folder)
+            except OSError as error:
+                if is_full(error, self.folder):
+                    raise explain(error, self.folder) from error
+                raise
+
+    def entries(self) -> list[CachedPlan]:
+        """The plans that are whole as far as their sizes tell; see `scan` for the others."""
+        return [CachedPlan(one.plan, one.manifest) for one in self.scan() if one.state == "whole" and one.manifest]
+
+    def scan(self, *, verify: bool = False) -> list[CacheEntry]:
+        """Everything that lies in the cache, by name, damaged or not.
+
+        Args:
+            verify: compare every plan's SHA-256, which reads them all.
+
+        Raises:
+            EngineCacheError: something else is in the folder's place, or it cannot be read.
+        """
+        found = (read_entry(self.folder, name, verify=verify) for name in self._names())
+        return [entry for entry in found if entry is not None]
+
+    def remove(self, name: str) -> None:
+        """Removes one plan.
+
+        Raises:
+            EngineCacheError: there is none of that name, it is being built, or it cannot be removed.
+        """
+        entry = read_entry(self.folder, name, verify=False) if name in self._names() else None
+        if entry is None:
+            raise EngineCacheError(
+                f"{self.folder} has no plan {name!r}; 'wavernn-trt engines list' shows what is there"
+            )
+        self._require_cache()
+        if (hindrance := discard(entry)) is not None:
+            raise EngineCacheError(f"{entry.plan} cannot be removed: {hindrance}")
+
+    def prune(
+        self,
+        limit_bytes: int | None = None,
+        older_than: float | None = None,
+        *,
+        everything: bool = False,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Removes damaged plans, what died builders left, and the plans that were asked for.
+
+        Args:
+            limit_bytes: plans that were not used for longest go until the rest is no larger.
+            older_than: plans that were not used for so many seconds go.
+            everything: all plans go.
+            dry_run: only say what would go.
+
+        Raises:
+            EngineCacheError: the folder is not a cache, or cannot be read.
+        """
+        entries = self.scan()
+        if self.folder.exists():
+            self._require_cache()
+        oldest = -1.0 if older_than is None else time.time() - older_than
+        chosen = [entry for entry in entries if everything or entry.state == "damaged" or entry.used < oldest]
+        if limit_bytes is not None:
+            chosen += beyond([entry for entry in entries if entry not in chosen], limit_bytes)
+        tried = [(entry, discard(entry, dry_run=dry_run)) for entry in chosen]
+        removed = tuple(entry for entry, hindrance in tried if hindrance is None)
+        kept = tuple((entry, hindrance) for entry, hindrance in tried if hindrance is not None)
+        return Pruned(removed, kept, sweep(self.folder, dry_run=dry_run))
+
+    def _names(self) -> list[str]:
+        require_folder(self.folder)
+        with _explained(self.folder):
+            return names_in(self.folder)
+
+    def _require_cache(self) -> None:
+        if not is_cache(self.folder):
+            raise EngineCacheError(f"{self.folder} is no engine cache, it has no {TAG}; nothing is removed from it")
+
+    def _evict(self, stored: str) -> None:
+        """Makes room after a plan was stored; where that does not succeed, the plan is stored all the same."""
+        if self.limit_bytes is None:
+            return
+        entries = self.scan()
+        room = self.limit_bytes - sum(entry.bytes for entry in entries if entry.name == stored)
+        for entry in beyond([entry for entry in entries if entry.name != stored], room):
+            hindrance = discard(entry)
+            done = "is evicted" if hindrance is None else f"is not evicted, {hindrance}"
+            logger.info("%s (%s) %s", entry.plan, readable_size(entry.bytes), done)
+
+
+def _store(entry: CacheEntry, manifest: PlanManifest, plan_file: Path, written: Path) -> None:
+    write_manifest(written, manifest)
+    _sync(plan_file)
+    try:
+        # In this order no manifest ever lies beside another plan.
+        entry.sidecar.unlink(missing_ok=True)
+        os.replace(plan_file, entry.plan)
+        os.replace(written, entry.sidecar)
+    except BaseException:
+        with suppress(OSError):
+            entry.plan.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # not every file system lets a folder be synchronised
+        _sync(entry.folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_key(key: str) -> None:
+    if re.fullmatch("[0-9a-f]{64}", key) is None:
+        raise ValueError(f"key: found {key!r}, expected 64 hexadecimal digits")
+
+
+@contextmanager
+def _explained(folder: Path, needed: int | None = None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, folder, needed) from error

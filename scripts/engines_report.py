@@ -1,0 +1,152 @@
+"""Plans of the cache, laid out for people and as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from wavernn_trt.engines.cache_entries import CacheEntry
+from wavernn_trt.engines.manifest import Binding, PlanManifest
+from wavernn_trt.engines.sizes import readable_size
+
+_HEAD = ("role", "precision", "form", "batch", "steps", "targets", "size", "used", "name")
+_RIGHT = ("batch", "steps", "size", "used")
+
+
+def entry_json(entry: CacheEntry) -> dict[str, Any]:
+    """A plan as JSON values; ``manifest`` is as its sidecar has it."""
+    return {
+        "name": entry.name,
+        "plan": str(entry.plan),
+        "bytes": entry.bytes,
+        "used_at": datetime.fromtimestamp(entry.used, timezone.utc).isoformat(timespec="seconds"),
+        "state": entry.state,
+        "reason": entry.reason,
+        "manifest": None if entry.manifest is None else entry.manifest.to_json(),
+    }
+
+
+def print_table(entries: Sequence[CacheEntry]) -> None:
+    """One line a plan, names last because they are long; what is wrong with a plan stands under it."""
+    rows = [_HEAD, *(_row_of(entry) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    for row, entry in zip(rows, (None, *entries), strict=True):
+        cells = (
+            f"{text:>{width}}" if head in _RIGHT else f"{text:<{width}}"
+            for text, width, head in zip(row, widths, _HEAD, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+        if entry is not None and entry.reason is not None:
+            print(f"  {entry.state}: {_printable(entry.reason)}")
+    total = readable_size(sum(entry.bytes for entry in entries))
+    print(f"{len(entries)} plan{'s' * (len(entries) != 1)}, {total}, in {entries[0].folder}")
+
+
+def print_entry(entry: CacheEntry) -> None:
+    """Everything about one plan."""
+    print(entry.name)
+    _row("state", "whole, its SHA-256 is right" if entry.state == "whole" else f"{entry.state}: {entry.reason}")
+    _row("plan", entry.plan)
+    _row("size", f"{entry.bytes:,} bytes with its manifest")
+    _row("used", f"{_age(entry)} ago")
+    if entry.manifest is not None:
+        _print_manifest(entry.manifest)
+
+
+def _print_manifest(manifest: PlanManifest) -> None:
+    _section("what it is")
+    _row("role", manifest.role)
+    _row("model", manifest.model)
+    _row("", f"SHA-256 of its manifest {manifest.model_sha256}")
+    _row("built with", f"{manifest.backend} {manifest.backend_version}, {manifest.builder}")
+    _row("runs on", ", ".join(manifest.targets))
+    _row("precision", manifest.precision)
+    if manifest.form is not None:
+        _row("form", manifest.form)
+        _row("chunk", f"{manifest.steps} steps, {manifest.window} rows of conditioning")
+        _row("batch", _extent(manifest.batch))
+    if manifest.frames is not None:
+        _row("frames", _extent(manifest.frames))
+    _section("bindings")
+    for binding in manifest.bindings:
+        print(f"  {binding.kind:<7} {binding.name:<20} {binding.dtype:<9} {_shape(binding.shape)}{_profile(binding)}")
+    _section("plugins")
+    for plugin in manifest.plugins:
+        _row(plugin.name, f"version {plugin.version}, namespace {plugin.namespace!r}, {_nodes(plugin.count)}")
+    if not manifest.plugins:
+        print("  none")
+    _section("layers of the network")
+    for layer, count in sorted(manifest.layers.items(), key=lambda item: (-item[1], item[0])):
+        kinds = ", ".join(f"{number} {kind}" for kind, number in manifest.precisions.get(layer, {}).items())
+        print(f"  {layer:<24} {count:>7}  {kinds}".rstrip())
+    _section("its build")
+    _row("at", manifest.built_at)
+    _row("took", f"{manifest.build_seconds:.1f} s, {readable_size(manifest.peak_bytes)} at most")
+    for name in ("key", "plan_sha256", "graph_sha256", "kernels_sha256"):
+        _row(name, getattr(manifest, name))
+
+
+def _row_of(entry: CacheEntry) -> tuple[str, ...]:
+    manifest, size = entry.manifest, readable_size(entry.bytes)
+    if manifest is None:
+        return ("?",) * 6 + (size, _age(entry), entry.name)
+    decoder = manifest.role == "decoder"
+    return (
+        manifest.role,
+        manifest.precision,
+        manifest.form or "-",
+        _extent(manifest.batch) if decoder else "-",
+        str(manifest.steps or "-"),
+        _targets(manifest.targets),
+        size,
+        _age(entry),
+        entry.name,
+    )
+
+
+def _targets(targets: Iterable[str]) -> str:
+    names = list(targets)
+    if all(name.startswith("sm") for name in names):
+        return "sm" + "+".join(name.removeprefix("sm") for name in names)
+    return ", ".join(names)
+
+
+def _extent(extent: tuple[int, int, int]) -> str:
+    return str(extent[0]) if extent[0] == extent[2] else ":".join(map(str, extent))
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "[" + ", ".join("?" if size == -1 else str(size) for size in shape) + "]"
+
+
+def _profile(binding: Binding) -> str:
+    if binding.profile is None:
+        return ""
+    return "  from {} over {} to {}".format(*map(_shape, binding.profile))
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' * (count != 1)}"
+
+
+def _age(entry: CacheEntry) -> str:
+    seconds = max(0.0, time.time() - entry.used)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _printable(text: str) -> str:
+    """What a damaged file made somebody say must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _section(title: str) -> None:
+    print(f"\n{title}")
+
+
+def _row(name: str, value: object) -> None:
+    print(f"  {name:<20} {_printable(str(value))}")
