@@ -46,7 +46,13 @@ class PluginMethods:
     tensorrt_bases: ClassVar[tuple[Any, ...]]
 
     def __init__(self, operation: Operation, precision: Precision | None, kernel: BoundKernel | None = None) -> None:
-        """Args: what is computed; the precision, once known; the kernel for both, once made."""
+        """Makes a plugin.
+
+        Args:
+            operation: what it computes.
+            precision: of the weights, where known already: TensorRT tells their type only later.
+            kernel: for both, where made already.
+        """
         for base in self.tensorrt_bases:
             base.__init__(self)
         self.plugin_name = operation.operator

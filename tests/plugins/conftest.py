@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wavernn_trt.export.networks import Networks
     from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence
 
-LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 EXPORT = Path(__file__).resolve().parents[1] / "export"
 
 

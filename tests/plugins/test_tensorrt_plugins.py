@@ -114,7 +114,7 @@ def _environment(module: str | Path, folder: Path) -> tuple[str, dict[str, str],
         stand_in("libnvinfer", "-DREGISTRY", "-Wl,--no-as-needed", str(rtx / "libtensorrt_rtx.so.1"))
     else:
         (links / f"libnvinfer.so.{major}").symlink_to(rtx / "libtensorrt_rtx.so.1")
-    environment["PYTHONPATH"] = str(module)
+    environment["PYTHONPATH"] = os.pathsep.join([str(module), *filter(None, [environment.get("PYTHONPATH")])])
     return "tensorrt_bindings", environment, f"{major}."
 
 
