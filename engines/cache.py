@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavernn_trt.engines.cache_entries import DIGITS, PLAN, CacheEntry, names_in, plan_name, read_entry, remember
-from wavernn_trt.engines.cache_errors import EngineCacheError, explain, is_full
+from wavernn_trt.engines.cache_errors import EngineCacheError, explain, is_lack_of_room
 from wavernn_trt.engines.cache_folder import TAG, default_folder, is_cache, make_cache, require_folder
 from wavernn_trt.engines.cache_lock import BUILDING, lock_key
 from wavernn_trt.engines.cache_removal import Pruned, beyond, discard, discard_damaged, remove_left_overs, sweep
@@ -152,7 +152,7 @@ class EngineCache:
             try:
                 yield Building(self, plan_name(stem, key), key, folder)
             except OSError as error:
-                if is_full(error, self.folder):
+                if is_lack_of_room(error, self.folder):
                     raise explain(error, self.folder) from error
                 raise
 

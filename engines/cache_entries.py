@@ -17,7 +17,7 @@ SIDECAR = ".json"
 DIGITS = 8
 """Of a key, at the end of a name."""
 
-_NAME = re.compile(r"(.+_[0-9a-f]{8})\.(?:plan|json)")
+_NAME = re.compile(r"([\w.+-]+_[0-9a-f]{8})\.(?:plan|json)")
 _verified: dict[tuple[str, int, int, int, int, int], str] = {}
 """SHA-256 of files that this process has read, by path and everything that changes when a file does."""
 

@@ -47,9 +47,9 @@ def explain(error: OSError, folder: Path, needed: int | None = None) -> EngineCa
     return EngineCacheError(f"{folder}: {reason}{about}; {ANOTHER_FOLDER}")
 
 
-def is_full(error: OSError, folder: Path) -> bool:
-    """Whether an error says that the folder's disk is full, and does not name a file elsewhere."""
-    if error.errno not in _FULL:
+def is_lack_of_room(error: OSError, folder: Path) -> bool:
+    """Whether an error says that no more can be written to the folder, and does not name a file elsewhere."""
+    if error.errno not in (*_FULL, errno.EFBIG):
         return False
     return error.filename is None or folder in Path(os.fsdecode(error.filename)).parents
 

@@ -56,7 +56,7 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(where, value, "an object")
-        return {name: _value(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+        return {name: _value(arguments[1], item, f"{where}[{name!r}]") for name, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast("type[Any]", hint), value, where)
     return _scalar(hint, value, where)
