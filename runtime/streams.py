@@ -6,6 +6,7 @@ the finished leave and the waiting enter. Vocoding alone, in a batch and as a st
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
-from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State, initial_state
+from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
 from wavernn_trt.runtime.uniforms import UniformSource, sampling_inputs
 
 
@@ -46,12 +47,27 @@ class Piece:
     """Whether the stream ends with this piece."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What a submitted chunk will yield for one stream."""
+
+    stream: int
+    start: int
+    count: int
+    last: bool
+
+
 @dataclass
 class _Active:
     index: int
     stream: Stream
+    slot: int
     next: int
-    state: State  # of one stream
+
+    def advance(self, steps: int) -> _Part:
+        """Goes one chunk on."""
+        start, self.next = self.next, min(self.next + steps, self.stream.stop)
+        return _Part(self.index, start, self.next - start, self.next == self.stream.stop)
 
 
 def decode_streams(
@@ -72,32 +88,27 @@ def decode_streams(
         Pieces, each stream's in order, those of different streams interleaved.
     """
     waiting = enumerate(streams)
-    room = executor.slots or max(1, batch)
-    active: list[_Active] = []
-    while True:
-        while len(active) < room and (entering := next(waiting, None)) is not None:
-            index, stream = entering
-            active.append(_Active(index, stream, stream.start, initial_state(windows.model, 1)))
-        if not active:
-            return
-        slots = _slots(executor, len(active))
-        samples, state = executor.decode(
-            _chunk(windows, active, slots),
-            State(
-                np.concatenate([active[slot].state.previous for slot in slots]),
-                np.concatenate([active[slot].state.hidden for slot in slots], axis=1),
-            ),
-        )
-        staying = []
-        for slot, one in enumerate(active):
-            count = min(windows.steps, one.stream.stop - one.next)
-            start, one.next = one.next, one.next + count
-            one.state = State(state.previous[slot : slot + 1], state.hidden[:, slot : slot + 1])
-            last = one.next == one.stream.stop
-            if not last:
-                staying.append(one)
-            yield Piece(one.index, start, samples[slot, :count], last)
-        active = staying
+    active: list[_Active] = []  # in the order of arrival
+    submitted: deque[list[_Part]] = deque()
+    with executor.lane(batch) as lane:
+        free = list(range(lane.slots))
+        while True:
+            while len(submitted) < lane.ahead:
+                entering = []
+                while free and (arrived := next(waiting, None)) is not None:
+                    entering.append(free.pop(0))
+                    active.append(_Active(*arrived, entering[-1], arrived[1].start))
+                if not active:
+                    break
+                lane.submit(_chunk(windows, active), [one.slot for one in active], entering)
+                parts = [one.advance(windows.steps) for one in active]
+                submitted.append(parts)
+                free += [one.slot for one, part in zip(active, parts, strict=True) if part.last]
+                active = [one for one, part in zip(active, parts, strict=True) if not part.last]
+            if not submitted:
+                return
+            for part, samples in zip(submitted.popleft(), lane.collect(), strict=True):
+                yield Piece(part.stream, part.start, samples[: part.count], part.last)
 
 
 @dataclass(frozen=True)
@@ -186,12 +197,12 @@ def _slots(executor: Executor, streams: int) -> list[int]:
     return [*range(streams), *[0] * ((executor.slots or streams) - streams)]
 
 
-def _chunk(windows: ConditioningWindows, active: list[_Active], slots: list[int]) -> Chunk:
+def _chunk(windows: ConditioningWindows, active: list[_Active]) -> Chunk:
     cuts = [windows.cut(one.stream.rows, one.next) for one in active]
     uniforms = [sampling_inputs(windows.model, one.stream.uniforms.draw(windows.steps)) for one in active]
     return Chunk(
-        np.stack([cuts[slot].rows for slot in slots]),  # [B, W, columns]
-        np.stack([cuts[slot].frame_index for slot in slots]),  # [B, T]
-        np.stack([cuts[slot].interpolation for slot in slots]),  # [B, G, T, W]
-        np.stack([uniforms[slot] for slot in slots]),  # [B, T, U]
+        np.stack([cut.rows for cut in cuts]),  # [B, W, columns]
+        np.stack([cut.frame_index for cut in cuts]),  # [B, T]
+        np.stack([cut.interpolation for cut in cuts]),  # [B, G, T, W]
+        np.stack(uniforms),  # [B, T, U]
     )

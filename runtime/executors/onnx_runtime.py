@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from wavernn_trt.export.model_directory import (
     ModelDirectory,
     ModelDirectoryError,
 )
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
+from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 
 _WEIGHTS_A_THREAD = 250_000
 """A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
@@ -69,8 +71,12 @@ class OnnxRuntimeExecutor:
         (rows,) = self._conditioner.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
         return rows[0]  # type: ignore[no-any-return]
 
-    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
         """See `Executor`."""
+        return nullcontext(HostLane(self, self._directory.model, streams))
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        """See `ChunkDecoder`."""
         inputs = self._chunk_inputs(chunk)
         inputs["uniforms"] = chunk.uniforms
         inputs["previous"] = state.previous

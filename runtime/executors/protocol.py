@@ -1,7 +1,9 @@
-"""What an executor does: condition a mel, decode a chunk from and to state, and the same teacher-forced."""
+"""What an executor does: condition a mel, decode streams in chunks, and run given samples teacher-forced."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +48,37 @@ def initial_state(model: ModelConfig, batch: int) -> State:
     )
 
 
+class Lane(Protocol):
+    """Slots that streams are decoded in, chunk after chunk; their state stays with the lane.
+
+    Chunks are submitted and collected in one order. What a chunk reads does not depend on the samples before it, so
+    that a lane which computes elsewhere can be given the next chunk while it is busy with one.
+    """
+
+    @property
+    def slots(self) -> int:
+        """Streams at a time, at most."""
+
+    @property
+    def ahead(self) -> int:
+        """Chunks that may be submitted and not collected yet: 1 where submitting a chunk is computing it."""
+
+    def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
+        """Begins a chunk.
+
+        Args:
+            chunk: a row for each of ``slots``; its arrays may be changed once this returns.
+            slots: which slot each row's stream is in, each once.
+            entering: those slots that start from the initial state; the others' streams go on.
+        """
+
+    def collect(self) -> NDArray[Any]:
+        """Waits for the chunk that was submitted first: samples [B, T], a row for each of its slots.
+
+        They are int32 labels, or float32 values for mixtures, and the caller's own.
+        """
+
+
 class Executor(Protocol):
     """Runs one model. Not thread-safe unless it says so."""
 
@@ -55,7 +88,7 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int | None:
-        """The number of streams that every chunk must have; ``None`` where any number gives each stream equal bits."""
+        """The number of streams that every chunk computes; ``None`` where any number gives each stream equal bits."""
 
     @property
     def steps(self) -> int | None:
@@ -64,8 +97,12 @@ class Executor(Protocol):
     def condition(self, mel: FloatArray) -> FloatArray:
         """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
 
-    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        """T steps: samples [B, T] (int32 labels, or float32 values for mixtures) and the state behind them."""
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
+        """A lane, for as long as the context lasts; several at a time are independent of each other.
+
+        Args:
+            streams: how many at a time, at most; where the number of slots is fixed, the lane has those.
+        """
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """T steps, each fed with ``previous`` [B, T]: logits [B, T, outputs], and the recurrent state behind them."""

@@ -6,6 +6,7 @@ Only ``backend="torch"`` imports this module, since it imports torch.
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavernn_trt.export.families.wavernn import WaveRNN
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
+from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 
 
 class TorchExecutor:
@@ -45,9 +47,13 @@ class TorchExecutor:
         rows = self._conditioner(torch.from_numpy(np.ascontiguousarray(mel, np.float64))[None])
         return rows[0].float().numpy()  # type: ignore[no-any-return]
 
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
+        """See `Executor`."""
+        return nullcontext(HostLane(self, self.model.config, streams))
+
     @torch.inference_mode()
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        """See `Executor`."""
+        """See `ChunkDecoder`."""
         conditioning = self._conditioning(chunk)  # [T, B, columns]
         uniforms = torch.from_numpy(chunk.uniforms).transpose(0, 1).contiguous()  # [T, B, U]
         previous = torch.from_numpy(state.previous.copy())

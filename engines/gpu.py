@@ -1,0 +1,102 @@
+"""Which GPUs this machine has, asked of NVIDIA's driver itself and of nothing that may crash without one.
+
+TensorRT is no help there: without a driver TensorRT-RTX gives plans back as ``None`` and the lean runtime crashes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+DRIVER = "libcuda.so.1"
+"""The driver's library, which comes with the driver and with nothing else."""
+
+_NO_DEVICE = 100
+_STUB_LIBRARY = 34
+_MAJOR, _MINOR = 75, 76
+"""CUdevice_attribute: the parts of the compute capability."""
+_LONGEST_NAME = 256
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """One GPU."""
+
+    name: str
+    """As NVIDIA calls it, such as ``NVIDIA L4``."""
+    sm: int
+    """Compute capability, 10 * major + minor."""
+
+
+@dataclass(frozen=True)
+class DriverState:
+    """What the driver says."""
+
+    devices: tuple[GpuDevice, ...]
+    """In the driver's order; ``CUDA_VISIBLE_DEVICES`` hides some and changes it."""
+    reason: str | None
+    """Why there are none."""
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a GPU to run on."""
+        return bool(self.devices)
+
+
+class _DriverError(Exception):
+    """A call that the driver refused."""
+
+
+def driver_state(library: str = DRIVER) -> DriverState:
+    """Asks the driver for its GPUs. It makes no CUDA context, and takes none of their memory.
+
+    Args:
+        library: name or path of the driver's library.
+    """
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError as error:
+        if "No such file" in str(error):
+            return DriverState((), f"{library} was not found, so there is no NVIDIA driver")
+        return DriverState((), f"{library} does not load: {error}")
+    try:
+        return DriverState(*_ask(driver))
+    except AttributeError as error:
+        return DriverState((), f"{library} is no CUDA driver: {error}")
+    except _DriverError as error:
+        return DriverState((), str(error))
+
+
+def _ask(driver: ctypes.CDLL) -> tuple[tuple[GpuDevice, ...], str | None]:
+    count = ctypes.c_int()
+    code = driver.cuInit(0)
+    if code != _NO_DEVICE:
+        _check(driver, "cuInit", code)
+        code = driver.cuDeviceGetCount(ctypes.byref(count))
+    if code != _NO_DEVICE:
+        _check(driver, "cuDeviceGetCount", code)
+    if not count.value:
+        return (), "there is an NVIDIA driver, and no GPU that it shows (is CUDA_VISIBLE_DEVICES set?)"
+    return tuple(_device(driver, ordinal) for ordinal in range(count.value)), None
+
+
+def _device(driver: ctypes.CDLL, ordinal: int) -> GpuDevice:
+    device = ctypes.c_int()
+    name = ctypes.create_string_buffer(_LONGEST_NAME)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(driver, "cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), ordinal))
+    _check(driver, "cuDeviceGetName", driver.cuDeviceGetName(name, _LONGEST_NAME, device))
+    for part, attribute in ((major, _MAJOR), (minor, _MINOR)):
+        _check(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, device))
+    return GpuDevice(name.value.decode(errors="replace"), 10 * major.value + minor.value)
+
+
+def _check(driver: ctypes.CDLL, function: str, code: int) -> None:
+    if code == 0:
+        return
+    if code == _STUB_LIBRARY:
+        raise _DriverError(f"{DRIVER} is the stub that programs are linked with, and no driver")
+    text = ctypes.c_char_p()
+    named = driver.cuGetErrorName(code, ctypes.byref(text)) == 0 and text.value
+    name = f" ({text.value.decode(errors='replace')})" if named and text.value else ""
+    raise _DriverError(f"the NVIDIA driver does not work: {function} gives error {code}{name}")
