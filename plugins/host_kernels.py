@@ -1,0 +1,157 @@
+"""The kernels' own sources on the host, built with g++: how they are proved where there is no GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
+from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+from wavernn_trt.plugins.sequence_plan import plan_sequence
+from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
+
+Sanitizer = Literal["thread", "address,undefined"]
+SOURCES = Path(__file__).parent / "kernels"
+_ALIGNMENT = 64
+_PATIENCE = 1 << 30
+
+
+def build_host_kernels(library: Path, *, lanes: int = 1, sanitizer: Sanitizer | None = None) -> Path:
+    """Compiles a library of the kernels for this machine.
+
+    Args:
+        library: what to write.
+        lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
+        sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
+
+    Returns:
+        ``library``.
+
+    Raises:
+        KernelError: g++ is missing, or does not compile them.
+    """
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-Wconversion", "-Wno-unknown-pragmas", f"-DWAVERNN_HOST_LANES={lanes}"]
+    if sanitizer is not None:
+        flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
+    try:
+        done = subprocess.run(
+            ["g++", *flags, str(SOURCES / "host.cpp"), "-o", str(library)], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise KernelError("g++ is not on PATH; the kernels' host build needs it (Debian: apt install g++)") from None
+    if done.returncode:
+        raise KernelError(f"g++ does not compile {SOURCES / 'host.cpp'}:\n{done.stderr}")
+    return library
+
+
+class HostKernels:
+    """A library of `build_host_kernels`."""
+
+    def __init__(self, library: Path) -> None:
+        """Loads it."""
+        self._library = ctypes.CDLL(str(library))
+
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return int(self._library.wavernn_lanes())
+
+    def round(self, values: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+        """As an operand of that precision has them."""
+        rounded = np.empty_like(values)
+        self._call("wavernn_round", values.ctypes, rounded.ctypes, values.size, PRECISIONS.index(precision))
+        return rounded
+
+    def gru_cell(self, case: GruCase, *, warps: int = 1, misalign: bool = False) -> NDArray[np.float32]:
+        """Runs a cell.
+
+        Args:
+            case: what to run.
+            warps: of a block.
+            misalign: puts every operand where no vector of 16 bytes begins.
+        """
+        plan = plan_gru(case.hidden_size, case.precision, case.batch, warps=warps)
+        poison = np.full((case.batch, case.hidden_size), np.nan, np.float32)
+        operands = [_place(array, misalign) for array in (*case.inputs().values(), poison)]
+        arguments = gru_arguments(case.hidden_size, plan, case.batch, [operand.ctypes.data for operand in operands])
+        self._launch("wavernn_gru_cell", arguments, case.precision, plan.tile, plan.grid, warps, plan.shared_bytes)
+        return operands[-1]
+
+    def sequence(
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        blocks: int = 2,
+        groups: int = 1,
+        warps: int = 1,
+        shared_bytes: int = 1 << 16,
+        misalign: bool = False,
+        waits: int = _PATIENCE,
+        absent: int = 0,
+    ) -> Arrays:
+        """Runs a chunk.
+
+        Args:
+            case: what to run.
+            inputs: of the case.
+            blocks: of a group.
+            groups: groups of blocks.
+            warps: of a block.
+            shared_bytes: of a block; fewer leave more of the weights in global memory.
+            misalign: puts every operand where no vector of 16 bytes begins.
+            waits: how often a block looks for the others before the process is ended.
+            absent: blocks that are never started, so that the others wait in vain.
+
+        Returns:
+            The node's outputs, and all ``logits``.
+        """
+        device = Device("host", 0, max(groups * blocks, groups), shared_bytes, shared_bytes)
+        plan = plan_sequence(
+            case.shape, case.precision, case.batch, device, groups=groups, blocks=blocks, warps=warps
+        )
+        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
+        operands = [_place(inputs[operand.name], misalign) for operand in case.shape.inputs()]
+        outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+        layout = lay_out(case.shape, case.precision, case.batch)
+        workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
+        workspace[: layout.counter_bytes] = 0
+        arguments = sequence_arguments(
+            case.shape,
+            case.precision,
+            plan,
+            (case.batch, case.steps, case.window),
+            [array.ctypes.data for array in (*operands, *list(outputs.values())[:-1])],
+            workspace.ctypes.data,
+            waits=waits,
+            all_logits=outputs["logits"].ctypes.data,
+        )
+        grid = plan.grid - absent
+        self._launch("wavernn_sequence", arguments, case.precision, plan.tile, grid, warps, plan.shared_bytes)
+        return outputs
+
+    def _launch(self, name: str, arguments: ctypes.Structure, precision: Precision, *numbers: int) -> None:
+        self._call(name, ctypes.byref(arguments), PRECISIONS.index(precision), *numbers)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if getattr(self._library, name)(*arguments):
+            raise KernelError(f"{name} has no kernel for {arguments[1:]}")
+
+
+def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:
+    """A copy that begins at a multiple of 64 bytes, as TensorRT's tensors do at least, or one number behind it."""
+    room = np.full(array.nbytes + 2 * _ALIGNMENT, 0xFF, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT + (array.itemsize if misalign else 0)
+    copy: NDArray[Any] = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -1,0 +1,212 @@
+"""Random cells and sequences to run kernels on, and how closely a kernel has to follow its numpy reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.operators import Operand, Precision, SequenceShape
+from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.plugins.rounding import store
+from wavernn_trt.plugins.sequence_reference import MIXTURES, decode_sequence
+
+Arrays = dict[str, NDArray[Any]]
+
+TOLERANCE = 2e-5
+"""Largest error in float32, as a share of the largest value (at least 1): sums in another order, and another tanh."""
+LOW_TOLERANCE = 1.0
+"""In low precision, as a share of what the precision itself changes: an operand at the edge of two numbers may be
+rounded to the other one."""
+
+
+@dataclass(frozen=True)
+class GruCase:
+    """A random cell."""
+
+    batch: int
+    hidden_size: int
+    precision: Precision = "fp32"
+
+    def inputs(self) -> Arrays:
+        """gates, hidden, recurrent_weight as it is stored, recurrent_bias."""
+        random, size = np.random.default_rng(self.hidden_size), self.hidden_size
+        weight = (random.standard_normal((3 * size, size)) / np.sqrt(size)).astype(np.float32)
+        return {
+            "gates": random.standard_normal((self.batch, 3 * size)).astype(np.float32),
+            "hidden": random.uniform(-1, 1, (self.batch, size)).astype(np.float32),
+            "recurrent_weight": store(weight, self.precision),
+            "recurrent_bias": random.standard_normal(3 * size).astype(np.float32),
+        }
+
+    def excess(self, next_hidden: NDArray[np.float32]) -> float:
+        """A kernel's largest error as a multiple of what is allowed: at most 1 where it is right."""
+        gates, hidden, weight, bias = self.inputs().values()
+        expected = gru_cell(gates, hidden, weight, bias, self.precision)
+        return _excess({"next_hidden": next_hidden}, {"next_hidden": expected}, {"next_hidden": expected}, "fp32")
+
+
+@dataclass(frozen=True)
+class SequenceCase:
+    """A random chunk of a random model."""
+
+    shape: SequenceShape
+    precision: Precision = "fp32"
+    batch: int = 3
+    steps: int = 6
+    window: int = 4
+
+    def inputs(self) -> Arrays:
+        """By the names of ``shape.inputs()``; weights as they are stored.
+
+        The random numbers that choose a class are in the middle of its interval, so that rounding cannot move a sample.
+        """
+        random = np.random.default_rng(self.shape.hidden_size)
+        sizes = {"B": self.batch, "T": self.steps, "W": self.window}
+        inputs = {operand.name: self._operand(operand, sizes, random) for operand in self.shape.inputs()}
+        self._centre(inputs)
+        return inputs
+
+    def poisoned_outputs(self) -> Arrays:
+        """By the names of ``shape.outputs_of_node()``, full of NaN, or of a label that does not exist."""
+        sizes = {"B": self.batch, "T": self.steps}
+        return {
+            operand.name: np.full(
+                [sizes.get(str(size), size) for size in operand.shape],
+                np.nan if operand.kind == "float32" else -(2**31),
+                operand.kind,
+            )
+            for operand in self.shape.outputs_of_node()
+        }
+
+    def expected(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """What the reference gives."""
+        return decode_sequence(self.shape, inputs, self.precision)
+
+    def excess(self, found: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> float:
+        """A kernel's largest error as a multiple of what is allowed, infinite where a label differs."""
+        expected = self.expected(inputs)
+        labels = [name for name, value in found.items() if value.dtype != np.float32]
+        if any((found[name] != expected[name]).any() for name in labels):
+            return np.inf
+        plain = expected if self.precision == "fp32" else decode_sequence(self.shape, inputs, "fp32")
+        values = {name: value for name, value in found.items() if name not in labels}
+        return _excess(values, expected, plain, self.precision)
+
+    def _operand(self, operand: Operand, sizes: Mapping[str, int], random: np.random.Generator) -> NDArray[Any]:
+        shape = [int(sizes.get(str(size), size)) for size in operand.shape]
+        if operand.name == "frame_index":
+            return random.integers(0, self.window, shape, dtype=np.int32)
+        if operand.name == "interpolation":
+            weights = random.random(shape, np.float32)
+            return weights / weights.sum(axis=-1, keepdims=True)
+        if operand.kind == "int32":
+            return random.integers(0, self.shape.outputs, shape, dtype=np.int32)
+        if operand.name == "uniforms":
+            return random.uniform(0.01, 0.99, shape).astype(np.float32)
+        values = random.standard_normal(shape).astype(np.float32)
+        if operand.kind == "weight":
+            return store(values / np.float32(np.sqrt(shape[1])), self.precision)
+        return np.tanh(values) if operand.name in ("hidden", "previous") else np.float32(0.3) * values
+
+    def _centre(self, inputs: Arrays) -> None:
+        if self.shape.output == "gaussian":
+            return
+        classes = MIXTURES if self.shape.output == "logistic_mixture" else self.shape.outputs
+        axes = {"frame_index": 1, "interpolation": 2, "uniforms": 1}
+        state = {name: inputs[name] for name in ("previous", "hidden")}
+        for step in range(self.steps):
+            one = {name: np.take(inputs[name], [step], axis) for name, axis in axes.items() if name in inputs}
+            logits = decode_sequence(self.shape, {**inputs, **one, **state}, self.precision)["logits"][:, 0, :classes]
+            inputs["uniforms"][:, step, 0] = _middle(logits, inputs["uniforms"][:, step, 0])
+            one["uniforms"] = inputs["uniforms"][:, step : step + 1]
+            found = decode_sequence(self.shape, {**inputs, **one, **state}, self.precision)
+            state = {"previous": found["previous_out"], "hidden": found["hidden_out"]}
+
+
+def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    likelihood = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    cumulative = np.cumsum(likelihood / likelihood.sum(axis=1, keepdims=True), axis=1)
+    edges = np.pad(cumulative, ((0, 0), (1, 0)))
+    chosen = np.argmax(cumulative > uniforms[:, None], axis=1)[:, None]
+    both = np.take_along_axis(edges, chosen, 1) + np.take_along_axis(edges, chosen + 1, 1)
+    return np.asarray(both[:, 0] / 2, np.float32)
+
+
+def _excess(found: Mapping[str, Any], expected: Arrays, plain: Arrays, precision: Precision) -> float:
+    worst = 0.0
+    for name, value in found.items():
+        scale = max(1.0, float(np.abs(expected[name]).max()))
+        allowed = TOLERANCE * scale
+        if precision != "fp32":
+            allowed += LOW_TOLERANCE * float(np.abs(plain[name] - expected[name]).max())
+        error = np.abs(value - expected[name]).max() / allowed
+        worst = max(worst, float(np.nan_to_num(error, nan=np.inf)))
+    return worst
+
+
+def small_shapes(hidden_size: int = 7, fc_size: int = 10, classes: int = 37) -> dict[str, SequenceShape]:
+    """A model of every kind that a sequence kernel computes.
+
+    Args:
+        hidden_size: H.
+        fc_size: width of the fully connected layers; a second one is one narrower.
+        classes: outputs of the categorical ones.
+    """
+    wide = 3 * hidden_size
+    one = SequenceShape(
+        hidden_size=hidden_size,
+        layers=1,
+        fc_sizes=(fc_size,),
+        outputs=classes,
+        output="categorical",
+        label_feedback=True,
+        skip=False,
+        group_columns=(wide,),
+        group_held=(True,),
+        place_groups=((0,), ()),
+    )
+    both = (0, 1)
+    columns = (wide + hidden_size, 2 * wide + hidden_size + 2 * fc_size - 1)
+    two = SequenceShape(
+        hidden_size=hidden_size,
+        layers=2,
+        fc_sizes=(fc_size, fc_size - 1),
+        outputs=classes,
+        output="categorical",
+        label_feedback=False,
+        skip=True,
+        group_columns=columns,
+        group_held=(False, True),
+        place_groups=(both, both, (1,), (1,), (1,)),
+    )
+    return {
+        "one layer, labels": one,
+        "two layers, skip, values": two,
+        "mixture": dataclasses.replace(two, outputs=3 * MIXTURES, output="logistic_mixture"),
+        "gaussian": dataclasses.replace(two, outputs=2, output="gaussian", group_held=(False, False)),
+        "one group, interpolated": dataclasses.replace(
+            two,
+            group_columns=(wide + hidden_size,),
+            group_held=(False,),
+            place_groups=((0,), (0,), (), (), ()),
+        ),
+        "two layers, no skip": dataclasses.replace(
+            one,
+            layers=2,
+            group_columns=(2 * wide + fc_size,),
+            group_held=(True,),
+            place_groups=((0,), (0,), (0,)),
+        ),
+        "one layer, skip": dataclasses.replace(
+            one,
+            label_feedback=False,
+            skip=True,
+            group_columns=(wide + hidden_size,),
+            place_groups=((0,), (0,), ()),
+        ),
+    }

@@ -1,0 +1,83 @@
+// The layer of block.h on a GPU. It needs no header of CUDA's, so that NVRTC compiles it without an include folder.
+#pragma once
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+
+namespace wavernn {
+
+constexpr int LANES = 32;
+
+struct alignas(16) Words {
+    unsigned word[4];
+};
+
+DEVICE unsigned long long address_of(const void* address) { return reinterpret_cast<unsigned long long>(address); }
+
+DEVICE Words load_words(const void* address) {
+    const uint4 four = *static_cast<const uint4*>(address);
+    return Words{{four.x, four.y, four.z, four.w}};
+}
+
+DEVICE void store_words(void* address, const Words& words) {
+    *static_cast<uint4*>(address) = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+}
+
+DEVICE float float_of_bits(unsigned bits) { return __uint_as_float(bits); }
+
+DEVICE unsigned bits_of_float(float value) { return __float_as_uint(value); }
+
+DEVICE float float_of_half(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+DEVICE unsigned short half_of_float(float value) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+extern __shared__ __align__(16) unsigned char block_memory[];
+
+class Block {
+public:
+    DEVICE int rank() const { return static_cast<int>(blockIdx.x); }
+    DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
+    DEVICE int threads() const { return static_cast<int>(blockDim.x); }
+    DEVICE int lane() const { return thread() % LANES; }
+    DEVICE int warp() const { return thread() / LANES; }
+    DEVICE int warps() const { return threads() / LANES; }
+    DEVICE unsigned char* shared() const { return block_memory; }
+    DEVICE void sync() const { __syncthreads(); }
+
+    template <typename Value>
+    DEVICE Value from_lane_xor(Value value, int mask) const {
+        return __shfl_xor_sync(0xffffffffu, value, mask);
+    }
+
+    template <typename Value>
+    DEVICE Value from_lane_below(Value value, int distance) const {
+        return __shfl_up_sync(0xffffffffu, value, static_cast<unsigned>(distance));
+    }
+};
+
+// Adds one. Whoever reads the new count sees all that this block wrote before its last sync().
+DEVICE void add_and_publish(unsigned* counter) {
+    __threadfence();
+    atomicAdd(counter, 1u);
+}
+
+DEVICE unsigned read_published(const unsigned* counter) {
+    unsigned count;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+    return count;
+}
+
+DEVICE void keep_waiting() {}
+
+// Ends the kernel with an error that the next call of the driver reports.
+DEVICE void give_up() { __trap(); }
+
+}  // namespace wavernn

@@ -1,0 +1,193 @@
+// The layer of block.h on the host: each thread of each block is a thread of the system.
+//
+// Only barriers are atomic. Everything else is plain memory, so that ThreadSanitizer sees an exchange that no barrier
+// orders. LANES and the number of warps are small here; neither changes what a kernel computes but for rounding.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#define DEVICE inline
+
+namespace wavernn {
+
+using std::min;
+
+#ifndef WAVERNN_HOST_LANES
+#define WAVERNN_HOST_LANES 1
+#endif
+constexpr int LANES = WAVERNN_HOST_LANES;
+
+struct alignas(16) Words {
+    unsigned word[4];
+};
+
+inline unsigned long long address_of(const void* address) { return reinterpret_cast<unsigned long long>(address); }
+
+inline Words load_words(const void* address) {
+    Words words;
+    std::memcpy(&words, address, sizeof(words));
+    return words;
+}
+
+inline void store_words(void* address, const Words& words) { std::memcpy(address, &words, sizeof(words)); }
+
+inline float float_of_bits(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+inline unsigned bits_of_float(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+inline float float_of_half(unsigned short half) {
+    const unsigned sign = (half & 0x8000u) << 16;
+    const unsigned magnitude = half & 0x7fffu;
+    if (magnitude >= 0x7c00u) {
+        return float_of_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+    }
+    // Subnormal ones too: the exponent is too small by 112, which a multiplication by 2^112 adds exactly.
+    return float_of_bits(sign | bits_of_float(float_of_bits(magnitude << 13) * 0x1p112f));
+}
+
+// To the nearest, ties to even.
+inline unsigned short half_of_float(float value) {
+    const unsigned bits = bits_of_float(value);
+    const unsigned sign = bits >> 16 & 0x8000u;
+    const float magnitude = float_of_bits(bits & 0x7fffffffu);
+    if (value != value) {
+        return static_cast<unsigned short>(sign | 0x7fffu);
+    }
+    if (magnitude >= 65520.0f) {
+        return static_cast<unsigned short>(sign | 0x7c00u);
+    }
+    if (magnitude < 0x1p-14f) {  // the sum's last bit is worth 2^-24, as a subnormal half's is
+        return static_cast<unsigned short>(sign | (bits_of_float(magnitude + 0.5f) - bits_of_float(0.5f)));
+    }
+    const unsigned positive = bits & 0x7fffffffu;
+    const unsigned rounded = positive + 0xfffu + (positive >> 13 & 1u);
+    return static_cast<unsigned short>(sign | ((rounded - (112u << 23)) >> 13));
+}
+
+// A barrier for a fixed number of threads, which can be used again at once.
+class HostBarrier {
+public:
+    explicit HostBarrier(int threads) : threads_(threads) {}
+
+    void wait() {
+        const int round = round_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            round_.store(round + 1, std::memory_order_release);
+            return;
+        }
+        while (round_.load(std::memory_order_acquire) == round) {
+            std::this_thread::yield();
+        }
+    }
+
+private:
+    const int threads_;
+    std::atomic<int> arrived_{0};
+    std::atomic<int> round_{0};
+};
+
+// What the threads of one block have in common.
+struct HostBlock {
+    HostBlock(int warps, std::size_t shared_bytes)
+        : shared(static_cast<unsigned char*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)), std::free),
+          barrier(warps * LANES),
+          exchanged(static_cast<std::size_t>(warps) * LANES) {
+        std::memset(shared.get(), 0xff, shared_bytes);  // NaN in every type: what is read was written
+        for (int warp = 0; warp < warps; ++warp) {
+            warp_barriers.push_back(std::make_unique<HostBarrier>(LANES));
+        }
+    }
+
+    std::unique_ptr<unsigned char, decltype(&std::free)> shared;
+    HostBarrier barrier;
+    std::vector<std::unique_ptr<HostBarrier>> warp_barriers;
+    std::vector<unsigned long long> exchanged;
+};
+
+class Block {
+public:
+    Block(HostBlock& block, int rank, int thread, int warps)
+        : block_(&block), rank_(rank), thread_(thread), warps_(warps) {}
+
+    int rank() const { return rank_; }
+    int thread() const { return thread_; }
+    int threads() const { return warps_ * LANES; }
+    int lane() const { return thread_ % LANES; }
+    int warp() const { return thread_ / LANES; }
+    int warps() const { return warps_; }
+    unsigned char* shared() const { return block_->shared.get(); }
+    void sync() const { block_->barrier.wait(); }
+
+    template <typename Value>
+    Value from_lane_xor(Value value, int mask) const {
+        return exchange(value, lane() ^ mask);
+    }
+
+    template <typename Value>
+    Value from_lane_below(Value value, int distance) const {
+        return exchange(value, lane() >= distance ? lane() - distance : lane());
+    }
+
+private:
+    template <typename Value>
+    Value exchange(Value value, int lane_to_read) const {
+        unsigned long long* warp_values = block_->exchanged.data() + warp() * LANES;
+        std::memcpy(warp_values + lane(), &value, sizeof(value));
+        block_->warp_barriers[static_cast<std::size_t>(warp())]->wait();
+        Value found;
+        std::memcpy(&found, warp_values + lane_to_read, sizeof(found));
+        block_->warp_barriers[static_cast<std::size_t>(warp())]->wait();
+        return found;
+    }
+
+    HostBlock* block_;
+    int rank_, thread_, warps_;
+};
+
+inline void add_and_publish(unsigned* counter) { __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE); }
+
+inline unsigned read_published(const unsigned* counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
+
+inline void keep_waiting() { std::this_thread::yield(); }
+
+inline void give_up() {
+    std::fputs("wavernn kernel: a block waited longer than its bound for the others of its group\n", stderr);
+    std::abort();
+}
+
+// Runs a kernel with all threads of all blocks at once, and returns when they are through.
+inline void run_grid(int blocks, int warps, std::size_t shared_bytes, const std::function<void(const Block&)>& kernel) {
+    std::vector<std::unique_ptr<HostBlock>> all;
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < blocks; ++rank) {
+        all.push_back(std::make_unique<HostBlock>(warps, shared_bytes));
+        for (int thread = 0; thread < warps * LANES; ++thread) {
+            threads.emplace_back([&kernel, block = all.back().get(), rank, thread, warps] {
+                kernel(Block(*block, rank, thread, warps));
+            });
+        }
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+}
+
+}  // namespace wavernn

@@ -1,0 +1,36 @@
+// What a place takes of the conditioning at a step.
+#pragma once
+
+#include "block.h"
+#include "sequence_arguments.h"
+
+namespace wavernn {
+
+// Sums the place's groups: each either the row of the window that the step reads, or all rows with the step's weights.
+DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, PlaceName place, int column) {
+    const long long at = static_cast<long long>(stream) * a.steps + step;
+    const float* window = a.conditioning + static_cast<long long>(stream) * a.window * a.columns;
+    float sum = 0.0f;
+#pragma unroll
+    for (int group = 0; group < MOST_GROUPS_OF_COLUMNS; ++group) {
+        const int first = a.places[place].first_column[group];
+        if (first < 0) {
+            continue;
+        }
+        const float* values = window + first + column;
+        if (a.column_groups[group].held) {
+            sum += values[static_cast<long long>(a.frame_index[at]) * a.columns];
+            continue;
+        }
+        const long long rows = static_cast<long long>(stream) * a.interpolated_groups + a.column_groups[group].interpolated;
+        const float* weights = a.interpolation + (rows * a.steps + step) * a.window;
+        float interpolated = 0.0f;
+        for (int row = 0; row < a.window; ++row) {
+            interpolated = fmaf(weights[row], values[static_cast<long long>(row) * a.columns], interpolated);
+        }
+        sum += interpolated;
+    }
+    return sum;
+}
+
+}  // namespace wavernn

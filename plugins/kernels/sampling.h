@@ -1,0 +1,158 @@
+// How a block draws a sample from a stream's logits; see wavernn_trt.export.families.samplers.
+#pragma once
+
+#include "block.h"
+#include "sequence_arguments.h"
+
+namespace wavernn {
+
+constexpr int MIXTURES = 10;
+// The logarithm of 1e-14.
+constexpr float LOG_SCALE_FLOOR = -32.236191301916641f;
+constexpr float LOG_DEVIATION_FLOOR = -7.0f;
+
+// What the block's threads exchange while they draw.
+struct SamplerMemory {
+    DEVICE SamplerMemory(const Block& block, int offset)
+        : sums(reinterpret_cast<unsigned long long*>(block.shared() + offset)),
+          largest(reinterpret_cast<float*>(sums + block.warps())),
+          chosen(reinterpret_cast<int*>(largest + block.warps())) {}
+
+    unsigned long long* sums;  // of each warp
+    float* largest;            // of each warp
+    int* chosen;
+};
+
+// exp(logit - largest) as a multiple of 2^-32. Sums of integers are the same in every order: a class is drawn by the
+// same rule however many threads there are, and one whose likelihood is nothing is never drawn.
+DEVICE unsigned long long likelihood(float logit, float largest) {
+    const float share = expf(logit - largest);
+    return share > 0.0f ? static_cast<unsigned long long>(share * 4294967296.0f) : 0ull;
+}
+
+// total * uniform, rounded down; uniform in [0, 1).
+DEVICE unsigned long long scaled(unsigned long long total, float uniform) {
+    const unsigned long long factor = static_cast<unsigned long long>(uniform * 4294967296.0f);
+    return (total >> 32) * factor + ((total & 0xffffffffull) * factor >> 32);
+}
+
+DEVICE float largest_in_block(const Block& block, const SamplerMemory& memory, float value) {
+#pragma unroll
+    for (int mask = LANES / 2; mask > 0; mask /= 2) {
+        value = fmaxf(value, block.from_lane_xor(value, mask));
+    }
+    if (block.lane() == 0) {
+        memory.largest[block.warp()] = value;
+    }
+    block.sync();
+    for (int warp = 0; warp < block.warps(); ++warp) {
+        value = fmaxf(value, memory.largest[warp]);
+    }
+    return value;
+}
+
+// The sum of the threads before this one, and of all.
+struct Scanned {
+    unsigned long long before;
+    unsigned long long total;
+};
+
+DEVICE Scanned scan_block(const Block& block, const SamplerMemory& memory, unsigned long long value) {
+    unsigned long long through = value;
+#pragma unroll
+    for (int distance = 1; distance < LANES; distance *= 2) {
+        const unsigned long long below = block.from_lane_below(through, distance);
+        through += block.lane() >= distance ? below : 0ull;
+    }
+    if (block.lane() == LANES - 1) {
+        memory.sums[block.warp()] = through;
+    }
+    block.sync();
+    Scanned scanned = {through - value, 0};
+    for (int warp = 0; warp < block.warps(); ++warp) {
+        scanned.before += warp < block.warp() ? memory.sums[warp] : 0ull;
+        scanned.total += memory.sums[warp];
+    }
+    return scanned;
+}
+
+// The smallest class k with cumsum(exp(logits - largest))[k] > uniform * total; class 0 where there is none, as with
+// logits that are no numbers. Every thread gets it; each looks at a run of neighbouring classes.
+DEVICE int pick(const Block& block, const SamplerMemory& memory, const float* logits, int classes, float uniform) {
+    const int run = (classes + block.threads() - 1) / block.threads();
+    const int first = min(block.thread() * run, classes);
+    const int end = min(first + run, classes);
+    block.sync();  // the memory may still be read for the stream before
+    if (block.thread() == 0) {
+        *memory.chosen = 0;
+    }
+    float largest = -INFINITY;
+    for (int k = first; k < end; ++k) {
+        largest = fmaxf(largest, logits[k]);
+    }
+    largest = largest_in_block(block, memory, largest);
+    unsigned long long sum = 0;
+    for (int k = first; k < end; ++k) {
+        sum += likelihood(logits[k], largest);
+    }
+    const Scanned scanned = scan_block(block, memory, sum);
+    const unsigned long long threshold = scaled(scanned.total, uniform);
+    if (scanned.before <= threshold && threshold < scanned.before + sum) {
+        unsigned long long cumulative = scanned.before;
+        int k = first;
+        for (; k < end - 1; ++k) {
+            cumulative += likelihood(logits[k], largest);
+            if (cumulative > threshold) {
+                break;
+            }
+        }
+        *memory.chosen = k;
+    }
+    block.sync();
+    return *memory.chosen;
+}
+
+DEVICE float draw_around(float mean, float log_scale, float deviate) {
+    const float value = mean + expf(log_scale) * deviate;
+    return value < -1.0f ? -1.0f : value > 1.0f ? 1.0f : value;  // what is no number stays so, and is seen
+}
+
+// A mixture's or a Gaussian's sample in [-1, 1].
+DEVICE float draw_value(
+    const Block& block, const SamplerMemory& memory, const SequenceArguments& a, const float* logits,
+    const float* uniforms) {
+    if (a.output == GAUSSIAN) {
+        return draw_around(logits[0], fmaxf(logits[1], LOG_DEVIATION_FLOOR), uniforms[1]);
+    }
+    const int component = pick(block, memory, logits, MIXTURES, uniforms[0]);
+    const float log_scale = fmaxf(logits[2 * MIXTURES + component], LOG_SCALE_FLOOR);
+    return draw_around(logits[MIXTURES + component], log_scale, uniforms[1]);
+}
+
+// Draws a stream's sample of a step, and keeps it for the next one.
+DEVICE void draw_sample(const Block& block, const SequenceArguments& a, int stream, int step) {
+    const SamplerMemory memory(block, a.shared_sampler);
+    const long long at = static_cast<long long>(stream) * a.steps + step;
+    const float* uniforms = a.uniforms + at * a.uniforms_a_sample;
+    const float* logits = a.logits + stream * a.logits_pitch + step * a.logits_step;
+    if (a.output == CATEGORICAL) {
+        const int label = pick(block, memory, logits, a.outputs, uniforms[0]);
+        if (block.thread() == 0) {
+            static_cast<int*>(a.samples)[at] = label;
+            if (a.label_feedback) {
+                static_cast<int*>(a.previous_out)[stream] = label;
+            } else {
+                const float value = 2.0f * static_cast<float>(label) / static_cast<float>(a.outputs - 1) - 1.0f;
+                static_cast<float*>(a.previous_out)[stream] = value;
+            }
+        }
+        return;
+    }
+    const float value = draw_value(block, memory, a, logits, uniforms);
+    if (block.thread() == 0) {
+        static_cast<float*>(a.samples)[at] = value;
+        static_cast<float*>(a.previous_out)[stream] = value;
+    }
+}
+
+}  // namespace wavernn

@@ -1,0 +1,87 @@
+// All steps of a chunk in one launch: wavernn_trt.plugins.sequence_reference.
+//
+// The kernel stays on the GPU for the whole chunk. A group of blocks shares out the units of the GRUs and the rows of
+// the fully connected layers; a unit's three gates and its state stay in one block, as do the weights of its share,
+// in shared memory as far as they fit. What the next stage needs of all blocks goes through global memory, which is in
+// the second-level cache, in the engine's precision. Two buffers hold the states, since a step reads those of the step
+// before while it writes its own; every other buffer is read in the stage after it is written, and the stages until it
+// is written again end in barriers. The grid must be resident as a whole: it is launched as a cooperative one.
+#pragma once
+
+#include "sampling.h"
+#include "stages.h"
+
+namespace wavernn {
+
+// Takes over the state of the chunk before: each block that of its units, and the samples of the streams it draws for.
+template <typename Number>
+DEVICE void begin_chunk(const Context<Number>& c) {
+    const SequenceArguments& a = c.a;
+    const Span streams = c.group.streams(a.batch);
+    const Span units = c.group.share(a.hidden_size);
+    for (int layer = 0; layer < a.layers; ++layer) {
+        for (int i = c.block.thread(); i < streams.count * units.count; i += c.block.threads()) {
+            const int stream = streams.first + i / units.count;
+            const int unit = units.first + i % units.count;
+            const long long at = (static_cast<long long>(layer) * a.batch + stream) * a.hidden_size + unit;
+            keep_state(c, layer, stream, -1, unit, a.hidden[at]);
+        }
+    }
+    for (int i = c.group.rank() + c.block.thread() * c.group.blocks(); i < streams.count;
+         i += c.block.threads() * c.group.blocks()) {
+        const int stream = streams.first + i;
+        if (a.label_feedback) {
+            static_cast<int*>(a.previous_out)[stream] = static_cast<const int*>(a.previous)[stream];
+        } else {
+            static_cast<float*>(a.previous_out)[stream] = static_cast<const float*>(a.previous)[stream];
+        }
+    }
+}
+
+// Copies what is to stay in shared memory.
+template <int Streams, typename Number>
+DEVICE void copy_weights(const Context<Number>& c) {
+    for (int name = 0; name < MATRICES; ++name) {
+        const Matrix& matrix = c.a.matrices[name];
+        if (matrix.resident == 0) {
+            continue;
+        }
+        if (name <= RECURRENT_1) {
+            UnitSlice<Number>(c.block, c.group, matrix).copy(c.block);
+        } else {
+            RowSlice<Number, Streams>(c.block, c.group, matrix).copy(c.block);
+        }
+    }
+}
+
+template <typename Number, int Streams>
+DEVICE void sequence(const Block& block, const SequenceArguments& a) {
+    Group group(block, a.groups, a.blocks, a.counters, a.waits);
+    const Context<Number> c = {block, group, a};
+    const Span streams = group.streams(a.batch);
+    copy_weights<Streams>(c);
+    begin_chunk(c);
+    group.sync(block);
+    for (int step = 0; step < a.steps; ++step) {
+        gru_stage<0, Streams>(c, step);
+        group.sync(block);
+        if (a.layers == 2) {
+            gru_stage<1, Streams>(c, step);
+            group.sync(block);
+        }
+        const Number* from = c.features(a.layers - 1, step);
+        for (int i = 0; i < a.fc_layers; ++i) {
+            fc_stage<Streams>(c, i, from, step);
+            group.sync(block);
+            from = static_cast<const Number*>(a.activations[i]);
+        }
+        output_stage<Streams>(c, from, step);
+        group.sync(block);
+        for (int i = group.rank(); i < streams.count; i += group.blocks()) {
+            draw_sample(block, a, streams.first + i, step);
+        }
+        group.sync(block);
+    }
+}
+
+}  // namespace wavernn

@@ -1,0 +1,74 @@
+// A block's share of a matrix: the part that is copied to shared memory once, and the part that stays in global memory.
+#pragma once
+
+#include "group.h"
+#include "product.h"
+#include "sequence_arguments.h"
+
+namespace wavernn {
+
+// Rows come in sets of `Rows`, of which a warp takes one at a time: the three gates of a unit (the matrix's rows unit,
+// rows / 3 + unit and 2 * rows / 3 + unit), or neighbours.
+template <typename Number, int Rows, bool gates>
+class Slice {
+public:
+    DEVICE Slice(const Block& block, const Group& group, const Matrix& matrix)
+        : matrix_(matrix),
+          weight_(static_cast<const Number*>(matrix.weight)),
+          copied_(reinterpret_cast<Number*>(block.shared() + matrix.shared_offset)),
+          sets_(group.share(gates ? matrix.rows / 3 : (matrix.rows + Rows - 1) / Rows)),
+          pitch_(padded<Number>(matrix.columns)),
+          aligned_(rows_are_aligned(weight_, matrix.columns)) {}
+
+    // How many sets of rows this block owns.
+    DEVICE int count() const { return sets_.count; }
+
+    // The unit of a set, or its first row.
+    DEVICE int first_row(int set) const { return gates ? sets_.first + set : (sets_.first + set) * Rows; }
+
+    // Which row of the matrix is row r of a set. Behind the last row, that one again.
+    DEVICE int row(int set, int r) const {
+        return gates ? r * (matrix_.rows / 3) + first_row(set) : min(first_row(set) + r, matrix_.rows - 1);
+    }
+
+    DEVICE RowsOfMatrix<Number, Rows> rows(int set) const {
+        const bool resident = set < matrix_.resident;
+        RowsOfMatrix<Number, Rows> found;
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+            found.row[r] = resident ? copied_ + (set * Rows + r) * pitch_
+                                    : weight_ + static_cast<long long>(row(set, r)) * matrix_.columns;
+        }
+        found.length = resident ? pitch_ : matrix_.columns;
+        found.aligned = resident || aligned_;
+        return found;
+    }
+
+    // Copies the resident part. All threads of the block take part; the block has to sync before it is used.
+    DEVICE void copy(const Block& block) const {
+        const int sets = min(matrix_.resident, sets_.count);
+        for (int i = block.warp(); i < sets * Rows; i += block.warps()) {
+            const Number* from = weight_ + static_cast<long long>(row(i / Rows, i % Rows)) * matrix_.columns;
+            for (int k = block.lane(); k < pitch_; k += LANES) {
+                copied_[i * pitch_ + k] = k < matrix_.columns ? from[k] : narrow<Number>(0.0f);
+            }
+        }
+    }
+
+private:
+    const Matrix& matrix_;
+    const Number* weight_;
+    Number* copied_;
+    Span sets_;
+    int pitch_;
+    bool aligned_;
+};
+
+template <typename Number>
+using UnitSlice = Slice<Number, 3, true>;
+
+// With several streams two rows share the reads of their operands; alone, a row a warp keeps more warps busy.
+template <typename Number, int Streams>
+using RowSlice = Slice<Number, Streams == 1 ? 1 : 2, false>;
+
+}  // namespace wavernn

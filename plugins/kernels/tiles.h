@@ -1,0 +1,52 @@
+// How a group's streams are cut into tiles, and a tile's operands copied to shared memory.
+#pragma once
+
+#include "group.h"
+#include "numbers.h"
+
+namespace wavernn {
+
+// The streams that are computed together. One behind the last stream is that one again, and its results go nowhere.
+template <int Streams>
+struct Tile {
+    int first;
+    int last;
+
+    DEVICE int stream(int place) const { return min(first + place, last); }
+
+    DEVICE bool has(int place) const { return first + place <= last; }
+};
+
+// Calls use(tile) for the tiles of a group's streams. All threads of the block are through with a tile before the next
+// one's operands are copied.
+template <int Streams, typename Use>
+DEVICE void for_tiles(const Block& block, Span streams, Use use) {
+    const int end = streams.first + streams.count;
+    for (int first = streams.first; first < end; first += Streams) {
+        use(Tile<Streams>{first, end - 1});
+        block.sync();
+    }
+}
+
+// Copies a tile's rows of a buffer [B, pitch] to shared memory [Streams, pitch], with zeros behind the columns.
+template <int Streams, typename Number>
+DEVICE void copy_operands(
+    const Block& block, const Tile<Streams>& tile, const Number* buffer, int columns, Number* operands) {
+    const int pitch = padded<Number>(columns);
+    const int vectors = pitch / VECTOR<Number>;
+    for (int i = block.thread(); i < Streams * vectors; i += block.threads()) {
+        const int place = i / vectors;
+        const int column = (i - place * vectors) * VECTOR<Number>;
+        const Number* from = buffer + static_cast<long long>(tile.stream(place)) * pitch + column;
+        Number* to = operands + place * pitch + column;
+        if (column + VECTOR<Number> <= columns) {
+            store_words(to, load_words(from));
+            continue;
+        }
+        for (int k = 0; k < VECTOR<Number>; ++k) {
+            to[k] = column + k < columns ? from[k] : narrow<Number>(0.0f);
+        }
+    }
+}
+
+}  // namespace wavernn
