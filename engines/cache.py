@@ -22,7 +22,7 @@ from wavernn_trt.engines.cache_entries import DIGITS, PLAN, CacheEntry, names_in
 from wavernn_trt.engines.cache_errors import EngineCacheError, explain, is_lack_of_room
 from wavernn_trt.engines.cache_folder import TAG, default_folder, is_cache, make_cache, require_folder
 from wavernn_trt.engines.cache_lock import BUILDING, lock_key
-from wavernn_trt.engines.cache_removal import Pruned, beyond, discard, discard_damaged, remove_left_overs, sweep
+from wavernn_trt.engines.cache_removal import Pruned, beyond, discard, look_again, remove_left_overs, sweep
 from wavernn_trt.engines.manifest import PlanManifest, write_manifest
 from wavernn_trt.engines.sizes import readable_size
 from wavernn_trt.export.model_directory import file_sha256
@@ -113,16 +113,12 @@ class EngineCache:
             entry = read_entry(self.folder, name, key=key, verify=True)
             if entry is None or (name != own and entry.manifest is not None and entry.manifest.key != key):
                 continue
-            if entry.state == "whole" and entry.manifest is not None:
+            if entry.state != "whole":
+                entry = self._looked_at_again(entry, key)
+            if entry is not None and entry.state == "whole" and entry.manifest is not None:
                 with suppress(OSError):  # a cache that is read-only serves all the same
                     os.utime(entry.sidecar)
                 return CachedPlan(entry.plan, entry.manifest)
-            logger.warning("%s is not used: %s", entry.plan, entry.reason)
-            if entry.state == "damaged" and is_cache(self.folder):
-                try:
-                    discard_damaged(entry, key)
-                except (OSError, EngineCacheError) as error:
-                    logger.warning("%s cannot be removed: %s", entry.plan, error)
         return None
 
     @contextmanager
@@ -217,6 +213,18 @@ class EngineCache:
         removed = tuple(entry for entry, hindrance in tried if hindrance is None)
         kept = tuple((entry, hindrance) for entry, hindrance in tried if hindrance is not None)
         return Pruned(removed, kept, sweep(self.folder, dry_run=dry_run))
+
+    def _looked_at_again(self, entry: CacheEntry, key: str) -> CacheEntry | None:
+        again: CacheEntry | None = entry
+        hindrance = ""
+        if entry.state == "damaged" and is_cache(self.folder):
+            try:
+                again = look_again(entry, key)
+            except (OSError, EngineCacheError) as error:
+                hindrance = f"; it cannot be removed: {error}"
+        if again is not None and again.state != "whole":
+            logger.warning("%s is not used: %s%s", again.plan, again.reason, hindrance)
+        return again
 
     def _names(self) -> list[str]:
         require_folder(self.folder)

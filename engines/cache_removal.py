@@ -64,17 +64,25 @@ def discard(entry: CacheEntry, *, dry_run: bool = False) -> str | None:
     return None
 
 
-def discard_damaged(entry: CacheEntry, key: str) -> None:
-    """Removes a damaged plan, unless somebody is building it anew or has done so.
+def look_again(entry: CacheEntry, key: str) -> CacheEntry | None:
+    """Tells a damaged plan, which it removes, from one that somebody was just storing or removing.
+
+    Args:
+        entry: as `read_entry` gave it.
+        key: what the plan's key must be.
+
+    Returns:
+        The plan as it is while nobody else can change it; ``None`` if somebody has its lock.
 
     Raises:
         EngineCacheError: filelock is not installed.
-        OSError: it cannot be removed.
+        OSError: it cannot be locked or removed.
     """
     with try_lock_key(entry.folder, entry.digits) as held:
         again = read_entry(entry.folder, entry.name, key=key, verify=True) if held else None
         if again is not None and again.state == "damaged":
             _unlink(again)
+        return again
 
 
 def remove_left_overs(folder: Path, digits: str) -> int:
