@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
@@ -88,6 +89,8 @@ class Vocoder:
         check_count("batch", batch)
         self.config = VocoderConfig(opened.path, opened.model, opened.audio)
         self.executor = opened.executor
+        self.engine = opened.engine
+        """The name of the engine's plan in the cache, where the backend runs one."""
         self.batch = opened.executor.slots or batch or DEFAULT_BATCH
         steps = opened.executor.steps or round(opened.audio.sample_rate * CHUNK_SECONDS)
         self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
@@ -101,20 +104,28 @@ class Vocoder:
         *,
         batch: int | None = None,
         threads: int | None = None,
+        precision: Precision | None = None,
+        cache: str | Path | None = None,
     ) -> Vocoder:
         """Loads a model directory; the same as `wavernn_trt.load`.
 
         Args:
             dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the voice that is shipped.
-            backend: ``onnxruntime``, ``torch`` (the reference, slow) or ``auto``, which is ``onnxruntime``.
-            batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, and 1 for ``torch``.
+            backend: ``onnxruntime``, ``torch`` (the reference, slow), ``tensorrt`` or ``tensorrt_rtx`` (engines on a
+                GPU, built with ``wavernn-trt build``), or ``auto``: an engine, where one fits this machine, else
+                ``onnxruntime``.
+            batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, and for an
+                engine as many as it can.
             threads: CPU threads; ``None`` leaves it to the backend.
+            precision: ``fp32``, ``fp16`` or ``bf16``: of the engine; ``None`` takes the engine that was used last.
+            cache: the folder with the engines' plans; ``None`` is the user's own.
 
         Raises:
             ValueError: the directory, the backend or a number is not usable; the message says what would be.
         """
         path = shipped_voice() if dir is None else Path(dir)
-        return cls(open_model(path, backend, threads, batch), batch)
+        folder = None if cache is None else Path(cache)
+        return cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch)
 
     @property
     def sample_rate(self) -> int:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.protocol import Executor
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "onnxruntime", "torch")
-"""What can be asked for; ``auto`` is ``onnxruntime``."""
-PLANNED = ("tensorrt", "tensorrt_rtx", "cuda")
+ENGINES: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx")
+"""Backends that run plans on a GPU."""
+BACKENDS = ("auto", "onnxruntime", "torch", *ENGINES)
+"""What can be asked for; ``auto`` is the first of `ENGINES` that can run the model here, else ``onnxruntime``."""
+PLANNED = ("cuda",)
 """Known by name, and refused until they are there."""
 
 
@@ -32,28 +39,54 @@ class OpenedModel:
     audio: AudioConfig
     upsampling: NDArray[np.float32] | None
     executor: Executor
+    engine: str | None = None
+    """The name of the decoder's plan, where the executor runs one."""
 
 
-def open_model(path: Path, backend: str = "auto", threads: int | None = None, batch: int | None = None) -> OpenedModel:
+def open_model(
+    path: Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    *,
+    precision: Precision | None = None,
+    cache: Path | None = None,
+) -> OpenedModel:
     """Opens a model with a backend.
 
     Args:
         path: a model directory; ``torch`` also takes a checkpoint.
-        backend: one of `BACKENDS`.
+        backend: one of `BACKENDS`, as the command line writes it (``tensorrt-rtx``) or as Python does.
         threads: CPU threads; ``None`` leaves it to the backend.
-        batch: streams of a chunk, for executors that fix it when they are made.
+        batch: streams of a chunk, for executors that fix it when they are made, and for engines, which must hold it.
+        precision: of an engine; ``None`` is that of the engine that was used last.
+        cache: the folder of plans; ``None`` is the user's own.
 
     Raises:
-        VocoderError: unknown or missing backend, or a number that is not a positive integer.
-        ValueError: the model cannot be read.
+        VocoderError: unknown or missing backend, or an option that is not usable.
+        ValueError: the model or the cache cannot be read.
     """
+    backend = backend.replace("-", "_")
     if backend in PLANNED:
         raise VocoderError(f"backend {backend!r} is not there yet; expected one of {', '.join(BACKENDS)}")
     if backend not in BACKENDS:
         raise VocoderError(f"backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
     check_count("threads", threads)
     check_count("batch", batch)
-    return _open_torch(path, threads, batch) if backend == "torch" else _open_onnxruntime(path, threads)
+    if precision is not None and precision not in PRECISIONS:
+        raise VocoderError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision is not None and backend in ("onnxruntime", "torch"):
+        raise VocoderError(f"precision: found {precision!r} for {backend}, expected it for engines only; leave it out")
+    if backend == "torch":
+        return _open_torch(path, threads, batch)
+    directory = open_model_directory(path)
+    if backend == "onnxruntime":
+        return _open_onnxruntime(directory, threads)
+    wishes = [EngineWish(name, precision, batch, cache) for name in ENGINES]
+    for wish in wishes:
+        if wish.backend == backend:
+            return _open_named_engine(directory, wish)
+    return _open_fitting_engine(directory, wishes) or _open_onnxruntime(directory, threads)
 
 
 def check_count(name: str, value: int | None) -> None:
@@ -66,14 +99,53 @@ def check_count(name: str, value: int | None) -> None:
         raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
 
 
-def _open_onnxruntime(path: Path, threads: int | None) -> OpenedModel:
+def _open_named_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
+    try:
+        return _open_engine(directory, wish)
+    except ValueError as error:
+        model = shlex.quote(str(directory.path))
+        raise VocoderError(
+            f"backend {wish.backend}: {error}. To speak on the CPU instead: wavernn-trt vocode INPUT -o OUTPUT --model "
+            f"{model} --backend onnxruntime"
+        ) from error
+
+
+def _open_fitting_engine(directory: ModelDirectory, wishes: Iterable[EngineWish]) -> OpenedModel | None:
+    """The first engine that can be opened, or ``None``; says which, or why not."""
+    from wavernn_trt.runtime.executors.plan_choice import NoMachineError
+
+    for wish in wishes:
+        try:
+            opened = _open_engine(directory, wish)
+        except NoMachineError as error:
+            logger.debug("backend auto: not %s: %s", wish.backend, error)
+        except ValueError as error:
+            # Who has a GPU and every package expects them to be used.
+            logger.warning("backend auto: not %s: %s", wish.backend, error)
+        else:
+            logger.info("backend auto: %s with the engine %s", wish.backend, opened.engine)
+            return opened
+    logger.debug("backend auto: onnxruntime")
+    return None
+
+
+def _open_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
+    from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
+
+    executor, engine = open_tensorrt(directory, wish)
+    return _opened(directory, executor, engine)
+
+
+def _open_onnxruntime(directory: ModelDirectory, threads: int | None) -> OpenedModel:
     _require("onnxruntime", "onnxruntime", "pip install onnxruntime")
-    directory = open_model_directory(path)
-    # Imported here, and torch likewise: whoever asks for one backend does not wait for the other.
+    # Imported here, and the others likewise: whoever asks for one backend does not wait for another.
     from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
-    executor = OnnxRuntimeExecutor(directory, threads)
-    return OpenedModel(path, directory.model, directory.audio, directory.upsampling, executor)
+    return _opened(directory, OnnxRuntimeExecutor(directory, threads))
+
+
+def _opened(directory: ModelDirectory, executor: Executor, engine: str | None = None) -> OpenedModel:
+    return OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor, engine)
 
 
 def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedModel:

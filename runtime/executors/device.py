@@ -1,0 +1,135 @@
+"""What a lane needs of a device: memory, streams of work, events between them, and plans that run there.
+
+As in CUDA: a stream does its work in the order in which it was given, when the device comes to it; different streams
+are ordered only by events. The calls here return before their work is done unless they say otherwise, and the arrays
+and buffers that they name must be left alone until it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.manifest import PlanManifest
+
+
+class Buffer(Protocol):
+    """Memory on a device; freed when nothing refers to it."""
+
+    @property
+    def address(self) -> int:
+        """Where it is."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+class Event(Protocol):
+    """A place in a stream's work, which others can wait for; recording it again moves it."""
+
+    @property
+    def native(self) -> Any:
+        """What the device's library knows it as."""
+
+    def synchronize(self) -> None:
+        """Returns when the work before the place is done."""
+
+
+class Graph(Protocol):
+    """Work that was captured, to be launched whole."""
+
+
+class Stream(Protocol):
+    """Work in order."""
+
+    @property
+    def handle(self) -> int:
+        """A ``CUstream``."""
+
+    def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Copies a pinned array to a buffer's beginning."""
+
+    def copy_out(self, array: NDArray[Any], buffer: Buffer) -> None:
+        """Copies a buffer's beginning to a pinned array, as much as it holds."""
+
+    def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
+        """Writes a 32-bit word ``count`` times, from the buffer's word ``first`` on."""
+
+    def record(self, event: Event) -> None:
+        """Puts an event behind the work given so far."""
+
+    def wait(self, event: Event) -> None:
+        """Lets later work wait until an event, as last recorded, has come."""
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """Keeps what ``work`` gives to this stream as a graph, without doing it."""
+
+    def launch(self, graph: Graph) -> None:
+        """Gives a graph's work to this stream."""
+
+    def synchronize(self) -> None:
+        """Returns when all work given so far is done."""
+
+
+class Device(Protocol):
+    """A GPU."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """Makes the device the calling thread's; everything here and in `PlanContext` is called inside."""
+
+    def stream(self) -> Stream:
+        """A new stream, which waits for no other of itself."""
+
+    def event(self) -> Event:
+        """A new event."""
+
+    def allocate(self, size: int) -> Buffer:
+        """Device memory; what is in it is arbitrary.
+
+        Raises:
+            VocoderError: the device has not so much left.
+        """
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """An array in host memory that the device copies from and to by itself; what is in it is arbitrary."""
+
+
+class PlanContext(Protocol):
+    """One use of a plan at a time: shapes, addresses and the memory in between."""
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Gives an input its shape, where the plan leaves it open."""
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        """Says where an input or output is, for what is enqueued from now on."""
+
+    def enqueue(self, stream: Stream) -> None:
+        """Runs the plan."""
+
+    def capturable(self, stream: Stream) -> bool:
+        """Whether `enqueue` may be captured; asked after it has run once."""
+
+
+class Plan(Protocol):
+    """A deserialised plan."""
+
+    @property
+    def manifest(self) -> PlanManifest:
+        """What is known about it."""
+
+    def context(self, *, one_shape: bool) -> PlanContext:
+        """A new context, independent of others.
+
+        Args:
+            one_shape: whether shapes are set once, and compiling for them pays.
+
+        Raises:
+            VocoderError: the device has no memory for it.
+        """
+
+    def warmed_up(self) -> None:
+        """Is told when a context has run, and what is compiled at the first run can be kept."""

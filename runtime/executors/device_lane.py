@@ -1,0 +1,188 @@
+"""A lane on a device: while a chunk is computed there, the next one's inputs are already on their way.
+
+Chunks alternate between two halves, each with pinned arrays, device buffers and a captured graph of its own. The state
+lies in two places as well: one half reads the first and writes the second, the other half the reverse. A half is used
+again when its chunk has been collected, so three events a chunk are all that is needed::
+
+    upload     copy in 0 ──●         copy in 1 ──●                          copy in 2
+    compute                └─ chunk 0 ──●        └────── chunk 1 ──●
+    download                            └─ copy out 0 ──●          └─ copy out 1 ──●
+    host                                                └─ collect 0, submit 2     └─ collect 1
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph, Plan
+from wavernn_trt.runtime.executors.protocol import Chunk, State
+
+SAMPLES = "samples"
+STATE = ("previous", "hidden")
+"""Each goes in under this name and comes out with ``_out`` behind it."""
+
+
+@dataclass
+class _Half:
+    """What one chunk occupies."""
+
+    host: dict[str, NDArray[Any]]
+    inputs: dict[str, Buffer]
+    samples_host: NDArray[Any]
+    samples: Buffer
+    state: dict[str, Buffer]
+    following: dict[str, Buffer]
+    uploaded: Event
+    computed: Event
+    downloaded: Event
+    graph: Graph | None = None
+
+
+class DeviceLane:
+    """Decodes on a device; one thread at a time."""
+
+    ahead = 2
+
+    def __init__(self, device: Device, plan: Plan, slots: int, initial: State) -> None:
+        """Allocates, runs the plan once so that it is ready, and captures it.
+
+        Args:
+            device: where the plan is.
+            plan: a decoder's.
+            slots: streams of every chunk, inside the plan's profile.
+            initial: the state of one stream before its first sample; its hidden state is zero.
+
+        Raises:
+            VocoderError: the device's memory does not suffice.
+        """
+        self.slots = slots
+        self._device = device
+        self._plan = plan
+        self._bindings = {one.name: one for one in plan.manifest.bindings}
+        self._shapes = {name: shape_of(one, slots) for name, one in self._bindings.items()}
+        self._first_previous = int(initial.previous.astype(self._bindings["previous"].dtype).view(np.uint32)[0])
+        self._in_flight: deque[tuple[_Half, list[int]]] = deque()
+        self._submitted = 0
+        with device.current():
+            self._upload, self._compute, self._download = (device.stream() for _ in range(3))
+            self._context = plan.context(one_shape=True)
+            states = [{name: self._buffer(name) for name in STATE} for _ in range(2)]
+            self._halves = [self._half(states[i], states[1 - i]) for i in range(2)]
+            self._warm_up()
+            for half in self._halves:
+                if self._context.capturable(self._compute):
+                    self._bind(half)
+                    half.graph = self._compute.capture(self._enqueue)
+
+    def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
+        """See `Lane`. Slots that no stream is in compute whatever they last held."""
+        if len(self._in_flight) == self.ahead:
+            raise RuntimeError(f"{self.ahead} chunks are under way, and the lane holds no more")
+        half = self._halves[self._submitted % 2]
+        rows = list(slots)
+        for name, array in half.host.items():
+            array[rows] = getattr(chunk, name)
+        with self._device.current():
+            for name, array in half.host.items():
+                self._upload.copy_in(half.inputs[name], array)
+            self._upload.record(half.uploaded)
+            for first, count in runs(entering):
+                self._reset(half, first, count)
+            self._compute.wait(half.uploaded)
+            if half.graph is None:
+                self._bind(half)
+                self._enqueue()
+            else:
+                self._compute.launch(half.graph)
+            self._compute.record(half.computed)
+            self._download.wait(half.computed)
+            self._download.copy_out(half.samples_host, half.samples)
+            self._download.record(half.downloaded)
+        self._submitted += 1
+        self._in_flight.append((half, rows))
+
+    def collect(self) -> NDArray[Any]:
+        """See `Lane`."""
+        if not self._in_flight:
+            raise RuntimeError("no chunk is under way")
+        half, rows = self._in_flight[0]
+        with self._device.current():
+            half.downloaded.synchronize()
+        self._in_flight.popleft()
+        return half.samples_host[rows]  # a copy: the half is used again
+
+    def drain(self) -> None:
+        """Waits for all work, and forgets chunks that nobody collected."""
+        with self._device.current():
+            for stream in (self._upload, self._compute, self._download):
+                stream.synchronize()
+        self._in_flight.clear()
+
+    def _half(self, state: dict[str, Buffer], following: dict[str, Buffer]) -> _Half:
+        names = [one.name for one in self._bindings.values() if one.kind == "input" and one.name not in STATE]
+        half = _Half(
+            host={name: self._device.pinned(self._shapes[name], self._bindings[name].dtype) for name in names},
+            inputs={name: self._buffer(name) for name in names},
+            samples_host=self._device.pinned(self._shapes[SAMPLES], self._bindings[SAMPLES].dtype),
+            samples=self._buffer(SAMPLES),
+            state=state,
+            following=following,
+            uploaded=self._device.event(),
+            computed=self._device.event(),
+            downloaded=self._device.event(),
+        )
+        for array in half.host.values():
+            array[...] = 0  # slots without a stream compute these; zeros are valid for every input
+        return half
+
+    def _buffer(self, name: str) -> Buffer:
+        buffer = self._device.allocate(math.prod(self._shapes[name]) * np.dtype(self._bindings[name].dtype).itemsize)
+        self._compute.fill(buffer, 0, 0, buffer.size // 4)
+        return buffer
+
+    def _warm_up(self) -> None:
+        """A first run, on zeros: what is compiled or allocated only then cannot be while a graph is captured."""
+        for name, binding in self._bindings.items():
+            if binding.profile is not None:
+                self._context.set_shape(name, self._shapes[name])
+        self._bind(self._halves[0])
+        self._enqueue()
+        self._compute.synchronize()
+        self._plan.warmed_up()
+
+    def _bind(self, half: _Half) -> None:
+        for name, buffer in (*half.inputs.items(), *half.state.items(), (SAMPLES, half.samples)):
+            self._context.bind(name, buffer)
+        for name, buffer in half.following.items():
+            self._context.bind(f"{name}_out", buffer)
+
+    def _enqueue(self) -> None:
+        self._context.enqueue(self._compute)
+
+    def _reset(self, half: _Half, first: int, count: int) -> None:
+        """Puts slots into the state before the first sample, between the chunk before and the one to come."""
+        layers, slots, hidden = self._shapes["hidden"]
+        self._compute.fill(half.state["previous"], self._first_previous, first, count)
+        for layer in range(layers):
+            self._compute.fill(half.state["hidden"], 0, (layer * slots + first) * hidden, count * hidden)
+
+
+def shape_of(binding: Binding, dynamic: int) -> tuple[int, ...]:
+    """A binding's shape, with its dynamic dimensions of a given size."""
+    return tuple(dynamic if size == -1 else size for size in binding.shape)
+
+
+def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Consecutive numbers as (first, count)."""
+    for _, members in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in members]
+        yield run[0], len(run)

@@ -1,0 +1,180 @@
+"""Which of the cache's plans run a model on the GPU at hand, or why none does and how to build one."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from wavernn_trt.engines.build import plugin_sources
+from wavernn_trt.engines.cache import CachedPlan, EngineCache
+from wavernn_trt.engines.cache_entries import CacheEntry
+from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.manifest import PlanManifest
+from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
+from wavernn_trt.engines.tensorrt_module import INSTALL, NAMES, tensorrt_version
+from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+
+
+class NoMachineError(VocoderError):
+    """A driver, a GPU or a package is missing: says which, and how to get it."""
+
+
+class NoEngineError(VocoderError):
+    """No plan fits: says what keeps those that are there from it, and how to build one."""
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """The two plans that were found."""
+
+    conditioner: CachedPlan
+    decoder: CachedPlan
+
+
+def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
+    """The GPU that plans run on, where everything is there that runs them.
+
+    Args:
+        backend: whose plans.
+        state: what the driver says.
+
+    Raises:
+        NoMachineError: what is missing.
+    """
+    if state.reason is not None:
+        raise NoMachineError(f"no GPU: {state.reason}")
+    needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
+    for module, name in needed:
+        if not _installed(module):
+            raise NoMachineError(f"{name} is not installed; install it with: {INSTALL[backend]}")
+    return state.devices[0]
+
+
+def choose_engine(directory: ModelDirectory, wish: EngineWish, device: GpuDevice) -> ChosenEngine:
+    """The plans that were used last among those that fit.
+
+    Args:
+        directory: the model.
+        wish: what is asked for.
+        device: the GPU.
+
+    Raises:
+        NoEngineError: there are none.
+        EngineCacheError: the cache cannot be read.
+    """
+    cache = EngineCache(wish.cache)
+    entries = sorted(cache.scan(), key=lambda entry: entry.used, reverse=True)
+    model = file_sha256(directory.file(MANIFEST))
+    found: dict[Role, CachedPlan] = {}
+    for role in ROLES:
+        mine = [entry for entry in entries if entry.manifest is not None and _is(entry.manifest, role, model)]
+        fitting, reason = _sift(mine, wish, device)
+        plan = _first_whole(cache, fitting)
+        if plan is None:
+            why = reason or (f"its {role}'s plan is damaged" if fitting else f"there is no plan of its {role}")
+            raise NoEngineError(
+                f"no engine of {directory.path} for {device.name} (sm{device.sm}) in {cache.folder}: {why}. "
+                f"Build one: {build_command(directory, wish, device)}"
+            )
+        found[role] = plan
+    return ChosenEngine(found["conditioner"], found["decoder"])
+
+
+def build_command(
+    directory: ModelDirectory,
+    wish: EngineWish,
+    device: GpuDevice,
+    like: PlanManifest | None = None,
+    frames: Extent | None = None,
+) -> str:
+    """The command that builds what is wished for, as one line for a shell.
+
+    Args:
+        directory: the model.
+        wish: backend and cache, and precision and batch where they matter.
+        device: the GPU.
+        like: a decoder's plan that fits, whose settings are kept.
+        frames: of mel, where they are to be other than usual.
+    """
+    # TensorRT-RTX does not build for every GPU.
+    regular = wish.backend == "tensorrt" or device.sm not in RTX_TARGETS
+    options: list[tuple[str, object]] = [
+        ("--backend", "tensorrt" if regular else "tensorrt-rtx"),
+        ("--sm", None if regular else device.sm),
+        ("--precision", like.precision if like else wish.precision),
+        ("--batch", Extent(*like.batch) if like else wish.batch),
+        ("--form", like.form if like else None),
+        ("--steps", like.steps if like else None),
+        ("--frames", frames),
+        ("-o", wish.cache),
+    ]
+    given = [str(word) for option in options if option[1] is not None for word in option]
+    return shlex.join(["wavernn-trt", "build", str(directory.path), *given])
+
+
+def _is(manifest: PlanManifest, role: Role, model: str) -> bool:
+    return manifest.role == role and manifest.model_sha256 == model
+
+
+def _sift(entries: list[CacheEntry], wish: EngineWish, device: GpuDevice) -> tuple[list[CacheEntry], str | None]:
+    """Those that fit; or none, and what the last ones lacked."""
+    target = f"sm{device.sm}" if wish.backend == "tensorrt_rtx" else f"{device.name} sm{device.sm}"
+    tests: list[tuple[Callable[[PlanManifest], bool], Callable[[PlanManifest], str], str]] = [
+        (lambda one: one.backend == wish.backend, lambda one: NAMES[one.backend], f"not for {NAMES[wish.backend]}"),
+        (
+            lambda one: one.backend_version == tensorrt_version(wish.backend),
+            lambda one: one.backend_version,
+            f"not from {NAMES[wish.backend]} {tensorrt_version(wish.backend)}, which is installed",
+        ),
+        (lambda one: target in one.targets, lambda one: " ".join(one.targets), f"not for {target}"),
+        (
+            lambda one: not one.plugins or one.kernels_sha256 == plugin_sources(),
+            lambda one: one.builder,
+            "not with this installation's plugins",
+        ),
+        (
+            lambda one: one.role == "conditioner" or wish.precision in (None, one.precision),
+            lambda one: one.precision,
+            f"not in {wish.precision}",
+        ),
+        (
+            lambda one: one.role == "conditioner" or wish.batch is None or _holds(one.batch, wish.batch),
+            lambda one: f"batch {Extent(*one.batch)}",
+            f"not for a batch of {wish.batch}",
+        ),
+    ]
+    left = [(entry, entry.manifest) for entry in entries if entry.manifest is not None]
+    for fits, says, lacking in tests:
+        staying = [(entry, one) for entry, one in left if fits(one)]
+        if left and not staying:
+            return [], f"there are plans of this model, {lacking} ({_list(says(one) for _, one in left)})"
+        left = staying
+    return [entry for entry, _ in left], None
+
+
+def _holds(batch: tuple[int, int, int], wished: int) -> bool:
+    return batch[0] <= wished <= batch[2]
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(sorted(set(words)))
+
+
+def _first_whole(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | None:
+    for entry in entries:
+        assert entry.manifest is not None
+        stem = entry.name.removesuffix(f"_{entry.digits}")
+        if (plan := cache.find(stem, entry.manifest.key)) is not None:
+            return plan
+    return None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # the package around it is missing
+        return False

@@ -1,0 +1,190 @@
+"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.spec import Backend, Extent
+from wavernn_trt.export.model_directory import ModelDirectory, window_rows
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.device import Device, Plan
+from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
+from wavernn_trt.runtime.executors.device_lane import DeviceLane, shape_of
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.plan_choice import (
+    ChosenEngine,
+    build_command,
+    choose_engine,
+    require_machine,
+)
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Two plans, deserialised, and the device that they are on."""
+
+    device: Device
+    conditioner: Plan
+    decoder: Plan
+
+
+class TensorRTExecutor:
+    """Runs an engine; the engine's batch is the number of slots, and its steps are the chunk's.
+
+    Several lanes decode at once, each with a stream and a context of its own, and each may have its own thread.
+    """
+
+    def __init__(self, directory: ModelDirectory, wish: EngineWish, gpu: GpuDevice, engine: Engine) -> None:
+        """Takes an engine; its first lane is opened when it is needed.
+
+        Args:
+            directory: the model.
+            wish: what was asked for; its batch, where it names one, is the number of slots.
+            gpu: the device's name and compute capability.
+            engine: fits the model and the wish.
+
+        Raises:
+            VocoderError: the plans are of another model's sizes.
+        """
+        self.name: str = wish.backend
+        manifest = engine.decoder.manifest
+        self.slots: int = wish.batch or manifest.batch[2]
+        self.steps: int | None = manifest.steps
+        self._directory = directory
+        self._engine = engine
+        self._build = (directory, wish, gpu, manifest)
+        _compare(directory, engine, self.slots, build_command(*self._build))
+        self._conditioner = DeviceConditioner(
+            engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
+        )
+        self._idle: list[DeviceLane] = []
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        """See `Executor`.
+
+        Raises:
+            VocoderError: the mel is shorter or longer than the engine takes.
+        """
+        frames = mel.shape[1]
+        extent = Extent(*(self._engine.conditioner.manifest.frames or (1, 1, 1)))
+        if not extent.minimum <= frames <= extent.maximum:
+            longest = max(extent.maximum, 1 << (frames - 1).bit_length())
+            wider = Extent(min(extent.minimum, frames), min(max(extent.optimum, frames), longest), longest)
+            raise VocoderError(
+                f"mel: found {frames} frames, this engine takes {extent.minimum} to {extent.maximum}; build one that "
+                f"takes them: {build_command(*self._build, frames=wider)}"
+            )
+        return self._conditioner(mel)
+
+    @contextmanager
+    def lane(self, streams: int) -> Iterator[Lane]:
+        """See `Executor`. A lane that was used before is used again, with its memory and its captured graphs."""
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            state = initial_state(self._directory.model, 1)
+            lane = DeviceLane(self._engine.device, self._engine.decoder, self.slots, state)
+        try:
+            yield lane
+        finally:
+            lane.drain()
+            self._idle.append(lane)
+
+    def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """An engine cannot.
+
+        Raises:
+            VocoderError: always.
+        """
+        raise VocoderError(
+            f"backend {self.name} draws samples and gives no logits, which scoring needs; use --backend onnxruntime "
+            f"(in Python: backend='onnxruntime')"
+        )
+
+
+def open_tensorrt(
+    directory: ModelDirectory, wish: EngineWish, state: DriverState | None = None
+) -> tuple[TensorRTExecutor, str]:
+    """Finds an engine for the GPU at hand and opens it.
+
+    Args:
+        directory: a verified model directory.
+        wish: what is asked for.
+        state: what the driver says; by default it is asked.
+
+    Returns:
+        The executor, and the name of the decoder's plan.
+
+    Raises:
+        NoMachineError: a driver, a GPU or a package is missing.
+        NoEngineError: no plan fits.
+        VocoderError: the engine does not load.
+        EngineCacheError: the cache cannot be read.
+        TensorRTMissingError: the module does not load.
+    """
+    gpu = require_machine(wish.backend, state or driver_state())
+    chosen = choose_engine(directory, wish, gpu)
+    rebuild = build_command(directory, wish, gpu, chosen.decoder.manifest)
+    engine = load_engine(wish.backend, chosen, rebuild)
+    return TensorRTExecutor(directory, wish, gpu, engine), chosen.decoder.name
+
+
+def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
+    """Deserialises both plans, on the first GPU.
+
+    Args:
+        backend: the module.
+        chosen: the plans.
+        rebuild: the command that builds them anew.
+
+    Raises:
+        VocoderError: a plan does not load, or the GPU does not start.
+        TensorRTMissingError: the module does not load.
+    """
+    # Both come in only where there is a driver: their libraries need one, and some crash without.
+    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+    from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
+
+    device = CudaDevice()
+    with device.current():
+        runtime = TensorRTRuntime(backend)
+        return Engine(device, runtime.load(chosen.conditioner, rebuild), runtime.load(chosen.decoder, rebuild))
+
+
+def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str) -> None:
+    """Refuses plans whose inputs and outputs are not this model's."""
+    model = directory.model
+    manifest = engine.decoder.manifest
+    steps = manifest.steps or 1
+    window = window_rows(model, directory.audio, steps)
+    expected: dict[str, tuple[int, ...]] = {
+        "conditioning": (slots, window, model.columns),
+        "uniforms": (slots, steps, model.uniforms),
+        "previous": (slots,),
+        "hidden": (model.layers, slots, model.hidden_size),
+        "samples": (slots, steps),
+        "previous_out": (slots,),
+        "hidden_out": (model.layers, slots, model.hidden_size),
+    }
+    if any(group.expansion == "held" for group in model.groups):
+        expected["frame_index"] = (slots, steps)
+    if model.interpolated:
+        expected["interpolation"] = (slots, model.interpolated, steps, window)
+    found = {one.name: shape_of(one, slots) for one in manifest.bindings}
+    rows = {one.name: one.shape for one in engine.conditioner.manifest.bindings}
+    for name, bound, width in (("mel", 1, directory.audio.n_mels), ("conditioning", 2, model.columns)):
+        if rows[name][bound] not in (width, -1):
+            found, expected = {name: rows[name]}, {name: tuple(width if i == bound else -1 for i in range(3))}
+    for name in (*expected, *found):
+        if found.get(name) != expected.get(name):
+            raise VocoderError(
+                f"{directory.path}: the engine's {name} is {found.get(name, 'missing')}, the model's "
+                f"{expected.get(name, 'missing')}; build the engine again: {rebuild}"
+            )

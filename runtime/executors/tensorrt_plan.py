@@ -1,0 +1,203 @@
+"""Plans of ``tensorrt`` and ``tensorrt_rtx``, deserialised: the thin layer over what both modules call alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from wavernn_trt.engines.cache import CachedPlan
+from wavernn_trt.engines.spec import Backend
+from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.device import Buffer, Stream
+
+logger = logging.getLogger(__name__)
+
+_LAST_LINES = 4
+"""Of TensorRT's own words in an error message."""
+
+
+class TensorRTRuntime:
+    """One TensorRT module with its plugins, and what deserialises plans in it."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Imports the module; a driver must be there, without which it may crash.
+
+        Args:
+            backend: which.
+
+        Raises:
+            TensorRTMissingError: it is not installed, or does not load.
+        """
+        from wavernn_trt.plugins.tensorrt_plugins import register
+
+        self.backend = backend
+        self.trt = import_tensorrt(backend)
+        self._words: deque[str] = deque(maxlen=_LAST_LINES)
+        self._logger = _forwarding_logger(self.trt, self._words)
+        register(self.trt)
+        self._runtime = self.trt.Runtime(self._logger)
+
+    def load(self, cached: CachedPlan, rebuild: str) -> TensorRTPlan:
+        """Deserialises a plan; the device must be current.
+
+        Args:
+            cached: from the cache, which has compared its SHA-256.
+            rebuild: the command that builds it anew.
+
+        Raises:
+            VocoderError: TensorRT refuses it, or finds other bindings than its manifest names.
+        """
+        name = f"{NAMES[self.backend]} {self.trt.__version__}"
+        self._words.clear()
+        engine = self._runtime.deserialize_cuda_engine(cached.plan.read_bytes())
+        if engine is None:
+            words = "; ".join(self._words) or "it gives no reason"
+            raise VocoderError(f"{cached.plan}: {name} does not load it: {words}. Build it again: {rebuild}")
+        found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        expected = {one.name for one in cached.manifest.bindings}
+        if found != expected:
+            raise VocoderError(
+                f"{cached.plan}: found the bindings {', '.join(sorted(found))}, its manifest names "
+                f"{', '.join(sorted(expected))}. Build it again: {rebuild}"
+            )
+        return TensorRTPlan(self.trt, engine, cached, self._words)
+
+
+class TensorRTPlan:
+    """See `Plan`."""
+
+    def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str]) -> None:
+        """Made by `TensorRTRuntime.load`."""
+        self.manifest = cached.manifest
+        self._trt = trt
+        self._engine = engine
+        self._words = words
+        self._name = cached.plan.name
+        # TensorRT-RTX compiles kernels for the GPU at hand when a plan first runs there.
+        self._compiled = (
+            _CompiledKernels(cached.plan.parent / "compiled" / f"{cached.name}.bin")
+            if hasattr(trt, "IRuntimeCache")
+            else None
+        )
+
+    def context(self, *, one_shape: bool) -> TensorRTContext:
+        """See `Plan`."""
+        if self._compiled is None:
+            context = self._engine.create_execution_context()
+        else:
+            config = self._engine.create_runtime_config()
+            strategy = self._trt.DynamicShapesKernelSpecializationStrategy
+            # Mels of ever new lengths run in general kernels until special ones are compiled in the background; a
+            # decoder's one shape is compiled for at once, since its graph keeps whatever it was captured with.
+            config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if one_shape else strategy.LAZY
+            self._compiled.attach(config)
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            words = "; ".join(self._words) or "TensorRT gives no reason"
+            raise VocoderError(
+                f"{self._name}: the GPU has no room to run it: {words}; end what else runs there ('nvidia-smi' shows "
+                "it), or use an engine of a smaller --batch"
+            )
+        return TensorRTContext(context, self._words)
+
+    def warmed_up(self) -> None:
+        """See `Plan`."""
+        if self._compiled is not None:
+            self._compiled.save()
+
+
+class TensorRTContext:
+    """See `PlanContext`."""
+
+    def __init__(self, context: Any, words: Sequence[str]) -> None:
+        """Takes an execution context."""
+        self._context = context
+        self._words = words
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """See `PlanContext`."""
+        self._require(self._context.set_input_shape(name, shape), f"the shape {shape} of {name}")
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        """See `PlanContext`."""
+        self._require(self._context.set_tensor_address(name, buffer.address), f"the address of {name}")
+
+    def enqueue(self, stream: Stream) -> None:
+        """See `PlanContext`."""
+        self._require(self._context.execute_async_v3(stream.handle), "to run")
+
+    def capturable(self, stream: Stream) -> bool:
+        """See `PlanContext`."""
+        asked = getattr(self._context, "is_stream_capturable", None)
+        if asked is None or asked(stream.handle):
+            return True
+        logger.warning("TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued anew")
+        return False
+
+    def _require(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            raise RuntimeError(f"TensorRT refuses {what}: {'; '.join(self._words) or 'it gives no reason'}")
+
+
+class _CompiledKernels:
+    """TensorRT-RTX's runtime cache, in a file; it refuses what another GPU, driver or version has written."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._cache: Any = None
+        self._known = b""
+
+    def attach(self, config: Any) -> None:
+        """Lets a context use what is known, and add to it."""
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            with suppress(OSError):
+                self._known = self._file.read_bytes()
+            if self._known and not self._cache.deserialize(self._known):
+                logger.debug("%s is of another GPU, driver or version, and is written anew", self._file)
+        config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Writes what is new; a folder that cannot be written costs only time, at the next start."""
+        content = bytes(memoryview(self._cache.serialize()))
+        if content == self._known:
+            return
+        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            self._file.parent.mkdir(exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(self._file)
+        except OSError as error:
+            logger.debug("%s is not kept: %s", self._file, error)
+        self._known = content
+
+
+def _forwarding_logger(trt: Any, words: deque[str]) -> Any:
+    """TensorRT's logger, which passes on to ``logging`` and keeps the last errors and warnings for messages."""
+    severity = trt.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.DEBUG,
+    }
+
+    class ForwardingLogger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = levels.get(severity)
+            if level is None:
+                return
+            if level >= logging.WARNING:
+                words.append(msg.strip())
+            logger.log(level, "TensorRT: %s", msg.strip())
+
+    return ForwardingLogger()
