@@ -11,7 +11,7 @@ DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, P
     const long long at = static_cast<long long>(stream) * a.steps + step;
     const float* window = a.conditioning + static_cast<long long>(stream) * a.window * a.columns;
     float sum = 0.0f;
-#pragma unroll
+#pragma unroll 1
     for (int group = 0; group < MOST_GROUPS_OF_COLUMNS; ++group) {
         const int first = a.places[place].first_column[group];
         if (first < 0) {
@@ -25,6 +25,7 @@ DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, P
         const long long rows = static_cast<long long>(stream) * a.interpolated_groups + a.column_groups[group].interpolated;
         const float* weights = a.interpolation + (rows * a.steps + step) * a.window;
         float interpolated = 0.0f;
+#pragma unroll 1
         for (int row = 0; row < a.window; ++row) {
             interpolated = fmaf(weights[row], values[static_cast<long long>(row) * a.columns], interpolated);
         }

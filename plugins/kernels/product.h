@@ -31,6 +31,8 @@ DEVICE void add_products(
     float (&sums)[Rows][Streams]) {
     constexpr int wide = VECTOR<Number>;
     if (rows.aligned) {
+        // Alone a stream has little to do between two reads; several are kept from filling the instruction cache.
+#pragma unroll(Streams == 1 ? 4 : 1)
         for (int k = block.lane() * wide; k < rows.length; k += LANES * wide) {
             float weights[Rows][wide];
 #pragma unroll
@@ -52,6 +54,7 @@ DEVICE void add_products(
         }
         return;
     }
+#pragma unroll 1
     for (int k = block.lane(); k < rows.length; k += LANES) {
         float weights[Rows];
 #pragma unroll

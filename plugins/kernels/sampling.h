@@ -45,6 +45,7 @@ DEVICE float largest_in_block(const Block& block, const SamplerMemory& memory, f
         memory.largest[block.warp()] = value;
     }
     block.sync();
+#pragma unroll 1
     for (int warp = 0; warp < block.warps(); ++warp) {
         value = fmaxf(value, memory.largest[warp]);
     }
@@ -69,6 +70,7 @@ DEVICE Scanned scan_block(const Block& block, const SamplerMemory& memory, unsig
     }
     block.sync();
     Scanned scanned = {through - value, 0};
+#pragma unroll 1
     for (int warp = 0; warp < block.warps(); ++warp) {
         scanned.before += warp < block.warp() ? memory.sums[warp] : 0ull;
         scanned.total += memory.sums[warp];
@@ -86,12 +88,14 @@ DEVICE int pick(const Block& block, const SamplerMemory& memory, const float* lo
     if (block.thread() == 0) {
         *memory.chosen = 0;
     }
-    float largest = -INFINITY;
+    float largest = -float_of_bits(0x7f800000u);  // minus infinity
+#pragma unroll 1
     for (int k = first; k < end; ++k) {
         largest = fmaxf(largest, logits[k]);
     }
     largest = largest_in_block(block, memory, largest);
     unsigned long long sum = 0;
+#pragma unroll 1
     for (int k = first; k < end; ++k) {
         sum += likelihood(logits[k], largest);
     }
@@ -100,6 +104,7 @@ DEVICE int pick(const Block& block, const SamplerMemory& memory, const float* lo
     if (scanned.before <= threshold && threshold < scanned.before + sum) {
         unsigned long long cumulative = scanned.before;
         int k = first;
+#pragma unroll 1
         for (; k < end - 1; ++k) {
             cumulative += likelihood(logits[k], largest);
             if (cumulative > threshold) {
@@ -118,15 +123,12 @@ DEVICE float draw_around(float mean, float log_scale, float deviate) {
 }
 
 // A mixture's or a Gaussian's sample in [-1, 1].
-DEVICE float draw_value(
-    const Block& block, const SamplerMemory& memory, const SequenceArguments& a, const float* logits,
-    const float* uniforms) {
+DEVICE float draw_value(const SequenceArguments& a, const float* logits, int component, float deviate) {
     if (a.output == GAUSSIAN) {
-        return draw_around(logits[0], fmaxf(logits[1], LOG_DEVIATION_FLOOR), uniforms[1]);
+        return draw_around(logits[0], fmaxf(logits[1], LOG_DEVIATION_FLOOR), deviate);
     }
-    const int component = pick(block, memory, logits, MIXTURES, uniforms[0]);
     const float log_scale = fmaxf(logits[2 * MIXTURES + component], LOG_SCALE_FLOOR);
-    return draw_around(logits[MIXTURES + component], log_scale, uniforms[1]);
+    return draw_around(logits[MIXTURES + component], log_scale, deviate);
 }
 
 // Draws a stream's sample of a step, and keeps it for the next one.
@@ -135,23 +137,25 @@ DEVICE void draw_sample(const Block& block, const SequenceArguments& a, int stre
     const long long at = static_cast<long long>(stream) * a.steps + step;
     const float* uniforms = a.uniforms + at * a.uniforms_a_sample;
     const float* logits = a.logits + stream * a.logits_pitch + step * a.logits_step;
-    if (a.output == CATEGORICAL) {
-        const int label = pick(block, memory, logits, a.outputs, uniforms[0]);
-        if (block.thread() == 0) {
-            static_cast<int*>(a.samples)[at] = label;
-            if (a.label_feedback) {
-                static_cast<int*>(a.previous_out)[stream] = label;
-            } else {
-                const float value = 2.0f * static_cast<float>(label) / static_cast<float>(a.outputs - 1) - 1.0f;
-                static_cast<float*>(a.previous_out)[stream] = value;
-            }
-        }
+    int chosen = 0;
+    if (a.output != GAUSSIAN) {
+        chosen = pick(block, memory, logits, a.output == CATEGORICAL ? a.outputs : MIXTURES, uniforms[0]);
+    }
+    if (block.thread() != 0) {
         return;
     }
-    const float value = draw_value(block, memory, a, logits, uniforms);
-    if (block.thread() == 0) {
+    if (a.output != CATEGORICAL) {
+        const float value = draw_value(a, logits, chosen, uniforms[1]);
         static_cast<float*>(a.samples)[at] = value;
         static_cast<float*>(a.previous_out)[stream] = value;
+        return;
+    }
+    static_cast<int*>(a.samples)[at] = chosen;
+    if (a.label_feedback) {
+        static_cast<int*>(a.previous_out)[stream] = chosen;
+    } else {
+        static_cast<float*>(a.previous_out)[stream] =
+            2.0f * static_cast<float>(chosen) / static_cast<float>(a.outputs - 1) - 1.0f;
     }
 }
 

@@ -19,7 +19,9 @@ DEVICE void begin_chunk(const Context<Number>& c) {
     const SequenceArguments& a = c.a;
     const Span streams = c.group.streams(a.batch);
     const Span units = c.group.share(a.hidden_size);
+#pragma unroll 1
     for (int layer = 0; layer < a.layers; ++layer) {
+#pragma unroll 1
         for (int i = c.block.thread(); i < streams.count * units.count; i += c.block.threads()) {
             const int stream = streams.first + i / units.count;
             const int unit = units.first + i % units.count;
@@ -27,6 +29,7 @@ DEVICE void begin_chunk(const Context<Number>& c) {
             keep_state(c, layer, stream, -1, unit, a.hidden[at]);
         }
     }
+#pragma unroll 1
     for (int i = c.group.rank() + c.block.thread() * c.group.blocks(); i < streams.count;
          i += c.block.threads() * c.group.blocks()) {
         const int stream = streams.first + i;
@@ -41,6 +44,7 @@ DEVICE void begin_chunk(const Context<Number>& c) {
 // Copies what is to stay in shared memory.
 template <int Streams, typename Number>
 DEVICE void copy_weights(const Context<Number>& c) {
+#pragma unroll 1
     for (int name = 0; name < MATRICES; ++name) {
         const Matrix& matrix = c.a.matrices[name];
         if (matrix.resident == 0) {
@@ -62,6 +66,7 @@ DEVICE void sequence(const Block& block, const SequenceArguments& a) {
     copy_weights<Streams>(c);
     begin_chunk(c);
     group.sync(block);
+#pragma unroll 1
     for (int step = 0; step < a.steps; ++step) {
         gru_stage<0, Streams>(c, step);
         group.sync(block);
@@ -70,6 +75,7 @@ DEVICE void sequence(const Block& block, const SequenceArguments& a) {
             group.sync(block);
         }
         const Number* from = c.features(a.layers - 1, step);
+#pragma unroll 1
         for (int i = 0; i < a.fc_layers; ++i) {
             fc_stage<Streams>(c, i, from, step);
             group.sync(block);
@@ -77,6 +83,7 @@ DEVICE void sequence(const Block& block, const SequenceArguments& a) {
         }
         output_stage<Streams>(c, from, step);
         group.sync(block);
+#pragma unroll 1
         for (int i = group.rank(); i < streams.count; i += group.blocks()) {
             draw_sample(block, a, streams.first + i, step);
         }

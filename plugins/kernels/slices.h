@@ -47,8 +47,10 @@ public:
     // Copies the resident part. All threads of the block take part; the block has to sync before it is used.
     DEVICE void copy(const Block& block) const {
         const int sets = min(matrix_.resident, sets_.count);
+#pragma unroll 1
         for (int i = block.warp(); i < sets * Rows; i += block.warps()) {
             const Number* from = weight_ + static_cast<long long>(row(i / Rows, i % Rows)) * matrix_.columns;
+#pragma unroll 4
             for (int k = block.lane(); k < pitch_; k += LANES) {
                 copied_[i * pitch_ + k] = k < matrix_.columns ? from[k] : narrow<Number>(0.0f);
             }

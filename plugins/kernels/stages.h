@@ -91,6 +91,7 @@ DEVICE void gru_stage(const Context<Number>& c, int step) {
             copy_operands(c.block, tile, c.features(layer - 1, step), size, input_operands);
         }
         c.block.sync();
+#pragma unroll 1
         for (int set = c.block.warp(); set < recurrent.count(); set += c.block.warps()) {
             float sums[3][Streams];
             clear(sums);
@@ -143,6 +144,7 @@ DEVICE void row_stage(const Context<Number>& c, const Matrix& matrix, const Numb
         Number* operands = c.template operands<Streams>(0);
         copy_operands(c.block, tile, from, matrix.columns, operands);
         c.block.sync();
+#pragma unroll 1
         for (int set = c.block.warp(); set < slice.count(); set += c.block.warps()) {
             float sums[rows_of_set][Streams];
             clear(sums);

@@ -22,6 +22,7 @@ struct Tile {
 template <int Streams, typename Use>
 DEVICE void for_tiles(const Block& block, Span streams, Use use) {
     const int end = streams.first + streams.count;
+#pragma unroll 1
     for (int first = streams.first; first < end; first += Streams) {
         use(Tile<Streams>{first, end - 1});
         block.sync();
@@ -34,6 +35,7 @@ DEVICE void copy_operands(
     const Block& block, const Tile<Streams>& tile, const Number* buffer, int columns, Number* operands) {
     const int pitch = padded<Number>(columns);
     const int vectors = pitch / VECTOR<Number>;
+#pragma unroll 2
     for (int i = block.thread(); i < Streams * vectors; i += block.threads()) {
         const int place = i / vectors;
         const int column = (i - place * vectors) * VECTOR<Number>;
@@ -43,6 +45,7 @@ DEVICE void copy_operands(
             store_words(to, load_words(from));
             continue;
         }
+#pragma unroll 1
         for (int k = 0; k < VECTOR<Number>; ++k) {
             to[k] = column + k < columns ? from[k] : narrow<Number>(0.0f);
         }

@@ -1,0 +1,186 @@
+"""Kernels' sources become cubins, one for each kernel file, precision and target, kept in a cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins.compilers import OPTIONS, Compiler, find_compiler
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.targets import TARGETS
+
+KernelFile = Literal["gru_cell", "sequence"]
+KERNEL_FILES: tuple[KernelFile, ...] = get_args(KernelFile)
+SOURCES = Path(__file__).parent / "kernels"
+_NUMBERS: dict[Precision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}
+
+
+@dataclass(frozen=True)
+class CompiledKernels:
+    """The kernels of one file, for one precision and target."""
+
+    file: KernelFile
+    precision: Precision
+    target: int
+    """Compute capability, 10 * major + minor."""
+    cubin: bytes
+    log: str
+    """The compiler's words."""
+    compiled: bool
+    """Whether it was compiled now, else found in the cache."""
+
+
+class KernelCache:
+    """A folder of cubins. Several processes and threads may use it at once: each cubin is compiled once."""
+
+    def __init__(self, folder: Path | None = None, compiler: Compiler | None = None) -> None:
+        """Nothing is created or compiled yet.
+
+        Args:
+            folder: where cubins are kept; the user's cache folder unless given.
+            compiler: what compiles them; nvcc, else NVRTC, unless given.
+        """
+        self._folder = folder
+        self._compiler = compiler
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where cubins are kept."""
+        return self._folder or default_folder()
+
+    @functools.cached_property
+    def compiler(self) -> Compiler:
+        """What compiles.
+
+        Raises:
+            KernelError: there is no compiler; says what to install.
+        """
+        return self._compiler or find_compiler()
+
+    def get(self, file: KernelFile, precision: Precision, target: int) -> CompiledKernels:
+        """Gives a cubin, compiling it if the cache has none, or a damaged one.
+
+        Args:
+            file: which kernels.
+            precision: of the weights.
+            target: compute capability, 10 * major + minor.
+
+        Raises:
+            KernelError: there is no compiler, it refuses, or the folder cannot be written.
+        """
+        key = self._key(file, precision, target)
+        entry = self.folder / f"{file}_{precision}_sm{target}_{key[:16]}.cubin"
+        found = _read(entry, key)
+        if found is None:
+            with _locked(entry):
+                found = _read(entry, key)  # another process may have compiled it in the meantime
+                if found is None:
+                    done = self.compiler.compile(SOURCES / f"{file}.cu", _defines(precision), target)
+                    _write(entry, key, done.cubin, done.log)
+                    return CompiledKernels(file, precision, target, done.cubin, done.log, compiled=True)
+        cubin, log = found
+        return CompiledKernels(file, precision, target, cubin, log, compiled=False)
+
+    def get_all(
+        self,
+        files: Iterable[KernelFile] = KERNEL_FILES,
+        precisions: Iterable[Precision] = PRECISIONS,
+        targets: Iterable[int] = TARGETS,
+    ) -> list[CompiledKernels]:
+        """Gives many cubins, compiling as many at once as there are processors; see `get`."""
+        precisions, targets = tuple(precisions), tuple(targets)
+        wanted = [(file, precision, target) for file in files for precision in precisions for target in targets]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda one: self.get(*one), wanted))
+
+    def _key(self, file: KernelFile, precision: Precision, target: int) -> str:
+        parts = [source_hash(), self.compiler.kind, self.compiler.version, *OPTIONS, file, *_defines(precision)]
+        return hashlib.sha256("\0".join([*parts, str(target)]).encode()).hexdigest()
+
+
+@functools.cache
+def source_hash() -> str:
+    """SHA-256 of all the kernels' sources, their names included."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in (".h", ".cu"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def default_folder() -> Path:
+    """The folder of this user's compiled kernels.
+
+    Raises:
+        KernelError: platformdirs is missing.
+    """
+    try:
+        import platformdirs
+    except ImportError as error:
+        raise KernelError("platformdirs is missing: `pip install platformdirs`, or name a cache folder") from error
+    return Path(platformdirs.user_cache_dir("wavernn-trt")) / "kernels"
+
+
+def _defines(precision: Precision) -> Sequence[str]:
+    return (f"WAVERNN_NUMBER={_NUMBERS[precision]}",)
+
+
+def _read(entry: Path, key: str) -> tuple[bytes, str] | None:
+    """A cubin and the compiler's words, if they are whole and those of this key."""
+    try:
+        cubin = entry.read_bytes()
+        told = json.loads(entry.with_suffix(".json").read_text(encoding="utf-8"))
+        if told["key"] == key and told["sha256"] == hashlib.sha256(cubin).hexdigest():
+            return cubin, str(told["log"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _write(entry: Path, key: str, cubin: bytes, log: str) -> None:
+    told = {"key": key, "sha256": hashlib.sha256(cubin).hexdigest(), "log": log}
+    # The description is last: without it, or with one of another cubin, the entry counts as damaged.
+    for path, content in ((entry, cubin), (entry.with_suffix(".json"), json.dumps(told).encode())):
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                try:
+                    file.write(content)
+                    file.close()
+                    Path(file.name).replace(path)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise _unwritable(entry, error) from error
+
+
+@contextlib.contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    try:
+        import filelock
+    except ImportError as error:
+        raise KernelError("filelock is missing: `pip install filelock`") from error
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(entry.with_suffix(".lock"))
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(entry, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(entry: Path, error: OSError) -> KernelError:
+    return KernelError(f"{entry.parent} cannot be written ({error.strerror}); name another folder for compiled kernels")

@@ -1,0 +1,182 @@
+"""nvcc and NVRTC behind one protocol: a kernel's source becomes a cubin. Neither needs a GPU."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from wavernn_trt.plugins.errors import KernelError
+
+OPTIONS = ("-std=c++17", "--fmad=false")
+"""Products are summed with fused multiply-adds where the source says so. Elsewhere the compiler might fuse differently in
+two copies of one loop, and a stream's bits would depend on its place."""
+_TOOLKIT = Path("/usr/local/cuda/bin/nvcc")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiler gave."""
+
+    cubin: bytes
+    log: str
+    """Its words, ptxas's table of resources among them."""
+
+
+class Compiler(Protocol):
+    """Compiles one source with the headers beside it."""
+
+    @property
+    def kind(self) -> str:
+        """``nvcc`` or ``nvrtc``."""
+
+    @property
+    def version(self) -> str:
+        """As it calls itself."""
+
+    def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
+        """Compiles for one target.
+
+        Args:
+            source: a ``.cu`` file; its headers lie beside it.
+            defines: ``NAME=VALUE``.
+            target: compute capability, 10 * major + minor.
+
+        Raises:
+            KernelError: it does not compile, with the compiler's words.
+        """
+
+
+class Nvcc:
+    """The CUDA toolkit's compiler."""
+
+    kind = "nvcc"
+
+    def __init__(self, path: Path) -> None:
+        """Uses the nvcc at that path."""
+        self._path = path
+
+    @functools.cached_property
+    def version(self) -> str:
+        """As in ``13.0.88``."""
+        told = self._run(["--version"])
+        found = re.search(r"V(\d+[.\d]*)", told)
+        if found is None:
+            raise KernelError(f"{self._path} does not tell its version; it says: {told.strip()}")
+        return found[1]
+
+    def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
+        """See `Compiler`."""
+        with tempfile.TemporaryDirectory() as folder:
+            cubin = Path(folder) / "kernel.cubin"
+            options = [*OPTIONS, "-O3", f"-arch=sm_{target}", "-cubin", "-Xptxas", "-v"]
+            log = self._run([*options, *(f"-D{define}" for define in defines), str(source), "-o", str(cubin)])
+            return Compiled(cubin.read_bytes(), log)
+
+    def _run(self, arguments: Sequence[str]) -> str:
+        try:
+            done = subprocess.run([str(self._path), *arguments], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise KernelError(f"{self._path} does not run: {error}") from error
+        if done.returncode:
+            raise KernelError(_failure(f"{self._path} {' '.join(arguments)}", done.stderr + done.stdout))
+        return done.stdout + done.stderr
+
+
+class Nvrtc:
+    """The compiler as a library, through cuda-bindings."""
+
+    kind = "nvrtc"
+
+    def __init__(self) -> None:
+        """Loads it.
+
+        Raises:
+            KernelError: the bindings or the library are missing.
+        """
+        try:
+            from cuda.bindings import nvrtc
+        except ImportError as error:
+            raise KernelError(f"NVRTC cannot be used ({error}); {_WAY_OUT}") from error
+        self._nvrtc = nvrtc
+        try:
+            (major, minor) = self._call("nvrtcVersion")
+        except KernelError:
+            raise
+        except Exception as error:  # the bindings raise another type in each version where the library is missing
+            raise KernelError(f"NVRTC's library is not there ({type(error).__name__}: {error}); {_WAY_OUT}") from error
+        self.version = f"{major}.{minor}"
+
+    def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
+        """See `Compiler`."""
+        headers = sorted(source.parent.glob("*.h"))
+        (program,) = self._call(
+            "nvrtcCreateProgram",
+            source.read_bytes(),
+            source.name.encode(),
+            len(headers),
+            [header.read_bytes() for header in headers],
+            [header.name.encode() for header in headers],
+        )
+        try:
+            options = [*OPTIONS, f"--gpu-architecture=sm_{target}", "--ptxas-options=-v"]
+            options += [f"-D{define}" for define in defines]
+            (code,) = self._nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+            (size,) = self._call("nvrtcGetProgramLogSize", program)
+            log = bytearray(size)
+            self._call("nvrtcGetProgramLog", program, log)
+            words = log.decode(errors="replace").rstrip("\0 \n")
+            if code != self._nvrtc.nvrtcResult.NVRTC_SUCCESS:
+                raise KernelError(_failure(f"NVRTC {self.version} on {source.name} for sm_{target}: {code.name}", words))
+            (size,) = self._call("nvrtcGetCUBINSize", program)
+            cubin = bytearray(size)
+            self._call("nvrtcGetCUBIN", program, cubin)
+            return Compiled(bytes(cubin), words)
+        finally:
+            self._call("nvrtcDestroyProgram", program)
+
+    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        code, *results = getattr(self._nvrtc, name)(*arguments)
+        if code != self._nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise KernelError(f"{name} failed with {code.name}")
+        return tuple(results)
+
+
+_WAY_OUT = (
+    "install a CUDA toolkit so that nvcc is on PATH, or `pip install cuda-bindings nvidia-cuda-nvrtc` in the version of "
+    "the driver's CUDA"
+)
+
+
+def find_nvcc() -> Nvcc | None:
+    """The nvcc on PATH, else that of /usr/local/cuda."""
+    path = shutil.which("nvcc") or (str(_TOOLKIT) if _TOOLKIT.exists() else None)
+    return Nvcc(Path(path)) if path else None
+
+
+def find_compiler() -> Compiler:
+    """Nvcc where there is one, else NVRTC.
+
+    Raises:
+        KernelError: there is neither; says what to install.
+    """
+    nvcc = find_nvcc()
+    if nvcc is not None:
+        return nvcc
+    try:
+        return Nvrtc()
+    except KernelError as error:
+        raise KernelError(f"no CUDA compiler: nvcc is not on PATH, and {error}") from error
+
+
+def _failure(what: str, words: str) -> str:
+    hint = ""
+    if "nsupported gpu architecture" in words or "invalid value for --gpu-architecture" in words:
+        hint = "\nThis compiler is older than the target; install a CUDA toolkit that knows it (sm_100 and sm_120: 12.8)."
+    return f"a kernel does not compile: {what}\n{words.strip()}{hint}"

@@ -1,0 +1,77 @@
+"""What compiled kernels take of a multiprocessor, as ptxas told while it compiled them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.compile import CompiledKernels
+from wavernn_trt.plugins.errors import KernelError
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """One kernel for one target."""
+
+    kernel: str
+    """Its name in the cubin."""
+    precision: Precision
+    target: int
+    """Compute capability, 10 * major + minor."""
+    registers: int
+    """Of a thread."""
+    shared_bytes: int
+    """Static shared memory of a block; what a launch adds is in its plan."""
+    stack_bytes: int
+    """Of a thread."""
+    spill_stores: int
+    """Bytes of registers that a thread writes to memory for lack of registers."""
+    spill_loads: int
+    """Bytes that it reads back."""
+
+
+_ENTRY = re.compile(r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<target>\d+)a?'")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+)(?:\+\d+)? bytes smem")
+
+
+def resource_report(kernels: Iterable[CompiledKernels]) -> list[KernelResources]:
+    """Reads what each kernel takes out of its compiler's words.
+
+    Args:
+        kernels: from `wavernn_trt.plugins.compile.KernelCache`.
+
+    Raises:
+        KernelError: a compiler that says something else than ptxas does.
+    """
+    return [one for compiled in kernels for one in _of_one(compiled)]
+
+
+def _of_one(compiled: CompiledKernels) -> list[KernelResources]:
+    # The words about a kernel stand between its name and the next one's.
+    found = []
+    starts = [*_ENTRY.finditer(compiled.log)]
+    ends = [*(start.start() for start in starts[1:]), len(compiled.log)]
+    for entry, end in zip(starts, ends, strict=True):
+        words = compiled.log[entry.end() : end]
+        stack, used, shared = _STACK.search(words), _USED.search(words), _SHARED.search(words)
+        if stack is None or used is None:
+            break
+        found.append(
+            KernelResources(
+                kernel=entry["kernel"],
+                precision=compiled.precision,
+                target=int(entry["target"]),
+                registers=int(used[1]),
+                shared_bytes=int(shared[1]) if shared else 0,
+                stack_bytes=int(stack[1]),
+                spill_stores=int(stack[2]),
+                spill_loads=int(stack[3]),
+            )
+        )
+    if len(found) != len(starts) or not found:
+        raise KernelError(f"the compiler of {compiled.file} did not tell what its kernels take:\n{compiled.log}")
+    return sorted(found, key=lambda one: one.kernel)
