@@ -60,7 +60,7 @@ class Operation(Protocol):
         """In the node's order."""
 
     def bind(self, precision: Precision) -> BoundKernel:
-        """The kernel that computes it."""
+        """The kernel that computes it: one for all equal operations, so that a thousand nodes load it once."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class GruOperation:
 
     def bind(self, precision: Precision) -> BoundKernel:
         """See `Operation`."""
-        return _GruKernel(self, precision)
+        return _gru_kernel(self.hidden_size, precision)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class SequenceOperation:
 
     def bind(self, precision: Precision) -> BoundKernel:
         """See `Operation`."""
-        return _SequenceKernel(self, precision)
+        return _sequence_kernel(self.shape, precision)
 
 
 OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation]] = {
@@ -152,8 +152,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 
 class _GruKernel:
-    def __init__(self, operation: GruOperation, precision: Precision) -> None:
-        self._hidden_size, self._precision = operation.hidden_size, precision
+    def __init__(self, hidden_size: int, precision: Precision) -> None:
+        self._hidden_size, self._precision = hidden_size, precision
 
     @functools.cached_property
     def _kernel(self) -> GruCellKernel:
@@ -172,8 +172,8 @@ class _GruKernel:
 
 
 class _SequenceKernel:
-    def __init__(self, operation: SequenceOperation, precision: Precision) -> None:
-        self._shape, self._precision = operation.shape, precision
+    def __init__(self, shape: SequenceShape, precision: Precision) -> None:
+        self._shape, self._precision = shape, precision
 
     @functools.cached_property
     def _kernel(self) -> SequenceKernel:
@@ -189,3 +189,13 @@ class _SequenceKernel:
 
     def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
         self._kernel.launch(sizes["B"], sizes["T"], sizes["W"], pointers, workspace, stream)
+
+
+@functools.cache
+def _gru_kernel(hidden_size: int, precision: Precision) -> _GruKernel:
+    return _GruKernel(hidden_size, precision)
+
+
+@functools.cache
+def _sequence_kernel(shape: SequenceShape, precision: Precision) -> _SequenceKernel:
+    return _SequenceKernel(shape, precision)
