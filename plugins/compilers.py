@@ -9,14 +9,15 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from wavernn_trt.plugins.errors import KernelError
 
 OPTIONS = ("-std=c++17", "--fmad=false")
-"""Products are summed with fused multiply-adds where the source says so. Elsewhere the compiler might fuse differently in
-two copies of one loop, and a stream's bits would depend on its place."""
+"""Products are summed with fused multiply-adds where the source says so. Elsewhere the compiler might fuse differently
+in two copies of one loop, and a stream's bits would depend on its place."""
 _TOOLKIT = Path("/usr/local/cuda/bin/nvcc")
 
 
@@ -101,10 +102,9 @@ class Nvrtc:
             KernelError: the bindings or the library are missing.
         """
         try:
-            from cuda.bindings import nvrtc
+            self._nvrtc: Any = import_module("cuda.bindings.nvrtc")
         except ImportError as error:
             raise KernelError(f"NVRTC cannot be used ({error}); {_WAY_OUT}") from error
-        self._nvrtc = nvrtc
         try:
             (major, minor) = self._call("nvrtcVersion")
         except KernelError:
@@ -133,7 +133,7 @@ class Nvrtc:
             self._call("nvrtcGetProgramLog", program, log)
             words = log.decode(errors="replace").rstrip("\0 \n")
             if code != self._nvrtc.nvrtcResult.NVRTC_SUCCESS:
-                raise KernelError(_failure(f"NVRTC {self.version} on {source.name} for sm_{target}: {code.name}", words))
+                raise KernelError(_failure(f"NVRTC {self.version}, {source.name}, sm_{target}: {code.name}", words))
             (size,) = self._call("nvrtcGetCUBINSize", program)
             cubin = bytearray(size)
             self._call("nvrtcGetCUBIN", program, cubin)
@@ -149,8 +149,8 @@ class Nvrtc:
 
 
 _WAY_OUT = (
-    "install a CUDA toolkit so that nvcc is on PATH, or `pip install cuda-bindings nvidia-cuda-nvrtc` in the version of "
-    "the driver's CUDA"
+    "install a CUDA toolkit so that nvcc is on PATH, or `pip install cuda-bindings nvidia-cuda-nvrtc` in the version "
+    "of the driver's CUDA"
 )
 
 
@@ -178,5 +178,5 @@ def find_compiler() -> Compiler:
 def _failure(what: str, words: str) -> str:
     hint = ""
     if "nsupported gpu architecture" in words or "invalid value for --gpu-architecture" in words:
-        hint = "\nThis compiler is older than the target; install a CUDA toolkit that knows it (sm_100 and sm_120: 12.8)."
+        hint = "\nThis compiler is older than the target; install a CUDA toolkit that knows it (sm_120: 12.8)."
     return f"a kernel does not compile: {what}\n{words.strip()}{hint}"

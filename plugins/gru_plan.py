@@ -34,7 +34,7 @@ def plan_gru(hidden_size: int, precision: Precision, batch: int, *, warps: int =
         ValueError: sizes below 1.
     """
     if hidden_size < 1 or batch < 1:
-        raise ValueError(f"{GRU_OPERATOR}: found {hidden_size} units and {batch} streams, expected at least one of each")
+        raise ValueError(f"{GRU_OPERATOR}: found {hidden_size} units and {batch} streams, expected at least one")
     tile = min((tile for tile in TILES if tile >= batch), default=max(TILES))
     unit_blocks = -(-hidden_size // warps)
     return GruPlan(tile, unit_blocks, unit_blocks * -(-batch // tile), tile * GRU_COLUMNS * NUMBER_BYTES[precision])

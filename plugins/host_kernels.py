@@ -25,13 +25,16 @@ _ALIGNMENT = 64
 _PATIENCE = 1 << 30
 
 
-def build_host_kernels(library: Path, *, lanes: int = 1, sanitizer: Sanitizer | None = None) -> Path:
+def build_host_kernels(
+    library: Path, *, lanes: int = 1, sanitizer: Sanitizer | None = None, sources: Path = SOURCES
+) -> Path:
     """Compiles a library of the kernels for this machine.
 
     Args:
         library: what to write.
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
+        sources: the folder of the kernels.
 
     Returns:
         ``library``.
@@ -45,12 +48,12 @@ def build_host_kernels(library: Path, *, lanes: int = 1, sanitizer: Sanitizer | 
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
     try:
         done = subprocess.run(
-            ["g++", *flags, str(SOURCES / "host.cpp"), "-o", str(library)], capture_output=True, text=True, check=False
+            ["g++", *flags, str(sources / "host.cpp"), "-o", str(library)], capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         raise KernelError("g++ is not on PATH; the kernels' host build needs it (Debian: apt install g++)") from None
     if done.returncode:
-        raise KernelError(f"g++ does not compile {SOURCES / 'host.cpp'}:\n{done.stderr}")
+        raise KernelError(f"g++ does not compile {sources / 'host.cpp'}:\n{done.stderr}")
     return library
 
 
@@ -59,6 +62,7 @@ class HostKernels:
 
     def __init__(self, library: Path) -> None:
         """Loads it."""
+        self.path = library
         self._library = ctypes.CDLL(str(library))
 
     @property
@@ -72,17 +76,20 @@ class HostKernels:
         self._call("wavernn_round", values.ctypes, rounded.ctypes, values.size, PRECISIONS.index(precision))
         return rounded
 
-    def gru_cell(self, case: GruCase, *, warps: int = 1, misalign: bool = False) -> NDArray[np.float32]:
+    def gru_cell(
+        self, case: GruCase, inputs: Arrays | None = None, *, warps: int = 1, misalign: bool = False
+    ) -> NDArray[np.float32]:
         """Runs a cell.
 
         Args:
             case: what to run.
+            inputs: other ones than the case's.
             warps: of a block.
             misalign: puts every operand where no vector of 16 bytes begins.
         """
         plan = plan_gru(case.hidden_size, case.precision, case.batch, warps=warps)
         poison = np.full((case.batch, case.hidden_size), np.nan, np.float32)
-        operands = [_place(array, misalign) for array in (*case.inputs().values(), poison)]
+        operands = [_place(array, misalign) for array in (*(inputs or case.inputs()).values(), poison)]
         arguments = gru_arguments(case.hidden_size, plan, case.batch, [operand.ctypes.data for operand in operands])
         self._launch("wavernn_gru_cell", arguments, case.precision, plan.tile, plan.grid, warps, plan.shared_bytes)
         return operands[-1]
@@ -117,9 +124,7 @@ class HostKernels:
             The node's outputs, and all ``logits``.
         """
         device = Device("host", 0, max(groups * blocks, groups), shared_bytes, shared_bytes)
-        plan = plan_sequence(
-            case.shape, case.precision, case.batch, device, groups=groups, blocks=blocks, warps=warps
-        )
+        plan = plan_sequence(case.shape, case.precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         operands = [_place(inputs[operand.name], misalign) for operand in case.shape.inputs()]
         outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)

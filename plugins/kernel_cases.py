@@ -66,17 +66,17 @@ class SequenceCase:
         The random numbers that choose a class are in the middle of its interval, so that rounding cannot move a sample.
         """
         random = np.random.default_rng(self.shape.hidden_size)
-        sizes = {"B": self.batch, "T": self.steps, "W": self.window}
+        sizes: dict[int | str, Any] = {"B": self.batch, "T": self.steps, "W": self.window}
         inputs = {operand.name: self._operand(operand, sizes, random) for operand in self.shape.inputs()}
         self._centre(inputs)
         return inputs
 
     def poisoned_outputs(self) -> Arrays:
         """By the names of ``shape.outputs_of_node()``, full of NaN, or of a label that does not exist."""
-        sizes = {"B": self.batch, "T": self.steps}
+        sizes: dict[int | str, Any] = {"B": self.batch, "T": self.steps}
         return {
             operand.name: np.full(
-                [sizes.get(str(size), size) for size in operand.shape],
+                [sizes.get(size, size) for size in operand.shape],
                 np.nan if operand.kind == "float32" else -(2**31),
                 operand.kind,
             )
@@ -97,13 +97,13 @@ class SequenceCase:
         values = {name: value for name, value in found.items() if name not in labels}
         return _excess(values, expected, plain, self.precision)
 
-    def _operand(self, operand: Operand, sizes: Mapping[str, int], random: np.random.Generator) -> NDArray[Any]:
-        shape = [int(sizes.get(str(size), size)) for size in operand.shape]
+    def _operand(self, operand: Operand, sizes: Mapping[int | str, Any], random: np.random.Generator) -> NDArray[Any]:
+        shape = [int(sizes.get(size, size)) for size in operand.shape]
         if operand.name == "frame_index":
             return random.integers(0, self.window, shape, dtype=np.int32)
         if operand.name == "interpolation":
             weights = random.random(shape, np.float32)
-            return weights / weights.sum(axis=-1, keepdims=True)
+            return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
         if operand.kind == "int32":
             return random.integers(0, self.shape.outputs, shape, dtype=np.int32)
         if operand.name == "uniforms":

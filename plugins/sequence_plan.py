@@ -105,7 +105,6 @@ def plan_sequence(
             f"found batch {batch}, {groups} groups and {blocks} blocks, expected a batch of at least 1 and 1 to "
             f"{min(MOST_GROUPS, device.multiprocessors)} groups of at least one block"
         )
-    # The counter of a barrier's arrivals, and of a whole chunk's, is compared by difference; see kernels/group.h.
     sampler_bytes = _round_up(warps * 12 + 4, VECTOR_BYTES)
     streams = -(-batch // groups)
     wanted = min((tile for tile in TILES if tile >= streams), default=max(TILES))

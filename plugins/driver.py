@@ -1,0 +1,157 @@
+"""The few calls of CUDA's driver that kernels need, through cuda-bindings, each checked. All of them need a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib import import_module
+from typing import Any
+
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.targets import Device
+
+
+def current_device() -> tuple[int, Device]:
+    """The ordinal and the description of the device whose context is current on this thread.
+
+    Raises:
+        KernelError: there is no driver, no GPU, or no context; says which.
+    """
+    driver = _driver()
+    (context,) = call("cuCtxGetCurrent")
+    if not int(context):
+        raise KernelError(
+            "no CUDA context is current on this thread; make one, as pycuda and torch do, or with cuCtxSetCurrent, "
+            "before kernels are prepared or launched"
+        )
+    (ordinal,) = call("cuCtxGetDevice")
+    wanted = driver.CUdevice_attribute
+
+    def attribute(name: str) -> int:
+        (value,) = call("cuDeviceGetAttribute", getattr(wanted, f"CU_DEVICE_ATTRIBUTE_{name}"), ordinal)
+        return int(value)
+
+    (name,) = call("cuDeviceGetName", 256, ordinal)
+    return int(ordinal), Device(
+        name=name.split(b"\0")[0].decode(),
+        sm=10 * attribute("COMPUTE_CAPABILITY_MAJOR") + attribute("COMPUTE_CAPABILITY_MINOR"),
+        multiprocessors=attribute("MULTIPROCESSOR_COUNT"),
+        shared_per_block=attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+        shared_per_multiprocessor=attribute("MAX_SHARED_MEMORY_PER_MULTIPROCESSOR"),
+    )
+
+
+class LoadedKernel:
+    """A kernel of a cubin that the driver has loaded."""
+
+    def __init__(self, library: Any, name: str, ordinal: int, device: Device) -> None:
+        """Looks it up and loads its code now, so that a launch can be captured into a CUDA graph.
+
+        Args:
+            library: from `load_library`.
+            name: of the kernel.
+            ordinal: of the device; its context is current.
+            device: the same.
+        """
+        self.name = name
+        self._driver = _driver()
+        (kernel,) = call("cuLibraryGetKernel", library, name.encode())
+        allowed = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        call("cuKernelSetAttribute", allowed, device.shared_per_block, kernel, self._driver.CUdevice(ordinal))
+        call("cuKernelGetFunction", kernel)
+        self._kernel = kernel
+        self._function = self._driver.CUfunction(int(kernel))
+
+    def blocks_per_multiprocessor(self, threads: int, shared_bytes: int) -> int:
+        """Blocks of that size that are resident on a multiprocessor at once."""
+        (function,) = call("cuKernelGetFunction", self._kernel)
+        (blocks,) = call("cuOccupancyMaxActiveBlocksPerMultiprocessor", function, threads, shared_bytes)
+        return int(blocks)
+
+    def launch(
+        self, grid: int, threads: int, shared_bytes: int, arguments: ctypes.Structure, stream: int, *, cooperative: bool
+    ) -> None:
+        """Puts it on a stream.
+
+        Args:
+            grid: blocks.
+            threads: of a block.
+            shared_bytes: dynamic shared memory of a block.
+            arguments: the kernel's only argument; the driver copies it before this returns.
+            stream: a stream's handle.
+            cooperative: whether the grid must be resident as a whole, else the launch fails.
+        """
+        driver = self._driver
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = shared_bytes
+        config.hStream = driver.CUstream(stream)
+        attributes = []
+        if cooperative:
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+            attribute.value.cooperative = 1
+            attributes.append(attribute)
+        config.attrs = attributes
+        config.numAttrs = len(attributes)
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        call("cuLaunchKernelEx", config, self._function, ctypes.addressof(pointers), 0)
+
+
+def load_library(cubin: bytes) -> Any:
+    """Loads a cubin for all contexts of this process."""
+    (library,) = call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    return library
+
+
+def clear(address: int, size: int, stream: int) -> None:
+    """Puts zeros at a device address, in the stream's order.
+
+    Args:
+        address: a multiple of 4.
+        size: bytes, a multiple of 4.
+        stream: a stream's handle.
+    """
+    driver = _driver()
+    call("cuMemsetD32Async", driver.CUdeviceptr(address), 0, size // 4, driver.CUstream(stream))
+
+
+def call(name: str, *arguments: Any) -> tuple[Any, ...]:
+    """Calls the driver and checks its status.
+
+    Returns:
+        What the call gives beside its status.
+
+    Raises:
+        KernelError: the name of the call and CUDA's own words.
+    """
+    driver = _driver()
+    status, *results = getattr(driver, name)(*arguments)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        _, words = driver.cuGetErrorString(status)
+        raise KernelError(f"{name} failed with {status.name}: {(words or b'no description').decode()}")
+    return tuple(results)
+
+
+_initialised: Any = None
+
+
+def _driver() -> Any:
+    global _initialised
+    if _initialised is not None:
+        return _initialised
+    try:
+        driver: Any = import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise KernelError(f"cuda-bindings cannot be used ({error}): `pip install cuda-bindings`") from error
+    try:
+        (status,) = driver.cuInit(0)
+    except Exception as error:  # the bindings raise another type in each version where libcuda is missing
+        raise KernelError(
+            f"kernels need an NVIDIA driver, and none is there ({type(error).__name__}: {str(error).strip()}). Plans "
+            "and cubins can be built without one; the onnxruntime backend decodes on the CPU"
+        ) from error
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise KernelError(f"cuInit failed with {status.name}; does nvidia-smi list a GPU?")
+    _initialised = driver
+    return driver

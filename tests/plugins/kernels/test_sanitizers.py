@@ -1,0 +1,68 @@
+"""No race and no stray access in the kernels: their own source on the host, each thread one of the system's."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.plugins.host_kernels import SOURCES, Sanitizer, build_host_kernels
+
+CODE = """
+import sys
+from pathlib import Path
+from wavernn_trt.plugins.host_kernels import HostKernels
+from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
+
+kernels = HostKernels(Path(sys.argv[1]))
+for size in (5, 16):
+    case = GruCase(9, size, "fp16")
+    assert case.excess(kernels.gru_cell(case, warps=3)) <= 1
+for name, shape in small_shapes().items():
+    for batch, settings in ((1, {"blocks": 3}), (9, {"groups": 2, "warps": 2, "shared_bytes": 3000})):
+        case = SequenceCase(shape, "bf16", batch, steps=3)
+        inputs = case.inputs()
+        assert case.excess(kernels.sequence(case, inputs, **settings), inputs) <= 1, name
+print("all as expected")
+"""
+
+
+@pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
+def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
+    done = run_sanitized(tmp_path, gxx, sanitizer, library, CODE)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip() == "all as expected"
+
+
+def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
+    """Without the one between the first layer and what reads its state."""
+    sources = shutil.copytree(SOURCES, tmp_path / "kernels")
+    text = (sources / "sequence.h").read_text()
+    stage = "        gru_stage<0, Streams>(c, step);\n        group.sync(block);\n"
+    assert stage in text
+    (sources / "sequence.h").write_text(text.replace(stage, stage.splitlines()[0] + "\n"))
+    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", CODE, sources)
+    assert "data race" in done.stderr
+
+
+def run_sanitized(
+    folder: Path, gxx: str, sanitizer: Sanitizer, library: str, code: str, sources: Path = SOURCES
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python code with a library built under a sanitizer, whose own library comes first."""
+    found = subprocess.run([gxx, f"-print-file-name={library}"], capture_output=True, text=True, check=True)
+    runtime = Path(found.stdout.strip())
+    if not runtime.is_absolute() or not runtime.exists():
+        pytest.skip(f"g++ has no {library}")
+    kernels = build_host_kernels(folder / "kernels.so", sanitizer=sanitizer, sources=sources)
+    # ThreadSanitizer needs addresses that newer systems' randomisation does not leave free.
+    plain = ["setarch", platform.machine(), "-R"] if sanitizer == "thread" else []
+    options = {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {**os.environ, **options, "LD_PRELOAD": str(runtime.resolve()), "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*plain, sys.executable, "-c", code, str(kernels)], capture_output=True, text=True, check=False, env=environment
+    )
