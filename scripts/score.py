@@ -81,7 +81,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", type=path, metavar="DIR", help="model directory; with --backend torch or a checkpoint")
     parser.add_argument("speech", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them")
     parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="onnxruntime, torch or auto (default: %(default)s)"
+        "--backend", default="onnxruntime", metavar="NAME", help="onnxruntime or torch (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's)")
     parser.add_argument(

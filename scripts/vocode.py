@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
@@ -62,11 +63,16 @@ def add_parser(subparsers: Any) -> None:
         "--backend",
         default="auto",
         metavar="NAME",
-        help="onnxruntime, torch (the slow reference) or auto, which is onnxruntime (default: %(default)s)",
+        help="onnxruntime, tensorrt or tensorrt-rtx (engines on a GPU, see 'wavernn-trt build'), torch (the slow "
+        "reference) or auto: an engine where one fits this machine, else onnxruntime (default: %(default)s)",
     )
     model.add_argument(
         "--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's choice)"
     )
+    model.add_argument(
+        "--precision", choices=PRECISIONS, help="of the engine (default: that of the engine that was used last)"
+    )
+    model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     speech = parser.add_argument_group("speech")
     speech.add_argument(
         "--seed",
@@ -79,7 +85,7 @@ def add_parser(subparsers: Any) -> None:
         "--batch",
         type=positive_integer,
         metavar="N",
-        help="utterances (or folds) decoded together; more is faster (default: 8; torch: 1)",
+        help="utterances (or folds) decoded together; more is faster (default: 8; torch: 1; an engine: all it can)",
     )
     speech.add_argument(
         "--fold",
@@ -118,7 +124,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
-    vocoder = Vocoder.load(arguments.model, arguments.backend, batch=arguments.batch, threads=arguments.threads)
+    vocoder = Vocoder.load(
+        arguments.model,
+        arguments.backend,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        precision=arguments.precision,
+        cache=arguments.cache,
+    )
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
     started = time.perf_counter()
     bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
@@ -146,6 +159,7 @@ def _report(vocoder: Vocoder, results: Sequence[JobResult], elapsed: float) -> d
     spoken = sum(result.samples for result in results) / rate
     return {
         "backend": vocoder.backend,
+        "engine": vocoder.engine,
         "model": str(vocoder.config.path),
         "sample_rate": rate,
         "files": [
@@ -180,7 +194,8 @@ def _summary(report: dict[str, Any]) -> str:
     speed = f"; real-time factor {totals['rtf']:.2f}" if totals["rtf"] is not None else ""
     hint = " (outputs are there; --overwrite makes them anew)" if totals["skipped"] else ""
     spoken = f"{totals['seconds']:.1f} s of speech in {totals['elapsed']:.1f} s"
-    return f"{PROGRAM}: {', '.join(counts)}{hint}; {spoken}{speed} ({report['backend']})"
+    by = ", ".join(filter(None, (report["backend"], report["engine"])))
+    return f"{PROGRAM}: {', '.join(counts)}{hint}; {spoken}{speed} ({by})"
 
 
 def _real_time_factor(elapsed: float, seconds: float) -> float | None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from wavernn_trt.engines.build import plugin_sources
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.spec import ROLES
+from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
+from wavernn_trt.runtime.executors import plan_choice, tensorrt_executor
+from wavernn_trt.runtime.executors.tensorrt_executor import Engine
+from wavernn_trt.runtime.vocoder import shipped_voice
+
 HERE = Path(__file__).resolve().parent
+GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+RTX = "1.7.1.116"
 
 
 def _load(name: str, path: Path) -> ModuleType:
@@ -36,3 +52,64 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 small_directory = _load("engine_fixtures", HERE.parent / "engines" / "conftest.py").small_directory
+
+
+@pytest.fixture(scope="session")
+def voice() -> ModelDirectory:
+    return open_model_directory(shipped_voice())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    pytest.importorskip("filelock", reason="the engine cache locks what it builds")
+    return EngineCache(tmp_path / "wavernn-trt" / "engines")
+
+
+@pytest.fixture
+def rtx_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX seems installed, in the version that the tests store plans of."""
+    monkeypatch.setattr(plan_choice, "tensorrt_version", lambda backend: RTX if backend == "tensorrt_rtx" else "10.16")
+
+
+@pytest.fixture
+def store(simulated: ModuleType, voice: ModelDirectory, cache: EngineCache) -> Callable[..., None]:
+    """A function that stores an engine's plans, whose contents nobody reads here; later ones are used later."""
+    stored = 0
+
+    def put(roles: tuple[str, ...] = ROLES, **settings: Any) -> None:
+        nonlocal stored
+        changes = {
+            "model_sha256": file_sha256(voice.file(MANIFEST)),
+            "kernels_sha256": plugin_sources(),
+            "backend_version": RTX,
+        }
+        for role, manifest in simulated.manifests(voice, **{**changes, **settings}).items():
+            if role not in roles:
+                continue
+            stored += 1
+            content = f"{role} {stored}".encode()
+            key = hashlib.sha256(content).hexdigest()
+            with cache.building(role, key) as building:
+                file = building.folder / "plan"
+                file.write_bytes(content)
+                plan = building.commit(
+                    file, dataclasses.replace(manifest, key=key, plan_sha256=key, plan_bytes=len(content))
+                )
+            os.utime(plan.plan.with_suffix(".json"), (stored, stored))
+
+    return put
+
+
+@pytest.fixture
+def simulated_machine(
+    simulated: ModuleType, voice: ModelDirectory, rtx_installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with a GPU and every package, on which plans are the voice's graphs."""
+
+    def load(backend: str, chosen: Any, rebuild: str) -> Engine:
+        plans = [simulated.OnnxPlan(voice, plan.manifest) for plan in (chosen.conditioner, chosen.decoder)]
+        return Engine(simulated.SimulatedDevice(0), *plans)
+
+    monkeypatch.setattr(tensorrt_executor, "driver_state", lambda: DriverState((GPU,), None))
+    monkeypatch.setattr(tensorrt_executor, "load_engine", load)
+    monkeypatch.setattr(plan_choice, "_installed", lambda module: module != "tensorrt")

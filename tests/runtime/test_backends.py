@@ -1,0 +1,138 @@
+"""Which backend is opened, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import wavernn_trt
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.gpu import driver_state
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors import registry, tensorrt_executor
+from wavernn_trt.runtime.executors.tensorrt_executor import Engine
+from wavernn_trt.runtime.vocoder import shipped_voice
+from wavernn_trt.scripts.cli import main
+
+pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime")
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_auto_takes_an_engine_where_one_fits_and_says_so(
+    voice: ModelDirectory,
+    cache: EngineCache,
+    store: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store(batch=(1, 2, 8))
+    with caplog.at_level(logging.DEBUG, registry.logger.name):
+        vocoder = wavernn_trt.load(cache=cache.folder)
+    assert vocoder.backend == "tensorrt_rtx"
+    assert vocoder.engine is not None
+    assert vocoder.engine.startswith("decoder_")
+    assert (vocoder.batch, vocoder.executor.steps) == (8, 40)
+    assert wavernn_trt.load(cache=cache.folder, batch=3).batch == 3
+    assert [record.levelname for record in caplog.records][:2] == ["DEBUG", "INFO"]
+    assert "not tensorrt: TensorRT is not installed" in caplog.text
+    assert f"tensorrt_rtx with the engine {vocoder.engine}" in caplog.text
+
+
+def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if driver_state().present:
+        pytest.skip("this machine has a GPU")
+    with caplog.at_level(logging.DEBUG, registry.logger.name):
+        assert wavernn_trt.load().backend == "onnxruntime"
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+    assert "not tensorrt_rtx: no GPU: libcuda.so.1 was not found" in caplog.text
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_auto_warns_where_a_gpu_stays_idle_for_want_of_a_plan(
+    voice: ModelDirectory,
+    cache: EngineCache,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vocoder = wavernn_trt.load(cache=cache.folder)
+    assert (vocoder.backend, vocoder.engine) == ("onnxruntime", None)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert f"wavernn-trt build {voice.path} --backend tensorrt-rtx --sm 89 -o {cache.folder}" in warning.getMessage()
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_auto_goes_on_where_an_engine_does_not_load(
+    voice: ModelDirectory,
+    cache: EngineCache,
+    store: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store()
+
+    def refuse(*_: Any) -> Engine:
+        raise VocoderError("TensorRT-RTX does not load it")
+
+    monkeypatch.setattr(tensorrt_executor, "load_engine", refuse)
+    assert wavernn_trt.load(cache=cache.folder).backend == "onnxruntime"
+    assert "not tensorrt_rtx: TensorRT-RTX does not load it" in caplog.text
+    with pytest.raises(VocoderError, match=r"backend tensorrt_rtx: TensorRT-RTX does not load it\. To speak"):
+        wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_the_command_line_shows_the_engine(
+    cache: EngineCache,
+    store: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store(steps=400, precision="bf16")
+    store(steps=400, precision="fp16")
+    mel = tmp_path / "mel.npy"
+    np.save(mel, np.load(shipped_voice().parent / "sample_mel.npy")[:, :10])
+    output = tmp_path / "speech.wav"
+    arguments = ["vocode", str(mel), "-o", str(output), "--cache", str(cache.folder), "--precision", "bf16", "--json"]
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert (report["backend"], report["engine"][:8]) == ("tensorrt_rtx", "decoder_")
+    assert f"(tensorrt_rtx, {report['engine']})" in told.err
+    assert output.exists()
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_scoring_leaves_engines_alone_unless_told_otherwise(
+    store: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("platformdirs", reason="the user's own cache is found with platformdirs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store()
+    assert wavernn_trt.load().backend == "tensorrt_rtx"
+    recording = tmp_path / "clip.wav"
+    soundfile.write(recording, 0.1 * np.sin(np.arange(2000) / 9), 16000)
+    score = ["score", str(shipped_voice()), str(recording), "--teacher-forced-only", "--json", "-q"]
+    assert main(score) == 0
+    capsys.readouterr()
+    assert main([*score, "--backend", "tensorrt-rtx"]) == 2
+    assert "gives no logits, which scoring needs; use --backend onnxruntime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int4"}, "precision: found 'int4', expected one of fp32, fp16, bf16"),
+        ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, expected it for engines only"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(VocoderError, match=message):
+        wavernn_trt.load(**arguments)

@@ -1,0 +1,176 @@
+"""Which plans of a cache run a model here, and what is said where something is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wavernn_trt
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors import plan_choice
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.plan_choice import (
+    NoEngineError,
+    NoMachineError,
+    build_command,
+    choose_engine,
+    require_machine,
+)
+
+pytestmark = pytest.mark.usefixtures("rtx_installed")
+
+GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+
+
+def wish(cache: EngineCache, **changes: Any) -> EngineWish:
+    return EngineWish(**{"backend": "tensorrt_rtx", "cache": cache.folder, **changes})
+
+
+def test_the_engine_that_was_used_last_is_taken(
+    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+) -> None:
+    store(precision="fp16")
+    store(precision="bf16")
+    chosen = choose_engine(voice, wish(cache), GPU)
+    assert (chosen.decoder.manifest.precision, chosen.conditioner.manifest.role) == ("bf16", "conditioner")
+    assert choose_engine(voice, wish(cache, precision="fp16"), GPU).decoder.manifest.precision == "fp16"
+    # Being chosen is being used.
+    assert choose_engine(voice, wish(cache), GPU).decoder.manifest.precision == "fp16"
+
+
+def test_an_engine_holds_the_batch_that_is_asked_for(
+    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+) -> None:
+    store(batch=(1, 8, 64))
+    store(batch=(4, 4, 4))
+    assert choose_engine(voice, wish(cache, batch=4), GPU).decoder.manifest.batch == (4, 4, 4)
+    assert choose_engine(voice, wish(cache, batch=5), GPU).decoder.manifest.batch == (1, 8, 64)
+    with pytest.raises(NoEngineError, match=r"not for a batch of 65 \(batch 1:8:64, batch 4\)"):
+        choose_engine(voice, wish(cache, batch=65), GPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wished", "words"),
+    [
+        ({"model_sha256": "1" * 64}, {}, "there is no plan of its conditioner"),
+        ({}, {"backend": "tensorrt"}, r"not for TensorRT \(TensorRT-RTX\)"),
+        ({"backend_version": "1.6.0.1"}, {}, r"not from TensorRT-RTX 1.7.1.116, which is installed \(1.6.0.1\)"),
+        ({"targets": ("sm80", "sm120")}, {}, r"not for sm89 \(sm80 sm120\)"),
+        ({"kernels_sha256": "1" * 64}, {}, "not with this installation's plugins"),
+        ({"precision": "fp32"}, {"precision": "bf16"}, r"not in bf16 \(fp32\)"),
+        ({"roles": ("conditioner",)}, {}, "there is no plan of its decoder"),
+        ({"roles": ("decoder",)}, {}, "there is no plan of its conditioner"),
+    ],
+)
+def test_it_is_said_why_no_engine_fits_and_how_to_build_one(
+    voice: ModelDirectory,
+    cache: EngineCache,
+    store: Callable[..., None],
+    settings: dict[str, Any],
+    wished: dict[str, Any],
+    words: str,
+) -> None:
+    store(**settings)
+    wanted = wish(cache, **wished)
+    with pytest.raises(NoEngineError, match=words) as raised:
+        choose_engine(voice, wanted, GPU)
+    assert str(raised.value).endswith(f". Build one: {build_command(voice, wanted, GPU)}")
+
+
+def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
+    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+) -> None:
+    store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
+    assert choose_engine(voice, wish(cache, backend="tensorrt"), GPU).decoder.manifest.backend == "tensorrt"
+    with pytest.raises(NoEngineError, match="not for NVIDIA Other sm89"):
+        choose_engine(voice, wish(cache, backend="tensorrt"), GpuDevice("NVIDIA Other", 89))
+
+
+def test_a_damaged_plan_gives_way_to_the_one_before(
+    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+) -> None:
+    store(precision="fp16")
+    store(precision="bf16")
+    damaged = choose_engine(voice, wish(cache, precision="bf16"), GPU).decoder.plan
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    assert choose_engine(voice, wish(cache), GPU).decoder.manifest.precision == "fp16"
+    assert not damaged.exists()
+
+
+def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: Path) -> None:
+    from wavernn_trt.scripts.cli import Parser
+
+    build = pytest.importorskip("wavernn_trt.scripts.build")
+    strange = dataclasses.replace(voice, path=tmp_path / "my voice's")
+    wanted = EngineWish("tensorrt_rtx", "bf16", 16, tmp_path)
+    words = shlex.split(build_command(strange, wanted, GPU))
+    parser = Parser()
+    build.add_parser(parser.add_subparsers())
+    read = parser.parse_args(words[1:])
+    assert (read.directory, read.backend, read.sm) == (strange.path, "tensorrt-rtx", (89,))
+    assert (read.precision, str(read.batch), read.cache) == ("bf16", "16", tmp_path)
+    hopper = build_command(voice, EngineWish("tensorrt_rtx"), GpuDevice("NVIDIA H100", 90))
+    assert hopper == f"wavernn-trt build {voice.path} --backend tensorrt"
+
+
+def test_a_machine_without_a_driver_names_what_is_missing_and_the_cpu_s_command(voice: ModelDirectory) -> None:
+    if driver_state().present:
+        pytest.skip("this machine has a GPU")
+    for backend in ("tensorrt", "tensorrt_rtx", "tensorrt-rtx"):
+        with pytest.raises(VocoderError, match=r"libcuda.so.1 was not found, so there is no NVIDIA driver") as raised:
+            wavernn_trt.load(voice.path, backend)
+        name = backend.replace("-", "_")
+        assert str(raised.value).startswith(f"backend {name}: no GPU: ")
+        assert str(raised.value).endswith(
+            f"wavernn-trt vocode INPUT -o OUTPUT --model {voice.path} --backend onnxruntime"
+        )
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("tensorrt_rtx", "TensorRT-RTX is not installed; install it with: pip install"),
+        ("pycuda.driver", "pycuda is not installed"),
+        ("cuda.bindings", "cuda-bindings is not installed"),
+    ],
+)
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, missing: str, words: str) -> None:
+    monkeypatch.setattr(plan_choice, "_installed", lambda module: module != missing)
+    state = DriverState((GPU,), None)
+    with pytest.raises(NoMachineError, match=words):
+        require_machine("tensorrt_rtx", state)
+    monkeypatch.setattr(plan_choice, "_installed", lambda module: True)
+    assert require_machine("tensorrt_rtx", state) == GPU
+
+
+def test_packages_are_looked_for_without_importing_them() -> None:
+    assert plan_choice._installed("numpy.linalg")
+    assert not plan_choice._installed("no_such_package.driver")
+
+
+def test_a_gpu_without_the_packages_is_told_apart(fake_driver: Path, voice: ModelDirectory, tmp_path: Path) -> None:
+    if importlib.util.find_spec("pycuda") is not None and importlib.util.find_spec("tensorrt_rtx") is not None:
+        pytest.skip("this machine has every package")
+    speak = [sys.executable, "-m", "wavernn_trt.scripts.cli", "vocode", "runtime/voices/sample_mel.npy"]
+    told = subprocess.run(
+        [*speak, "-o", tmp_path / "a.wav", "--backend", "tensorrt-rtx"],
+        env={**os.environ, "LD_LIBRARY_PATH": str(fake_driver)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "is not installed; install it with:" in told.stderr
+    assert "Traceback" not in told.stderr

@@ -1,0 +1,182 @@
+"""What an executor of an engine does: on a simulated device here, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wavernn_trt
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.gpu import GpuDevice, driver_state
+from wavernn_trt.engines.manifest import PlanManifest
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors import registry
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.plan_choice import (
+    require_machine,
+)
+from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+
+pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime, and compared with it")
+
+GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+
+
+def make_executor(
+    simulated: ModuleType, voice: ModelDirectory, wished: EngineWish | None = None, **settings: Any
+) -> TensorRTExecutor:
+    plans = [simulated.OnnxPlan(voice, one) for one in simulated.manifests(voice, **settings).values()]
+    return TensorRTExecutor(
+        voice, wished or EngineWish("tensorrt_rtx"), GPU, Engine(simulated.SimulatedDevice(0), *plans)
+    )
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_a_vocoder_on_an_engine_speaks_as_on_the_cpu(
+    simulated: ModuleType,
+    voice: ModelDirectory,
+    cache: EngineCache,
+    store: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store(steps=320)
+    engine = wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
+    reference = wavernn_trt.load(backend="onnxruntime", threads=1)
+    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mels = [mel[:, 40:52], mel[:, 50:54], mel[:, 60:77], mel[:, 30:32], mel[:, 44:55], mel[:, 20:23]]
+    for found, expected in zip(engine.vocode_batch(mels), reference.vocode_batch(mels), strict=True):
+        assert np.array_equal(found, expected)
+    streamed = np.concatenate(list(engine.stream(mels[2], seed=3)))
+    assert np.array_equal(streamed, reference.vocode(mels[2], seed=3))
+    assert np.array_equal(engine.labels(mels[0]), reference.labels(mels[0]))
+    folded = {"fold": 700, "overlap": 100}
+    assert np.array_equal(engine.vocode(mels[2], **folded), reference.vocode(mels[2], **folded))
+
+
+def test_mels_of_any_length_are_conditioned_as_on_the_cpu(simulated: ModuleType, voice: ModelDirectory) -> None:
+    from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+
+    executor, reference = make_executor(simulated, voice), OnnxRuntimeExecutor(voice, threads=1)
+    random = np.random.default_rng(0)
+    for frames in (5, 2, 64, 33, 64, 7):  # growing, and shorter than what lay there before
+        mel = random.uniform(-1, 0, (80, frames)).astype(np.float32)
+        assert np.array_equal(executor.condition(mel), reference.condition(mel))
+
+
+@pytest.mark.parametrize(("frames", "wider"), [(1, "1:8:64"), (65, "2:65:128"), (1000, "2:1000:1024")])
+def test_mels_that_an_engine_does_not_take_are_refused(
+    simulated: ModuleType, voice: ModelDirectory, frames: int, wider: str
+) -> None:
+    executor = make_executor(simulated, voice, batch=(1, 2, 8))
+    with pytest.raises(VocoderError, match=f"found {frames} frames, this engine takes 2 to 64") as raised:
+        executor.condition(np.zeros((80, frames), np.float32))
+    command = (
+        f"wavernn-trt build {voice.path} --backend tensorrt-rtx --sm 89 --precision fp16 --batch 1:2:8 "
+        f"--form sequence --steps 40 --frames {wider}"
+    )
+    assert str(raised.value).endswith(command)
+
+
+def test_an_engine_gives_no_logits_and_says_who_does(simulated: ModuleType, voice: ModelDirectory) -> None:
+    executor = make_executor(simulated, voice)
+    vocoder = Vocoder(registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, "decoder"))
+    with pytest.raises(VocoderError, match="gives no logits, which scoring needs; use --backend onnxruntime"):
+        vocoder.teacher_forced(np.zeros((80, 3), np.float32), np.zeros(600, np.int32))
+
+
+def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice: ModelDirectory) -> None:
+    manifests = simulated.manifests(voice)
+
+    def open_with(role: str, **changes: Any) -> None:
+        changed: dict[str, PlanManifest] = {**manifests, role: dataclasses.replace(manifests[role], **changes)}
+        plans = [simulated.OnnxPlan(voice, one) for one in changed.values()]
+        TensorRTExecutor(voice, EngineWish("tensorrt_rtx"), GPU, Engine(simulated.SimulatedDevice(0), *plans))
+
+    decoder, conditioner = manifests["decoder"].bindings, manifests["conditioner"].bindings
+    wrong = dataclasses.replace(decoder[0], shape=(4, 2, 7))
+    with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 768\); build .* again"):
+        open_with("decoder", bindings=(wrong, *decoder[1:]))
+    with pytest.raises(VocoderError, match="frame_index is missing"):
+        open_with("decoder", bindings=(decoder[0], *decoder[2:]))
+    wrong = dataclasses.replace(conditioner[0], shape=(1, 40, -1), profile=None)
+    with pytest.raises(VocoderError, match=r"mel is \(1, 40, -1\)"):
+        open_with("conditioner", bindings=(wrong, conditioner[1]))
+    open_with("decoder")
+
+
+# With a GPU.
+
+
+@pytest.fixture(scope="module")
+def engine_on_the_gpu(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
+    """The shipped voice's engine in float32, built and opened with whichever module is here."""
+    state = driver_state()
+    if state.reason is not None:
+        pytest.skip(f"needs a GPU: {state.reason}")
+    from wavernn_trt.engines.build import build_engine
+    from wavernn_trt.engines.spec import EngineSpec, Extent
+
+    reasons = []
+    for backend in registry.ENGINES:
+        try:
+            gpu = require_machine(backend, state)
+            targets = (gpu.sm,) if backend == "tensorrt_rtx" else ()
+            spec = EngineSpec(backend, "fp32", Extent(4, 4, 4), steps=256, targets=targets, frames=Extent(2, 64, 512))
+        except ValueError as error:
+            reasons.append(f"{backend}: {error}")
+            continue
+        folder = tmp_path_factory.mktemp("engines")
+        build_engine(open_model_directory(shipped_voice()), spec, EngineCache(folder))
+        return wavernn_trt.load(backend=backend, precision="fp32", cache=folder)
+    pytest.skip(f"needs an engine for {state.devices[0].name}: {'; '.join(reasons)}")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_conditioning_is_the_cpu_s(engine_on_the_gpu: Vocoder) -> None:
+    reference = wavernn_trt.load(backend="onnxruntime")
+    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    for frames in (40, 2, 100):
+        found = engine_on_the_gpu.executor.condition(mel[:, :frames])
+        np.testing.assert_allclose(found, reference.executor.condition(mel[:, :frames]), atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_labels_are_the_cpu_s_until_rounding_parts_them(engine_on_the_gpu: Vocoder) -> None:
+    reference = wavernn_trt.load(backend="onnxruntime")
+    mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, 40:60]
+    found, expected = engine_on_the_gpu.labels(mel, seed=1), reference.labels(mel, seed=1)
+    assert (found == expected).cumprod().sum() > 500
+
+    # Where they have parted, the engine's samples are as likely as the reference's own to the reference.
+    def bits(labels: Any) -> float:
+        logits = reference.teacher_forced(mel, labels).astype(np.float64)
+        chosen = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        highest = logits.max(axis=1)
+        return float(np.mean(highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)) - chosen) / np.log(2))
+
+    assert bits(found) == pytest.approx(bits(expected), rel=0.1)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_streams_have_the_same_bits_alone_and_together(engine_on_the_gpu: Vocoder) -> None:
+    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mels = [mel[:, first : first + count] for first, count in ((0, 9), (20, 30), (40, 2), (50, 17), (60, 8), (70, 21))]
+    together = engine_on_the_gpu.vocode_batch(mels, seeds=range(6))
+    for seed, (one, found) in enumerate(zip(mels, together, strict=True)):
+        assert np.array_equal(engine_on_the_gpu.vocode(one, seed=seed), found)
+    interleaved = [engine_on_the_gpu.stream(one, seed=seed) for seed, one in enumerate(mels[:3])]  # three lanes
+    pieces: list[list[Any]] = [[] for _ in interleaved]
+    for _ in range(100):
+        for number, stream in enumerate(interleaved):
+            with contextlib.suppress(StopIteration):
+                pieces[number].append(next(stream))
+    for found, expected in zip(pieces, together, strict=False):
+        assert np.array_equal(np.concatenate(found), expected)
