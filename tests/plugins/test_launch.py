@@ -1,0 +1,192 @@
+"""Launches are planned without a GPU; structures are those of the kernels; what is missing is said plainly."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, SequenceShape
+from wavernn_trt.plugins import arguments, driver
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.host_kernels import SOURCES
+from wavernn_trt.plugins.kernel_cases import small_shapes
+from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel, require_resident
+from wavernn_trt.plugins.sequence_plan import plan_sequence
+from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, Device
+from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
+
+GPUS = [
+    Device.of("A100", 80, 108),
+    Device.of("RTX 3090", 86, 82),
+    Device.of("L4", 89, 58),
+    Device.of("RTX 4090", 89, 128),
+    Device.of("H100", 90, 132),
+    Device.of("H200", 90, 132),
+    Device.of("B200", 100, 148),
+    Device.of("RTX 5090", 120, 170),
+]
+SHAPES = small_shapes()
+
+
+def univoc_896() -> SequenceShape:
+    return SequenceShape(
+        hidden_size=896,
+        layers=1,
+        fc_sizes=(1024,),
+        outputs=1024,
+        output="categorical",
+        label_feedback=True,
+        skip=False,
+        group_columns=(2688,),
+        group_held=(True,),
+        place_groups=((0,), ()),
+    )
+
+
+def fatchord_512() -> SequenceShape:
+    return SequenceShape(
+        hidden_size=512,
+        layers=2,
+        fc_sizes=(512, 512),
+        outputs=512,
+        output="categorical",
+        label_feedback=False,
+        skip=True,
+        group_columns=(2048, 4608),
+        group_held=(False, True),
+        place_groups=((0, 1), (0, 1), (1,), (1,), (1,)),
+    )
+
+
+@pytest.mark.parametrize("structure", ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place"])
+def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
+    """Sizes and offsets of every field, as g++ sees them."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not on PATH; it tells how C++ lays structures out")
+    mirrored = getattr(arguments, structure)
+    names = [name for name, *_ in mirrored._fields_]
+    lines = "".join(f'std::printf("%zu\\n", offsetof(wavernn::{structure}, {name}));\n' for name in names)
+    (tmp_path / "tell.cpp").write_text(
+        '#include <cstddef>\n#include <cstdio>\n#include "gru_arguments.h"\n#include "sequence_arguments.h"\n'
+        f'int main() {{ {lines} std::printf("%zu\\n", sizeof(wavernn::{structure})); }}\n'
+    )
+    program = tmp_path / "tell"
+    subprocess.run(["g++", f"-I{SOURCES}", str(tmp_path / "tell.cpp"), "-o", str(program)], check=True)
+    told = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split()
+    offsets = [getattr(mirrored, name).offset for name in names]
+    assert [int(number) for number in told] == [*offsets, ctypes.sizeof(mirrored)]
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [univoc_896(), fatchord_512()], ids=["univoc", "fatchord"])
+def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: Device) -> None:
+    for batch in (1, 2, 8, 64, 4096):
+        plan = plan_sequence(shape, precision, batch, gpu)
+        assert plan.grid <= gpu.multiprocessors
+        assert plan.shared_bytes <= gpu.shared_per_block
+        spans = [(plan.shared_sampler, plan.shared_operands)]
+        for matrix in plan.matrices.values():
+            assert 0 <= matrix.resident <= matrix.sets
+            assert matrix.sets * plan.blocks * matrix.set_rows >= matrix.rows
+            assert matrix.shared_offset % 16 == 0
+            spans.append((matrix.shared_offset, matrix.shared_offset + matrix.resident * matrix.set_bytes))
+        spans.sort()
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize(("name", "sm", "count"), [("A100", 80, 108), ("H100", 90, 132), ("B200", 100, 148)])
+def test_all_weights_of_univoc_stay_on_chip_in_half_precision(name: str, sm: int, count: int) -> None:
+    for batch in (1, 8):
+        assert plan_sequence(univoc_896(), "fp16", batch, Device.of(name, sm, count)).resident_share == 1.0
+
+
+def test_what_does_not_fit_stays_in_global_memory() -> None:
+    plan = plan_sequence(univoc_896(), "fp32", 1, Device.of("L4", 89, 58))
+    assert 0 < plan.resident_share < 0.5
+    assert plan.matrices["recurrent_weight_0"].resident > 0
+
+
+def test_tiles_follow_the_batch() -> None:
+    h100 = Device.of("H100", 90, 132)
+    tiles = {batch: plan_sequence(univoc_896(), "fp16", batch, h100).tile for batch in (1, 2, 4, 5, 8, 100)}
+    assert tiles == {1: 1, 2: 4, 4: 4, 5: 8, 8: 8, 100: 8}
+    assert plan_sequence(univoc_896(), "fp16", 8, h100, groups=2).tile == 4
+
+
+def test_a_small_model_takes_no_more_blocks_than_it_has_rows() -> None:
+    assert plan_sequence(SHAPES["gaussian"], "fp16", 1, Device.of("H100", 90, 132)).grid < 132
+
+
+def test_a_model_that_no_block_holds_is_refused() -> None:
+    columns = 3 * 60_000
+    huge = SequenceShape(60_000, 1, (16,), 16, "categorical", True, False, (columns,), (True,), ((0,), ()))
+    with pytest.raises(KernelError, match=r"240000 bytes of shared memory in fp32.*L4.*--form cell"):
+        plan_sequence(huge, "fp32", 1, Device.of("L4", 89, 58))
+    with pytest.raises(ValueError, match="a batch of at least 1"):
+        plan_sequence(univoc_896(), "fp32", 0, Device.of("L4", 89, 58))
+
+
+def test_a_grid_that_cannot_be_resident_is_refused() -> None:
+    gpu = Device.of("H100", 90, 132)
+    plan = plan_sequence(univoc_896(), "fp16", 8, gpu)
+    require_resident(plan, gpu, 1)
+    with pytest.raises(KernelError, match=r"132 blocks of \d+ bytes .* at once, and H100 \(sm_90\) holds 0 of them"):
+        require_resident(plan, gpu, 0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", SHAPES)
+def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precision) -> None:
+    shape = SHAPES[model]
+    layout = lay_out(shape, precision, 5)
+    starts = [0, *layout.states, *layout.features, *layout.activations, layout.logits]
+    starts += [layout.skipped] if shape.skip else []
+    assert len(set(starts)) == len(starts)
+    assert all(start % 256 == 0 for start in starts)
+    assert layout.total >= layout.logits + 5 * shape.outputs * 4
+    kernel = SequenceKernel(shape, precision)
+    assert kernel.workspace_bytes(5, 1, 1) == kernel.workspace_bytes(5, 1024, 9) == layout.total
+
+
+def test_addresses_land_where_their_names_say() -> None:
+    shape = SHAPES["two layers, skip, values"]
+    operands: list[Operand] = [*shape.inputs(), *shape.outputs_of_node()]
+    addresses = {operand.name: 1000 + i for i, operand in enumerate(operands)}
+    plan = plan_sequence(shape, "fp16", 3, Device.of("H100", 90, 132))
+    made = sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), 1 << 20)
+    seen = {name: getattr(made, name) for name, kind, *_ in made._fields_ if kind is ctypes.c_void_p}
+    for i, (name, bias) in enumerate(zip(arguments.MATRICES, arguments.BIASES, strict=True)):
+        seen[name] = made.matrices[i].weight
+        if bias is not None:
+            seen[bias] = made.matrices[i].bias
+    assert {name: seen[name] for name in addresses} == addresses
+    with pytest.raises(ValueError, match=r"found 3 addresses and sizes \(3, 6, 4\), expected 25 \(conditioning"):
+        sequence_arguments(shape, "fp16", plan, (3, 6, 4), [1, 2, 3], 0)
+
+
+def test_shared_memory_is_known_for_every_target() -> None:
+    assert set(TARGETS) <= set(SHARED_MEMORY)
+
+
+def test_without_a_driver_a_launch_says_so() -> None:
+    pytest.importorskip("cuda.bindings", reason="the driver is called through cuda-bindings")
+    if has_driver():
+        pytest.skip("there is a driver here")
+    with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is there.*onnxruntime"):
+        GruCellKernel(896, "fp16").launch(1, [1, 2, 3, 4, 5], 0)
+    with pytest.raises(KernelError, match="need an NVIDIA driver"):
+        SequenceKernel(univoc_896(), "fp16").prepare()
+
+
+def has_driver() -> bool:
+    try:
+        driver.call("cuDriverGetVersion")
+    except KernelError:
+        return False
+    return True
