@@ -133,6 +133,11 @@ def call(name: str, *arguments: Any) -> tuple[Any, ...]:
     return tuple(results)
 
 
+def constant(enumeration: str, name: str) -> Any:
+    """A value of one of the driver's enumerations."""
+    return getattr(getattr(_driver(), enumeration), name)
+
+
 _initialised: Any = None
 
 
