@@ -12,7 +12,6 @@ from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
 
-pytestmark = pytest.mark.gpu
 SHAPES = small_shapes()
 
 
@@ -27,6 +26,7 @@ def device_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceK
     context.__exit__(None, None, None)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("batch", "size"), [(1, 1), (1, 7), (3, 16), (5, 33), (9, 40), (2, 896), (70, 1030)])
@@ -37,6 +37,7 @@ def test_a_cell_is_the_reference(
     assert case.excess(device_kernels.gru_cell(case, captured=captured)) <= 1
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 3, 9])
@@ -49,7 +50,16 @@ def test_a_chunk_is_the_reference(
     assert case.excess(device_kernels.sequence(case, inputs, captured=captured), inputs) <= 1
 
 
+@pytest.mark.gpu
 def test_groups_of_blocks_share_the_streams_out(device_kernels: DeviceKernels) -> None:
     case = SequenceCase(SHAPES["two layers, skip, values"], "fp16", 9)
     inputs = case.inputs()
     assert case.excess(device_kernels.sequence(case, inputs, groups=2), inputs) <= 1
+
+
+def test_without_a_gpu_the_error_says_what_is_missing() -> None:
+    try:
+        with primary_context():
+            pytest.skip("there is a GPU here")
+    except KernelError as error:
+        assert "need an NVIDIA driver" in str(error) or "pip install cuda-bindings" in str(error)
