@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ctypes.util import find_library
 
 import pytest
 
@@ -58,8 +59,7 @@ def test_groups_of_blocks_share_the_streams_out(device_kernels: DeviceKernels) -
 
 
 def test_without_a_gpu_the_error_says_what_is_missing() -> None:
-    try:
-        with primary_context():
-            pytest.skip("there is a GPU here")
-    except KernelError as error:
-        assert "need an NVIDIA driver" in str(error) or "pip install cuda-bindings" in str(error)
+    if find_library("cuda"):
+        pytest.skip("there is a driver here")
+    with pytest.raises(KernelError, match="need an NVIDIA driver|pip install cuda-bindings"), primary_context():
+        pass
