@@ -127,11 +127,6 @@ class EngineSpec:
             if target not in RTX_TARGETS:
                 hint = "; for an H100 or H200 build with regular TensorRT on it" if target == 90 else ""
                 raise EngineSpecError(f"targets: TensorRT-RTX does not build for {target}, only for {known}{hint}")
-            if target == 75:
-                raise EngineSpecError(
-                    "targets: TensorRT-RTX refuses float32 matrix products for 75, and the conditioner has them; "
-                    f"use some of {', '.join(map(str, RTX_TARGETS[1:]))}"
-                )
 
     def of_role(self, role: Role) -> dict[str, Any]:
         """The settings that one of the two plans depends on, as JSON values."""

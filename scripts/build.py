@@ -1,0 +1,213 @@
+"""``wavernn-trt build``: a model directory to TensorRT plans."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts.arguments import path, positive_integer, positive_number
+
+if TYPE_CHECKING:
+    from wavernn_trt.engines.cache import CachedPlan
+    from wavernn_trt.engines.spec import EngineSpec, Extent
+
+DESCRIPTION = """\
+Builds an engine of a model directory: one TensorRT plan for the conditioner, one for the decoder.
+They go into a cache; what is there already is not built again. TensorRT-RTX builds for GPUs that
+are not there; regular TensorRT builds for the GPU it runs on.
+"""
+EPILOG = """\
+forms:
+  sequence   all steps are one WaveRNNSequencePlugin node: seconds to build, one kernel a chunk
+  cell       steps are unrolled, each GRU cell is a CustomGRUPlugin node: minutes to build
+
+compute capabilities (--sm), for TensorRT-RTX:
+  80  A100, A30             86  RTX 30 series, A10, A40       89  RTX 40 series, L4, L40
+  120 RTX 50 series         121 GB10
+  Others (90: H100, H200; 100: B200) are built with regular TensorRT, on them.
+
+precision is that of the decoder's matrix products; gates, softmax and sampling stay in float32, and
+so does the conditioner. An engine decodes --batch streams together; a waveform depends on its mel,
+its seed and the engine, never on the other streams.
+
+examples:
+  wavernn-trt build                                    the voice that is shipped, for 80, 86, 89 and 120
+  wavernn-trt build voices/mine --batch 64 --precision bf16 --sm 89
+  wavernn-trt build voices/mine --form cell --batch 1:8:64
+  wavernn-trt engines list
+"""
+_DEFAULT_TARGETS = (80, 86, 89, 120)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the subcommand."""
+    parser = subparsers.add_parser(
+        "build",
+        help="build TensorRT plans of a model directory",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "directory", type=path, nargs="?", metavar="DIR", help="a model directory (default: the voice that is shipped)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("tensorrt", "tensorrt-rtx"),
+        help="default: tensorrt where it and a GPU are there, else tensorrt-rtx",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), default="fp16", help="of matrix products (default: fp16)"
+    )
+    parser.add_argument(
+        "--batch", type=_extent, metavar="N", help="streams, or MIN:OPT:MAX to choose when loading (default: 8)"
+    )
+    parser.add_argument(
+        "--sm",
+        type=_targets,
+        metavar="LIST",
+        help="compute capabilities to build for, as in 86,89 (default: the GPU's, or without one 80,86,89,120)",
+    )
+    parser.add_argument("--form", choices=("sequence", "cell"), default="sequence", help="default: sequence")
+    parser.add_argument("--steps", type=positive_integer, default=1024, metavar="N", help="of a chunk (default: 1024)")
+    parser.add_argument(
+        "--frames", type=_extent, metavar="N", help="of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"
+    )
+    parser.add_argument("-o", "--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
+    parser.add_argument(
+        "--memory-limit", type=positive_number, metavar="GIB", help="end a build that takes more (default: none)"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Builds; returns 0.
+
+    Raises:
+        ValueError: a mistake in the arguments, or a plan that TensorRT did not make.
+    """
+    from wavernn_trt.engines.build import EngineBuildError, build_engine
+    from wavernn_trt.engines.cache import EngineCache
+    from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.runtime.vocoder import shipped_voice
+
+    spec = _spec(arguments)
+    directory = open_model_directory(arguments.directory or shipped_voice())
+    cache = EngineCache(arguments.cache)
+    limit = None if arguments.memory_limit is None else round(arguments.memory_limit * 2**30)
+    started = time.perf_counter()
+    with _Bar(hidden=arguments.quiet) as bar:
+        try:
+            engine = build_engine(directory, spec, cache, progress=bar.show, memory_limit=limit)
+        except EngineBuildError as error:
+            raise ValueError(str(error)) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("nothing was left behind; plans that were finished are kept") from None
+    plans = (engine.conditioner, engine.decoder)
+    elapsed = time.perf_counter() - started
+    if arguments.json:
+        print(json.dumps([{**_as_json(plan), "built": plan.manifest.role in engine.built} for plan in plans], indent=1))
+    else:
+        for plan in plans:
+            print(_line(plan, built=plan.manifest.role in engine.built))
+    if not arguments.quiet:
+        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {plans[0].plan.parent}", file=sys.stderr)
+    return 0
+
+
+class _Bar:
+    """One bar for each plan that is built."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+        self._role = ""
+
+    def show(self, role: str, stage: str, share: float) -> None:
+        """Takes what `build_engine` says."""
+        if role != self._role:
+            self.close()
+            self._role = role
+            self._bar = tqdm(
+                total=100.0,
+                disable=self._hidden,
+                bar_format="{desc:<46} {percentage:3.0f}%|{bar}| {elapsed}",
+                dynamic_ncols=True,
+                mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            )
+        self._bar.set_description_str(f"{role}: {stage}"[:46], refresh=False)
+        self._bar.update(max(0.0, 100.0 * share - self._bar.n))
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _spec(arguments: argparse.Namespace) -> EngineSpec:
+    from wavernn_trt.engines.gpu import driver_state
+    from wavernn_trt.engines.spec import Backend, EngineSpec, Extent
+
+    devices = driver_state().devices
+    backend: Backend
+    if arguments.backend is not None:
+        backend = "tensorrt" if arguments.backend == "tensorrt" else "tensorrt_rtx"
+    else:
+        backend = "tensorrt" if devices and importlib.util.find_spec("tensorrt") else "tensorrt_rtx"
+    targets = arguments.sm or ()
+    if not targets and backend == "tensorrt_rtx":
+        targets = tuple(sorted({device.sm for device in devices})) or _DEFAULT_TARGETS
+    return EngineSpec(
+        backend=backend,
+        precision=arguments.precision,
+        batch=arguments.batch or Extent.of(8),
+        steps=arguments.steps,
+        form=arguments.form,
+        targets=targets,
+        frames=arguments.frames or Extent.of("2:512:4096"),
+    )
+
+
+def _as_json(plan: CachedPlan) -> dict[str, Any]:
+    return {"plan": str(plan.plan), **plan.manifest.to_json()}
+
+
+def _line(plan: CachedPlan, *, built: bool) -> str:
+    manifest = plan.manifest
+    how = "built in" if built else "in the cache; took"
+    return (
+        f"{plan.plan.name}: {manifest.plan_bytes / 1e6:.1f} MB, {how} {manifest.build_seconds:.1f} s "
+        f"and {manifest.peak_bytes / 2**30:.2f} GiB"
+    )
+
+
+def _extent(text: str) -> Extent:
+    from wavernn_trt.engines.spec import EngineSpecError, Extent
+
+    try:
+        return Extent.of(text)
+    except EngineSpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _targets(text: str) -> tuple[int, ...]:
+    words = text.lower().split(",")
+    numbers = [word.removeprefix("sm").removeprefix("_").replace(".", "") for word in words]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected compute capabilities, as in 86,89")
+    return tuple(sorted(set(map(int, numbers))))

@@ -1,0 +1,323 @@
+"""Plans are really built by TensorRT-RTX, for GPUs that are not there, and whatever goes wrong has its message."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="models are exported from PyTorch")
+pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
+
+from wavernn_trt.engines import build as build_module
+from wavernn_trt.engines.build import EngineBuildError, build_engine, plan_key, plan_stem
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.cache_errors import EngineCacheError
+from wavernn_trt.engines.spec import EngineSpec, Extent, Form, Role
+from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, open_model_directory, write_manifest
+from wavernn_trt.export.operators import Precision
+
+Directories = Callable[[str], ModelDirectory]
+FOUR = (80, 86, 89, 120)
+SHORT = Extent.of("2:8:64")
+QUICK = EngineSpec(targets=(86,), precision="fp32", steps=4, form="cell", batch=Extent.of(2), frames=SHORT)
+
+
+@pytest.fixture(scope="session")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Directories:
+    """A function name -> a model directory of the size that people train, with random weights."""
+    from wavernn_trt.scripts.bench_models import export_random
+
+    folder = tmp_path_factory.mktemp("standard")
+
+    @functools.cache
+    def make(name: str) -> ModelDirectory:
+        return open_model_directory(export_random(name, folder))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
+    """A cache that tests share, so that each conditioner is built once."""
+    return EngineCache(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(("form", "steps"), [("cell", 16), ("sequence", 1024)])
+@pytest.mark.parametrize("name", ["univoc-896", "fatchord-512"])
+def test_models_of_full_size_are_built_for_four_generations(
+    standard: Directories, kept: EngineCache, name: str, form: Form, steps: int, precision: Precision
+) -> None:
+    directory = standard(name)
+    spec = EngineSpec(targets=FOUR, precision=precision, form=form, steps=steps)
+    manifest = build_engine(directory, spec, kept).decoder.manifest
+    assert manifest.targets == ("sm80", "sm86", "sm89", "sm120")
+    (plugin,) = manifest.plugins
+    if form == "cell":
+        assert (plugin.name, plugin.count) == ("CustomGRUPlugin", steps * directory.model.layers)
+        low = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
+        assert set(manifest.precisions["MATRIX_MULTIPLY"]) <= {low, "float32"}
+        assert manifest.precisions["MATRIX_MULTIPLY"][low] >= 2 * steps
+        assert set(manifest.precisions["SOFTMAX"]) == {"float32"}
+    else:
+        assert (plugin.name, plugin.count) == ("WaveRNNSequencePlugin", 1)
+    weights = directory.model.multiply_adds * (4 if precision == "fp32" else 2)
+    assert manifest.plan_bytes > weights
+
+
+@pytest.mark.parametrize("name", ["univoc-896", "fatchord-512"])
+def test_sixty_four_unrolled_steps(standard: Directories, kept: EngineCache, name: str) -> None:
+    spec = EngineSpec(targets=FOUR, form="cell", steps=64)
+    manifest = build_engine(standard(name), spec, kept).decoder.manifest
+    assert manifest.layers["PLUGIN_V3"] == 64 * standard(name).model.layers
+
+
+@pytest.mark.parametrize("form", ["cell", "sequence"])
+@pytest.mark.parametrize("layout", ["mol", "gauss", "turian", "linear"])
+def test_every_layout_is_built(small_directory: Directories, kept: EngineCache, layout: str, form: Form) -> None:
+    directory = small_directory(layout)
+    spec = dataclasses.replace(QUICK, form=form, precision="fp16", batch=Extent.of("1:2:5"))
+    engine = build_engine(directory, spec, kept)
+    inputs = {binding.name: binding for binding in engine.decoder.manifest.bindings if binding.kind == "input"}
+    assert inputs["uniforms"].shape == (-1, 4, directory.model.uniforms)
+    assert inputs["uniforms"].profile == tuple((n, 4, directory.model.uniforms) for n in (1, 2, 5))
+    (mel, conditioning) = engine.conditioner.manifest.bindings
+    assert (mel.shape, conditioning.shape) == ((1, 6, -1), (1, -1, directory.model.columns))
+    assert engine.conditioner.manifest.frames == (2, 8, 64)
+
+
+def test_a_static_mel_as_the_conditioners_input(small_directory: Directories, kept: EngineCache) -> None:
+    engine = build_engine(small_directory("raw"), dataclasses.replace(QUICK, frames=Extent.of(1024)), kept)
+    assert engine.conditioner.manifest.frames == (1024, 1024, 1024)
+
+
+def test_plans_are_kept_and_found_again(small_directory: Directories, tmp_path: Path) -> None:
+    directory, cache = small_directory("univoc"), EngineCache(tmp_path / "cache")
+    first = build_engine(directory, QUICK, cache)
+    again = build_engine(directory, QUICK, cache)
+    assert (first.built, again.built) == (("conditioner", "decoder"), ())
+    assert first.decoder.plan == again.decoder.plan
+    assert first.decoder.plan.name.startswith("small-univoc-univoc8_decoder_cell_fp32_b2_s4_sm86_rtx1.")
+    other = build_engine(directory, dataclasses.replace(QUICK, steps=5), cache)
+    assert other.built == ("decoder",)  # the conditioner does not depend on steps
+
+
+def test_keys_tell_apart_whatever_makes_another_plan(small_directory: Directories) -> None:
+    specs = [
+        QUICK,
+        *(
+            dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]
+            for change in (
+                {"precision": "bf16"}, {"steps": 5}, {"form": "sequence"}, {"batch": Extent.of(3)},
+                {"targets": (86, 89)}, {"batch": Extent.of("1:2:2")},
+            )
+        ),
+    ]  # fmt: skip
+    keys = {plan_key(small_directory(layout), spec, "decoder") for layout in ("univoc", "raw") for spec in specs}
+    assert len(keys) == 2 * len(specs)
+    assert len({plan_stem(small_directory("raw"), spec, "decoder") for spec in specs}) == len(specs)
+
+
+def test_progress_comes_from_tensorrt(small_directory: Directories, tmp_path: Path) -> None:
+    said: list[tuple[Role, str, float]] = []
+    spec = dataclasses.replace(QUICK, steps=8)
+    build_engine(
+        small_directory("raw"), spec, EngineCache(tmp_path / "cache"), progress=lambda *step: said.append(step)
+    )
+    for role in ("conditioner", "decoder"):
+        mine = [(stage, share) for who, stage, share in said if who == role]
+        assert mine[-1] == ("ready", 1.0)
+        assert "Building engine" in {stage for stage, _ in mine}
+        assert all(0 <= share <= 1 for _, share in mine)
+    assert max(share for _, stage, share in said if stage != "ready") > 0.5
+
+
+def test_a_damaged_plan_is_said_and_built_again(
+    small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = small_directory("univoc")
+    plan = build_engine(directory, QUICK, EngineCache(tmp_path / "cache")).decoder.plan
+    content = bytearray(plan.read_bytes())
+    content[len(content) // 2] ^= 1
+    plan.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        engine = build_engine(directory, QUICK, EngineCache(tmp_path / "cache"))
+    assert engine.built == ("decoder",)
+    assert plan.name in caplog.text
+    assert build_engine(directory, QUICK, EngineCache(tmp_path / "cache")).built == ()
+
+
+def test_a_target_that_tensorrt_refuses_is_in_its_own_words(small_directory: Directories, tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match=r"conditioner[\s\S]*SM75[\s\S]*FP32 GEMM is not supported") as caught:
+        build_engine(small_directory("raw"), dataclasses.replace(QUICK, targets=(75,)), EngineCache(tmp_path / "cache"))
+    assert "while building the plan: TensorRT made no plan" in str(caught.value)
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_an_operator_that_tensorrt_refuses_is_named(small_directory: Directories, tmp_path: Path) -> None:
+    import onnx
+
+    directory = tmp_path / "model"
+    shutil.copytree(small_directory("raw").path, directory)
+    loop = onnx.load(str(directory / DECODER_LOOP), load_external_data=False)
+    (scan,) = (node for node in loop.graph.node if node.op_type == "Scan")
+    (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+    next(node for node in body.node if node.op_type == "ArgMax").op_type = "Multinomial"
+    onnx.save(loop, str(directory / DECODER_LOOP))
+    write_manifest(directory)
+    with pytest.raises(EngineBuildError, match=r"would refuse \d+ nodes.*\(Multinomial\): TensorRT has no layer"):
+        build_engine(open_model_directory(directory), QUICK, EngineCache(tmp_path / "cache"))
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_an_abort_in_native_code_is_an_error_message(
+    small_directory: Directories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the library's short name on the loader's path, TensorRT-RTX's parser aborts at a plugin."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    monkeypatch.setattr(build_module, "build_environment", lambda backend, folder: environment)
+    with pytest.raises(EngineBuildError, match=r"TensorRT-RTX ended its process with SIGABRT.*last node.*node_tanh"):
+        build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_out_of_memory_is_an_error_message(standard: Directories, tmp_path: Path) -> None:
+    spec = EngineSpec(targets=(86,), form="cell", steps=64)
+    with pytest.raises(EngineBuildError, match=r"out of memory beyond the limit of 0\.3 GiB; try fewer steps"):
+        build_engine(standard("univoc-896"), spec, EngineCache(tmp_path / "cache"), memory_limit=round(0.3 * 2**30))
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_a_full_disk_is_an_error_message(standard: Directories, small_disk: Path) -> None:
+    cache = EngineCache(small_disk / "cache")
+    with pytest.raises((EngineBuildError, EngineCacheError), match=r"No space left|full|free"):
+        build_engine(standard("univoc-896"), EngineSpec(targets=(86,), form="sequence"), cache)
+    assert left_behind(small_disk / "cache") == []
+
+
+def test_kill_in_mid_build_leaves_a_cache_that_works(standard: Directories, tmp_path: Path) -> None:
+    directory, cache = standard("univoc-896"), tmp_path / "cache"
+    command = ["--form", "cell", "--steps", "192", "--sm", "86", "-o", str(cache), str(directory.path)]
+    process = start(command)
+    wait_for(lambda: any(cache.glob("*_conditioner_*.json")) and builds(cache, process.pid))
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(alive(child) for child in children))  # it ends with its parent
+    assert not list(cache.glob("*_decoder_*.plan"))
+    finished = json.loads(run([*command, "--json", "-q"]))
+    assert [(plan["role"], plan["built"]) for plan in finished] == [("conditioner", False), ("decoder", True)]
+    assert left_behind(cache) == []
+
+
+def test_interrupt_in_mid_build_leaves_nothing_behind(standard: Directories, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    process = start(
+        ["--form", "cell", "--steps", "192", "--sm", "86", "-o", str(cache), str(standard("univoc-896").path)]
+    )
+    wait_for(lambda: builds(cache, process.pid))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; nothing was left behind" in errors
+    assert left_behind(cache) == []
+
+
+def test_two_builders_of_one_plan_build_it_once(small_directory: Directories, tmp_path: Path) -> None:
+    command = [
+        "--form", "cell", "--steps", "24", "--sm", "86", "-o", str(tmp_path / "cache"), "--json", "-q",
+        str(small_directory("raw").path),
+    ]  # fmt: skip
+    both = [start(command) for _ in range(2)]
+    results = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    for place in range(2):
+        assert sorted(result[place]["built"] for result in results) == [False, True]
+    assert len(list((tmp_path / "cache").glob("*.plan"))) == 2
+
+
+def test_a_second_build_takes_under_two_seconds(standard: Directories, tmp_path: Path) -> None:
+    command = ["--sm", "80,86,89,120", "-o", str(tmp_path / "cache"), "--json", "-q", str(standard("univoc-896").path)]
+    run(command)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        plans = json.loads(run(command))
+        seconds.append(time.perf_counter() - started)
+    assert [plan["built"] for plan in plans] == [False, False]
+    assert min(seconds) < 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB: too small for a plan of univoc 896, large enough to begin one."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("this system does not let a file system be mounted")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Whatever is in a cache that is neither a plan nor its sidecar, nor a lock."""
+    return [file.name for file in folder.iterdir() if file.name.startswith(".building")]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "wavernn_trt.scripts.cli", "build", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(arguments: list[str]) -> str:
+    process = start(arguments)
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    return output
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def builds(cache: Path, pid: int) -> bool:
+    """Whether a process is in the midst of a build: its child has written a graph and is at work on it."""
+    return any(cache.glob(".building-*/graph.onnx")) and bool(children_of(pid))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except OSError:
+        return False
+
+
+def test_helpers_of_this_module_see_processes() -> None:
+    assert alive(os.getpid())
+    assert not alive(2**22 + 1)
+    found: Any = children_of(os.getpid())
+    assert isinstance(found, list)
