@@ -1,4 +1,4 @@
-"""``wavernn-trt inspect``: what is in a model directory, and what TensorRT will make of it."""
+"""``wavernn-trt inspect``: what is in a model directory or a plan, and what TensorRT makes of it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ DESCRIPTION = """\
 Prints what is in a model directory: family, sizes, work for a sample, audio settings, files and
 their hashes, and the compatibility report: what TensorRT makes of every operator, on which
 condition, and each node that breaks one. Exits with 1 if a node does.
+
+Of a plan: its bindings, precisions, targets and plugins, the layers of the network it was built from
+and, where a GPU and its driver are there, those that TensorRT made of them.
 """
 _WITHOUT_ONNX = (
     "not available: node counts and the compatibility report need onnx; "
@@ -38,19 +41,24 @@ def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
     parser = subparsers.add_parser(
         "inspect",
-        help="show what is in a model directory, and what TensorRT would refuse",
+        help="show what is in a model directory, and what TensorRT would refuse, or what is in a plan",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="a model directory, as 'wavernn-trt export' makes it"
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="a model directory, as 'wavernn-trt export' makes it, or a .plan, as 'wavernn-trt build' does",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints; returns 1 where the compatibility report has violations."""
+    """Prints; returns 1 where the compatibility report has violations, or a plan is damaged."""
+    if arguments.directory.suffix == ".plan":
+        return _run_plan(arguments.directory, as_json=arguments.json)
     directory = open_model_directory(arguments.directory)
     reports = _reports(directory)
     values = _values(directory, reports)
@@ -60,6 +68,32 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(directory, values, reports)
     return int(any(report.violations for report in reports.values()))
+
+
+def _run_plan(plan: Path, *, as_json: bool) -> int:
+    from wavernn_trt.engines.cache_entries import read_entry
+    from wavernn_trt.engines.plan_layers import LayersUnknownError, plan_layers
+    from wavernn_trt.scripts.engines_report import entry_json, print_entry
+
+    entry = read_entry(plan.parent, plan.stem, verify=True)
+    if entry is None:
+        raise ValueError(f"{plan}: found no plan with its .json beside it; build one with: wavernn-trt build DIR")
+    layers: list[str] = []
+    unknown = "the plan is not whole"
+    if entry.manifest is not None and entry.state == "whole":
+        try:
+            layers, unknown = plan_layers(entry.plan, entry.manifest), ""
+        except LayersUnknownError as error:
+            unknown = str(error)
+    if as_json:
+        values = {**entry_json(entry), "layers_of_plan": layers or None, "layers_unknown": unknown or None}
+        json.dump(values, sys.stdout, indent=1)
+        print()
+        return int(entry.state != "whole")
+    print_entry(entry)
+    _section("layers of the plan")
+    print("\n".join(f"  {layer}" for layer in layers) if layers else f"  not known: {unknown}")
+    return int(entry.state != "whole")
 
 
 def _reports(directory: ModelDirectory) -> dict[str, CompatibilityReport]:

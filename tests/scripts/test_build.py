@@ -1,0 +1,90 @@
+"""``build`` and ``inspect`` of a plan, as they are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
+
+from wavernn_trt.scripts.cli import main
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The voice that is shipped, built word by word as the README has it."""
+    cache = tmp_path_factory.mktemp("cache") / "plans"
+    assert main(["build", "--sm", "80,86,89,120", "-o", str(cache), "-q"]) == 0
+    return cache
+
+
+def test_the_shipped_voice_is_built_for_four_generations(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "list", "--cache", str(plans), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["plans"]
+    assert {plan["manifest"]["role"] for plan in listed} == {"conditioner", "decoder"}
+    for plan in listed:
+        assert plan["manifest"]["targets"] == ["sm80", "sm86", "sm89", "sm120"]
+
+
+def test_a_second_build_says_that_nothing_was_built(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--sm", "120,89,86,80", "-o", str(plans)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("in the cache; took") == 2
+    assert "engine ready after" in captured.err
+
+
+def test_inspect_tells_what_a_plan_is_and_what_it_cannot_tell(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from wavernn_trt.engines.gpu import driver_state
+
+    (plan,) = plans.glob("*_decoder_*.plan")
+    assert main(["inspect", str(plan)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("sm80, sm86, sm89, sm120", "WaveRNNSequencePlugin version 1", "PLUGIN_V3", "float32   [8, 1024, 1]"):
+        assert words in printed
+    if not driver_state().present:
+        assert "not known: TensorRT-RTX opens a plan on a GPU only, and" in printed
+    assert main(["inspect", str(plan), "--json"]) == 0
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (values["layers_of_plan"] is None) == (values["layers_unknown"] is not None)
+
+
+def test_inspect_of_a_damaged_plan_exits_with_one(
+    plans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (plan,) = plans.glob("*_conditioner_*.plan")
+    (tmp_path / plan.name).write_bytes(plan.read_bytes()[:-1])
+    (tmp_path / plan.with_suffix(".json").name).write_bytes(plan.with_suffix(".json").read_bytes())
+    assert main(["inspect", str(tmp_path / plan.name)]) == 1
+    assert "not known: the plan is not whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sm", "90"], "does not build for 90, only for 75, 80, 86, 89, 120, 121; for an H100 or H200 build with"),
+        (["--sm", "ampere"], "found 'ampere', expected compute capabilities, as in 86,89"),
+        (["--batch", "8:4:2"], "expected 1 <= minimum <= optimum <= maximum"),
+        (["--batch", "many"], "found 'many', expected a number, or MIN:OPT:MAX as in 1:8:64"),
+        (["--batch", "5000"], "batch: found 5000, expected at most 4096"),
+        (["--steps", "100000"], "steps: found 100000, expected 1 to 65536"),
+        (["--precision", "int4"], "invalid choice: 'int4'"),
+        (["--backend", "tensorrt", "--sm", "86"], "regular TensorRT builds for the GPU it runs on"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["build", "-o", str(tmp_path / "cache"), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "cache").exists()
+
+
+def test_inspect_of_something_that_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path / "nothing.plan")]) == 2
+    assert "found no plan with its .json beside it; build one with: wavernn-trt build DIR" in capsys.readouterr().err
