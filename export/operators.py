@@ -185,7 +185,7 @@ class SequenceShape:
             "layers": self.layers,
             "fc_sizes": list(self.fc_sizes),
             "outputs": self.outputs,
-            "output": OUTPUTS.index(self.output),
+            "distribution": OUTPUTS.index(self.output),  # "output" is taken by ONNX's reference evaluator
             "label_feedback": int(self.label_feedback),
             "skip": int(self.skip),
             "group_columns": list(self.group_columns),
@@ -214,9 +214,9 @@ class SequenceShape:
                 raise ValueError(f"{SEQUENCE_OPERATOR}: attribute {name} is {found}, expected one integer")
             return found[0]
 
-        kind = number("output")
+        kind = number("distribution")
         if not 0 <= kind < len(OUTPUTS):
-            raise ValueError(f"{SEQUENCE_OPERATOR}: attribute output is {kind}, expected 0 to {len(OUTPUTS) - 1}")
+            raise ValueError(f"{SEQUENCE_OPERATOR}: attribute distribution is {kind}, expected 0 to {len(OUTPUTS) - 1}")
         columns = numbers("group_columns")
         return cls(
             hidden_size=number("hidden_size"),

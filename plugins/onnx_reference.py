@@ -7,7 +7,6 @@ Its ``new_ops`` come before the functions that a model carries, so that these ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,16 +36,6 @@ class WaveRNNSequencePlugin(OpRun):
     """All steps of a chunk, in the precision that the weights are stored in."""
 
     op_domain = DOMAIN
-
-    @property
-    def output(self) -> Sequence[str]:
-        """Names of the node's outputs."""
-        return self.onnx_node.output  # type: ignore[no-any-return]
-
-    @output.setter
-    def output(self, value: Any) -> None:
-        # The evaluator sets every attribute of a node on this object, and one is called ``output`` too.
-        del value
 
     def _run(self, *arrays: NDArray[Any], **_: Any) -> tuple[NDArray[Any], ...]:
         attributes = {item.name: helper.get_attribute_value(item) for item in self.onnx_node.attribute}

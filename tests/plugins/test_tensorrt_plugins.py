@@ -205,7 +205,7 @@ def test_wrong_attributes_and_types_are_named(module: Any, ask: Callable[[Any], 
         (GRU, gru, ["FLOAT", "FLOAT", "INT8", "FLOAT"], "recurrent_weight is INT8, expected FLOAT or HALF or BF16"),
         (GRU, gru, types[GRU][:3], "found 3 inputs, expected 4"),
         (SEQUENCE, {**sequence, "layers": 3}, types[SEQUENCE], "layers is 3, expected 1 or 2"),
-        (SEQUENCE, {**sequence, "output": 9}, types[SEQUENCE], "attribute output is 9, expected 0 to 2"),
+        (SEQUENCE, {**sequence, "distribution": 9}, types[SEQUENCE], "attribute distribution is 9, expected 0 to 2"),
         (SEQUENCE, sequence, mixed, "weights are FLOAT and HALF, expected one type for all"),
     ]
     requests: list[Any] = [
