@@ -179,9 +179,9 @@ def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str
         expected["interpolation"] = (slots, model.interpolated, steps, window)
     found = {one.name: shape_of(one, slots) for one in manifest.bindings}
     rows = {one.name: one.shape for one in engine.conditioner.manifest.bindings}
-    for name, bound, width in (("mel", 1, directory.audio.n_mels), ("conditioning", 2, model.columns)):
-        if rows[name][bound] not in (width, -1):
-            found, expected = {name: rows[name]}, {name: tuple(width if i == bound else -1 for i in range(3))}
+    for name, shape in (("mel", (1, directory.audio.n_mels, -1)), ("conditioning", (1, -1, model.columns))):
+        found[f"conditioner's {name}"] = rows.get(name, ())
+        expected[f"conditioner's {name}"] = shape
     for name in (*expected, *found):
         if found.get(name) != expected.get(name):
             raise VocoderError(

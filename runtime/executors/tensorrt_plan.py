@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _LAST_LINES = 4
 """Of TensorRT's own words in an error message."""
+_COMPILED = ".bin"
 
 
 class TensorRTRuntime:
@@ -81,7 +82,7 @@ class TensorRTPlan:
         self._name = cached.plan.name
         # TensorRT-RTX compiles kernels for the GPU at hand when a plan first runs there.
         self._compiled = (
-            _CompiledKernels(cached.plan.parent / "compiled" / f"{cached.name}.bin")
+            _CompiledKernels(cached.plan.parent / "compiled" / f"{cached.name}{_COMPILED}")
             if hasattr(trt, "IRuntimeCache")
             else None
         )
@@ -173,6 +174,9 @@ class _CompiledKernels:
             self._file.parent.mkdir(exist_ok=True)
             temporary.write_bytes(content)
             temporary.replace(self._file)
+            for other in self._file.parent.glob(f"*{_COMPILED}"):  # of plans that have left the cache
+                if not (self._file.parents[1] / f"{other.name.removesuffix(_COMPILED)}.plan").exists():
+                    other.unlink(missing_ok=True)
         except OSError as error:
             logger.debug("%s is not kept: %s", self._file, error)
         self._known = content

@@ -219,6 +219,7 @@ class OnnxPlan:
         file = DECODER_LOOP if manifest.role == "decoder" else CONDITIONER
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(directory.file(file)), options)
         self.manifest = manifest
         self.capturable = capturable
