@@ -178,6 +178,11 @@ class SequenceShape:
             dataclasses.replace(chunk["hidden"], name="hidden_out"),
         )
 
+    @classmethod
+    def attribute_names(cls) -> tuple[str, ...]:
+        """Of `to_attributes`: the fields' own, but that ONNX's reference evaluator needs the name ``output`` itself."""
+        return tuple("distribution" if field.name == "output" else field.name for field in dataclasses.fields(cls))
+
     def to_attributes(self) -> dict[str, int | list[int]]:
         """As ONNX attributes, integers all: TensorRT hands a plugin those unchanged."""
         return {
@@ -185,7 +190,7 @@ class SequenceShape:
             "layers": self.layers,
             "fc_sizes": list(self.fc_sizes),
             "outputs": self.outputs,
-            "distribution": OUTPUTS.index(self.output),  # "output" is taken by ONNX's reference evaluator
+            "distribution": OUTPUTS.index(self.output),
             "label_feedback": int(self.label_feedback),
             "skip": int(self.skip),
             "group_columns": list(self.group_columns),

@@ -146,7 +146,7 @@ OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation]] = {
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     GRU_OPERATOR: tuple(field.name for field in dataclasses.fields(GruOperation)),
-    SEQUENCE_OPERATOR: tuple(field.name for field in dataclasses.fields(SequenceShape)),
+    SEQUENCE_OPERATOR: SequenceShape.attribute_names(),
 }
 """Names of the integer attributes, by operator."""
 
