@@ -59,7 +59,10 @@ class TensorRTRuntime:
         engine = self._runtime.deserialize_cuda_engine(cached.plan.read_bytes())
         if engine is None:
             words = "; ".join(self._words) or "it gives no reason"
-            raise VocoderError(f"{cached.plan}: {name} does not load it: {words}. Build it again: {rebuild}")
+            raise VocoderError(
+                f"{cached.plan}: {name} does not load it: {words}. Update the driver if that is what it finds too old, "
+                f"else build the plan again: {rebuild}"
+            )
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         expected = {one.name for one in cached.manifest.bindings}
         if found != expected:

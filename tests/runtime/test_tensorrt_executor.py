@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import wavernn_trt
-from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.gpu import GpuDevice, driver_state
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
@@ -110,6 +112,23 @@ def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice
     with pytest.raises(VocoderError, match=r"mel is \(1, 40, -1\)"):
         open_with("conditioner", bindings=(wrong, conditioner[1]))
     open_with("decoder")
+
+
+def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
+    simulated: ModuleType, voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="a real TensorRT is asked to load a file that is no plan")
+    from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
+
+    plan = CachedPlan(tmp_path / "no.plan", simulated.manifests(voice)["decoder"])
+    plan.plan.write_bytes(b"this is no plan" * 1000)
+    with pytest.raises(VocoderError) as raised:
+        TensorRTRuntime("tensorrt_rtx").load(plan, "wavernn-trt build mine")
+    assert str(raised.value).startswith(f"{plan.plan}: TensorRT-RTX 1.")
+    assert str(raised.value).endswith("build the plan again: wavernn-trt build mine")
+    assert "it gives no reason" not in str(raised.value)
+    (record, *_) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage().removeprefix("TensorRT: ") in str(raised.value)
 
 
 # With a GPU.
