@@ -199,3 +199,28 @@ def test_on_a_gpu_streams_have_the_same_bits_alone_and_together(engine_on_the_gp
                 pieces[number].append(next(stream))
     for found, expected in zip(pieces, together, strict=False):
         assert np.array_equal(np.concatenate(found), expected)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_copies_fills_and_captured_work_come_in_order() -> None:
+    pytest.importorskip("pycuda.driver", reason="needs pycuda, which needs an NVIDIA driver", exc_type=ImportError)
+    if not driver_state().present:
+        pytest.skip(f"needs a GPU: {driver_state().reason}")
+    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+
+    device = CudaDevice()
+    with device.current():
+        first, second, event = device.stream(), device.stream(), device.event()
+        given, taken = device.pinned((4, 8), "int32"), device.pinned((4, 8), "int32")
+        given[...] = np.arange(32).reshape(4, 8)
+        buffer = device.allocate(given.nbytes)
+        graph = first.capture(lambda: first.fill(buffer, 7, 8, 3))
+        first.copy_in(buffer, given)
+        first.launch(graph)
+        first.record(event)
+        second.wait(event)
+        second.copy_out(taken, buffer)
+        second.synchronize()
+    expected = np.arange(32)
+    expected[8:11] = 7
+    assert np.array_equal(taken.reshape(-1), expected)
