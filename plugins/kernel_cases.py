@@ -19,9 +19,12 @@ Arrays = dict[str, NDArray[Any]]
 
 TOLERANCE = 2e-5
 """Largest error in float32, as a share of the largest value (at least 1): sums in another order, and another tanh."""
-LOW_TOLERANCE = 1.0
-"""In low precision, as a share of what the precision itself changes: an operand at the edge of two numbers may be
-rounded to the other one."""
+LOW_TOLERANCE = 2.0
+"""In low precision, the root of the mean square error as a share of what the precision itself changes. Now and then an
+operand at the edge between two numbers is rounded to the other one; over the steps that spreads, until a kernel and its
+reference are two runs with errors of the same size. In a single step they are far closer."""
+SINGLE_STEP_EXCESS = 0.2
+"""What `SequenceCase.excess` may be after one step. A kernel that rounded nothing would be at a half."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,12 @@ def _excess(found: Mapping[str, Any], expected: Arrays, plain: Arrays, precision
     worst = 0.0
     for name, value in found.items():
         scale = max(1.0, float(np.abs(expected[name]).max()))
-        allowed = TOLERANCE * scale
-        if precision != "fp32":
-            allowed += LOW_TOLERANCE * float(np.abs(plain[name] - expected[name]).max())
-        error = np.abs(value - expected[name]).max() / allowed
+        difference = np.abs(value - expected[name])
+        if precision == "fp32":
+            error = difference.max() / (TOLERANCE * scale)
+        else:
+            allowed = TOLERANCE * scale + LOW_TOLERANCE * float(np.sqrt(np.square(plain[name] - expected[name]).mean()))
+            error = np.sqrt(np.square(difference).mean()) / allowed
         worst = max(worst, float(np.nan_to_num(error, nan=np.inf)))
     return worst
 

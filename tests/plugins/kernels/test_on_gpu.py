@@ -61,5 +61,5 @@ def test_groups_of_blocks_share_the_streams_out(device_kernels: DeviceKernels) -
 def test_without_a_gpu_the_error_says_what_is_missing() -> None:
     if find_library("cuda"):
         pytest.skip("there is a driver here")
-    with pytest.raises(KernelError, match="need an NVIDIA driver|pip install cuda-bindings"), primary_context():
+    with pytest.raises(KernelError, match=r"need an NVIDIA driver|pip install cuda-bindings"), primary_context():
         pass

@@ -46,7 +46,14 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     stage = "        gru_stage<0, Streams>(c, step);\n        group.sync(block);\n"
     assert stage in text
     (sources / "sequence.h").write_text(text.replace(stage, stage.splitlines()[0] + "\n"))
-    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", CODE, sources)
+    code = CODE.split("for batch, size")[0] + (
+        "case = SequenceCase(small_shapes()['gaussian'], steps=30)\n"
+        "inputs = case.inputs()\n"
+        "for _ in range(5):\n"
+        "    kernels.sequence(case, inputs, blocks=3)\n"
+    )
+    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", code, sources)
+    assert done.returncode == 66
     assert "data race" in done.stderr
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, small_shapes
+from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, SequenceCase, small_shapes
 
 SHAPES = small_shapes()
 
@@ -25,6 +25,16 @@ def test_kernel_is_the_reference(host_kernels: HostKernels, model: str, batch: i
     inputs = case.inputs()
     for blocks, warps in ((1, 1), (3, 2)):
         assert case.excess(host_kernels.sequence(case, inputs, blocks=blocks, warps=warps), inputs) <= 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("model", SHAPES)
+def test_operands_are_rounded_where_the_reference_rounds_them(
+    host_kernels: HostKernels, model: str, precision: Precision
+) -> None:
+    case = SequenceCase(SHAPES[model], precision, batch=9, steps=1)
+    inputs = case.inputs()
+    assert case.excess(host_kernels.sequence(case, inputs), inputs) <= SINGLE_STEP_EXCESS
 
 
 @pytest.mark.parametrize("hidden_size", [1, 5, 16, 33])
