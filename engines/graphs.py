@@ -78,6 +78,7 @@ def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
 
 def _make_single(conditioner: onnx.ModelProto) -> None:
     """One mel at a time: its length is the one dimension left to a profile."""
-    dimension = conditioner.graph.input[0].type.tensor_type.shape.dim[0]
-    dimension.ClearField("dim_param")
-    dimension.dim_value = 1
+    (mel,), (conditioning,) = conditioner.graph.input, conditioner.graph.output
+    for value in (mel, conditioning):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    conditioning.type.tensor_type.shape.dim[1].dim_param = "rows"

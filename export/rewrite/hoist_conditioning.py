@@ -98,7 +98,8 @@ def _append_products(
         outputs.append(product)
     if len(outputs) > 1:
         outputs = conditioner.layer(op="Concat", inputs=outputs, outputs=["hoisted"], attrs={"axis": 2})
-    shape = (*raw.shape[:2], sum(weight.shape[1] for weight in weights))
+    # torch notes its example's number of rows where a GRU made them; it is the mel's.
+    shape = (raw.shape[0], "rows", sum(weight.shape[1] for weight in weights))
     (result,) = outputs
     result.name, result.dtype, result.shape = "conditioning", np.dtype(np.float32), shape
     conditioner.outputs = [result]
