@@ -321,3 +321,12 @@ def test_helpers_of_this_module_see_processes() -> None:
     assert not alive(2**22 + 1)
     found: Any = children_of(os.getpid())
     assert isinstance(found, list)
+
+
+def test_a_build_that_would_take_days_is_warned_of(
+    small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = dataclasses.replace(QUICK, steps=1024, targets=(75,))  # refused at its conditioner, long before
+    with caplog.at_level(logging.WARNING), pytest.raises(EngineBuildError):
+        build_engine(small_directory("raw"), spec, EngineCache(tmp_path / "cache"))
+    assert "so 1024 may take days; build the form sequence" in caplog.text
