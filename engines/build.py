@@ -80,7 +80,7 @@ def build_engine(
     say = progress or (lambda role, stage, share: None)
     if spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS:
         logger.warning(
-            "unrolled steps of a model with %d GRUs: the build's time grows with their cube (32 steps 8 s, 64 steps 45 s),"
+            "unrolled steps of a model with %d GRUs: a build's time grows with their cube (32 take 8 s, 64 take 45 s),"
             " so %d may take days; build the form sequence, or at most %d steps",
             directory.model.layers,
             spec.steps,

@@ -108,7 +108,7 @@ def build_plan(request: dict[str, Any], events: Events) -> dict[str, Any]:
         "window": graphs.decoder_window(directory, spec) if role == "decoder" else None,
         "graph_sha256": _sha256(folder / GRAPH, folder / WEIGHTS),
         "build_seconds": round(time.perf_counter() - started, 2),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": _peak_bytes(),
     }
 
 
@@ -212,6 +212,15 @@ def _parser_errors(parser: Any) -> str:
 def _end_with_parent() -> None:
     sys.stdin.read()  # ends when the parent closes it, or has gone
     os._exit(1)
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process had resident. ``getrusage`` would count its parent's, as it was before exec."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _sha256(*files: Path) -> str:
