@@ -1,0 +1,100 @@
+"""Device memory, a stream, and how long something takes on it by CUDA's own events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.plugins import driver
+
+Work = Callable[[int], None]
+"""Puts something on the stream of a handle."""
+
+
+class DeviceStream:
+    """A stream of its own, with two events."""
+
+    def __init__(self) -> None:
+        """Makes it in the current context.
+
+        Raises:
+            KernelError: the driver refuses.
+        """
+        (self._stream,) = driver.call("cuStreamCreate", 1)  # non-blocking: not ordered after the legacy default stream
+        self._events = [driver.call("cuEventCreate", 0)[0] for _ in range(2)]
+        self._graphs: list[Any] = []
+        self.handle = int(self._stream)
+
+    def seconds(self, work: Work) -> float:
+        """How long something takes on the device, from the first of it to its end."""
+        begin, end = self._events
+        driver.call("cuEventRecord", begin, self._stream)
+        work(self.handle)
+        driver.call("cuEventRecord", end, self._stream)
+        driver.call("cuEventSynchronize", end)
+        (milliseconds,) = driver.call("cuEventElapsedTime", begin, end)
+        return float(milliseconds) / 1e3
+
+    def captured(self, work: Work) -> Work:
+        """The same as a CUDA graph, launched on whatever stream; it lives as long as this stream."""
+        mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
+        driver.call("cuStreamBeginCapture", self._stream, mode)
+        work(self.handle)
+        (graph,) = driver.call("cuStreamEndCapture", self._stream)
+        (executable,) = driver.call("cuGraphInstantiate", graph, 0)
+        driver.call("cuGraphDestroy", graph)
+        self._graphs.append(executable)
+        return lambda stream: _launch(executable, stream)
+
+    def synchronize(self) -> None:
+        """Waits for all that is on it."""
+        driver.call("cuStreamSynchronize", self._stream)
+
+    def close(self) -> None:
+        """Gives everything back."""
+        for graph in self._graphs:
+            driver.call("cuGraphExecDestroy", graph)
+        for event in self._events:
+            driver.call("cuEventDestroy", event)
+        driver.call("cuStreamDestroy", self._stream)
+
+
+def _launch(executable: Any, stream: int) -> None:
+    driver.call("cuGraphLaunch", executable, stream)
+
+
+@contextlib.contextmanager
+def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Callable[[], None]]]:
+    """Copies of arrays in device memory: their addresses, and what copies all of them back into the arrays."""
+    kept = list(arrays)
+    allocated: list[Any] = []
+    try:
+        for array in kept:
+            contiguous = np.ascontiguousarray(array)
+            (address,) = driver.call("cuMemAlloc", max(contiguous.nbytes, 1))
+            allocated.append(address)
+            driver.call("cuMemcpyHtoD", address, contiguous.ctypes.data, contiguous.nbytes)
+
+        def fetch() -> None:
+            for array, address in zip(kept, allocated, strict=True):
+                driver.call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
+
+        driver.call("cuCtxSynchronize")
+        yield [int(address) for address in allocated], fetch
+    finally:
+        for address in allocated:
+            driver.call("cuMemFree", address)
+
+
+@contextlib.contextmanager
+def scratch(size: int) -> Iterator[int]:
+    """The address of so many bytes of device memory, with anything in them."""
+    (address,) = driver.call("cuMemAlloc", size)
+    try:
+        yield int(address)
+    finally:
+        driver.call("cuMemFree", address)

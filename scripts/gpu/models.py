@@ -1,0 +1,106 @@
+"""Models of the sizes that people train, as the sequence kernel sees them, with random inputs as long as one likes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavernn_trt.export.operators import Precision, SequenceShape
+from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+
+CHUNK_STEPS = 1024
+
+
+@dataclass(frozen=True)
+class StandardModel:
+    """A model, and what decides how many rows of conditioning its chunks read."""
+
+    shape: SequenceShape
+    hop_length: int
+    """Samples a frame."""
+    margin: int
+    """Rows before and behind a frame that a step reads."""
+
+    def window(self, steps: int = CHUNK_STEPS) -> int:
+        """Rows of a chunk's window, wherever in a frame it begins."""
+        return (self.hop_length - 1 + steps - 1) // self.hop_length + 1 + 2 * self.margin
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the matrix products of one sample; as many weights are read for it."""
+        return multiply_adds(self.shape)
+
+
+def multiply_adds(shape: SequenceShape) -> int:
+    """Of the matrix products of one sample."""
+    weights = (operand.shape for operand in shape.weight_inputs() if operand.kind == "weight")
+    return sum(math.prod(int(size) for size in sizes) for sizes in weights)
+
+
+def univoc_shape(hidden_size: int, fc_size: int, classes: int) -> SequenceShape:
+    """The decoder of univoc: a table of labels, one GRU, two fully connected layers."""
+    return SequenceShape(
+        hidden_size=hidden_size,
+        layers=1,
+        fc_sizes=(fc_size,),
+        outputs=classes,
+        output="categorical",
+        label_feedback=True,
+        skip=False,
+        group_columns=(3 * hidden_size,),
+        group_held=(True,),
+        place_groups=((0,), ()),
+    )
+
+
+def fatchord_shape(hidden_size: int, fc_size: int, classes: int) -> SequenceShape:
+    """The decoder of fatchord in RAW mode: two GRUs with a connection around them, three fully connected layers."""
+    both, wide = (0, 1), 3 * hidden_size
+    return SequenceShape(
+        hidden_size=hidden_size,
+        layers=2,
+        fc_sizes=(fc_size, fc_size),
+        outputs=classes,
+        output="categorical",
+        label_feedback=False,
+        skip=True,
+        group_columns=(wide + hidden_size, 2 * wide + hidden_size + 2 * fc_size),
+        group_held=(False, True),
+        place_groups=(both, both, (1,), (1,), (1,)),
+    )
+
+
+STANDARD = {
+    "univoc-896": StandardModel(univoc_shape(896, 1024, 1024), hop_length=200, margin=0),
+    "fatchord-512": StandardModel(fatchord_shape(512, 512, 512), hop_length=275, margin=2),
+}
+"""univoc as published (16 kHz), and fatchord as published (22.05 kHz, 9 bits)."""
+
+
+def long_chunk(
+    model: StandardModel, precision: Precision, batch: int, steps: int = CHUNK_STEPS
+) -> tuple[SequenceCase, Arrays]:
+    """A chunk of many steps and its inputs. Its random numbers are anywhere, so that no reference tells its labels.
+
+    Args:
+        model: of which.
+        precision: of its weights.
+        batch: streams.
+        steps: of the chunk.
+    """
+    shape, window = model.shape, model.window(steps)
+    one = SequenceCase(shape, precision, batch, steps=1, window=window)
+    inputs = one.inputs()
+    random = np.random.default_rng(steps)
+    inputs["uniforms"] = random.uniform(0.01, 0.99, (batch, steps, shape.uniforms)).astype(np.float32)
+    frame = model.margin + np.arange(steps) // model.hop_length
+    if "frame_index" in inputs:
+        inputs["frame_index"] = np.tile(frame.astype(np.int32), (batch, 1))
+    if "interpolation" in inputs:
+        reach = np.abs(np.arange(window) - frame[:, None]) <= model.margin  # [T, W]
+        weights = (reach / reach.sum(axis=1, keepdims=True)).astype(np.float32)
+        inputs["interpolation"] = np.tile(weights, (batch, shape.interpolated, 1, 1))
+    return dataclasses.replace(one, steps=steps), inputs

@@ -1,0 +1,144 @@
+"""The table that a run ends with; short enough that the last 12,000 characters of the output hold all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.scripts.gpu.tasks import Finding, Status
+
+MOST_FAILURES = 6
+"""Of a part, shown one by one; the JSON file has all."""
+_TEXT = 200
+SPEED = "speed"
+NOTES = """\
+spread: half of (fastest - slowest) as a share of the median. RTF: of one stream, at 16 kHz. limit: share of the bf16
+product above. loop, graph: times as fast as PyTorch at the same batch; the graph in the same precision.\
+"""
+
+
+def lay_out(report: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
+    """The table's lines.
+
+    Args:
+        report: ``date``, ``seconds``, ``host`` and ``subset`` of the run.
+        findings: all of them.
+    """
+    what = "the kernels' host build" if report["host"] else "the GPU"
+    yield f"wavernn-trt on {what}, {report['date']}, {report['seconds']:.0f} s"
+    for part in dict.fromkeys(found.part for found in findings):
+        here = [found for found in findings if found.part == part]
+        yield ""
+        yield f"-- {part}"
+        yield from _speed(here) if part == SPEED else _lines(here)
+        yield from _failures(here)
+    yield ""
+    yield verdict(findings)
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """All in a line."""
+    counts = Counter(found.status for found in findings)
+    order: tuple[Status, ...] = ("passed", "failed", "skipped", "noted")
+    word = "FAILED" if counts["failed"] else "all right" if counts["passed"] else "nothing was checked"
+    return f"{word}: {', '.join(f'{counts[status]} {status}' for status in order if counts[status])}"
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """One for each subject and line: the only finding's words, or how many passed and the worst of them."""
+    lines: dict[tuple[str, str], list[Finding]] = {}
+    for found in findings:
+        lines.setdefault((found.subject, found.line), []).append(found)
+    for (subject, line), group in lines.items():
+        head = f"{subject:<14} {line:<20} "
+        if len(group) == 1 and not group[0].name:
+            status = group[0].status if group[0].status != "noted" else ""
+            yield f"{head}{status:<8}{group[0].text[: 2 * _TEXT]}".rstrip()
+            continue
+        counts = Counter(found.status for found in group)
+        mark = "FAILED" if counts["failed"] else "passed" if counts["passed"] else ""
+        text = f"{counts['passed']} of {len(group)}"
+        if counts["skipped"]:
+            reasons = dict.fromkeys(found.text for found in group if found.status == "skipped")
+            text += f", {counts['skipped']} skipped: {'; '.join(reasons)[:_TEXT]}"
+        worst = max((found.numbers["excess"] for found in group if "excess" in found.numbers), default=None)
+        if worst is not None:
+            text += f", at most {worst:.3g} of the tolerance"
+        yield f"{head}{mark:<8}{text}"
+
+
+def _failures(findings: Sequence[Finding]) -> Iterator[str]:
+    failed = [found for found in findings if found.status == "failed"]
+    for found in failed[:MOST_FAILURES]:
+        name = ", ".join(filter(None, (found.subject, found.line, found.name)))
+        yield f"  failed: {name}: {' '.join(found.text.split())[:_TEXT]}"
+    if len(failed) > MOST_FAILURES:
+        yield f"  and {len(failed) - MOST_FAILURES} more"
+
+
+def _speed(findings: Sequence[Finding]) -> Iterator[str]:
+    """The numbers in columns, and what could not be measured by its reasons."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for found in findings:
+        by_kind.setdefault(str(found.numbers.get("kind", "")), []).append(found.numbers)
+        if found.subject in ("clocks", "ceiling"):
+            yield f"{found.subject:<14} {found.line:<20} {found.text[:_TEXT]}"
+    ceilings = {ceiling["name"]: ceiling for ceiling in by_kind.get("ceiling", [])}
+    peers = {(*_key(peer), peer["subject"]): peer for peer in by_kind.get("peer", [])}
+    if rows := by_kind.get("sequence", []):
+        product = ceilings.get("product", {}).get("flops")
+        yield f"{'sequence':<22}{'batch':>6}{'samples/s':>13}{'spread':>8}{'RTF':>8}{'GFLOP/s':>9}{'limit':>9}" + (
+            f"{'loop':>8}{'graph':>8}"
+        )
+        for row in rows:
+            yield _sequence_row(row, product, peers)
+        yield NOTES
+    if peers:
+        yield from _peer_rows(peers)
+    if rows := by_kind.get("cell", []):
+        yield from _cell_rows(rows, ceilings.get("copy", {}).get("bytes_per_second"))
+    for reason, count in Counter(found.text for found in findings if found.status == "skipped").items():
+        yield f"not measured ({count}): {reason[:_TEXT]}"
+
+
+def _key(numbers: dict[str, Any]) -> tuple[str, int, str]:
+    return numbers["model"], numbers["batch"], numbers["precision"]
+
+
+def _sequence_row(row: dict[str, Any], product: float | None, peers: dict[tuple[Any, ...], dict[str, Any]]) -> str:
+    speed = row["samples_per_second"]
+    loop = peers.get((row["model"], row["batch"], "fp32", "loop"))
+    graph = peers.get((*_key(row), "graph"))
+    ratios = (f"{speed / peer['samples_per_second']:.1f} x" if peer else "-" for peer in (loop, graph))
+    limit = f"{100 * row['flops'] / product:.3f} %" if product else "-"
+    spread = 50 * (row["fastest"] - row["slowest"]) / speed
+    name = f"{row['model']} {row['precision']}"
+    return f"{name:<22}{row['batch']:>6}{speed:>13,.0f}{spread:>6.1f} %{row['real_time_factor']:>8.3f}" + (
+        f"{row['flops'] / 1e9:>9,.0f}{limit:>9}" + "".join(f"{ratio:>8}" for ratio in ratios)
+    )
+
+
+def _peer_rows(peers: dict[tuple[Any, ...], dict[str, Any]]) -> Iterator[str]:
+    columns = [("loop", "fp32"), *(("graph", precision) for precision in PRECISIONS)]
+    heads = "".join(f"{f'{subject} {precision}':>14}" for subject, precision in columns)
+    yield f"{'PyTorch, samples/s':<22}{'batch':>6}{heads}"
+    for model, batch in dict.fromkeys((key[0], key[1]) for key in peers):
+        cells = (peers.get((model, batch, precision, subject)) for subject, precision in columns)
+        values = (f"{cell['samples_per_second']:,.0f}" if cell else "-" for cell in cells)
+        yield f"{model:<22}{batch:>6}" + "".join(f"{value:>14}" for value in values)
+
+
+def _cell_rows(rows: Sequence[dict[str, Any]], copy: float | None) -> Iterator[str]:
+    found = {(row["batch"], row["precision"]): row for row in rows}
+    yield f"{'one GRU cell':<14}{'batch':>6}" + "".join(f"{f'{p}: us, GB/s, copy':>26}" for p in PRECISIONS)
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        cells = []
+        for precision in PRECISIONS:
+            row = found.get((batch, precision))
+            speed = row["weight_bytes_per_second"] if row else 0.0
+            share = f"{100 * speed / copy:.0f} %" if copy else "-"
+            cells.append(f"{1e6 * row['seconds']:.2f}{speed / 1e9:>8,.0f}{share:>7}" if row else "-")
+        yield f"{'':<14}{batch:>6}" + "".join(f"{cell:>26}" for cell in cells)
+    yield "of the weights' bytes a second; all of them fit into most GPUs' L2, so that the copy is not their limit"

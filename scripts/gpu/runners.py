@@ -1,0 +1,72 @@
+"""Who runs a case: the GPU, or the same sources built for this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.device_kernels import DeviceKernels
+from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
+from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+
+
+class Runner(Protocol):
+    """Runs cases on outputs full of NaN."""
+
+    captures: bool
+    """Whether it can run a case through a CUDA graph."""
+
+    def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
+        """The new hidden state, of the case's inputs or of others."""
+
+    def sequence(
+        self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], *, groups: int = 1, captured: bool = False
+    ) -> Arrays:
+        """The node's outputs."""
+
+
+class DeviceRunner(DeviceKernels):
+    """On the GPU whose context is current."""
+
+    captures = True
+
+
+class HostRunner:
+    """On this machine's processor."""
+
+    captures = False
+
+    def __init__(self, folder: Path) -> None:
+        """Builds the kernels.
+
+        Args:
+            folder: where a library may be put.
+
+        Raises:
+            KernelError: g++ is missing, or does not compile them.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._kernels = HostKernels(build_host_kernels(folder / "kernels.so"))
+
+    def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
+        """See `Runner`."""
+        del captured
+        return self._kernels.gru_cell(case, inputs, warps=2)
+
+    def sequence(
+        self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], *, groups: int = 1, captured: bool = False
+    ) -> Arrays:
+        """See `Runner`."""
+        del captured
+        found = self._kernels.sequence(case, inputs, groups=groups, warps=2)
+        return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
+
+
+def kernel_cache(folder: Path) -> KernelCache:
+    """Compiled kernels of a run, in its own folder."""
+    return KernelCache(folder / "kernels")

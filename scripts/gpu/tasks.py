@@ -1,0 +1,92 @@
+"""What a part of a run consists of, and what each of its tasks finds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["passed", "failed", "skipped", "noted"]
+"""``noted``: an answer that is neither right nor wrong."""
+Subset = Literal["all", "sanitizer"]
+
+
+class MissingError(Exception):
+    """A task that cannot run here: says what it needs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found."""
+
+    status: Status
+    text: str = ""
+    """In words, for the table."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to find out."""
+
+    subject: str
+    """What it is about, as in ``sequence fp16``."""
+    line: str
+    """The table's line, beside the subject, that counts it."""
+    name: str
+    """What tells it from the line's others."""
+    run: Callable[[], Outcome]
+    """Finds it out; raises `MissingError` where something it needs is not there."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A task's outcome, with what it was."""
+
+    part: str
+    subject: str
+    line: str
+    name: str
+    status: Status
+    text: str
+    numbers: dict[str, Any]
+    seconds: float
+    """That it took."""
+
+    @classmethod
+    def of(cls, part: str, task: Task, outcome: Outcome, seconds: float = 0.0) -> Finding:
+        """Puts both together."""
+        return cls(part, task.subject, task.line, task.name, outcome.status, outcome.text, outcome.numbers, seconds)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a part is asked for."""
+
+    folder: Path
+    """Where everything is written."""
+    host: bool = False
+    """Whether the kernels' host build is checked in the GPU's place."""
+    subset: Subset = "all"
+    """``sanitizer``: few and small cases."""
+    proved: tuple[str, ...] = ()
+    """Subjects of which all cases were right so far; only these are timed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Settings:
+        """From what `to_json` gave."""
+        return cls(**{**values, "folder": Path(values["folder"]), "proved": tuple(values["proved"])})
+
+
+def proved(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Subjects of which at least one case passed and none failed."""
+    passed = dict.fromkeys(found.subject for found in findings if found.status == "passed")
+    failed = {found.subject for found in findings if found.status == "failed"}
+    return tuple(subject for subject in passed if subject not in failed)

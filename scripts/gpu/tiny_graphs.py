@@ -1,0 +1,89 @@
+"""Graphs small enough to build in seconds: a product into one GRU cell, and a chunk as one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from wavernn_trt.export.networks import IR_VERSION, OPSET
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION, SEQUENCE_OPERATOR
+from wavernn_trt.export.rewrite.gru_function import gru_function
+from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+
+BATCH, WIDTH, UNITS = 3, 12, 40
+_PLUGIN: dict[str, Any] = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+
+
+def cell_graph() -> tuple[onnx.ModelProto, Arrays]:
+    """One cell behind its input product, which ONNX Runtime runs too, and its inputs."""
+    random = np.random.default_rng(0)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(random.uniform(-0.5, 0.5, shape).astype(np.float32), name)
+
+    inputs = {
+        "x": random.standard_normal((BATCH, WIDTH)).astype(np.float32),
+        "hidden": random.uniform(-1, 1, (BATCH, UNITS)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "input_weight"], ["gates"]),
+        helper.make_node(
+            GRU_OPERATOR,
+            ["gates", "hidden", "recurrent_weight", "recurrent_bias"],
+            ["next_hidden"],
+            domain=DOMAIN,
+            hidden_size=UNITS,
+            input_size=WIDTH,
+            **_PLUGIN,
+        ),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "cell",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in inputs.items()],
+        [helper.make_tensor_value_info("next_hidden", TensorProto.FLOAT, (BATCH, UNITS))],
+        [
+            weights("input_weight", WIDTH, 3 * UNITS),
+            weights("recurrent_weight", 3 * UNITS, UNITS),
+            weights("recurrent_bias", 3 * UNITS),
+        ],
+    )
+    return _model(graph, [gru_function(OPSET)]), inputs
+
+
+def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto, Arrays]:
+    """A chunk as one node in fp32, its weights inside, and the inputs that are left."""
+    operands = case.shape.inputs()
+    chunk = [operand.name for operand in case.shape.chunk_inputs()]
+    types = {"int32": TensorProto.INT32}
+    node = helper.make_node(
+        SEQUENCE_OPERATOR,
+        [operand.name for operand in operands],
+        [operand.name for operand in case.shape.outputs_of_node()],
+        domain=DOMAIN,
+        **{**case.shape.to_attributes(), **_PLUGIN},
+    )
+    graph = helper.make_graph(
+        [node],
+        "sequence",
+        [
+            helper.make_tensor_value_info(
+                operand.name, types.get(operand.kind, TensorProto.FLOAT), inputs[operand.name].shape
+            )
+            for operand in case.shape.chunk_inputs()
+        ],
+        [
+            helper.make_tensor_value_info(name, types.get(str(value.dtype), TensorProto.FLOAT), value.shape)
+            for name, value in case.poisoned_outputs().items()
+        ],
+        [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in chunk],
+    )
+    return _model(graph, []), {name: inputs[name] for name in chunk}
+
+
+def _model(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> onnx.ModelProto:
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=IR_VERSION)
