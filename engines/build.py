@@ -21,7 +21,8 @@ from typing import IO, Any
 import wavernn_trt
 from wavernn_trt.engines.build_process import NO_MEMORY, PARSING, PLAN
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
-from wavernn_trt.engines.gpu import driver_state
+from wavernn_trt.engines.cache_errors import is_lack_of_room
+from wavernn_trt.engines.gpu import GpuDevice, driver_state
 from wavernn_trt.engines.manifest import Binding, PlanManifest, PluginUse, clean_name
 from wavernn_trt.engines.spec import ROLES, EngineSpec, Role
 from wavernn_trt.engines.tensorrt_module import NAMES, build_environment, import_tensorrt, tensorrt_version
@@ -38,6 +39,21 @@ _LAST_LINES = 8
 _MANY_STEPS = 128
 """Of an unrolled decoder with two GRUs. What lies between two plugins is compiled as a whole, the more often and the
 longer the more of them there are; one GRU's steps grow with the square."""
+_START = "import sys; sys.path[:] = filter(None, sys.path); from wavernn_trt.engines.build_process import main; main()"
+"""What a build's process runs. ``python -m`` and ``-c`` would look for modules in the current folder first, and a file
+there that happens to be called ``onnx.py`` is not ours to run."""
+_GRAPH_CODE = (
+    "engines/build_process.py",
+    "engines/graphs.py",
+    "export/config.py",
+    "export/graph_edit.py",
+    "export/graph_files.py",
+    "export/model_directory.py",
+    "export/networks.py",
+    "export/operators.py",
+    "export/rewrite",
+)
+"""What makes a plan's network from a model directory; another version of it may make another plan."""
 _SHORT_BACKENDS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 
@@ -78,7 +94,8 @@ def build_engine(
         TensorRTMissingError: the module is not installed.
     """
     say = progress or (lambda role, stage, share: None)
-    if spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS:
+    endless = spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS
+    if endless and cache.find(plan_stem(directory, spec, "decoder"), plan_key(directory, spec, "decoder")) is None:
         logger.warning(
             "unrolled steps of a model with %d GRUs: a build's time grows with their cube (32 take 8 s, 64 take 45 s),"
             " so %d may take days; build the form sequence, or at most %d steps",
@@ -118,9 +135,14 @@ def plan_stem(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
 
 
 def _gpu_and_version(spec: EngineSpec) -> str:
-    targets = spec.targets or sorted({device.sm for device in driver_state().devices})
+    targets = spec.targets or [device.sm for device in _building_gpu()]
     version = ".".join(tensorrt_version(spec.backend).split(".")[:2])
     return f"sm{'+'.join(map(str, targets))}_{_SHORT_BACKENDS[spec.backend]}{version}"
+
+
+def _building_gpu() -> tuple[GpuDevice, ...]:
+    """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
+    return driver_state().devices[:1]
 
 
 def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
@@ -133,8 +155,8 @@ def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
         "role": role,
         "spec": spec.of_role(role),
         "version": tensorrt_version(spec.backend),
-        "gpu": [] if spec.targets else [device.name for device in driver_state().devices],
-        "graph_code": _sources("export/rewrite", "engines/graphs.py", "export/graph_files.py"),
+        "gpu": [] if spec.targets else [device.name for device in _building_gpu()],
+        "graph_code": _sources(*_GRAPH_CODE),
         "plugin_code": plugin_sources() if role == "decoder" else "",
     }
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
@@ -142,7 +164,7 @@ def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
 
 def plugin_sources() -> str:
     """The SHA-256 of the plugins' and kernels' sources; a plan made with others is another plan."""
-    return _sources("plugins")
+    return _sources("plugins", "export/operators.py")
 
 
 @cache
@@ -177,7 +199,7 @@ def _manifest(
         model_sha256=file_sha256(directory.file(MANIFEST)),
         backend=spec.backend,
         backend_version=tensorrt_version(spec.backend),
-        targets=targets or tuple(f"{device.name} sm{device.sm}" for device in driver_state().devices),
+        targets=targets or tuple(f"{device.name} sm{device.sm}" for device in _building_gpu()),
         precision=spec.precision if decoder else "fp32",
         form=spec.form if decoder else None,
         batch=spec.batch.as_tuple() if decoder else (1, 1, 1),
@@ -214,7 +236,7 @@ def _run(
     }
     with tempfile.TemporaryFile() as native_output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "wavernn_trt.engines.build_process"],
+            [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=native_output,
@@ -238,8 +260,8 @@ def _run(
             process.wait()
         if watched.result is not None and code == 0:
             return watched.result
-        if watched.errno is not None:
-            raise OSError(watched.errno, os.strerror(watched.errno), str(folder))  # the cache says what to do
+        if watched.os_error is not None and is_lack_of_room(watched.os_error, folder.parent):
+            raise watched.os_error  # the cache says what to do
         raise EngineBuildError(watched.explain(code, _tail(native_output), NAMES[spec.backend], memory_limit))
 
 
@@ -252,7 +274,7 @@ class _Watched:
         self._node: str | None = None
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._error: str | None = None
-        self.errno: int | None = None
+        self.os_error: OSError | None = None
         self.result: dict[str, Any] | None = None
 
     def event(self, event: dict[str, Any]) -> None:
@@ -269,7 +291,9 @@ class _Watched:
                 self._lines.append(f"{event['severity'].lower()}: {event['text']}")
                 logger.debug("TensorRT: %s: %s", event["severity"], event["text"])
             case "error":
-                self._error, self.errno = event["text"], event.get("errno")
+                self._error = event["text"]
+                if event.get("errno") is not None:
+                    self.os_error = OSError(event["errno"], os.strerror(event["errno"]), event["filename"])
             case "result":
                 self.result = event
 
@@ -284,13 +308,17 @@ class _Watched:
         """
         lines = [*self._lines, *native]
         what = f"the {self._role}'s plan could not be built, while {self._stage}"
-        if code == -signal.SIGKILL or self._error == NO_MEMORY or any("bad_alloc" in line for line in lines):
-            limit = "" if memory_limit is None else f" beyond the limit of {memory_limit / 2**30:.2g} GiB"
-            what += f": out of memory{limit}; try fewer steps, or the form sequence"
+        limit = "" if memory_limit is None else f" beyond the limit of {memory_limit / 2**30:.2g} GiB"
+        smaller = "try fewer steps, or the form sequence"
+        if self._error == NO_MEMORY or any("bad_alloc" in line for line in lines):
+            what += f": out of memory{limit}; {smaller}"
         elif self._error is not None:
             what += f": {self._error}"
+        elif code == -signal.SIGKILL:
+            what += f": its process was killed, as Linux does when memory runs out; {smaller}"
         elif code < 0:
             what += f": {name} ended its process with {signal.Signals(-code).name}"
+            what += f", perhaps for want of memory{limit}" if limit else ""
         else:
             what += f": its process ended with code {code}"
         if self._node is not None and self._stage == PARSING:

@@ -63,7 +63,8 @@ def main() -> None:
         events.send("error", text=NO_MEMORY)
         sys.exit(1)
     except OSError as error:  # a full disk, mostly: the cache says it in its own words
-        events.send("error", text=str(error), errno=error.errno)
+        name = None if error.filename is None else os.fsdecode(error.filename)
+        events.send("error", text=str(error), errno=error.errno, filename=name)
         sys.exit(1)
     except (ValueError, BuildRefusedError) as error:
         events.send("error", text=str(error))

@@ -103,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     spec = _spec(arguments)
     directory = open_model_directory(arguments.directory or shipped_voice())
     cache = EngineCache(arguments.cache)
-    limit = None if arguments.memory_limit is None else round(arguments.memory_limit * 2**30)
+    # More than a PiB is no limit on any machine, and more than the system takes for one.
+    limit = None if arguments.memory_limit is None else round(min(arguments.memory_limit, 2**20) * 2**30)
     started = time.perf_counter()
     with _Bar(hidden=arguments.quiet) as bar:
         try:
