@@ -23,12 +23,11 @@ _NON_BLOCKING = 1
 _NO_TIMING = 2
 """CU_EVENT_DISABLE_TIMING: events are for order alone, and cheaper so."""
 
-
 _retained: dict[int, Any] = {}
 
 
 class CudaDevice:
-    """The first GPU that the driver shows."""
+    """One of the GPUs that the driver shows."""
 
     def __init__(self, ordinal: int = 0) -> None:
         """Retains the GPU's primary context.
@@ -37,10 +36,16 @@ class CudaDevice:
             ordinal: which of the driver's GPUs.
 
         Raises:
-            VocoderError: the driver refuses.
+            VocoderError: the driver refuses, or a library does not load.
         """
-        self._cuda: Any = import_module("pycuda.driver")
-        self._bindings: Any = import_module("cuda.bindings.driver")
+        try:
+            self._cuda: Any = import_module("pycuda.driver")
+            self._bindings: Any = import_module("cuda.bindings.driver")
+        except (ImportError, OSError, RuntimeError) as error:
+            raise VocoderError(
+                f"pycuda or cuda-bindings is installed and does not load: {error}; install them again, for the CUDA "
+                "version that 'nvidia-smi' shows"
+            ) from error
         try:
             self._cuda.init()
             self._context = _primary_context(self._cuda, ordinal)

@@ -86,7 +86,11 @@ def open_model(
     for wish in wishes:
         if wish.backend == backend:
             return _open_named_engine(directory, wish)
-    return _open_fitting_engine(directory, wishes) or _open_onnxruntime(directory, threads)
+    if (opened := _open_fitting_engine(directory, wishes)) is not None:
+        return opened
+    if precision is not None:
+        logger.warning("backend auto: onnxruntime, which computes in fp32 and not in %s", precision)
+    return _open_onnxruntime(directory, threads)
 
 
 def check_count(name: str, value: int | None) -> None:

@@ -56,6 +56,14 @@ def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
     assert "not tensorrt_rtx: no GPU: libcuda.so.1 was not found" in caplog.text
 
 
+def test_auto_says_that_the_cpu_has_another_precision_than_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, registry.logger.name):
+        assert wavernn_trt.load(precision="bf16", cache=tmp_path).backend == "onnxruntime"
+    assert "onnxruntime, which computes in fp32 and not in bf16" in caplog.text
+
+
 @pytest.mark.usefixtures("simulated_machine")
 def test_auto_warns_where_a_gpu_stays_idle_for_want_of_a_plan(
     voice: ModelDirectory,

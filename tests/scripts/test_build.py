@@ -88,3 +88,9 @@ def test_mistakes_are_one_line(
 def test_inspect_of_something_that_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tmp_path / "nothing.plan")]) == 2
     assert "found no plan with its .json beside it; build one with: wavernn-trt build DIR" in capsys.readouterr().err
+
+
+def test_inspect_of_a_folder_called_like_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "voice.plan").mkdir()
+    assert main(["inspect", str(tmp_path / "voice.plan")]) == 2
+    assert "is not a model directory. Make one" in capsys.readouterr().err
