@@ -1,8 +1,9 @@
 """The cache of plans: found again by key, stored whole or not at all, evicted when there are too many.
 
 A cache folder holds, for each plan, ``NAME.plan`` and its manifest ``NAME.json``. NAME is readable and ends in the
-first eight digits of the plan's key. Beside them are ``CACHEDIR.TAG``, ``locks/``, and ``.building-…`` folders while
-plans are being built.
+first eight digits of the plan's key. Beside them are ``CACHEDIR.TAG``, ``locks/``, ``.building-…`` folders while plans
+are being built, ``timing/`` with what regular TensorRT measured, and ``compiled/`` with what TensorRT-RTX made of plans
+on the GPU at hand.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from wavernn_trt.export.model_directory import file_sha256
 
 PLAN = ".plan"
 SIDECAR = ".json"
+COMPILED = "compiled"
+"""The folder, inside a cache, of what a runtime compiled from its plans."""
 DIGITS = 8
 """Of a key, at the end of a name."""
 
@@ -31,7 +33,7 @@ class CacheEntry:
     manifest: PlanManifest | None
     """``None`` where it is missing or damaged."""
     bytes: int
-    """Of both files."""
+    """Of both files, and of what was compiled from the plan."""
     used: float
     """When it was last used, in seconds since 1970."""
     state: Literal["whole", "damaged", "unreadable"]
@@ -50,6 +52,11 @@ class CacheEntry:
         return self.folder / (self.name + SIDECAR)
 
     @property
+    def compiled(self) -> Path:
+        """What a runtime compiled from it, if any did."""
+        return compiled_file(self.plan)
+
+    @property
     def digits(self) -> str:
         """The first digits of its key."""
         return self.name[-DIGITS:]
@@ -58,6 +65,11 @@ class CacheEntry:
 def plan_name(stem: str, key: str) -> str:
     """What a plan and its sidecar are called, without their suffixes."""
     return f"{clean_name(stem)}_{key[:DIGITS]}"
+
+
+def compiled_file(plan: Path) -> Path:
+    """Where a runtime may keep what it compiled from a plan for one GPU; leaves the cache with the plan."""
+    return plan.parent / COMPILED / plan.with_suffix(".bin").name
 
 
 def names_in(folder: Path) -> list[str]:
@@ -91,7 +103,10 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
         if not sizes:
             return None
         stamp = sizes.get(entry.sidecar) or sizes[entry.plan]
-        entry = dataclasses.replace(entry, bytes=sum(one.st_size for one in sizes.values()), used=stamp.st_mtime)
+        size = sum(one.st_size for one in sizes.values())
+        if entry.compiled.exists():
+            size += entry.compiled.stat().st_size
+        entry = dataclasses.replace(entry, bytes=size, used=stamp.st_mtime)
         if entry.sidecar not in sizes:
             return dataclasses.replace(
                 entry, reason="it has no manifest: storing it was cut off, or somebody removed it"

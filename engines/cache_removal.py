@@ -109,3 +109,4 @@ def _unlink(entry: CacheEntry) -> None:
     # The manifest first: a plan without one is never used.
     entry.sidecar.unlink(missing_ok=True)
     entry.plan.unlink(missing_ok=True)
+    entry.compiled.unlink(missing_ok=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from wavernn_trt.engines.cache import CachedPlan
+from wavernn_trt.engines.cache_entries import compiled_file
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
 from wavernn_trt.runtime.errors import VocoderError
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _LAST_LINES = 4
 """Of TensorRT's own words in an error message."""
-_COMPILED = ".bin"
+_DIGEST = hashlib.sha256().digest_size
 
 
 class TensorRTRuntime:
@@ -84,11 +86,7 @@ class TensorRTPlan:
         self._words = words
         self._name = cached.plan.name
         # TensorRT-RTX compiles kernels for the GPU at hand when a plan first runs there.
-        self._compiled = (
-            _CompiledKernels(cached.plan.parent / "compiled" / f"{cached.name}{_COMPILED}")
-            if hasattr(trt, "IRuntimeCache")
-            else None
-        )
+        self._compiled = _CompiledKernels(compiled_file(cached.plan)) if hasattr(trt, "IRuntimeCache") else None
 
     def context(self, *, one_shape: bool) -> TensorRTContext:
         """See `Plan`."""
@@ -150,39 +148,51 @@ class TensorRTContext:
 
 
 class _CompiledKernels:
-    """TensorRT-RTX's runtime cache, in a file; it refuses what another GPU, driver or version has written."""
+    """TensorRT-RTX's runtime cache, in a file; it refuses what another GPU, driver or version has written.
+
+    The file begins with the SHA-256 of the rest, so that TensorRT is never given a damaged one.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._cache: Any = None
         self._known = b""
+        self._lock = threading.Lock()  # lanes may be opened by several threads
 
     def attach(self, config: Any) -> None:
         """Lets a context use what is known, and add to it."""
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            with suppress(OSError):
-                self._known = self._file.read_bytes()
-            if self._known and not self._cache.deserialize(self._known):
-                logger.debug("%s is of another GPU, driver or version, and is written anew", self._file)
+        with self._lock:
+            if self._cache is None:
+                self._known = self._read()
+                self._cache = config.create_runtime_cache()
+                if self._known and not self._cache.deserialize(self._known):
+                    logger.debug("%s is of another GPU, driver or version, and is written anew", self._file)
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
         """Writes what is new; a folder that cannot be written costs only time, at the next start."""
-        content = bytes(memoryview(self._cache.serialize()))
-        if content == self._known:
-            return
-        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        with self._lock:
+            content = bytes(memoryview(self._cache.serialize()))
+            if content == self._known:
+                return
+            temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+            try:
+                self._file.parent.mkdir(exist_ok=True)
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+                temporary.replace(self._file)
+            except OSError as error:
+                logger.debug("%s is not kept: %s", self._file, error)
+            self._known = content
+
+    def _read(self) -> bytes:
         try:
-            self._file.parent.mkdir(exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(self._file)
-            for other in self._file.parent.glob(f"*{_COMPILED}"):  # of plans that have left the cache
-                if not (self._file.parents[1] / f"{other.name.removesuffix(_COMPILED)}.plan").exists():
-                    other.unlink(missing_ok=True)
-        except OSError as error:
-            logger.debug("%s is not kept: %s", self._file, error)
-        self._known = content
+            stored = self._file.read_bytes()
+        except OSError:
+            return b""
+        if hashlib.sha256(stored[_DIGEST:]).digest() == stored[:_DIGEST]:
+            return stored[_DIGEST:]
+        logger.debug("%s is damaged, and is written anew", self._file)
+        return b""
 
 
 def _forwarding_logger(trt: Any, words: deque[str]) -> Any:

@@ -16,6 +16,7 @@ pytest.importorskip("filelock", reason="builders lock keys with filelock")
 
 from wavernn_trt.engines import cache_entries
 from wavernn_trt.engines.cache import CachedPlan, EngineCache, EngineCacheError
+from wavernn_trt.engines.cache_entries import compiled_file
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 STEM: str = plans.STEM
@@ -256,6 +257,18 @@ def test_pruning_by_age_size_and_altogether(cache: EngineCache) -> None:
     cache.prune(everything=True)
     assert numbers(cache) == set()
     assert plans.store(cache, 3).plan.is_file()
+
+
+def test_what_was_compiled_from_a_plan_counts_and_leaves_with_it(cache: EngineCache) -> None:
+    kept, left = plans.store(cache, 1), plans.store(cache, 2)
+    before = {entry.name: entry.bytes for entry in cache.scan()}
+    for plan in (kept, left):
+        file = compiled_file(plan.plan)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(100))
+    assert {entry.name: entry.bytes - 100 for entry in cache.scan()} == before
+    cache.remove(left.name)
+    assert [file.name for file in compiled_file(kept.plan).parent.iterdir()] == [f"{kept.name}.bin"]
 
 
 def test_removing_what_is_not_there_is_an_error(cache: EngineCache) -> None:

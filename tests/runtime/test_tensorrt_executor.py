@@ -131,6 +131,52 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     assert record.getMessage().removeprefix("TensorRT: ") in str(raised.value)
 
 
+def test_what_was_compiled_for_a_plan_is_kept_and_never_read_damaged(tmp_path: Path) -> None:
+    """TensorRT-RTX makes a runtime cache on a GPU only; this one shows what it would be given."""
+    from wavernn_trt.runtime.executors.tensorrt_plan import _CompiledKernels
+
+    class RuntimeCache:
+        given: bytes | None = None
+
+        def create_runtime_cache(self) -> RuntimeCache:
+            return self
+
+        def set_runtime_cache(self, cache: RuntimeCache) -> None:
+            assert cache is self
+
+        def deserialize(self, content: bytes) -> bool:
+            self.given = content
+            return True
+
+        def serialize(self) -> bytes:
+            return b"kernels"
+
+    def opened() -> RuntimeCache:
+        cache, kernels = RuntimeCache(), _CompiledKernels(file)
+        kernels.attach(cache)
+        kernels.save()
+        return cache
+
+    file = tmp_path / "compiled" / "plan.bin"
+    assert opened().given is None
+    assert opened().given == b"kernels"
+    file.write_bytes(file.read_bytes().replace(b"kern", b"corn"))
+    assert opened().given is None
+    assert opened().given == b"kernels"
+    assert [path.name for path in file.parent.iterdir()] == ["plan.bin"]
+
+
+def test_libraries_that_do_not_load_are_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavernn_trt.runtime.executors import cuda_device
+
+    def refuse(name: str) -> None:
+        raise ImportError(f"{name}: undefined symbol")
+
+    monkeypatch.setattr(cuda_device, "import_module", refuse)
+    with pytest.raises(VocoderError, match=r"does not load: pycuda\.driver: undefined symbol; install them again"):
+        cuda_device.CudaDevice()
+
+
 # With a GPU.
 
 
