@@ -135,17 +135,19 @@ class _Bar:
 
     def show(self, role: str, stage: str, share: float) -> None:
         """Takes what `build_engine` says."""
+        description = f"{role}: {stage}"[:46]
         if role != self._role:
             self.close()
             self._role = role
             self._bar = tqdm(
+                desc=description,
                 total=100.0,
                 disable=self._hidden,
                 bar_format="{desc:<46} {percentage:3.0f}%|{bar}| {elapsed}",
                 dynamic_ncols=True,
                 mininterval=0.1 if sys.stderr.isatty() else 10.0,
             )
-        self._bar.set_description_str(f"{role}: {stage}"[:46], refresh=False)
+        self._bar.set_description_str(description, refresh=False)
         self._bar.update(max(0.0, 100.0 * share - self._bar.n))
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ built or loaded. Exits with 1 if a plan is damaged.
 """
 SHOW_EPILOG = """\
 The plan is read and its SHA-256 compared. 'layers' are those of the network that TensorRT was given; what
-it made of them only the GPU's own tools show. Exits with 1 if the plan is damaged.
+it made of them 'wavernn-trt inspect FILE.plan' shows where the GPU is. Exits with 1 if the plan is damaged.
 """
 PRUNE_EPILOG = """\
 Damaged plans, and what builds that were killed have left, go in any case. A plan that is being built stays.
