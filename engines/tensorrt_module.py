@@ -70,8 +70,6 @@ def build_environment(backend: Backend, folder: Path) -> dict[str, str]:
         folder: where a link may be put; it must last as long as the process.
     """
     environment = dict(os.environ)
-    # Measured on 256 unrolled steps: 7 % less memory, for as much time.
-    environment.setdefault("MALLOC_ARENA_MAX", "1")
     libraries = importlib.util.find_spec("tensorrt_rtx_libs") if backend == "tensorrt_rtx" else None
     if libraries is None or not libraries.submodule_search_locations:
         return environment
