@@ -153,10 +153,6 @@ class EngineCache:
                     raise explain(error, self.folder) from error
                 raise
 
-    def entries(self) -> list[CachedPlan]:
-        """The plans that are whole as far as their sizes tell; see `scan` for the others."""
-        return [CachedPlan(one.plan, one.manifest) for one in self.scan() if one.state == "whole" and one.manifest]
-
     def scan(self, *, verify: bool = False) -> list[CacheEntry]:
         """Everything that lies in the cache, by name, damaged or not.
 

@@ -37,11 +37,6 @@ class DriverState:
     reason: str | None
     """Why there are none."""
 
-    @property
-    def present(self) -> bool:
-        """Whether there is a GPU to run on."""
-        return bool(self.devices)
-
 
 class _DriverError(Exception):
     """A call that the driver refused."""

@@ -45,7 +45,7 @@ def test_a_stored_plan_is_found_again(cache: EngineCache) -> None:
     assert found is not None
     assert found.plan.read_bytes() == plans.content_of(1)
     assert cache.find(STEM, plans.key_of(2)) is None
-    assert cache.entries() == [stored]
+    assert [(entry.name, entry.state) for entry in cache.scan()] == [(stored.name, "whole")]
     assert files(cache) == [f"{stored.name}.json", f"{stored.name}.plan"]
 
 
@@ -67,7 +67,7 @@ def test_any_stem_becomes_a_name_inside_the_folder(cache: EngineCache, stem: str
     assert stored.plan.parent == cache.folder
     assert stored.name.isprintable()
     assert cache.find(stem, KEY) == stored
-    assert cache.entries() == [stored]
+    assert [(entry.name, entry.state) for entry in cache.scan()] == [(stored.name, "whole")]
 
 
 @pytest.mark.parametrize("key", ["", "3fa91c02", "../" + "0" * 61, "G" * 64, "A" * 64])

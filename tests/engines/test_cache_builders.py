@@ -70,7 +70,7 @@ def test_a_builder_that_is_killed_leaves_the_next_a_clean_place(cache: EngineCac
     assert left.name.startswith(f".building-{KEY[:8]}-{process.pid}-")
     assert (left / "engine.plan").is_file()
     assert cache.find(STEM, KEY) is None
-    assert cache.entries() == []
+    assert cache.scan() == []
     stored = plans.store(cache, 1)
     assert cache.find(STEM, KEY) == stored
     assert what_lies_in(cache) == [f"{stored.name}.json", f"{stored.name}.plan"]
@@ -120,7 +120,7 @@ def test_builders_of_different_plans_do_not_wait(cache: EngineCache, start: Star
     assert cache.find(STEM, plans.key_of(2)) == stored
     tell(first, "commit")
     assert line(first).startswith("stored")
-    assert len(cache.entries()) == 2
+    assert len(cache.scan()) == 2
 
 
 def test_threads_of_one_process_wait_too(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:

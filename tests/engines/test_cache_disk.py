@@ -122,7 +122,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     for cache in (EngineCache(file), EngineCache(file / "deeper")):
         with pytest.raises(EngineCacheError, match="is not a folder"):
             plans.store(cache, 1)
-    for look in (EngineCache(file).entries, EngineCache(file).prune):
+    for look in (EngineCache(file).scan, EngineCache(file).prune):
         with pytest.raises(EngineCacheError, match="is not a folder, expected one of plans; choose another folder"):
             look()
     assert file.read_text() == ""
@@ -131,7 +131,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "engines").symlink_to(tmp_path / "unmounted")
     with pytest.raises(EngineCacheError, match="is not a folder"):
-        EngineCache(tmp_path / "engines").entries()
+        EngineCache(tmp_path / "engines").scan()
 
 
 @pytest.fixture

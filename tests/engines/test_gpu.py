@@ -38,7 +38,7 @@ def has_driver() -> bool:
 @pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 def test_a_machine_without_a_driver_says_so() -> None:
     state = driver_state()
-    assert not state.present
+    assert not state.devices
     assert state.reason == "libcuda.so.1 was not found, so there is no NVIDIA driver"
 
 
@@ -48,7 +48,7 @@ def test_a_machine_with_a_gpu_names_it() -> None:
     state = driver_state()
     assert state.reason is None
     assert all(device.name and device.sm >= 50 for device in state.devices)
-    assert state.present
+    assert state.devices
 
 
 def test_names_and_compute_capabilities_are_read(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_driver_without_a_gpu_says_so(driver: Path, monkeypatch: pytest.Monkey
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
     state = driver_state(str(driver / "libcuda.so.1"))
-    assert not state.present
+    assert not state.devices
     assert state.reason is not None
     assert "no GPU that it shows" in state.reason
 
@@ -81,7 +81,7 @@ def test_a_driver_that_does_not_work_says_why(
 ) -> None:
     monkeypatch.setenv("FAKE_ERROR", code)
     state = driver_state(str(driver / "libcuda.so.1"))
-    assert not state.present
+    assert not state.devices
     assert state.reason is not None
     assert state.reason.endswith(words) or words in state.reason
 

@@ -250,7 +250,7 @@ def test_on_a_gpu_streams_have_the_same_bits_alone_and_together(engine_on_the_gp
 @pytest.mark.gpu
 def test_on_a_gpu_copies_fills_and_captured_work_come_in_order() -> None:
     pytest.importorskip("pycuda.driver", reason="needs pycuda, which needs an NVIDIA driver", exc_type=ImportError)
-    if not driver_state().present:
+    if not driver_state().devices:
         pytest.skip(f"needs a GPU: {driver_state().reason}")
     from wavernn_trt.runtime.executors.cuda_device import CudaDevice
 
