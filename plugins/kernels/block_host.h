@@ -19,6 +19,7 @@
 
 namespace wavernn {
 
+using std::max;
 using std::min;
 
 #ifndef WAVERNN_HOST_LANES

@@ -6,6 +6,10 @@
 
 namespace wavernn {
 
+// An index into `count` rows. TensorRT times plugins on made-up inputs while it builds, and one read outside of a tensor
+// ends all work of the process on the GPU.
+DEVICE int inside(int index, int count) { return min(max(index, 0), count - 1); }
+
 // Sums the place's groups: each either the row of the window that the step reads, or all rows with the step's weights.
 DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, PlaceName place, int column) {
     const long long at = static_cast<long long>(stream) * a.steps + step;
@@ -19,7 +23,7 @@ DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, P
         }
         const float* values = window + first + column;
         if (a.column_groups[group].held) {
-            sum += values[static_cast<long long>(a.frame_index[at]) * a.columns];
+            sum += values[static_cast<long long>(inside(a.frame_index[at], a.window)) * a.columns];
             continue;
         }
         const long long rows = static_cast<long long>(stream) * a.interpolated_groups + a.column_groups[group].interpolated;

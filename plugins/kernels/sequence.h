@@ -34,7 +34,8 @@ DEVICE void begin_chunk(const Context<Number>& c) {
          i += c.block.threads() * c.group.blocks()) {
         const int stream = streams.first + i;
         if (a.label_feedback) {
-            static_cast<int*>(a.previous_out)[stream] = static_cast<const int*>(a.previous)[stream];
+            const int label = static_cast<const int*>(a.previous)[stream];
+            static_cast<int*>(a.previous_out)[stream] = inside(label, a.outputs);
         } else {
             static_cast<float*>(a.previous_out)[stream] = static_cast<const float*>(a.previous)[stream];
         }

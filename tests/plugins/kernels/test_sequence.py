@@ -118,6 +118,22 @@ def test_every_class_is_drawn_in_its_interval(host_kernels: HostKernels) -> None
     assert len(np.unique(label)) > case.shape.outputs // 2
 
 
+def test_indices_outside_of_their_tensors_read_the_nearest_row(host_kernels: HostKernels) -> None:
+    """TensorRT times plugins on inputs that it makes up."""
+    case = SequenceCase(SHAPES["one layer, labels"])
+    inputs = case.inputs()
+    most = np.iinfo(np.int32)
+    inputs["previous"][:] = most.min, -1, most.max
+    inputs["frame_index"][:, 1:4] = most.min, case.window, most.max
+    valid = {
+        "previous": np.clip(inputs["previous"], 0, case.shape.outputs - 1),
+        "frame_index": np.clip(inputs["frame_index"], 0, case.window - 1),
+    }
+    expected = host_kernels.sequence(case, {**inputs, **valid})
+    for name, found in host_kernels.sequence(case, inputs).items():
+        np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
 def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels) -> None:
     case = SequenceCase(SHAPES["gaussian"], steps=2)
     inputs = case.inputs()
