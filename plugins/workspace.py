@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wavernn_trt.export.operators import OUTPUTS, PLACES, SEQUENCE_OPERATOR, Precision, SequenceShape
 from wavernn_trt.plugins.arguments import BIASES, GROUPS_OF_COLUMNS, MATRICES, Matrix, SequenceArguments
-from wavernn_trt.plugins.sequence_plan import MOST_GROUPS, NUMBER_BYTES, WAITS, SequencePlan, padded
+from wavernn_trt.plugins.sequence_plan import MOST_GROUPS, NUMBER_BYTES, VECTOR_BYTES, WAITS, SequencePlan, padded
 
 COUNTER_BYTES = 128
 """From one group's counter to the next's; see kernels/group.h."""
@@ -77,13 +77,18 @@ def sequence_arguments(
         all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
 
     Raises:
-        ValueError: another number of pointers, or a size below 1.
+        ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
     """
     operands = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
     if len(pointers) != len(operands) or min(sizes) < 1:
         raise ValueError(
             f"{SEQUENCE_OPERATOR}: found {len(pointers)} addresses and sizes {sizes}, expected {len(operands)} "
             f"({', '.join(operands)}) and at least one stream, step and row"
+        )
+    if workspace % VECTOR_BYTES:
+        raise ValueError(
+            f"{SEQUENCE_OPERATOR}: found a workspace at {workspace:#x}, expected a multiple of {VECTOR_BYTES}: "
+            "its rows are read that many bytes at a time"
         )
     address = dict(zip(operands, pointers, strict=True))
     batch, steps, window = sizes

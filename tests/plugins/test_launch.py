@@ -168,6 +168,8 @@ def test_addresses_land_where_their_names_say() -> None:
     assert {name: seen[name] for name in addresses} == addresses
     with pytest.raises(ValueError, match=r"found 3 addresses and sizes \(3, 6, 4\), expected 25 \(conditioning"):
         sequence_arguments(shape, "fp16", plan, (3, 6, 4), [1, 2, 3], 0)
+    with pytest.raises(ValueError, match="a workspace at 0x100008, expected a multiple of 16"):
+        sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), (1 << 20) + 8)
 
 
 def test_shared_memory_is_known_for_every_target() -> None:
