@@ -142,9 +142,8 @@ def _resources(compiled: Any, file: str, precision: str) -> Outcome:
     _, done, _ = compiled()
     kernels = resource_report(one for one in done if (one.file, one.precision) == (file, precision))
     spilled = sum(one.spill_stores + one.spill_loads for one in kernels)
-    registers = ", ".join(f"{one.kernel} {one.registers}" for one in kernels)
-    shared = max(one.shared_bytes for one in kernels)
-    text = f"registers {registers}; static shared {shared}; spilled {spilled} bytes"
+    registers = ", ".join(f"{one.registers} ({one.kernel.rpartition('_')[2]} streams)" for one in kernels)
+    text = f"registers {registers}, spilled bytes {spilled}"
     numbers = {one.kernel: {"registers": one.registers, "shared_bytes": one.shared_bytes} for one in kernels}
     numbers |= {"spilled_bytes": spilled}  # type: ignore[dict-item]
     return Outcome("failed" if spilled else "passed", text, numbers)

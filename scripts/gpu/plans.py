@@ -63,6 +63,7 @@ class _Module:
         self.backend = backend
         self.sm = driver_state().devices[0].sm
         self.words: list[str] = []
+        self.ran = False
         self.logger = _keeping_logger(self.trt, self.words)
         logging.getLogger("wavernn_trt.plugins").addHandler(_KeepingHandler(self.words))
         register(self.trt)
@@ -75,7 +76,8 @@ class _Module:
     def targets(self) -> Outcome:
         """Which compute capabilities it lists, and this GPU's among them or not."""
         listed = getattr(self.trt, "ComputeCapability", None)
-        names = sorted(name for name in getattr(listed, "__members__", {}) if name.startswith("SM"))
+        found = (name for name in getattr(listed, "__members__", {}) if name.startswith("SM"))
+        names = sorted(found, key=lambda name: (len(name), name))
         text = f"{NAMES[self.backend]} {self.trt.__version__}"
         if names:
             text += f" lists {', '.join(names)}, {'and' if self.named_target is not None else 'not'} SM{self.sm}"
@@ -88,6 +90,7 @@ class _Module:
             RefusedError: it does not; with its words.
         """
         trt = self.trt
+        self.words.clear()
         try:
             builder = trt.Builder(self.logger)
         except TypeError as error:  # how pybind11 says that there is none
@@ -112,6 +115,7 @@ class _Module:
                 self._need("to run", context.execute_async_v3(stream.handle))
                 stream.synchronize()
                 fetch()
+            self.ran = True
         finally:
             stream.close()
 
@@ -148,7 +152,7 @@ def _compare(module: _Module, graph: bytes, inputs: Arrays, expected: Mapping[st
     try:
         module.run(graph, inputs, found)
     except RefusedError as error:
-        return Outcome("noted", str(error), {"words": module.words})
+        return Outcome("noted", str(error), {"words": list(module.words)})
     worst = max(float(np.abs(found[name] - value).max()) for name, value in expected.items())
     right = worst <= TOLERANCE  # and not for NaN
     return Outcome("passed" if right else "failed", f"built, loaded and run; differs by {worst:.2g}", {"error": worst})
@@ -166,6 +170,8 @@ def _onnx_runtime(graph: bytes, inputs: Arrays) -> NDArray[Any]:
 
 def _tests(module: _Module, folder: Path) -> Outcome:
     """The project's own tests for a GPU, in which this module builds and runs the shipped voice's engine."""
+    if not module.ran:
+        raise MissingError("its tiny plans did not run here")
     missing = [name for name in TEST_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(f"not installed: {', '.join(missing)}")

@@ -13,9 +13,10 @@ MOST_FAILURES = 6
 """Of a part, shown one by one; the JSON file has all."""
 _TEXT = 200
 SPEED = "speed"
+HEAD = f"{'batch':>5}{'samples/s':>12}{'spread':>8}{'RTF':>8}{'GFLOP/s':>9}{'limit':>9}{'loop':>9}{'graph':>9}"
 NOTES = """\
-spread: half of (fastest - slowest) as a share of the median. RTF: of one stream, at 16 kHz. limit: share of the bf16
-product above. loop, graph: times as fast as PyTorch at the same batch; the graph in the same precision.\
+spread: half of (fastest - slowest) as a share of the median. RTF: at 16 kHz, all streams' speech together. limit: share
+of the bf16 product above. loop, graph: times as fast as PyTorch at the same batch; the graph in the same precision.\
 """
 
 
@@ -31,7 +32,7 @@ def lay_out(report: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str
     for part in dict.fromkeys(found.part for found in findings):
         here = [found for found in findings if found.part == part]
         yield ""
-        yield f"-- {part}"
+        yield f"-- {part}" + (" (worst: as a share of the tolerance)" if part == "correctness" else "")
         yield from _speed(here) if part == SPEED else _lines(here)
         yield from _failures(here)
     yield ""
@@ -65,7 +66,7 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
             text += f", {counts['skipped']} skipped: {'; '.join(reasons)[:_TEXT]}"
         worst = max((found.numbers["excess"] for found in group if "excess" in found.numbers), default=None)
         if worst is not None:
-            text += f", at most {worst:.3g} of the tolerance"
+            text += f", worst {worst:.2g}"
         yield f"{head}{mark:<8}{text}"
 
 
@@ -89,11 +90,11 @@ def _speed(findings: Sequence[Finding]) -> Iterator[str]:
     peers = {(*_key(peer), peer["subject"]): peer for peer in by_kind.get("peer", [])}
     if rows := by_kind.get("sequence", []):
         product = ceilings.get("product", {}).get("flops")
-        yield f"{'sequence':<22}{'batch':>6}{'samples/s':>13}{'spread':>8}{'RTF':>8}{'GFLOP/s':>9}{'limit':>9}" + (
-            f"{'loop':>8}{'graph':>8}"
-        )
-        for row in rows:
-            yield _sequence_row(row, product, peers)
+        yield HEAD
+        for name in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+            yield "sequence, " + " ".join(name)
+            here = (row for row in rows if (row["model"], row["precision"]) == name)
+            yield from (_sequence_row(row, product, peers) for row in here)
         yield NOTES
     if peers:
         yield from _peer_rows(peers)
@@ -114,25 +115,23 @@ def _sequence_row(row: dict[str, Any], product: float | None, peers: dict[tuple[
     ratios = (f"{speed / peer['samples_per_second']:.1f} x" if peer else "-" for peer in (loop, graph))
     limit = f"{100 * row['flops'] / product:.3f} %" if product else "-"
     spread = 50 * (row["fastest"] - row["slowest"]) / speed
-    name = f"{row['model']} {row['precision']}"
-    return f"{name:<22}{row['batch']:>6}{speed:>13,.0f}{spread:>6.1f} %{row['real_time_factor']:>8.3f}" + (
-        f"{row['flops'] / 1e9:>9,.0f}{limit:>9}" + "".join(f"{ratio:>8}" for ratio in ratios)
-    )
+    first = f"{row['batch']:>5}{speed:>12,.0f}{spread:>6.1f} %{row['real_time_factor']:>8.4f}"
+    return f"{first}{row['flops'] / 1e9:>9,.0f}{limit:>9}" + "".join(f"{ratio:>9}" for ratio in ratios)
 
 
 def _peer_rows(peers: dict[tuple[Any, ...], dict[str, Any]]) -> Iterator[str]:
     columns = [("loop", "fp32"), *(("graph", precision) for precision in PRECISIONS)]
-    heads = "".join(f"{f'{subject} {precision}':>14}" for subject, precision in columns)
+    heads = "".join(f"{f'{subject} {precision}':>12}" for subject, precision in columns)
     yield f"{'PyTorch, samples/s':<22}{'batch':>6}{heads}"
     for model, batch in dict.fromkeys((key[0], key[1]) for key in peers):
         cells = (peers.get((model, batch, precision, subject)) for subject, precision in columns)
         values = (f"{cell['samples_per_second']:,.0f}" if cell else "-" for cell in cells)
-        yield f"{model:<22}{batch:>6}" + "".join(f"{value:>14}" for value in values)
+        yield f"{model:<22}{batch:>6}" + "".join(f"{value:>12}" for value in values)
 
 
 def _cell_rows(rows: Sequence[dict[str, Any]], copy: float | None) -> Iterator[str]:
     found = {(row["batch"], row["precision"]): row for row in rows}
-    yield f"{'one GRU cell':<14}{'batch':>6}" + "".join(f"{f'{p}: us, GB/s, copy':>26}" for p in PRECISIONS)
+    yield f"{'one GRU cell':<14}{'batch':>6}" + "".join(f"{f'{p} us, GB/s, copy':>22}" for p in PRECISIONS)
     for batch in dict.fromkeys(row["batch"] for row in rows):
         cells = []
         for precision in PRECISIONS:
@@ -140,5 +139,5 @@ def _cell_rows(rows: Sequence[dict[str, Any]], copy: float | None) -> Iterator[s
             speed = row["weight_bytes_per_second"] if row else 0.0
             share = f"{100 * speed / copy:.0f} %" if copy else "-"
             cells.append(f"{1e6 * row['seconds']:.2f}{speed / 1e9:>8,.0f}{share:>7}" if row else "-")
-        yield f"{'':<14}{batch:>6}" + "".join(f"{cell:>26}" for cell in cells)
+        yield f"{'':<14}{batch:>6}" + "".join(f"{cell:>22}" for cell in cells)
     yield "of the weights' bytes a second; all of them fit into most GPUs' L2, so that the copy is not their limit"

@@ -96,7 +96,7 @@ def _sequence(settings: Settings, name: str, precision: Precision, batch: int) -
         "precision": precision,
         "batch": batch,
         "steps": steps,
-        "real_time_factor": SAMPLE_RATE * batch / median(speeds),
+        "real_time_factor": SAMPLE_RATE / median(speeds),
         "flops": 2 * model.multiply_adds * median(speeds),
         "microseconds_a_step": 1e6 * batch / median(speeds),
         "grid": plan.grid,

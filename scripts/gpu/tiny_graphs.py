@@ -64,8 +64,10 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
         [operand.name for operand in operands],
         [operand.name for operand in case.shape.outputs_of_node()],
         domain=DOMAIN,
-        **{**case.shape.to_attributes(), **_PLUGIN},
+        **_PLUGIN,
     )
+    # One of the attributes is called outputs, as an argument of make_node is.
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in case.shape.to_attributes().items())
     graph = helper.make_graph(
         [node],
         "sequence",
