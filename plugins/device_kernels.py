@@ -28,7 +28,7 @@ class DeviceKernels:
         Args:
             case: what to run.
             inputs: other ones than the case's.
-            captured: whether it is captured into a CUDA graph, and that is launched.
+            captured: whether it is captured into a CUDA graph, and that is launched twice.
 
         Raises:
             KernelError: there is no GPU, or a call fails.
@@ -56,7 +56,7 @@ class DeviceKernels:
             case: what to run.
             inputs: of the case.
             groups: groups of blocks.
-            captured: whether it is captured into a CUDA graph, and that is launched.
+            captured: whether it is captured into a CUDA graph, and that is launched twice.
 
         Returns:
             The node's outputs.
@@ -130,7 +130,8 @@ def _run(launch: Callable[[int], None], captured: bool) -> None:
             launch(int(stream))
             (graph,) = driver.call("cuStreamEndCapture", stream)
             (executable,) = driver.call("cuGraphInstantiate", graph, 0)
-            driver.call("cuGraphLaunch", executable, stream)
+            for _ in range(2):  # a replay has to find everything as the first launch did
+                driver.call("cuGraphLaunch", executable, stream)
             driver.call("cuStreamSynchronize", stream)
             driver.call("cuGraphExecDestroy", executable)
             driver.call("cuGraphDestroy", graph)
