@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from wavernn_trt.scripts.arguments import path, positive_number
-from wavernn_trt.scripts.gpu.parts import CORRECTNESS, PARTS, Part
+from wavernn_trt.scripts.gpu.parts import PARTS, Part, part_named
 from wavernn_trt.scripts.gpu.report import lay_out
-from wavernn_trt.scripts.gpu.tasks import Finding, Settings, proved
+from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Finding, Settings, proved
 
 PROGRAM = "wavernn_trt.scripts.gpu"
 SECONDS = 450.0
@@ -86,7 +86,7 @@ def _findings(part: Part, settings: Settings, seconds: float) -> list[Finding]:
 def _parts(arguments: argparse.Namespace) -> list[Part]:
     """Those asked for; the host build and subsets are about correctness alone."""
     if arguments.host or arguments.subset != "all":
-        return [CORRECTNESS]
+        return [part_named(CORRECTNESS)]
     return [part for part in PARTS if part.name in arguments.only]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import platform
 import shutil
 import subprocess
@@ -121,7 +120,7 @@ def _versions() -> Outcome:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "there" if importlib.util.find_spec(package.replace("-", ".")) else None
+            versions[package] = None
     return Outcome("noted", ", ".join(f"{name} {version or '-'}" for name, version in versions.items()), versions)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from wavernn_trt.scripts.gpu.tasks import Settings, Task
+from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Settings, Task
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,13 @@ def _rtx(folder: Path) -> dict[str, str]:
 
 PARTS = (
     Part("environment", "environment", 0.25, 150, on_gpu=True),
-    Part("correctness", "correctness", 0.35, 60, on_gpu=True),
+    Part(CORRECTNESS, "correctness", 0.35, 60, on_gpu=True),
     Part("sanitizer", "sanitizer", 0.2, 70, on_gpu=False),
     Part("tensorrt_rtx", "plans_rtx", 0.2, 90, on_gpu=True, environment=_rtx),
     Part("tensorrt", "plans_regular", 0.2, 90, on_gpu=True),
     Part("speed", "speed", 1.0, 60, on_gpu=True),
 )
 """By name, as ``--only`` takes them."""
-CORRECTNESS = PARTS[1]
 
 
 def part_named(name: str) -> Part:

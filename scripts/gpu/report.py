@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wavernn_trt.export.operators import PRECISIONS
-from wavernn_trt.scripts.gpu.tasks import Finding, Status
+from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Finding, Status
 
 MOST_FAILURES = 6
 """Of a part, shown one by one; the JSON file has all."""
@@ -32,7 +32,7 @@ def lay_out(report: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str
     for part in dict.fromkeys(found.part for found in findings):
         here = [found for found in findings if found.part == part]
         yield ""
-        yield f"-- {part}" + (" (worst: as a share of the tolerance)" if part == "correctness" else "")
+        yield f"-- {part}" + (" (worst: as a share of the tolerance)" if part == CORRECTNESS else "")
         yield from _speed(here) if part == SPEED else _lines(here)
         yield from _failures(here)
     yield ""
@@ -95,7 +95,7 @@ def _speed(findings: Sequence[Finding]) -> Iterator[str]:
             yield "sequence, " + " ".join(name)
             here = (row for row in rows if (row["model"], row["precision"]) == name)
             yield from (_sequence_row(row, product, peers) for row in here)
-        yield NOTES
+        yield from NOTES.splitlines()
     if peers:
         yield from _peer_rows(peers)
     if rows := by_kind.get("cell", []):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 Status = Literal["passed", "failed", "skipped", "noted"]
 """``noted``: an answer that is neither right nor wrong."""
 Subset = Literal["all", "sanitizer"]
+CORRECTNESS = "correctness"
+"""The part whose findings tell what is worth timing."""
 
 
 class MissingError(Exception):
@@ -39,7 +41,7 @@ class Task:
     name: str
     """What tells it from the line's others."""
     run: Callable[[], Outcome]
-    """Finds it out; raises `MissingError` where something it needs is not there."""
+    """Finds it out; raises `MissingError`, or an ImportError of its own, where something it needs is not there."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class Settings:
 
 
 def proved(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """Subjects of which at least one case passed and none failed."""
-    passed = dict.fromkeys(found.subject for found in findings if found.status == "passed")
+    """Subjects of which at least one case was right beside a reference and nothing failed."""
+    passed = dict.fromkeys(
+        found.subject for found in findings if found.status == "passed" and found.part == CORRECTNESS
+    )
     failed = {found.subject for found in findings if found.status == "failed"}
     return tuple(subject for subject in passed if subject not in failed)

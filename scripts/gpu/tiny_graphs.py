@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from wavernn_trt.export.networks import IR_VERSION, OPSET
+from wavernn_trt import runtime
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION, SEQUENCE_OPERATOR
-from wavernn_trt.export.rewrite.gru_function import gru_function
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
 
 BATCH, WIDTH, UNITS = 3, 12, 40
+_SHIPPED = Path(runtime.__file__).parent / "voices" / "lj-small" / "decoder.onnx"
 _PLUGIN: dict[str, Any] = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
 
 
@@ -51,7 +52,7 @@ def cell_graph() -> tuple[onnx.ModelProto, Arrays]:
             weights("recurrent_bias", 3 * UNITS),
         ],
     )
-    return _model(graph, [gru_function(OPSET)]), inputs
+    return _model(graph), inputs
 
 
 def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto, Arrays]:
@@ -83,9 +84,13 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
         ],
         [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in chunk],
     )
-    return _model(graph, []), {name: inputs[name] for name in chunk}
+    return _model(graph), {name: inputs[name] for name in chunk}
 
 
-def _model(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> onnx.ModelProto:
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=IR_VERSION)
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """With the versions of the shipped voice's decoder, and its function: the cell in standard operators."""
+    # Making the function anew would need onnx-graphsurgeon.
+    shipped = onnx.load(str(_SHIPPED), load_external_data=False)
+    return helper.make_model(
+        graph, functions=shipped.functions, opset_imports=shipped.opset_import, ir_version=shipped.ir_version
+    )

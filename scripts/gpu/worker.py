@@ -78,6 +78,10 @@ def run(task: Task, until: float) -> Outcome:
         return task.run()
     except MissingError as error:
         return Outcome("skipped", str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("wavernn_trt"):
+            return Outcome("failed", f"{error}; is this a whole copy of the tree, with its symbolic links?")
+        return Outcome("skipped", f"{error.name or error} is not installed")
     except Exception as error:  # every failure is a line of the table
         return Outcome("failed", f"{type(error).__name__}: {error}")
 

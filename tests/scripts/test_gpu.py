@@ -237,6 +237,15 @@ def test_a_task_that_takes_its_process_along_spares_the_others(tmp_path: Path) -
     assert proved(found) == ()
 
 
+def test_only_what_was_right_beside_a_reference_is_timed() -> None:
+    compiled = Finding("environment", "sequence fp16", "resources", "", "passed", "", {}, 0.0)
+    right = dataclasses.replace(compiled, part="correctness", line="the reference")
+    assert proved([compiled]) == ()
+    assert proved([compiled, right]) == ("sequence fp16",)
+    assert proved([right, dataclasses.replace(right, name="another", status="failed")]) == ()
+    assert proved([right, dataclasses.replace(right, name="another", status="skipped")]) == ("sequence fp16",)
+
+
 def test_a_part_that_never_starts_is_given_up(tmp_path: Path) -> None:
     part = FiveTasks("five", "none", 1.0, 1.0, on_gpu=True)
     worker = [sys.executable, "-c", "import sys; sys.exit('no such library')"]
@@ -245,13 +254,19 @@ def test_a_part_that_never_starts_is_given_up(tmp_path: Path) -> None:
     assert found[0].text.endswith("no such library")
 
 
-def test_a_task_s_exceptions_are_outcomes() -> None:
+def test_the_exceptions_of_tasks_are_outcomes() -> None:
     def missing() -> Outcome:
         raise MissingError("nvidia-smi is not on PATH")
 
     def wrong() -> Outcome:
         raise ValueError("4 of 9 values have other bits")
 
+    def absent() -> Outcome:
+        import a_package_that_is_not_there  # type: ignore[import-not-found]
+
+        return Outcome("passed", str(a_package_that_is_not_there))
+
+    assert run(Task("", "", "", absent), FOREVER) == Outcome("skipped", "a_package_that_is_not_there is not installed")
     assert run(Task("", "", "", missing), FOREVER) == Outcome("skipped", "nvidia-smi is not on PATH")
     assert run(Task("", "", "", wrong), FOREVER) == Outcome("failed", "ValueError: 4 of 9 values have other bits")
     assert run(Task("", "", "", wrong), 0.0) == Outcome("skipped", "the time is up")
@@ -267,7 +282,7 @@ def test_a_task_s_exceptions_are_outcomes() -> None:
         (255, "", "Error: device not supported\n", "skipped", "memcheck ended with 255: Error: device not supported"),
     ],
 )
-def test_what_a_sanitizer_s_end_means(code: int, log: str, output: str, status: str, text: str) -> None:
+def test_what_the_end_of_a_sanitizer_means(code: int, log: str, output: str, status: str, text: str) -> None:
     outcome = sanitizer.judge("memcheck", code, log, output)
     assert (outcome.status, outcome.text) == (status, text)
 
