@@ -52,7 +52,6 @@ class LoadedKernel:
             ordinal: of the device; its context is current.
             device: the same.
         """
-        self.name = name
         self._driver = _driver()
         (kernel,) = call("cuLibraryGetKernel", library, name.encode())
         allowed = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -99,8 +98,20 @@ class LoadedKernel:
 
 
 def load_library(cubin: bytes) -> Any:
-    """Loads a cubin for all contexts of this process."""
-    (library,) = call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    """Loads a cubin for all contexts of this process.
+
+    Raises:
+        KernelError: the driver does not take it; says which CUDA the driver is for.
+    """
+    try:
+        (library,) = call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    except KernelError as error:
+        (version,) = call("cuDriverGetVersion")
+        cuda = f"{version // 1000}.{version % 1000 // 10}"
+        raise KernelError(
+            f"{error}. This driver is for CUDA {cuda}; what a newer CUDA's compiler made may need a newer driver, or "
+            "take an older nvcc or nvidia-cuda-nvrtc"
+        ) from error
     return library
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 TARGETS = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (10 * major + minor) that ship compiled where all are asked for."""
-OTHER_TARGETS = (75, 103, 121)
-"""Others that the kernels compile for."""
 REGISTERS_PER_MULTIPROCESSOR = 65536
 """32-bit registers; the same on every target."""
 REGISTERS_PER_THREAD = 255

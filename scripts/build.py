@@ -95,8 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake in the arguments, or a plan that TensorRT did not make.
     """
-    from wavernn_trt.engines.build import EngineBuildError, build_engine
+    from wavernn_trt.engines.build import build_engine
     from wavernn_trt.engines.cache import EngineCache
+    from wavernn_trt.engines.supervised_build import EngineBuildError
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import shipped_voice
 

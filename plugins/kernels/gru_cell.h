@@ -11,9 +11,6 @@ namespace wavernn {
 // Columns of the operands that are in shared memory at a time. A multiple of every VECTOR.
 constexpr int GRU_COLUMNS = 1024;
 
-template <typename Number, int Streams>
-constexpr int GRU_SHARED_BYTES = Streams * GRU_COLUMNS * static_cast<int>(sizeof(Number));
-
 // Copies columns [first, first + GRU_COLUMNS) of a tile's states to shared memory, as operands of a product; zeros
 // behind the last column. A stream behind the batch's last one is that one again, and its result goes nowhere.
 template <int Streams, typename Number>

@@ -46,7 +46,7 @@ class TensorRTExecutor:
 
         Args:
             directory: the model.
-            wish: what was asked for; its batch, where it names one, is the number of slots.
+            wish: what was asked for; its batch, or else the one that the engine is tuned for, is the number of slots.
             gpu: the device's name and compute capability.
             engine: fits the model and the wish.
 
@@ -55,7 +55,7 @@ class TensorRTExecutor:
         """
         self.name: str = wish.backend
         manifest = engine.decoder.manifest
-        self.slots: int = wish.batch or manifest.batch[2]
+        self.slots: int = wish.batch or manifest.batch[1]
         self.steps: int | None = manifest.steps
         self._directory = directory
         self._engine = engine

@@ -58,7 +58,11 @@ class TensorRTRuntime:
         """
         name = f"{NAMES[self.backend]} {self.trt.__version__}"
         self._words.clear()
-        engine = self._runtime.deserialize_cuda_engine(cached.plan.read_bytes())
+        content = cached.plan.read_bytes()
+        # Hashed once more: these very bytes are what TensorRT trusts.
+        if hashlib.sha256(content).hexdigest() != cached.manifest.plan_sha256:
+            raise VocoderError(f"{cached.plan} is not what its manifest says. Build it again: {rebuild}")
+        engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             words = "; ".join(self._words) or "it gives no reason"
             raise VocoderError(

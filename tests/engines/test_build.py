@@ -15,20 +15,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="models are exported from PyTorch")
 pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
 
-from wavernn_trt.engines import build as build_module
-from wavernn_trt.engines.build import EngineBuildError, build_engine, plan_key, plan_stem
+from wavernn_trt.engines import build, plan_names, supervised_build
+from wavernn_trt.engines.build import build_engine
 from wavernn_trt.engines.build_process import GRAPH
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.cache_errors import EngineCacheError
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.spec import EngineSpec, Extent, Form, Role
+from wavernn_trt.engines.supervised_build import EngineBuildError
 from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
 
@@ -138,7 +139,7 @@ def test_a_key_depends_on_all_code_that_a_graph_comes_from() -> None:
     """Whatever making a graph imports must make another key when it changes."""
     program = "import sys, wavernn_trt.engines.graphs; print(*(name for name in sys.modules if 'wavernn_trt.' in name))"
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    code = [name.removesuffix(".py").replace("/", ".") for name in build_module._GRAPH_CODE]
+    code = [name.removesuffix(".py").replace("/", ".") for name in plan_names._GRAPH_CODE]
     for name in sorted(word.removeprefix("wavernn_trt.") for word in imported.split()):
         # Packages are empty; the other two say what is asked for and what is refused.
         without = name in ("export", "engines", "engines.compatibility", "engines.spec")
@@ -148,11 +149,11 @@ def test_a_key_depends_on_all_code_that_a_graph_comes_from() -> None:
 def test_regular_tensorrt_builds_for_the_first_gpu_alone(
     small_directory: Directories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "tensorrt_version", lambda backend: "10.16.1.11")
+    monkeypatch.setattr(plan_names, "tensorrt_version", lambda backend: "10.16.1.11")
     large, small = GpuDevice("NVIDIA Large", 90), GpuDevice("NVIDIA Small", 89)
     keys, stems = [], []
     for devices in ((large,), (large, small), (small, large)):
-        monkeypatch.setattr(build_module, "driver_state", lambda devices=devices: DriverState(devices, None))
+        monkeypatch.setattr(plan_names, "driver_state", lambda devices=devices: DriverState(devices, None))
         keys.append(plan_key(small_directory("raw"), EngineSpec("tensorrt"), "decoder"))
         stems.append(plan_stem(small_directory("raw"), EngineSpec("tensorrt"), "decoder").partition("_sm")[2])
     assert keys[0] == keys[1] != keys[2]
@@ -216,7 +217,7 @@ def test_an_abort_in_native_code_is_an_error_message(
 ) -> None:
     """Without the library's short name on the loader's path, TensorRT-RTX's parser aborts at a plugin."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-    monkeypatch.setattr(build_module, "build_environment", lambda backend, folder: environment)
+    monkeypatch.setattr(supervised_build, "build_environment", lambda backend, folder: environment)
     with pytest.raises(EngineBuildError, match=r"TensorRT-RTX ended its process with SIGABRT.*last node.*node_tanh"):
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
     assert left_behind(tmp_path / "cache") == []
@@ -231,7 +232,7 @@ def test_an_abort_in_native_code_is_an_error_message(
     ],
 )
 def test_how_a_process_ended_is_no_more_than_a_guess_at_why(code: int, limit: int | None, words: str) -> None:
-    watched = build_module._Watched("decoder", lambda *_: None)
+    watched = supervised_build._Watched("decoder", lambda *_: None)
     assert re.search(words, watched.explain(code, [], "TensorRT-RTX", limit))
 
 
@@ -252,7 +253,7 @@ def test_an_error_about_a_file_names_that_file(
         (folder.parent / GRAPH).mkdir()  # where a file is to be written
         return dict(os.environ)
 
-    monkeypatch.setattr(build_module, "build_environment", environment)
+    monkeypatch.setattr(supervised_build, "build_environment", environment)
     with pytest.raises(EngineBuildError, match=rf"while rewriting the graph: .*Is a directory: .*/{GRAPH}'"):
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
 
@@ -379,13 +380,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_helpers_of_this_module_see_processes() -> None:
-    assert alive(os.getpid())
-    assert not alive(2**22 + 1)
-    found: Any = children_of(os.getpid())
-    assert isinstance(found, list)
-
-
 def test_a_build_that_would_take_days_is_warned_of(
     small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +387,7 @@ def test_a_build_that_would_take_days_is_warned_of(
     with caplog.at_level(logging.WARNING), pytest.raises(EngineBuildError):
         build_engine(small_directory("raw"), spec, EngineCache(tmp_path / "cache"))
     assert "so 1024 may take days; build the form sequence" in caplog.text
-    monkeypatch.setattr(build_module, "_MANY_STEPS", 2)
+    monkeypatch.setattr(build, "_MANY_STEPS", 2)
     for warnings in (1, 0):  # of a plan that is there, there is nothing to warn
         caplog.clear()
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from wavernn_trt.engines.build import plugin_sources
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.plan_names import plugin_sources
 from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
 from wavernn_trt.runtime.executors import plan_choice, tensorrt_executor
