@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +121,13 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     pytest.importorskip("tensorrt_rtx", reason="a real TensorRT is asked to load a file that is no plan")
     from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 
-    plan = CachedPlan(tmp_path / "no.plan", simulated.manifests(voice)["decoder"])
-    plan.plan.write_bytes(b"this is no plan" * 1000)
+    content = b"this is no plan" * 1000
+    manifest = simulated.manifests(voice)["decoder"]
+    right = dataclasses.replace(manifest, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
+    plan = CachedPlan(tmp_path / "no.plan", right)
+    plan.plan.write_bytes(content)
+    with pytest.raises(VocoderError, match=r"no\.plan is not what its manifest says\. Build it again"):
+        TensorRTRuntime("tensorrt_rtx").load(CachedPlan(plan.plan, manifest), "wavernn-trt build mine")
     with pytest.raises(VocoderError) as raised:
         TensorRTRuntime("tensorrt_rtx").load(plan, "wavernn-trt build mine")
     assert str(raised.value).startswith(f"{plan.plan}: TensorRT-RTX 1.")
