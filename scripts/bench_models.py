@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 STANDARD = {
     "univoc-896": "univoc as published: embedding 256, GRU 896, 1024 classes, 16 kHz",
     "fatchord-512": "fatchord as published: two GRUs of 512, 512 classes, 22.05 kHz",
+    "fatchord-mol-512": "the same with a mixture of ten logistics",
 }
 """Names for ``--random``."""
 
@@ -31,7 +32,8 @@ def export_random(name: str, folder: Path) -> Path:
 
     torch.manual_seed(0)
     checkpoint = folder / f"{name}.pt"
-    torch.save({"model": _univoc()} if name == "univoc-896" else _fatchord(), checkpoint)
+    outputs = {"fatchord-512": 512, "fatchord-mol-512": 30}
+    torch.save(_fatchord(outputs[name]) if name in outputs else {"model": _univoc()}, checkpoint)
     return export(checkpoint, folder / name, steps=16).directory.path
 
 
@@ -50,7 +52,7 @@ def _univoc() -> dict[str, Tensor]:
         return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
 
 
-def _fatchord() -> dict[str, Tensor]:
+def _fatchord(outputs: int) -> dict[str, Tensor]:
     import torch
 
     from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
@@ -60,7 +62,7 @@ def _fatchord() -> dict[str, Tensor]:
         hidden_size=512,
         layers=2,
         fc_sizes=(512, 512),
-        outputs=512,
+        outputs=outputs,
         factors=(5, 5, 11),
         pad=2,
         compute_size=128,
