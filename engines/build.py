@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -19,12 +18,6 @@ from wavernn_trt.engines.supervised_build import Progress, build_in_process
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
 from wavernn_trt.engines.typed_json import from_json
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
-
-logger = logging.getLogger(__name__)
-
-_MANY_STEPS = 128
-"""Of an unrolled decoder with two GRUs. What lies between two plugins is compiled as a whole, the more often and the
-longer the more of them there are; one GRU's steps grow with the square."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +53,6 @@ def build_engine(
         TensorRTMissingError: the module is not installed.
     """
     say = progress or (lambda role, stage, share: None)
-    endless = spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS
-    if endless and cache.find(plan_stem(directory, spec, "decoder"), plan_key(directory, spec, "decoder")) is None:
-        logger.warning(
-            "unrolled steps of a model with %d GRUs: a build's time grows with their cube (32 take 8 s, 64 take 45 s),"
-            " so %d may take days; build the form sequence, or at most %d steps",
-            directory.model.layers,
-            spec.steps,
-            _MANY_STEPS,
-        )
     plans: dict[Role, CachedPlan] = {}
     built: list[Role] = []
     for role in ROLES:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, shape_inference
 
-from wavernn_trt.export.operators import GRU_OPERATOR, SEQUENCE_OPERATOR, SequenceShape
-from wavernn_trt.export.rewrite.gru_function import ATTRIBUTES
+from wavernn_trt.export.operators import GRU_OPERATOR, MATERIALISE_OPERATOR, SEQUENCE_OPERATOR, SequenceShape
+from wavernn_trt.export.rewrite import gru_function, materialise_rows
 
 LONGEST_CONVOLUTION = 15
 """Kernel length of one-dimensional convolutions that engines are planned for; the families' are 1 and 5 long."""
@@ -111,11 +111,14 @@ def _float32(node: onnx.NodeProto, context: _Context) -> str | None:
     return f"computes in {name}; gates drift over thousands of steps unless they are float32"
 
 
-def _plugin(node: onnx.NodeProto, context: _Context) -> str | None:
-    missing = [name for name in ATTRIBUTES if name not in {attribute.name for attribute in node.attribute}]
-    if missing:
-        return f"lacks the attribute {missing[0]}, so the plugin is not found"
-    return _float32(node, context)
+def _plugin(*attributes: str) -> _Check:
+    def check(node: onnx.NodeProto, context: _Context) -> str | None:
+        missing = [name for name in attributes if name not in {attribute.name for attribute in node.attribute}]
+        if missing:
+            return f"lacks the attribute {missing[0]}, so the plugin is not found"
+        return _float32(node, context)
+
+    return check
 
 
 def _sequence(node: onnx.NodeProto, context: _Context) -> str | None:
@@ -133,7 +136,10 @@ _TABLE = "a constant table or a constant index"
 _STATIC = "static shapes"
 
 OPERATORS: dict[str, _Support] = {
-    GRU_OPERATOR: _Support("PluginV3", "gates and state in float32; its four attributes", _plugin),
+    GRU_OPERATOR: _Support(
+        "PluginV3", "gates and state in float32; its four attributes", _plugin(*gru_function.ATTRIBUTES)
+    ),
+    MATERIALISE_OPERATOR: _Support("PluginV3", "float32; its two attributes", _plugin(*materialise_rows.ATTRIBUTES)),
     SEQUENCE_OPERATOR: _Support("PluginV3", "a model of the shape that its attributes say", _sequence),
     "Add": _Support("ElementWise (sum)"),
     "ArgMax": _Support("TopK, k = 1"),

@@ -13,6 +13,7 @@ from wavernn_trt.export.rewrite.decoder_interface import Dimension
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence, sequence_decoder
+from wavernn_trt.export.rewrite.materialise_rows import materialise_rows
 from wavernn_trt.export.rewrite.narrow_slices import narrow_slices
 from wavernn_trt.export.rewrite.precision import lower_precision
 from wavernn_trt.export.rewrite.unroll import unroll
@@ -73,7 +74,7 @@ def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
             fused, networks, model, steps=spec.steps, batch=batch, window=window, precision=spec.precision
         )
     lowered = lower_precision(narrow_slices(networks), spec.precision)
-    return unroll(lowered, model, steps=spec.steps, batch=batch, window=window)
+    return materialise_rows(unroll(lowered, model, steps=spec.steps, batch=batch, window=window))
 
 
 def _make_single(conditioner: onnx.ModelProto) -> None:

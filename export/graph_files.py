@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from wavernn_trt.export.networks import IR_VERSION, OPSET
-from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, MATERIALISE_OPERATOR
 from wavernn_trt.export.rewrite.gru_function import gru_function
+from wavernn_trt.export.rewrite.materialise_rows import materialise_function
 from wavernn_trt.export.rewrite.precision import ONNX_TYPES
 
 _EXTERNAL_FROM_BYTES = 1024
@@ -19,7 +20,7 @@ _ALIGNMENT = 64
 
 
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
-    """A graph as an ONNX model; the plugin operator's function comes along where the graph uses it."""
+    """A graph as an ONNX model; the functions of the operators that it unrolls to come along where it uses them."""
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     del model.graph.value_info[:]
     for node in model.graph.node:
@@ -35,6 +36,8 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
         types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         precisions = {onnx_type: precision for precision, onnx_type in ONNX_TYPES.items()}
         model.functions.append(gru_function(OPSET, precisions[types[cell.input[2]]]))
+    if any(node.op_type == MATERIALISE_OPERATOR for node in model.graph.node):
+        model.functions.append(materialise_function(OPSET))
     model.ir_version = IR_VERSION
     model.producer_name = "wavernn-trt"
     return model

@@ -1,7 +1,8 @@
-"""The two operators of this project's own: their names, and what a sequence node computes.
+"""The operators of this project's own: their names, and what a sequence node computes.
 
-``CustomGRUPlugin`` is one GRU cell behind its input product. ``WaveRNNSequencePlugin`` is all steps of a chunk. Graphs,
-plugins, kernels and their references agree on what stands here; it needs neither ONNX nor torch.
+``CustomGRUPlugin`` is one GRU cell behind its input product. ``WaveRNNSequencePlugin`` is all steps of a chunk.
+``MaterialisePlugin`` is the identity, behind which a tensor stands in memory. Graphs, plugins, kernels and their
+references agree on what stands here; it needs neither ONNX nor torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from wavernn_trt.export.config import Output
 
 GRU_OPERATOR = "CustomGRUPlugin"
 SEQUENCE_OPERATOR = "WaveRNNSequencePlugin"
+MATERIALISE_OPERATOR = "MaterialisePlugin"
 DOMAIN = "wavernn_trt"
 PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = "wavernn_trt"
@@ -32,11 +34,11 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 @dataclass(frozen=True)
 class Operand:
-    """An input of a sequence node."""
+    """An input or output of a node."""
 
     name: str
     shape: tuple[int | str, ...]
-    """Numbers, or ``B`` (streams), ``T`` (steps) and ``W`` (rows of a window)."""
+    """Numbers, or ``B`` (streams), ``T`` (steps), ``W`` (rows of a window) and ``C`` (columns of a row)."""
     kind: Literal["float32", "int32", "weight"]
     """``weight`` is a matrix in the engine's precision, [rows, columns] for ``rows`` outputs of ``columns`` inputs."""
 

@@ -127,6 +127,20 @@ def clear(address: int, size: int, stream: int) -> None:
     call("cuMemsetD32Async", driver.CUdeviceptr(address), 0, size // 4, driver.CUstream(stream))
 
 
+def copy(source: int, destination: int, size: int, stream: int) -> None:
+    """Copies from one device address to another, in the stream's order.
+
+    Args:
+        source: an address.
+        destination: an address; what is there may not overlap with the source.
+        size: bytes.
+        stream: a stream's handle.
+    """
+    driver = _driver()
+    to, where_from = driver.CUdeviceptr(destination), driver.CUdeviceptr(source)
+    call("cuMemcpyDtoDAsync", to, where_from, size, driver.CUstream(stream))
+
+
 def call(name: str, *arguments: Any) -> tuple[Any, ...]:
     """Calls the driver and checks its status.
 

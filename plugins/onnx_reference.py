@@ -1,4 +1,4 @@
-"""Both operators for ``onnx.reference.ReferenceEvaluator``, which then runs a decoder through the numpy references.
+"""The operators for ``onnx.reference.ReferenceEvaluator``, which then runs a decoder through the numpy references.
 
 Its ``new_ops`` come before the functions that a model carries, so that these are what runs::
 
@@ -48,5 +48,14 @@ class WaveRNNSequencePlugin(OpRun):
         return tuple(results[operand.name] for operand in shape.outputs_of_node())
 
 
-OPERATORS: tuple[type[OpRun], ...] = (CustomGRUPlugin, WaveRNNSequencePlugin)
+class MaterialisePlugin(OpRun):
+    """The same rows again."""
+
+    op_domain = DOMAIN
+
+    def _run(self, rows: NDArray[np.float32], **_: Any) -> tuple[NDArray[np.float32]]:
+        return (rows,)
+
+
+OPERATORS: tuple[type[OpRun], ...] = (CustomGRUPlugin, WaveRNNSequencePlugin, MaterialisePlugin)
 """For ``ReferenceEvaluator(model, new_ops=list(OPERATORS))``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from wavernn_trt.export.operators import Operand
 
-_MEANINGS = {"B": "streams", "T": "steps", "W": "rows of the window"}
+_MEANINGS = {"B": "streams", "T": "steps", "W": "rows of the window", "C": "columns"}
 
 
 def gru_operands(hidden_size: int) -> tuple[Operand, ...]:
@@ -23,7 +23,7 @@ def gru_operands(hidden_size: int) -> tuple[Operand, ...]:
 def match_shapes(
     operator: str, operands: Sequence[Operand], shapes: Sequence[Sequence[int]], *, dynamic: bool = False
 ) -> dict[str, int]:
-    """Finds the sizes B, T and W of a node.
+    """Finds the sizes B, T, W and C of a node.
 
     Args:
         operator: its name, for messages.

@@ -1,4 +1,4 @@
-"""Both operators as something that a plugin can hold: their attributes, operands and kernels.
+"""The operators as something that a plugin can hold: their attributes, operands and kernels.
 
 Nothing here knows TensorRT, and nothing needs CUDA until a kernel is launched.
 """
@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from wavernn_trt.export.operators import GRU_OPERATOR, SEQUENCE_OPERATOR, Operand, Precision, SequenceShape
+from wavernn_trt.export.operators import (
+    GRU_OPERATOR,
+    MATERIALISE_OPERATOR,
+    SEQUENCE_OPERATOR,
+    Operand,
+    Precision,
+    SequenceShape,
+)
+from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.operand_shapes import gru_operands
 
 if TYPE_CHECKING:
     from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
 
 Sizes = Mapping[str, int]
-"""B, T and W of a node, as `wavernn_trt.plugins.operand_shapes.match_shapes` finds them."""
+"""B, T, W and C of a node, as `wavernn_trt.plugins.operand_shapes.match_shapes` finds them."""
 
 
 class BoundKernel(Protocol):
@@ -138,15 +146,45 @@ class SequenceOperation:
         return _sequence_kernel(self.shape, precision)
 
 
-OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation]] = {
+@dataclass(frozen=True)
+class MaterialiseOperation:
+    """A ``MaterialisePlugin`` node: the rows of all steps, copied."""
+
+    operator = MATERIALISE_OPERATOR
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> MaterialiseOperation:
+        """There are none to read."""
+        return cls()
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """See `Operation`."""
+        return {}
+
+    def inputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return (Operand("rows", ("T", "B", "C"), "float32"),)
+
+    def outputs(self) -> tuple[Operand, ...]:
+        """See `Operation`."""
+        return (Operand("materialised", ("T", "B", "C"), "float32"),)
+
+    def bind(self, precision: Precision) -> BoundKernel:
+        """See `Operation`; a copy is the same in every precision."""
+        return _COPY
+
+
+OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation] | type[MaterialiseOperation]] = {
     GRU_OPERATOR: GruOperation,
     SEQUENCE_OPERATOR: SequenceOperation,
+    MATERIALISE_OPERATOR: MaterialiseOperation,
 }
 """By operator."""
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     GRU_OPERATOR: tuple(field.name for field in dataclasses.fields(GruOperation)),
     SEQUENCE_OPERATOR: SequenceShape.attribute_names(),
+    MATERIALISE_OPERATOR: (),
 }
 """Names of the integer attributes, by operator."""
 
@@ -189,6 +227,23 @@ class _SequenceKernel:
 
     def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
         self._kernel.launch(sizes["B"], sizes["T"], sizes["W"], pointers, workspace, stream)
+
+
+class _Copy:
+    """Not a kernel of ours: the driver's own copy, which a CUDA graph captures as a node."""
+
+    def prepare(self) -> None:
+        driver.current_device()  # what is missing is said now
+
+    def workspace_bytes(self, sizes: Sizes) -> int:
+        return 0
+
+    def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
+        source, destination = pointers
+        driver.copy(source, destination, 4 * sizes["T"] * sizes["B"] * sizes["C"], stream)
+
+
+_COPY = _Copy()
 
 
 @functools.cache

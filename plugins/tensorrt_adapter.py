@@ -203,7 +203,7 @@ class PluginMethods:
         if len(weights) > 1:
             mixed = " and ".join(sorted(weights))
             raise ValueError(f"{self.plugin_name}: weights are {mixed}, expected one type for all")
-        precision = WEIGHT_TYPES[weights.pop()]
+        precision = WEIGHT_TYPES[weights.pop()] if weights else "fp32"  # the copy has no weights
         if precision != self.precision:
             self.precision, self._kernel = precision, None
 

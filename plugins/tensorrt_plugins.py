@@ -1,4 +1,4 @@
-"""The TensorRT plugins of both operators, from one source for ``tensorrt`` 10.16 and 11 and ``tensorrt_rtx`` 1.7.
+"""The TensorRT plugins of all operators, from one source for ``tensorrt`` 10.16 and 11 and ``tensorrt_rtx`` 1.7.
 
 `register` has to run before a graph with such nodes is parsed and before a plan with them is deserialised, once in each
 process. The base classes live in TensorRT's module, so the classes here are made for each module.
@@ -20,7 +20,7 @@ _registered: dict[str, tuple[Any, ...]] = {}
 
 
 def register(trt: ModuleType) -> tuple[str, ...]:
-    """Makes both operators known to a TensorRT module; doing it again changes nothing.
+    """Makes the operators known to a TensorRT module; doing it again changes nothing.
 
     What a plugin refuses goes to the logger ``wavernn_trt.plugins``, because TensorRT's own message says no more than
     that a call failed.

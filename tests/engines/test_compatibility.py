@@ -78,3 +78,6 @@ def test_a_plugin_node_needs_its_attributes() -> None:
     node = helper.make_node("CustomGRUPlugin", ["x"], ["y"], name="cell", domain="wavernn_trt", hidden_size=4)
     reasons = [violation.reason for violation in report(node).violations if violation.node == "cell"]
     assert any("lacks the attribute input_size" in reason for reason in reasons)
+    node = helper.make_node("MaterialisePlugin", ["x"], ["y"], name="rows", domain="wavernn_trt", plugin_version="1")
+    reasons = [violation.reason for violation in report(node).violations if violation.node == "rows"]
+    assert any("lacks the attribute plugin_namespace" in reason for reason in reasons)

@@ -145,6 +145,18 @@ def test_slices_of_a_column_become_gathers(small_directory: Directories) -> None
     assert counts["CustomGRUPlugin"] == STEPS
 
 
+def test_no_step_reads_rows_but_from_a_plugin(directory: ModelDirectory) -> None:
+    """What stands between a step and the chunk's inputs, TensorRT would compile for that step again."""
+    graph = engine_graph(directory, dataclasses.replace(FP32, form="cell"), "decoder")
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    rows = len(read_networks(directory).rows)
+    gathers = [node for node in graph.graph.node if node.op_type == "Gather" and node.input[1].startswith("step_")]
+    assert len(gathers) == STEPS * (rows + 1)  # and the uniforms
+    assert {makers[node.input[0]].op_type for node in gathers} == {"MaterialisePlugin"}
+    assert Counter(node.op_type for node in graph.graph.node)["MaterialisePlugin"] == rows + 1
+    assert {function.name for function in graph.functions} == {"CustomGRUPlugin", "MaterialisePlugin"}
+
+
 def test_conditioner_takes_one_mel_of_any_length(directory: ModelDirectory) -> None:
     graph = engine_graph(directory, FP32, "conditioner")
     batch, mels, frames = graph.graph.input[0].type.tensor_type.shape.dim
@@ -165,9 +177,7 @@ def test_weights_that_fp16_cannot_hold_are_named(small_directory: Directories) -
     networks = fuse_gates(read_networks(directory), directory.model.input_sizes)
     cell = next(node for node in networks.step.nodes if node.op == "CustomGRUPlugin")
     cell.inputs[2].values = cell.inputs[2].values * np.float32(1e6)
-    with pytest.raises(
-        PrecisionError, match=r"weight_hh_l0: .*fp16 ends at 65504; use bf16 or fp32"
-    ):
+    with pytest.raises(PrecisionError, match=r"weight_hh_l0: .*fp16 ends at 65504; use bf16 or fp32"):
         lower_precision(networks, "fp16")
     assert lower_precision(networks, "bf16").step is not networks.step
 

@@ -1,5 +1,6 @@
 """What a plugin holds of its node: attributes there and back, and one kernel for all equal nodes."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -8,7 +9,18 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.operators import SequenceShape
-from wavernn_trt.plugins.operations import ATTRIBUTES, OPERATIONS, GruOperation, Operation, SequenceOperation
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.operations import (
+    ATTRIBUTES,
+    OPERATIONS,
+    GruOperation,
+    MaterialiseOperation,
+    Operation,
+    SequenceOperation,
+)
+from wavernn_trt.scripts.gpu.device import DeviceStream, on_device
 
 UNIVOC = SequenceShape(
     hidden_size=896,
@@ -22,7 +34,7 @@ UNIVOC = SequenceShape(
     group_held=(True,),
     place_groups=((0,), ()),
 )
-NODES: list[Operation] = [GruOperation(896, 256), SequenceOperation(UNIVOC)]
+NODES: list[Operation] = [GruOperation(896, 256), SequenceOperation(UNIVOC), MaterialiseOperation()]
 
 
 @pytest.mark.parametrize("operation", NODES)
@@ -44,6 +56,41 @@ def test_equal_nodes_share_a_kernel() -> None:
     assert GruOperation(896, 256).bind("fp16") is not GruOperation(512, 256).bind("fp16")
     again = SequenceOperation(dataclasses.replace(UNIVOC))
     assert again.bind("fp32") is SequenceOperation(UNIVOC).bind("fp32")
+    assert MaterialiseOperation().bind("fp32") is MaterialiseOperation().bind("fp32")
+
+
+def test_materialising_is_one_copy_on_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[tuple[int, ...]] = []
+    monkeypatch.setattr(driver, "copy", lambda *arguments: copies.append(arguments))
+    kernel = MaterialiseOperation().bind("fp32")
+    sizes = {"T": 1024, "B": 8, "C": 2688}
+    assert kernel.workspace_bytes(sizes) == 0
+    kernel.launch(sizes, (11, 12), 0, 13)
+    assert copies == [(11, 12, 4 * 1024 * 8 * 2688, 13)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
+def test_materialised_rows_are_the_rows(captured: bool) -> None:
+    rows = np.random.default_rng(0).standard_normal((7, 3, 33)).astype(np.float32)
+    found = np.full_like(rows, np.nan)
+    kernel = MaterialiseOperation().bind("fp32")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(primary_context())
+        except KernelError as error:
+            pytest.skip(str(error))
+        kernel.prepare()
+        pointers, fetch = stack.enter_context(on_device([rows, found]))
+        stream = stack.enter_context(contextlib.closing(DeviceStream()))
+
+        def work(handle: int) -> None:
+            kernel.launch({"T": 7, "B": 3, "C": 33}, pointers, 0, handle)
+
+        (stream.captured(work) if captured else work)(stream.handle)
+        stream.synchronize()
+        fetch()
+    np.testing.assert_array_equal(found, rows)
 
 
 def test_a_plan_can_be_sized_without_cuda() -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.operators import PRECISIONS, Precision, SequenceShape
-from wavernn_trt.plugins.operations import ATTRIBUTES, GruOperation, SequenceOperation
+from wavernn_trt.plugins.operations import ATTRIBUTES, GruOperation, MaterialiseOperation, SequenceOperation
 
 HERE = Path(__file__).resolve().parent
-GRU, SEQUENCE = "CustomGRUPlugin", "WaveRNNSequencePlugin"
+GRU, SEQUENCE, MATERIALISE = "CustomGRUPlugin", "WaveRNNSequencePlugin", "MaterialisePlugin"
 TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 FATCHORD = SequenceShape(
     hidden_size=8,
@@ -39,7 +39,15 @@ FATCHORD = SequenceShape(
     group_held=(False, True),
     place_groups=((0,), (0,), (1,), (1,), (1,)),
 )
-OPERATIONS = {GRU: GruOperation(hidden_size=8, input_size=3), SEQUENCE: SequenceOperation(FATCHORD)}
+OPERATIONS = {
+    GRU: GruOperation(hidden_size=8, input_size=3),
+    SEQUENCE: SequenceOperation(FATCHORD),
+    MATERIALISE: MaterialiseOperation(),
+}
+CASES: list[tuple[str, Precision]] = [
+    *((operator, precision) for operator in (GRU, SEQUENCE) for precision in PRECISIONS),
+    (MATERIALISE, "fp32"),  # it has no weights
+]
 Ask = Callable[..., list[dict[str, Any]]]
 
 BINDINGS = [Path(folder).resolve() for folder in filter(None, os.environ.get("WAVERNN_TRT_BINDINGS", "").split(":"))]
@@ -124,23 +132,22 @@ def input_types(operator: str, precision: Precision) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_both_operators_register_once(module: Any, ask: Callable[[Any], Ask]) -> None:
+def test_all_operators_register_once(module: Any, ask: Callable[[Any], Ask]) -> None:
     (answer,) = ask(module)(("registered", {}))
-    assert answer["names"] == [[GRU, SEQUENCE]] * 2
-    assert sorted(answer["creators"]) == [[GRU, "1", "wavernn_trt"], [SEQUENCE, "1", "wavernn_trt"]]
+    assert answer["names"] == [[GRU, SEQUENCE, MATERIALISE]] * 2
+    assert sorted(answer["creators"]) == [[name, "1", "wavernn_trt"] for name in (GRU, MATERIALISE, SEQUENCE)]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_plan_gives_back_the_plugin_that_was_built(module: Any, ask: Callable[[Any], Ask]) -> None:
     """Attributes go in, the weights' type is learnt, and what is kept makes the same plugin, in another process too."""
-    cases = [(operator, precision) for operator in OPERATIONS for precision in PRECISIONS]
     requests: list[Any] = []
-    for operator, precision in cases:
+    for operator, precision in CASES:
         attributes = OPERATIONS[operator].attributes()
         types = input_types(operator, precision)
         requests.append(("instantiated", {"operator": operator, "attributes": attributes, "types": types}))
     answers = ask(module)(*requests)
-    for (operator, precision), answer in zip(cases, answers, strict=True):
+    for (operator, precision), answer in zip(CASES, answers, strict=True):
         operation = OPERATIONS[operator]
         kinds = {"float32": "FLOAT", "int32": "INT32"}
         assert answer["output_types"] == [kinds[operand.kind] for operand in operation.outputs()]
@@ -151,9 +158,9 @@ def test_a_plan_gives_back_the_plugin_that_was_built(module: Any, ask: Callable[
         assert answer["identity"] == [operator, "1", "wavernn_trt", len(operation.outputs())]
     again: list[Any] = [
         ("restored", {"operator": operator, "fields": answer["kept"]})
-        for (operator, _), answer in zip(cases, answers, strict=True)
+        for (operator, _), answer in zip(CASES, answers, strict=True)
     ]
-    for (operator, precision), answer in zip(cases, ask(module)(*again), strict=True):
+    for (operator, precision), answer in zip(CASES, ask(module)(*again), strict=True):
         assert answer["attributes"] == OPERATIONS[operator].attributes()
         assert answer["precision"] == precision
 
@@ -161,18 +168,17 @@ def test_a_plan_gives_back_the_plugin_that_was_built(module: Any, ask: Callable[
 @pytest.mark.parametrize("module", MODULES)
 def test_tensors_are_plain_and_of_the_contracts_types(module: Any, ask: Callable[[Any], Ask]) -> None:
     requests: list[Any] = []
-    cases = [(operator, precision) for operator in OPERATIONS for precision in PRECISIONS]
-    for operator, precision in cases:
+    for operator, precision in CASES:
         outputs = [{"float32": "FLOAT", "int32": "INT32"}[o.kind] for o in OPERATIONS[operator].outputs()]
         types = [*input_types(operator, precision), *outputs]
         arguments = {"operator": operator, "attributes": OPERATIONS[operator].attributes(), "types": types}
         requests.append(("formats", arguments))
-    for (operator, precision), answer in zip(cases, ask(module)(*requests), strict=True):
+    for (operator, precision), answer in zip(CASES, ask(module)(*requests), strict=True):
         operands = (*OPERATIONS[operator].inputs(), *OPERATIONS[operator].outputs())
         weights = [i for i, operand in enumerate(operands) if operand.kind == "weight"]
         assert answer["packed"] == 0
         for i, (operand, accepted) in enumerate(zip(operands, answer["accepted"], strict=True)):
-            if i == weights[0]:
+            if weights[:1] == [i]:
                 expected = list(TYPES.values())  # it decides
             elif operand.kind == "weight":
                 expected = [TYPES[precision]]
@@ -204,6 +210,8 @@ def test_wrong_attributes_and_types_are_named(module: Any, ask: Callable[[Any], 
         (GRU, gru, ["HALF", *types[GRU][1:]], "gates is HALF, expected FLOAT"),
         (GRU, gru, ["FLOAT", "FLOAT", "INT8", "FLOAT"], "recurrent_weight is INT8, expected FLOAT or HALF or BF16"),
         (GRU, gru, types[GRU][:3], "found 3 inputs, expected 4"),
+        (MATERIALISE, {}, ["HALF"], "rows is HALF, expected FLOAT"),
+        (MATERIALISE, {}, ["FLOAT", "FLOAT"], "found 2 inputs, expected 1"),
         (SEQUENCE, {**sequence, "layers": 3}, types[SEQUENCE], "layers is 3, expected 1 or 2"),
         (SEQUENCE, {**sequence, "distribution": 9}, types[SEQUENCE], "attribute distribution is 9, expected 0 to 2"),
         (SEQUENCE, sequence, mixed, "weights are FLOAT and HALF, expected one type for all"),
@@ -251,6 +259,29 @@ def test_unrolled_decoder_becomes_a_plan(
     assert answer["calls"]["clone"] > 0
     targets = 2 if module == "tensorrt_rtx" else 1
     assert Path(answer["plan"]).read_bytes().count(GRU.encode()) >= 4 * targets
+
+
+@pytest.mark.parametrize("module", BUILDERS)
+@pytest.mark.parametrize("batch", [3, "batch"])
+def test_rows_are_materialised_in_a_plan(
+    module: Any, batch: int | str, ask: Callable[[Any], Ask], small_decoder: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Static, and with a profile from 1 to 5 streams: the copy is as large as what it copies."""
+    pytest.importorskip("onnx", reason="TensorRT parses ONNX files")
+    from wavernn_trt.export.graph_files import to_model
+    from wavernn_trt.export.rewrite.materialise_rows import materialise_rows
+    from wavernn_trt.export.rewrite.unroll import unroll
+
+    decoder = small_decoder("raw")
+    graph = materialise_rows(unroll(decoder.fused, decoder.model, steps=2, batch=batch, window=5))
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(to_model(graph).SerializeToString())
+    answer = build(ask(module), module, path, profile=[1, 2, 5] if batch == "batch" else None)
+    streams = -1 if batch == "batch" else 3
+    assert answer["outputs"]["samples"] == [[streams, 2], "INT32"]
+    assert answer["outputs"]["hidden_out"] == [[2, streams, 8], "FLOAT"]
+    targets = 2 if module == "tensorrt_rtx" else 1
+    assert Path(answer["plan"]).read_bytes().count(MATERIALISE.encode()) >= 6 * targets  # five rows, the uniforms
 
 
 @pytest.mark.parametrize("module", BUILDERS)
