@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -18,6 +19,11 @@ from wavernn_trt.engines.supervised_build import Progress, build_in_process
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
 from wavernn_trt.engines.typed_json import from_json
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
+
+logger = logging.getLogger(__name__)
+
+_MANY_STEPS, _MINUTES, _GIGABYTES = 512, 8, 3.6
+"""Unrolled steps of a model with two GRUs, what building them takes on one core, and the memory that it takes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,17 @@ def build_engine(
         TensorRTMissingError: the module is not installed.
     """
     say = progress or (lambda role, stage, share: None)
+    long = spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS
+    if long and cache.find(plan_stem(directory, spec, "decoder"), plan_key(directory, spec, "decoder")) is None:
+        many = spec.steps / _MANY_STEPS
+        logger.warning(
+            "building %d unrolled steps of a model with %d GRUs may take %.0f minutes (they grow with the square of the"
+            " steps) and %.1f GB of memory; the form sequence takes seconds",
+            spec.steps,
+            directory.model.layers,
+            _MINUTES * many**2,
+            _GIGABYTES * many,
+        )
     plans: dict[Role, CachedPlan] = {}
     built: list[Role] = []
     for role in ROLES:

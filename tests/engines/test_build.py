@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("torch", reason="models are exported from PyTorch")
 pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
 
-from wavernn_trt.engines import plan_names, supervised_build
+from wavernn_trt.engines import build, plan_names, supervised_build
 from wavernn_trt.engines.build import build_engine
 from wavernn_trt.engines.build_process import GRAPH
 from wavernn_trt.engines.cache import EngineCache
@@ -381,3 +381,18 @@ def alive(pid: int) -> bool:
         return "State:\tZ" not in status.read_text()
     except OSError:
         return False
+
+
+def test_a_build_that_would_take_long_is_warned_of(
+    small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataclasses.replace(QUICK, steps=1024, targets=(75,))  # refused at its conditioner, long before
+    with caplog.at_level(logging.WARNING), pytest.raises(EngineBuildError):
+        build_engine(small_directory("raw"), spec, EngineCache(tmp_path / "cache"))
+    assert "building 1024 unrolled steps of a model with 2 GRUs may take 32 minutes" in caplog.text
+    assert "7.2 GB of memory; the form sequence takes seconds" in caplog.text
+    monkeypatch.setattr(build, "_MANY_STEPS", 2)
+    for warnings in (1, 0):  # of a plan that is there, there is nothing to warn
+        caplog.clear()
+        build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
+        assert caplog.text.count("the form sequence takes seconds") == warnings
