@@ -38,8 +38,8 @@ FOUR = (80, 86, 89, 120)
 SHORT = Extent.of("2:8:64")
 QUICK = EngineSpec(targets=(86,), precision="fp32", steps=4, form="cell", batch=Extent.of(2), frames=SHORT)
 
-MATERIALISED = {"univoc-896": 2, "fatchord-512": 6, "fatchord-mol-512": 6}
-"""Tensors that each step gathers from: rows of conditioning, one for each place that takes it in, and the uniforms."""
+MATERIALISED = {"univoc-896": 0, "fatchord-512": 6, "fatchord-mol-512": 6}
+"""Where rows of conditioning are sums: those, one for each place that takes them in, and the uniforms."""
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,8 @@ def test_models_of_full_size_are_built_for_four_generations(
     assert manifest.targets == ("sm80", "sm86", "sm89", "sm120")
     plugins = {plugin.name: plugin.count for plugin in manifest.plugins}
     if form == "cell":
-        assert plugins == {"CustomGRUPlugin": steps * directory.model.layers, "MaterialisePlugin": MATERIALISED[name]}
+        assert plugins.pop("CustomGRUPlugin") == steps * directory.model.layers
+        assert sum(plugins.values()) == plugins.get("MaterialisePlugin", 0) == MATERIALISED[name]
         low = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
         assert set(manifest.precisions["MATRIX_MULTIPLY"]) <= {low, "float32"}
         assert manifest.precisions["MATRIX_MULTIPLY"][low] >= 2 * steps
