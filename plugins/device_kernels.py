@@ -93,9 +93,9 @@ def primary_context(ordinal: int = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            driver.call("cuCtxPopCurrent")
+            driver.release("cuCtxPopCurrent")
     finally:
-        driver.call("cuDevicePrimaryCtxRelease", device)
+        driver.release("cuDevicePrimaryCtxRelease", device)
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def _on_device(arrays: list[NDArray[Any]]) -> Iterator[list[int]]:
         yield [int(address) for address in allocated]
     finally:
         for address in allocated:
-            driver.call("cuMemFree", address)
+            driver.release("cuMemFree", address)
 
 
 def _fetch(outputs: Arrays, pointers: list[int]) -> None:
@@ -139,4 +139,4 @@ def _run(launch: Callable[[int], None], captured: bool) -> None:
             launch(int(stream))
             driver.call("cuStreamSynchronize", stream)
     finally:
-        driver.call("cuStreamDestroy", stream)
+        driver.release("cuStreamDestroy", stream)

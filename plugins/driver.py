@@ -101,18 +101,26 @@ def load_library(cubin: bytes) -> Any:
     """Loads a cubin for all contexts of this process.
 
     Raises:
-        KernelError: the driver does not take it; says which CUDA the driver is for.
+        KernelError: the driver does not take it, and says which CUDA the driver is for; or a stream is being captured.
     """
     try:
         (library,) = call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
     except KernelError as error:
-        (version,) = call("cuDriverGetVersion")
-        cuda = f"{version // 1000}.{version % 1000 // 10}"
-        raise KernelError(
-            f"{error}. This driver is for CUDA {cuda}; what a newer CUDA's compiler made may need a newer driver, or "
-            "take an older nvcc or nvidia-cuda-nvrtc"
-        ) from error
+        way_out = ""
+        if "STREAM_CAPTURE" in str(error):
+            way_out = ". A kernel has to be prepared before a launch of it is captured"
+        elif any(code in str(error) for code in _CODES_OF_FOREIGN_CUBINS):
+            (version,) = call("cuDriverGetVersion")
+            cuda = f"{version // 1000}.{version % 1000 // 10}"
+            way_out = (
+                f". This driver is for CUDA {cuda}; what a newer CUDA's compiler made may need a newer driver, or take "
+                "an older nvcc or nvidia-cuda-nvrtc"
+            )
+        raise KernelError(f"{error}{way_out}") from error
     return library
+
+
+_CODES_OF_FOREIGN_CUBINS = ("INVALID_IMAGE", "INVALID_PTX", "INVALID_SOURCE", "NO_BINARY_FOR_GPU", "UNSUPPORTED_PTX")
 
 
 def clear(address: int, size: int, stream: int) -> None:
@@ -156,6 +164,14 @@ def call(name: str, *arguments: Any) -> tuple[Any, ...]:
         _, words = driver.cuGetErrorString(status)
         raise KernelError(f"{name} failed with {status.name}: {(words or b'no description').decode()}")
     return tuple(results)
+
+
+def release(name: str, *arguments: Any) -> None:
+    """Calls the driver to give something back, and leaves its status alone.
+
+    After an error inside a kernel every call fails: checked, those that clean up would hide the first, which says more.
+    """
+    getattr(_driver(), name)(*arguments)
 
 
 def constant(enumeration: str, name: str) -> Any:

@@ -57,10 +57,10 @@ class DeviceStream:
     def close(self) -> None:
         """Gives everything back."""
         for graph in self._graphs:
-            driver.call("cuGraphExecDestroy", graph)
+            driver.release("cuGraphExecDestroy", graph)
         for event in self._events:
-            driver.call("cuEventDestroy", event)
-        driver.call("cuStreamDestroy", self._stream)
+            driver.release("cuEventDestroy", event)
+        driver.release("cuStreamDestroy", self._stream)
 
 
 def _launch(executable: Any, stream: int) -> None:
@@ -87,7 +87,7 @@ def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Calla
         yield [int(address) for address in allocated], fetch
     finally:
         for address in allocated:
-            driver.call("cuMemFree", address)
+            driver.release("cuMemFree", address)
 
 
 @contextlib.contextmanager
@@ -97,4 +97,4 @@ def scratch(size: int) -> Iterator[int]:
     try:
         yield int(address)
     finally:
-        driver.call("cuMemFree", address)
+        driver.release("cuMemFree", address)

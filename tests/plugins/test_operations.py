@@ -81,7 +81,7 @@ def test_materialised_rows_are_the_rows(captured: bool) -> None:
         except KernelError as error:
             pytest.skip(str(error))
         kernel.prepare()
-        pointers, fetch = stack.enter_context(on_device([rows, found]))
+        pointers, fetch = stack.enter_context(on_device([rows.copy(), found]))  # both are copied back
         stream = stack.enter_context(contextlib.closing(DeviceStream()))
 
         def work(handle: int) -> None:

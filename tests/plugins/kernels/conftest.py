@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
+from wavernn_trt.plugins.host_kernels import SOURCES, HostKernels, build_host_kernels
+
+PRETENDED = Path(__file__).parent / "pretended"
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +34,18 @@ def host_kernels(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKern
 def warps_of_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     """With sixteen threads a warp, so that the exchanges inside warps run."""
     return HostKernels(build_host_kernels(tmp_path_factory.mktemp("lanes") / "kernels.so", lanes=16))
+
+
+@pytest.fixture(scope="session")
+def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment for processes that are to find a driver that pretends, and an nvcc that compiles nothing."""
+    folder = tmp_path_factory.mktemp("pretended")
+    sources = [str(PRETENDED / "driver.cpp"), str(PRETENDED / "launch.cpp"), str(host_kernels.path)]
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    flags += [f"-Wl,-rpath,{host_kernels.path.parent}", "-o", str(folder / "libcuda.so.1"), "-ldl"]
+    subprocess.run([gxx, *sources, *flags], check=True)
+    nvcc = folder / "nvcc"
+    nvcc.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{PRETENDED / "nvcc.py"}" "$@"\n')
+    nvcc.chmod(0o755)
+    first = {name: f"{folder}{os.pathsep}{os.environ.get(name, '')}" for name in ("LD_LIBRARY_PATH", "PATH")}
+    return {**os.environ, **first, "OPENBLAS_NUM_THREADS": "1"}

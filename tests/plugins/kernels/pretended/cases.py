@@ -1,0 +1,319 @@
+"""What our calls of CUDA's driver keep to, and what it refuses, with the driver that pretends.
+
+../test_pretended_driver.py runs this in a process that finds that driver. It needs no GPU and says nothing about one:
+kernels are their host build here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.arguments import GruArguments
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.compilers import Compiled
+from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
+from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.targets import Device
+from wavernn_trt.scripts.gpu.device import DeviceStream, on_device, scratch
+
+LIBRARY = ctypes.CDLL("libcuda.so.1")
+CELL = GruCase(3, 16)
+CHUNK = SequenceCase(small_shapes()["two layers, skip, values"])
+UNASKED = 48 * 1024
+"""Bytes of dynamic shared memory that a block has without asking."""
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A kernel and its operands on the device."""
+
+    launch: Callable[..., None]
+    """Puts it on the stream; with other addresses than the operands' where they are given."""
+    pointers: list[int]
+    stream: DeviceStream
+    copy_back: Callable[[], None]
+    outputs: Arrays
+
+    def fetch(self) -> Arrays:
+        """The outputs as they are on the device now."""
+        self.copy_back()
+        return self.outputs
+
+
+@contextlib.contextmanager
+def cell(cache: KernelCache) -> Iterator[Prepared]:
+    """CELL's kernel."""
+    kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
+    kernel.prepare()
+    outputs = {"next_hidden": np.full((CELL.batch, CELL.hidden_size), np.nan, np.float32)}
+    with (
+        contextlib.closing(DeviceStream()) as stream,
+        on_device([*CELL.inputs().values(), *outputs.values()]) as placed,
+    ):
+        pointers, copy_back = placed
+
+        def launch(first: int = pointers[0]) -> None:
+            kernel.launch(CELL.batch, [first, *pointers[1:]], stream.handle)
+
+        yield Prepared(launch, pointers, stream, copy_back, outputs)
+
+
+@contextlib.contextmanager
+def chunk(kernel: SequenceKernel, case: SequenceCase, stream: DeviceStream, missing: int = 0) -> Iterator[Prepared]:
+    """A chunk, whose workspace lacks some bytes."""
+    sizes, inputs, outputs = (case.batch, case.steps, case.window), case.inputs(), case.poisoned_outputs()
+    operands = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
+    with scratch(kernel.workspace_bytes(*sizes) - missing) as workspace, on_device(operands) as (pointers, copy_back):
+
+        def launch(shift: int = 0) -> None:
+            kernel.launch(*sizes, pointers, workspace + shift, stream.handle)
+
+        yield Prepared(launch, pointers, stream, copy_back, outputs)
+
+
+@contextlib.contextmanager
+def spoilt_capture(stream: DeviceStream) -> Iterator[None]:
+    """A capture that cannot be ended any more after what is called in it."""
+    mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
+    driver.call("cuStreamBeginCapture", stream.handle, mode)
+    yield
+    with pytest.raises(KernelError, match="cuStreamEndCapture failed with CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
+        driver.call("cuStreamEndCapture", stream.handle)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    return KernelCache(tmp_path_factory.mktemp("cubins"))
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    """Its context is current, and everything that is made in it is given back."""
+    with primary_context():
+        yield driver.current_device()[1]
+        assert LIBRARY.pretended_leftovers() == 0
+
+
+@pytest.fixture
+def stream(device: Device) -> Iterator[DeviceStream]:
+    with contextlib.closing(DeviceStream()) as stream:
+        yield stream
+
+
+@pytest.fixture
+def room() -> Iterator[ctypes.c_int]:
+    """How many blocks a multiprocessor takes."""
+    number = ctypes.c_int.in_dll(LIBRARY, "pretended_room")
+    yield number
+    number.value = 1
+
+
+def test_the_device_is_the_pretended_one(device: Device) -> None:
+    assert device == Device("Pretended GPU", 90, 2, 227 * 1024, 228 * 1024)
+    with pytest.raises(RuntimeError, match=r"cuMemHostAlloc.* not found"):
+        driver.call("cuMemHostAlloc", 16, 0)
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_take_more_shared_memory_than_a_block_has_unasked(
+    device: Device, cache: KernelCache, precision: Precision, captured: bool
+) -> None:
+    case = SequenceCase(small_shapes(130, 140, 64)["two layers, skip, values"], precision, 2, steps=2)
+    assert SequenceKernel(case.shape, precision, cache).plan(2).shared_bytes > UNASKED
+    inputs = case.inputs()
+    assert case.excess(DeviceKernels(cache).sequence(case, inputs, captured=captured), inputs) <= 1
+
+
+def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
+    kernel = SequenceKernel(CHUNK.shape, "bf16", cache)
+    cases = [SequenceCase(CHUNK.shape, "bf16", batch) for batch in (1, 3, 9)]
+    assert [kernel.plan(case.batch).tile for case in cases] == [1, 4, 8]
+    with contextlib.ExitStack() as stack:
+        chunks = [stack.enter_context(chunk(kernel, case, stream)) for case in cases]
+        for one in chunks:
+            one.launch()
+        stream.synchronize()
+        for case, one in zip(cases, chunks, strict=True):
+            assert case.excess(one.fetch(), case.inputs()) <= 1
+
+
+def test_a_launch_allocates_nothing_and_waits_for_nothing(device: Device, cache: KernelCache) -> None:
+    with cell(cache) as one:
+        before = LIBRARY.pretended_leftovers()
+        one.launch()
+        assert LIBRARY.pretended_leftovers() == before
+        assert np.isnan(one.fetch()["next_hidden"]).all()  # the work still waits
+        one.stream.synchronize()
+        assert CELL.excess(one.fetch()["next_hidden"]) <= 1
+
+
+def test_a_captured_launch_is_timed(device: Device, cache: KernelCache) -> None:
+    with cell(cache) as one:
+        replay = one.stream.captured(lambda stream: one.launch())
+        assert one.stream.seconds(replay) > 0
+        assert CELL.excess(one.fetch()["next_hidden"]) <= 1
+
+
+def test_a_thread_without_a_context_is_told_so(device: Device, cache: KernelCache) -> None:
+    cell, sequence = GruCellKernel(16, "fp32", cache), SequenceKernel(CHUNK.shape, "fp32", cache)
+    calls = [cell.prepare, sequence.prepare, lambda: sequence.plan(1), lambda: cell.launch(1, [16, 16, 16, 16, 32], 0)]
+    with ThreadPoolExecutor(1) as other_thread:  # the device's context is current on this one alone
+        for call in calls:
+            with pytest.raises(KernelError, match="no CUDA context is current on this thread; make one"):
+                other_thread.submit(call).result()
+        with pytest.raises(KernelError, match="cuMemAlloc failed with CUDA_ERROR_INVALID_CONTEXT"):
+            other_thread.submit(driver.call, "cuMemAlloc", 16).result()
+
+
+@pytest.mark.parametrize(
+    ("cubin", "code"), [(b"\x7fELF", "INVALID_IMAGE"), (b"pretended gru_cell Float sm_120", "NO_BINARY_FOR_GPU")]
+)
+def test_a_cubin_that_the_driver_refuses(device: Device, tmp_path: Path, cubin: bytes, code: str) -> None:
+    class Newer:
+        kind, version = "newer", "14"
+
+        def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
+            return Compiled(cubin, "")
+
+    words = rf"cuLibraryLoadData failed with CUDA_ERROR_{code}: .*\. This driver is for CUDA 13\.0; what a newer CUDA's"
+    with pytest.raises(KernelError, match=words):
+        GruCellKernel(16, "fp32", KernelCache(tmp_path, Newer())).prepare()
+
+
+def test_a_grid_that_is_not_resident_is_refused(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
+    room.value = 0
+    with pytest.raises(KernelError, match=r"needs 2 blocks of \d+ bytes .* Pretended GPU \(sm_90\) holds 0 of them"):
+        SequenceKernel(CHUNK.shape, "fp32", cache).plan(1)
+
+
+def test_a_grid_that_is_no_longer_resident_is_refused(
+    cache: KernelCache, stream: DeviceStream, room: ctypes.c_int
+) -> None:
+    kernel = SequenceKernel(CHUNK.shape, "fp32", cache)
+    kernel.plan(CHUNK.batch)
+    room.value = 0
+    with chunk(kernel, CHUNK, stream) as one:
+        with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"):
+            one.launch()
+        stream.synchronize()
+
+
+def test_a_workspace_that_is_not_aligned_is_refused(cache: KernelCache, stream: DeviceStream) -> None:
+    with chunk(SequenceKernel(CHUNK.shape, "fp32", cache), CHUNK, stream) as one:
+        with pytest.raises(ValueError, match=r"found a workspace at 0x\w+, expected a multiple of 16"):
+            one.launch(8)
+        stream.synchronize()
+        assert np.isnan(one.fetch()["hidden_out"]).all()  # nothing was put on the stream
+
+
+@pytest.mark.parametrize("missing", [256, 8192])
+def test_a_workspace_that_is_too_small_ends_the_kernel(cache: KernelCache, missing: int) -> None:
+    def run() -> None:
+        kernel = SequenceKernel(CHUNK.shape, "fp32", cache)
+        with (
+            primary_context(),
+            contextlib.closing(DeviceStream()) as stream,
+            chunk(kernel, CHUNK, stream, missing) as one,
+        ):
+            one.launch()
+            stream.synchronize()
+
+    with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
+        run()
+
+
+@pytest.mark.parametrize("fault", ["misaligned", "freed", "null", "of the host", "of too small a tensor"])
+def test_an_address_that_no_kernel_can_read_ends_it(cache: KernelCache, fault: str) -> None:
+    """What is told is the kernel's error, not that of a call that cleans up behind it."""
+    gates = CELL.inputs()["gates"]
+
+    def run() -> None:
+        with primary_context(), cell(cache) as one, on_device([gates[:1]]) as ((small,), _):
+            with on_device([gates]) as ((freed,), _):
+                pass
+            wrong = {"misaligned": one.pointers[0] + 2, "freed": freed, "null": 0, "of the host": gates.ctypes.data}
+            one.launch(wrong.get(fault, small))
+            one.stream.synchronize()
+
+    code = "MISALIGNED" if fault == "misaligned" else "ILLEGAL"
+    with pytest.raises(KernelError, match=f"cuStreamSynchronize failed with CUDA_ERROR_{code}_ADDRESS"):
+        run()
+
+
+def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache) -> None:
+    kernels, inputs = DeviceKernels(cache), CELL.inputs()
+    with primary_context():
+        with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
+            kernels.gru_cell(CELL, {**inputs, "gates": inputs["gates"][:1]})
+        with pytest.raises(KernelError, match=r"cuLibraryLoadData failed with CUDA_ERROR_ILLEGAL_ADDRESS: [^.]*$"):
+            kernels.gru_cell(CELL)
+    with primary_context():
+        assert CELL.excess(kernels.gru_cell(CELL)) <= 1
+
+
+def test_work_that_waits_keeps_its_memory() -> None:
+    with primary_context(), contextlib.closing(DeviceStream()) as stream:
+        with scratch(64) as address:
+            driver.clear(address, 64, stream.handle)
+        with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
+            stream.synchronize()
+
+
+def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: Device, cache: KernelCache) -> None:
+    with cell(cache) as one, spoilt_capture(one.stream):
+        kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
+        with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.* has to be prepared before"):
+            kernel.launch(CELL.batch, one.pointers, one.stream.handle)
+
+
+@pytest.mark.parametrize("name", ["cuMemAlloc", "cuMemFree", "cuCtxSynchronize", "cuStreamSynchronize"])
+def test_a_capture_refuses_what_allocates_or_waits(stream: DeviceStream, name: str) -> None:
+    with scratch(16) as address, spoilt_capture(stream):
+        arguments = {"cuMemAlloc": [16], "cuMemFree": [address], "cuStreamSynchronize": [stream.handle]}
+        with pytest.raises(KernelError, match=f"{name} failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+            driver.call(name, *arguments.get(name, []))
+
+
+def test_a_block_has_no_more_shared_memory_than_it_asked_for(
+    device: Device, cache: KernelCache, stream: DeviceStream
+) -> None:
+    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    with pytest.raises(KernelError, match="cuKernelSetAttribute failed with CUDA_ERROR_INVALID_VALUE"):
+        driver.LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=228 * 1024))
+    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=UNASKED))
+    arguments = GruArguments(*[256] * 5, CELL.batch, CELL.hidden_size, 2)
+    with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_INVALID_VALUE"):
+        kernel.launch(2, THREADS, UNASKED + 1, arguments, stream.handle, cooperative=False)
+
+
+def test_a_cooperative_launch_fits_the_device(device: Device, cache: KernelCache, stream: DeviceStream) -> None:
+    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, device)
+    arguments = GruArguments(*[256] * 5, CELL.batch, 24, 3)
+    with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"):
+        kernel.launch(3, THREADS, UNASKED, arguments, stream.handle, cooperative=True)
+
+
+def test_arguments_of_another_kernel_are_noticed(device: Device, cache: KernelCache, stream: DeviceStream) -> None:
+    class Longer(ctypes.Structure):
+        _fields_ = (("arguments", GruArguments), ("rest", ctypes.c_char * 1024))
+
+    library = driver.load_library(cache.get("sequence", "fp32", 90).cubin)
+    kernel = driver.LoadedKernel(library, "sequence_4", 0, device)
+    arguments = Longer(GruArguments(*[256] * 5, CELL.batch, CELL.hidden_size, 2))
+    with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_INVALID_VALUE"):
+        kernel.launch(2, THREADS, UNASKED, arguments, stream.handle, cooperative=True)

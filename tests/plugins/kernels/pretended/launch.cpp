@@ -1,0 +1,191 @@
+// Libraries, kernels and their launches.
+//
+// CUDA copies as many bytes as a kernel's argument has, and never learns that there were fewer, or others. Here the
+// arguments have to agree with their launch down to the last fields.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <initializer_list>
+#include <string>
+
+#include "context.h"
+#include "gru_arguments.h"
+#include "sequence_arguments.h"
+
+namespace pretended {
+
+using wavernn::GruArguments;
+using wavernn::SequenceArguments;
+
+// Of plugins/kernels/host.cpp.
+extern "C" {
+int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
+int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
+}
+
+struct Library {
+    std::string file;
+    int precision;
+};
+
+struct Kernel {
+    const Library* library;
+    int tile;
+    int most_shared = SHARED_UNASKED;
+};
+
+struct LaunchAttribute {
+    int id, padding, value[16];
+};
+
+struct LaunchConfig {
+    unsigned grid[3], block[3], shared_bytes;
+    Stream* stream;
+    const LaunchAttribute* attributes;
+    unsigned attribute_count;
+};
+
+namespace {
+
+constexpr int MOST_THREADS = 256, COUNTER_BYTES = 128;  // of the kernels, their launch bounds and group.h
+constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8, COOPERATIVE = 2;  // of CUfunction_attribute, CUlaunchAttributeID
+
+std::set<Library*> libraries;  // these two belong to no context
+std::set<Kernel*> kernels;
+
+struct Launch {
+    int precision, tile, grid, threads, shared_bytes;
+};
+
+bool agree(const GruArguments& a, const Launch& launch) {
+    const int warps = launch.threads / 32;
+    return a.batch > 0 && a.hidden_size > 0 && a.unit_blocks == (a.hidden_size + warps - 1) / warps &&
+           launch.grid == a.unit_blocks * ((a.batch + launch.tile - 1) / launch.tile);
+}
+
+bool agree(const SequenceArguments& a, const Launch& launch) {
+    const auto fits = [&](int offset) { return 0 <= offset && offset < launch.shared_bytes; };
+    return a.batch > 0 && a.steps > 0 && a.window > 0 && a.groups > 0 && a.groups * a.blocks == launch.grid &&
+           a.waits > 0 && fits(a.shared_operands) && fits(a.shared_sampler);
+}
+
+// Whether a kernel can read numbers or vectors of so many bytes there. Not all models have all operands.
+Result check(int bytes, std::initializer_list<const void*> pointers) {
+    for (const void* pointer : pointers) {
+        const auto address = reinterpret_cast<Address>(pointer);
+        NEED(address % static_cast<Address>(bytes) == 0, MISALIGNED_ADDRESS);
+        NEED(address == 0 || is_allocated(address, static_cast<std::size_t>(bytes)), ILLEGAL_ADDRESS);
+    }
+    return SUCCESS;
+}
+
+Result check(const GruArguments& a, int number) {
+    NEED_SUCCESS(check(number, {a.recurrent_weight}));
+    return check(4, {a.gates, a.hidden, a.recurrent_bias, a.next_hidden});
+}
+
+Result check(const SequenceArguments& a, int number) {
+    for (const wavernn::Matrix& matrix : a.matrices) {
+        NEED_SUCCESS(check(number, {matrix.weight}));
+        NEED_SUCCESS(check(4, {matrix.bias}));
+    }
+    NEED_SUCCESS(check(16, {a.counters, a.states[0], a.states[1], a.features[0], a.features[1]}));
+    NEED_SUCCESS(check(16, {a.activations[0], a.activations[1]}));
+    NEED_SUCCESS(check(4, {a.conditioning, a.frame_index, a.interpolation, a.uniforms, a.previous, a.hidden}));
+    NEED_SUCCESS(check(4, {a.feedback, a.gates_bias_0, a.skip_column, a.skip_bias, a.gates_bias_1, a.samples}));
+    NEED_SUCCESS(check(4, {a.previous_out, a.hidden_out, a.skipped, a.logits}));
+    // Blocks would wait for each other in vain.
+    for (int group = 0; group < a.groups; ++group) NEED(a.counters[group * COUNTER_BYTES] == 0, LAUNCH_FAILED);
+    return SUCCESS;
+}
+
+// Runs a kernel in a process of its own, so that what it does wrong ends that one.
+template <typename Arguments, typename Run>
+Result run_apart(const Arguments& arguments, const Launch& launch, Run run) {
+    const pid_t process = fork();
+    if (process == 0) {
+        signal(SIGSEGV, SIG_DFL);  // pytest's handler would tell of it
+        _exit(run(&arguments, launch.precision, launch.tile, launch.grid, launch.threads / 32, launch.shared_bytes));
+    }
+    int status = 1;
+    waitpid(process, &status, 0);
+    NEED(!WIFSIGNALED(status) || WTERMSIG(status) != SIGSEGV, ILLEGAL_ADDRESS);
+    return status == 0 ? SUCCESS : LAUNCH_FAILED;
+}
+
+// Copies the arguments now, and looks at what they point to when the stream's turn comes.
+template <typename Arguments, typename Run>
+Result put_kernel(Stream* stream, const Launch& launch, const void* given, Run run) {
+    Arguments arguments;
+    std::memcpy(&arguments, given, sizeof(arguments));
+    NEED(agree(arguments, launch), INVALID_VALUE);
+    return put(stream, [=]() -> Result {
+        NEED_SUCCESS(check(arguments, launch.precision == 0 ? 4 : 2));
+        return run_apart(arguments, launch, run);
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+// Tests set it: blocks that a multiprocessor takes; other programs may limit that on a GPU.
+int pretended_room = 1;
+
+// A cubin is what nvcc.py writes.
+int cuLibraryLoadData(Library** library, const char* code, void*, void*, unsigned, void*, void*, unsigned) {
+    NEED_SUCCESS(usable_outside_of_captures());
+    char file[16], number[16];
+    int sm;
+    NEED(std::sscanf(code, "pretended %15s %15s sm_%d", file, number, &sm) == 3, INVALID_IMAGE);
+    NEED(sm == SM, NO_BINARY_FOR_GPU);
+    return give(libraries, library, new Library{file, number[0] == 'F' ? 0 : number[0] == 'H' ? 1 : 2});
+}
+
+int cuLibraryGetKernel(Kernel** kernel, Library* library, const char* name) {
+    NEED(libraries.count(library), INVALID_HANDLE);
+    for (const int tile : {1, 4, 8}) {
+        if (library->file + "_" + std::to_string(tile) == name) return give(kernels, kernel, new Kernel{library, tile});
+    }
+    return NOT_FOUND;
+}
+
+int cuKernelSetAttribute(int attribute, int value, Kernel* kernel, int device) {
+    NEED(kernels.count(kernel) && device == 0, INVALID_HANDLE);
+    NEED(attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES && value <= SHARED_OPTIN, INVALID_VALUE);
+    return kernel->most_shared = value, SUCCESS;
+}
+
+int cuKernelGetFunction(Kernel** function, Kernel* kernel) {
+    NEED(kernels.count(kernel), INVALID_HANDLE);
+    return *function = kernel, usable();
+}
+
+int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel, int threads, std::size_t shared_bytes) {
+    NEED(kernels.count(kernel) && 0 < threads && threads <= MOST_THREADS, INVALID_VALUE);
+    return *blocks = std::min(pretended_room, SHARED_IN_ALL / (int(shared_bytes) + SHARED_TAKEN)), usable();
+}
+
+int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** arguments, void** extra) {
+    const auto& [grid, block, shared_bytes, stream, attributes, attribute_count] = *config;
+    NEED(kernels.count(kernel), INVALID_HANDLE);
+    NEED(grid[1] == 1 && grid[2] == 1 && block[1] == 1 && block[2] == 1 && arguments && !extra, INVALID_VALUE);
+    NEED(block[0] % 32 == 0 && int(shared_bytes) <= kernel->most_shared, INVALID_VALUE);
+    int room;
+    NEED_SUCCESS(cuOccupancyMaxActiveBlocksPerMultiprocessor(&room, kernel, int(block[0]), shared_bytes));
+    for (const LaunchAttribute* attribute = attributes; attribute < attributes + attribute_count; ++attribute) {
+        NEED(attribute->id == COOPERATIVE && attribute->value[0] == 1, INVALID_VALUE);
+        NEED(int(grid[0]) <= room * MULTIPROCESSORS, COOPERATIVE_LAUNCH_TOO_LARGE);
+    }
+    const Launch launch{kernel->library->precision, kernel->tile, int(grid[0]), int(block[0]), int(shared_bytes)};
+    return kernel->library->file == "gru_cell"
+               ? put_kernel<GruArguments>(stream, launch, arguments[0], wavernn_gru_cell)
+               : put_kernel<SequenceArguments>(stream, launch, arguments[0], wavernn_sequence);
+}
+
+}  // extern "C"
+}  // namespace pretended
