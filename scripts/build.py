@@ -98,10 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.engines.build import build_engine
     from wavernn_trt.engines.cache import EngineCache
     from wavernn_trt.engines.supervised_build import EngineBuildError
+    from wavernn_trt.engines.tensorrt_module import tensorrt_version
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     spec = _spec(arguments)
+    tensorrt_version(spec.backend)  # where it is missing, that is what is said first
     directory = open_model_directory(arguments.directory or shipped_voice())
     cache = EngineCache(arguments.cache)
     # More than a PiB is no limit on any machine, and more than the system takes for one.
