@@ -47,5 +47,7 @@ def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.
     nvcc = folder / "nvcc"
     nvcc.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{PRETENDED / "nvcc.py"}" "$@"\n')
     nvcc.chmod(0o755)
-    first = {name: f"{folder}{os.pathsep}{os.environ.get(name, '')}" for name in ("LD_LIBRARY_PATH", "PATH")}
-    return {**os.environ, **first, "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    for name in ("LD_LIBRARY_PATH", "PATH"):
+        environment[name] = os.pathsep.join(filter(None, (str(folder), environment.get(name))))
+    return environment
