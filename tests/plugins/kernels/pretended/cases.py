@@ -254,6 +254,15 @@ def test_an_address_that_no_kernel_can_read_ends_it(cache: KernelCache, fault: s
         run()
 
 
+def test_counters_that_are_not_cleared_end_the_kernel(cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "clear", lambda address, size, stream: None)
+    with (
+        primary_context(),
+        pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_LAUNCH_FAILED"),
+    ):
+        DeviceKernels(cache).sequence(CHUNK, CHUNK.inputs())
+
+
 def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache) -> None:
     kernels, inputs = DeviceKernels(cache), CELL.inputs()
     with primary_context():

@@ -98,8 +98,9 @@ Result check(const SequenceArguments& a, int number) {
     NEED_SUCCESS(check(4, {a.conditioning, a.frame_index, a.interpolation, a.uniforms, a.previous, a.hidden}));
     NEED_SUCCESS(check(4, {a.feedback, a.gates_bias_0, a.skip_column, a.skip_bias, a.gates_bias_1, a.samples}));
     NEED_SUCCESS(check(4, {a.previous_out, a.hidden_out, a.skipped, a.logits}));
-    // Blocks would wait for each other in vain.
-    for (int group = 0; group < a.groups; ++group) NEED(a.counters[group * COUNTER_BYTES] == 0, LAUNCH_FAILED);
+    for (int group = 0; group < a.groups; ++group) {  // else blocks would wait for each other in vain
+        NEED(*reinterpret_cast<const unsigned*>(a.counters + group * COUNTER_BYTES) == 0, LAUNCH_FAILED);
+    }
     return SUCCESS;
 }
 
