@@ -7,6 +7,7 @@ around it (``kernel`` and ``linear`` groups); here those rows, indices and weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,38 @@ class Window:
     """[T]: the window's row that a step's ``held`` groups are."""
     interpolation: FloatArray
     """[G, T, W]: the weights of the window's rows for the G groups that are not ``held``."""
+
+
+class Conditioning(Protocol):
+    """One utterance's conditioning, as far as it is known."""
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the utterance; ``None`` while frames of its mel may still arrive."""
+
+    def ready(self, start: int) -> bool:
+        """Whether the window of the chunk from ``start`` on can be cut, as it will always be."""
+
+    def window(self, start: int) -> Window:
+        """The window of the chunk from ``start`` on, which is below `steps`."""
+
+
+class WholeConditioning:
+    """The conditioning of a mel that is all there."""
+
+    def __init__(self, windows: ConditioningWindows, rows: FloatArray) -> None:
+        """Takes rows [N + 2 * margin, columns]."""
+        self._windows = windows
+        self._rows = rows
+        self.steps: int | None = windows.total_steps(rows)
+
+    def ready(self, start: int) -> bool:
+        """See `Conditioning`."""
+        return True
+
+    def window(self, start: int) -> Window:
+        """See `Conditioning`."""
+        return self._windows.cut(self._rows, start)
 
 
 class ConditioningWindows:

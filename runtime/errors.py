@@ -1,5 +1,17 @@
-"""The error that callers of the runtime can catch."""
+"""The errors that callers of the runtime can catch."""
 
 
 class VocoderError(ValueError):
     """A mistake in what was asked for: says what was found, what was expected and the way out."""
+
+
+class QueueFullError(VocoderError):
+    """As many utterances wait as may, and the caller chose not to wait with them."""
+
+
+class DeadlineError(VocoderError):
+    """The utterance cannot be complete in the time that it was given, and was dropped."""
+
+
+class ExecutorError(RuntimeError):
+    """The executor failed, or does not answer; what it said is the cause."""

@@ -1,0 +1,1 @@
+"""Continuous batching: from utterances that wait to lanes whose slots are full, and back to whoever asked."""
