@@ -1,21 +1,21 @@
 """The chunk loop: the one way in which samples come out of an executor.
 
-Continuous batching: up to ``batch`` streams are decoded together, a chunk of steps at a time; at every chunk boundary
-the finished leave and the waiting enter. Vocoding alone, in a batch and as a stream of chunks are all this loop.
+Continuous batching: a lane's slots are decoded together, a chunk of steps at a time; at every chunk boundary the
+finished leave and the waiting enter. Vocoding alone, in a batch and as a stream of chunks are all this loop.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
-from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
+from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows
+from wavernn_trt.runtime.executors.protocol import Chunk, Executor, Lane
 from wavernn_trt.runtime.uniforms import UniformSource, sampling_inputs
 
 
@@ -23,14 +23,14 @@ from wavernn_trt.runtime.uniforms import UniformSource, sampling_inputs
 class Stream:
     """A run of steps to decode from the initial state: an utterance, or a fold of one."""
 
-    rows: FloatArray
-    """The whole utterance's conditioning, [N + 2 * margin, columns]."""
+    conditioning: Conditioning
+    """The whole utterance's."""
     uniforms: UniformSource
     """The random numbers of the steps from ``start`` on."""
-    start: int
+    start: int = 0
     """First step."""
-    stop: int
-    """One behind the last step."""
+    stop: int | None = None
+    """One behind the last step; ``None`` where that is the utterance's end, which may not be known yet."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Piece:
     """What a chunk yielded for one stream."""
 
     stream: int
-    """The stream's place in the order of arrival."""
+    """The number under which the stream entered."""
     start: int
     """The step of the utterance that the first sample belongs to."""
     samples: NDArray[Any]
@@ -59,24 +59,139 @@ class _Part:
 
 @dataclass
 class _Active:
-    index: int
     stream: Stream
     slot: int
     next: int
 
-    def advance(self, steps: int) -> _Part:
-        """Goes one chunk on."""
-        start, self.next = self.next, min(self.next + steps, self.stream.stop)
-        return _Part(self.index, start, self.next - start, self.next == self.stream.stop)
+    def stop(self) -> int | None:
+        return self.stream.conditioning.steps if self.stream.stop is None else self.stream.stop
+
+
+class LaneLoop:
+    """The streams in one lane's slots; one thread at a time.
+
+    Every chunk has the windows' number of steps, whatever is left of the streams: matrix products of another shape may
+    round otherwise, and an utterance's bits must not depend on how it is cut.
+    """
+
+    def __init__(self, lane: Lane, windows: ConditioningWindows) -> None:
+        """Begins with every slot free.
+
+        Args:
+            lane: computes.
+            windows: its number of steps is the chunk's.
+        """
+        self._lane = lane
+        self._windows = windows
+        self._free = deque(range(lane.slots))
+        self._active: dict[int, _Active] = {}  # in the order of arrival
+        self._entering: set[int] = set()
+        self._in_flight: deque[list[_Part]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Slots that no stream is in."""
+        return len(self._free)
+
+    @property
+    def slots(self) -> int:
+        """All slots."""
+        return self._lane.slots
+
+    @property
+    def streams(self) -> Collection[int]:
+        """The numbers of the streams that have steps left, in the order of arrival."""
+        return self._active.keys()
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks that are submitted and not collected."""
+        return len(self._in_flight)
+
+    @property
+    def full(self) -> bool:
+        """Whether a chunk must be collected before another is submitted."""
+        return len(self._in_flight) >= self._lane.ahead
+
+    def enter(self, number: int, stream: Stream) -> None:
+        """Puts a stream into a free slot.
+
+        Args:
+            number: one that no stream in the loop has.
+            stream: has at least one step, or its end is not known yet.
+        """
+        self._active[number] = _Active(stream, self._free.popleft(), stream.start)
+        self._entering.add(number)
+
+    def leave(self, number: int) -> None:
+        """Takes a stream out before its end; what is in flight of it is thrown away."""
+        self._free.append(self._active.pop(number).slot)
+        self._entering.discard(number)
+
+    def ended(self, number: int) -> bool:
+        """Whether the end of a stream became known only when all its steps were submitted; it has left, if so."""
+        active = self._active[number]
+        if active.stop() != active.next:
+            return False
+        self.leave(number)
+        return True
+
+    def ready(self, number: int) -> bool:
+        """Whether the conditioning of a stream's next chunk is there."""
+        active = self._active[number]
+        return active.stream.conditioning.ready(active.next)
+
+    def submitted(self, number: int) -> int:
+        """Steps of a stream that were submitted so far."""
+        active = self._active[number]
+        return active.next - active.stream.start
+
+    def left(self, number: int) -> int | None:
+        """Steps of a stream that are not submitted yet; ``None`` where its end is not known."""
+        active = self._active[number]
+        stop = active.stop()
+        return None if stop is None else stop - active.next
+
+    def submit(self, numbers: Iterable[int]) -> None:
+        """Begins a chunk of some of the streams, at least one, each ready; the others stay as they are."""
+        chosen = {number: self._active[number] for number in numbers}
+        entering = [one.slot for number, one in chosen.items() if number in self._entering]
+        self._lane.submit(self._chunk(chosen.values()), [one.slot for one in chosen.values()], entering)
+        self._entering -= chosen.keys()
+        parts = []
+        for number, one in chosen.items():
+            start, stop = one.next, one.stop()
+            one.next = start + self._windows.steps if stop is None else min(start + self._windows.steps, stop)
+            parts.append(_Part(number, start, one.next - start, one.next == stop))
+            if parts[-1].last:
+                self.leave(number)
+        self._in_flight.append(parts)
+
+    def collect(self) -> list[Piece]:
+        """Waits for the chunk that was submitted first."""
+        samples = self._lane.collect()
+        parts = self._in_flight.popleft()
+        return [
+            Piece(part.stream, part.start, row[: part.count], part.last)
+            for part, row in zip(parts, samples, strict=True)
+        ]
+
+    def _chunk(self, chosen: Iterable[_Active]) -> Chunk:
+        cuts = [one.stream.conditioning.window(one.next) for one in chosen]
+        model, steps = self._windows.model, self._windows.steps
+        uniforms = [sampling_inputs(model, one.stream.uniforms.draw(steps)) for one in chosen]
+        return Chunk(
+            np.stack([cut.rows for cut in cuts]),  # [B, W, columns]
+            np.stack([cut.frame_index for cut in cuts]),  # [B, T]
+            np.stack([cut.interpolation for cut in cuts]),  # [B, G, T, W]
+            np.stack(uniforms),  # [B, T, U]
+        )
 
 
 def decode_streams(
     executor: Executor, windows: ConditioningWindows, streams: Iterable[Stream], batch: int
 ) -> Iterator[Piece]:
-    """Decodes streams, pulling each only when there is room for it.
-
-    Every chunk has the windows' number of steps, whatever is left of the streams: matrix products of another shape may
-    round otherwise, and an utterance's bits must not depend on how it is cut.
+    """Decodes streams whose conditioning is all there, in the calling thread, pulling each only when there is room.
 
     Args:
         executor: decodes.
@@ -85,124 +200,18 @@ def decode_streams(
         batch: streams at a time; an executor with fixed slots takes as many as it has.
 
     Yields:
-        Pieces, each stream's in order, those of different streams interleaved.
+        Pieces, each stream's in order, those of different streams interleaved; they are numbered as they come.
     """
     waiting = enumerate(streams)
-    active: list[_Active] = []  # in the order of arrival
-    submitted: deque[list[_Part]] = deque()
     with executor.lane(batch) as lane:
-        free = list(range(lane.slots))
+        loop = LaneLoop(lane, windows)
         while True:
-            while len(submitted) < lane.ahead:
-                entering = []
-                while free and (arrived := next(waiting, None)) is not None:
-                    entering.append(free.pop(0))
-                    active.append(_Active(*arrived, entering[-1], arrived[1].start))
-                if not active:
+            while not loop.full:
+                while loop.free and (arrived := next(waiting, None)) is not None:
+                    loop.enter(*arrived)
+                if not loop.streams:
                     break
-                lane.submit(_chunk(windows, active), [one.slot for one in active], entering)
-                parts = [one.advance(windows.steps) for one in active]
-                submitted.append(parts)
-                free += [one.slot for one, part in zip(active, parts, strict=True) if part.last]
-                active = [one for one, part in zip(active, parts, strict=True) if not part.last]
-            if not submitted:
+                loop.submit(list(loop.streams))
+            if not loop.in_flight:
                 return
-            for part, samples in zip(submitted.popleft(), lane.collect(), strict=True):
-                yield Piece(part.stream, part.start, samples[: part.count], part.last)
-
-
-@dataclass(frozen=True)
-class ForcedStream:
-    """Teacher forcing of one utterance, from its first step on."""
-
-    rows: FloatArray
-    """The utterance's conditioning, [N + 2 * margin, columns]."""
-    previous: NDArray[Any]
-    """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
-
-
-@dataclass(frozen=True)
-class ForcedPiece:
-    """What a chunk yielded for one forced stream."""
-
-    stream: int
-    """The stream's place in the order of arrival."""
-    start: int
-    """The step that the first row of logits belongs to."""
-    logits: FloatArray
-    """[up to T, outputs]."""
-    last: bool
-    """Whether the stream ends with this piece."""
-
-
-@dataclass
-class _Forced:
-    index: int
-    stream: ForcedStream
-    hidden: FloatArray  # [L, 1, H]
-    next: int = 0
-
-
-def force_streams(
-    executor: Executor, windows: ConditioningWindows, streams: Iterable[ForcedStream], batch: int
-) -> Iterator[ForcedPiece]:
-    """Teacher forcing, several streams at a time; they enter and leave as in `decode_streams`.
-
-    Args:
-        executor: runs the steps.
-        windows: as for `decode_streams`.
-        streams: what to run; may be a generator.
-        batch: streams at a time; an executor with fixed slots takes as many as it has.
-
-    Yields:
-        Pieces, each stream's in order, those of different streams interleaved.
-    """
-    waiting = enumerate(streams)
-    room = executor.slots or max(1, batch)
-    active: list[_Forced] = []
-    while True:
-        while len(active) < room and (entering := next(waiting, None)) is not None:
-            active.append(_Forced(*entering, initial_state(windows.model, 1).hidden))
-        if not active:
-            return
-        slots = _slots(executor, len(active))
-        cuts = [windows.cut(one.stream.rows, one.next) for one in active]
-        fed = [one.stream.previous[one.next : one.next + windows.steps] for one in active]
-        # Steps behind the end are thrown away; they need any valid input.
-        padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]
-        chunk = Chunk(
-            np.stack([cuts[slot].rows for slot in slots]),
-            np.stack([cuts[slot].frame_index for slot in slots]),
-            np.stack([cuts[slot].interpolation for slot in slots]),
-            np.zeros((len(slots), windows.steps, 0), np.float32),
-        )
-        logits, hidden = executor.teacher_forced(
-            chunk,
-            np.stack([padded[slot] for slot in slots]),
-            np.concatenate([active[slot].hidden for slot in slots], axis=1),
-        )
-        staying = []
-        for slot, one in enumerate(active):
-            start, one.next = one.next, one.next + len(fed[slot])
-            one.hidden = hidden[:, slot : slot + 1]
-            last = one.next == len(one.stream.previous)
-            if not last:
-                staying.append(one)
-            yield ForcedPiece(one.index, start, logits[slot, : len(fed[slot])], last)
-        active = staying
-
-
-def _slots(executor: Executor, streams: int) -> list[int]:
-    """Which stream each slot computes: an executor with fixed slots computes the first again in the empty ones."""
-    return [*range(streams), *[0] * ((executor.slots or streams) - streams)]
-
-
-def _chunk(windows: ConditioningWindows, active: list[_Active]) -> Chunk:
-    cuts = [windows.cut(one.stream.rows, one.next) for one in active]
-    uniforms = [sampling_inputs(windows.model, one.stream.uniforms.draw(windows.steps)) for one in active]
-    return Chunk(
-        np.stack([cut.rows for cut in cuts]),  # [B, W, columns]
-        np.stack([cut.frame_index for cut in cuts]),  # [B, T]
-        np.stack([cut.interpolation for cut in cuts]),  # [B, G, T, W]
-        np.stack(uniforms),  # [B, T, U]
-    )
+            yield from loop.collect()

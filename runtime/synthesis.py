@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.emphasis import DeEmphasis
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.folding import Fold, join_folds
@@ -73,12 +73,13 @@ def synthesise(
     def streams() -> Iterator[Stream]:
         count = 0
         for index, utterance in enumerate(utterances):
+            conditioning = WholeConditioning(windows, utterance.rows)
             folds = len(utterance.folds)
             unfinished = _Unfinished(index, utterance, coding.de_emphasis(), [[] for _ in range(folds)], folds)
             for number, (fold, uniforms) in enumerate(zip(utterance.folds, utterance.uniforms, strict=True)):
                 owners[count] = (unfinished, number)
                 count += 1
-                yield Stream(utterance.rows, uniforms, fold.first, fold.stop)
+                yield Stream(conditioning, uniforms, fold.first, fold.stop)
 
     for piece in decode_streams(executor, windows, streams(), batch):
         unfinished, fold = owners[piece.stream]

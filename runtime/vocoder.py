@@ -14,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.audio import resample
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import ForcedPiece, ForcedStream, Stream, decode_streams, force_streams
+from wavernn_trt.runtime.streams import Stream, decode_streams
 from wavernn_trt.runtime.synthesis import Utterance, WaveformPiece, synthesise
+from wavernn_trt.runtime.teacher_forcing import ForcedPiece, ForcedStream, force_streams
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource
 
 DEFAULT_BATCH = 8
@@ -247,7 +248,7 @@ class Vocoder:
             VocoderError: as for `vocode`.
         """
         utterance = self.prepare(Request(mel, seed, uniforms))
-        stream = Stream(utterance.rows, utterance.uniforms[0], 0, self._windows.total_steps(utterance.rows))
+        stream = Stream(WholeConditioning(self._windows, utterance.rows), utterance.uniforms[0])
         pieces = decode_streams(self.executor, self._windows, [stream], self.batch)
         return np.concatenate([piece.samples for piece in pieces])
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import GpuDevice
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device_lane import DeviceLane, runs
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
@@ -61,7 +61,7 @@ class Bench:
         for seed, steps in enumerate(lengths):
             frames = -(-steps // hop) + 2 * model.margin
             rows = np.random.default_rng(seed).standard_normal((frames, model.columns)).astype(np.float32)
-            found.append(Stream(rows, SeededUniforms(model, seed), 0, steps))
+            found.append(Stream(WholeConditioning(self.windows, rows), SeededUniforms(model, seed), 0, steps))
         return found
 
     def samples(self, executor: Executor, lengths: list[int]) -> list[NDArray[Any]]:

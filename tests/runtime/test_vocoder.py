@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import wavernn_trt
 from wavernn_trt.export.model_directory import ModelDirectoryError
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, State
 from wavernn_trt.runtime.streams import Stream, decode_streams
@@ -76,7 +76,8 @@ def test_the_chunk_s_length_changes_nothing(frames: int, steps: int, tiny_vocode
     mel = tiny_mel(frames)
     config = tiny_vocoder.config
     windows = ConditioningWindows(config.model, config.audio, steps)
-    stream = Stream(tiny_vocoder.executor.condition(mel), SeededUniforms(config.model, 0), 0, frames * HOP)
+    conditioning = WholeConditioning(windows, tiny_vocoder.executor.condition(mel))
+    stream = Stream(conditioning, SeededUniforms(config.model, 0), 0, frames * HOP)
     pieces = list(decode_streams(tiny_vocoder.executor, windows, [stream], 1))
     assert np.array_equal(np.concatenate([piece.samples for piece in pieces]), tiny_vocoder.labels(mel))
     assert [piece.start for piece in pieces] == list(range(0, frames * HOP, steps))

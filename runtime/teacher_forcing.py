@@ -1,0 +1,99 @@
+"""Teacher forcing: given samples are fed to the decoder, and its logits come out; several streams at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
+
+
+@dataclass(frozen=True)
+class ForcedStream:
+    """Teacher forcing of one utterance, from its first step on."""
+
+    rows: FloatArray
+    """The utterance's conditioning, [N + 2 * margin, columns]."""
+    previous: NDArray[Any]
+    """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
+
+
+@dataclass(frozen=True)
+class ForcedPiece:
+    """What a chunk yielded for one forced stream."""
+
+    stream: int
+    """The stream's place in the order of arrival."""
+    start: int
+    """The step that the first row of logits belongs to."""
+    logits: FloatArray
+    """[up to T, outputs]."""
+    last: bool
+    """Whether the stream ends with this piece."""
+
+
+@dataclass
+class _Forced:
+    index: int
+    stream: ForcedStream
+    hidden: FloatArray  # [L, 1, H]
+    next: int = 0
+
+
+def force_streams(
+    executor: Executor, windows: ConditioningWindows, streams: Iterable[ForcedStream], batch: int
+) -> Iterator[ForcedPiece]:
+    """Teacher forcing, several streams at a time; at a chunk boundary the finished leave and the waiting enter.
+
+    Args:
+        executor: runs the steps.
+        windows: cuts conditioning into chunks; its number of steps is the chunk's.
+        streams: what to run; may be a generator.
+        batch: streams at a time; an executor with fixed slots takes as many as it has.
+
+    Yields:
+        Pieces, each stream's in order, those of different streams interleaved.
+    """
+    waiting = enumerate(streams)
+    room = executor.slots or max(1, batch)
+    active: list[_Forced] = []
+    while True:
+        while len(active) < room and (entering := next(waiting, None)) is not None:
+            active.append(_Forced(*entering, initial_state(windows.model, 1).hidden))
+        if not active:
+            return
+        slots = _slots(executor, len(active))
+        cuts = [windows.cut(one.stream.rows, one.next) for one in active]
+        fed = [one.stream.previous[one.next : one.next + windows.steps] for one in active]
+        # Steps behind the end are thrown away; they need any valid input.
+        padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]
+        chunk = Chunk(
+            np.stack([cuts[slot].rows for slot in slots]),
+            np.stack([cuts[slot].frame_index for slot in slots]),
+            np.stack([cuts[slot].interpolation for slot in slots]),
+            np.zeros((len(slots), windows.steps, 0), np.float32),
+        )
+        logits, hidden = executor.teacher_forced(
+            chunk,
+            np.stack([padded[slot] for slot in slots]),
+            np.concatenate([active[slot].hidden for slot in slots], axis=1),
+        )
+        staying = []
+        for slot, one in enumerate(active):
+            start, one.next = one.next, one.next + len(fed[slot])
+            one.hidden = hidden[:, slot : slot + 1]
+            last = one.next == len(one.stream.previous)
+            if not last:
+                staying.append(one)
+            yield ForcedPiece(one.index, start, logits[slot, : len(fed[slot])], last)
+        active = staying
+
+
+def _slots(executor: Executor, streams: int) -> list[int]:
+    """Which stream each slot computes: an executor with fixed slots computes the first again in the empty ones."""
+    return [*range(streams), *[0] * ((executor.slots or streams) - streams)]
