@@ -22,6 +22,8 @@ _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: independent of the legacy default stream, which other libraries in the process may use."""
 _NO_TIMING = 2
 """CU_EVENT_DISABLE_TIMING: events are for order alone, and cheaper so."""
+_WORD = 4
+"""Bytes of a 32-bit word."""
 
 _retained: dict[int, Any] = {}
 
@@ -136,7 +138,12 @@ class CudaStream:
 
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
         """See `Stream`."""
-        self._cuda.memset_d32_async(buffer.address + 4 * first, word, count, self._stream)
+        self._cuda.memset_d32_async(buffer.address + _WORD * first, word, count, self._stream)
+
+    def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
+        """See `Stream`."""
+        offset = _WORD * first
+        self._cuda.memcpy_dtod_async(target.address + offset, source.address + offset, _WORD * count, self._stream)
 
     def record(self, event: Event) -> None:
         """See `Stream`."""

@@ -59,6 +59,9 @@ class Stream(Protocol):
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
         """Writes a 32-bit word ``count`` times, from the buffer's word ``first`` on."""
 
+    def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
+        """Copies ``count`` 32-bit words between two buffers on the device, from word ``first`` to the same place."""
+
     def record(self, event: Event) -> None:
         """Puts an event behind the work given so far."""
 

@@ -2,7 +2,8 @@
 
 Chunks alternate between two halves, each with pinned arrays, device buffers and a captured graph of its own. The state
 lies in two places as well: one half reads the first and writes the second, the other half the reverse. A half is used
-again when its chunk has been collected, so three events a chunk are all that is needed::
+again when its chunk has been collected, so three events a chunk are all that is needed. All slots are computed in every
+chunk: behind the plan, the state of those that a chunk leaves out is copied over what was computed for them::
 
     upload     copy in 0 ──●         copy in 1 ──●                          copy in 2
     compute                └─ chunk 0 ──●        └────── chunk 1 ──●
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -71,6 +72,7 @@ class DeviceLane:
         self._shapes = {name: shape_of(one, slots) for name, one in self._bindings.items()}
         self._first_previous = int(initial.previous.astype(self._bindings["previous"].dtype).view(np.uint32)[0])
         self._in_flight: deque[tuple[_Half, list[int]]] = deque()
+        self._entered: set[int] = set()
         self._submitted = 0
         with device.current():
             self._upload, self._compute, self._download = (device.stream() for _ in range(3))
@@ -89,6 +91,7 @@ class DeviceLane:
             raise RuntimeError(f"{self.ahead} chunks are under way, and the lane holds no more")
         half = self._halves[self._submitted % 2]
         rows = list(slots)
+        self._entered.update(entering)
         for name, array in half.host.items():
             array[rows] = getattr(chunk, name)
         with self._device.current():
@@ -103,6 +106,10 @@ class DeviceLane:
                 self._enqueue()
             else:
                 self._compute.launch(half.graph)
+            # Not in the graph: it changes from chunk to chunk. Streams that ended are kept too, which costs next to
+            # nothing and spares the lane from being told.
+            for first, count in runs(self._entered.difference(rows)):
+                self._keep(half, first, count)
             self._compute.record(half.computed)
             self._download.wait(half.computed)
             self._download.copy_out(half.samples_host, half.samples)
@@ -121,11 +128,12 @@ class DeviceLane:
         return half.samples_host[rows]  # a copy: the half is used again
 
     def drain(self) -> None:
-        """Waits for all work, and forgets chunks that nobody collected."""
+        """Waits for all work, and forgets all streams, and chunks that nobody collected."""
         with self._device.current():
             for stream in (self._upload, self._compute, self._download):
                 stream.synchronize()
         self._in_flight.clear()
+        self._entered.clear()
 
     def _half(self, state: dict[str, Buffer], following: dict[str, Buffer]) -> _Half:
         names = [one.name for one in self._bindings.values() if one.kind == "input" and one.name not in STATE]
@@ -170,10 +178,21 @@ class DeviceLane:
 
     def _reset(self, half: _Half, first: int, count: int) -> None:
         """Puts slots into the state before the first sample, between the chunk before and the one to come."""
-        layers, slots, hidden = self._shapes["hidden"]
         self._compute.fill(half.state["previous"], self._first_previous, first, count)
+        for word, words in self._hidden_words(first, count):
+            self._compute.fill(half.state["hidden"], 0, word, words)
+
+    def _keep(self, half: _Half, first: int, count: int) -> None:
+        """Leaves slots in the state that they had before the chunk."""
+        self._compute.copy(half.following["previous"], half.state["previous"], first, count)
+        for word, words in self._hidden_words(first, count):
+            self._compute.copy(half.following["hidden"], half.state["hidden"], word, words)
+
+    def _hidden_words(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Where consecutive slots' recurrent state lies in [L, B, H], as (first word, number of words)."""
+        layers, slots, hidden = self._shapes["hidden"]
         for layer in range(layers):
-            self._compute.fill(half.state["hidden"], 0, (layer * slots + first) * hidden, count * hidden)
+            yield (layer * slots + first) * hidden, count * hidden
 
 
 def shape_of(binding: Binding, dynamic: int) -> tuple[int, ...]:
@@ -181,7 +200,7 @@ def shape_of(binding: Binding, dynamic: int) -> tuple[int, ...]:
     return tuple(dynamic if size == -1 else size for size in binding.shape)
 
 
-def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Consecutive numbers as (first, count)."""
     for _, members in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
         run = [number for _, number in members]

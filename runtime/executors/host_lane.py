@@ -22,7 +22,10 @@ class ChunkDecoder(Protocol):
 
 
 class HostLane:
-    """Keeps each slot's state, and has the decoder compute the slots in use, or all of them where it has so many."""
+    """Keeps each slot's state, and has the decoder compute a chunk's slots, or as many as it has.
+
+    A slot that a chunk leaves out is not computed, and its state stays where it is.
+    """
 
     ahead = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,13 +25,16 @@ _WEIGHTS_A_THREAD = 250_000
 """A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
 _MOST_THREADS = 8
 """Every product of a step ends with all threads waiting for the slowest: each more waits longer for a smaller share."""
+_MOST_LANES = 8
+"""Each lane has slots of its own, and waits for Python's lock between its chunks."""
 
 
 class OnnxRuntimeExecutor:
     """Runs ``decoder_loop.onnx`` on the CPU.
 
     Any number of streams and steps: ONNX Runtime's packed matrix products sum each output in one order, whatever the
-    number of rows, so a stream's bits do not depend on its neighbours. Sessions are thread-safe, and so is this.
+    number of rows, so a stream's bits do not depend on its neighbours. Lanes share the sessions, which are thread-safe:
+    a chunk's products are computed by the thread that submits it and by those that the session has besides.
     """
 
     name = "onnxruntime"
@@ -46,9 +50,12 @@ class OnnxRuntimeExecutor:
         """
         self._directory = directory
         self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
+        # Who says how many threads there may be does not mean as many again for each lane.
+        self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
         self._conditioner = self._session(CONDITIONER)
         self._decoder = self._session(DECODER_LOOP)
         self._forced: onnxruntime.InferenceSession | None = None
+        self._forced_lock = threading.Lock()
         shapes = {value.name: value.shape for value in (*self._conditioner.get_inputs(), *self._decoder.get_inputs())}
         _compare(directory, shapes)
         self._inputs = set(shapes)
@@ -86,8 +93,9 @@ class OnnxRuntimeExecutor:
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See `Executor`."""
-        if self._forced is None:
-            self._forced = self._session(TEACHER_FORCED)
+        with self._forced_lock:
+            if self._forced is None:
+                self._forced = self._session(TEACHER_FORCED)
         inputs = {**self._chunk_inputs(chunk), "previous": previous, "hidden": hidden}
         logits, following = self._forced.run(["logits", "hidden_out"], inputs)
         return logits, following
@@ -121,5 +129,9 @@ def _compare(directory: ModelDirectory, shapes: dict[str, list[int | str]]) -> N
 
 def default_threads(weights: int) -> int:
     """Threads for a model that reads ``weights`` weights a sample."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, weights // _WEIGHTS_A_THREAD, _MOST_THREADS))
+    return max(1, min(usable_cores(), weights // _WEIGHTS_A_THREAD, _MOST_THREADS))
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

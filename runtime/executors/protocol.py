@@ -53,6 +53,13 @@ class Lane(Protocol):
 
     Chunks are submitted and collected in one order. What a chunk reads does not depend on the samples before it, so
     that a lane which computes elsewhere can be given the next chunk while it is busy with one.
+
+    A chunk may leave occupied slots out: their streams are paused, because nobody takes their samples yet or their mel
+    has not arrived. They keep their state exactly, as if the chunk had not happened, for any number of chunks, and go
+    on with the next chunk that has them. A lane is not told when a stream ends: what then lies in its slot is nobody's
+    until another stream enters there.
+
+    One thread at a time calls a lane, and whichever thread may be the next.
     """
 
     @property
@@ -68,8 +75,9 @@ class Lane(Protocol):
 
         Args:
             chunk: a row for each of ``slots``; its arrays may be changed once this returns.
-            slots: which slot each row's stream is in, each once.
-            entering: those slots that start from the initial state; the others' streams go on.
+            slots: which slot each row's stream is in, each once and at least one, in any order.
+            entering: those of ``slots`` that start from the initial state; the others' streams go on from where they
+                were when a chunk last had them.
         """
 
     def collect(self) -> NDArray[Any]:
@@ -80,7 +88,12 @@ class Lane(Protocol):
 
 
 class Executor(Protocol):
-    """Runs one model. Not thread-safe unless it says so."""
+    """Runs one model.
+
+    `condition`, `teacher_forced`, `lane` and the contexts that it gives may be used by several threads at the same
+    time, a thread for each lane among them; where the work cannot overlap, they wait for each other. Who leaves a
+    lane's context need not be the thread that entered it.
+    """
 
     @property
     def name(self) -> str:
@@ -93,6 +106,10 @@ class Executor(Protocol):
     @property
     def steps(self) -> int | None:
         """The number of steps that every chunk must have; ``None`` where any will do."""
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes are worth opening, where nobody says: more only take turns at what computes. At least 1."""
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""

@@ -38,8 +38,11 @@ class Engine:
 class TensorRTExecutor:
     """Runs an engine; the engine's batch is the number of slots, and its steps are the chunk's.
 
-    Several lanes decode at once, each with a stream and a context of its own, and each may have its own thread.
+    Several lanes decode at once, each with streams and a context of its own, and each may have its own thread.
     """
+
+    lanes = 1
+    """A lane already has the next chunk's inputs under way while the device computes."""
 
     def __init__(self, directory: ModelDirectory, wish: EngineWish, gpu: GpuDevice, engine: Engine) -> None:
         """Takes an engine; its first lane is opened when it is needed.
@@ -64,7 +67,7 @@ class TensorRTExecutor:
         self._conditioner = DeviceConditioner(
             engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
         )
-        self._idle: list[DeviceLane] = []
+        self._idle: list[DeviceLane] = []  # threads take and add by single operations, which a list does whole
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """See `Executor`.

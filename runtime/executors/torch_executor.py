@@ -28,6 +28,8 @@ class TorchExecutor:
 
     name = "torch"
     steps: int | None = None
+    lanes = 1
+    """PyTorch's own threads share the cores out."""
 
     def __init__(self, model: WaveRNN, slots: int = 1) -> None:
         """Takes a model.

@@ -112,6 +112,11 @@ class SimulatedStream:
         words = buffer.memory.view(np.uint32)[first : first + count]
         self.give("fill", lambda: words.fill(word))
 
+    def copy(self, target: SimulatedBuffer, source: SimulatedBuffer, first: int, count: int) -> None:
+        assert (first + count) * 4 <= min(target.size, source.size)
+        words = [buffer.memory.view(np.uint32)[first : first + count] for buffer in (target, source)]
+        self.give("copy", lambda: np.copyto(*words))
+
     def record(self, event: SimulatedEvent) -> None:
         event.token, event.recorded = Token(), True
         self.give("event", event.token.set)

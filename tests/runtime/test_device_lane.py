@@ -22,7 +22,7 @@ from wavernn_trt.runtime.executors.device_lane import DeviceLane, runs
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
-from wavernn_trt.runtime.streams import Piece, Stream, decode_streams
+from wavernn_trt.runtime.streams import LaneLoop, Piece, Stream, decode_streams
 from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import shipped_voice
 
@@ -130,6 +130,74 @@ def test_the_simulation_notices_a_buffer_that_is_used_too_early(bench: Bench) ->
         return equal(bench.samples(executor, lengths), expected)
 
     assert not all(right(seed) for seed in range(10))
+
+
+class ForgetfulLane(DeviceLane):
+    """Leaves what was computed for a paused stream in the place of its state."""
+
+    def _keep(self, half: Any, first: int, count: int) -> None:
+        pass
+
+
+class UnorderedLane(DeviceLane):
+    """Copies a paused stream's state without regard to the chunk that reads and writes beside it."""
+
+    def _keep(self, half: Any, first: int, count: int) -> None:
+        self._compute, compute = self._upload, self._compute
+        super()._keep(half, first, count)
+        self._compute = compute
+
+
+def paused(bench: Bench, lane: DeviceLane, lengths: list[int]) -> list[NDArray[Any]]:
+    """Two streams of which each chunk has one; the next chunk is submitted before one is collected."""
+    loop = LaneLoop(lane, bench.windows)
+    parts: list[list[NDArray[Any]]] = [[], []]
+    for number, stream in enumerate(bench.streams(lengths)):
+        loop.enter(number, stream)
+    turn = 0
+    while loop.streams or loop.in_flight:
+        while loop.streams and not loop.full:
+            loop.submit([sorted(loop.streams)[turn % len(loop.streams)]])
+            turn += 1
+        for piece in loop.collect():
+            parts[piece.stream].append(piece.samples)
+    return [np.concatenate(part) for part in parts]
+
+
+@pytest.mark.parametrize("kind", [ForgetfulLane, UnorderedLane])
+def test_the_simulation_notices_a_paused_stream_s_state_that_is_lost(bench: Bench, kind: type[DeviceLane]) -> None:
+    lengths = [3 * STEPS] * 2
+    expected = bench.samples(bench.reference, lengths)
+
+    def right(seed: int, kind: type[DeviceLane]) -> bool:
+        return equal(paused(bench, bench.lane(bench.simulated.SimulatedDevice(seed), kind), lengths), expected)
+
+    assert not all(right(seed, kind) for seed in range(10))
+    assert all(right(seed, DeviceLane) for seed in range(10))
+
+
+def test_state_is_copied_only_for_paused_streams_and_neighbours_together(simulated: ModuleType) -> None:
+    bench = Bench(simulated, open_model_directory(shipped_voice()), slots=6)
+    device = simulated.SimulatedDevice(seed=None)
+    lane = bench.lane(device)
+    loop = LaneLoop(lane, bench.windows)
+    for number, stream in enumerate(bench.streams([9 * STEPS] * 5)):  # the sixth slot is empty
+        loop.enter(number, stream)
+
+    def copies(*numbers: int) -> int:
+        loop.submit(numbers)
+        loop.collect()
+        found, device.log = device.log.count("copy"), []
+        return found
+
+    assert copies(0, 1, 2, 3, 4) == 0
+    assert copies(0, 3) == 4  # two runs, each with one recurrent layer
+    assert copies(4) == 2
+    assert copies(0, 1, 2, 3, 4) == 0
+    lane.drain()
+    loop = LaneLoop(lane, bench.windows)
+    loop.enter(0, bench.streams([STEPS])[0])
+    assert copies(0) == 0  # of the streams before, nothing is left to keep
 
 
 def test_the_next_chunk_is_uploaded_before_one_is_computed(bench: Bench) -> None:
