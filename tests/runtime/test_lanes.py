@@ -1,4 +1,4 @@
-"""What every lane promises: a paused stream goes on with the bits that it would have had, also in threads of its own."""
+"""What every lane promises: a paused stream goes on with the bits it would have had, and each has its own thread."""
 
 from __future__ import annotations
 
