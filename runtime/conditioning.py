@@ -38,6 +38,10 @@ class Conditioning(Protocol):
     def steps(self) -> int | None:
         """Steps of the utterance; ``None`` while frames of its mel may still arrive."""
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why the utterance ends where it does, if its mel broke off: to be told behind its last sample."""
+
     def ready(self, start: int) -> bool:
         """Whether the window of the chunk from ``start`` on can be cut, as it will always be."""
 
@@ -47,6 +51,8 @@ class Conditioning(Protocol):
 
 class WholeConditioning:
     """The conditioning of a mel that is all there."""
+
+    error: BaseException | None = None
 
     def __init__(self, windows: ConditioningWindows, rows: FloatArray) -> None:
         """Takes rows [N + 2 * margin, columns]."""
@@ -106,18 +112,29 @@ class ConditioningWindows:
             rows: the whole utterance's conditioning, [N + 2 * margin, columns].
             start: the first step, below the utterance's number of steps.
         """
+        first = start // self.hop_length
+        return self.lay_out(rows[first : first + self.rows], start, self.total_steps(rows))
+
+    def lay_out(self, touched: FloatArray, start: int, total: int | None) -> Window:
+        """The same window, of an utterance whose other rows need not be there.
+
+        Args:
+            touched: its rows from ``start // hop_length`` on, [up to W, columns].
+            start: the first step.
+            total: steps of the utterance; ``None`` where it is at least ``start + T``. ``linear`` groups need to know.
+        """
         hop, margin = self.hop_length, self.model.margin
         first, phase = divmod(start, hop)
-        valid = min(self.steps, self.total_steps(rows) - start)
+        valid = self.steps if total is None else min(self.steps, total - start)
         inside = np.minimum(np.arange(self.steps), valid - 1) + phase  # [T], positions from the window's first frame
         frames = inside // hop
-        window = np.zeros((self.rows, rows.shape[1]), np.float32)
-        touched = rows[first : first + self.rows]
+        window = np.zeros((self.rows, touched.shape[1]), np.float32)
         window[: len(touched)] = touched
         weights = np.zeros((len(self._interpolated), self.steps, self.rows), np.float32)
         for group, table in zip(self._interpolated, weights, strict=True):
             if group.expansion == "linear":
-                self._linear(group, table, inside + first * hop, first, len(rows))
+                assert total is not None
+                self._linear(group, table, inside + first * hop, first, total // hop + 2 * margin)
             elif valid == self.steps:
                 # A window that ends inside the utterance depends on its phase alone, and phases recur.
                 if phase not in self._kernels:
