@@ -7,6 +7,7 @@ TensorRT works in as well.
 from __future__ import annotations
 
 import atexit
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -26,6 +27,7 @@ _WORD = 4
 """Bytes of a 32-bit word."""
 
 _retained: dict[int, Any] = {}
+_retaining = threading.Lock()
 
 
 class CudaDevice:
@@ -63,18 +65,29 @@ class CudaDevice:
         finally:
             self._context.pop()
 
+    def release(self, drop: Callable[[], None]) -> None:
+        """See `Device`."""
+        try:
+            self._context.push()
+        except self._cuda.Error:
+            return
+        try:
+            drop()
+        finally:
+            self._context.pop()
+
     def stream(self) -> CudaStream:
         """See `Device`."""
-        return CudaStream(self._cuda, self._bindings)
+        return CudaStream(self, self._cuda.Stream(_NON_BLOCKING), self._cuda, self._bindings)
 
     def event(self) -> CudaEvent:
         """See `Device`."""
-        return CudaEvent(self._cuda.Event(_NO_TIMING))
+        return CudaEvent(self, self._cuda.Event(_NO_TIMING))
 
     def allocate(self, size: int) -> CudaBuffer:
         """See `Device`."""
         try:
-            return CudaBuffer(self._cuda.mem_alloc(size), size)
+            return CudaBuffer(self, self._cuda.mem_alloc(size), size)
         except self._cuda.MemoryError:
             free, total = self._cuda.mem_get_info()
             raise VocoderError(
@@ -84,74 +97,97 @@ class CudaDevice:
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """See `Device`."""
-        return self._cuda.pagelocked_empty(shape, np.dtype(dtype))  # type: ignore[no-any-return]
+        return np.asarray(_PinnedMemory(self, self._cuda.pagelocked_empty(shape, np.dtype(dtype))))
 
 
 def _primary_context(cuda: Any, ordinal: int) -> Any:
     """Retained once in a process, until its end."""
-    if ordinal not in _retained:
-        _retained[ordinal] = cuda.Device(ordinal).retain_primary_context()
-        # Left to its destructor, pycuda would detach it like a context that it had made, which the driver refuses.
-        atexit.register(_retained[ordinal].detach)
-    return _retained[ordinal]
+    with _retaining:
+        if ordinal not in _retained:
+            _retained[ordinal] = cuda.Device(ordinal).retain_primary_context()
+            # Left to its destructor, pycuda would detach it like a context that it had made, which the driver refuses.
+            atexit.register(_retained[ordinal].detach)
+        return _retained[ordinal]
 
 
-class CudaBuffer:
+class _Owner:
+    """Holds what pycuda made, and lets go of it with the device current.
+
+    Where the context is not current, pycuda frees in the thread that retained it only; in any other it warns, and the
+    memory is lost until the process ends (pycuda 2026.1, ``scoped_context_activation`` in ``cuda.hpp``).
+    """
+
+    def __init__(self, device: CudaDevice, native: Any) -> None:
+        self._device = device
+        self.native = native
+
+    def __del__(self) -> None:
+        self._device.release(self._drop)
+
+    def _drop(self) -> None:
+        self.native = None
+
+
+class _PinnedMemory(_Owner):
+    """Under an array and all views of it, as their base."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self.native.__array_interface__  # type: ignore[no-any-return]
+
+
+class CudaBuffer(_Owner):
     """See `Buffer`."""
 
-    def __init__(self, allocation: Any, size: int) -> None:
-        """Takes pycuda's allocation, which frees itself."""
-        self._allocation = allocation
+    def __init__(self, device: CudaDevice, allocation: Any, size: int) -> None:
+        """Takes pycuda's allocation."""
+        super().__init__(device, allocation)
         self.address = int(allocation)
         self.size = size
 
 
-class CudaEvent:
+class CudaEvent(_Owner):
     """See `Event`."""
-
-    def __init__(self, native: Any) -> None:
-        """Takes pycuda's event."""
-        self.native = native
 
     def synchronize(self) -> None:
         """See `Event`."""
         self.native.synchronize()
 
 
-class CudaStream:
+class CudaStream(_Owner):
     """See `Stream`."""
 
-    def __init__(self, cuda: Any, bindings: Any) -> None:
-        """Makes a stream in the current context."""
+    def __init__(self, device: CudaDevice, native: Any, cuda: Any, bindings: Any) -> None:
+        """Takes pycuda's stream."""
+        super().__init__(device, native)
         self._cuda = cuda
         self._bindings = bindings
-        self._stream = cuda.Stream(_NON_BLOCKING)
-        self.handle = int(self._stream.handle)
+        self.handle = int(self.native.handle)
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """See `Stream`."""
-        self._cuda.memcpy_htod_async(buffer.address, array, self._stream)
+        self._cuda.memcpy_htod_async(buffer.address, array, self.native)
 
     def copy_out(self, array: NDArray[Any], buffer: Buffer) -> None:
         """See `Stream`."""
-        self._cuda.memcpy_dtoh_async(array, buffer.address, self._stream)
+        self._cuda.memcpy_dtoh_async(array, buffer.address, self.native)
 
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
         """See `Stream`."""
-        self._cuda.memset_d32_async(buffer.address + _WORD * first, word, count, self._stream)
+        self._cuda.memset_d32_async(buffer.address + _WORD * first, word, count, self.native)
 
     def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
         """See `Stream`."""
         offset = _WORD * first
-        self._cuda.memcpy_dtod_async(target.address + offset, source.address + offset, _WORD * count, self._stream)
+        self._cuda.memcpy_dtod_async(target.address + offset, source.address + offset, _WORD * count, self.native)
 
     def record(self, event: Event) -> None:
         """See `Stream`."""
-        event.native.record(self._stream)
+        event.native.record(self.native)
 
     def wait(self, event: Event) -> None:
         """See `Stream`."""
-        self._stream.wait_for_event(event.native)
+        self.native.wait_for_event(event.native)
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
         """See `Stream`."""
@@ -165,7 +201,7 @@ class CudaStream:
             raise
         graph = self._call("cuStreamEndCapture", self.handle)
         try:
-            return CudaGraph(self._bindings, self._call("cuGraphInstantiate", graph, 0))
+            return CudaGraph(self._device, self._call("cuGraphInstantiate", graph, 0), self._bindings)
         finally:
             self._call("cuGraphDestroy", graph)
 
@@ -176,7 +212,7 @@ class CudaStream:
 
     def synchronize(self) -> None:
         """See `Stream`."""
-        self._stream.synchronize()
+        self.native.synchronize()
 
     def _call(self, function: str, *arguments: Any) -> Any:
         code, *results = getattr(self._bindings, function)(*arguments)
@@ -185,14 +221,14 @@ class CudaStream:
         return results[0] if results else None
 
 
-class CudaGraph:
+class CudaGraph(_Owner):
     """See `Graph`."""
 
-    def __init__(self, bindings: Any, native: Any) -> None:
+    def __init__(self, device: CudaDevice, native: Any, bindings: Any) -> None:
         """Takes an executable graph."""
+        super().__init__(device, native)
         self._bindings = bindings
-        self.native = native
 
-    def __del__(self) -> None:
+    def _drop(self) -> None:
         """Gives it back; a graph under way ends first."""
         self._bindings.cuGraphExecDestroy(self.native)

@@ -17,7 +17,7 @@ from wavernn_trt.engines.manifest import PlanManifest
 
 
 class Buffer(Protocol):
-    """Memory on a device; freed when nothing refers to it."""
+    """Memory on a device; freed when nothing refers to it, in whichever thread that is."""
 
     @property
     def address(self) -> int:
@@ -83,6 +83,13 @@ class Device(Protocol):
 
     def current(self) -> AbstractContextManager[None]:
         """Makes the device the calling thread's; everything here and in `PlanContext` is called inside."""
+
+    def release(self, drop: Callable[[], None]) -> None:
+        """Calls ``drop`` with the device current, to let go of what needs it for its end.
+
+        Whoever drops the last reference to something may be any thread. At the process's end nothing is called: the
+        device has taken everything back by then.
+        """
 
     def stream(self) -> Stream:
         """A new stream, which waits for no other of itself."""

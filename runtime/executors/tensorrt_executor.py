@@ -157,7 +157,7 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
 
     device = CudaDevice()
     with device.current():
-        runtime = TensorRTRuntime(backend)
+        runtime = TensorRTRuntime(backend, device)
         return Engine(device, runtime.load(chosen.conditioner, rebuild), runtime.load(chosen.decoder, rebuild))
 
 

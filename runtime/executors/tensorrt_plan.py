@@ -16,7 +16,7 @@ from wavernn_trt.engines.cache_entries import compiled_file
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.device import Buffer, Stream
+from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,12 @@ _DIGEST = hashlib.sha256().digest_size
 class TensorRTRuntime:
     """One TensorRT module with its plugins, and what deserialises plans in it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, device: Device) -> None:
         """Imports the module; a driver must be there, without which it may crash.
 
         Args:
             backend: which.
+            device: where its plans run.
 
         Raises:
             TensorRTMissingError: it is not installed, or does not load.
@@ -40,6 +41,7 @@ class TensorRTRuntime:
         from wavernn_trt.plugins.tensorrt_plugins import register
 
         self.backend = backend
+        self._device = device
         self.trt = import_tensorrt(backend)
         self._words: deque[str] = deque(maxlen=_LAST_LINES)
         self._logger = _forwarding_logger(self.trt, self._words)
@@ -76,17 +78,19 @@ class TensorRTRuntime:
                 f"{cached.plan}: found the bindings {', '.join(sorted(found))}, its manifest names "
                 f"{', '.join(sorted(expected))}. Build it again: {rebuild}"
             )
-        return TensorRTPlan(self.trt, engine, cached, self._words)
+        return TensorRTPlan(self.trt, engine, cached, self._words, self._device)
 
 
 class TensorRTPlan:
     """See `Plan`."""
 
-    def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str]) -> None:
+    def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str], device: Device) -> None:
         """Made by `TensorRTRuntime.load`."""
         self.manifest = cached.manifest
         self._trt = trt
+        self._device = device
         self._engine = engine
+        self._opening = threading.Lock()  # TensorRT does not promise contexts of one engine to several threads at once
         self._words = words
         self._name = cached.plan.name
         # TensorRT-RTX compiles kernels for the GPU at hand when a plan first runs there.
@@ -94,37 +98,55 @@ class TensorRTPlan:
 
     def context(self, *, one_shape: bool) -> TensorRTContext:
         """See `Plan`."""
-        if self._compiled is None:
-            context = self._engine.create_execution_context()
-        else:
-            config = self._engine.create_runtime_config()
-            strategy = self._trt.DynamicShapesKernelSpecializationStrategy
-            # Mels of ever new lengths run in general kernels until special ones are compiled in the background; a
-            # decoder's one shape is compiled for at once, since its graph keeps whatever it was captured with.
-            config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if one_shape else strategy.LAZY
-            self._compiled.attach(config)
-            context = self._engine.create_execution_context(config)
+        with self._opening:
+            context = self._create(one_shape)
         if context is None:
             words = "; ".join(self._words) or "TensorRT gives no reason"
             raise VocoderError(
                 f"{self._name}: the GPU has no room to run it: {words}; end what else runs there ('nvidia-smi' shows "
                 "it), or use an engine of a smaller --batch"
             )
-        return TensorRTContext(context, self._words)
+        return TensorRTContext(context, self._words, self._device)
 
     def warmed_up(self) -> None:
         """See `Plan`."""
         if self._compiled is not None:
             self._compiled.save()
 
+    def _create(self, one_shape: bool) -> Any:
+        if self._compiled is None:
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        strategy = self._trt.DynamicShapesKernelSpecializationStrategy
+        # Mels of ever new lengths run in general kernels until special ones are compiled in the background; a decoder's
+        # one shape is compiled for at once, since its graph keeps whatever it was captured with.
+        config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if one_shape else strategy.LAZY
+        self._compiled.attach(config)
+        return self._engine.create_execution_context(config)
+
+    def __del__(self) -> None:
+        """Frees the weights on the device, whichever thread drops the plan last."""
+        self._device.release(self._drop)
+
+    def _drop(self) -> None:
+        self._engine = None
+
 
 class TensorRTContext:
     """See `PlanContext`."""
 
-    def __init__(self, context: Any, words: Sequence[str]) -> None:
+    def __init__(self, context: Any, words: Sequence[str], device: Device) -> None:
         """Takes an execution context."""
         self._context = context
         self._words = words
+        self._device = device
+
+    def __del__(self) -> None:
+        """Frees its memory on the device, whichever thread drops it."""
+        self._device.release(self._drop)
+
+    def _drop(self) -> None:
+        self._context = None
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """See `PlanContext`."""

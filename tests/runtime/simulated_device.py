@@ -167,6 +167,10 @@ class SimulatedDevice:
         finally:
             self._threads.depth -= 1
 
+    def release(self, drop: Callable[[], None]) -> None:
+        with self.current():
+            drop()
+
     def check(self) -> None:
         assert getattr(self._threads, "depth", 0), "the device is not current in this thread"
 

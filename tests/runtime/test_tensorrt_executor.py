@@ -126,10 +126,11 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     right = dataclasses.replace(manifest, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
     plan = CachedPlan(tmp_path / "no.plan", right)
     plan.plan.write_bytes(content)
+    device = simulated.SimulatedDevice(0)
     with pytest.raises(VocoderError, match=r"no\.plan is not what its manifest says\. Build it again"):
-        TensorRTRuntime("tensorrt_rtx").load(CachedPlan(plan.plan, manifest), "wavernn-trt build mine")
+        TensorRTRuntime("tensorrt_rtx", device).load(CachedPlan(plan.plan, manifest), "wavernn-trt build mine")
     with pytest.raises(VocoderError) as raised:
-        TensorRTRuntime("tensorrt_rtx").load(plan, "wavernn-trt build mine")
+        TensorRTRuntime("tensorrt_rtx", device).load(plan, "wavernn-trt build mine")
     assert str(raised.value).startswith(f"{plan.plan}: TensorRT-RTX 1.")
     assert str(raised.value).endswith("build the plan again: wavernn-trt build mine")
     assert "it gives no reason" not in str(raised.value)

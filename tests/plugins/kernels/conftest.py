@@ -40,7 +40,7 @@ def warps_of_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKe
 def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment for processes that are to find a driver that pretends, and an nvcc that compiles nothing."""
     folder = tmp_path_factory.mktemp("pretended")
-    sources = [str(PRETENDED / "driver.cpp"), str(PRETENDED / "launch.cpp"), str(host_kernels.path)]
+    sources = [str(PRETENDED / f"{name}.cpp") for name in ("driver", "launch", "pycuda")] + [str(host_kernels.path)]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
     flags += [f"-Wl,-rpath,{host_kernels.path.parent}", "-o", str(folder / "libcuda.so.1"), "-ldl"]
     subprocess.run([gxx, *sources, *flags], check=True)

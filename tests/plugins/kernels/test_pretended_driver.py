@@ -7,6 +7,7 @@ CUDA refuses; whether anything runs on a GPU, test_on_gpu.py says where there is
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -31,6 +32,13 @@ def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
 
 def test_calls_keep_to_the_rules_and_wrong_ones_are_refused(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, HERE / "pretended" / "cases.py")
+
+
+def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:
+    if importlib.util.find_spec("pycuda") is None:
+        pytest.skip("needs pycuda, which is compiled with nvcc when it is installed")
+    preloaded = {"LD_PRELOAD": "libcuda.so.1"}  # for a pycuda that was linked where there was no driver
+    expect_all_passed({**pretended_gpu, **preloaded}, HERE / "pretended" / "pycuda_cases.py")
 
 
 def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def room() -> Iterator[ctypes.c_int]:
 
 def test_the_device_is_the_pretended_one(device: Device) -> None:
     assert device == Device("Pretended GPU", 90, 2, 227 * 1024, 228 * 1024)
-    with pytest.raises(RuntimeError, match=r"cuMemHostAlloc.* not found"):
-        driver.call("cuMemHostAlloc", 16, 0)
+    with pytest.raises(RuntimeError, match=r"cuMemAllocManaged.* not found"):
+        driver.call("cuMemAllocManaged", 16, 1)
 
 
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])

@@ -1,9 +1,9 @@
 // A libcuda.so.1 that pretends: it checks the names, signatures, arguments, order and lifetimes of the calls that this
-// project makes through cuda-bindings, and says nothing about a GPU.
+// project makes through cuda-bindings and pycuda, and says nothing about a GPU.
 //
-// driver.cpp has memory, streams, graphs and events, launch.cpp the kernels. Device memory is memory of the host, and
-// kernels are their host build. A function that is not there is not found. What CUDA refuses is refused with CUDA's own
-// code. Where CUDA leaves something open, the stricter is chosen:
+// driver.cpp has memory, streams, graphs and events, launch.cpp the kernels, pycuda.cpp what only pycuda calls. Device
+// memory is memory of the host, and kernels are their host build. A function that is not there is not found. What CUDA
+// refuses is refused with CUDA's own code. Where CUDA leaves something open, the stricter is chosen:
 // - work on a stream begins when something waits for that stream, and never if nothing does, so that nobody reads a
 //   result too early;
 // - an allocation is full of NaN, ends where the next address is invalid, and leaves its addresses invalid for good;
