@@ -15,11 +15,9 @@ from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.audio import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
-from wavernn_trt.runtime.folding import Fold
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.synthesis import Utterance
-from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Progress = Callable[[int], None]
@@ -217,28 +215,19 @@ def compare_speech(
     """
     audio = vocoder.config.audio
     limit = seconds_to_samples(seconds, audio.sample_rate)
-    originals: list[FloatArray] = []
-    spoken: list[list[FloatArray]] = []
+    originals: dict[int, FloatArray] = {}
 
-    def utterances() -> Iterator[Utterance]:
-        for speech in speeches:
-            # The conditioner hears all of the recording, however little is decoded of it.
-            rows = vocoder.executor.condition(speech.mel)
+    def requests() -> Iterator[Request]:
+        for number, speech in enumerate(speeches):
             wanted = audio.delay + min(len(speech.waveform), limit or len(speech.waveform))
             stop = min(speech.mel.shape[1] * audio.hop_length, wanted)
-            originals.append(speech.waveform[: stop - audio.delay])
-            spoken.append([])
-            yield Utterance(rows, [Fold(0, 0, stop)], [SeededUniforms(vocoder.config.model, seed)])
+            originals[number] = speech.waveform[: stop - audio.delay]
+            # The conditioner hears all of the recording, however little is decoded of it.
+            yield Request(speech.mel, seed, samples=stop)
 
-    for piece in vocoder.pieces(utterances()):
-        spoken[piece.utterance].append(piece.samples)
-        if progress:
-            progress(piece.decoded)
-        if piece.last:
-            output = np.concatenate(spoken[piece.utterance])[audio.delay :]
-            original = originals[piece.utterance]
-            spoken[piece.utterance], originals[piece.utterance] = [], original[:0]
-            yield piece.utterance, Likeness(_log_mel_moments(output, original, audio), len(original))
+    for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress):
+        output, original = ticket.result()[audio.delay :], originals.pop(number)
+        yield number, Likeness(_log_mel_moments(output, original, audio), len(original))
 
 
 def seconds_to_samples(seconds: float | None, sample_rate: int) -> int | None:

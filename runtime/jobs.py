@@ -6,16 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
-
 from wavernn_trt.runtime.audio import MEL_SUFFIX, prepare_output, read_audio, read_mel, write_wav
-from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.synthesis import Utterance
-from wavernn_trt.runtime.vocoder import Request, Vocoder
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +58,6 @@ class JobOptions:
 class _Running:
     job: Job
     started: float
-    pieces: list[FloatArray] = field(default_factory=list)
 
 
 def run_jobs(vocoder: Vocoder, jobs: Sequence[Job], options: JobOptions, progress: Progress) -> list[JobResult]:
@@ -83,45 +79,39 @@ def run_jobs(vocoder: Vocoder, jobs: Sequence[Job], options: JobOptions, progres
         results[result.job] = result
         progress.closed(result)
 
-    def utterances() -> Iterator[Utterance]:
+    def requests() -> Iterator[Request]:
         for job in jobs:
             if os.path.isfile(job.output) and not options.overwrite:  # Path.is_file raises for a name too long
                 end(JobResult(job, "skipped"))
                 continue
             started = time.perf_counter()
             try:
-                utterance = _open(vocoder, job, options)
+                request = _open(vocoder, job, options)
                 prepare_output(job.output)
             except Exception as error:  # whatever is wrong with one file, the others can still be spoken
                 end(_failure(job, error))
                 continue
             running.append(_Running(job, started))
-            yield utterance
+            yield request
 
-    for piece in vocoder.pieces(utterances()):
-        current = running[piece.utterance]
-        current.pieces.append(piece.samples)
-        progress.decoded(piece.decoded)
-        if piece.last:
-            waveform = np.concatenate(current.pieces)
-            current.pieces.clear()
-            try:
-                write_wav(current.job.output, waveform, vocoder.sample_rate, floating=options.floating)
-            except Exception as error:
-                end(_failure(current.job, error))
-            else:
-                end(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
+    for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress.decoded):
+        current = running[number]
+        try:
+            waveform = ticket.result()
+            write_wav(current.job.output, waveform, vocoder.sample_rate, floating=options.floating)
+        except Exception as error:
+            end(_failure(current.job, error))
+        else:
+            end(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
     return [results[job] for job in jobs]
 
 
-def _open(vocoder: Vocoder, job: Job, options: JobOptions) -> Utterance:
+def _open(vocoder: Vocoder, job: Job, options: JobOptions) -> Request:
     if job.input.suffix.lower() == MEL_SUFFIX:
         mel = read_mel(job.input)
-        request = Request(mel, job.seed, None, options.fold, options.overlap, job.sample_rate)
-    else:
-        mel = vocoder.mel(*read_audio(job.input))
-        request = Request(mel, job.seed, None, options.fold, options.overlap)
-    return vocoder.prepare(request)
+        return Request(mel, job.seed, None, options.fold, options.overlap, job.sample_rate)
+    mel = vocoder.mel(*read_audio(job.input))
+    return Request(mel, job.seed, None, options.fold, options.overlap)
 
 
 def _failure(job: Job, error: Exception) -> JobResult:

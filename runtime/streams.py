@@ -62,6 +62,7 @@ class _Active:
     stream: Stream
     slot: int
     next: int
+    in_flight: int = 0
 
     def stop(self) -> int | None:
         return self.stream.conditioning.steps if self.stream.stop is None else self.stream.stop
@@ -129,9 +130,9 @@ class LaneLoop:
         self._entering.discard(number)
 
     def ended(self, number: int) -> bool:
-        """Whether the end of a stream became known only when all its steps were submitted; it has left, if so."""
+        """Whether a stream whose end became known late has no steps left, nor any in flight; it has left, if so."""
         active = self._active[number]
-        if active.stop() != active.next:
+        if active.in_flight or active.stop() != active.next:
             return False
         self.leave(number)
         return True
@@ -139,12 +140,11 @@ class LaneLoop:
     def ready(self, number: int) -> bool:
         """Whether the conditioning of a stream's next chunk is there."""
         active = self._active[number]
-        return active.stream.conditioning.ready(active.next)
+        return active.stop() != active.next and active.stream.conditioning.ready(active.next)
 
-    def submitted(self, number: int) -> int:
-        """Steps of a stream that were submitted so far."""
-        active = self._active[number]
-        return active.next - active.stream.start
+    def chunks_in_flight(self, number: int) -> int:
+        """Chunks with a part of this stream that are submitted and not collected."""
+        return self._active[number].in_flight
 
     def left(self, number: int) -> int | None:
         """Steps of a stream that are not submitted yet; ``None`` where its end is not known."""
@@ -162,6 +162,7 @@ class LaneLoop:
         for number, one in chosen.items():
             start, stop = one.next, one.stop()
             one.next = start + self._windows.steps if stop is None else min(start + self._windows.steps, stop)
+            one.in_flight += 1
             parts.append(_Part(number, start, one.next - start, one.next == stop))
             if parts[-1].last:
                 self.leave(number)
@@ -171,6 +172,9 @@ class LaneLoop:
         """Waits for the chunk that was submitted first."""
         samples = self._lane.collect()
         parts = self._in_flight.popleft()
+        for part in parts:
+            if part.stream in self._active:
+                self._active[part.stream].in_flight -= 1
         return [
             Piece(part.stream, part.start, row[: part.count], part.last)
             for part, row in zip(parts, samples, strict=True)

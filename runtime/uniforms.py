@@ -6,6 +6,7 @@ that an utterance's waveform depends neither on its neighbours in a batch nor on
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import numpy as np
@@ -84,6 +85,12 @@ class GivenUniforms:
             raise VocoderError("uniforms: found values outside [0, 1), expected all at least 0 and below 1")
         self._values = _clamp(model, values.astype(np.float32))
         self._next = 0
+
+    def again(self) -> GivenUniforms:
+        """The same numbers from the first."""
+        other = copy.copy(self)
+        other._next = 0
+        return other
 
     def draw(self, steps: int) -> FloatArray:
         """See `UniformSource`."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import queue
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,22 +19,31 @@ from numpy.typing import ArrayLike, NDArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.audio import resample
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
-from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import Stream, decode_streams
-from wavernn_trt.runtime.synthesis import Utterance, WaveformPiece, synthesise
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.scheduling.scheduler import Scheduler
+from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
+from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
+from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Urgency
+from wavernn_trt.runtime.scheduling.ticket import Ticket
+from wavernn_trt.runtime.scheduling.utterance import Assembly, Utterance
+from wavernn_trt.runtime.streams import decode_streams
 from wavernn_trt.runtime.teacher_forcing import ForcedPiece, ForcedStream, force_streams
-from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource
 
 DEFAULT_BATCH = 8
 """Streams decoded together where the executor leaves it open."""
 CHUNK_SECONDS = 0.02
 """Length of a chunk, and so of what streaming yields, where the executor leaves it open."""
+
+DEFAULT_LIMITS = SchedulerLimits()
+_AHEAD = 2
+"""How many times what is decoded together `Vocoder.vocode_many` has under way: as much waits, conditioned."""
 
 SILENT_PEAK = 1e-4
 """-80 dB, three steps of 16 bits: a recording that never reaches it is silence, and is not made as loud as speech."""
@@ -47,18 +61,6 @@ class VocoderConfig:
     """Sample rate and mel settings."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One utterance asked for; the fields are `Vocoder.vocode`'s arguments."""
-
-    mel: ArrayLike
-    seed: int = 0
-    uniforms: ArrayLike | None = None
-    fold: int | None = None
-    overlap: int | None = None
-    sample_rate: int | None = None
-
-
 def shipped_voice() -> Path:
     """The model directory of the voice that comes with the package.
 
@@ -72,30 +74,32 @@ def shipped_voice() -> Path:
 
 
 class Vocoder:
-    """A loaded model. It serves one thread at a time.
+    """A loaded model. Any number of threads may use it; what they ask for is decoded together.
 
     A waveform depends on its mel, its seed and the backend, and never on what else is decoded beside it.
     """
 
-    def __init__(self, opened: OpenedModel, batch: int | None = None) -> None:
+    def __init__(self, opened: OpenedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
         """Puts a vocoder around an opened model; `load` is the usual way.
 
         Args:
             opened: model and executor.
             batch: streams decoded together, for executors that leave it open.
+            limits: how much may wait and be decoded at a time.
 
         Raises:
             VocoderError: ``batch`` is not a positive integer.
         """
         check_count("batch", batch)
         self.config = VocoderConfig(opened.path, opened.model, opened.audio)
+        self.opened = opened
         self.executor = opened.executor
-        self.engine = opened.engine
-        """The name of the engine's plan in the cache, where the backend runs one."""
         self.batch = opened.executor.slots or batch or DEFAULT_BATCH
         steps = opened.executor.steps or round(opened.audio.sample_rate * CHUNK_SECONDS)
         self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
         self._coding = SampleCoding(opened.model, opened.audio)
+        self._scheduler = Scheduler(self.executor, self._windows, self._coding, self.batch, limits)
+        self._closing = weakref.finalize(self, self._scheduler.close)
 
     @classmethod
     def load(
@@ -107,6 +111,7 @@ class Vocoder:
         threads: int | None = None,
         precision: Precision | None = None,
         cache: str | Path | None = None,
+        limits: SchedulerLimits = DEFAULT_LIMITS,
     ) -> Vocoder:
         """Loads a model directory; the same as `wavernn_trt.load`.
 
@@ -117,21 +122,27 @@ class Vocoder:
                 ``onnxruntime``.
             batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, and for an
                 engine as many as it can.
-            threads: CPU threads; ``None`` leaves it to the backend.
+            threads: CPU threads of a lane; ``None`` leaves it to the backend, with as many lanes as suit the machine.
             precision: ``fp32``, ``fp16`` or ``bf16``: of the engine; ``None`` takes the engine that was used last.
             cache: the folder with the engines' plans; ``None`` is the user's own.
+            limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
 
         Raises:
             ValueError: the directory, the backend or a number is not usable; the message says what would be.
         """
         path = shipped_voice() if dir is None else Path(dir)
         folder = None if cache is None else Path(cache)
-        return cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch)
+        return cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch, limits)
 
     @property
     def sample_rate(self) -> int:
         """Hz, of what comes out."""
         return self.config.audio.sample_rate
+
+    @property
+    def engine(self) -> str | None:
+        """The name of the engine's plan in the cache, where the backend runs one."""
+        return self.opened.engine
 
     @property
     def backend(self) -> str:
@@ -164,8 +175,7 @@ class Vocoder:
         Raises:
             VocoderError: an argument is not usable; the message says what was found and what is expected.
         """
-        utterance = self.prepare(Request(mel, seed, uniforms, fold, overlap, sample_rate))
-        return np.concatenate([piece.samples for piece in self.pieces([utterance])])
+        return self.submit(Request(mel, seed, uniforms, fold, overlap, sample_rate)).result()
 
     def vocode_batch(
         self,
@@ -203,10 +213,118 @@ class Vocoder:
             )
             for i, mel in enumerate(mels)
         ]
-        waveforms: list[list[FloatArray]] = [[] for _ in requests]
-        for piece in self.pieces(map(self.prepare, requests)):
-            waveforms[piece.utterance].append(piece.samples)
-        return [np.concatenate(pieces) for pieces in waveforms]
+        tickets: list[Ticket] = []
+        try:
+            tickets += map(self.submit, requests)
+            return [ticket.result() for ticket in tickets]
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+
+    def vocode_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        order: Literal["submitted", "completed"] = "submitted",
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, Ticket]]:
+        """Speaks any number of requests, as many at a time as keep the slots full.
+
+        Args:
+            requests: a generator is pulled whenever there is room for another.
+            order: of what is yielded.
+            progress: see `submit`.
+
+        Yields:
+            A request's number, from 0, and its ticket, which is done: ``result()`` is the waveform, or raises what is
+            wrong with that request, the others going on.
+        """
+        done: queue.SimpleQueue[tuple[int, Ticket]] = queue.SimpleQueue()
+        under_way: dict[int, Ticket] = {}
+        waiting = enumerate(requests)
+        try:
+            while True:
+                while len(under_way) < _AHEAD * self._scheduler.slots and (arrived := next(waiting, None)) is not None:
+                    number, request = arrived
+                    under_way[number] = ticket = self._submit_or_fail(request, progress)
+                    ticket.add_done_callback(partial(_put, done, number))
+                if not under_way:
+                    return
+                if order == "submitted":
+                    number, ticket = next(iter(under_way.items()))
+                    wait([ticket])
+                else:
+                    number, ticket = done.get()
+                del under_way[number]
+                yield number, ticket
+        finally:
+            for ticket in under_way.values():
+                ticket.cancel()
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        urgency: Urgency = "batch",
+        deadline: float | None = None,
+        wait: bool = True,
+        sink: Sink | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Ticket:
+        """Hands a request over, to be decoded beside whatever else is under way.
+
+        Args:
+            request: what to speak.
+            urgency: ``interactive`` where somebody waits for just this: it comes before batch work.
+            deadline: seconds from now by which the waveform must be whole; it is dropped as soon as it cannot be.
+            wait: whether to wait while the queue is full.
+            sink: takes the samples as they are decoded; the ticket's own waveform is then empty.
+            progress: is told of steps as they are decoded, a fold's warm-up included; from another thread.
+
+        Returns:
+            A future of the waveform, float32 [samples]; cancelling it frees its slot at the next chunk. It ends with a
+            `DeadlineError`, or an `ExecutorError` if the backend fails for it twice.
+
+        Raises:
+            VocoderError: the request is not usable; or the vocoder is closed.
+            QueueFullError: the queue is full, and ``wait`` is false.
+            ExecutorError: the backend has failed too often, and was given up.
+        """
+        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
+            raise VocoderError(f"deadline: found {deadline!r}, expected a positive number of seconds from now")
+        if urgency not in URGENCIES:
+            raise VocoderError(f"urgency: found {urgency!r}, expected one of {', '.join(URGENCIES)}")
+        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        if sink is not None and sink.room() is not None and utterance.folds:
+            raise VocoderError("fold: found one for a sink with bounded room, whose samples would all come at once")
+        return self._scheduler.submit(
+            utterance,
+            sink or Collected(),
+            urgency=urgency,
+            deadline=deadline,
+            wait=wait,
+            progress=progress,
+            owner=self,
+        )
+
+    def statistics(self) -> SchedulerStatistics:
+        """Slots, queue, speed and times, now."""
+        return self._scheduler.statistics()
+
+    def close(self) -> None:
+        """Cancels what is under way and ends the threads. Happens of itself when the vocoder is let go."""
+        self._closing()
+
+    def __enter__(self) -> Vocoder:
+        """The vocoder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
 
     def stream(
         self,
@@ -235,8 +353,9 @@ class Vocoder:
         size = round(self.sample_rate * CHUNK_SECONDS) if frame is None else frame
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise VocoderError(f"frame: found {frame!r}, expected a positive number of samples")
-        utterance = self.prepare(Request(mel, seed, uniforms, sample_rate=sample_rate))
-        return _reframed((piece.samples for piece in self.pieces([utterance])), int(size))
+        request = Request(mel, seed, uniforms, sample_rate=sample_rate)
+        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        return _reframed(self._pieces(utterance), int(size))
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -247,9 +366,10 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`.
         """
-        utterance = self.prepare(Request(mel, seed, uniforms))
-        stream = Stream(WholeConditioning(self._windows, utterance.rows), utterance.uniforms[0])
-        pieces = decode_streams(self.executor, self._windows, [stream], self.batch)
+        request = Request(mel, seed, uniforms)
+        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        streams = utterance.streams(utterance.condition())
+        pieces = decode_streams(self.executor, self._windows, streams, self.batch)
         return np.concatenate([piece.samples for piece in pieces])
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
@@ -334,39 +454,27 @@ class Vocoder:
             recording = recording * np.float32(audio.peak / peak)
         return recording
 
-    def prepare(self, request: Request) -> Utterance:
-        """Checks a request and conditions its mel.
+    def _pieces(self, utterance: Utterance) -> Iterator[FloatArray]:
+        assembly = Assembly(utterance, self._coding)
+        streams = utterance.streams(utterance.condition())
+        for piece in decode_streams(self.executor, self._windows, streams, 1):
+            yield assembly.add(0, piece.samples, last=piece.last)
 
-        Raises:
-            VocoderError: as for `vocode`.
-        """
-        model = self.config.model
-        mel = check_mel(request.mel, self.config.audio, request.sample_rate)
-        steps = mel.shape[1] * self.config.audio.hop_length
-        folds = plan_folds(steps, request.fold, request.overlap)
-        uniforms: list[UniformSource]
-        if request.uniforms is None:
-            uniforms = [SeededUniforms(model, request.seed, fold) for fold in range(len(folds))]
-        elif len(folds) > 1:
-            raise VocoderError(
-                f"uniforms: found some together with fold, expected either; this mel's {steps} steps make {len(folds)} "
-                "folds, each with a warm-up that takes random numbers of its own"
-            )
-        else:
-            uniforms = [GivenUniforms(model, request.uniforms, steps)]
-        return Utterance(self.executor.condition(mel), folds, uniforms)
-
-    def pieces(self, utterances: Iterable[Utterance], batch: int | None = None) -> Iterator[WaveformPiece]:
-        """Speaks prepared utterances together, yielding pieces of their waveforms as they come.
-
-        Args:
-            utterances: from `prepare`; a generator is pulled whenever there is room for another.
-            batch: streams decoded together, by default the vocoder's.
-        """
-        return synthesise(self.executor, self._windows, self._coding, utterances, batch or self.batch)
+    def _submit_or_fail(self, request: Request, progress: Callable[[int], None] | None) -> Ticket:
+        try:
+            return self.submit(request, progress=progress)
+        except VocoderError as error:
+            ticket = Ticket()
+            ticket.set_exception(error)
+            return ticket
 
 
 load = Vocoder.load
+
+
+def _put(done: queue.SimpleQueue[tuple[int, Ticket]], number: int, ticket: Future[FloatArray]) -> None:
+    assert isinstance(ticket, Ticket)
+    done.put((number, ticket))
 
 
 def _reframed(pieces: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavernn_trt.runtime.conditioning import FloatArray
-from wavernn_trt.runtime.vocoder import Request, Vocoder
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench_limit import MatrixProducts
 
 if TYPE_CHECKING:
@@ -143,15 +146,13 @@ def random_mel(vocoder: Vocoder, seconds: float) -> FloatArray:
 
 def _with_batch(vocoder: Vocoder, batch: int) -> Vocoder:
     """The same model for so many streams; torch's number of streams is fixed when it is opened."""
-    if vocoder.executor.slots is None:
-        return vocoder
-    from wavernn_trt.runtime.executors.registry import OpenedModel
-    from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+    executor = vocoder.executor
+    if executor.slots is not None:
+        from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 
-    assert isinstance(vocoder.executor, TorchExecutor)
-    model, config = vocoder.executor.model, vocoder.config
-    executor = TorchExecutor(model, batch)
-    return Vocoder(OpenedModel(config.path, config.model, config.audio, model.upsampling, executor))
+        assert isinstance(executor, TorchExecutor)
+        executor = TorchExecutor(executor.model, batch)
+    return Vocoder(dataclasses.replace(vocoder.opened, executor=executor), batch)
 
 
 def _speaker(vocoder: Vocoder, mel: FloatArray, batch: int) -> Callable[[], tuple[float, float | None]]:
@@ -160,16 +161,11 @@ def _speaker(vocoder: Vocoder, mel: FloatArray, batch: int) -> Callable[[], tupl
 
 def _speak(vocoder: Vocoder, mel: FloatArray, batch: int) -> tuple[float, float]:
     """Seconds until all streams are done, and until each has its first chunk."""
-    waiting = set(range(batch))
-    first_chunk = 0.0
-    started = time.perf_counter()
-    requests = [Request(mel, seed) for seed in range(batch)]
-    for piece in vocoder.pieces(map(vocoder.prepare, requests), batch):
-        if piece.utterance in waiting:
-            waiting.discard(piece.utterance)
-            if not waiting:
-                first_chunk = time.perf_counter() - started
-    return time.perf_counter() - started, first_chunk
+    started = time.monotonic()
+    tickets = [vocoder.submit(Request(mel, seed)) for seed in range(batch)]
+    for ticket in tickets:
+        ticket.result()
+    return time.monotonic() - started, max(ticket.first_samples or math.inf for ticket in tickets) - started
 
 
 def _loop_turn(

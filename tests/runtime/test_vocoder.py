@@ -19,9 +19,10 @@ from wavernn_trt.export.model_directory import ModelDirectoryError
 from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, State
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.streams import Stream, decode_streams
 from wavernn_trt.runtime.uniforms import SeededUniforms
-from wavernn_trt.runtime.vocoder import Request, Vocoder
+from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
 few = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
@@ -111,22 +112,23 @@ def test_waiting_utterances_enter_as_soon_as_others_leave(
     tiny_vocoder_of_three: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = count_chunks(tiny_vocoder_of_three, monkeypatch)
-    # In chunks of 320 steps: one of 4, eight of 1.
+    # In chunks of 320 steps: one of 4, eight of 1. Three at a time, each waiting for the longest, would be 6 chunks;
+    # the first may begin alone, before the others are conditioned.
     tiny_vocoder_of_three.vocode_batch([tiny_mel(32)] + [tiny_mel(8)] * 8)
-    assert chunks == [3] * 4
+    assert chunks in ([3] * 4, [3] * 5)
 
 
 def test_utterances_are_pulled_only_when_there_is_room(tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:
     pulled = 0
 
-    def utterances() -> Iterator[Any]:
+    def utterances() -> Iterator[Request]:
         nonlocal pulled
         for _ in range(4):
             pulled += 1
-            yield tiny_vocoder.prepare(Request(tiny_mel(8)))
+            yield Request(tiny_mel(8))
 
-    seen = [(piece.utterance, pulled) for piece in tiny_vocoder.pieces(utterances())]
-    assert seen == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    seen = [(number, pulled) for number, _ in tiny_vocoder.vocode_many(utterances())]
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]  # one is decoded, and one waits
 
 
 def test_given_uniforms_take_the_seed_s_place(tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:

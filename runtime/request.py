@@ -1,0 +1,93 @@
+"""A request to speak: what callers may ask, and how it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.folding import plan_folds
+from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.scheduling.utterance import Utterance
+from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance asked for."""
+
+    mel: ArrayLike
+    """float [n_mels, frames], in the model's range (``config.audio.mel_range``)."""
+    seed: int = 0
+    """Of the random numbers that samples are drawn with, 0 … 2**64 - 1."""
+    uniforms: ArrayLike | None = None
+    """Those random numbers themselves, [frames * hop_length] or, for mixtures, [frames * hop_length, 2]."""
+    fold: int | None = None
+    """Cut the utterance into folds of this many samples, which are decoded together; faster for long ones."""
+    overlap: int | None = None
+    """Samples over which folds are crossfaded; ``None`` is 550."""
+    sample_rate: int | None = None
+    """Hz that the mel was made for; if given, it is checked."""
+    samples: int | None = None
+    """Speak no more than the first so many."""
+
+
+def prepare(
+    request: Request,
+    model: ModelConfig,
+    audio: AudioConfig,
+    windows: ConditioningWindows,
+    condition: Callable[[FloatArray], FloatArray],
+) -> Utterance:
+    """Checks a request.
+
+    Args:
+        request: what is asked.
+        model: the model.
+        audio: its audio settings.
+        windows: cuts conditioning into chunks.
+        condition: the executor's.
+
+    Raises:
+        VocoderError: something in it is not usable; the message says what was found and what is expected.
+    """
+    mel = check_mel(request.mel, audio, request.sample_rate).copy()  # the caller's array may change while it waits
+    frames = mel.shape[1]
+    steps = frames * audio.hop_length
+    if request.samples is not None:
+        steps = min(steps, _check_samples(request))
+    folds = plan_folds(steps, request.fold, request.overlap)
+    numbers = _uniforms(request, model, steps, len(folds))
+
+    def conditioning() -> Conditioning:
+        return WholeConditioning(windows, condition(mel))
+
+    rows = frames + 2 * model.margin
+    size = rows * model.columns * np.dtype(np.float32).itemsize
+    return Utterance(conditioning, frames, steps, size, folds if len(folds) > 1 else (), numbers)
+
+
+def _check_samples(request: Request) -> int:
+    wanted = request.samples
+    if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
+        raise VocoderError(f"samples: found {wanted!r}, expected a positive number of samples")
+    return int(wanted)
+
+
+def _uniforms(request: Request, model: ModelConfig, steps: int, folds: int) -> Callable[[int], UniformSource]:
+    given = request.uniforms
+    if given is None:
+        seed = check_seed(request.seed)
+        return lambda fold: SeededUniforms(model, seed, fold)
+    if folds > 1:
+        raise VocoderError(
+            f"uniforms: found some together with fold, expected either; this mel's {steps} steps make {folds} folds, "
+            "each with a warm-up that takes random numbers of its own"
+        )
+    checked = GivenUniforms(model, given, steps)
+    return lambda fold: checked.again()

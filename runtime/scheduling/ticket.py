@@ -1,0 +1,58 @@
+"""What a caller holds of an utterance that is under way."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from wavernn_trt.runtime.conditioning import FloatArray
+
+
+class Ticket(Future[FloatArray]):
+    """The waveform to come, float32 [samples]; empty where a sink takes the samples.
+
+    A future like any other: ``result(timeout)``, ``concurrent.futures.as_completed``, ``asyncio.wrap_future``. It can
+    be cancelled until it is done: the utterance leaves its slot at the next chunk boundary.
+    """
+
+    def __init__(self, owner: Any = None) -> None:
+        """Begins to count time.
+
+        Args:
+            owner: kept alive until the utterance is done.
+        """
+        super().__init__()
+        self.submitted = time.monotonic()
+        """Seconds, on the clock of `time.monotonic`."""
+        self.first_samples: float | None = None
+        """When the first samples were there."""
+        self.finished: float | None = None
+        """When all were, or the utterance failed."""
+        self._owner = owner
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from submission to the end; ``None`` while it is under way."""
+        return None if self.finished is None else self.finished - self.submitted
+
+    def cancel(self) -> bool:
+        """Gives the utterance up; returns whether that is so."""
+        done = super().cancel()
+        if done:
+            self._let_go()
+        return done
+
+    def set_result(self, result: FloatArray) -> None:
+        """For the scheduler."""
+        self._let_go()
+        super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For the scheduler."""
+        self._let_go()
+        super().set_exception(exception)
+
+    def _let_go(self) -> None:
+        self.finished = self.finished or time.monotonic()
+        self._owner = None
