@@ -24,6 +24,7 @@ from wavernn_trt.export.model_directory import (
     DECODER,
     DECODER_LOOP,
     MANIFEST,
+    PROBE,
     TEACHER_FORCED,
     UPSAMPLING,
     WEIGHTS,
@@ -36,6 +37,8 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.probe import make_probe
+from wavernn_trt.export.probe_record import write_probe
 from wavernn_trt.export.rewrite.check import Agreement, check_decoder, check_pass, require
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
@@ -176,6 +179,7 @@ def _write_files(
         "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }
     write_config(folder, model, audio, shape, source)
+    write_probe(folder / PROBE, make_probe(checkpoint.model, audio))
     write_manifest(folder)
 
 

@@ -9,6 +9,8 @@
 ``decoder.weights``    the decoder's weights, once, as external data of the three files above
 ``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
 ``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
+``probe.npz``          a short mel and what the trained model makes of it, for who wants to know that it still does;
+                       directories of earlier versions have none
 ``manifest.json``      SHA-256 and size of every other file
 =====================  ==========================================================================================
 """
@@ -35,6 +37,7 @@ TEACHER_FORCED = "teacher_forced.onnx"
 WEIGHTS = "decoder.weights"
 UPSAMPLING = "upsampling.npy"
 CHECKPOINT = "checkpoint.safetensors"
+PROBE = "probe.npz"
 MANIFEST = "manifest.json"
 _REQUIRED = (CONFIG, CONDITIONER, DECODER, DECODER_LOOP, TEACHER_FORCED, WEIGHTS)
 
@@ -173,10 +176,34 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
+def read_listed(path: Path, name: str) -> bytes:
+    """One file's content, which is what the manifest lists: read once, so that what was checked is what is used.
+
+    Args:
+        path: the model directory.
+        name: the file.
+
+    Raises:
+        ModelDirectoryError: it is missing, not listed or damaged.
+    """
+    entry = read_manifest(path / MANIFEST).get(name)
+    if entry is None:
+        raise ModelDirectoryError(f"{path / MANIFEST} does not list {name}; export the checkpoint again")
+    try:
+        content = (path / name).read_bytes()
+    except OSError as error:
+        raise ModelDirectoryError(f"{path / name}: {error.strerror}; copy or export it again") from None
+    if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+        raise ModelDirectoryError(
+            f"{path / name} is damaged: its SHA-256 is not the manifest's; copy or export it again"
+        )
+    return content
+
+
 def _verify(path: Path) -> None:
     files = read_manifest(path / MANIFEST)
     # What the manifest does not vouch for could be anything: none of the files that anyone opens may be such.
-    there = [name for name in (UPSAMPLING, CHECKPOINT) if (path / name).exists()]
+    there = [name for name in (UPSAMPLING, CHECKPOINT, PROBE) if (path / name).exists()]
     missing = [name for name in (*_REQUIRED, *there) if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")

@@ -48,6 +48,7 @@ def test_a_model_directory_holds_what_it_should(exported: Path) -> None:
         "decoder.weights",
         "decoder_loop.onnx",
         "manifest.json",
+        "probe.npz",
         "teacher_forced.onnx",
     }
     assert {file.name for file in exported.iterdir()} == names
