@@ -29,7 +29,7 @@ class AudioStream(Iterator[Samples]):
     pauses where the ring buffer between the two is full. Closing the stream, or dropping it, cancels the decoding.
 
     Samples can also be read by another process: where `memory` is a `RingBuffer` made by its ``create``, that process
-    opens the stream with `attach` and the ring's name. The stream here is then only kept, until the other has ended.
+    opens the stream with `attach` and its `name`. The stream here is then only kept, until the other has ended.
     """
 
     def __init__(
@@ -133,6 +133,11 @@ class AudioStream(Iterator[Samples]):
         if self._sink is None:
             raise VocoderError("sink: found a stream that another process writes, expected one written here")
         return self._sink
+
+    @property
+    def name(self) -> str | None:
+        """Of the shared memory, for `attach` in another process; ``None`` where it is not shared."""
+        return self._ring.name
 
     @property
     def sample_rate(self) -> int:

@@ -46,12 +46,33 @@ def simulated() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def stream_writer() -> ModuleType:
+    """tests/runtime/stream_writer.py."""
+    return _load("stream_writer", HERE / "stream_writer.py")
+
+
+@pytest.fixture(scope="session")
 def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a libcuda.so.1 that has one GPU, or as many as FAKE_GPUS says, and fails as FAKE_ERROR says."""
     return _load("fake_driver", HERE.parent / "fake_driver.py").build(tmp_path_factory.mktemp("driver"))
 
 
 small_directory = _load("engine_fixtures", HERE.parent / "engines" / "conftest.py").small_directory
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """tests/export/reference.py."""
+    pytest.importorskip("torch", reason="the families are PyTorch modules")
+    return _load("export_reference", HERE.parent / "export" / "reference.py")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(reference: ModuleType) -> Callable[[str], Any]:
+    """A function layout -> its small checkpoint, as `small_directory` exports it."""
+    pytest.importorskip("onnx", reason="it stands among the tests of rewriting")
+    models = _load("export_rewriting", HERE.parent / "export" / "test_rewriting.py")
+    return lambda layout: models.small_checkpoint(layout, reference)
 
 
 @pytest.fixture(scope="session")
