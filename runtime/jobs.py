@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -60,50 +60,55 @@ class _Running:
     started: float
 
 
-def run_jobs(vocoder: Vocoder, jobs: Sequence[Job], options: JobOptions, progress: Progress) -> list[JobResult]:
+def run_jobs(vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress) -> Iterator[JobResult]:
     """Runs jobs, as many together as the vocoder's batch holds.
 
     Args:
         vocoder: speaks.
-        jobs: from `plan_jobs`.
+        jobs: from `plan_jobs`; a generator is pulled as there is room for another.
         options: for all of them.
         progress: is told.
 
-    Returns:
-        A result for each job, in the jobs' order.
+    Yields:
+        A result for each job, in the order in which they end.
     """
-    results: dict[Job, JobResult] = {}
-    running: list[_Running] = []
-
-    def end(result: JobResult) -> None:
-        results[result.job] = result
-        progress.closed(result)
+    ended: list[JobResult] = []
+    running: dict[int, _Running] = {}
 
     def requests() -> Iterator[Request]:
+        number = 0
         for job in jobs:
             if os.path.isfile(job.output) and not options.overwrite:  # Path.is_file raises for a name too long
-                end(JobResult(job, "skipped"))
+                ended.append(JobResult(job, "skipped"))
                 continue
             started = time.perf_counter()
             try:
                 request = _open(vocoder, job, options)
                 prepare_output(job.output)
             except Exception as error:  # whatever is wrong with one file, the others can still be spoken
-                end(_failure(job, error))
+                ended.append(_failure(job, error))
                 continue
-            running.append(_Running(job, started))
+            running[number] = _Running(job, started)
+            number += 1
             yield request
 
+    def closed() -> Iterator[JobResult]:
+        while ended:
+            result = ended.pop(0)
+            progress.closed(result)
+            yield result
+
     for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress.decoded):
-        current = running[number]
+        current = running.pop(number)
         try:
             waveform = ticket.result()
             write_wav(current.job.output, waveform, vocoder.sample_rate, floating=options.floating)
         except Exception as error:
-            end(_failure(current.job, error))
+            ended.append(_failure(current.job, error))
         else:
-            end(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
-    return [results[job] for job in jobs]
+            ended.append(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
+        yield from closed()
+    yield from closed()
 
 
 def _open(vocoder: Vocoder, job: Job, options: JobOptions) -> Request:

@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
     try:
-        results = run_jobs(vocoder, jobs, options, bar)
+        results = list(run_jobs(vocoder, jobs, options, bar))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished files are kept, and a rerun goes on behind them") from None
     finally:
