@@ -18,13 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.runtime.arriving_mel import ArrivingMel
 from wavernn_trt.runtime.audio import resample
+from wavernn_trt.runtime.audio_stream import AudioStream
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
+from wavernn_trt.runtime.ring_buffer import RingBuffer
+from wavernn_trt.runtime.ring_header import Encoding, Memory
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.scheduler import Scheduler
@@ -32,14 +36,14 @@ from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
 from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
-from wavernn_trt.runtime.scheduling.utterance import Assembly, Utterance
+from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.streams import decode_streams
 from wavernn_trt.runtime.teacher_forcing import ForcedPiece, ForcedStream, force_streams
 
+CHUNK_SECONDS = 0.02
+"""Length of a chunk, where the executor leaves it open."""
 DEFAULT_BATCH = 8
 """Streams decoded together where the executor leaves it open."""
-CHUNK_SECONDS = 0.02
-"""Length of a chunk, and so of what streaming yields, where the executor leaves it open."""
 
 DEFAULT_LIMITS = SchedulerLimits()
 _AHEAD = 2
@@ -99,6 +103,7 @@ class Vocoder:
         self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
         self._coding = SampleCoding(opened.model, opened.audio)
         self._scheduler = Scheduler(self.executor, self._windows, self._coding, self.batch, limits)
+        self._arriving: dict[int | None, ArrivingMel] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
 
     @classmethod
@@ -291,18 +296,16 @@ class Vocoder:
             QueueFullError: the queue is full, and ``wait`` is false.
             ExecutorError: the backend has failed too often, and was given up.
         """
-        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
-            raise VocoderError(f"deadline: found {deadline!r}, expected a positive number of seconds from now")
         if urgency not in URGENCIES:
             raise VocoderError(f"urgency: found {urgency!r}, expected one of {', '.join(URGENCIES)}")
-        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        utterance = self._prepare(request)
         if sink is not None and sink.room() is not None and utterance.folds:
             raise VocoderError("fold: found one for a sink with bounded room, whose samples would all come at once")
         return self._scheduler.submit(
             utterance,
             sink or Collected(),
             urgency=urgency,
-            deadline=deadline,
+            deadline=_check_deadline(deadline),
             wait=wait,
             progress=progress,
             owner=self,
@@ -328,34 +331,87 @@ class Vocoder:
 
     def stream(
         self,
-        mel: ArrayLike,
+        mel: ArrayLike | Iterator[ArrayLike],
         *,
         seed: int = 0,
         uniforms: ArrayLike | None = None,
         frame: int | None = None,
         sample_rate: int | None = None,
-    ) -> Iterator[FloatArray]:
-        """Speaks a mel spectrogram piece by piece; joined, the pieces are exactly what `vocode` returns.
+        lookahead: int | None = None,
+        encoding: Encoding = "float32",
+        dither: bool = False,
+        seconds: float = 1.0,
+        memory: Memory | RingBuffer | None = None,
+        deadline: float | None = None,
+        wait: bool = True,
+    ) -> AudioStream:
+        """Speaks a mel spectrogram frame by frame; joined, float32 frames are exactly what `vocode` returns.
+
+        It is decoded before batch work, ahead of the listener by ``seconds`` at most. The stream is iterated, or read
+        in other ways (`AudioStream`); to close or drop it cancels the rest.
+
+        The mel may itself be arriving: an iterator over pieces of it, float [n_mels, k] or single frames [n_mels], is
+        pulled in a thread of its own, some two seconds ahead. Samples of a frame are drawn when `lookahead` frames
+        behind it are there. Convolutional conditioners (fatchord, torchaudio, Coqui) then give the same bits as the
+        whole mel does; univoc's, which hears the whole mel in both directions, is run over windows, and more look-ahead
+        makes that better.
 
         Args:
-            mel: see `vocode`.
+            mel: see `vocode`; or an iterator over its pieces.
             seed: see `vocode`.
-            uniforms: see `vocode`.
-            frame: samples of a piece, by default 20 ms; the last may be shorter.
+            uniforms: see `vocode`; not with an iterator.
+            frame: samples of a frame, by default 20 ms; the last may be shorter.
             sample_rate: see `vocode`.
-
-        Returns:
-            An iterator over float32 [frame]; each piece comes as soon as it is decoded.
+            lookahead: frames to wait for, where a model leaves the choice (univoc); only with an iterator.
+            encoding: of the samples, ``float32`` or ``int16``.
+            dither: whether int16 is dithered.
+            seconds: of audio that may wait to be read.
+            memory: of the ring buffer; see `AudioStream`.
+            deadline: see `submit`.
+            wait: see `submit`.
 
         Raises:
-            VocoderError: as for `vocode`; raised here, not at the first piece.
+            VocoderError: as for `vocode`; raised here, not at the first frame.
+            QueueFullError: see `submit`.
+            ExecutorError: see `submit`.
         """
-        size = round(self.sample_rate * CHUNK_SECONDS) if frame is None else frame
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise VocoderError(f"frame: found {frame!r}, expected a positive number of samples")
-        request = Request(mel, seed, uniforms, sample_rate=sample_rate)
-        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
-        return _reframed(self._pieces(utterance), int(size))
+        stream = AudioStream(
+            self.sample_rate, frame, encoding, dither, seconds, memory, chunk=self._windows.steps, seed=seed
+        )
+        if isinstance(mel, Iterator):
+            if uniforms is not None:
+                raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed")
+            arriving = self._arriving_mel(lookahead)
+            utterance, feed = arriving.begin(mel, seed, sample_rate, on_ready=self._scheduler.wake)
+        else:
+            if lookahead is not None:
+                raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it with an iterator only")
+            utterance, feed = self._prepare(Request(mel, seed, uniforms, sample_rate=sample_rate)), None
+        ticket = self._scheduler.submit(
+            utterance, stream.sink, urgency="interactive", deadline=_check_deadline(deadline), wait=wait, owner=self
+        )
+        stream.connect(on_close=ticket.cancel, on_room=self._scheduler.wake)
+        if feed is not None:
+            ticket.add_done_callback(lambda _: feed.stop())
+            feed.start()
+        return stream
+
+    def lookahead(self) -> int:
+        """Frames that `stream` waits for behind a frame before it draws the frame's samples, where a mel is arriving.
+
+        Raises:
+            VocoderError: this model cannot speak a mel that is still arriving; the message says why.
+        """
+        return self._arriving_mel(None).lookahead
+
+    def _arriving_mel(self, lookahead: int | None) -> ArrivingMel:
+        if lookahead not in self._arriving:
+            model, audio = self.config.model, self.config.audio
+            self._arriving[lookahead] = ArrivingMel(model, audio, self._windows, self.executor.condition, lookahead)
+        return self._arriving[lookahead]
+
+    def _prepare(self, request: Request) -> Utterance:
+        return prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -367,7 +423,7 @@ class Vocoder:
             VocoderError: as for `vocode`.
         """
         request = Request(mel, seed, uniforms)
-        utterance = prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        utterance = self._prepare(request)
         streams = utterance.streams(utterance.condition())
         pieces = decode_streams(self.executor, self._windows, streams, self.batch)
         return np.concatenate([piece.samples for piece in pieces])
@@ -454,12 +510,6 @@ class Vocoder:
             recording = recording * np.float32(audio.peak / peak)
         return recording
 
-    def _pieces(self, utterance: Utterance) -> Iterator[FloatArray]:
-        assembly = Assembly(utterance, self._coding)
-        streams = utterance.streams(utterance.condition())
-        for piece in decode_streams(self.executor, self._windows, streams, 1):
-            yield assembly.add(0, piece.samples, last=piece.last)
-
     def _submit_or_fail(self, request: Request, progress: Callable[[int], None] | None) -> Ticket:
         try:
             return self.submit(request, progress=progress)
@@ -472,18 +522,12 @@ class Vocoder:
 load = Vocoder.load
 
 
+def _check_deadline(deadline: float | None) -> float | None:
+    if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
+        raise VocoderError(f"deadline: found {deadline!r}, expected a positive number of seconds from now")
+    return deadline
+
+
 def _put(done: queue.SimpleQueue[tuple[int, Ticket]], number: int, ticket: Future[FloatArray]) -> None:
     assert isinstance(ticket, Ticket)
     done.put((number, ticket))
-
-
-def _reframed(pieces: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
-    kept = np.zeros(0, np.float32)
-    for piece in pieces:
-        kept = np.concatenate([kept, piece])
-        whole = len(kept) - len(kept) % size
-        for start in range(0, whole, size):
-            yield kept[start : start + size]
-        kept = kept[whole:]
-    if len(kept):
-        yield kept

@@ -253,7 +253,8 @@ class Scheduler:
             with self._lock:
                 self._counters.first_samples.add(task.ticket.first_samples - task.ticket.submitted)
         if complete:
-            self._end(task, None)
+            conditioning = task.conditioning
+            self._end(task, None if conditioning is None else conditioning.error)
 
     def spoiled(self, task: Task, error: Exception) -> None:
         """See `Orders`."""

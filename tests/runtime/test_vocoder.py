@@ -85,14 +85,13 @@ def test_the_chunk_s_length_changes_nothing(frames: int, steps: int, tiny_vocode
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
-def test_the_first_piece_comes_after_one_chunk(
+def test_a_stream_is_decoded_ahead_of_its_listener_by_what_may_wait_and_no_further(
     tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = count_chunks(tiny_vocoder, monkeypatch)
-    stream = tiny_vocoder.stream(tiny_mel(20))
-    assert len(chunks) == 0
-    assert len(next(stream)) == 320
-    assert len(chunks) == 1
+    with tiny_vocoder.stream(tiny_mel(60), seconds=0.04) as stream:  # 1024 samples, the next power of two
+        assert len(next(stream)) == 320
+        assert len(chunks) <= 4
 
 
 def count_chunks(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
