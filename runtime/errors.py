@@ -15,3 +15,7 @@ class DeadlineError(VocoderError):
 
 class ExecutorError(RuntimeError):
     """The executor failed, or does not answer; what it said is the cause."""
+
+
+class DamagedOutputError(ExecutorError):
+    """The executor yields what no model means: NaN, or a waveform that stands where it must move."""
