@@ -303,10 +303,10 @@ class Scheduler:
             with self._changed:
                 if self._conditioning is not mine:
                     return  # given up by the watchdog; another thread does this now
-                self._conditioning = None
                 if failure is None and task in self._tasks:
                     task.conditioning = conditioning
                 else:
+                    self._conditioning = None
                     self._conditioning_bytes -= task.utterance.conditioning_bytes
             if failure is not None:
                 self._end(task, failure if isinstance(failure, VocoderError) else _executor_error(failure))
@@ -324,10 +324,11 @@ class Scheduler:
     def _make_ready(self, task: Task, *, first: bool = False) -> None:
         with self._lock:
             conditioning = task.conditioning
-        if conditioning is None:
-            return  # it has ended meanwhile
-        task.begin(conditioning, self._coding)
+        if conditioning is not None:  # else it has ended meanwhile
+            task.begin(conditioning, self._coding)
         with self._changed:
+            if self._conditioning is not None and self._conditioning[0] is task:
+                self._conditioning = None
             if task not in self._tasks:
                 return
             (self._ready.prepend if first else self._ready.append)(task)

@@ -1,0 +1,112 @@
+"""An executor that the tests hold up, on the voice that is shipped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.executors.protocol import Chunk, State
+from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+
+PATIENCE = 60.0
+"""Seconds after which a test that waits has failed."""
+
+
+class HeldExecutor(OnnxRuntimeExecutor):
+    """The real executor; chunks begin when the test lets them, and fail when it says so."""
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        super().__init__(directory, threads=1)
+        self._changed = threading.Condition()
+        self._allowed: int | None = None
+        self.rows: list[int] = []  # streams of every chunk that was begun
+        self.failures: dict[int, BaseException] = {}  # by the chunk's number
+        self.conditioned = 0
+
+    def hold(self) -> None:
+        """No further chunk begins."""
+        with self._changed:
+            self._allowed = len(self.rows)
+
+    def allow(self, chunks: int | None = None) -> None:
+        """So many more chunks may begin, or all."""
+        with self._changed:
+            self._allowed = None if chunks is None or self._allowed is None else self._allowed + chunks
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE)
+
+    def condition(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = super().condition(mel)
+        with self._changed:
+            self.conditioned += 1
+            self._changed.notify_all()
+        return rows
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        with self._changed:
+            number = len(self.rows)
+            self.rows.append(len(chunk.uniforms))
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._allowed is None or number < self._allowed, PATIENCE)
+        if number in self.failures:
+            raise self.failures[number]
+        return super().decode(chunk, state)
+
+
+@pytest.fixture(scope="session")
+def directory() -> ModelDirectory:
+    return open_model_directory(shipped_voice())
+
+
+@pytest.fixture
+def held(directory: ModelDirectory) -> Iterator[HeldExecutor]:
+    executor = HeldExecutor(directory)
+    yield executor
+    executor.allow()
+
+
+@pytest.fixture
+def speak(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Callable[..., Vocoder]]:
+    """A function (batch, limits' fields) -> a vocoder on the held executor, closed at the end."""
+    made: list[Vocoder] = []
+
+    def make(batch: int = 1, lanes: int = 1, **limits: Any) -> Vocoder:
+        opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, held)
+        made.append(Vocoder(opened, batch, SchedulerLimits(lanes=lanes, **limits)))
+        return made[-1]
+
+    yield make
+    held.allow()
+    for vocoder in made:
+        vocoder.close()
+
+
+@pytest.fixture(scope="session")
+def plain(directory: ModelDirectory) -> Vocoder:
+    """The same voice without any of it, one utterance after the other."""
+    return Vocoder.load(directory.path, "onnxruntime", batch=1, threads=1)
+
+
+@pytest.fixture(scope="session")
+def mel_of(directory: ModelDirectory) -> Callable[..., NDArray[np.float32]]:
+    """A function (chunks of 20 ms, seed) -> a mel that takes so many."""
+
+    def make(chunks: int, seed: int = 0) -> NDArray[np.float32]:
+        audio = directory.audio
+        frames = chunks * round(audio.sample_rate * 0.02) // audio.hop_length
+        low, high = audio.mel_range
+        return np.random.default_rng(seed).uniform(low, high, (audio.n_mels, frames)).astype(np.float32)
+
+    return make

@@ -1,0 +1,372 @@
+"""Utterances of any thread share the slots: who gets one, when it is given back, and that bits do not depend on it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import CancelledError, as_completed
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder
+
+MakeMel = Callable[..., NDArray[np.float32]]
+Speak = Callable[..., Vocoder]
+PATIENCE = 60.0
+
+
+class SlowListener:
+    """A sink that has room when the test says so."""
+
+    def __init__(self, room: int | None = None, *, urgent: bool = True) -> None:
+        self.left = room
+        self.is_urgent = urgent
+        self.samples: list[FloatArray] = []
+        self.changed = threading.Condition()
+        self.errors: list[BaseException | None] = []
+
+    def room(self) -> int | None:
+        return self.left
+
+    def urgent(self) -> bool:
+        return self.is_urgent
+
+    def write(self, samples: FloatArray) -> None:
+        with self.changed:
+            assert self.left is None or len(samples) <= self.left
+            self.left = None if self.left is None else self.left - len(samples)
+            self.samples.append(samples)
+            self.changed.notify_all()
+
+    def finish(self, error: BaseException | None) -> None:
+        self.errors.append(error)
+
+    @property
+    def waveform(self) -> FloatArray:
+        return np.concatenate([np.zeros(0, np.float32), *self.samples])
+
+    def wait_for(self, samples: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: sum(map(len, self.samples)) >= samples, PATIENCE)
+
+
+@pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (2, 4), (3, 3)])
+def test_threads_that_ask_at_once_get_what_each_would_get_alone(
+    speak: Speak, plain: Vocoder, mel_of: MakeMel, lanes: int, batch: int
+) -> None:
+    vocoder = speak(batch, lanes)
+    order = random.Random(0)
+    requests = [Request(mel_of(order.randint(1, 6), i), i, fold=order.choice([None, None, 700])) for i in range(24)]
+    found: dict[int, FloatArray] = {}
+
+    def ask(numbers: range) -> None:
+        for number in numbers:
+            found[number] = vocoder.submit(requests[number]).result(PATIENCE)
+
+    threads = [threading.Thread(target=ask, args=(range(first, 24, 6),)) for first in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for number, request in enumerate(requests):
+        alone = plain.vocode(request.mel, seed=request.seed, fold=request.fold)
+        assert np.array_equal(found[number], alone)
+    assert vocoder.statistics().done == 24
+
+
+def test_whoever_waits_enters_the_slot_that_becomes_free(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(2)
+    held.hold()
+    tickets = [vocoder.submit(Request(mel_of(chunks, chunks))) for chunks in (6, 2, 2, 2)]
+    held.wait_for(lambda: held.conditioned >= 3)  # the first has its slot; as many as there are slots wait, conditioned
+    held.allow()
+    for ticket in tickets:
+        ticket.result(PATIENCE)
+    assert held.rows == [1, 2, 2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("order", ["submitted", "completed"])
+def test_results_come_in_the_order_that_was_chosen(speak: Speak, plain: Vocoder, mel_of: MakeMel, order: Any) -> None:
+    requests = [Request(mel_of(chunks, chunks)) for chunks in (9, 1, 2, 1)]
+    found = list(speak(4).vocode_many(requests, order=order))
+    numbers = [number for number, _ in found]
+    assert numbers == [0, 1, 2, 3] if order == "submitted" else numbers[-1] == 0
+    for number, ticket in found:
+        assert np.array_equal(ticket.result(0), plain.vocode(requests[number].mel))
+
+
+def test_a_bad_request_among_many_is_its_own_ticket_s_error(speak: Speak, mel_of: MakeMel) -> None:
+    requests = [Request(mel_of(1)), Request(np.full((80, 3), np.nan, np.float32)), Request(mel_of(2))]
+    tickets = dict(speak(2).vocode_many(requests))
+    assert isinstance(tickets[1].exception(), VocoderError)
+    assert len(tickets[0].result()) == 200
+    assert len(tickets[2].result()) == 600
+
+
+def test_a_cancelled_utterance_gives_its_slot_back_at_the_next_chunk(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = speak(1)
+    held.hold()
+    listener = SlowListener()
+    long, short = vocoder.submit(Request(mel_of(50)), sink=listener), vocoder.submit(Request(mel_of(1, 1)))
+    held.allow(2)
+    held.wait_for(lambda: len(held.rows) == 3)
+    assert long.cancel()
+    held.allow()
+    assert np.array_equal(short.result(PATIENCE), plain.vocode(mel_of(1, 1)))
+    assert len(held.rows) == 4
+    with pytest.raises(CancelledError):
+        long.result()
+    assert [type(error) for error in listener.errors] == [CancelledError]
+    assert len(listener.waveform) <= 3 * 320
+    assert list(as_completed([long, short], PATIENCE)) in ([long, short], [short, long])
+    assert vocoder.statistics().cancelled == 1
+
+
+def test_one_that_waits_can_be_cancelled_too(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1)
+    held.hold()
+    first, second, third = (vocoder.submit(Request(mel_of(1, seed))) for seed in range(3))
+    assert second.cancel()
+    held.allow()
+    assert len(first.result(PATIENCE)) == len(third.result(PATIENCE))
+    assert len(held.rows) == 2
+
+
+def test_a_full_queue_is_an_error_or_a_wait_as_the_caller_chose(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1, queue=2)
+    held.hold()
+    tickets = [vocoder.submit(Request(mel_of(1)))]
+    held.wait_for(lambda: len(held.rows) == 1)
+    tickets += [vocoder.submit(Request(mel_of(1))) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="found 2 utterances waiting, expected fewer than 2"):
+        vocoder.submit(Request(mel_of(1)), wait=False)
+    waiting = threading.Thread(target=lambda: tickets.append(vocoder.submit(Request(mel_of(1)))), daemon=True)
+    waiting.start()
+    assert tickets[1].cancel()  # which makes room
+    waiting.join(PATIENCE)
+    assert len(tickets) == 4
+    held.allow()
+    assert {len(ticket.result(PATIENCE)) for ticket in tickets if not ticket.cancelled()} == {200}
+
+
+def test_what_cannot_be_ready_in_time_is_dropped(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1)
+    vocoder.vocode(mel_of(3))  # now it knows what a chunk takes
+    held.hold()
+    blocking = vocoder.submit(Request(mel_of(1)))
+    late = [vocoder.submit(Request(mel_of(5)), deadline=1e-3) for _ in range(2)]
+    in_time = vocoder.submit(Request(mel_of(2)), deadline=10 * PATIENCE)
+    begun = len(held.rows)
+    held.allow()
+    for ticket in late:
+        with pytest.raises(DeadlineError, match="cannot be whole in time"):
+            ticket.result(PATIENCE)
+    assert len(in_time.result(PATIENCE)) == 600
+    blocking.result(PATIENCE)
+    assert len(held.rows) - begun <= 3
+    assert vocoder.statistics().dropped == 2
+
+
+def test_the_interactive_come_first_and_batch_work_still_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(2)
+    held.hold()
+    batch = [vocoder.submit(Request(mel_of(12, seed))) for seed in range(3)]
+    held.wait_for(lambda: held.conditioned == 3)
+    listener = SlowListener()
+    live = vocoder.submit(Request(mel_of(12, 9)), urgency="interactive", sink=listener)
+    held.wait_for(lambda: held.conditioned == 4)
+    held.allow()
+    live.result(PATIENCE)
+    # At once in a slot besides the two; four chunks of its own, then one with the others.
+    alone = held.rows[1:].index(1)
+    assert alone <= 2
+    assert held.rows[1 + alone :][:10] == [1, 1, 1, 1, 3, 1, 1, 1, 1, 3]
+    for ticket in batch:
+        ticket.result(PATIENCE)
+
+
+def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1)
+    held.hold()
+    batch = vocoder.submit(Request(mel_of(6)))
+    live = vocoder.submit(Request(mel_of(6, 1)), urgency="interactive", sink=SlowListener(urgent=False))
+    held.wait_for(lambda: held.conditioned == 2)
+    held.allow()
+    batch.result(PATIENCE)
+    live.result(PATIENCE)
+    assert set(held.rows[1:6]) == {2}
+
+
+def test_a_paused_stream_has_the_bits_of_one_that_never_paused(speak: Speak, plain: Vocoder, mel_of: MakeMel) -> None:
+    vocoder = speak(3)
+    slow = SlowListener(2 * 320)
+    paused = vocoder.submit(Request(mel_of(8), 5), sink=slow)
+    never_reads = vocoder.submit(Request(mel_of(8), 6), sink=SlowListener(0))
+    slow.wait_for(640)
+    assert np.array_equal(vocoder.vocode(mel_of(4, 1)), plain.vocode(mel_of(4, 1)))
+    assert len(slow.waveform) == 640
+    while not paused.done():
+        slow.left = 320 + 7
+        slow.wait_for(min(len(slow.waveform) + 320, 12 * 200))
+    assert np.array_equal(slow.waveform, plain.vocode(mel_of(8), seed=5))
+    assert not never_reads.done()
+    assert never_reads.cancel()
+
+
+def test_folds_take_slots_of_their_own(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(4)
+    mel = mel_of(40)
+    assert np.array_equal(vocoder.vocode(mel, fold=3200), plain.vocode(mel, fold=3200))
+    assert max(held.rows) == 4
+    with pytest.raises(VocoderError, match="bounded room"):
+        vocoder.submit(Request(mel, fold=3200), sink=SlowListener(640))
+
+
+def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    rows = 80 * 768 * 4
+    vocoder = speak(4, conditioning_bytes=2 * rows)
+    held.hold()
+    tickets = [vocoder.submit(Request(mel_of(50, seed))) for seed in range(4)]
+    held.wait_for(lambda: held.conditioned == 2)
+    assert vocoder.statistics().conditioning_bytes == 2 * rows
+    too_long = vocoder.submit(Request(mel_of(150)))
+    held.allow()
+    for ticket in [*tickets, too_long]:
+        ticket.result(PATIENCE)
+    assert vocoder.statistics().conditioning_bytes == 0
+
+
+def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(2)
+    held.hold()
+    tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(5)]
+    held.wait_for(lambda: held.conditioned == 3)
+    now = vocoder.statistics()
+    assert (now.slots, now.busy, now.under_way, now.done) == (2, 1, 1, 0)
+    assert now.queue == 4
+    held.allow()
+    for ticket in tickets:
+        ticket.result(PATIENCE)
+    then = vocoder.statistics()
+    assert (then.busy, then.queue, then.done, then.samples) == (0, 0, 5, 5 * 600)
+    assert then.chunks == len(held.rows)
+    assert 0.5 < then.occupancy <= 1
+    assert then.samples_per_second > 0
+    assert then.latency.count == then.first_samples.count == 5
+    assert 0 < then.first_samples.p50 <= then.latency.p50 <= then.latency.p99 <= then.latency.maximum
+    assert tickets[0].latency is not None
+
+
+def test_a_cancelled_awaitable_cancels_the_utterance(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1)
+    held.hold()
+
+    async def ask() -> None:
+        ticket = vocoder.submit(Request(mel_of(50)))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(ticket), 0.01)
+        assert ticket.cancelled()
+        held.allow()
+        assert len(await asyncio.wrap_future(vocoder.submit(Request(mel_of(1))))) == 200
+
+    asyncio.run(ask())
+
+
+def test_a_closed_vocoder_gives_up_and_says_so(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1)
+    held.hold()
+    ticket = vocoder.submit(Request(mel_of(5)))
+    held.wait_for(lambda: len(held.rows) == 1)
+    held.allow(1)
+    vocoder.close()
+    vocoder.close()
+    assert ticket.cancelled()
+    with pytest.raises(VocoderError, match="closed; load the model again"):
+        vocoder.vocode(mel_of(1))
+
+
+def lanes() -> int:
+    return sum(thread.name.startswith("wavernn-trt") for thread in threading.enumerate())
+
+
+def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel_of: MakeMel) -> None:
+    before = lanes()
+    vocoder = Vocoder.load(backend="onnxruntime", batch=1, threads=1)
+    ticket = vocoder.submit(Request(mel_of(10)))
+    watched = weakref.ref(vocoder)
+    del vocoder
+    gc.collect()
+    assert len(ticket.result(PATIENCE)) == 3200
+    gc.collect()
+    assert watched() is None
+    assert lanes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_to_load_its_own(plain: Vocoder, mel_of: MakeMel) -> None:
+    plain.vocode(mel_of(1))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            plain.vocode(mel_of(1))
+        except VocoderError as error:
+            code = 0 if "load it in each process" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"queue": 0}, "queue: found 0, expected a positive integer"),
+        ({"lanes": True}, "lanes: found True"),
+        ({"conditioning_bytes": 1.5}, "conditioning_bytes: found 1.5"),
+        ({"interactive_slots": -1}, "interactive_slots: found -1, expected an integer from 0 on"),
+        ({"hang_seconds": 0}, "hang_seconds: found 0, expected a positive number"),
+    ],
+)
+def test_limits_that_cannot_be_meant_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(VocoderError, match=message):
+        SchedulerLimits(**fields)
+
+
+def test_a_wish_that_cannot_be_met_is_refused_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
+    with pytest.raises(VocoderError, match="deadline: found -1, expected a positive number of seconds"):
+        plain.submit(Request(mel_of(1)), deadline=-1)
+    with pytest.raises(VocoderError, match="urgency: found 'now', expected one of interactive, batch"):
+        plain.submit(Request(mel_of(1)), urgency="now")  # type: ignore[arg-type]
+    with pytest.raises(VocoderError, match="samples: found 0, expected a positive number"):
+        plain.submit(Request(mel_of(1), samples=0))
+
+
+def test_the_first_samples_are_the_waveform_s(plain: Vocoder, mel_of: MakeMel) -> None:
+    mel = mel_of(10)
+    part = plain.submit(Request(mel, 3, samples=777)).result(PATIENCE)
+    assert np.array_equal(part, plain.vocode(mel, seed=3)[:777])
+
+
+def test_the_caller_s_mel_may_change_while_it_waits(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder, mel = speak(1), mel_of(2)
+    held.hold()
+    first, second = vocoder.submit(Request(mel_of(1))), vocoder.submit(Request(mel))
+    mel[:] = 0
+    held.allow()
+    assert np.array_equal(second.result(PATIENCE), plain.vocode(mel_of(2)))
+    first.result(PATIENCE)
