@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import logging
 import os
 import stat
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.output_files import WholeFile
 
 FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -128,43 +126,6 @@ def check_regular(path: str | Path) -> None:
         raise VocoderError(f"{path}: found a {kind}, expected a regular file")
 
 
-def prepare_output(path: Path) -> None:
-    """Makes the folder of a file that is to be written, and proves that it can be.
-
-    Raises:
-        OSError: it cannot, with ``path`` as the file's name.
-    """
-    with _errors_naming(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} cannot be a folder: a file is there") from None
-        try:
-            mode = os.stat(path).st_mode
-        except FileNotFoundError:
-            mode = stat.S_IFREG
-        if not stat.S_ISREG(mode):
-            raise FileExistsError(errno.EEXIST, "found something that is not a file; move it, or name another output")
-        temporary = _temporary(path)
-        temporary.touch(exist_ok=False)
-        temporary.unlink()
-
-
-@contextmanager
-def _errors_naming(path: Path) -> Iterator[None]:
-    """Errors name the file that was asked for, not the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-
-
-def _temporary(path: Path) -> Path:
-    # In the same folder, so that the rename at the end does not cross file systems. The name is short and its own,
-    # because one made from an output's name would be too long where that is nearly so.
-    return path.with_name(f".{uuid.uuid4().hex[:12]}.part")
-
-
 def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> None:
     """Writes a mono WAV file; at no time is there a partial file of that name.
 
@@ -177,20 +138,25 @@ def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     Raises:
         OSError: it cannot be written.
     """
+    begin_wav(path, waveform, sample_rate, floating=floating).publish()
+
+
+def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> WholeFile:
+    """Writes a mono WAV file that has no name yet; see `write_wav`.
+
+    Returns:
+        The file, to be flushed, published or discarded.
+    """
     path = Path(path)
-    prepare_output(path)
     clipped = 0 if floating else int((np.abs(waveform) > 1).sum())
     if clipped:
         logger.warning("%s: %d of %d samples are clipped; --float keeps them", path, clipped, len(waveform))
     import soundfile
 
-    temporary = _temporary(path)
-    with _errors_naming(path):
-        try:
-            with temporary.open("wb") as file:
-                subtype = "FLOAT" if floating else "PCM_16"
-                soundfile.write(file, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    # By way of memory: libsndfile hides what the operating system says of a disk that is full.
+    content = io.BytesIO()
+    subtype = "FLOAT" if floating else "PCM_16"
+    soundfile.write(content, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
+    file = WholeFile(path)
+    file.write(content.getbuffer())
+    return file

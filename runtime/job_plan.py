@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import overload
 
-from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX, check_regular
+import numpy as np
+
+from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.uniforms import check_seed
+from wavernn_trt.runtime.job_manifest import MANIFEST_SUFFIX, Entry, read_manifest, wav_name
 
-MANIFEST_SUFFIX = ".jsonl"
-"""JSON lines, one object for each input."""
+logger = logging.getLogger(__name__)
+
 _FOREIGN = (".aac", ".aiff", ".flac", ".m4a", ".mp3", ".npy", ".ogg", ".opus")
 """Suffixes of an output that nobody means as a folder's name."""
-_MANIFEST_KEYS = ("input", "output", "sample_rate", "seed")
 _INPUTS = f"recordings ({', '.join(AUDIO_SUFFIXES)}), mels ({MEL_SUFFIX}), folders of them or a {MANIFEST_SUFFIX}"
 
 
@@ -33,14 +38,72 @@ class Job:
     """Hz that a mel was made for, where the manifest says."""
 
 
-def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0) -> list[Job]:
+@dataclass(frozen=True)
+class _Group:
+    """Files of one folder, or of one manifest."""
+
+    source: Path
+    target: Path
+    seed: int
+    entries: list[Entry] = field(default_factory=list)
+    nested: bool = False
+    """Whether outputs may go into folders beneath the target."""
+
+    def job(self, entry: Entry) -> Job:
+        name, output, seed, rate = (entry, None, None, None) if isinstance(entry, str) else entry
+        target = wav_name(PurePath(name)) if output is None else output
+        return Job(self.source / name, self.target / target, self.seed if seed is None else seed, rate)
+
+
+class JobPlan(Sequence[Job]):
+    """Jobs in their order. Of each only the name is kept, about 100 bytes; the job is made when it is asked for."""
+
+    def __init__(self, groups: Sequence[_Group]) -> None:
+        """Takes what `plan_jobs` has found."""
+        self._groups = groups
+        self._ends = np.cumsum([len(group.entries) for group in self._groups]).tolist()
+
+    def __len__(self) -> int:
+        """How many jobs there are."""
+        return int(self._ends[-1]) if self._ends else 0
+
+    def __iter__(self) -> Iterator[Job]:
+        """All jobs."""
+        for group in self._groups:
+            yield from map(group.job, group.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Job]: ...
+
+    def __getitem__(self, index: int | slice) -> Job | list[Job]:
+        """One job, or several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        number = bisect_right(self._ends, place)
+        group = self._groups[number]
+        return group.job(group.entries[place - self._ends[number]])  # from the group's end
+
+    def output_folders(self) -> set[Path]:
+        """The folders that outputs go into."""
+        folders = {group.target for group in self._groups}
+        for group in self._groups:
+            if group.nested:
+                folders.update(group.job(entry).output.parent for entry in group.entries)
+        return folders
+
+
+def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0) -> JobPlan:
     """Lays out what to make of which input, touching nothing.
 
     Args:
         inputs: recordings, ``.npy`` mels, folders (searched recursively; their structure is kept) and manifests
             (``.jsonl``: objects with ``input`` and optionally ``output``, ``seed``, ``sample_rate``; paths are relative
             to the manifest and to ``out``).
-        out: a folder; or the output itself, where there is a single input file and ``out`` ends in ``.wav``.
+        out: a folder; or the output itself, where there is a single input file and `is_file_name` says so.
         seed: where a manifest does not say.
 
     Raises:
@@ -49,7 +112,7 @@ def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0) -> list[Job]:
     if not inputs:
         raise VocoderError(f"no input; expected {_INPUTS}")
     single = len(inputs) == 1 and not inputs[0].is_dir() and inputs[0].suffix.lower() != MANIFEST_SUFFIX
-    to_file = out.suffix.lower() == ".wav" and not out.is_dir()
+    to_file = is_file_name(out)
     if to_file and not single:
         raise VocoderError(f"output {out}: found a file name for several inputs, expected a folder")
     if not to_file and not out.is_dir():
@@ -59,103 +122,94 @@ def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0) -> list[Job]:
             raise VocoderError(f"output {out}: found {out.suffix}, expected a name that ends in .wav, or a folder")
     if not any(path.exists() for path in inputs):
         raise VocoderError(f"{inputs[0]}: no such file or folder; expected {_INPUTS}")
-    jobs = [Job(inputs[0], out, seed)] if to_file else list(_jobs(inputs, out, seed))
-    _refuse_clashes(jobs)
-    return jobs
+    if to_file:
+        plan = JobPlan([_Group(Path(), out.parent, seed, [(str(inputs[0]), out.name, None, None)])])
+    else:
+        plan = JobPlan([group for path in inputs for group in _groups(path, out, seed)])
+    _refuse_clashes(plan)
+    return plan
 
 
-def _jobs(inputs: Iterable[Path], out: Path, seed: int) -> Iterator[Job]:
-    for path in inputs:
-        if path.is_dir():
-            found = list(_search(path, out))
-            if not found:
-                raise VocoderError(f"{path}: found no {', '.join(AUDIO_SUFFIXES)} or {MEL_SUFFIX} file in this folder")
-            for file in found:
-                yield Job(file, out / file.relative_to(path).with_suffix(".wav"), seed)
-        elif path.suffix.lower() == MANIFEST_SUFFIX:
-            yield from _read_manifest(path, out, seed)
-        else:
-            yield Job(path, out / path.with_suffix(".wav").name, seed)
+def is_file_name(out: Path) -> bool:
+    """Whether an output is a file's name: it ends in ``.wav``, and no folder has it."""
+    return out.suffix.lower() == ".wav" and not out.is_dir()
 
 
-def _search(folder: Path, out: Path) -> Iterator[Path]:
-    beneath = out.resolve()
-    for file in sorted(folder.rglob("*")):
+def _groups(path: Path, out: Path, seed: int) -> list[_Group]:
+    if path.is_dir():
+        found = [group for group in _search(path, out, seed, os.path.realpath(out)) if group.entries]
+        if not found:
+            raise VocoderError(f"{path}: found no {', '.join(AUDIO_SUFFIXES)} or {MEL_SUFFIX} file in this folder")
+        return found
+    if path.suffix.lower() == MANIFEST_SUFFIX:
+        return [_Group(path.parent, out, seed, list(read_manifest(path)), nested=True)]
+    return [_Group(Path(), out, seed, [(str(path), path.with_suffix(".wav").name, None, None)])]
+
+
+def _search(folder: Path, target: Path, seed: int, out: str) -> Iterator[_Group]:
+    """What is in a folder, in the order of the names; links to folders are not followed, so that circles end."""
+    names: list[str] = []
+    folders = set()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+                elif _is_input(entry):
+                    names.append(entry.name)
+    except PermissionError as error:
+        logger.warning("%s: %s; what is in it is left out", folder, error.strerror)
+        return
+    group = _Group(folder, target, seed)
+    names.extend(folders)
+    names.sort()
+    for name in names:
+        if name not in folders:
+            group.entries.append(name)
+            continue
+        beneath = folder / name
         # Outputs of an earlier run, when they go beneath the inputs, are not inputs of this one.
-        known = file.suffix.lower() in (*AUDIO_SUFFIXES, MEL_SUFFIX) and not file.name.startswith(".")
-        inside = beneath != folder.resolve() and beneath in file.resolve().parents
-        if known and not inside and file.is_file():
-            yield file
+        if os.path.realpath(beneath) != out:
+            yield group
+            group = _Group(folder, target, seed)
+            yield from _search(beneath, target / name, seed, out)
+    yield group
 
 
-def _read_manifest(path: Path, out: Path, seed: int) -> Iterator[Job]:
-    try:
-        check_regular(path)
-        # Windows' editors begin with a byte order mark; and a JSON string may hold separators that splitlines cuts at.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise VocoderError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise VocoderError(f"{path}: not UTF-8 text; expected one JSON object a line") from None
-    entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not entries:
-        raise VocoderError(f'{path}: found no lines, expected one JSON object a line, such as {{"input": "a.wav"}}')
-    for number, line in entries:
-        try:
-            yield _manifest_job(line, path.parent, out, seed)
-        except VocoderError as error:
-            raise VocoderError(f"{path}, line {number}: {error}") from None
+def _is_input(entry: os.DirEntry[str]) -> bool:
+    known = os.path.splitext(entry.name)[1].lower() in (*AUDIO_SUFFIXES, MEL_SUFFIX)
+    return known and not entry.name.startswith(".") and entry.is_file()
 
 
-def _manifest_job(line: str, folder: Path, out: Path, seed: int) -> Job:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise VocoderError(f"not JSON ({error})") from None
-    if not isinstance(entry, dict):
-        raise VocoderError(f'found {type(entry).__name__}, expected an object such as {{"input": "a.wav"}}')
-    for key in entry:
-        if key not in _MANIFEST_KEYS:
-            raise VocoderError(f"found key {key!r}, expected {', '.join(_MANIFEST_KEYS)}")
-    source = _path(entry.get("input"), "input")
-    target = _path(entry["output"], "output") if entry.get("output") is not None else _wav_name(source)
-    if target.suffix.lower() != ".wav":
-        raise VocoderError(f"output: found {str(target)!r}, expected a name that ends in .wav")
-    if target.is_absolute() or ".." in target.parts:
-        raise VocoderError(f"output: found {str(target)!r}, expected a path inside the output folder")
-    rate = entry.get("sample_rate")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-        raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
-    if rate is not None and source.suffix.lower() != MEL_SUFFIX:
-        raise VocoderError(
-            f"sample_rate: found {rate} for {source}, expected it for mels ({MEL_SUFFIX}) only; leave it out, since a "
-            "recording's file says its rate"
-        )
-    own_seed = entry.get("seed")
-    return Job(folder / source, out / target, seed if own_seed is None else check_seed(own_seed), rate)
-
-
-def _path(value: object, key: str) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise VocoderError(f"{key}: found {value!r}, expected a path")
-    return Path(value)
-
-
-def _wav_name(source: PurePath) -> Path:
-    """Where a file goes in the output folder: its own relative path if that stays inside, else its name."""
-    inside = not source.is_absolute() and ".." not in source.parts
-    return Path(source if inside else source.name).with_suffix(".wav")
-
-
-def _refuse_clashes(jobs: Iterable[Job]) -> None:
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        output = job.output.resolve()
-        if output == job.input.resolve():
+def _refuse_clashes(plan: JobPlan) -> None:
+    """Compares hashes, eight bytes a job; names are looked at again where two are equal."""
+    hashes = array("q")
+    for job, output in _replaced(plan):
+        # A mel is never named like a WAV file.
+        if job.input.suffix.lower() != MEL_SUFFIX and output == os.path.realpath(job.input):
             raise VocoderError(f"{job.input} would be overwritten by its own output; choose another output folder")
+        hashes.append(hash(output))
+    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not suspects:
+        return
+    taken: dict[str, Path] = {}
+    for job, output in _replaced(plan):
+        if hash(output) not in suspects:
+            continue
         if output in taken:
             raise VocoderError(
                 f"{taken[output]} and {job.input} would both become {job.output}; vocode them into different "
                 "folders, or name their outputs in a manifest"
             )
         taken[output] = job.input
+
+
+def _replaced(plan: JobPlan) -> Iterator[tuple[Job, str]]:
+    """Each job with what its output replaces: a name in a folder, however the folder is reached."""
+    folder, real = None, ""
+    for job in plan:
+        if job.output.parent != folder:
+            folder = job.output.parent
+            real = os.path.realpath(folder)
+        yield job, os.path.join(real, job.output.name)

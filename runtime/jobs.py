@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from wavernn_trt.runtime.audio import MEL_SUFFIX, prepare_output, read_audio, read_mel, write_wav
+from wavernn_trt.runtime.audio import MEL_SUFFIX, read_audio, read_mel, write_wav
 from wavernn_trt.runtime.job_plan import Job
+from wavernn_trt.runtime.output_files import prepare_output
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 

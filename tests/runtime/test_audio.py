@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import prepare_output, read_audio, read_mel, resample, write_wav
+from wavernn_trt.runtime.audio import read_audio, read_mel, resample, write_wav
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.output_files import prepare_output
 from wavernn_trt.scripts.progress import estimate_seconds
 
 

@@ -1,0 +1,94 @@
+"""Manifests: JSON lines that say what is to become what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.uniforms import check_seed
+
+MANIFEST_SUFFIX = ".jsonl"
+"""JSON lines, one object for each input."""
+_KEYS = ("input", "output", "sample_rate", "seed")
+
+Entry = str | tuple[str, str | None, int | None, int | None]
+"""An input's name; or with it the output's name, the seed and the sample rate, where they are not as usual."""
+
+
+def read_manifest(path: Path) -> Iterator[Entry]:
+    """Reads a manifest, a line at a time.
+
+    Args:
+        path: the file.
+
+    Yields:
+        An entry for each line that is not empty.
+
+    Raises:
+        VocoderError: it cannot be read, holds nothing, or a line is not usable; the message names the line.
+    """
+    number, empty = 0, True
+    try:
+        check_regular(path)
+        # Windows' editors begin with a byte order mark; and only a line feed ends a line, for a JSON string may hold
+        # what Python takes for other ends.
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    empty = False
+                    yield _entry(line)
+    except OSError as error:
+        raise VocoderError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise VocoderError(f"{path}: not UTF-8 text; expected one JSON object a line") from None
+    except VocoderError as error:
+        raise VocoderError(f"{path}, line {number}: {error}" if number else str(error)) from None
+    if empty:
+        raise VocoderError(f'{path}: found no lines, expected one JSON object a line, such as {{"input": "a.wav"}}')
+
+
+def wav_name(source: PurePath) -> Path:
+    """Where a file goes in the output folder: its own relative path if that stays inside, else its name."""
+    inside = not source.is_absolute() and ".." not in source.parts
+    return Path(source if inside else source.name).with_suffix(".wav")
+
+
+def _entry(line: str) -> Entry:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise VocoderError(f"not JSON ({error})") from None
+    if not isinstance(entry, dict):
+        raise VocoderError(f'found {type(entry).__name__}, expected an object such as {{"input": "a.wav"}}')
+    for key in entry:
+        if key not in _KEYS:
+            raise VocoderError(f"found key {key!r}, expected {', '.join(_KEYS)}")
+    source = _path(entry.get("input"), "input")
+    target = _path(entry["output"], "output") if entry.get("output") is not None else wav_name(source)
+    if target.suffix.lower() != ".wav":
+        raise VocoderError(f"output: found {str(target)!r}, expected a name that ends in .wav")
+    if target.is_absolute() or ".." in target.parts:
+        raise VocoderError(f"output: found {str(target)!r}, expected a path inside the output folder")
+    rate = entry.get("sample_rate")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
+        raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
+    if rate is not None and source.suffix.lower() != MEL_SUFFIX:
+        raise VocoderError(
+            f"sample_rate: found {rate} for {source}, expected it for mels ({MEL_SUFFIX}) only; leave it out, since a "
+            "recording's file says its rate"
+        )
+    seed = entry.get("seed")
+    own = None if entry.get("output") is None else str(target)
+    if own is None and seed is None and rate is None:
+        return str(source)
+    return str(source), own, None if seed is None else check_seed(seed), rate
+
+
+def _path(value: object, key: str) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise VocoderError(f"{key}: found {value!r}, expected a path")
+    return Path(value)
