@@ -1,0 +1,197 @@
+"""What fails, hangs or is given up: nothing is lost, nothing waits for ever, and nothing is spoken twice."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import wait
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.vocoder import Vocoder
+
+MakeMel = Callable[..., NDArray[np.float32]]
+Speak = Callable[..., Vocoder]
+PATIENCE = 60.0
+DAMAGE = RuntimeError("CUDA error 700")
+
+
+def test_a_lane_that_fails_costs_no_utterance_and_no_bit(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    held.failures = {1: DAMAGE, 12: DAMAGE}
+    vocoder = speak(2)
+    tickets = [vocoder.submit(Request(mel_of(4, seed), seed)) for seed in range(5)]
+    for seed, ticket in enumerate(tickets):
+        assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(4, seed), seed=seed))
+    counted = vocoder.statistics()
+    assert (counted.lost_lanes, counted.failed, counted.done) == (2, 0, 5)
+    assert 2 <= counted.restarted <= 4
+
+
+def test_a_listener_is_not_given_samples_twice(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+    held.failures = {3: DAMAGE}
+    heard = list(speak(1).stream(mel_of(6), seed=2))
+    assert np.array_equal(np.concatenate(heard), plain.vocode(mel_of(6), seed=2))
+    assert len(held.rows) > 6
+
+
+def test_an_utterance_that_two_lanes_fail_with_is_given_up_and_the_next_is_spoken(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    held.failures = {1: DAMAGE, 3: DAMAGE}
+    vocoder = speak(1)
+    bad, good = vocoder.submit(Request(mel_of(5))), vocoder.submit(Request(mel_of(2)))
+    with pytest.raises(ExecutorError, match="RuntimeError: CUDA error 700") as failure:
+        bad.result(PATIENCE)
+    assert failure.value.__cause__ is DAMAGE
+    assert np.array_equal(good.result(PATIENCE), plain.vocode(mel_of(2)))
+
+
+def test_an_executor_that_fails_again_and_again_is_given_up(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    held.failures = dict.fromkeys(range(100), DAMAGE)
+    vocoder = speak(1)
+    for ticket in [vocoder.submit(Request(mel_of(1))) for _ in range(5)]:
+        with pytest.raises(ExecutorError):
+            ticket.result(PATIENCE)
+    with pytest.raises(ExecutorError, match="failed 3 times in a row and was given up"):
+        vocoder.vocode(mel_of(1))
+    assert len(held.rows) == 3
+
+
+def test_a_lane_that_cannot_be_opened_is_a_failure_like_another(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, opened = held.lane, 0
+
+    def fails_once(streams: int) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            raise VocoderError("the device's memory does not suffice")
+        return lane(streams)
+
+    monkeypatch.setattr(held, "lane", fails_once)
+    assert np.array_equal(speak(1).vocode(mel_of(1)), plain.vocode(mel_of(1)))
+    assert opened == 2
+
+
+def test_an_executor_that_hangs_is_left_behind(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1, hang_seconds=0.5)
+    held.hold()
+    ticket = vocoder.submit(Request(mel_of(3), 4))
+    held.wait_for(lambda: len(held.rows) == 2)  # the second lane's first chunk
+    held.allow()
+    assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(3), seed=4))
+    assert vocoder.statistics().lost_lanes == 1
+
+
+def test_one_that_goes_on_hanging_ends_every_wait(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1, hang_seconds=0.2)
+    held.hold()
+    tickets = [vocoder.submit(Request(mel_of(3), seed)) for seed in range(4)]
+    assert not wait(tickets, PATIENCE).not_done
+    for ticket in tickets:
+        with pytest.raises(ExecutorError, match=r"does not answer; it had 0\.2 s"):
+            ticket.result()
+
+
+def test_a_conditioner_that_fails_or_hangs_costs_only_its_own(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, released = held.condition, threading.Event()
+
+    def fragile(mel: FloatArray) -> FloatArray:
+        if len(mel[0]) == len(mel_of(7)[0]):
+            raise MemoryError("no room")
+        if len(mel[0]) == len(mel_of(9)[0]):
+            released.wait(PATIENCE)
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", fragile)
+    vocoder = speak(1, hang_seconds=0.3)
+    fails, hangs, speaks = (vocoder.submit(Request(mel_of(chunks))) for chunks in (7, 9, 2))
+    with pytest.raises(ExecutorError, match="MemoryError: no room"):
+        fails.result(PATIENCE)
+    with pytest.raises(ExecutorError, match="does not answer"):
+        hangs.result(PATIENCE)
+    assert np.array_equal(speaks.result(PATIENCE), plain.vocode(mel_of(2)))
+    released.set()
+
+
+class Refusing:
+    """A sink that fails with what it is given."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException | None] = []
+
+    def room(self) -> None:
+        pass
+
+    def urgent(self) -> bool:
+        return False
+
+    def write(self, samples: FloatArray) -> None:
+        raise OSError(28, "No space left on device")
+
+    def finish(self, error: BaseException | None) -> None:
+        self.errors.append(error)
+
+
+def test_a_sink_or_a_watcher_that_fails_ends_its_own_utterance_only(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder, sink = speak(3), Refusing()
+
+    def watcher(steps: int) -> None:
+        raise ZeroDivisionError
+
+    full = vocoder.submit(Request(mel_of(4)), sink=sink)
+    watched = vocoder.submit(Request(mel_of(4)), progress=watcher)
+    good = vocoder.submit(Request(mel_of(4)))
+    with pytest.raises(OSError, match="No space left"):
+        full.result(PATIENCE)
+    with pytest.raises(ZeroDivisionError):
+        watched.result(PATIENCE)
+    assert np.array_equal(good.result(PATIENCE), plain.vocode(mel_of(4)))
+    assert [type(error) for error in sink.errors] == [OSError]
+    assert vocoder.statistics().lost_lanes == 0
+
+
+def test_a_storm_of_cancellations_leaves_nothing_behind(speak: Speak, plain: Vocoder, mel_of: MakeMel) -> None:
+    vocoder = speak(4, lanes=2, queue=32)
+    mels = [mel_of(chunks, chunks) for chunks in (1, 2, 3, 20)]
+    kept: list[tuple[int, Any]] = []
+
+    def storm(number: int) -> None:
+        order = random.Random(number)
+        for _ in range(60):
+            choice = order.randrange(4)
+            urgency = order.choice(["interactive", "batch"])
+            ticket = vocoder.submit(Request(mels[choice], fold=order.choice([None, 1000])), urgency=urgency)
+            if order.random() < 0.9 or choice == 3:
+                if order.random() < 0.5:
+                    wait([ticket], order.random() / 50)
+                ticket.cancel()
+            else:
+                kept.append((choice, ticket))
+
+    threads = [threading.Thread(target=storm, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for choice, ticket in kept:
+        assert len(ticket.result(PATIENCE)) == len(mels[choice][0]) * 200
+    vocoder.vocode(mels[0])  # behind which every slot has been looked at
+    after = vocoder.statistics()
+    assert (after.queue, after.busy, after.under_way, after.conditioning_bytes) == (0, 0, 0, 0)
+    assert after.done + after.cancelled == 241
+    assert after.failed == 0
