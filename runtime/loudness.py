@@ -1,0 +1,103 @@
+"""Which frames of a mel must make a waveform move, whatever convention the mel was made by."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.runtime import mu_law
+from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.features import mel_filterbank
+
+_STEPS = 16
+"""Root mean square of a loud frame's amplitude, in the finest steps that the model's samples have."""
+_QUIETEST = 10 ** (-50 / 20)
+"""The same as an amplitude, for models whose samples have no steps."""
+_LOUDEST_BINS = 0.1
+"""Share of a frame's bins, the loudest, that do not make it loud: hum or a tone, which no voice was trained to speak,
+may well come out as silence."""
+
+
+class Loudness:
+    """Counts the samples of loud frames; frames may still arrive."""
+
+    def __init__(self, model: ModelConfig, audio: AudioConfig, mel: FloatArray | None = None) -> None:
+        """Takes what is known of a mel.
+
+        Args:
+            model: says how fine the steps of its samples are.
+            audio: how the mel was made.
+            mel: float32 [n_mels, frames], in the model's range.
+        """
+        self._audio = audio
+        self._threshold = loud_amplitude(model, audio)
+        self._before = np.zeros(1, np.int64)  # [frames + 1], samples of loud frames before each
+        if mel is not None:
+            self.extend(mel)
+
+    def extend(self, mel: FloatArray) -> None:
+        """Takes the next frames, float32 [n_mels, frames]."""
+        loud = frame_amplitudes(mel, self._audio, broad=True) >= self._threshold
+        self._before = np.concatenate([self._before, self._before[-1] + np.cumsum(loud * self._audio.hop_length)])
+
+    def loud_samples(self, start: int, stop: int) -> int:
+        """How many of the samples ``start`` … ``stop - 1`` belong to loud frames; unknown frames count as silent."""
+        return self._until(stop) - self._until(start)
+
+    def _until(self, sample: int) -> int:
+        frame, position = divmod(sample, self._audio.hop_length)
+        if frame >= len(self._before) - 1:
+            return int(self._before[-1])
+        return int(self._before[frame]) + (position if self._before[frame + 1] > self._before[frame] else 0)
+
+
+def frame_amplitudes(mel: FloatArray, audio: AudioConfig, *, broad: bool = False) -> NDArray[np.float64]:
+    """An estimate of the waveform's root mean square around each frame, from its mel alone, [frames].
+
+    Each bin is divided by what a flat spectrum of height one gives there, pre-emphasis included, and by Parseval's
+    theorem the squares add up.
+
+    Args:
+        mel: float32 [n_mels, frames], in the model's range.
+        audio: how it was made.
+        broad: whether to leave the loudest tenth of the bins out.
+    """
+    if audio.log == "natural":
+        magnitude = np.exp(mel.astype(np.float64))
+    else:
+        low, high = audio.mel_range
+        decibels = (mel.astype(np.float64) - low) / (high - low) * -audio.min_level_db + audio.min_level_db
+        magnitude = 10 ** ((decibels + audio.reference_db) / 20)
+    flat, shares = _bins(audio)
+    squares = shares[:, None] * (magnitude / flat[:, None]) ** 2
+    if broad:
+        kept = audio.n_mels - int(np.ceil(_LOUDEST_BINS * audio.n_mels))
+        squares = np.partition(squares, kept - 1, axis=0)[:kept] if kept else squares[:0]
+    return np.sqrt(squares.sum(axis=0))  # type: ignore[no-any-return]
+
+
+def loud_amplitude(model: ModelConfig, audio: AudioConfig) -> float:
+    """The root mean square from which on a frame's waveform cannot stay on one of the model's samples."""
+    step = 0.0
+    if model.output == "categorical":
+        step = 2.0 / (model.outputs - 1)
+        if model.mu_law:  # the steps around silence are the finest, and the waveform passes them again and again
+            step = float(mu_law.expand(np.array([step]), model.outputs - 1)[0])
+    # Pre-emphasis of what is predicted leaves this much of the lowest frequencies.
+    return max(_STEPS * step, _QUIETEST) / (1.0 - audio.waveform_preemphasis)
+
+
+@lru_cache(maxsize=8)
+def _bins(audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a flat spectrum of height one gives in each mel bin, and each bin's share of the mean square, [n_mels]."""
+    bank = mel_filterbank(audio)
+    frequencies = np.arange(bank.shape[1]) * (2 * math.pi / audio.n_fft)
+    response = np.abs(1.0 - audio.preemphasis * np.exp(-1j * frequencies))
+    # Neighbouring filters overlap by half: a filter stands for half of the points that it covers.
+    points = (bank > 0).sum(axis=1) / 2
+    window = 3 / 8 * audio.win_length  # the sum of a Hann window's squares
+    return np.maximum(bank @ response, 1e-12), 2 * points / (audio.n_fft * window)

@@ -1,0 +1,201 @@
+"""Does a loaded model still compute what it was trained to? A few dozen milliseconds tell.
+
+A model directory holds a short mel and what the PyTorch reference made of it (`wavernn_trt.export.probe_record`). Two
+things are compared:
+
+1. The model: fed with the reference's samples, its logits and their bits are the reference's.
+2. The executor: every sample that it draws by itself is the one that its random number picks from the model's
+   distribution, given the samples that it drew before. How far the number lies outside of what would have picked the
+   sample is its displacement.
+
+The second needs logits for samples that nobody knew before. An engine gives none, so ONNX Runtime computes them, from
+the same directory. Free-running outputs themselves are not compared: two right implementations part after the first
+draw between their roundings. Weights rounded to bfloat16 part from the reference after 13 samples for one voice, with
+two rows of a matrix swapped after 464 for another. The displacement has no such accident: it is small at every step or
+it is not.
+
+Differences are measured in what rounding the weights to bfloat16 costs the model, which the record says:
+
+====================================================================  =====================
+mean displacement, of a trained voice with 256 and with 1024 classes   in units of bfloat16
+====================================================================  =====================
+ONNX Runtime                                                           0 and 0
+all arithmetic in float16                                              0.01 and 0.4
+all arithmetic in bfloat16                                             0.6 and 16
+two rows of a matrix swapped                                           16 … 500 and 0.4 … 210
+a matrix of zeros                                                      290 … 3700 and 250 … 370
+====================================================================  =====================
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import ModelDirectoryError
+from wavernn_trt.export.probe_measures import bits_of_steps, displacements
+from wavernn_trt.export.probe_record import ProbeRecord, read_probe
+from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.uniforms import SeededUniforms, sampling_inputs
+
+if TYPE_CHECKING:
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+EXACT = 1 / 64
+"""Allowed to float32, in units of bfloat16's rounding, which is 65,536 times coarser: room for any order of sums. ONNX
+Runtime was seen to take 1/7000 of the unit."""
+ROUNDED = 32.0
+"""Allowed to engines, whatever their precision. The displacement grows with the square of an error, and arithmetic in
+bfloat16 errs up to four times as much as rounded weights alone."""
+_LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-5}
+"""Allowed in any case: of models that no rounding touches, the unit is almost nothing."""
+
+
+class NoProbeError(VocoderError):
+    """The model cannot be probed, which does not say that anything is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found. Figures that were not reached are NaN."""
+
+    passed: bool
+    reason: str
+    """What is wrong, with the figures; empty if nothing is."""
+    seconds: float
+    """That the probe took."""
+    bits: float = math.nan
+    """Of the reference's samples, in bits a sample."""
+    expected_bits: float = math.nan
+    """What the reference found for them."""
+    logits_error: float = math.nan
+    """Root mean square difference of the recorded steps' logits."""
+    displacement: float = math.nan
+    """Mean over the samples that the executor drew; see `wavernn_trt.export.probe_measures.displacements`."""
+
+
+def probe(vocoder: Vocoder) -> ProbeResult:
+    """Runs the model directory's probe.
+
+    What is decoded beside it waits a little longer, and is not touched. Nothing is read from the disk but the record,
+    whose hash is checked; for an engine, the whole directory, from which ONNX Runtime is loaded.
+
+    Args:
+        vocoder: a loaded model.
+
+    Raises:
+        NoProbeError: it was not loaded from a model directory with a record, or the engine takes no mel so short.
+    """
+    began = time.perf_counter()
+
+    def result(reason: str, **figures: float) -> ProbeResult:
+        return ProbeResult(not reason, reason, time.perf_counter() - began, **figures)
+
+    try:
+        record = _record(vocoder)
+    except ModelDirectoryError as error:
+        return result(str(error))
+    figures: dict[str, float] = {"expected_bits": record.bits}
+    try:
+        samples = vocoder.labels(record.mel, seed=record.seed)
+        if reason := _no_samples(vocoder, samples):
+            return result(reason, **figures)
+        forced, own = _logits(vocoder, record, samples)
+    except ModelDirectoryError as error:
+        return result(str(error), **figures)
+    except VocoderError as error:
+        raise NoProbeError(f"{vocoder.config.path} cannot be probed on {vocoder.backend}: {error}") from error
+    except Exception as error:  # whatever a broken executor raises is what the probe is to find
+        return result(f"{vocoder.backend} failed: {type(error).__name__}: {error}", **figures)
+    with np.errstate(all="ignore"):  # damaged logits overflow anything
+        return result(_compare(vocoder, record, samples, forced, own, figures), **figures)
+
+
+def _record(vocoder: Vocoder) -> ProbeRecord:
+    config = vocoder.config
+    if not config.path.is_dir():
+        raise NoProbeError(
+            f"{config.path} cannot be probed: it is not a model directory; make one with wavernn-trt export"
+        )
+    record = read_probe(config.path, config.model, config.audio)
+    if record is None:
+        raise NoProbeError(
+            f"{config.path} cannot be probed: an earlier version exported it, without a record. To give it one: "
+            f"wavernn-trt export {config.path} -o {config.path} --overwrite"
+        )
+    return record
+
+
+def _logits(vocoder: Vocoder, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    """The model's logits, fed with the reference's samples and with the executor's own."""
+    if vocoder.engine is not None:
+        from wavernn_trt.runtime.vocoder import Vocoder
+
+        with Vocoder.load(vocoder.config.path, "onnxruntime") as scorer:
+            return _logits_of(scorer, record, samples)
+    return _logits_of(vocoder, record, samples)
+
+
+def _logits_of(scorer: Vocoder, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    logits: tuple[list[FloatArray], list[FloatArray]] = ([], [])
+    for piece in scorer.forced_pieces([(record.mel, record.samples), (record.mel, samples)]):
+        logits[piece.stream].append(piece.logits)
+    return np.concatenate(logits[0]), np.concatenate(logits[1])
+
+
+def _no_samples(vocoder: Vocoder, samples: NDArray[Any]) -> str:
+    """What is wrong with samples that cannot even be scored."""
+    model = vocoder.config.model
+    if model.output == "categorical":
+        right = (samples >= 0) & (samples < model.outputs)
+        expected = f"a class from 0 to {model.outputs - 1}"
+    else:
+        right = np.abs(samples) <= 1.0  # not of NaN
+        expected = "a number from -1 to 1"
+    if right.all():
+        return ""
+    wrong = int(np.argmin(right))
+    return f"{vocoder.backend} drew {samples[wrong]} as sample {wrong}, expected {expected}"
+
+
+def _compare(
+    vocoder: Vocoder,
+    record: ProbeRecord,
+    samples: NDArray[Any],
+    forced: FloatArray,
+    own: FloatArray,
+    figures: dict[str, float],
+) -> str:
+    """Fills in the figures; returns what is wrong."""
+    model = vocoder.config.model
+    numbers = sampling_inputs(model, SeededUniforms(model, record.seed).draw(len(samples)))
+    difference = forced[record.steps].astype(np.float64) - record.logits
+    figures["logits_error"] = float(np.sqrt(np.square(difference).mean()))
+    figures["bits"] = float(bits_of_steps(model, forced, record.samples).mean())
+    figures["displacement"] = float(displacements(model, own, numbers, samples).mean())
+    # The logits are float32's on every backend that has any: an engine's come from ONNX Runtime.
+    where = f"{vocoder.config.path}: with the reference's samples"
+    allowed = max(EXACT * record.bfloat16.logits, _LEAST["logits"])
+    if not figures["logits_error"] <= allowed:
+        return f"{where}, logits differ by {figures['logits_error']:.3g}, expected at most {allowed:.3g}; {_MEND}"
+    allowed = max(EXACT * record.bfloat16.bits, _LEAST["bits"])
+    if not abs(figures["bits"] - record.bits) <= allowed:
+        return f"{where}, found {figures['bits']:.4f} bits a sample, expected {record.bits:.4f}; {_MEND}"
+    factor = EXACT if vocoder.engine is None else ROUNDED
+    allowed = max(factor * record.bfloat16.displacement, _LEAST["displacement"])
+    if not figures["displacement"] <= allowed:
+        return (
+            f"{vocoder.backend} draws samples that its random numbers do not pick: displaced by "
+            f"{figures['displacement']:.3g} on average, expected at most {allowed:.3g}; "
+            + (_MEND if vocoder.engine is None else "build the engine again, or use --backend onnxruntime")
+        )
+    return ""
+
+
+_MEND = "the weights are damaged, or what computes with them: copy the directory again, or export the checkpoint again"
