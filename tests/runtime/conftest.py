@@ -52,6 +52,12 @@ def stream_writer() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def faulty() -> ModuleType:
+    """tests/runtime/faulty_executor.py."""
+    return _load("faulty_executor", HERE / "faulty_executor.py")
+
+
+@pytest.fixture(scope="session")
 def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a libcuda.so.1 that has one GPU, or as many as FAKE_GPUS says, and fails as FAKE_ERROR says."""
     return _load("fake_driver", HERE.parent / "fake_driver.py").build(tmp_path_factory.mktemp("driver"))
