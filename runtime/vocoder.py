@@ -145,6 +145,11 @@ class Vocoder:
         return self.config.audio.sample_rate
 
     @property
+    def chunk(self) -> int:
+        """Samples that are decoded at a time."""
+        return self._windows.steps
+
+    @property
     def engine(self) -> str | None:
         """The name of the engine's plan in the cache, where the backend runs one."""
         return self.opened.engine
@@ -378,6 +383,55 @@ class Vocoder:
         stream = AudioStream(
             self.sample_rate, frame, encoding, dither, seconds, memory, chunk=self._windows.steps, seed=seed
         )
+        self.speak_into(
+            stream,
+            mel,
+            seed=seed,
+            uniforms=uniforms,
+            sample_rate=sample_rate,
+            lookahead=lookahead,
+            deadline=deadline,
+            wait=wait,
+        )
+        return stream
+
+    def speak_into(
+        self,
+        stream: AudioStream,
+        mel: ArrayLike | Iterator[ArrayLike],
+        *,
+        seed: int = 0,
+        uniforms: ArrayLike | None = None,
+        sample_rate: int | None = None,
+        lookahead: int | None = None,
+        deadline: float | None = None,
+        wait: bool = True,
+        sink: Sink | None = None,
+    ) -> Ticket:
+        """Speaks into a stream that the caller made; `stream` makes one, and says what the arguments are.
+
+        Args:
+            stream: new, of the model's sample rate.
+            mel: see `stream`.
+            seed: see `stream`.
+            uniforms: see `stream`.
+            sample_rate: see `stream`.
+            lookahead: see `stream`.
+            deadline: see `stream`.
+            wait: see `stream`.
+            sink: takes the samples in the stream's own sink's place, to hand them on to it; ``None`` is that one.
+
+        Returns:
+            The ticket; its waveform is empty.
+
+        Raises:
+            VocoderError: as for `stream`.
+            QueueFullError: as for `stream`.
+            ExecutorError: as for `stream`.
+        """
+        if stream.sample_rate != self.sample_rate:
+            raise VocoderError(f"stream: found one of {stream.sample_rate} Hz, expected {self.sample_rate} Hz")
+        feed = None
         if isinstance(mel, Iterator):
             if uniforms is not None:
                 raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed")
@@ -386,15 +440,20 @@ class Vocoder:
         else:
             if lookahead is not None:
                 raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it with an iterator only")
-            utterance, feed = self._prepare(Request(mel, seed, uniforms, sample_rate=sample_rate)), None
+            utterance = self._prepare(Request(mel, seed, uniforms, sample_rate=sample_rate))
         ticket = self._scheduler.submit(
-            utterance, stream.sink, urgency="interactive", deadline=_check_deadline(deadline), wait=wait, owner=self
+            utterance,
+            sink or stream.sink,
+            urgency="interactive",
+            deadline=_check_deadline(deadline),
+            wait=wait,
+            owner=self,
         )
         stream.connect(on_close=ticket.cancel, on_room=self._scheduler.wake)
         if feed is not None:
             ticket.add_done_callback(lambda _: feed.stop())
             feed.start()
-        return stream
+        return ticket
 
     def lookahead(self) -> int:
         """Frames that `stream` waits for behind a frame before it draws the frame's samples, where a mel is arriving.

@@ -310,7 +310,7 @@ class Scheduler:
                     self._conditioning_bytes -= task.utterance.conditioning_bytes
             if failure is not None:
                 self._end(task, failure if isinstance(failure, VocoderError) else _executor_error(failure))
-            elif task.conditioning is not None:
+            else:
                 self._make_ready(task)
 
     def _next_to_condition(self) -> Task | None:
@@ -329,10 +329,9 @@ class Scheduler:
         with self._changed:
             if self._conditioning is not None and self._conditioning[0] is task:
                 self._conditioning = None
-            if task not in self._tasks:
-                return
-            (self._ready.prepend if first else self._ready.append)(task)
-            self._open_lanes()
+            if task in self._tasks:
+                (self._ready.prepend if first else self._ready.append)(task)
+                self._open_lanes()
             self._changed.notify_all()
 
     def _open_lanes(self) -> None:

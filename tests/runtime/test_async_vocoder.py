@@ -1,0 +1,147 @@
+"""The same vocoder, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt import AsyncVocoder
+from wavernn_trt.runtime.async_vocoder import AsyncAudioStream
+from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder
+
+MakeMel = Callable[[int, int], NDArray[np.float32]]
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def plain() -> Vocoder:
+    return Vocoder.load(backend="onnxruntime", batch=1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def mel_of() -> MakeMel:
+    def make(frames: int, seed: int) -> NDArray[np.float32]:
+        return np.random.default_rng(seed).uniform(-1, 0, (80, frames)).astype(np.float32)
+
+    return make
+
+
+async def load(**limits: int) -> AsyncVocoder:
+    return await AsyncVocoder.load(None, "onnxruntime", batch=2, threads=1, limits=SchedulerLimits(**limits))
+
+
+def run(work: AsyncIterator[None] | object) -> None:
+    asyncio.run(asyncio.wait_for(work, PATIENCE))  # type: ignore[arg-type]
+
+
+def test_many_are_awaited_together_and_each_is_what_it_is_alone(plain: Vocoder, mel_of: MakeMel) -> None:
+    async def ask() -> None:
+        async with await load(queue=3) as vocoder:  # the others wait at the entrance, and the loop goes on
+            mels = [mel_of(frames, frames) for frames in (9, 3, 1, 5, 2, 4, 6, 3)]
+            found = await asyncio.gather(*(vocoder.vocode(mel, seed=i) for i, mel in enumerate(mels)))
+            for i, (mel, waveform) in enumerate(zip(mels, found, strict=True)):
+                assert np.array_equal(waveform, plain.vocode(mel, seed=i))
+            assert vocoder.statistics().done == len(mels)
+
+    run(ask())
+
+
+def test_more_streams_than_threads_are_listened_to_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
+    async def hear(vocoder: AsyncVocoder, seed: int) -> NDArray[np.float32]:
+        async with await vocoder.stream(mel_of(8, seed), seed=seed, seconds=0.1) as stream:
+            return np.concatenate([frame async for frame in stream])
+
+    async def ask() -> None:
+        async with await load() as vocoder:
+            heard = await asyncio.gather(*(hear(vocoder, seed) for seed in range(40)))
+        for seed in (0, 17, 39):
+            assert np.array_equal(heard[seed], plain.vocode(mel_of(8, seed), seed=seed))
+
+    run(ask())
+
+
+def test_a_mel_may_come_from_an_asynchronous_iterator(plain: Vocoder, mel_of: MakeMel) -> None:
+    mel = mel_of(60, 0)
+
+    async def pieces(count: int | None) -> AsyncIterator[NDArray[np.float32]]:
+        for first in range(0, 60, 2):
+            await asyncio.sleep(0)
+            if first == count:
+                raise ConnectionError("the acoustic model is gone")
+            yield mel[:, first : first + 2]
+
+    async def ask() -> None:
+        async with await load() as vocoder:
+            stream = await vocoder.stream(pieces(None), seed=3)
+            whole = np.concatenate([frame async for frame in stream])
+            assert np.array_equal(whole, np.concatenate(list(plain.stream(iter([mel]), seed=3))))
+            heard: list[NDArray[np.float32]] = []
+            breaking = await vocoder.stream(pieces(50), seed=3)
+            with pytest.raises(ConnectionError, match="the acoustic model is gone"):
+                await drain(breaking, heard)
+            before = np.concatenate(heard)
+            assert len(before) >= 200 * (50 - vocoder.vocoder.lookahead() - 4)
+            assert np.array_equal(before, whole[: len(before)])
+
+    async def drain(stream: AsyncAudioStream, heard: list[NDArray[np.float32]]) -> None:
+        async for frame in stream:
+            heard.append(frame)
+
+    run(ask())
+
+
+def test_a_cancelled_task_cancels_what_it_asked_for_wherever_that_is(mel_of: MakeMel) -> None:
+    async def ask() -> None:
+        async with await load(queue=1) as vocoder:
+            tasks = [asyncio.create_task(vocoder.vocode(mel_of(400, i))) for i in range(6)]
+            while not vocoder.statistics().under_way:
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            assert all(
+                isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*tasks, return_exceptions=True)
+            )
+            assert len(await vocoder.vocode(mel_of(1, 0))) == 200
+            statistics = vocoder.statistics()
+            assert (statistics.done, statistics.queue) == (1, 0)
+
+    run(ask())
+
+
+def test_a_stream_that_is_closed_frees_its_slot(mel_of: MakeMel) -> None:
+    async def ask() -> None:
+        async with await load() as vocoder:
+            async with await vocoder.stream(mel_of(2000, 0)) as stream:
+                assert len(await anext(stream)) == 320
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+            while vocoder.statistics().busy:
+                await asyncio.sleep(0.001)
+            assert vocoder.statistics().cancelled == 1
+
+    run(ask())
+
+
+def test_errors_come_where_they_are_awaited(mel_of: MakeMel) -> None:
+    async def ask() -> None:
+        async with await load(queue=1) as vocoder:
+            with pytest.raises(VocoderError, match="expected"):
+                await vocoder.vocode(np.zeros((3, 3), np.float32))
+            with pytest.raises(VocoderError, match="frame: found 0"):
+                await vocoder.stream(mel_of(1, 0), frame=0)
+            await vocoder.vocode(mel_of(8, 0))
+            with pytest.raises(DeadlineError):
+                await vocoder.vocode(mel_of(800, 0), deadline=0.01)
+            tasks = [asyncio.create_task(vocoder.vocode(mel_of(100, i))) for i in range(12)]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFullError):
+                await vocoder.vocode(mel_of(1, 0), wait=False)
+            await asyncio.gather(*tasks)
+
+    run(ask())
