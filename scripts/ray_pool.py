@@ -1,0 +1,279 @@
+"""Ray on one machine or a cluster: starting or joining it, and running jobs on a pool of vocoder actors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.job_plan import Job
+from wavernn_trt.runtime.jobs import JobOptions, JobResult
+from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
+from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
+
+logger = logging.getLogger(__name__)
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is said once, in our words
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour that Ray announces to become its default
+}
+"""Environment of a Ray that says only what matters; what is set already stays."""
+_OBJECT_STORE = 100 << 20
+"""Bytes of shared memory of a Ray of our own: rows are names and numbers, waveforms go to files."""
+_CALLS = 2
+"""Calls of an actor at a time: while one's last utterances are decoded, the next one's fill the free slots."""
+_SLOTS_FILLED = 2
+"""How many times its slots a call has jobs for: with more, workers end far apart; with fewer, Ray has more to do."""
+_MOST_CALLS = 20_000
+"""Calls in all, at about a millisecond of Ray's own work each."""
+_RETRIES = 2
+"""How often jobs whose worker died are given to another, before each is tried alone."""
+_ANSWER_SECONDS = 10.0
+"""How long a cluster may take to accept a connection."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which workers there are to be."""
+
+    address: str | None = None
+    """Of a cluster, as ``ray.init`` takes it; ``None`` is a Ray of our own, on this machine."""
+    actors: int | None = None
+    """``None``: as many as there is room for."""
+    cpus: float = 1.0
+    """CPU cores of an actor."""
+    gpus: float | None = None
+    """GPUs of an actor; ``None``: one where the cluster has any and the backend may use them."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """How a job ended, and what it was spoken with."""
+
+    result: JobResult
+    backend: str = ""
+    engine: str = ""
+    rate: int = 0
+    """Hz; 0 where no worker could say."""
+
+
+class RayPool:
+    """Actors in a Ray that is there; see `open_pool`."""
+
+    def __init__(self, ray: Any, data: Any, actors: int, cpus: float, gpus: float) -> None:
+        """Takes Ray's modules and the numbers; `open_pool` finds them."""
+        self._ray = ray
+        self._data = data
+        self.actors = actors
+        self._cpus = cpus
+        self._gpus = gpus
+
+    def run(
+        self, jobs: Sequence[Job], numbers: Iterable[int], loading: Loading, options: JobOptions
+    ) -> Iterator[Spoken]:
+        """Runs jobs whose outputs are not there yet.
+
+        A job whose worker dies is run again; what was already written then counts as done. Jobs that were lost more
+        often are tried each alone, so that one which kills its worker takes no others with it.
+
+        Args:
+            jobs: from `plan_jobs`.
+            numbers: the places of those that are to be run.
+            loading: the model.
+            options: of all jobs.
+
+        Yields:
+            Every job once, as they end.
+
+        Raises:
+            VocoderError: a worker cannot load the model.
+        """
+        left = set(numbers)
+        enough = max(_SLOTS_FILLED * (loading.batch or DEFAULT_BATCH), -(-len(left) // _MOST_CALLS))
+        together = max(1, min(enough, len(left) // (_CALLS * self.actors)))
+        for size, calls, retries in ((together, _CALLS, _RETRIES), (1, 1, 0)):
+            if not left:
+                return
+            ordered = sorted(left)
+            blocks = [to_rows(jobs, ordered[first : first + size]) for first in range(0, len(ordered), size)]
+            for row in self._rows(blocks, loading, options, calls, retries):
+                number = int(row["number"])
+                if row["refusal"]:
+                    raise VocoderError(f"a worker cannot start: {row['refusal']}")
+                if number in left:  # else it is known from an attempt before
+                    left.remove(number)
+                    yield _spoken(jobs[number], row)
+        for number in sorted(left):
+            error = "its worker died or failed each time; Ray's logs may say why, or the kernel's if memory ran out"
+            yield Spoken(JobResult(jobs[number], "failed", error=error))
+
+    def _rows(
+        self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, calls: int, retries: int
+    ) -> Iterator[dict[str, Any]]:
+        """What the actors return, row by row; nothing for blocks whose worker died too often."""
+        arrow = import_module("pyarrow")
+        compute = self._data.ActorPoolStrategy(
+            size=min(self.actors, len(blocks)),
+            max_concurrent_calls_per_actor=calls,
+            max_tasks_in_flight_per_actor=calls,
+            enable_true_multi_threading=calls > 1,
+        )
+        with warnings.catch_warnings():
+            # Ray means to take this way of saying max_task_retries away in 2.64, and has no other yet. Without it jobs
+            # that kill their worker would be retried for ever.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            dataset = self._data.from_arrow([arrow.table(block) for block in blocks]).map_batches(
+                VocoderActor,
+                batch_size=None,
+                fn_constructor_args=(loading, options),
+                compute=compute,
+                num_cpus=self._cpus,
+                num_gpus=self._gpus,
+                max_task_retries=retries,
+            )
+        try:
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+                for index in range(len(batch["number"])):
+                    yield {name: values[index] for name, values in batch.items()}
+        except self._ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise VocoderError(f"Ray gave up: {reason[0]}; finished files are kept, and a rerun goes on") from error
+
+
+def _spoken(job: Job, row: Mapping[str, Any]) -> Spoken:
+    samples, status = int(row["samples"]), row["status"]
+    if status == "skipped":  # an earlier attempt, whose worker died, has written it
+        import soundfile
+
+        samples, status = soundfile.info(job.output).frames, "done"
+    result = JobResult(job, status, samples, float(row["elapsed"]), row["error"] or None)
+    return Spoken(result, row["backend"], row["engine"], int(row["rate"]))
+
+
+@contextmanager
+def open_pool(pool: Pool, backend: str) -> Iterator[RayPool]:
+    """Joins a cluster or starts a Ray on this machine, for as long as the context lasts.
+
+    A Ray that this process has joined before is used as it is, and stays.
+
+    Args:
+        pool: what is asked for.
+        backend: of the actors, which says whether they may use GPUs.
+
+    Raises:
+        VocoderError: Ray is not installed, does not answer, or has no room for an actor.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray, data = import_module("ray"), import_module("ray.data")
+    except ImportError as error:
+        raise VocoderError(
+            f"this needs Ray with its Data library ({error}); install it: pip install '.[ray]' in a clone of the "
+            "project, or pip install 'ray[data]'"
+        ) from None
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, pool)
+    try:
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # a block whose worker died too often is left out, and missed by `RayPool.run`
+        yield RayPool(ray, data, *_size(pool, ray.cluster_resources(), backend))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, pool: Pool) -> None:
+    common: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if pool.address is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        common |= {
+            "address": "local",
+            "num_cpus": max(cores, math.ceil((pool.actors or 1) * pool.cpus)),
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE,
+        }
+    else:
+        common["address"] = pool.address
+        _require_answer(pool.address)
+    try:
+        with _native_stderr_kept():
+            ray.init(**common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = "on this machine does not start" if pool.address is None else f"at {pool.address} does not answer"
+        raise VocoderError(f"Ray {where}: {error}") from None
+
+
+def _require_answer(address: str) -> None:
+    """Refuses an address that nobody listens at; Ray would try for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = place.port
+    except ValueError:
+        port = None
+    if place.hostname is None or port is None:
+        return  # such as "auto"
+    try:
+        socket.create_connection((place.hostname, port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise VocoderError(f"Ray at {address} does not answer: {error.strerror or error}") from None
+
+
+@contextmanager
+def _native_stderr_kept() -> Iterator[None]:
+    """Keeps back what libraries write to the process's stderr, to show it only if the work fails.
+
+    Ray's core announces there which log level it was given.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        stderr = os.dup(2)
+        try:
+            os.dup2(kept.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, 2)
+        except BaseException:
+            kept.seek(0)
+            os.write(2, kept.read())
+            raise
+        finally:
+            os.close(stderr)
+
+
+def _size(pool: Pool, resources: Mapping[str, float], backend: str) -> tuple[int, float, float]:
+    """Actors, and an actor's CPU cores and GPUs."""
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    own_gpus = pool.gpus
+    if own_gpus is None:
+        own_gpus = 1.0 if gpus and backend.replace("-", "_") not in ("onnxruntime", "torch") else 0.0
+    room = [int(there // wanted) for there, wanted in ((cpus, pool.cpus), (gpus, own_gpus)) if wanted]
+    most = min(room, default=1)
+    actors = pool.actors or most
+    if actors > most or not most:
+        wanted = f"{max(actors, 1)} of {pool.cpus:g} CPUs and {own_gpus:g} GPUs each"
+        found = f"{cpus:g} CPUs and {gpus:g} GPUs"
+        if pool.address is None or not most:
+            raise VocoderError(
+                f"actors: found {found} in Ray, expected room for {wanted}; ask for fewer or smaller ones"
+            )
+        logger.warning(
+            "%s do not fit into %s; those that do begin, the others wait for the cluster to grow", wanted, found
+        )
+    return actors, pool.cpus, own_gpus

@@ -1,0 +1,291 @@
+"""Batch vocoding on Ray: the files of a single machine, byte for byte, whatever workers come and go.
+
+What needs Ray runs on a Ray with two workers on this machine; the rest shows what each worker and the command line do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.job_plan import plan_jobs
+from wavernn_trt.runtime.jobs import JobOptions
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.scripts import cli, ray_pool
+from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
+from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
+from wavernn_trt.scripts.ray_vocode import main
+
+MakeMel = Callable[..., NDArray[np.float32]]
+LOADING = Loading(None, "onnxruntime", None, 1, None, None)
+SECONDS = 120
+"""A Ray starts within some ten, on a machine that does nothing else."""
+
+
+def sources(folder: Path, count: int) -> list[Path]:
+    """Mels of the shipped voice, of different lengths."""
+    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    folder.mkdir()
+    for number in range(count):
+        np.save(folder / f"{number}.npy", mel[:, 3 * number : 5 + 5 * number])
+    return sorted(folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# On a Ray.
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """Ray with two CPUs, which this process has joined."""
+    pytest.importorskip("ray.data", reason="needs Ray with its Data library (the extra 'ray')")
+    for name, value in ray_pool._QUIET.items():
+        os.environ.setdefault(name, value)
+    module = importlib.import_module("ray")
+    module.init(
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False
+    )
+    yield module
+    module.shutdown()
+
+
+def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "wavernn_trt.scripts.ray_vocode", *arguments],
+        capture_output=True, text=True, env=environment, timeout=SECONDS,
+    )  # fmt: skip
+
+
+def test_two_workers_write_what_one_machine_writes_and_a_bad_mel_stops_nobody(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="needs Ray with its Data library (the extra 'ray')")
+    sources(tmp_path / "mels", 10)
+    (tmp_path / "mels" / "bad.npy").write_bytes(b"no mel")
+    alone = ["vocode", str(tmp_path / "mels"), "-o", str(tmp_path / "alone"), "--seed", "3", "-q"]
+    assert cli.main(alone) == 1
+    report = tmp_path / "report.jsonl"
+    finished = in_a_process(
+        tmp_path / "mels", "-o", tmp_path / "out", "--seed", "3", "--actors", "2", "--report", report
+    )
+    assert finished.returncode == 1, finished.stderr
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert len(contents(tmp_path / "out")) == 10
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert {line["input"]: line["status"] for line in lines} == {
+        str(file): "failed" if file.name == "bad.npy" else "done" for file in (tmp_path / "mels").iterdir()
+    }
+    assert all(line["samples"] > 0 and line["rtf"] > 0 and line["seed"] == 3 for line in lines if not line["error"])
+    assert finished.stdout == ""
+    said = [line for line in finished.stderr.replace("\r", "\n").splitlines() if line and "files " not in line]
+    assert len(said) == 2, said  # and no word of Ray's
+    assert said[0].startswith(f"wavernn-trt: failed: {tmp_path / 'mels' / 'bad.npy'}: not an array")
+    assert said[1].startswith("wavernn-trt: 10 done, 1 failed; ")
+    assert said[1].endswith("(onnxruntime, on Ray)")
+
+
+def test_a_rerun_on_a_cluster_goes_on_where_the_first_stopped(ray: Any, tmp_path: Path) -> None:
+    sources(tmp_path / "mels", 5)
+    arguments = [tmp_path / "mels", "-o", tmp_path / "out"]
+    assert cli.main(["vocode", *map(str, arguments), "-q"]) == 0
+    whole = contents(tmp_path / "out")
+    (tmp_path / "out" / "1.wav").unlink()
+    (tmp_path / "out" / "3.wav").unlink()
+    (tmp_path / "out" / "4.wav").write_bytes(b"finished earlier")
+    (tmp_path / "out" / ".0123456789ab.part").write_bytes(b"what a killed process was writing")
+    again = in_a_process(*arguments, "--address", ray.get_runtime_context().gcs_address, "--actors", "1")
+    assert again.returncode == 0, again.stderr
+    assert "2 done, 3 skipped" in again.stderr
+    assert contents(tmp_path / "out") == {**whole, "4.wav": b"finished earlier"}
+
+
+class DyingActor(VocoderActor):
+    """Its process is killed once when it has spoken the first file, and each time that it is to speak poison."""
+
+    def __call__(self, rows: Rows) -> dict[str, list[Any]]:
+        marker = Path(rows["output"][0]).parents[1] / "died"
+        if not marker.exists():
+            marker.touch()
+            super().__call__({name: values[:1] for name, values in rows.items()})
+            os.kill(os.getpid(), signal.SIGKILL)
+        if any("poison" in source for source in rows["input"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(rows)
+
+
+def test_jobs_of_a_worker_that_is_killed_are_run_again_and_each_comes_back_once(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import this file
+    monkeypatch.setattr(ray_pool, "VocoderActor", DyingActor)
+    monkeypatch.setattr(ray_pool, "_RETRIES", 1)
+    files = sources(tmp_path / "mels", 6)
+    files[4] = files[4].rename(tmp_path / "mels" / "poison.npy")
+    jobs = plan_jobs(files, tmp_path / "out")
+    with open_pool(Pool(actors=2), "onnxruntime") as pool:
+        ended = list(pool.run(jobs, range(6), LOADING, JobOptions()))
+    assert ray.is_initialized()
+    assert (tmp_path / "died").exists()
+    assert sorted(str(one.result.job.input) for one in ended) == sorted(map(str, files))
+    failed = {one.result.job.input.name: one.result.error for one in ended if one.result.status != "done"}
+    assert list(failed) == ["poison.npy"]
+    assert "its worker died or failed" in str(failed["poison.npy"])
+    vocoder = Vocoder.load(backend="onnxruntime", threads=1)
+    for one in ended:
+        if one.result.status == "done":
+            assert one.result.samples == vocoder.vocode(np.load(one.result.job.input)).size
+            assert (one.backend, one.rate) == ("onnxruntime", 16000)
+    assert sorted(contents(tmp_path / "out")) == [f"{number}.wav" for number in (0, 1, 2, 3, 5)]
+
+
+# Without one.
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with in/a.npy and in/b.npy, where the voice to load is the tiny one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: tiny_vocoder)
+    (tmp_path / "in").mkdir()
+    for frames, name in enumerate("ab", 4):
+        np.save(tmp_path / "in" / f"{name}.npy", tiny_mel(frames))
+    return tmp_path
+
+
+def test_a_worker_speaks_as_the_command_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        {"input": "in/a.npy", "seed": 2**64 - 1, "sample_rate": 16000},
+        {"input": "in/b.npy", "sample_rate": 22050},
+    ]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = to_rows(plan_jobs([Path("list.jsonl")], Path("out")), [0, 1])
+    assert cli.main(["vocode", "list.jsonl", "-o", "alone", "-q"]) == 1
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # workers have folders of their own
+    told = VocoderActor(LOADING, JobOptions())(rows)
+    assert contents(folder / "out" / "in") == contents(folder / "alone" / "in")
+    assert dict(zip(told["number"], told["status"], strict=True)) == {0: "done", 1: "failed"}
+    assert dict(zip(told["number"], told["samples"], strict=True)) == {0: 160, 1: 0}
+    assert any("22050 Hz" in error for error in told["error"])
+    assert told["refusal"] == ["", ""]
+
+
+def test_a_worker_that_cannot_load_the_model_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise VocoderError("there is no model")
+
+    monkeypatch.setattr(Vocoder, "load", refuse)
+    jobs = plan_jobs([Path("in")], Path("out"))
+    told = VocoderActor(LOADING, JobOptions())(to_rows(jobs, [0, 1]))
+    assert told["refusal"] == ["there is no model"] * 2
+    pool = RayPool(None, None, 1, 1.0, 0.0)
+    rows = [{name: values[0] for name, values in told.items()}]
+    monkeypatch.setattr(pool, "_rows", lambda *_: iter(rows))
+    with pytest.raises(VocoderError, match="a worker cannot start: there is no model"):
+        list(pool.run(jobs, [0, 1], LOADING, JobOptions()))
+
+
+def test_where_all_is_done_no_worker_is_needed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(ray_pool, "import_module", missing)
+    arguments = ["in", "-o", "out", "--report", "report.jsonl"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "wavernn-trt: error: this needs Ray with its Data library (No module named 'ray'); install it: "
+        "pip install '.[ray]' in a clone of the project, or pip install 'ray[data]'\n"
+    )
+    assert cli.main(["vocode", *arguments[:3], "-q"]) == 0
+    assert main(arguments) == 0
+    assert "0 done, 2 skipped (outputs are there; --overwrite makes them anew)" in capsys.readouterr().err
+    assert [json.loads(line)["status"] for line in Path("report.jsonl").read_text().splitlines()] == ["skipped"] * 2
+
+
+@pytest.mark.parametrize(
+    ("pool", "backend", "resources", "expected"),
+    [
+        (Pool(), "auto", {"CPU": 4.0}, (4, 1.0, 0.0)),
+        (Pool(cpus=1.5), "onnxruntime", {"CPU": 4.0, "GPU": 2.0}, (2, 1.5, 0.0)),
+        (Pool(), "auto", {"CPU": 16.0, "GPU": 2.0}, (2, 1.0, 1.0)),
+        (Pool(gpus=0.5), "tensorrt-rtx", {"CPU": 16.0, "GPU": 2.0}, (4, 1.0, 0.5)),
+        (Pool(actors=3), "torch", {"CPU": 16.0, "GPU": 2.0}, (3, 1.0, 0.0)),
+        (Pool("auto", actors=9), "onnxruntime", {"CPU": 2.0}, (9, 1.0, 0.0)),  # a cluster may grow
+        (Pool(actors=3, gpus=1.0), "auto", {"CPU": 8.0, "GPU": 2.0}, "found 8 CPUs and 2 GPUs in Ray, expected room"),
+        (Pool("auto", cpus=3.0), "auto", {"CPU": 2.0}, "expected room for 1 of 3 CPUs and 0 GPUs each"),
+    ],
+)
+def test_workers_fill_the_cluster(
+    pool: Pool, backend: str, resources: dict[str, float], expected: tuple[int, float, float] | str
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(VocoderError, match=expected):
+            ray_pool._size(pool, resources, backend)
+    else:
+        assert ray_pool._size(pool, resources, backend) == expected
+
+
+def test_a_cluster_that_nobody_listens_at_is_refused_at_once() -> None:
+    with pytest.raises(VocoderError, match=r"Ray at 127\.0\.0\.1:9 does not answer: Connection refused"):
+        ray_pool._require_answer("127.0.0.1:9")
+    ray_pool._require_answer("auto")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: INPUT, -o/--output"),
+        (["nowhere.wav", "-o", "out"], "nowhere.wav: no such file or folder"),
+        (["in", "-o", "out", "--overlap", "5"], "--overlap only has a meaning together with --fold"),
+        (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
+        (["in", "-o", "out", "--actors", "0"], "--actors: found '0', expected a positive integer"),
+        (["in", "-o", "out", "--gpus-per-actor", "-1"], "--gpus-per-actor: found '-1', expected a positive number"),
+        (["in", "-o", "out", "--model", "nowhere"], "nowhere is not there; expected a model directory"),
+        (["in", "-o", "out", "--report", "no/folder"], "no/folder: No such file or directory"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    try:
+        code: int | str | None = main(arguments)
+    except SystemExit as exit:  # argparse leaves this way
+        code = exit.code
+    assert code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wavernn-trt: error: ")
+    assert message in captured.err
+    assert not Path("out").exists()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import sys
+from wavernn_trt.scripts.ray_vocode import main
+try:
+    main(["--help"])
+except SystemExit as exit:
+    sys.exit(str(heavy) if (heavy := {"ray", "torch", "onnxruntime", "numpy"} & set(sys.modules)) else exit.code)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    assert "--actors" in finished.stdout
