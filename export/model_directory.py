@@ -176,6 +176,20 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
+def read_audio(path: str | Path) -> AudioConfig:
+    """A model's audio settings alone: what Griffin-Lim needs, and is there when the model's other files are damaged.
+
+    Raises:
+        ModelDirectoryError: ``config.json`` is not what the manifest lists, or says nothing that can be used.
+    """
+    path = Path(path)
+    content = read_listed(path, CONFIG)
+    try:
+        return from_json(AudioConfig, json.loads(content).get("audio"), "audio")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ModelDirectoryError(f"{path / CONFIG}: {error}; export the checkpoint again") from None
+
+
 def read_listed(path: Path, name: str) -> bytes:
     """One file's content, which is what the manifest lists: read once, so that what was checked is what is used.
 

@@ -56,12 +56,23 @@ class GriffinLim:
         """Hz, of what comes out."""
         return self._audio.sample_rate
 
-    def vocode(self, mel: ArrayLike, *, seed: int = 0) -> FloatArray:
-        """Speaks a mel spectrogram.
+    def vocode(
+        self,
+        mel: ArrayLike,
+        *,
+        seed: int = 0,
+        fold: int | None = None,
+        overlap: int | None = None,
+        sample_rate: int | None = None,
+    ) -> FloatArray:
+        """Speaks a mel spectrogram; the arguments are `wavernn_trt.runtime.vocoder.Vocoder.vocode`'s.
 
         Args:
-            mel: as `wavernn_trt.runtime.vocoder.Vocoder.vocode` takes it.
+            mel: float [n_mels, frames], in the model's range.
             seed: of the first guess of the phases.
+            fold: is not looked at; all frames are computed together.
+            overlap: likewise.
+            sample_rate: Hz that the mel was made for; if given, it is checked.
 
         Returns:
             float32 [frames * hop_length], in time with what the model would say.
@@ -70,7 +81,7 @@ class GriffinLim:
             VocoderError: an argument is not usable.
         """
         audio = self._audio
-        values = check_mel(mel, audio)
+        values = check_mel(mel, audio, sample_rate)
         frames = values.shape[1]
         samples = frames * audio.hop_length
         # The last frame goes on: its own half, and as far as a spectrum needs where the mel is shorter than one.
@@ -92,6 +103,9 @@ class GriffinLim:
         waveform = DeEmphasis(audio.preemphasis)(signal[:samples].astype(np.float64))
         late = np.concatenate([np.zeros(audio.delay), waveform])[:samples]
         return late.astype(np.float32)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 def mel_to_magnitude(mel: FloatArray, audio: AudioConfig) -> NDArray[np.float64]:
@@ -120,7 +134,7 @@ def linear_magnitude(magnitude: NDArray[np.float64], audio: AudioConfig) -> Floa
     for start in range(0, magnitude.shape[1], _FRAMES_AT_ONCE):
         block = magnitude[:, start : start + _FRAMES_AT_ONCE]
         wanted = bank.T @ block
-        found = np.where(bank.any(axis=0)[:, None], np.maximum(wide.T @ block, 1e-9), 0.0)
+        found = np.where(bank.sum(axis=0)[:, None] > 0, np.maximum(wide.T @ block, 1e-9), 0.0)
         for _ in range(_PASSES):
             found *= wanted / np.maximum(gram @ found, 1e-12)
         spectrum[:, start : start + _FRAMES_AT_ONCE] = found
@@ -130,4 +144,4 @@ def linear_magnitude(magnitude: NDArray[np.float64], audio: AudioConfig) -> Floa
 @lru_cache(maxsize=2)
 def _gram(audio: AudioConfig) -> NDArray[np.float64]:
     bank = mel_filterbank(audio)
-    return bank.T @ bank  # type: ignore[no-any-return]
+    return bank.T @ bank
