@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -51,10 +52,9 @@ def read_manifest(path: Path) -> Iterator[Entry]:
         raise VocoderError(f'{path}: found no lines, expected one JSON object a line, such as {{"input": "a.wav"}}')
 
 
-def wav_name(source: PurePath) -> Path:
-    """Where a file goes in the output folder: its own relative path if that stays inside, else its name."""
-    inside = not source.is_absolute() and ".." not in source.parts
-    return Path(source if inside else source.name).with_suffix(".wav")
+def usual_output(source: str) -> str:
+    """The output of an input that names none, where both lie in their folders alike."""
+    return os.path.splitext(source)[0] + ".wav"
 
 
 def _entry(line: str) -> Entry:
@@ -68,7 +68,7 @@ def _entry(line: str) -> Entry:
         if key not in _KEYS:
             raise VocoderError(f"found key {key!r}, expected {', '.join(_KEYS)}")
     source = _path(entry.get("input"), "input")
-    target = _path(entry["output"], "output") if entry.get("output") is not None else wav_name(source)
+    target = _path(entry["output"], "output") if entry.get("output") is not None else _inside(source)
     if target.suffix.lower() != ".wav":
         raise VocoderError(f"output: found {str(target)!r}, expected a name that ends in .wav")
     if target.is_absolute() or ".." in target.parts:
@@ -82,7 +82,7 @@ def _entry(line: str) -> Entry:
             "recording's file says its rate"
         )
     seed = entry.get("seed")
-    own = None if entry.get("output") is None else str(target)
+    own = None if str(target) == usual_output(str(source)) else str(target)
     if own is None and seed is None and rate is None:
         return str(source)
     return str(source), own, None if seed is None else check_seed(seed), rate
@@ -92,3 +92,9 @@ def _path(value: object, key: str) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise VocoderError(f"{key}: found {value!r}, expected a path")
     return Path(value)
+
+
+def _inside(source: PurePath) -> Path:
+    """Where a file goes in the output folder: its own relative path if that stays inside, else its name."""
+    inside = not source.is_absolute() and ".." not in source.parts
+    return Path(source if inside else source.name).with_suffix(".wav")

@@ -8,14 +8,14 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.job_manifest import MANIFEST_SUFFIX, Entry, read_manifest, wav_name
+from wavernn_trt.runtime.job_manifest import MANIFEST_SUFFIX, Entry, read_manifest, usual_output
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,16 @@ class _Group:
     nested: bool = False
     """Whether outputs may go into folders beneath the target."""
 
+    def names(self, entry: Entry) -> tuple[str, str]:
+        """Of the input and of the output."""
+        source, output = (entry, None) if isinstance(entry, str) else entry[:2]
+        return os.path.join(self.source, source), os.path.join(self.target, output or usual_output(source))
+
     def job(self, entry: Entry) -> Job:
-        name, output, seed, rate = (entry, None, None, None) if isinstance(entry, str) else entry
-        target = wav_name(PurePath(name)) if output is None else output
-        return Job(self.source / name, self.target / target, self.seed if seed is None else seed, rate)
+        # Of text: a path that is given a name puts it into Python's table of strings, where it takes as much again.
+        source, output = self.names(entry)
+        seed, rate = (None, None) if isinstance(entry, str) else entry[2:]
+        return Job(Path(source), Path(output), self.seed if seed is None else seed, rate)
 
 
 class JobPlan(Sequence[Job]):
@@ -86,6 +92,16 @@ class JobPlan(Sequence[Job]):
         number = bisect_right(self._ends, place)
         group = self._groups[number]
         return group.job(group.entries[place - self._ends[number]])  # from the group's end
+
+    def names(self) -> Iterator[tuple[str, str, str]]:
+        """Of inputs, of outputs, and of what outputs replace: names in folders, however the folders are reached."""
+        folder, real = None, ""
+        for group in self._groups:
+            for source, output in map(group.names, group.entries):
+                head, tail = os.path.split(output)
+                if head != folder:
+                    folder, real = head, os.path.realpath(head)
+                yield source, output, os.path.join(real, tail)
 
     def output_folders(self) -> set[Path]:
         """The folders that outputs go into."""
@@ -184,32 +200,22 @@ def _is_input(entry: os.DirEntry[str]) -> bool:
 def _refuse_clashes(plan: JobPlan) -> None:
     """Compares hashes, eight bytes a job; names are looked at again where two are equal."""
     hashes = array("q")
-    for job, output in _replaced(plan):
+    for source, _, replaced in plan.names():
         # A mel is never named like a WAV file.
-        if job.input.suffix.lower() != MEL_SUFFIX and output == os.path.realpath(job.input):
-            raise VocoderError(f"{job.input} would be overwritten by its own output; choose another output folder")
-        hashes.append(hash(output))
+        if not source.endswith(MEL_SUFFIX) and replaced == os.path.realpath(source):
+            raise VocoderError(f"{Path(source)} would be overwritten by its own output; choose another output folder")
+        hashes.append(hash(replaced))
     ordered = np.sort(np.frombuffer(hashes, np.int64))
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not suspects:
         return
     taken: dict[str, Path] = {}
-    for job, output in _replaced(plan):
-        if hash(output) not in suspects:
+    for source, output, replaced in plan.names():
+        if hash(replaced) not in suspects:
             continue
-        if output in taken:
+        if replaced in taken:
             raise VocoderError(
-                f"{taken[output]} and {job.input} would both become {job.output}; vocode them into different "
+                f"{taken[replaced]} and {Path(source)} would both become {Path(output)}; vocode them into different "
                 "folders, or name their outputs in a manifest"
             )
-        taken[output] = job.input
-
-
-def _replaced(plan: JobPlan) -> Iterator[tuple[Job, str]]:
-    """Each job with what its output replaces: a name in a folder, however the folder is reached."""
-    folder, real = None, ""
-    for job in plan:
-        if job.output.parent != folder:
-            folder = job.output.parent
-            real = os.path.realpath(folder)
-        yield job, os.path.join(real, job.output.name)
+        taken[replaced] = Path(source)

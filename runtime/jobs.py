@@ -1,130 +1,109 @@
-"""Running jobs: files to files, decoded together, one bad file not stopping the rest."""
+"""Running jobs: files to files, decoded together, in bounded memory, one bad file not stopping the rest."""
 
 from __future__ import annotations
 
-import logging
-import os
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from wavernn_trt.runtime.audio import MEL_SUFFIX, read_audio, read_mel, write_wav
 from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.output_files import prepare_output
-from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.job_reader import JobReader
+from wavernn_trt.runtime.job_result import JobOptions as JobOptions
+from wavernn_trt.runtime.job_result import JobResult as JobResult
+from wavernn_trt.runtime.job_result import JobsStopped as JobsStopped
+from wavernn_trt.runtime.job_result import Progress as Progress
+from wavernn_trt.runtime.job_result import Status as Status
+from wavernn_trt.runtime.job_state import Ended, Exhausted, Halted, JobState
+from wavernn_trt.runtime.job_writer import JobWriter
 from wavernn_trt.runtime.vocoder import Vocoder
 
-logger = logging.getLogger(__name__)
-
-Status = Literal["done", "skipped", "failed"]
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """How a job ended."""
-
-    job: Job
-    status: Status
-    samples: int = 0
-    """Samples written."""
-    elapsed: float = 0.0
-    """Seconds from reading the input to the finished output; jobs that are decoded together share them."""
-    error: str | None = None
+_JOIN_SECONDS = 5.0
+"""How long a run that is stopped waits for its reader, which may be in the middle of an hour of speech."""
 
 
-class Progress(Protocol):
-    """Is told how the work goes on; steps are samples, a fold's warm-up included."""
+class Stop:
+    """Ends a run before its jobs do; from any thread, and from a signal's handler."""
 
-    def decoded(self, steps: int) -> None:
-        """So many more steps are decoded."""
+    def __init__(self) -> None:
+        """Lets the run go on."""
+        self.requested = False
+        self._wake: Callable[[], None] | None = None
 
-    def closed(self, result: JobResult) -> None:
-        """A job has ended."""
+    def request(self) -> None:
+        """Asks for the end: what is decoded is still written, and what is not is given up."""
+        self.requested = True
+        if self._wake is not None:
+            self._wake()
 
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How to run jobs."""
-
-    fold: int | None = None
-    overlap: int | None = None
-    floating: bool = False
-    """32-bit floating-point WAV files instead of 16-bit ones."""
-    overwrite: bool = False
-    """Make outputs anew that are there; else their jobs are skipped."""
-
-
-@dataclass
-class _Running:
-    job: Job
-    started: float
+    def watch(self, wake: Callable[[], None]) -> None:
+        """For the run: how to reach it."""
+        self._wake = wake
+        if self.requested:
+            wake()
 
 
-def run_jobs(vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress) -> Iterator[JobResult]:
+def run_jobs(
+    vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress, stop: Stop | None = None
+) -> Iterator[JobResult]:
     """Runs jobs, as many together as the vocoder's batch holds.
 
+    One thread reads inputs ahead and another writes outputs behind; what is under way is bounded (`Room`), and nothing
+    is kept of jobs that have ended. Whoever leaves the iteration ends the run.
+
     Args:
-        vocoder: speaks.
-        jobs: from `plan_jobs`; a generator is pulled as there is room for another.
+        vocoder: speaks. Several runs may share it.
+        jobs: from `plan_jobs`; a generator is pulled, in another thread, as there is room for another.
         options: for all of them.
         progress: is told.
+        stop: ends the run early, and with it the iteration.
 
     Yields:
-        A result for each job, in the order in which they end.
+        A result for each job, in the order in which they end. An output is on the disk before its result is yielded.
+
+    Raises:
+        JobsStopped: no further output can be written, or the executor was given up; after the results of all jobs that
+            ended. A job that never got a result has no output and can be run again.
     """
-    ended: list[JobResult] = []
-    running: dict[int, _Running] = {}
-
-    def requests() -> Iterator[Request]:
-        number = 0
-        for job in jobs:
-            if os.path.isfile(job.output) and not options.overwrite:  # Path.is_file raises for a name too long
-                ended.append(JobResult(job, "skipped"))
-                continue
-            started = time.perf_counter()
-            try:
-                request = _open(vocoder, job, options)
-                prepare_output(job.output)
-            except Exception as error:  # whatever is wrong with one file, the others can still be spoken
-                ended.append(_failure(job, error))
-                continue
-            running[number] = _Running(job, started)
-            number += 1
-            yield request
-
-    def closed() -> Iterator[JobResult]:
-        while ended:
-            result = ended.pop(0)
-            progress.closed(result)
-            yield result
-
-    for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress.decoded):
-        current = running.pop(number)
-        try:
-            waveform = ticket.result()
-            write_wav(current.job.output, waveform, vocoder.sample_rate, floating=options.floating)
-        except Exception as error:
-            ended.append(_failure(current.job, error))
-        else:
-            ended.append(JobResult(current.job, "done", len(waveform), time.perf_counter() - current.started))
-        yield from closed()
-    yield from closed()
+    state = JobState(vocoder.statistics().slots)
+    reader = JobReader(vocoder, jobs, options, progress, state)
+    writer = JobWriter(state, vocoder.sample_rate, floating=options.floating)
+    reading = _thread("reader", state, reader.run, at_once=False)
+    writing = _thread("writer", state, writer.run, at_once=True)
+    if stop is not None:
+        stop.watch(lambda: state.messages.put(Halted()))
+    reading.start()
+    writing.start()
+    try:
+        yield from _results(state, progress)
+    finally:
+        state.stop()
+        state.decoded.put(None)
+        writing.join()
+        reading.join(_JOIN_SECONDS)
 
 
-def _open(vocoder: Vocoder, job: Job, options: JobOptions) -> Request:
-    if job.input.suffix.lower() == MEL_SUFFIX:
-        mel = read_mel(job.input)
-        return Request(mel, job.seed, None, options.fold, options.overlap, job.sample_rate)
-    mel = vocoder.mel(*read_audio(job.input))
-    return Request(mel, job.seed, None, options.fold, options.overlap)
+def _thread(name: str, state: JobState, work: Callable[[], None], *, at_once: bool) -> threading.Thread:
+    guarded = partial(state.guarded, work, at_once=at_once)
+    return threading.Thread(target=guarded, name=f"wavernn-trt {name}", daemon=True)
 
 
-def _failure(job: Job, error: Exception) -> JobResult:
-    logger.debug("%s failed", job.input, exc_info=error)
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename or job.output}: {error.strerror}"
-    elif not isinstance(error, ValueError):
-        text = f"{type(error).__name__}: {text}"
-    return JobResult(job, "failed", error=text.removeprefix(f"{job.input}: "))
+def _results(state: JobState, progress: Progress) -> Iterator[JobResult]:
+    ended, last, error = 0, False, None
+    while not (last and ended == state.submitted):
+        message = state.messages.get()
+        if isinstance(message, Ended):
+            ended += message.submitted
+            if message.result is not None:
+                progress.closed(message.result)
+                yield message.result
+            state.room.leave(message.size)
+        elif isinstance(message, Exhausted):
+            last = True
+        elif isinstance(message, Halted):
+            state.stop()
+            last = True
+            error = error or message.error
+            if error is not None and message.at_once:
+                raise error
+    if error is not None:
+        raise error

@@ -1,27 +1,32 @@
-"""The progress bar of ``vocode``: seconds of speech, with the real-time factor, on stderr."""
+"""The progress bar of ``vocode``: files, seconds of speech, the real-time factor and the time left, on stderr."""
 
 from __future__ import annotations
 
-import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
 from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.jobs import JobResult
+from wavernn_trt.runtime.job_result import JobResult
+from wavernn_trt.scripts.work_estimate import WorkEstimate
+from wavernn_trt.scripts.work_estimate import estimate_seconds as estimate_seconds
+
+_RECENT_SECONDS = 30.0
+"""Of which the real-time factor is told: a machine may be busier than it was an hour ago."""
+_MOMENTS = 64
+"""Moments that are kept of that time."""
 
 
 class ProgressBar:
-    """A `Progress` for people."""
+    """A `Progress` for people. A thread of its own draws it, so that no terminal holds up the work."""
 
     def __init__(self, jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite: bool) -> None:
-        """Estimates the work from the files' headers.
+        """Begins; how much there is to do is found out meanwhile.
 
         Args:
             jobs: all of them.
@@ -29,56 +34,80 @@ class ProgressBar:
             hidden: show nothing.
             overwrite: whether jobs whose output is there are work too.
         """
-        self._rate = audio.sample_rate
-        self._files = len(jobs)
-        self._closed = 0
-        self._started = time.perf_counter()
-        self._decoded = 0
-        todo = [] if hidden else [job.input for job in jobs if overwrite or not os.path.isfile(job.output)]
+        self._jobs = jobs
+        self._audio = audio
+        self._overwrite = overwrite
+        self._lock = threading.Lock()
+        self._ended = 0
+        self._steps = 0
+        self._spoken = 0.0  # seconds of the files that have ended, a fold's warm-up not included
+        self._estimate: WorkEstimate | None = None
+        self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS)
+        self._closed = threading.Event()
+        self._interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
         self._bar = tqdm(
-            total=round(sum(estimate_seconds(path, audio) for path in todo), 1),
+            total=0.0,
             disable=hidden,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]",
-            desc=f"0/{self._files} files",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}{postfix}]",
+            desc=f"0/{len(jobs)} files",
             dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file needs no animation
         )
+        self._thread = threading.Thread(target=self._work, name="wavernn-trt progress", daemon=True)
+        if not hidden:
+            self._thread.start()
 
     def decoded(self, steps: int) -> None:
         """See `Progress`."""
-        self._decoded += steps
-        seconds = self._decoded / self._rate
-        if self._bar.total is not None and self._bar.n + steps / self._rate > self._bar.total:
-            self._bar.total = self._bar.n + steps / self._rate  # warm-up of folds, and headers that undersold
-        self._bar.set_postfix_str(
-            f"real-time factor {(time.perf_counter() - self._started) / seconds:.2f}", refresh=False
-        )
-        self._bar.update(steps / self._rate)
+        with self._lock:
+            self._steps += steps
 
     def closed(self, result: JobResult) -> None:
         """See `Progress`."""
-        self._closed += 1
-        self._bar.set_description_str(f"{self._closed}/{self._files} files", refresh=False)
+        with self._lock:
+            self._ended += 1
+            self._spoken += result.samples / self._audio.sample_rate
+
+    def say(self, message: str) -> None:
+        """Prints a line on stderr, above the bar if there is one."""
+        tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
         self._bar.close()
 
+    def _work(self) -> None:
+        self._draw()
+        self._estimate = WorkEstimate(
+            self._jobs, self._audio, overwrite=self._overwrite, going_on=lambda: not self._closed.is_set()
+        )
+        while not self._closed.wait(self._interval):
+            self._draw()
+        self._draw()
 
-def estimate_seconds(path: Path, audio: AudioConfig) -> float:
-    """Seconds of speech that a file holds by its header; 0 where it cannot be read, which will be reported in its turn.
+    def _draw(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            ended, steps, spoken = self._ended, self._steps, self._spoken
+        seconds = steps / self._audio.sample_rate
+        factor = self._real_time_factor(now, steps)
+        self._bar.set_description_str(f"{ended}/{len(self._jobs)} files", refresh=False)
+        postfix = [] if factor is None else [f"real-time factor {factor:.2f}"]
+        if self._estimate is not None:
+            begun = max(0.0, seconds - spoken)  # of files that have not ended
+            left = max(0.0, self._estimate.left(ended) - begun)
+            self._bar.n, self._bar.total = seconds, seconds + left
+            postfix += [] if factor is None else [f"{tqdm.format_interval(left * factor)} left"]
+        self._bar.set_postfix_str(", ".join(postfix), refresh=False)
+        self._bar.refresh()
 
-    Args:
-        path: a recording or a mel.
-        audio: says what a mel's frame lasts.
-    """
-    try:
-        check_regular(path)
-        if path.suffix.lower() == MEL_SUFFIX:
-            frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
-            return float(frames * audio.hop_length / audio.sample_rate)
-        import soundfile
-
-        return float(soundfile.info(path).duration)
-    except Exception:
-        return 0.0
+    def _real_time_factor(self, now: float, steps: int) -> float | None:
+        """Of the last while, seconds of work a second of speech."""
+        if not self._moments or now - self._moments[-1][0] >= _RECENT_SECONDS / _MOMENTS:
+            self._moments.append((now, steps))
+        while len(self._moments) > 2 and now - self._moments[0][0] > _RECENT_SECONDS:
+            self._moments.popleft()
+        began, before = self._moments[0]
+        return (now - began) * self._audio.sample_rate / (steps - before) if steps > before else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import signal
 import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavernn_trt.export.operators import PRECISIONS
@@ -15,7 +14,8 @@ from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
 if TYPE_CHECKING:
-    from wavernn_trt.runtime.jobs import JobResult
+    from wavernn_trt.runtime.job_plan import JobPlan
+    from wavernn_trt.runtime.job_report import JobReport
     from wavernn_trt.runtime.vocoder import Vocoder
 
 DESCRIPTION = """\
@@ -31,15 +31,25 @@ inputs:
   list.jsonl             a manifest: a line {"input": "a.wav", "output": "b.wav", "seed": 1}
                          for each file; all but "input" may be left out
 
-A job that was interrupted goes on where it stopped: outputs that are there are skipped,
-unless --overwrite is given. The same input and seed give the same waveform, whatever is
-vocoded beside it.
+The same input and seed give the same waveform, whatever is vocoded beside it.
+
+many files:
+  Files are read ahead and written behind, and memory does not grow with their number.
+  Whatever ends a run (Ctrl-C, kill -9, a power failure, a full disk), the same command
+  goes on where it stopped: outputs appear whole, and those that are there are skipped,
+  unless --overwrite is given. One run at a time may write into a folder. A bad file
+  stops nothing; a disk that is full, or an executor that fails again and again, does.
+  --report keeps a line for each file as it ends, and later runs append to it.
 
 examples:
   wavernn-trt vocode speech.flac -o copy.wav
   wavernn-trt vocode mels/ -o speech/ --model my-voice --batch 16
   wavernn-trt vocode chapter.npy -o chapter.wav --fold      faster for one long utterance
+  wavernn-trt vocode mels/ -o speech/ --report speech.jsonl --quiet
   wavernn-trt vocode list.jsonl -o speech/ --json > report.json
+
+exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
+130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
 """
 
 
@@ -73,6 +83,12 @@ def add_parser(subparsers: Any) -> None:
         "--precision", choices=PRECISIONS, help="of the engine (default: that of the engine that was used last)"
     )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
+    model.add_argument(
+        "--lanes",
+        type=positive_integer,
+        metavar="N",
+        help="decode in N threads, each with its share of --batch (default: what suits the backend and the machine)",
+    )
     speech = parser.add_argument_group("speech")
     speech.add_argument(
         "--seed",
@@ -103,26 +119,36 @@ def add_parser(subparsers: Any) -> None:
     files.add_argument("--overwrite", action="store_true", help="make outputs anew that are there already")
     files.add_argument("--json", action="store_true", help="print one JSON object with every file's result on stdout")
     files.add_argument(
+        "--report",
+        type=path,
+        metavar="FILE.jsonl",
+        help="append a JSON line for each file as it ends: input, output, status, seed, seconds, rtf, error, model, …",
+    )
+    files.add_argument(
         "-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Vocodes; returns 0, or 1 if some files failed.
+    """Vocodes; returns 0, 1 if some files failed or no more could be written, or 130 or 143 after a signal.
 
     Raises:
         ValueError: a mistake in the arguments, before any work is done.
+        OSError: the report cannot be written.
     """
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.folding import plan_folds
-    from wavernn_trt.runtime.job_plan import plan_jobs
-    from wavernn_trt.runtime.jobs import JobOptions, run_jobs
+    from wavernn_trt.runtime.job_plan import is_file_name, plan_jobs
+    from wavernn_trt.runtime.output_files import remove_leftovers
+    from wavernn_trt.runtime.output_folder import locked_folder
+    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
-    from wavernn_trt.scripts.progress import ProgressBar
 
     if arguments.overlap is not None and arguments.fold is None:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
+    if arguments.report is not None and arguments.report in arguments.inputs:
+        raise VocoderError(f"--report: found {arguments.report}, which is an input; name another file")
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
     vocoder = Vocoder.load(
         arguments.model,
@@ -131,75 +157,90 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         precision=arguments.precision,
         cache=arguments.cache,
+        limits=SchedulerLimits(lanes=arguments.lanes),
     )
+    with ExitStack() as stack:
+        if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
+            stack.enter_context(locked_folder(arguments.output))
+        removed = remove_leftovers(jobs.output_folders())
+        if removed and not arguments.quiet:
+            print(f"{PROGRAM}: removed {removed} unfinished files of a run that was killed", file=sys.stderr)
+        report = None
+        if arguments.report is not None:
+            report = stack.enter_context(_open_report(arguments.report, vocoder))
+        return _vocode(arguments, vocoder, jobs, report)
+
+
+def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, report: JobReport | None) -> int:
+    from wavernn_trt.runtime.job_report import result_row
+    from wavernn_trt.runtime.jobs import JobOptions, JobsStopped, run_jobs
+    from wavernn_trt.scripts.interruption import interruptible
+    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
+
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
-    started = time.perf_counter()
-    bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
-    try:
-        results = list(run_jobs(vocoder, jobs, options, bar))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("finished files are kept, and a rerun goes on behind them") from None
-    finally:
-        bar.close()
-    elapsed = time.perf_counter() - started
-    report = _report(vocoder, results, elapsed)
-    for result in results:
-        if result.status == "failed":
-            print(f"{PROGRAM}: failed: {result.job.input}: {result.error}", file=sys.stderr)
-    if not arguments.quiet:
-        print(_summary(report), file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(report, indent=1))
-    return 1 if report["totals"]["failed"] else 0
-
-
-def _report(vocoder: Vocoder, results: Sequence[JobResult], elapsed: float) -> dict[str, Any]:
     rate = vocoder.sample_rate
-    counts = Counter(result.status for result in results)
-    spoken = sum(result.samples for result in results) / rate
+    totals = Totals(rate)
+    document = JsonDocument(sys.stdout, _about(vocoder)) if arguments.json else None
+    stopped: str | None = None
+    bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+    with interruptible() as interruption, closing(bar):
+        results = run_jobs(vocoder, jobs, options, bar, interruption.stop)
+        with closing(results):
+            try:
+                for result in results:
+                    totals.add(result)
+                    row = result_row(result, rate)
+                    if report is not None and (stopped := _add(report, row)) is not None:
+                        break
+                    if document is not None:
+                        document.add(row)
+                    if result.status == "failed":
+                        bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+            except JobsStopped as error:
+                stopped = str(error)
+    left = len(jobs) - totals.counts.total()
+    if interruption.signal is not None:
+        stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
+    if document is not None:
+        document.close(totals=totals.row(), stopped=stopped)
+    if stopped is not None and interruption.signal is None:
+        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
+    if not arguments.quiet:
+        print(totals.summary(left, vocoder.backend, vocoder.engine), file=sys.stderr)
+    if interruption.signal is not None:
+        print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
+        return 128 + interruption.signal
+    return 1 if totals.counts["failed"] or stopped is not None else 0
+
+
+def _add(report: JobReport, row: dict[str, Any]) -> str | None:
+    """Why the report cannot go on, and with it the run."""
+    try:
+        report.add(row)
+    except OSError as error:
+        return f"report {error.filename}: {error.strerror}; make room for it, or name another"
+    return None
+
+
+def _about(vocoder: Vocoder) -> dict[str, Any]:
     return {
         "backend": vocoder.backend,
         "engine": vocoder.engine,
         "model": str(vocoder.config.path),
-        "sample_rate": rate,
-        "files": [
-            {
-                "input": str(result.job.input),
-                "output": str(result.job.output),
-                "status": result.status,
-                "seed": result.job.seed,
-                "seconds": result.samples / rate,
-                "samples": result.samples,
-                "sample_rate": rate,
-                "rtf": _real_time_factor(result.elapsed, result.samples / rate),
-                "error": result.error,
-            }
-            for result in results
-        ],
-        "totals": {
-            "done": counts["done"],
-            "skipped": counts["skipped"],
-            "failed": counts["failed"],
-            "seconds": spoken,
-            "elapsed": round(elapsed, 3),
-            "rtf": _real_time_factor(elapsed, spoken),
-        },
+        "sample_rate": vocoder.sample_rate,
     }
 
 
-def _summary(report: dict[str, Any]) -> str:
-    totals = report["totals"]
-    counts = [f"{totals['done']} done"]
-    counts += [f"{totals[status]} {status}" for status in ("skipped", "failed") if totals[status]]
-    speed = f"; real-time factor {totals['rtf']:.2f}" if totals["rtf"] is not None else ""
-    hint = " (outputs are there; --overwrite makes them anew)" if totals["skipped"] else ""
-    spoken = f"{totals['seconds']:.1f} s of speech in {totals['elapsed']:.1f} s"
-    by = ", ".join(filter(None, (report["backend"], report["engine"])))
-    return f"{PROGRAM}: {', '.join(counts)}{hint}; {spoken}{speed} ({by})"
+def _open_report(path: Path, vocoder: Vocoder) -> JobReport:
+    from wavernn_trt.runtime.job_report import JobReport, model_fingerprint
 
-
-def _real_time_factor(elapsed: float, seconds: float) -> float | None:
-    return round(elapsed / seconds, 4) if seconds else None
+    common = {
+        "model_sha256": model_fingerprint(vocoder.config.path),
+        "backend": vocoder.backend,
+        "engine": vocoder.engine,
+    }
+    return JobReport(path, common)
 
 
 def _fold(text: str) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from wavernn_trt.runtime.job_state import JobState
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
@@ -191,23 +193,46 @@ def test_models_and_backends_that_are_not_there_are_wrong_usage(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals that can be sent to a thread")
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 def test_an_interrupt_leaves_whole_files_only(
-    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tiny_vocoder: Vocoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+    word: str,
 ) -> None:
-    decode, chunks = tiny_vocoder.executor.decode, 0
+    decode, stop, stopped, chunks = tiny_vocoder.executor.decode, JobState.stop, threading.Event(), 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal chunks
         chunks += 1
-        if chunks == 6:
-            _thread.interrupt_main()  # Ctrl-C reaches the main thread, whoever computes
+        if chunks == 5:  # a.wav has four
+            signal.pthread_kill(threading.main_thread().ident, number)  # as the kernel does, whoever computes
+            assert stopped.wait(60)
         return decode(*arguments)
 
+    def stop_and_tell(state: JobState) -> None:
+        stop(state)
+        stopped.set()
+
     monkeypatch.setattr(tiny_vocoder.executor, "decode", interrupted)
-    assert vocode("in", "-o", "out") == 130
-    assert "wavernn-trt: interrupted; finished files are kept, and a rerun goes on" in capsys.readouterr().err
+    monkeypatch.setattr(JobState, "stop", stop_and_tell)
+    handler = signal.getsignal(number)
+    assert vocode("in", "-o", "out", "--json", "--report", "report.jsonl") == code
+    assert signal.getsignal(number) == handler
+    captured = capsys.readouterr()
+    assert f"wavernn-trt: {word}; finished files are kept, and a rerun goes on" in captured.err
+    assert "1 done, 2 left for the next run" in captured.err
     assert [path.name for path in Path("out").rglob("*") if path.is_file()] == ["a.wav"]
     assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
+    assert json.loads(captured.out)["stopped"] == word
+    assert [json.loads(line)["output"] for line in Path("report.jsonl").read_text().splitlines()] == ["out/a.wav"]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("wavernn-trt reader")]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

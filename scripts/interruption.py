@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM as requests: a run that may still write what it has."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from wavernn_trt.runtime.jobs import Stop
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Which signal came, if any."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.stop = Stop()
+        self.signal: signal.Signals | None = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt  # a second one is not asked what it leaves
+        self.signal = signal.Signals(number)
+        self.stop.request()
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Takes the signals for as long as the context lasts: the first asks for the end, the second enforces it.
+
+    Signals that this process was told to ignore it goes on ignoring, as a shell's job in the background does.
+    """
+    interruption = Interruption()
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other may
+        for number in _SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, interruption._handle)
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""What ``vocode`` says of all files: totals that are counted as files end, and the JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import IO, Any
+
+from wavernn_trt.runtime.job_report import real_time_factor
+from wavernn_trt.runtime.job_result import JobResult
+from wavernn_trt.scripts import PROGRAM
+
+
+class Totals:
+    """Of the files that have ended."""
+
+    def __init__(self, sample_rate: int) -> None:
+        """Begins to count, and the time.
+
+        Args:
+            sample_rate: Hz, of what is written.
+        """
+        self.counts: Counter[str] = Counter()
+        self._sample_rate = sample_rate
+        self._samples = 0
+        self._started = time.perf_counter()
+
+    def add(self, result: JobResult) -> None:
+        """One more."""
+        self.counts[result.status] += 1
+        self._samples += result.samples
+
+    def row(self) -> dict[str, Any]:
+        """As JSON has them."""
+        elapsed = time.perf_counter() - self._started
+        seconds = self._samples / self._sample_rate
+        return {
+            "done": self.counts["done"],
+            "skipped": self.counts["skipped"],
+            "failed": self.counts["failed"],
+            "seconds": seconds,
+            "elapsed": round(elapsed, 3),
+            "rtf": real_time_factor(elapsed, seconds),
+        }
+
+    def summary(self, left: int, *by: str | None) -> str:
+        """One line for people.
+
+        Args:
+            left: files that the run did not come to.
+            by: what has spoken.
+        """
+        totals = self.row()
+        counts = [f"{totals['done']} done"]
+        counts += [f"{totals[status]} {status}" for status in ("skipped", "failed") if totals[status]]
+        counts += [f"{left} left for the next run"] if left else []
+        speed = f"; real-time factor {totals['rtf']:.2f}" if totals["rtf"] is not None else ""
+        hint = " (outputs are there; --overwrite makes them anew)" if totals["skipped"] else ""
+        spoken = f"{totals['seconds']:.1f} s of speech in {totals['elapsed']:.1f} s"
+        return f"{PROGRAM}: {', '.join(counts)}{hint}; {spoken}{speed} ({', '.join(filter(None, by))})"
+
+
+class JsonDocument:
+    """One JSON object that is written while its files end, so that none of them has to be kept."""
+
+    def __init__(self, stream: IO[str], head: Mapping[str, Any]) -> None:
+        """Writes what is known before.
+
+        Args:
+            stream: where to.
+            head: the object's first members.
+        """
+        self._stream = stream
+        self._separator = "\n"
+        members = "".join(f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in head.items())
+        stream.write(f'{{\n{members} "files": [')
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Writes a file's result."""
+        self._stream.write(f"{self._separator}  {json.dumps(row)}")
+        self._separator = ",\n"
+
+    def close(self, **tail: Any) -> None:
+        """Writes the last members, and the end."""
+        members = "".join(f",\n {json.dumps(name)}: {json.dumps(value)}" for name, value in tail.items())
+        self._stream.write(f"\n ]{members}\n}}\n")
+        self._stream.flush()
