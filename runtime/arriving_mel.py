@@ -11,7 +11,9 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.runtime.conditioning import ConditioningWindows
 from wavernn_trt.runtime.conditioning_blocks import Condition, conditioning_blocks
 from wavernn_trt.runtime.growing_conditioning import GrowingConditioning
+from wavernn_trt.runtime.loudness import Loudness
 from wavernn_trt.runtime.mel_feed import READ_AHEAD_SECONDS, MelFeed
+from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import SeededUniforms, check_seed
 
@@ -76,10 +78,17 @@ class ArrivingMel:
         conditioning = GrowingConditioning(
             self._windows, self._blocks, self._audio.n_mels, self._condition, on_ready=on_ready
         )
-        feed = MelFeed(pieces, conditioning, self._audio, sample_rate=sample_rate)
+        loudness = Loudness(model, self._audio)
+        feed = MelFeed(pieces, conditioning, self._audio, sample_rate=sample_rate, on_frames=loudness.extend)
         frames = round(READ_AHEAD_SECONDS * self._audio.sample_rate / self._audio.hop_length)
         size = frames * (model.columns + self._audio.n_mels) * np.dtype(np.float32).itemsize
         utterance = Utterance(
-            lambda: conditioning, 0, None, size, (), lambda fold: SeededUniforms(model, checked, fold)
+            lambda: conditioning,
+            0,
+            None,
+            size,
+            (),
+            lambda _: SeededUniforms(model, checked),
+            lambda: OutputGuard(model, self._audio, loudness=loudness),
         )
         return utterance, feed

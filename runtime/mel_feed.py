@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,7 @@ class MelFeed:
         *,
         sample_rate: int | None = None,
         read_ahead: float = READ_AHEAD_SECONDS,
+        on_frames: Callable[[FloatArray], None] | None = None,
     ) -> None:
         """Prepares; `start` begins.
 
@@ -47,6 +48,7 @@ class MelFeed:
             audio: the model's audio settings.
             sample_rate: Hz that the mel is made for, where the caller knows it.
             read_ahead: seconds of frames to take ahead of what is decoded; what a chunk needs is taken in any case.
+            on_frames: is told of frames, checked, before they can be decoded.
 
         Raises:
             VocoderError: not an iterable.
@@ -59,6 +61,7 @@ class MelFeed:
         self._conditioning = conditioning
         self._audio = audio
         self._sample_rate = sample_rate
+        self._on_frames = on_frames
         frames = round(read_ahead * audio.sample_rate / audio.hop_length)
         self._ahead = max(frames, conditioning.least_ahead)
         self._thread = threading.Thread(target=self._run, name="wavernn-trt-mel-feed", daemon=True)
@@ -96,6 +99,8 @@ class MelFeed:
                 iterator.close()  # its own clean-up has to run in the thread that runs it
 
     def _append(self, frames: FloatArray) -> None:
+        if self._on_frames is not None:
+            self._on_frames(frames)
         for first in range(0, frames.shape[1], CONVOLUTION_FRAMES):
             if first and not self._conditioning.wait_for_room(self._ahead):
                 return

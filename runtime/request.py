@@ -13,6 +13,7 @@ from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows, 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 
@@ -69,7 +70,15 @@ def prepare(
 
     rows = frames + 2 * model.margin
     size = rows * model.columns * np.dtype(np.float32).itemsize
-    return Utterance(conditioning, frames, steps, size, folds if len(folds) > 1 else (), numbers)
+    return Utterance(
+        conditioning,
+        frames,
+        steps,
+        size,
+        folds if len(folds) > 1 else (),
+        numbers,
+        lambda: OutputGuard(model, audio, mel),
+    )
 
 
 def _check_samples(request: Request) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
+from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.ticket import Ticket
@@ -45,6 +46,7 @@ class Task:
     delivery: Any = field(default_factory=threading.RLock)
     """Guards what follows, and the sink: folds may be decoded in several lanes, and anyone may cancel, the sink too."""
     assembly: Assembly | None = None
+    guards: list[OutputGuard] = field(default_factory=list)
     produced: int = 0
     """Samples of this attempt's waveform."""
     delivered: int = 0
@@ -55,6 +57,8 @@ class Task:
         with self.delivery:
             self.attempts += 1
             self.assembly = Assembly(self.utterance, coding)
+            guard = self.utterance.guard()
+            self.guards = [guard, *(guard.another() for _ in self.utterance.folds[1:])]
             self.produced = 0
         self.started = False
         self.waiting = deque(enumerate(self.utterance.streams(conditioning)))
@@ -64,6 +68,9 @@ class Task:
 
         An utterance that was begun again yields the same samples again; the sink has had the first of them.
 
+        Raises:
+            DamagedOutputError: the samples cannot be right.
+
         Returns:
             How many samples the sink was given, and whether the waveform is whole.
         """
@@ -71,6 +78,7 @@ class Task:
             if self.ended or attempt != self.attempts:
                 return 0, False
             assert self.assembly is not None
+            self.guards[fold].check(piece.start, piece.samples)
             samples = self.assembly.add(fold, piece.samples, last=piece.last)
             fresh = samples[max(0, self.delivered - self.produced) :]
             self.produced += len(samples)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
 from wavernn_trt.runtime.folding import Fold, join_folds
+from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.streams import Stream
 from wavernn_trt.runtime.uniforms import UniformSource
@@ -32,6 +33,8 @@ class Utterance:
     """How it is cut; empty where it is not."""
     uniforms: Callable[[int], UniformSource]
     """A fold's number to its random numbers, from the first."""
+    guard: Callable[[], OutputGuard]
+    """A watch over what is decoded."""
 
     def streams(self, conditioning: Conditioning) -> list[Stream]:
         """A stream for each fold."""
