@@ -7,6 +7,7 @@ TensorRT works in as well.
 from __future__ import annotations
 
 import atexit
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,13 +194,14 @@ class CudaStream(_Owner):
         """See `Stream`."""
         # Other threads may allocate meanwhile: only this one's calls are held to what a capture allows.
         mode = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._call("cuStreamBeginCapture", self.handle, mode)
-        try:
-            work()
-        except BaseException:
-            self._bindings.cuStreamEndCapture(self.handle)  # the stream is useless until it is ended
-            raise
-        graph = self._call("cuStreamEndCapture", self.handle)
+        with _no_garbage_collection():
+            self._call("cuStreamBeginCapture", self.handle, mode)
+            try:
+                work()
+            except BaseException:
+                self._bindings.cuStreamEndCapture(self.handle)  # the stream is useless until it is ended
+                raise
+            graph = self._call("cuStreamEndCapture", self.handle)
         try:
             return CudaGraph(self._device, self._call("cuGraphInstantiate", graph, 0), self._bindings)
         finally:
@@ -219,6 +221,18 @@ class CudaStream(_Owner):
         if int(code):
             raise RuntimeError(f"{function} gives error {int(code)} ({code.name})")
         return results[0] if results else None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Leaves what a failed lane has left where it is: to free memory in a thread that captures spoils the capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CudaGraph(_Owner):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,17 @@ class TensorRTExecutor:
             lane = DeviceLane(self._engine.device, self._engine.decoder, self.slots, state)
         try:
             yield lane
-        finally:
-            lane.drain()
-            self._idle.append(lane)
+        except BaseException:
+            # Where the device is what failed, the lane does not drain either: it is not used again, and the first error
+            # is the one that says why.
+            with suppress(Exception):
+                self._give_back(lane)
+            raise
+        self._give_back(lane)
+
+    def _give_back(self, lane: DeviceLane) -> None:
+        lane.drain()
+        self._idle.append(lane)
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """An engine cannot.

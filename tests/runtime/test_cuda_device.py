@@ -6,6 +6,7 @@ tests/plugins/kernels/pretended/pycuda_cases.py, where it is installed, and in t
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,18 @@ def test_what_is_dropped_after_the_context_s_end_is_left_to_it(pycuda: Pycuda) -
     pycuda.ends.clear()
     kept.clear()
     assert pycuda.ends == [False] * 5  # nothing is called for the graph
+
+
+def test_nothing_is_freed_by_garbage_collection_while_a_graph_is_captured(pycuda: Pycuda) -> None:
+    device = CudaDevice()
+    collecting: list[bool] = []
+    with device.current():
+        stream = device.stream()
+        stream.capture(lambda: collecting.append(gc.isenabled()))
+        with pytest.raises(ZeroDivisionError):
+            stream.capture(lambda: collecting.append(bool(1 // 0)))
+    assert collecting == [False]
+    assert gc.isenabled()
 
 
 def test_threads_that_open_the_device_at_once_retain_it_once(pycuda: Pycuda) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -279,6 +280,51 @@ def test_whoever_stops_listening_leaves_a_clean_lane(bench: Bench) -> None:
         lengths = [2 * STEPS, 30]
         assert equal(bench.samples(executor, lengths), bench.samples(bench.reference, lengths))
         assert device.captures == 2
+
+
+def test_a_lane_is_one_user_s_at_a_time_and_used_again(bench: Bench) -> None:
+    device = bench.simulated.SimulatedDevice(seed=0)
+    executor = bench.executor(device)
+    guard = threading.Lock()
+    used: set[int] = set()
+    all_inside = threading.Barrier(4)
+
+    def use() -> None:
+        for turn in range(20):
+            with executor.lane(1) as lane:
+                with guard:
+                    assert id(lane) not in used
+                    used.add(id(lane))
+                if turn == 0:
+                    all_inside.wait(60)
+                with guard:
+                    used.remove(id(lane))
+
+    with ThreadPoolExecutor(4) as threads:
+        for user in [threads.submit(use) for _ in range(4)]:
+            user.result(60)
+    assert len(executor._idle) == 4
+    assert device.captures == 8
+
+
+def test_a_lane_whose_device_failed_is_not_used_again_and_the_first_error_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = bench.executor(bench.simulated.SimulatedDevice(seed=0))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    with pytest.raises(ZeroDivisionError), executor.lane(1) as lane:
+        raise ZeroDivisionError
+    assert executor._idle == [lane]  # it was not the lane's fault
+    monkeypatch.setattr(DeviceLane, "drain", fail)
+    with pytest.raises(OverflowError), executor.lane(1):
+        raise OverflowError
+    monkeypatch.undo()
+    assert executor._idle == []
+    lengths = [2 * STEPS]
+    assert equal(bench.samples(executor, lengths), bench.samples(bench.reference, lengths))
 
 
 def test_chunks_are_submitted_and_collected_in_turn(bench: Bench) -> None:
