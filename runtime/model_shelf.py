@@ -95,10 +95,9 @@ class ModelShelf:
     def pin(self, model: LoadedModel) -> None:
         """Counts one more user."""
         model.users += 1
-        self._models.move_to_end(model.key)
 
     def unpin(self, model: LoadedModel) -> bool:
-        """Counts one user less; gives whether the model was only used to its end, and is out now."""
+        """Counts one user less, the most recent; gives whether the model was only used to its end, and is out now."""
         model.users -= 1
         if self.is_current(model):
             self._models.move_to_end(model.key)

@@ -108,6 +108,10 @@ def in_memory(cache: ModelCache) -> set[str]:
     return {model.key.name for model in cache.statistics().models}
 
 
+def preheating() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "wavernn-trt preheating"]
+
+
 def use(cache: ModelCache, *names: str) -> None:
     for name in names:
         with cache.borrow(name):
@@ -459,7 +463,7 @@ def test_the_most_requested_model_comes_back_by_itself(make_cache: Callable[...,
 def test_models_asked_for_alike_do_not_take_turns(make_cache: Callable[..., ModelCache], load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=1)
     use(cache, "alto", "bass", "alto", "bass", "cello", "cello")
-    cache.close()  # what the background had begun is over
+    until(lambda: not preheating())
     assert load.begun == ["alto", "bass", "cello"]
 
 
@@ -473,7 +477,7 @@ def test_a_damaged_model_is_not_preheated_again_and_again(
     (wish,) = cache.preheat([ModelKey("alto")])
     with pytest.raises(ModelDirectoryError, match="damaged"):
         wish.result(PATIENCE)
-    cache.close()
+    until(lambda: not preheating())
     assert load.begun == ["alto", "alto"]
 
 
@@ -506,7 +510,7 @@ def test_closing_ends_the_background_and_spares_who_is_speaking(
         closing.result(PATIENCE)
     assert not begun.result(PATIENCE)
     assert load.closed == {"bass": 1, "cello": 1}
-    assert not [thread for thread in threading.enumerate() if thread.name == "wavernn-trt preheating"]
+    assert not preheating()
     with pytest.raises(VocoderError, match="the model cache is closed"):
         cache.acquire("alto")
     assert len(lease.vocoder.vocode(MEL))
