@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,31 @@ class ForcedStream:
     """The utterance's conditioning, [N + 2 * margin, columns]."""
     previous: NDArray[Any]
     """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
+
+
+def forced_stream(
+    rows: FloatArray, samples: ArrayLike, windows: ConditioningWindows, coding: SampleCoding
+) -> ForcedStream:
+    """A stream that is fed with the sample before each step, and first with what generation begins with.
+
+    Args:
+        rows: the utterance's conditioning, [N + 2 * margin, columns].
+        samples: [n], labels or values for mixtures.
+        windows: knows the utterance's steps.
+        coding: knows what samples the model can emit.
+
+    Raises:
+        VocoderError: none, more than the utterance's steps, or samples that this model cannot have emitted.
+    """
+    checked = coding.check(samples)
+    steps = windows.total_steps(rows)
+    if not len(checked):
+        raise VocoderError("samples: found none, expected at least one")
+    if len(checked) > steps:
+        raise VocoderError(f"samples: found {len(checked)}, expected at most the mel's {steps}")
+    fed = coding.feedback(checked)
+    first = np.array([windows.model.first_previous], fed.dtype)
+    return ForcedStream(rows, np.concatenate([first, fed[:-1]]))
 
 
 @dataclass(frozen=True)

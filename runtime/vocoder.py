@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +27,7 @@ from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.ring_buffer import RingBuffer
 from wavernn_trt.runtime.ring_header import Encoding, Memory
 from wavernn_trt.runtime.sample_coding import SampleCoding
+from wavernn_trt.runtime.scheduling.crowd import keep_under_way
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.scheduler import Scheduler
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
@@ -38,7 +36,7 @@ from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.streams import decode_streams
-from wavernn_trt.runtime.teacher_forcing import ForcedPiece, ForcedStream, force_streams
+from wavernn_trt.runtime.teacher_forcing import ForcedPiece, force_streams, forced_stream
 
 CHUNK_SECONDS = 0.02
 """Length of a chunk, where the executor leaves it open."""
@@ -246,31 +244,15 @@ class Vocoder:
             order: of what is yielded.
             progress: see `submit`.
 
-        Yields:
-            A request's number, from 0, and its ticket, which is done: ``result()`` is the waveform, or raises what is
-            wrong with that request, the others going on.
+        Returns:
+            An iterator over each request's number, from 0, and its ticket, which is done: ``result()`` is the waveform,
+            or raises what is wrong with that request, the others going on.
         """
-        done: queue.SimpleQueue[tuple[int, Ticket]] = queue.SimpleQueue()
-        under_way: dict[int, Ticket] = {}
-        waiting = enumerate(requests)
-        try:
-            while True:
-                while len(under_way) < _AHEAD * self._scheduler.slots and (arrived := next(waiting, None)) is not None:
-                    number, request = arrived
-                    under_way[number] = ticket = self._submit_or_fail(request, progress)
-                    ticket.add_done_callback(partial(_put, done, number))
-                if not under_way:
-                    return
-                if order == "submitted":
-                    number, ticket = next(iter(under_way.items()))
-                    wait([ticket])
-                else:
-                    number, ticket = done.get()
-                del under_way[number]
-                yield number, ticket
-        finally:
-            for ticket in under_way.values():
-                ticket.cancel()
+
+        def submit(request: Request) -> Ticket:
+            return self.submit(request, progress=progress)
+
+        return keep_under_way(requests, submit, _AHEAD * self._scheduler.slots, in_order=order == "submitted")
 
     def submit(
         self,
@@ -519,20 +501,12 @@ class Vocoder:
         Raises:
             VocoderError: as for `teacher_forced`, or no samples.
         """
-        streams = (self._forced_stream(mel, samples) for mel, samples in utterances)
+        audio, condition = self.config.audio, self.executor.condition
+        streams = (
+            forced_stream(condition(check_mel(mel, audio)), samples, self._windows, self._coding)
+            for mel, samples in utterances
+        )
         return force_streams(self.executor, self._windows, streams, batch or self.batch)
-
-    def _forced_stream(self, mel: ArrayLike, samples: ArrayLike) -> ForcedStream:
-        checked = self._coding.check(samples)
-        rows = self.executor.condition(check_mel(mel, self.config.audio))
-        steps = self._windows.total_steps(rows)
-        if not len(checked):
-            raise VocoderError("samples: found none, expected at least one")
-        if len(checked) > steps:
-            raise VocoderError(f"samples: found {len(checked)}, expected at most the mel's {steps}")
-        fed = self._coding.feedback(checked)
-        first = np.array([self.config.model.first_previous], fed.dtype)
-        return ForcedStream(rows, np.concatenate([first, fed[:-1]]))
 
     def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
         """The mel spectrogram of a recording as this model takes it, for copy synthesis.
@@ -569,14 +543,6 @@ class Vocoder:
             recording = recording * np.float32(audio.peak / peak)
         return recording
 
-    def _submit_or_fail(self, request: Request, progress: Callable[[int], None] | None) -> Ticket:
-        try:
-            return self.submit(request, progress=progress)
-        except VocoderError as error:
-            ticket = Ticket()
-            ticket.set_exception(error)
-            return ticket
-
 
 load = Vocoder.load
 
@@ -585,8 +551,3 @@ def _check_deadline(deadline: float | None) -> float | None:
     if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
         raise VocoderError(f"deadline: found {deadline!r}, expected a positive number of seconds from now")
     return deadline
-
-
-def _put(done: queue.SimpleQueue[tuple[int, Ticket]], number: int, ticket: Future[FloatArray]) -> None:
-    assert isinstance(ticket, Ticket)
-    done.put((number, ticket))
