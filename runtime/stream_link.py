@@ -112,12 +112,13 @@ class LocalLink:
 
     def hang_up(self) -> None:
         """See `StreamLink`."""
+        complete = self._ring.closed and not self._ring.abandoned
         self._ring.abandon()
         with self._condition:
             self._gone = True
             call, self._on_close = self._on_close, None
             self._condition.notify_all()
-        if call is not None and not self._ring.closed:
+        if call is not None and not complete:
             call()
 
     def watch(self, stop: threading.Event) -> None:
@@ -129,7 +130,8 @@ class LocalLink:
         polls = 0
         while not stop.wait(_POLL_SECONDS):
             polls += 1
-            if self._ring.abandoned or (polls % _POLLS_A_LOOK == 0 and self._ring.consumer_ended):
+            gone = self._ring.abandoned or (polls % _POLLS_A_LOOK == 0 and self._ring.consumer_ended)
+            if gone and not self._ring.closed:
                 self.hang_up()
                 return
             self.freed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import CancelledError
 
@@ -16,11 +17,20 @@ PATIENCE = 60
 class Writer:
     """Writes as the scheduler does: by whole chunks, pausing where there is less room than one."""
 
-    def __init__(self, stream: AudioStream, samples: np.ndarray, chunk: int, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        stream: AudioStream,
+        samples: np.ndarray,
+        chunk: int,
+        error: Exception | None = None,
+        *,
+        endless: bool = False,
+    ) -> None:
         self.went_on = threading.Event()
         self.cancelled = threading.Event()
         self.pauses = 0
         self.stuck = False
+        self._endless = endless
         self._arguments = (stream.sink, samples, chunk, error)  # and not the stream, which then never were dropped
         self._thread = threading.Thread(target=self._run)
         stream.connect(self._cancel, self.went_on.set)
@@ -40,7 +50,8 @@ class Writer:
 
     def _run(self) -> None:
         sink, samples, chunk, error = self._arguments
-        for start in range(0, len(samples), chunk):
+        starts = range(0, len(samples), chunk)
+        for start in itertools.cycle(starts) if self._endless else starts:
             while (room := sink.room()) is not None and room < chunk and not self.cancelled.is_set():
                 self.pauses += 1
                 self.stuck = not self.went_on.wait(PATIENCE)

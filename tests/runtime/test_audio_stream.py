@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_a_writer_that_pauses_goes_on_and_nothing_is_lost(
 @pytest.mark.parametrize("size", [1, 64])
 def test_no_wake_up_is_lost(short_turns: None, size: int) -> None:
     """Both sides wait for each other after every frame, so that one lost wake-up would stop both."""
-    rounds, stream, asked = 20_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
+    rounds, stream, asked = 10_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
     unanswered: list[int] = []
 
     def answer() -> None:
@@ -164,6 +165,21 @@ def test_room_is_announced_only_to_a_writer_that_lacked_it() -> None:
     assert calls == [400]
 
 
+def test_a_writer_that_is_short_again_at_once_is_told_again() -> None:
+    stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
+
+    def go_on() -> None:
+        stream.sink.write(waveform(400))
+        calls.append(stream.sink.room())
+
+    stream.connect(on_room=go_on)
+    stream.sink.write(waveform(1000))
+    assert stream.sink.room() == 24
+    for _ in range(8):
+        stream.read(200)
+    assert calls == [24] * 4
+
+
 def test_a_writer_that_connects_late_misses_nothing() -> None:
     stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
     stream.sink.write(waveform(900))
@@ -203,14 +219,16 @@ def test_the_error_comes_behind_the_samples_before_it() -> None:
     assert stream.error is error, "the first end counts"
 
 
-def test_an_error_wakes_a_waiting_reader() -> None:
-    stream, reading = AudioStream(16000), threading.Event()
-    thread = threading.Thread(target=lambda: reading.wait(PATIENCE) and stream.sink.finish(ExecutorError("gone")))
-    thread.start()
-    reading.set()
-    with pytest.raises(ExecutorError, match="gone"):
-        stream.read(timeout=PATIENCE)
-    thread.join(PATIENCE)
+def test_an_error_wakes_a_waiting_reader(short_turns: None) -> None:
+    for _ in range(100):
+        stream, reading = AudioStream(16000, seconds=1e-3), threading.Event()
+        fail = partial(stream.sink.finish, ExecutorError("gone"))
+        thread = threading.Thread(target=lambda wait, fail: wait(PATIENCE) and fail(), args=(reading.wait, fail))
+        thread.start()
+        reading.set()
+        with pytest.raises(ExecutorError, match="gone"):
+            stream.read(timeout=PATIENCE)
+        thread.join(PATIENCE)
 
 
 def test_closing_cancels_the_decoding_once() -> None:
@@ -257,11 +275,11 @@ def test_closing_ends_a_read_in_another_thread() -> None:
 
 
 def test_dropping_a_stream_cancels_the_decoding(stream_writer: ModuleType) -> None:
-    with stream_writer.Writer(AudioStream(16000, seconds=1e-3), waveform(10**6), 320) as writer:
+    with stream_writer.Writer(AudioStream(16000, seconds=1e-3), waveform(320), 320, endless=True) as writer:
         gc.collect()
         assert writer.cancelled.wait(PATIENCE)
     stream = AudioStream(16000, seconds=1e-3)
-    with stream_writer.Writer(stream, waveform(10**6), 320) as writer:
+    with stream_writer.Writer(stream, waveform(320), 320, endless=True) as writer:
         for _ in stream:
             break  # as a listener who has heard enough
         del stream

@@ -117,15 +117,22 @@ def test_two_threads_lose_and_repeat_nothing(encoding: Encoding) -> None:
     expected = np.arange(total).astype(np.int16).astype(encoding)
     sizes = np.random.default_rng(0).integers(1, 700, 50_000)
 
+    failed = threading.Event()
+
     def produce() -> None:
+        try:
+            write_all()
+        finally:
+            ring.close()
+
+    def write_all() -> None:
         done, turn = 0, 0
-        while done < total:
+        while done < total and not failed.is_set():
             piece = expected[done : done + min(int(sizes[turn % len(sizes)]), ring.available_write)]
             assert ring.write(piece) == len(piece)
             if not len(piece):
                 os.sched_yield()
             done, turn = done + len(piece), turn + 1
-        ring.close()
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -146,6 +153,7 @@ def test_two_threads_lose_and_repeat_nothing(encoding: Encoding) -> None:
                     filled += len(view)
             turn += 1
     finally:
+        failed.set()
         sys.setswitchinterval(interval)
         producer.join(60)
     assert filled == total

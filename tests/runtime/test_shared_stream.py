@@ -53,7 +53,8 @@ def shared() -> Iterator[AudioStream]:
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, **pipes)
     assert process.stdout is not None
     return process
 
@@ -95,18 +96,19 @@ def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(
     stream_writer: ModuleType, shared: AudioStream
 ) -> None:
     code = READER.replace("for frame in stream:", "for frame in [next(stream)]:").replace("assert stream.ended", "")
-    with stream_writer.Writer(shared, waveform(10**6), 1000) as writer:
-        output, errors = reader_of(shared, code).communicate(timeout=PATIENCE)
+    reader = reader_of(shared, code)
+    with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
+        output, errors = reader.communicate(timeout=PATIENCE)
         assert writer.cancelled.wait(PATIENCE)
-    assert output.split()[0] == "441"
     assert errors == ""
+    assert output.split()[0] == "441"
 
 
 def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(
     stream_writer: ModuleType, shared: AudioStream
 ) -> None:
-    reader = reader_of(shared, READER.replace("for frame in stream:", "for frame in iter(sys.stdin.read, 0):"))
-    with stream_writer.Writer(shared, waveform(10**6), 1000) as writer:
+    reader = reader_of(shared, READER.replace("for frame in stream:", "for frame in [sys.stdin.read()]:"))
+    with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
         reader.kill()
         assert writer.cancelled.wait(PATIENCE)
     reader.communicate()
@@ -116,7 +118,7 @@ def test_a_stream_closed_where_it_is_written_breaks_off_in_the_other_process(
     stream_writer: ModuleType, shared: AudioStream
 ) -> None:
     reader = reader_of(shared)
-    with stream_writer.Writer(shared, waveform(10**7), 1000):
+    with stream_writer.Writer(shared, waveform(1000), 1000, endless=True):
         shared.close()
         output, _ = reader.communicate(timeout=PATIENCE)
     assert output.split(maxsplit=4)[4].startswith("CancelledError")
