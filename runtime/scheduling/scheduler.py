@@ -202,6 +202,10 @@ class Scheduler:
                 thread.join(max(0.0, until - time.monotonic()))
                 if thread.is_alive():
                     logger.warning("%s does not end; its executor hangs", thread.name)
+        with self._lock:
+            for lane in self._lanes:
+                lane.abandoned = True
+            self._lanes.clear()  # they know this scheduler: memory would wait for the collector of cycles
 
     # What lanes ask and tell: see `Orders`.
 

@@ -16,7 +16,7 @@ _RECENT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of the most recent 1024 utterances, in seconds; zeros where there was none."""
+    """Of the most recent 1024 durations, in seconds; zeros where there was none."""
 
     count: int
     """How many there were since the beginning."""

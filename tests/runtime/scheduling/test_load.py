@@ -1,0 +1,65 @@
+"""Many utterances of mixed lengths: slots stay full, and every waveform is what it would be alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder
+
+UTTERANCES, SLOTS = 160, 32
+STEPS = 320
+"""Of a chunk."""
+
+
+@pytest.fixture(scope="module")
+def requests(directory: ModelDirectory) -> list[Request]:
+    """Of 0.02 to 1 s, evenly on a logarithmic scale, in random order."""
+    order = np.random.default_rng(0)
+    frames = np.exp(order.uniform(math.log(1), math.log(80), UTTERANCES)).astype(int)
+    mel = np.load(directory.path.parent / "sample_mel.npy")
+    starts = order.integers(0, mel.shape[1] - frames)
+    cuts = zip(starts, frames, strict=True)
+    return [Request(mel[:, start : start + length], seed) for seed, (start, length) in enumerate(cuts)]
+
+
+@pytest.fixture(scope="module")
+def busy(directory: ModelDirectory) -> Vocoder:
+    return Vocoder.load(directory.path, "onnxruntime", batch=SLOTS, threads=1, limits=SchedulerLimits(lanes=1))
+
+
+def test_slots_are_full_while_anyone_waits_and_every_bit_is_as_alone(
+    busy: Vocoder, plain: Vocoder, requests: list[Request]
+) -> None:
+    found = {number: ticket.result() for number, ticket in busy.vocode_many(requests, order="completed")}
+    assert sorted(found) == list(range(UTTERANCES))
+    for number, request in enumerate(requests):
+        # The beginning of each, and all of some: alone, it takes longer than all of them together.
+        begin = request if number % 20 == 0 else Request(request.mel, request.seed, samples=2 * STEPS)
+        alone = plain.submit(begin).result()
+        assert np.array_equal(found[number][: len(alone)], alone)
+        assert len(found[number]) == np.shape(request.mel)[1] * 200
+    statistics = busy.statistics()
+    assert statistics.occupancy >= 0.95
+    assert (statistics.queue, statistics.busy, statistics.restarted) == (0, 0, 0)
+    # In fixed batches, each padded to its longest, it would have been nearly twice the chunks.
+    chunks = [math.ceil(np.shape(request.mel)[1] * 200 / STEPS) for request in requests]
+    padded = sum(max(chunks[first : first + SLOTS]) for first in range(0, UTTERANCES, SLOTS))
+    assert padded >= 1.8 * statistics.chunks
+
+
+def test_hundreds_short_utterances_leave_no_trace(busy: Vocoder, requests: list[Request]) -> None:
+    mel = np.asarray(requests[0].mel)[:, :1]
+    many = (Request(mel, seed) for seed in range(500))
+    assert sum(len(ticket.result()) for _, ticket in busy.vocode_many(many, order="completed")) == 500 * 200
+    scheduler = busy._scheduler
+    assert not scheduler._tasks
+    assert not scheduler._dated
+    assert not any(lane.seats for lane in scheduler._lanes)
+    assert len(scheduler._threads) <= 3
+    assert busy.statistics().conditioning_bytes == 0
