@@ -1,13 +1,6 @@
 from __future__ import annotations
 
-import gc
-import platform
-import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavernn_trt.runtime.audio_stream import AudioStream, frame_samples
-from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, VocoderError
+from wavernn_trt.runtime.errors import DeadlineError, VocoderError
 from wavernn_trt.runtime.pcm import Int16Encoder, to_int16
 from wavernn_trt.runtime.ring_buffer import RingBuffer
 from wavernn_trt.runtime.ring_header import ENCODINGS, HEADER_BYTES, Encoding
@@ -25,22 +18,10 @@ from wavernn_trt.runtime.stream_sink import StreamSink
 
 PATIENCE = 60
 """Seconds after which a test that waits has failed; nothing takes that long."""
-shares = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="rings in shared memory need Linux on x86-64"
-)
 
 
 def waveform(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, count).astype(np.float32)
-
-
-@pytest.fixture
-def short_turns() -> Iterator[None]:
-    """Threads take turns so often that races show."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def write_all(sink: StreamSink, samples: np.ndarray, error: Exception | None = None) -> None:
@@ -98,96 +79,12 @@ def test_frames_are_exact_however_the_waveform_comes(
     assert next(stream, None) is None
 
 
-@pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize(("chunk", "told"), [(100, True), (100, False), (330, True)])
-def test_a_writer_that_pauses_goes_on_and_nothing_is_lost(
-    stream_writer: ModuleType, short_turns: None, chunk: int, told: bool, views: bool
-) -> None:
-    samples = waveform(200_000)
-    # Two chunks are all that fits: the ring is nearly always full or empty.
-    stream = AudioStream(16000, 150, seconds=1e-3, chunk=chunk if told else None)
-    assert stream.capacity in (512, 1024)
-    with stream_writer.Writer(stream, samples, chunk) as writer:
-        frames = [one.copy() for one in stream.frames_view()] if views else list(stream)
-    assert np.array_equal(np.concatenate(frames), samples)
-    assert {len(one) for one in frames[:-1]} == {150}
-    assert stream.overruns == 0
-    assert writer.pauses > 0
-    assert not writer.cancelled.is_set()
-
-
-@pytest.mark.parametrize("size", [1, 64])
-def test_no_wake_up_is_lost(short_turns: None, size: int) -> None:
-    """Both sides wait for each other after every frame, so that one lost wake-up would stop both."""
-    rounds, stream, asked = 10_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
-    unanswered: list[int] = []
-
-    def answer() -> None:
-        for i in range(rounds):
-            if not asked.acquire(timeout=PATIENCE):
-                unanswered.append(i)
-                return
-            stream.sink.write(np.full(size, i, np.float32))
-        stream.sink.finish(None)
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    for i in range(rounds):
-        asked.release()
-        assert stream.read(timeout=PATIENCE)[-1] == i
-    assert len(stream.read(timeout=PATIENCE)) == 0, "the end wakes as well"
-    thread.join(PATIENCE)
-    assert not unanswered
-
-
 def test_a_reader_waits_no_longer_than_it_wants_to() -> None:
     stream = AudioStream(16000)
     stream.sink.write(waveform(100))
     with pytest.raises(TimeoutError, match=r"found 100 samples after 0\.001 s, expected 320"):
         stream.read(timeout=0.001)
     assert len(stream.read(100)) == 100, "none was lost"
-
-
-def test_room_is_announced_only_to_a_writer_that_lacked_it() -> None:
-    stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
-    stream.connect(on_room=lambda: calls.append(stream.sink.room()))
-    assert stream.capacity == 1024
-    assert stream.sink.room() == 1024
-    stream.sink.write(waveform(900))
-    stream.read()
-    assert calls == [], "nobody had asked for room while there was too little"
-    assert stream.sink.room() == 380
-    stream.read(10)
-    assert calls == [], "a chunk does not fit yet"
-    stream.read(10)
-    assert calls == [400]
-    stream.read(10)
-    assert calls == [400]
-
-
-def test_a_writer_that_is_short_again_at_once_is_told_again() -> None:
-    stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
-
-    def go_on() -> None:
-        stream.sink.write(waveform(400))
-        calls.append(stream.sink.room())
-
-    stream.connect(on_room=go_on)
-    stream.sink.write(waveform(1000))
-    assert stream.sink.room() == 24
-    for _ in range(8):
-        stream.read(200)
-    assert calls == [24] * 4
-
-
-def test_a_writer_that_connects_late_misses_nothing() -> None:
-    stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
-    stream.sink.write(waveform(900))
-    assert stream.sink.room() == 124
-    stream.read(512)
-    stream.close()
-    stream.connect(lambda: calls.append("close"), lambda: calls.append("room"))
-    assert calls == ["close", "room"]
 
 
 def test_a_stream_is_urgent_until_half_of_it_is_filled() -> None:
@@ -219,18 +116,6 @@ def test_the_error_comes_behind_the_samples_before_it() -> None:
     assert stream.error is error, "the first end counts"
 
 
-def test_an_error_wakes_a_waiting_reader(short_turns: None) -> None:
-    for _ in range(100):
-        stream, reading = AudioStream(16000, seconds=1e-3), threading.Event()
-        fail = partial(stream.sink.finish, ExecutorError("gone"))
-        thread = threading.Thread(target=lambda wait, fail: wait(PATIENCE) and fail(), args=(reading.wait, fail))
-        thread.start()
-        reading.set()
-        with pytest.raises(ExecutorError, match="gone"):
-            stream.read(timeout=PATIENCE)
-        thread.join(PATIENCE)
-
-
 def test_closing_cancels_the_decoding_once() -> None:
     calls: list[str] = []
     with AudioStream(16000) as stream:
@@ -257,50 +142,6 @@ def test_a_stream_that_was_heard_to_its_end_cancels_nothing() -> None:
         write_all(stream.sink, waveform(10))
         assert len(list(stream)) == 1
     assert calls == []
-
-
-def test_closing_ends_a_read_in_another_thread() -> None:
-    stream, reading, results = AudioStream(16000), threading.Event(), []
-
-    def read() -> None:
-        reading.set()
-        results.append(stream.read(timeout=PATIENCE))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    assert reading.wait(PATIENCE)
-    stream.close()
-    thread.join(PATIENCE)
-    assert [len(one) for one in results] == [0]
-
-
-def test_dropping_a_stream_cancels_the_decoding(stream_writer: ModuleType) -> None:
-    with stream_writer.Writer(AudioStream(16000, seconds=1e-3), waveform(320), 320, endless=True) as writer:
-        gc.collect()
-        assert writer.cancelled.wait(PATIENCE)
-    stream = AudioStream(16000, seconds=1e-3)
-    with stream_writer.Writer(stream, waveform(320), 320, endless=True) as writer:
-        for _ in stream:
-            break  # as a listener who has heard enough
-        del stream
-        gc.collect()
-        assert writer.cancelled.wait(PATIENCE)
-
-
-def test_a_dropped_stream_calls_from_a_thread_of_its_own() -> None:
-    """Its end may come in any thread, at any time: also in one that holds the lock which cancelling takes."""
-    lock, called = threading.Lock(), threading.Event()
-
-    def cancel() -> None:
-        with lock:
-            called.set()
-
-    stream = AudioStream(16000)
-    stream.connect(cancel)
-    with lock:
-        del stream
-        gc.collect()
-    assert called.wait(PATIENCE)
 
 
 def test_views_are_the_ring_itself_and_hold_until_the_next() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,32 @@ def test_what_is_peeked_and_reserved_is_the_given_memory_itself() -> None:
         seen[0] = 1
     ring.advance(6)
     assert [len(view) for view in ring.reserve(8)] == [2, 6]
+
+
+class Witness(np.ndarray[Any, Any]):
+    """Samples that note, while they are copied, what the other side could do."""
+
+    see: Callable[[], None]
+
+    def __getitem__(self, key: Any) -> Any:
+        self.see()
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.see()
+        super().__setitem__(key, value)
+
+
+def test_the_other_side_learns_of_a_copy_when_it_is_done() -> None:
+    ring, seen = RingBuffer(8, "int16", 16000), list[int]()
+    samples = np.arange(8, dtype=np.int16).view(Witness)
+    samples.see = lambda: seen.append(ring.available_read)
+    ring.write(samples)
+    assert set(seen) == {0}
+    seen.clear()
+    samples.see = lambda: seen.append(ring.available_write)
+    ring.read_into(samples)
+    assert set(seen) == {0}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -151,10 +151,10 @@ sys.stdin.read()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         stream = AudioStream.attach(process.stdout.readline().strip())
-        assert len(next(stream)) == 320
+        assert len(stream.read(timeout=PATIENCE)) == 320
         assert not stream.ended
         process.kill()
-        assert len(next(stream)) == 80
+        assert len(stream.read(timeout=PATIENCE)) == 80
         with pytest.raises(ExecutorError, match="the process that writes the stream is gone, and had not finished it"):
             next(stream)
         assert stream.ended
