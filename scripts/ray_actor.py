@@ -6,6 +6,7 @@ first. Rows are what Ray hands around: a dictionary of columns, a job each.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.jobs import JobOptions, JobResult, run_jobs
+from wavernn_trt.runtime.jobs import JobOptions, JobResult, JobsStopped, run_jobs
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Rows = Mapping[str, Sequence[Any]]
@@ -84,14 +85,24 @@ class VocoderActor:
             rows: from `to_rows`.
 
         Returns:
-            A row for each job, as they end: its number, status, samples, elapsed and error as in `JobResult`; backend,
-            engine and sample rate of the vocoder; or ``refusal``, if there is none.
+            A row for each job, as they end: its number, status, samples, elapsed and error as in `JobResult`; backend
+            and engine of the vocoder. Behind them one that says what has ``stopped`` the run, if something has; or only
+            rows with a ``refusal``, if there is no vocoder.
         """
         jobs = dict(_jobs(rows))
         if self._refusal:
             return _columns({"number": number, "refusal": self._refusal} for number in jobs.values())
-        results = run_jobs(self._vocoder, jobs, self._options, _Unseen())
-        return _columns(self._row(jobs[result.job], result) for result in results)
+        told: list[dict[str, Any]] = []
+        try:
+            for result in run_jobs(self._vocoder, list(jobs), self._options, _Unseen()):
+                told.append(self._row(jobs[result.job], result))
+        except JobsStopped as error:
+            if self._vocoder.statistics().lost_lanes:
+                # The executor was given up. In another process, or on another GPU, the jobs may yet be spoken: Ray
+                # sends them there when this one dies.
+                os._exit(1)
+            told.append({"stopped": str(error)})
+        return _columns(told)
 
     def _row(self, number: int, result: JobResult) -> dict[str, Any]:
         return {
@@ -102,7 +113,6 @@ class VocoderActor:
             "error": result.error or "",
             "backend": self._vocoder.backend,
             "engine": self._vocoder.engine or "",
-            "rate": self._vocoder.sample_rate,
         }
 
 
@@ -121,7 +131,7 @@ _EMPTY = {
     "error": "",
     "backend": "",
     "engine": "",
-    "rate": 0,
+    "stopped": "",
     "refusal": "",
 }
 

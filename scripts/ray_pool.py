@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.jobs import JobOptions, JobResult
+from wavernn_trt.runtime.jobs import JobOptions, JobResult, JobsStopped
 from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
 from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
 
@@ -40,7 +40,7 @@ _SLOTS_FILLED = 2
 _MOST_CALLS = 20_000
 """Calls in all, at about a millisecond of Ray's own work each."""
 _RETRIES = 2
-"""How often jobs whose worker died are given to another, before each is tried alone."""
+"""How often jobs whose worker died are given to another; then each is tried alone, as often."""
 _ANSWER_SECONDS = 10.0
 """How long a cluster may take to accept a connection."""
 
@@ -64,10 +64,9 @@ class Spoken:
     """How a job ended, and what it was spoken with."""
 
     result: JobResult
-    backend: str = ""
-    engine: str = ""
-    rate: int = 0
-    """Hz; 0 where no worker could say."""
+    backend: str | None = None
+    """``None`` where no worker was needed, or none could say."""
+    engine: str | None = None
 
 
 class RayPool:
@@ -99,20 +98,23 @@ class RayPool:
             Every job once, as they end.
 
         Raises:
-            VocoderError: a worker cannot load the model.
+            VocoderError: a worker cannot load the model, or Ray gave up.
+            JobsStopped: no further output can be written.
         """
         left = set(numbers)
         enough = max(_SLOTS_FILLED * (loading.batch or DEFAULT_BATCH), -(-len(left) // _MOST_CALLS))
         together = max(1, min(enough, len(left) // (_CALLS * self.actors)))
-        for size, calls, retries in ((together, _CALLS, _RETRIES), (1, 1, 0)):
+        for size, calls in ((together, _CALLS), (1, 1)):
             if not left:
                 return
             ordered = sorted(left)
             blocks = [to_rows(jobs, ordered[first : first + size]) for first in range(0, len(ordered), size)]
-            for row in self._rows(blocks, loading, options, calls, retries):
+            for row in self._rows(blocks, loading, options, calls):
                 number = int(row["number"])
                 if row["refusal"]:
                     raise VocoderError(f"a worker cannot start: {row['refusal']}")
+                if row["stopped"]:
+                    raise JobsStopped(row["stopped"])
                 if number in left:  # else it is known from an attempt before
                     left.remove(number)
                     yield _spoken(jobs[number], row)
@@ -121,7 +123,7 @@ class RayPool:
             yield Spoken(JobResult(jobs[number], "failed", error=error))
 
     def _rows(
-        self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, calls: int, retries: int
+        self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, calls: int
     ) -> Iterator[dict[str, Any]]:
         """What the actors return, row by row; nothing for blocks whose worker died too often."""
         arrow = import_module("pyarrow")
@@ -132,8 +134,9 @@ class RayPool:
             enable_true_multi_threading=calls > 1,
         )
         with warnings.catch_warnings():
-            # Ray means to take this way of saying max_task_retries away in 2.64, and has no other yet. Without it jobs
-            # that kill their worker would be retried for ever.
+            # Ray means to take this way of saying max_task_retries away in 2.64, and has no other yet. Without it, jobs
+            # that kill their worker would be retried for ever; were it 0, those that are sent to a worker which is just
+            # being started again would be lost.
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = self._data.from_arrow([arrow.table(block) for block in blocks]).map_batches(
                 VocoderActor,
@@ -142,7 +145,7 @@ class RayPool:
                 compute=compute,
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
-                max_task_retries=retries,
+                max_task_retries=_RETRIES,
             )
         try:
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
@@ -160,7 +163,7 @@ def _spoken(job: Job, row: Mapping[str, Any]) -> Spoken:
 
         samples, status = soundfile.info(job.output).frames, "done"
     result = JobResult(job, status, samples, float(row["elapsed"]), row["error"] or None)
-    return Spoken(result, row["backend"], row["engine"], int(row["rate"]))
+    return Spoken(result, row["backend"], row["engine"] or None)
 
 
 @contextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import signal
 import sys
-import time
-from collections import Counter
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.scripts import PROGRAM
@@ -21,8 +21,8 @@ from wavernn_trt.scripts.cli import Parser
 
 if TYPE_CHECKING:
     from wavernn_trt.export.config import AudioConfig
-    from wavernn_trt.runtime.job_plan import Job
-    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.runtime.job_plan import JobPlan
+    from wavernn_trt.runtime.job_report import JobReport
     from wavernn_trt.scripts.ray_pool import Spoken
 
 DESCRIPTION = """\
@@ -32,15 +32,17 @@ what is written. Each worker loads the model once.
 """
 EPILOG = """\
 Inputs, outputs and the model have to be where every machine of the cluster sees them
-under the same path. Outputs that are there are skipped, so that an interrupted job goes
-on where it stopped; jobs of a worker that dies are given to another.
+under the same path. Outputs that are there are skipped, so that an interrupted run goes
+on where it stopped; jobs of a worker that dies are given to another. Each worker reads
+ahead, writes behind and decodes --batch utterances together.
 
 examples:
   python -m wavernn_trt.scripts.ray_vocode mels/ -o speech/ --actors 4
   python -m wavernn_trt.scripts.ray_vocode list.jsonl -o /nfs/speech --address auto --report report.jsonl
   python -m wavernn_trt.scripts.ray_vocode mels/ -o speech/ --backend tensorrt-rtx --gpus-per-actor 1
 
-exit codes: 0 all done, 1 some files failed, 2 wrong usage, 130 interrupted
+exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
+130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
 """
 
 
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
     except ValueError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Vocodes; returns 0, or 1 if some files failed.
+    """Vocodes; returns 0, 1 if some files failed or no more could be written, or 130 or 143 after a signal.
 
     Raises:
         ValueError: a mistake in the arguments, or no worker can start.
@@ -69,55 +71,92 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.folding import plan_folds
-    from wavernn_trt.runtime.job_plan import plan_jobs
+    from wavernn_trt.runtime.job_plan import is_file_name, plan_jobs
+    from wavernn_trt.runtime.job_report import JobReport, model_fingerprint
     from wavernn_trt.runtime.output_files import remove_leftovers
     from wavernn_trt.runtime.output_folder import locked_folder
-    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.runtime.vocoder import shipped_voice
 
     if arguments.overlap is not None and arguments.fold is None:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)
+    if arguments.report is not None and arguments.report in arguments.inputs:
+        raise VocoderError(f"--report: found {arguments.report}, which is an input; name another file")
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
-    audio = _audio(arguments.model, arguments.backend)
-    started = time.perf_counter()
+    model = arguments.model or shipped_voice()
+    audio = _audio(model, arguments.backend)
     with ExitStack() as stack:
-        report = stack.enter_context(arguments.report.open("w", encoding="utf-8")) if arguments.report else None
-        stack.enter_context(locked_folder(_folder(arguments.output)))
-        remove_leftovers(jobs.output_folders())
-        done: list[int] = []
-        todo: list[int] = []
-        for number, job in enumerate(jobs):
-            (todo if arguments.overwrite or not os.path.isfile(job.output) else done).append(number)
-        spoken = stack.enter_context(_speaking(arguments, jobs, todo))
-        bar = ProgressBar(jobs, audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+        report = None
+        if arguments.report is not None:
+            report = JobReport(arguments.report, {"model_sha256": model_fingerprint(model)})
+            stack.enter_context(report)
+        if not is_file_name(arguments.output):
+            stack.enter_context(locked_folder(arguments.output))
+        removed = remove_leftovers(jobs.output_folders())
+        if removed and not arguments.quiet:
+            print(f"{PROGRAM}: removed {removed} unfinished files of a run that was killed", file=sys.stderr)
+        stack.callback(remove_leftovers, jobs.output_folders())  # of workers that died
+        return _vocode(arguments, jobs, audio, report)
+
+
+def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, report: JobReport | None) -> int:
+    from wavernn_trt.runtime.job_report import result_row
+    from wavernn_trt.runtime.jobs import JobsStopped
+    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.scripts.vocode_report import Totals
+
+    totals = Totals(audio.sample_rate)
+    by: dict[str, None] = {}  # in the order of appearance
+    stopped: str | None = None
+    number: int | None = None  # of a signal
+    with ExitStack() as stack:
         try:
-            summary = _collect(chain(_skipped(jobs, done), spoken), bar, report, audio.sample_rate)
-        finally:
-            bar.close()
-    for failure in summary.failures:
-        print(f"{PROGRAM}: failed: {failure}", file=sys.stderr)
+            results = stack.enter_context(_speaking(arguments, jobs))
+            bar = ProgressBar(jobs, audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+            stack.callback(bar.close)
+            for spoken in results:
+                result = spoken.result
+                totals.add(result)
+                by |= dict.fromkeys(filter(None, (spoken.backend, spoken.engine)))
+                if result.status == "done":
+                    bar.decoded(result.samples)
+                elif result.status == "failed":
+                    bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+                bar.closed(result)
+                if report is not None:
+                    own = {"backend": spoken.backend, "engine": spoken.engine}
+                    report.add({**result_row(result, audio.sample_rate), **own})
+        except JobsStopped as error:
+            stopped = str(error)
+        except _Terminated:
+            number = signal.SIGTERM
+        except KeyboardInterrupt:
+            number = signal.SIGINT
+    if stopped is not None:
+        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
     if not arguments.quiet:
-        print(summary.line(time.perf_counter() - started), file=sys.stderr)
-    return 1 if summary.counts["failed"] else 0
-
-
-def _skipped(jobs: Sequence[Job], numbers: Iterable[int]) -> Iterator[Spoken]:
-    from wavernn_trt.runtime.jobs import JobResult
-    from wavernn_trt.scripts.ray_pool import Spoken
-
-    for number in numbers:
-        yield Spoken(JobResult(jobs[number], "skipped"))
+        print(totals.summary(len(jobs) - totals.counts.total(), *by, "on Ray"), file=sys.stderr)
+    if number is not None:
+        what = "interrupted" if number == signal.SIGINT else "terminated"
+        print(f"{PROGRAM}: {what}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
+        return 128 + number
+    return 1 if totals.counts["failed"] or stopped is not None else 0
 
 
 @contextmanager
-def _speaking(arguments: argparse.Namespace, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Iterable[Spoken]]:
-    """What comes of the jobs, as it comes; where there are none, no worker is started."""
-    from wavernn_trt.runtime.jobs import JobOptions
+def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable[Spoken]]:
+    """What comes of the jobs, as it comes. Those that are done already need no worker; where all are, none starts."""
+    from wavernn_trt.runtime.jobs import JobOptions, JobResult
     from wavernn_trt.scripts.ray_actor import Loading
-    from wavernn_trt.scripts.ray_pool import Pool, open_pool
+    from wavernn_trt.scripts.ray_pool import Pool, Spoken, open_pool
 
-    if not numbers:
-        yield ()
+    there: list[int] = []
+    todo: list[int] = []
+    for number, job in enumerate(jobs):
+        (todo if arguments.overwrite or not os.path.isfile(job.output) else there).append(number)
+    skipped = (Spoken(JobResult(jobs[number], "skipped")) for number in there)
+    if not todo:
+        yield skipped
         return
     loading = Loading(
         _absolute(arguments.model),
@@ -129,91 +168,46 @@ def _speaking(arguments: argparse.Namespace, jobs: Sequence[Job], numbers: Seque
     )
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
     pool = Pool(arguments.address, arguments.actors, arguments.cpus_per_actor, arguments.gpus_per_actor)
-    with open_pool(pool, arguments.backend) as opened:
+    with open_pool(pool, arguments.backend) as opened, _terminable():
         if not arguments.quiet:
-            print(f"{PROGRAM}: {len(numbers)} files to speak, workers on Ray: {opened.actors}", file=sys.stderr)
-        yield opened.run(jobs, numbers, loading, options)
+            print(f"{PROGRAM}: {len(todo)} files to speak, workers on Ray: {opened.actors}", file=sys.stderr)
+        yield chain(skipped, opened.run(jobs, todo, loading, options))
 
 
-class _Summary:
-    """What came of all jobs."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.seconds = 0.0
-        self.failures: list[str] = []
-        self.by: dict[str, None] = {}  # in the order of appearance
-
-    def add(self, spoken: Spoken) -> None:
-        self.counts[spoken.result.status] += 1
-        self.seconds += spoken.result.samples / spoken.rate if spoken.rate else 0.0
-        if spoken.result.status == "failed":
-            self.failures.append(f"{spoken.result.job.input}: {spoken.result.error}")
-        if spoken.backend:
-            self.by[", ".join(filter(None, (spoken.backend, spoken.engine)))] = None
-
-    def line(self, elapsed: float) -> str:
-        counts = [f"{self.counts['done']} done"]
-        counts += [f"{self.counts[status]} {status}" for status in ("skipped", "failed") if self.counts[status]]
-        hint = " (outputs are there; --overwrite makes them anew)" if self.counts["skipped"] else ""
-        spoken = f"; {self.seconds:.1f} s of speech in {elapsed:.1f} s"
-        speed = f"; real-time factor {elapsed / self.seconds:.2f}" if self.seconds else ""
-        by = f" ({'; '.join(self.by)}, on Ray)" if self.by else ""
-        return f"{PROGRAM}: {', '.join(counts)}{hint}{spoken}{speed}{by}"
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
 
 
-def _collect(spoken: Iterable[Spoken], bar: ProgressBar, report: TextIO | None, rate: int) -> _Summary:
-    """Follows the jobs as they end."""
-    summary = _Summary()
-    for one in spoken:
-        result = one.result
-        summary.add(one)
-        if result.status == "done":
-            bar.decoded(result.samples)
-        bar.closed(result)
-        if report is not None:
-            print(json.dumps(_line(one, one.rate or rate)), file=report, flush=True)
-    return summary
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Takes SIGTERM like Ctrl-C, instead of Ray, which ends the process there and then."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _line(spoken: Spoken, rate: int) -> dict[str, Any]:
-    result = spoken.result
-    seconds = result.samples / rate
-    return {
-        "input": str(result.job.input),
-        "output": str(result.job.output),
-        "status": result.status,
-        "seed": result.job.seed,
-        "seconds": seconds,
-        "samples": result.samples,
-        "sample_rate": rate,
-        "rtf": round(result.elapsed / seconds, 4) if seconds else None,
-        "error": result.error,
-    }
-
-
-def _audio(model: Path | None, backend: str) -> AudioConfig:
+def _audio(model: Path, backend: str) -> AudioConfig:
     """The model's audio settings, which show that there is one before any worker starts.
 
     Raises:
         ValueError: there is none.
     """
-    from wavernn_trt.runtime.vocoder import shipped_voice
-
-    found = shipped_voice() if model is None else model
     if backend == "torch":
         from wavernn_trt.runtime.executors.registry import open_model
 
-        return open_model(found, backend).audio  # may be a checkpoint
+        return open_model(model, backend).audio  # may be a checkpoint
     from wavernn_trt.export.model_directory import open_model_directory
 
-    return open_model_directory(found).audio
-
-
-def _folder(output: Path) -> Path:
-    from wavernn_trt.runtime.job_plan import is_file_name
-
-    return output.parent if is_file_name(output) else output
+    return open_model_directory(model).audio
 
 
 def _absolute(given: Path | None) -> Path | None:
@@ -274,7 +268,12 @@ def _parser() -> Parser:
     files = parser.add_argument_group("files")
     files.add_argument("--float", action="store_true", dest="floating", help="32-bit float WAV files, not 16-bit")
     files.add_argument("--overwrite", action="store_true", help="make outputs anew that are there already")
-    files.add_argument("--report", type=path, metavar="FILE", help="write a JSON line for each file as it ends")
+    files.add_argument(
+        "--report",
+        type=path,
+        metavar="FILE.jsonl",
+        help="append a JSON line for each file, as 'wavernn-trt vocode' does",
+    )
     files.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary; errors are still shown")
     return parser
 

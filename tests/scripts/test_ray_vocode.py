@@ -5,13 +5,15 @@ What needs Ray runs on a Ray with two workers on this machine; the rest shows wh
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.job_plan import plan_jobs
-from wavernn_trt.runtime.jobs import JobOptions
+from wavernn_trt.runtime.job_plan import Job, plan_jobs
+from wavernn_trt.runtime.jobs import JobOptions, JobResult, JobsStopped, run_jobs
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
-from wavernn_trt.scripts import cli, ray_pool
+from wavernn_trt.scripts import cli, ray_actor, ray_pool
 from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
 from wavernn_trt.scripts.ray_vocode import main
@@ -91,12 +93,14 @@ def test_two_workers_write_what_one_machine_writes_and_a_bad_mel_stops_nobody(tm
         str(file): "failed" if file.name == "bad.npy" else "done" for file in (tmp_path / "mels").iterdir()
     }
     assert all(line["samples"] > 0 and line["rtf"] > 0 and line["seed"] == 3 for line in lines if not line["error"])
+    assert {(line["backend"], line["engine"]) for line in lines} == {("onnxruntime", None)}
     assert finished.stdout == ""
-    said = [line for line in finished.stderr.replace("\r", "\n").splitlines() if line and "files " not in line]
+    said = [line for line in finished.stderr.replace("\r", "\n").splitlines() if line.strip() and "files " not in line]
     assert len(said) == 2, said  # and no word of Ray's
     assert said[0].startswith(f"wavernn-trt: failed: {tmp_path / 'mels' / 'bad.npy'}: not an array")
     assert said[1].startswith("wavernn-trt: 10 done, 1 failed; ")
     assert said[1].endswith("(onnxruntime, on Ray)")
+    assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".wav")]
 
 
 def test_a_rerun_on_a_cluster_goes_on_where_the_first_stopped(ray: Any, tmp_path: Path) -> None:
@@ -149,8 +153,8 @@ def test_jobs_of_a_worker_that_is_killed_are_run_again_and_each_comes_back_once(
     for one in ended:
         if one.result.status == "done":
             assert one.result.samples == vocoder.vocode(np.load(one.result.job.input)).size
-            assert (one.backend, one.rate) == ("onnxruntime", 16000)
-    assert sorted(contents(tmp_path / "out")) == [f"{number}.wav" for number in (0, 1, 2, 3, 5)]
+            assert (one.backend, one.engine) == ("onnxruntime", None)
+    assert {file.name for file in (tmp_path / "out").glob("*.wav")} == {f"{n}.wav" for n in (0, 1, 2, 3, 5)}
 
 
 # Without one.
@@ -199,6 +203,88 @@ def test_a_worker_that_cannot_load_the_model_says_why(folder: Path, monkeypatch:
     monkeypatch.setattr(pool, "_rows", lambda *_: iter(rows))
     with pytest.raises(VocoderError, match="a worker cannot start: there is no model"):
         list(pool.run(jobs, [0, 1], LOADING, JobOptions()))
+
+
+@pytest.fixture
+def worker_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker, which is called here and not on a Ray; each call has one job."""
+
+    class Here(RayPool):
+        def _rows(self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, *_: int) -> Iterator[Any]:
+            actor = VocoderActor(loading, options)
+            for block in blocks:
+                for index in range(len(block["number"])):
+                    told = actor({name: values[index : index + 1] for name, values in block.items()})
+                    yield from (dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True))
+
+    monkeypatch.setattr(ray_pool, "open_pool", lambda *_: nullcontext(Here(None, None, 1, 1.0, 0.0)))
+
+
+@pytest.mark.usefixtures("worker_in_this_process")
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def until_it_is_full(vocoder: Vocoder, jobs: list[Job], *rest: Any) -> Iterator[JobResult]:
+        if jobs[0].input.name == "b.npy":
+            raise JobsStopped("out/b.wav: No space left on device; free some space")
+        yield from run_jobs(vocoder, jobs, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_actor, "run_jobs", until_it_is_full)
+        assert main(["in", "-o", "out", "--report", "report.jsonl"]) == 1
+    said = capsys.readouterr().err
+    assert "error: out/b.wav: No space left on device; free some space; then run this again" in said
+    assert "1 done, 1 left for the next run; " in said
+    assert main(["in", "-o", "out", "--report", "report.jsonl"]) == 0
+    assert "1 done, 1 skipped" in capsys.readouterr().err
+    lines = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
+    assert [(line["output"], line["status"]) for line in lines] == [
+        ("out/a.wav", "done"), ("out/a.wav", "skipped"), ("out/b.wav", "done"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("worker_in_this_process")
+@pytest.mark.parametrize(
+    ("number", "what"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_ends_the_run_with_what_is_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, what: str
+) -> None:
+    def until_the_signal(vocoder: Vocoder, jobs: list[Job], *rest: Any) -> Iterator[JobResult]:
+        if jobs[0].input.name == "b.npy":
+            os.kill(os.getpid(), number)
+        yield from run_jobs(vocoder, jobs, *rest)
+
+    monkeypatch.setattr(ray_actor, "run_jobs", until_the_signal)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["in", "-o", "out"]) == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+    said = capsys.readouterr().err
+    assert "1 done, 1 left for the next run; " in said
+    assert said.endswith(f"wavernn-trt: {what}; finished files are kept, and a rerun goes on behind them\n")
+    assert [file.name for file in Path("out").iterdir()] == ["a.wav"]
+
+
+def test_a_worker_whose_executor_was_given_up_ends_so_that_another_takes_its_jobs(
+    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ProcessEnds(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        assert code != 0  # which Ray would take for an end on purpose
+        raise ProcessEnds
+
+    def given_up(*_: Any) -> Iterator[JobResult]:
+        raise JobsStopped("backend torch failed 3 times in a row and was given up")
+        yield
+
+    lost = dataclasses.replace(tiny_vocoder.statistics(), lost_lanes=3)
+    monkeypatch.setattr(tiny_vocoder, "statistics", lambda: lost)
+    monkeypatch.setattr(ray_actor, "run_jobs", given_up)
+    monkeypatch.setattr(ray_actor.os, "_exit", end)
+    with pytest.raises(ProcessEnds):
+        VocoderActor(LOADING, JobOptions())(to_rows(plan_jobs([Path("in")], Path("out")), [0, 1]))
 
 
 def test_where_all_is_done_no_worker_is_needed(
@@ -259,7 +345,8 @@ def test_a_cluster_that_nobody_listens_at_is_refused_at_once() -> None:
         (["in", "-o", "out", "--actors", "0"], "--actors: found '0', expected a positive integer"),
         (["in", "-o", "out", "--gpus-per-actor", "-1"], "--gpus-per-actor: found '-1', expected a positive number"),
         (["in", "-o", "out", "--model", "nowhere"], "nowhere is not there; expected a model directory"),
-        (["in", "-o", "out", "--report", "no/folder"], "no/folder: No such file or directory"),
+        (["in", "-o", "out", "--report", "list.txt"], "report list.txt: expected a name that ends in .jsonl"),
+        (["in", "-o", "out", "--report", "in"], "--report: found in, which is an input; name another file"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
