@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.bench_backends import UnavailableError, load_backend
 from wavernn_trt.scripts.bench_limit import MatrixProducts
+from wavernn_trt.scripts.bench_meter import MeteredExecutor
+from wavernn_trt.scripts.bench_speech import noise_mel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +38,15 @@ Report = Callable[[str], None]
 """Is told what is measured next."""
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """What one repeat took; see `Timing`."""
+
+    elapsed: float
+    first_chunk: float | None = None
+    chunk: float | None = None
+
+
 @dataclass
 class Timing:
     """The repeats of one subject at one batch."""
@@ -46,10 +57,23 @@ class Timing:
     """Streams decoded together."""
     samples: int
     """Samples that a repeat makes, of all streams together."""
+    chunk_samples: int | None = None
+    """Of each stream, that are decoded at a time; ``None`` for the plain loop."""
     elapsed: list[float] = field(default_factory=list)
     """Seconds of each repeat, from mels in hand to waveforms."""
     first_chunk: list[float] = field(default_factory=list)
     """Seconds of each repeat from mels in hand until every stream has its first 20 ms; none for the plain loop."""
+
+    chunk: list[float] = field(default_factory=list)
+    """Median seconds of each repeat's chunks, those that had the most streams; none for the plain loop."""
+
+    def add(self, repeat: Repeat) -> None:
+        """Takes a repeat in."""
+        self.elapsed.append(repeat.elapsed)
+        if repeat.first_chunk is not None:
+            self.first_chunk.append(repeat.first_chunk)
+        if repeat.chunk is not None:
+            self.chunk.append(repeat.chunk)
 
 
 @dataclass
@@ -79,55 +103,43 @@ def measure(
 
     Args:
         path: its model directory.
-        backends: ``onnxruntime``, ``torch``.
-        batches: numbers of streams.
+        backends: ``onnxruntime``, ``torch``, ``tensorrt``, ``tensorrt-rtx``.
+        batches: numbers of streams. An engine is measured with those that it takes; if it takes none, with its own.
         seconds: of speech that each stream makes in a repeat.
         repeats: rounds; a warm-up comes before and is not counted.
         threads: CPU threads of everything.
         report: is told what comes next.
     """
     missing = {} if has_torch() else {PLAIN_LOOP: NO_TORCH}
-    present = [backend for backend in backends if backend != "torch" or has_torch()]
-    missing |= {backend: NO_TORCH for backend in backends if backend not in present}
-    loads: dict[str, list[float]] = {backend: [] for backend in present}
-    opened: dict[str, Vocoder] = {}
-    for _ in range(_LOADS):
-        for backend in present:
-            report(f"opening with {backend}")
-            opened.pop(backend, None)
-            gc.collect()
-            started = time.perf_counter()
-            opened[backend] = Vocoder.load(path, backend, threads=threads)
-            loads[backend].append(time.perf_counter() - started)
-    turns: list[tuple[Timing, Callable[[], tuple[float, float | None]]]] = []
+    opened, loads = _open(path, backends, threads, missing, report)
+    turns: list[tuple[Timing, Callable[[], Repeat]]] = []
     for batch in batches:
-        for backend in present:
-            vocoder = _with_batch(opened[backend], batch)
-            length = min(seconds, REFERENCE_SECONDS) if backend == "torch" else seconds
-            mel = random_mel(vocoder, length)
-            report(f"{backend}, batch {batch}: warm-up")
-            _speak(vocoder, random_mel(vocoder, _WARM_UP_SECONDS), batch)
-            samples = batch * mel.shape[1] * vocoder.config.audio.hop_length
-            turns.append((Timing(backend, batch, samples), _speaker(vocoder, mel, batch)))
+        for backend, vocoder in opened.items():
+            if (held := _with_batch(vocoder, backend, batch, missing)) is not None:
+                turns.append(_vocoder_turn(held, backend, batch, seconds, report))
         if PLAIN_LOOP not in missing:
             report(f"{PLAIN_LOOP}, batch {batch}: warm-up")
             turns.append(_loop_turn(path, batch, min(seconds, REFERENCE_SECONDS), threads))
+    measured = {timing.subject for timing, _ in turns}
+    turns += [
+        _vocoder_turn(_metered(vocoder, vocoder.batch), backend, vocoder.batch, seconds, report)
+        for backend, vocoder in opened.items()
+        if backend not in measured
+    ]
+    sizes = list(dict.fromkeys(timing.batch for timing, _ in turns)) or list(batches)
     products = MatrixProducts(threads)
     limit: dict[str, list[list[float]]] = {name: [] for name in products.names}
     for round_ in range(repeats):
         for name in products.names:
             limit[name].append([])
-        for batch in batches:
+        for batch in sizes:
             for name in products.names:
                 limit[name][-1].append(products.flops(name))
             here = [turn for turn in turns if turn[0].batch == batch]
-            first = round_ % len(here) if here else 0
+            first = round_ % max(1, len(here))
             for timing, run in here[first:] + here[:first]:
                 report(f"round {round_ + 1} of {repeats}: {timing.subject}, batch {batch}")
-                elapsed, first_chunk = run()
-                timing.elapsed.append(elapsed)
-                if first_chunk is not None:
-                    timing.first_chunk.append(first_chunk)
+                timing.add(run())
     return Measurement([timing for timing, _ in turns], loads, limit, missing)
 
 
@@ -136,41 +148,80 @@ def has_torch() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
 
 
-def random_mel(vocoder: Vocoder, seconds: float) -> FloatArray:
-    """A mel spectrogram of at least so many seconds, noise over the model's range."""
-    audio = vocoder.config.audio
-    low, high = (-11.0, 2.0) if audio.log == "natural" else audio.mel_range
-    frames = max(1, round(seconds * audio.sample_rate / audio.hop_length))
-    return np.random.default_rng(0).uniform(low, high, (audio.n_mels, frames)).astype(np.float32)
+def _open(
+    path: Path, backends: Sequence[str], threads: int, missing: dict[str, str], report: Report
+) -> tuple[dict[str, Vocoder], dict[str, list[float]]]:
+    """What can be opened, and the seconds that it took; adds to ``missing`` what cannot."""
+    loads: dict[str, list[float]] = {}
+    opened: dict[str, Vocoder] = {}
+    for _ in range(_LOADS):
+        for backend in backends:
+            if backend == "torch" and not has_torch():
+                missing[backend] = NO_TORCH
+            if backend in missing:
+                continue
+            report(f"opening with {backend}")
+            opened.pop(backend, None)
+            gc.collect()
+            started = time.perf_counter()
+            try:
+                opened[backend] = load_backend(path, backend, threads)
+            except UnavailableError as error:
+                missing[backend] = str(error)
+            else:
+                loads.setdefault(backend, []).append(time.perf_counter() - started)
+    return opened, loads
 
 
-def _with_batch(vocoder: Vocoder, batch: int) -> Vocoder:
-    """The same model for so many streams; torch's number of streams is fixed when it is opened."""
+def _with_batch(vocoder: Vocoder, backend: str, batch: int, missing: dict[str, str]) -> Vocoder | None:
+    """The same model for so many streams, watched; ``None`` for an engine that does not take so many."""
     executor = vocoder.executor
-    if executor.slots is not None:
+    if executor.slots is None:
+        return _metered(vocoder, batch)
+    if executor.name == "torch":
         from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 
         assert isinstance(executor, TorchExecutor)
-        executor = TorchExecutor(executor.model, batch)
-    return Vocoder(dataclasses.replace(vocoder.opened, executor=executor), batch)
+        return _metered(vocoder, batch, TorchExecutor(executor.model, batch))
+    if executor.slots == batch:
+        return _metered(vocoder, batch)
+    try:
+        return _metered(load_backend(vocoder.config.path, backend, None, batch), batch)
+    except UnavailableError as error:
+        missing[f"{backend}, batch {batch}"] = str(error)
+        return None
 
 
-def _speaker(vocoder: Vocoder, mel: FloatArray, batch: int) -> Callable[[], tuple[float, float | None]]:
-    return lambda: _speak(vocoder, mel, batch)
+def _metered(vocoder: Vocoder, batch: int, executor: Executor | None = None) -> Vocoder:
+    metered = MeteredExecutor(executor or vocoder.executor)
+    return Vocoder(dataclasses.replace(vocoder.opened, executor=metered), batch)
 
 
-def _speak(vocoder: Vocoder, mel: FloatArray, batch: int) -> tuple[float, float]:
-    """Seconds until all streams are done, and until each has its first chunk."""
+def _vocoder_turn(
+    vocoder: Vocoder, backend: str, batch: int, seconds: float, report: Report
+) -> tuple[Timing, Callable[[], Repeat]]:
+    mel = noise_mel(vocoder, min(seconds, REFERENCE_SECONDS) if backend == "torch" else seconds)
+    report(f"{backend}, batch {batch}: warm-up")
+    _speak(vocoder, noise_mel(vocoder, _WARM_UP_SECONDS), batch)
+    samples = batch * mel.shape[1] * vocoder.config.audio.hop_length
+    return Timing(backend, batch, samples, vocoder.chunk), lambda: _speak(vocoder, mel, batch)
+
+
+def _speak(vocoder: Vocoder, mel: FloatArray, batch: int) -> Repeat:
+    """All streams together, to their ends."""
+    executor = vocoder.executor
+    assert isinstance(executor, MeteredExecutor)
+    executor.recent.clear()
     started = time.monotonic()
     tickets = [vocoder.submit(Request(mel, seed)) for seed in range(batch)]
     for ticket in tickets:
         ticket.result()
-    return time.monotonic() - started, max(ticket.first_samples or math.inf for ticket in tickets) - started
+    elapsed = time.monotonic() - started
+    first = max(ticket.first_samples or math.inf for ticket in tickets) - started
+    return Repeat(elapsed, first, executor.chunk_seconds())
 
 
-def _loop_turn(
-    path: Path, batch: int, seconds: float, threads: int
-) -> tuple[Timing, Callable[[], tuple[float, float | None]]]:
+def _loop_turn(path: Path, batch: int, seconds: float, threads: int) -> tuple[Timing, Callable[[], Repeat]]:
     import torch
 
     from wavernn_trt.export import read_checkpoint
@@ -182,10 +233,10 @@ def _loop_turn(
     rows = _conditioning(checkpoint.model, checkpoint.audio.n_mels, checkpoint.audio.hop_length, steps)
     plain_loop(checkpoint.model, rows[: max(1, steps // 10)], batch)
 
-    def run() -> tuple[float, float | None]:
+    def run() -> Repeat:
         started = time.perf_counter()
         plain_loop(checkpoint.model, rows, batch)
-        return time.perf_counter() - started, None
+        return Repeat(time.perf_counter() - started)
 
     return Timing(PLAIN_LOOP, batch, batch * steps), run
 
