@@ -24,7 +24,7 @@ from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.scheduling.statistics import Counters, SchedulerStatistics
-from wavernn_trt.runtime.scheduling.tasks import Queue, Task, Urgency
+from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Queue, Task, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.streams import Stream
@@ -318,25 +318,32 @@ class Scheduler:
                 self._make_ready(task)
 
     def _next_to_condition(self) -> Task | None:
-        ahead = self._ready.waiting("batch") < self.slots
-        task = self._fresh.first(batch=ahead)
+        """Whose turn it is, among those that will soon have a slot."""
+        interactive, batch = (self._ready.waiting(urgency) < self.slots for urgency in URGENCIES)
+        task = self._fresh.first(interactive=interactive, batch=batch)
         if task is None or task.urgency == "interactive" or not self._conditioning_bytes:
             return task
         fits = self._conditioning_bytes + task.utterance.conditioning_bytes <= self._limits.conditioning_bytes
-        return task if fits else self._fresh.first(batch=False)
+        return task if fits else self._fresh.first(interactive=interactive, batch=False)
 
     def _make_ready(self, task: Task, *, first: bool = False) -> None:
         with self._lock:
             conditioning = task.conditioning
+        failure = None
         if conditioning is not None:  # else it has ended meanwhile
-            task.begin(conditioning, self._coding)
+            try:
+                task.begin(conditioning, self._coding)
+            except Exception as error:
+                failure = error
         with self._changed:
             if self._conditioning is not None and self._conditioning[0] is task:
                 self._conditioning = None
-            if task in self._tasks:
+            if task in self._tasks and failure is None:
                 (self._ready.prepend if first else self._ready.append)(task)
                 self._open_lanes()
             self._changed.notify_all()
+        if failure is not None:
+            self._end(task, failure)
 
     def _open_lanes(self) -> None:
         streams = sum(len(lane.seats) for lane in self._lanes) + sum(len(task.waiting) for task in self._ready)

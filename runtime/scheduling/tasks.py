@@ -131,16 +131,16 @@ class Queue:
         """Takes a task out, if it is there."""
         self._tasks[task.urgency].pop(task, None)
 
-    def first(self, *, batch: bool = True) -> Task | None:
+    def first(self, *, interactive: bool = True, batch: bool = True) -> Task | None:
         """Whose turn it is; the task stays.
 
         Args:
-            batch: whether batch work may have a turn now.
+            interactive: whether interactive work may have a turn now.
+            batch: whether batch work may.
         """
-        interactive, rest = (next(iter(self._tasks[urgency]), None) for urgency in URGENCIES)
-        if not batch or (interactive is not None and (rest is None or self._in_a_row < _IN_A_ROW)):
-            return interactive
-        return rest
+        live = next(iter(self._tasks["interactive"]), None) if interactive else None
+        rest = next(iter(self._tasks["batch"]), None) if batch else None
+        return live if live is not None and (rest is None or self._in_a_row < _IN_A_ROW) else rest
 
     def took(self, task: Task) -> None:
         """Is told that a task had its turn."""
