@@ -1,0 +1,68 @@
+"""How soon and how steadily the shipped voice is heard, in bounds that a busy machine keeps as well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.vocoder import Vocoder
+
+TARGET = 0.06
+"""Seconds from a mel to its first frame of 20 ms, on one free core."""
+
+
+@pytest.fixture(scope="module")
+def speaker(voice: ModelDirectory) -> Iterator[Vocoder]:
+    with Vocoder.load(voice.path, "onnxruntime", threads=1) as vocoder:
+        vocoder.vocode(mel_of(vocoder, 0.1))  # warm
+        yield vocoder
+
+
+def mel_of(vocoder: Vocoder, seconds: float) -> np.ndarray:
+    audio = vocoder.config.audio
+    frames = round(seconds * audio.sample_rate / audio.hop_length)
+    return np.random.default_rng(0).uniform(*audio.mel_range, (audio.n_mels, frames)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seconds", [1, 7, 20])
+def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, seconds: int) -> None:
+    mel, elapsed, worked = mel_of(speaker, seconds), [], []
+    for seed in range(4):
+        start, work = time.perf_counter(), time.process_time()
+        with speaker.stream(mel, seed=seed) as stream:
+            assert len(stream.read()) == 320
+            elapsed.append(time.perf_counter() - start)
+            worked.append(time.process_time() - work)
+    assert min(worked) < TARGET
+    assert min(elapsed) < 5 * TARGET
+
+
+def test_speech_takes_one_core_less_than_it_lasts(speaker: Vocoder) -> None:
+    seconds, work = 3, time.process_time()
+    with speaker.stream(mel_of(speaker, seconds), encoding="int16", dither=True) as stream:
+        samples = sum(len(frame) for frame in stream.frames_view())
+    assert samples == seconds * speaker.sample_rate
+    assert time.process_time() - work < seconds
+    assert stream.overruns == 0
+    assert stream.underruns == 0
+
+
+def test_a_listener_who_cannot_wait_hears_every_sample(speaker: Vocoder) -> None:
+    """Silence stands only where nothing else was there, and all of it is counted."""
+    mel = mel_of(speaker, 0.5)
+    expected = speaker.vocode(mel, seed=9)
+    heard, silence, out = [], 0, np.empty(100, np.float32)
+    with speaker.stream(mel, seed=9) as stream:
+        while not stream.ended:
+            taken = stream.fill(out)
+            heard.append(out[:taken].copy())
+            assert not out[taken:].any()
+            silence += len(out) - taken
+            if not taken:
+                heard.append(stream.read(1))  # until there is more
+    assert np.array_equal(np.concatenate(heard), expected)
+    assert silence - 100 < stream.underruns <= silence, "behind the end, silence is no underrun"
