@@ -97,7 +97,7 @@ def test_streams_come_and_go_in_any_order_of_work(bench: Bench, seed: int, lengt
 
 
 @pytest.mark.parametrize("layout", ["fatchord", "mol"])
-def test_every_layout_has_its_inputs(
+def test_every_layout_has_its_inputs_and_its_state(
     simulated: ModuleType, small_directory: Callable[[str], ModelDirectory], layout: str
 ) -> None:
     bench = Bench(simulated, small_directory(layout))
@@ -105,6 +105,7 @@ def test_every_layout_has_its_inputs(
     expected = bench.samples(bench.reference, lengths)
     for seed in range(3):
         assert equal(bench.samples(bench.executor(simulated.SimulatedDevice(seed)), lengths), expected)
+        assert equal(paused(bench, bench.lane(simulated.SimulatedDevice(seed)), lengths[:2]), expected[:2])
 
 
 @pytest.mark.parametrize("flaw", ["upload is not waited for", "chunk is not waited for", "samples are not waited for"])
