@@ -62,6 +62,14 @@ class SlowListener:
             assert self.changed.wait_for(lambda: sum(map(len, self.samples)) >= samples, PATIENCE)
 
 
+def wait_until_ready(vocoder: Vocoder, held: Any, utterances: int) -> None:
+    """Until a first chunk has begun, and so many utterances are conditioned and wait for a slot."""
+    held.wait_for(lambda: held.rows)
+    scheduler = vocoder._scheduler
+    with scheduler._changed:
+        assert scheduler._changed.wait_for(lambda: len(scheduler._ready) == utterances, PATIENCE)
+
+
 @pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (2, 4), (3, 3)])
 def test_threads_that_ask_at_once_get_what_each_would_get_alone(
     speak: Speak, plain: Vocoder, mel_of: MakeMel, lanes: int, batch: int
@@ -90,7 +98,7 @@ def test_whoever_waits_enters_the_slot_that_becomes_free(speak: Speak, held: Any
     vocoder = speak(2)
     held.hold()
     tickets = [vocoder.submit(Request(mel_of(chunks, chunks))) for chunks in (6, 2, 2, 2)]
-    held.wait_for(lambda: held.conditioned >= 3)  # the first has its slot; as many as there are slots wait, conditioned
+    wait_until_ready(vocoder, held, 2)  # the first has its slot; as many as there are slots wait
     held.allow()
     for ticket in tickets:
         ticket.result(PATIENCE)
@@ -185,10 +193,10 @@ def test_the_interactive_come_first_and_batch_work_still_goes_on(speak: Speak, h
     vocoder = speak(2)
     held.hold()
     batch = [vocoder.submit(Request(mel_of(12, seed))) for seed in range(3)]
-    held.wait_for(lambda: held.conditioned == 3)
+    wait_until_ready(vocoder, held, 2)
     listener = SlowListener()
     live = vocoder.submit(Request(mel_of(12, 9)), urgency="interactive", sink=listener)
-    held.wait_for(lambda: held.conditioned == 4)
+    wait_until_ready(vocoder, held, 3)
     held.allow()
     live.result(PATIENCE)
     # At once in a slot besides the two; four chunks of its own, then one with the others.
@@ -204,7 +212,7 @@ def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, 
     held.hold()
     batch = vocoder.submit(Request(mel_of(6)))
     live = vocoder.submit(Request(mel_of(6, 1)), urgency="interactive", sink=SlowListener(urgent=False))
-    held.wait_for(lambda: held.conditioned == 2)
+    wait_until_ready(vocoder, held, 1)
     held.allow()
     batch.result(PATIENCE)
     live.result(PATIENCE)
@@ -241,7 +249,7 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
     vocoder = speak(4, conditioning_bytes=2 * rows)
     held.hold()
     tickets = [vocoder.submit(Request(mel_of(50, seed))) for seed in range(4)]
-    held.wait_for(lambda: held.conditioned == 2)
+    wait_until_ready(vocoder, held, 1)
     assert vocoder.statistics().conditioning_bytes == 2 * rows
     too_long = vocoder.submit(Request(mel_of(150)))
     held.allow()
@@ -254,7 +262,7 @@ def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -
     vocoder = speak(2)
     held.hold()
     tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(5)]
-    held.wait_for(lambda: held.conditioned == 3)
+    wait_until_ready(vocoder, held, 2)
     now = vocoder.statistics()
     assert (now.slots, now.busy, now.under_way, now.done) == (2, 1, 1, 0)
     assert now.queue == 4
