@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +55,22 @@ def model_fingerprint(model: Path) -> str | None:
     return file_sha256(manifest) if manifest.is_file() else None
 
 
+def check_report(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuses a name that a report cannot have, touching nothing.
+
+    Args:
+        path: the report's.
+        inputs: what is read, and must not be written into.
+
+    Raises:
+        VocoderError: it does not end in ``.jsonl``, or is an input.
+    """
+    if path.suffix.lower() != REPORT_SUFFIX:
+        raise VocoderError(f"report {path}: expected a name that ends in {REPORT_SUFFIX}")
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise VocoderError(f"report {path}: found one of the inputs, a manifest; name another file")
+
+
 class JobReport:
     """A file of JSON lines. A later run appends to it; of what a killed one has left, the torn last line is dropped."""
 
@@ -69,8 +85,7 @@ class JobReport:
             VocoderError: it is another file than a report, or another process writes it.
             OSError: it cannot be written.
         """
-        if path.suffix.lower() != REPORT_SUFFIX:
-            raise VocoderError(f"report {path}: expected a name that ends in {REPORT_SUFFIX}")
+        check_report(path)
         self._path = path
         self._common = {"run": uuid.uuid4().hex[:12], **common}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 
 from wavernn_trt.runtime.job_plan import Job
@@ -44,7 +44,7 @@ class Stop:
 
 def run_jobs(
     vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress, stop: Stop | None = None
-) -> Iterator[JobResult]:
+) -> Generator[JobResult, None, None]:
     """Runs jobs, as many together as the vocoder's batch holds.
 
     One thread reads inputs ahead and another writes outputs behind; what is under way is bounded (`Room`), and nothing

@@ -16,6 +16,7 @@ from wavernn_trt.scripts.arguments import path, positive_integer, seed
 if TYPE_CHECKING:
     from wavernn_trt.runtime.job_plan import JobPlan
     from wavernn_trt.runtime.job_report import JobReport
+    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
 
 DESCRIPTION = """\
@@ -51,6 +52,9 @@ examples:
 exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
 130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
 """
+
+MANY = 32
+"""Utterances that are decoded together where there are as many. More take memory, and are hardly faster on a CPU."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -101,7 +105,8 @@ def add_parser(subparsers: Any) -> None:
         "--batch",
         type=positive_integer,
         metavar="N",
-        help="utterances (or folds) decoded together; more is faster (default: 8; torch: 1; an engine: all it can)",
+        help="utterances (or folds) decoded together; more is faster (default: as many as there are files, from 8 to "
+        "32; torch: 1; an engine: all it can)",
     )
     speech.add_argument(
         "--fold",
@@ -139,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.folding import plan_folds
     from wavernn_trt.runtime.job_plan import is_file_name, plan_jobs
+    from wavernn_trt.runtime.job_report import check_report
     from wavernn_trt.runtime.output_files import remove_leftovers
     from wavernn_trt.runtime.output_folder import locked_folder
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
@@ -147,9 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.overlap is not None and arguments.fold is None:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
-    if arguments.report is not None and arguments.report in arguments.inputs:
-        raise VocoderError(f"--report: found {arguments.report}, which is an input; name another file")
+    if arguments.report is not None:
+        check_report(arguments.report, arguments.inputs)
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
+    limits = SchedulerLimits(lanes=arguments.lanes)
     vocoder = Vocoder.load(
         arguments.model,
         arguments.backend,
@@ -157,8 +164,10 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         precision=arguments.precision,
         cache=arguments.cache,
-        limits=SchedulerLimits(lanes=arguments.lanes),
+        limits=limits,
     )
+    if arguments.batch is None:
+        vocoder = suited(vocoder, len(jobs), limits)
     with ExitStack() as stack:
         if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
             stack.enter_context(locked_folder(arguments.output))
@@ -169,6 +178,16 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report is not None:
             report = stack.enter_context(_open_report(arguments.report, vocoder))
         return _vocode(arguments, vocoder, jobs, report)
+
+
+def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
+    """The vocoder with a batch for so many files, where the executor leaves it open and nobody has said."""
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+    batch = max(vocoder.batch, min(files, MANY))
+    if vocoder.executor.slots is not None or batch == vocoder.batch:
+        return vocoder
+    return Vocoder(vocoder.opened, batch, limits)
 
 
 def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, report: JobReport | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,8 +19,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.job_state import JobState
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
+from wavernn_trt.scripts.vocode import suited
+from wavernn_trt.scripts.vocode_report import JsonDocument
 
 MakeMel = Callable[..., NDArray[np.float32]]
 RATE, HOP = 16000, 40
@@ -68,6 +72,76 @@ def test_a_folder_becomes_a_folder(folder: Path, capsys: pytest.CaptureFixture[s
     assert first["rtf"] > 0
     assert first["error"] is None
     assert (first["seconds"], first["sample_rate"]) == (first["samples"] / RATE, RATE)
+
+
+def test_the_json_document_and_the_report_say_the_same(
+    folder: Path, tiny_mel: MakeMel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("in/bad.npy", tiny_mel(5).T)
+    assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl", "--seed", "4") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["backend", "engine", "model", "sample_rate", "files", "totals", "stopped"]
+    assert document["stopped"] is None
+    rows = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
+    common = {"run": rows[0]["run"], "model_sha256": None, "backend": "torch", "engine": None}
+    assert rows == [{**file, **common} for file in document["files"]]
+    assert sorted(row["input"] for row in rows) == ["in/a.wav", "in/bad.npy", "in/c.npy", "in/deep/b.flac"]
+    assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl") == 1
+    again = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()][len(rows) :]
+    assert sorted((row["input"], row["status"], row["seconds"], row["rtf"]) for row in again) == [
+        ("in/a.wav", "skipped", 0, None),
+        ("in/bad.npy", "failed", 0, None),
+        ("in/c.npy", "skipped", 0, None),
+        ("in/deep/b.flac", "skipped", 0, None),
+    ]
+
+
+def test_a_document_of_no_file_is_one_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    JsonDocument(stream, {"backend": "torch"}).close(stopped="interrupted")
+    assert json.loads(stream.getvalue()) == {"backend": "torch", "files": [], "stopped": "interrupted"}
+
+
+def test_a_folder_of_many_files_is_decoded_in_larger_batches(tiny_vocoder: Vocoder) -> None:
+    limits = SchedulerLimits(lanes=2)
+    with Vocoder.load(backend="onnxruntime", threads=1, limits=limits) as open_batch:
+        assert [suited(open_batch, files, limits).batch for files in (1, 8, 20, 32, 5000)] == [8, 8, 20, 32, 32]
+        assert suited(open_batch, 8, limits) is open_batch
+        assert suited(open_batch, 5000, limits).statistics().slots == 32
+    assert suited(tiny_vocoder, 5000, limits) is tiny_vocoder, "its executor has one slot"
+
+
+def test_lanes_are_the_scheduler_s(folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[SchedulerLimits] = []
+
+    def load(*_: Any, limits: SchedulerLimits, **__: Any) -> Vocoder:
+        asked.append(limits)
+        return tiny_vocoder
+
+    monkeypatch.setattr(Vocoder, "load", load)
+    assert vocode("in/c.npy", "-o", "out", "--lanes", "3", "-q") == 0
+    assert [limits.lanes for limits in asked] == [3]
+
+
+def test_a_report_that_cannot_go_on_ends_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit of file sizes")
+    for number in range(40):
+        np.save(f"in/{number}.npy", np.load("in/c.npy")[:, :2])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        assert vocode("in", "-o", "out", "--report", "report.jsonl", "--overwrite") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert (
+        "wavernn-trt: error: report report.jsonl: File too large; make room for it, or name another; then run" in error
+    )
+    assert "left for the next run" in error
+    assert all(json.loads(line) for line in Path("report.jsonl").read_text().splitlines())
+    assert 0 < len(list(Path("out").rglob("*.wav"))) < 43
+    assert not list(Path("out").rglob(".*"))
+    assert vocode("in", "-o", "out", "--report", "report.jsonl") == 0
 
 
 def test_a_rerun_goes_on_where_the_first_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +234,12 @@ def test_a_manifest_gives_every_file_its_seed(folder: Path, tiny_vocoder: Vocode
         (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
         (["in", "-o", ""], "-o/--output: found '', expected a path; is a shell variable not set?"),
         (["", "-o", "out"], "INPUT: found '', expected a path"),
+        (["in", "-o", "out", "--report", "out.txt"], "report out.txt: expected a name that ends in .jsonl"),
+        (
+            ["in", "list.jsonl", "-o", "out", "--report", "./list.jsonl"],
+            "report list.jsonl: found one of the inputs, a manifest; name another file",
+        ),
+        (["in", "-o", "out", "--lanes", "0"], "--lanes: found '0', expected a positive integer"),
         (["in/a.wav", "-o", "out.flac"], "output out.flac: found .flac, expected a name that ends in .wav"),
         (["in", "-o", "out", "--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
