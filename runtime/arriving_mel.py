@@ -17,6 +17,9 @@ from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import SeededUniforms, check_seed
 
+_KEPT_SECONDS = 10.0
+"""Of conditioning behind what is heard: a stream that is no longer survives the loss of its lane."""
+
 
 class ArrivingMel:
     """One model's way to speak mels that are still arriving."""
@@ -76,11 +79,17 @@ class ArrivingMel:
         """
         model, checked = self._model, check_seed(seed)
         conditioning = GrowingConditioning(
-            self._windows, self._blocks, self._audio.n_mels, self._condition, on_ready=on_ready
+            self._windows,
+            self._blocks,
+            self._audio.n_mels,
+            self._condition,
+            on_ready=on_ready,
+            kept=round(_KEPT_SECONDS * self._audio.sample_rate / self._audio.hop_length),
         )
         loudness = Loudness(model, self._audio)
         feed = MelFeed(pieces, conditioning, self._audio, sample_rate=sample_rate, on_frames=loudness.extend)
         frames = round(READ_AHEAD_SECONDS * self._audio.sample_rate / self._audio.hop_length)
+        frames += round(_KEPT_SECONDS * self._audio.sample_rate / self._audio.hop_length)
         size = frames * (model.columns + self._audio.n_mels) * np.dtype(np.float32).itemsize
         utterance = Utterance(
             lambda: conditioning,

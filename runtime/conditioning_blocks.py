@@ -33,8 +33,8 @@ bit for bit."""
 RECURRENT_BEFORE = 32
 """Frames before a recurrent network's block: more change nothing that was measurable."""
 RECURRENT_LOOKAHEAD = 19
-"""Frames: blocks of 4, and 16 behind each, which is 200 ms at a hop of 12.5 ms. The shipped voice is then within 0.01
-bits a sample of the whole mel's, to either side; 12 frames in all cost 0.01 more, 8 0.02, and none 0.6."""
+"""Frames: blocks of 4, and 16 behind each, which is 200 ms at a hop of 12.5 ms. The shipped voice is then about 0.01
+bits a sample from the whole mel, to either side; 12 frames in all cost 0.01 more, 8 0.02, and none 0.6."""
 _MOST_RECURRENT_FRAMES = 4
 """Of a block: a run costs 13 times a block's share of the whole mel's, and a single frame's would cost 49 times."""
 
