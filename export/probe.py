@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.export.families.wavernn import WaveRNN
@@ -24,13 +24,25 @@ _FEWEST_FRAMES, _MOST_FRAMES = 4, 64
 _RECORDED = 6
 """Steps whose logits are kept. State carries an error on, so a few say as much as all of them."""
 _DRAWS = 16
-"""Sets of random numbers that the rounded model's displacement is averaged over."""
+"""Sets of random numbers that the displacement is averaged over."""
 _NATURAL_RANGE = (-11.5, 1.5)
 """ln of mel magnitudes, from the floor to loud speech."""
 
 
+class _Bfloat16Products(TorchFunctionMode):
+    """Rounds what goes into a product and what comes out, as the coarsest of engines does; biases stay in float32."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not nn.functional.linear:
+            return func(*args, **(kwargs or {}))
+        x, weight, bias = args
+        return func(x.bfloat16().float(), weight.bfloat16().float()).bfloat16().float() + bias
+
+
 def make_probe(model: WaveRNN, audio: AudioConfig) -> ProbeRecord:
-    """Runs a model, and once more with its weights rounded to bfloat16.
+    """Runs a model, and once more with the decoder's products in bfloat16.
 
     Args:
         model: the trained model, in evaluation mode.
@@ -39,10 +51,10 @@ def make_probe(model: WaveRNN, audio: AudioConfig) -> ProbeRecord:
     mel = probe_mel(audio)
     steps = mel.shape[1] * audio.hop_length
     numbers = _numbers(model, np.random.default_rng(SEED), steps)
-    samples, logits = _free_running(model, _conditioning(model, mel, audio.hop_length), numbers)
-    rounded = _rounded(model)
-    fed = _feedback(model, samples)
-    near = _teacher_forced(rounded, _conditioning(rounded, mel, audio.hop_length), fed)
+    conditioning = _conditioning(model, mel, audio.hop_length)
+    samples, logits = _free_running(model, conditioning, numbers)
+    with _Bfloat16Products():
+        near = _teacher_forced(model, conditioning, _feedback(model, samples))
     bits = bits_of_steps(model.config, logits, samples)
     draws = np.random.default_rng(SEED + 1)
     displaced = []
@@ -100,14 +112,6 @@ def _teacher_forced(model: WaveRNN, conditioning: Tensor, fed: Tensor) -> NDArra
         outputs, hidden = model.step(previous[None], hidden, row[None])
         logits.append(outputs)
     return torch.cat(logits).numpy()
-
-
-def _rounded(model: WaveRNN) -> WaveRNN:
-    rounded = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in nn.ModuleList([rounded.conditioner, rounded.step]).parameters():
-            parameter.copy_(parameter.bfloat16().to(parameter.dtype))
-    return rounded
 
 
 def _feedback(model: WaveRNN, samples: NDArray[Any]) -> Tensor:

@@ -11,7 +11,7 @@ found before it speaks. All arrays are plain numbers, read without pickles.
 ``steps``      int32 [S]: steps whose logits are recorded
 ``logits``     float32 [S, outputs]
 ``bits``       the samples' negative log-likelihood, in bits a sample
-``bfloat16``   float64 [3]: what rounding the weights to bfloat16 costs this model; see `Rounding`
+``bfloat16``   float64 [3]: what computing in bfloat16 costs this model; see `Rounding`
 =============  =======================================================================================
 """
 
@@ -36,7 +36,7 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far a model computed with rounded weights lies from itself; the scale that differences are measured on.
+    """How far a decoder whose products are rounded lies from itself; the scale that differences are measured on.
 
     Models differ by orders of magnitude in what the same rounding does to them, so a bound in absolute numbers would
     be too strict for one and blind for another.
@@ -67,7 +67,7 @@ class ProbeRecord:
     bits: float
     """Bits a sample of ``samples``; see `wavernn_trt.export.probe_measures.bits_a_sample`."""
     bfloat16: Rounding
-    """What rounding its weights to bfloat16 costs the reference."""
+    """What products in bfloat16 cost the reference."""
 
 
 def write_probe(path: Path, record: ProbeRecord) -> None:

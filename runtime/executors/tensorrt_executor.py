@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.engines.spec import Backend, Extent
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
+from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device import Device, Plan
 from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
@@ -58,6 +59,8 @@ class TensorRTExecutor:
         """
         self.name: str = wish.backend
         manifest = engine.decoder.manifest
+        self.precision: Precision = manifest.precision
+        """Of the decoder's products; how closely they can be held to the model depends on it."""
         self.slots: int = wish.batch or manifest.batch[1]
         self.steps: int | None = manifest.steps
         self._directory = directory

@@ -1,0 +1,73 @@
+"""An engine in low precision, as far as its numbers go: the sequence plugin's reference, in an executor's place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.rewrite.from_directory import read_networks
+from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
+from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
+from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.vocoder import Vocoder
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+class LowPrecisionEngine:
+    """Products of a precision, sums and gates in float32, like the kernels; the conditioner is ONNX Runtime's."""
+
+    name = "tensorrt_rtx"
+    slots: int | None = None
+    steps: int | None = None
+    lanes = 1
+
+    def __init__(
+        self, directory: ModelDirectory, precision: Precision, damage: Callable[[Weights], Weights] = lambda same: same
+    ) -> None:
+        self._model = directory.model
+        self._sequence = fuse_sequence(
+            fuse_gates(read_networks(directory), directory.model.input_sizes), directory.model
+        )
+        self._weights = damage(self._sequence.weights)
+        self.precision = precision
+        self._conditioner = OnnxRuntimeExecutor(directory, threads=1)
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        return self._conditioner.condition(mel)
+
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
+        return nullcontext(HostLane(self, self._model, streams))
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        inputs = {**self._weights, "conditioning": chunk.conditioning, "uniforms": chunk.uniforms}
+        inputs |= {"previous": state.previous, "hidden": state.hidden}
+        if any(self._sequence.shape.group_held):
+            inputs["frame_index"] = chunk.frame_index
+        if self._sequence.shape.interpolated:
+            inputs["interpolation"] = chunk.interpolation
+        with np.errstate(all="ignore"):  # damaged weights overflow anything
+            found = decode_sequence(self._sequence.shape, inputs, self.precision)
+        return found["samples"], State(found["previous_out"], found["hidden_out"])
+
+    def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        raise VocoderError("an engine gives no logits")
+
+
+def vocoder(directory: ModelDirectory, precision: Precision, **settings: Any) -> Vocoder:
+    """A vocoder that runs such an engine."""
+    executor = LowPrecisionEngine(directory, precision, **settings)
+    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+    return Vocoder(dataclasses.replace(opened, engine=f"decoder_{precision}"))
