@@ -72,6 +72,7 @@ class ContinuousRun:
             "samples_per_second": self.samples_per_second,
             "occupancy": self.occupancy,
             "waiting_elapsed": self.waiting_elapsed,
+            "waiting_executor": self.waiting_executor,
             "host_share": self.host_share(lanes),
             "first_samples": self.first_samples,
             "first_latency": percentiles(self.first_latencies),

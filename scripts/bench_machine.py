@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,32 @@ def resident_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+class MachineWatch:
+    """How much of the machine other processes take while something is measured."""
+
+    def __init__(self) -> None:
+        """Begins to watch."""
+        self._began = self._read()
+
+    def others_share(self) -> float | None:
+        """Share of all cores' time that others took since the beginning; ``None`` where the system does not tell."""
+        if self._began is None or (now := self._read()) is None:
+            return None
+        total, busy, own = (after - before for after, before in zip(now, self._began, strict=True))
+        return min(1.0, max(0.0, (busy - own) / total)) if total > 0 else None
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds of all cores together: all, busy, and this process's."""
+        try:
+            words = Path("/proc/stat").read_text().splitlines()[0].split()
+            user, nice, system, idle, waiting, *rest = (int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9])
+        except (OSError, ValueError, IndexError):
+            return None
+        busy = user + nice + system + sum(rest)
+        return busy + idle + waiting, busy, time.process_time()
 
 
 def _cpu_model() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg")
 _SIZE = (9.0, 3.5)
@@ -34,7 +35,6 @@ _SETTINGS: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "svg.hashsalt": "wavernn-trt",  # the same report gives the same file
-    "svg.fonttype": "none",
 }
 
 
@@ -91,19 +91,25 @@ def draw(report: dict[str, Any], file: Path) -> None:
     if not report["results"]:
         raise ValueError("--plot: found a report without results, expected a measurement of at least one batch size")
     import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        kind = file.suffix.lower()[1:]
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        lay_out_figure(report).savefig(file, dpi=_DOTS_PER_INCH, format=kind, metadata=metadata)
+
+
+def lay_out_figure(report: dict[str, Any]) -> Figure:
+    """The figure: throughput on the left, latency on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        FigureCanvasAgg(figure)  # whatever display there is, or is not
-        throughput, latency = figure.subplots(1, 2)
-        figure.suptitle(_title(report), x=0.01, ha="left", fontsize=9)
-        _draw_throughput(throughput, report)
-        _draw_latency(latency, report)
-        svg = file.suffix.lower() == ".svg"
-        metadata = {"Date": None} if svg else {"Software": None}
-        figure.savefig(file, dpi=_DOTS_PER_INCH, format=file.suffix.lower()[1:], metadata=metadata)
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    FigureCanvasAgg(figure)  # whatever display there is, or is not
+    throughput, latency = figure.subplots(1, 2)
+    figure.suptitle(_title(report), x=0.01, ha="left", fontsize=9)
+    _draw_throughput(throughput, report)
+    _draw_latency(latency, report)
+    return figure
 
 
 def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
@@ -115,7 +121,18 @@ def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
             [result["fastest"] - speed for speed, result in zip(speeds, results, strict=True)],
         )
         batches = [result["batch"] for result in results]
-        axes.errorbar(batches, speeds, yerr=spread, color=colour, marker=marker, ms=4, lw=1.5, capsize=2, label=subject)
+        axes.errorbar(
+            batches,
+            speeds,
+            yerr=spread,
+            color=colour,
+            marker=marker,
+            ms=4,
+            lw=1.5,
+            elinewidth=1,
+            capsize=2,
+            label=subject,
+        )
     limit, model = report["limit"], report["model"]
     most = limit["flops"][limit["library"]] / (2 * model["multiply_adds"])
     axes.axhline(most, color=_LIMIT, lw=1.2, ls=(0, (5, 3)), label="limit: matrix product")
@@ -126,11 +143,11 @@ def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
     rate = report["model"]["sample_rate"]
     lengths = {result["chunk_samples"] / rate for result in report["results"] if result.get("chunk_samples")}
     length = f" ({1e3 * next(iter(lengths)):.0f} ms of speech)" if len(lengths) == 1 else ""
-    curves = (("first_chunk", "first 20 ms", "-"), ("chunk", f"a chunk{length}", ":"))
+    curves = (("first_chunk", "first 20 ms", "-", "full"), ("chunk", f"a chunk{length}", ":", "none"))
     several = len({result["subject"] for result in report["results"] if result["first_chunk_seconds"]}) > 1
     for subject, results in _subjects(report):
         colour, marker = _STYLES.get(subject, ("black", "x"))
-        for key, name, style in curves:
+        for key, name, style, filled in curves:
             there = [result for result in results if result.get(f"{key}_seconds") is not None]
             if not there:
                 continue
@@ -149,16 +166,18 @@ def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
                 ms=4,
                 lw=1.5,
                 ls=style,
+                fillstyle=filled,
+                elinewidth=1,
                 capsize=2,
                 label=f"{subject}, {name}" if several else name,
             )
     if len(lengths) == 1:
-        axes.axhline(1e3 * next(iter(lengths)), color=_LIMIT, lw=1.2, ls=(0, (5, 3)), label="real time")
+        axes.axhline(1e3 * next(iter(lengths)), color=_LIMIT, lw=1.2, ls=(0, (5, 3)), label="a chunk in real time")
     _lay_out(axes, report, "milliseconds", "latency")
 
 
 def _lay_out(axes: Axes, report: dict[str, Any], unit: str, title: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     batches = sorted({result["batch"] for result in report["results"]})
     axes.set_xscale("log", base=2)
@@ -166,7 +185,9 @@ def _lay_out(axes: Axes, report: dict[str, Any], unit: str, title: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator(batches))
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("batch: streams decoded together")
     axes.set_ylabel(unit)
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")

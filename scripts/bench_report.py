@@ -10,6 +10,8 @@ from typing import Any
 from wavernn_trt.runtime.vocoder import VocoderConfig
 from wavernn_trt.scripts.bench_measure import PLAIN_LOOP, Measurement, Timing
 
+BUSY = 0.05
+"""Share of all cores above which other processes' work is worth a warning."""
 _BYTES = 4  # float32 weights
 _ROW = "{subject:<14}{batch:>5}{speed:>11}{spread:>19}{rtf:>9}{first:>9}{chunk:>8}{gflops:>9}{share:>8}{ratio:>7}"
 _HEAD = {
@@ -113,6 +115,9 @@ def heading(report: dict[str, Any]) -> Iterator[str]:
     yield f"machine   {machine['cpu']}, {cores}{memory}, {machine['system']}"
     versions = (f"{name} {version or '(not installed)'}" for name, version in report["versions"].items())
     yield f"versions  {', '.join(versions)}"
+    if report.get("others_share") is not None:
+        busy = "" if report["others_share"] < BUSY else ": a quiet machine will say something else"
+        yield f"busy      other processes took {100 * report['others_share']:.0f} % of all cores meanwhile{busy}"
     layers = f"{model['layers']} x GRU {model['hidden_size']}, {'/'.join(map(str, model['fc_sizes']))} -> "
     flop = f"{2 * model['multiply_adds'] / 1e6:.2f} MFLOP a sample"
     yield f"model     {model['path']}: {model['family']}, {layers}{model['outputs']}, {model['sample_rate']} Hz, {flop}"

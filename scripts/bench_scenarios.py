@@ -12,7 +12,7 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench_backends import UnavailableError, load_backend
 from wavernn_trt.scripts.bench_load import LoadOptions, measure_load
-from wavernn_trt.scripts.bench_machine import describe_machine, describe_versions
+from wavernn_trt.scripts.bench_machine import MachineWatch, describe_machine, describe_versions
 from wavernn_trt.scripts.bench_measure import NO_TORCH, has_torch
 from wavernn_trt.scripts.bench_mixed import MixedOptions, measure_mixed
 from wavernn_trt.scripts.bench_report import describe_model
@@ -43,6 +43,7 @@ def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) 
     results: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     model: dict[str, Any] | None = None
+    watch = MachineWatch()
     for backend in arguments.backend or _BACKENDS:
         if backend == "torch" and not has_torch():
             missing[backend] = NO_TORCH
@@ -65,6 +66,7 @@ def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) 
     return {
         "scenario": arguments.scenario,
         "machine": describe_machine(),
+        "others_share": watch.others_share(),
         "versions": describe_versions(),
         "model": model,
         "threads": arguments.threads,

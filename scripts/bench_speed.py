@@ -10,7 +10,7 @@ from typing import Any
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
 from wavernn_trt.runtime.vocoder import VocoderConfig
-from wavernn_trt.scripts.bench_machine import describe_machine, describe_versions, usable_cores
+from wavernn_trt.scripts.bench_machine import MachineWatch, describe_machine, describe_versions, usable_cores
 from wavernn_trt.scripts.bench_measure import measure
 from wavernn_trt.scripts.bench_report import reduce
 
@@ -38,6 +38,7 @@ def measure_speed(
     threads = arguments.threads or default_threads(directory.model.multiply_adds)
     numpy_threads = threads if numpy_limited else usable_cores()
     repeats, seconds = arguments.repeats or _REPEATS, arguments.seconds or _SECONDS
+    watch = MachineWatch()
     measured = measure(
         path,
         arguments.backend or _BACKENDS,
@@ -50,6 +51,7 @@ def measure_speed(
     return {
         "scenario": "speed",
         "machine": describe_machine(),
+        "others_share": watch.others_share(),
         "versions": describe_versions(),
         "threads": threads,
         "numpy_threads": numpy_threads,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.scripts import bench_measure
+from wavernn_trt.scripts import bench_measure, bench_speech
 from wavernn_trt.scripts.bench_limit import SIZE, MatrixProducts
 from wavernn_trt.scripts.cli import main
 
@@ -46,10 +46,12 @@ def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
         assert result["flops"] == operations * speed
         assert result["real_time_factor"] == 16000 / speed
         if result["subject"] == "pytorch loop":
-            assert result["first_chunk_seconds"] is None
+            assert result["first_chunk_seconds"] is result["chunk_seconds"] is result["chunk_samples"] is None
             assert result["times_plain_loop"] == 1.0
         else:
             assert 0 < result["first_chunk_seconds"] <= max(repeats["elapsed"])
+            assert result["chunk_seconds"] == median(repeats["chunk"]) <= max(repeats["elapsed"])
+            assert result["chunk_samples"] == 320
             assert result["times_plain_loop"] > 0
     assert {name: np.shape(rows) for name, rows in report["limit"]["repeats"].items()} == {
         "onnxruntime": (2, 2),
@@ -118,14 +120,14 @@ def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) ->
     config = tiny_vocoder.config
     audio: AudioConfig = dataclasses.replace(config.audio, log=log)
     vocoder = type("Stub", (), {"config": dataclasses.replace(config, audio=audio)})()
-    mel = bench_measure.random_mel(vocoder, 0.1)
+    mel = bench_speech.noise_mel(vocoder, 0.1)
     assert check_mel(mel, audio).shape == (audio.n_mels, 40)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--backend", "abacus"), "expected some of onnxruntime,torch"),
+        (("--backend", "abacus"), "expected some of onnxruntime,torch,tensorrt,tensorrt-rtx"),
         (("--batch", "1,x"), "expected a positive integer"),
         (("--seconds", "-1"), "expected a positive number"),
         (("--repeats", "0"), "expected a positive integer"),
@@ -133,6 +135,18 @@ def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) ->
         (("--random", "univoc-896", "--model", "x"), "not allowed with"),
         (("--model", "nowhere"), "expected a model directory"),
         (("--json", "no/such/folder.json"), "is not a folder"),
+        (("--scenario", "party"), "speed"),
+        (("--utterances", "5"), "--utterances: found it with --scenario speed, expected --scenario batch"),
+        (("--padded-groups", "5"), "--padded-groups: found it with --scenario speed"),
+        (("--listeners", "5"), "expected --scenario stream or --scenario mixed"),
+        (("--scenario", "batch", "--seconds", "5"), "--seconds: found it with --scenario batch"),
+        (("--scenario", "stream", "--plot", "x.png"), "--plot: found it with --scenario stream"),
+        (("--scenario", "batch", "--batch", "4,8"), "--batch: found 4,8, expected one number"),
+        (("--scenario", "mixed", "--listeners", "4,8"), "--listeners: found 4,8, expected one number"),
+        (("--scenario", "batch", "--lengths", "2:1"), "expected seconds from the shortest to the longest"),
+        (("--scenario", "batch", "--lengths", "2"), "expected seconds from the shortest to the longest"),
+        (("--scenario", "batch", "--verify", "some"), "expected an integer from 0 on, or all"),
+        (("--scenario", "batch", "--mels", "nowhere.npy"), "--mels: nowhere.npy: No such file"),
     ],
 )
 def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: str) -> None:

@@ -1,0 +1,98 @@
+"""Engines in ``bench``: the batches that they take, and why they are not measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "-q")
+
+
+@pytest.fixture
+def reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
+    """A function (arguments) -> the exit code, the report as JSON and as text."""
+
+    def run(*arguments: object) -> tuple[int, Any, str]:
+        file = tmp_path / "bench.json"
+        code, out, err = bench(*arguments, "--json", file)
+        assert err == "" or code
+        return code, json.loads(file.read_text()), out
+
+    return run
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_an_engine_is_measured_with_the_batches_that_it_takes(
+    reported: Callable[..., tuple[int, Any, str]],
+    store: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store(batch=(2, 3, 4))
+    code, report, out = reported(*SMALL, "--backend", "onnxruntime,tensorrt-rtx", "--batch", "1,2,4")
+    assert code == 0
+    measured = [(result["subject"], result["batch"]) for result in report["results"]]
+    assert [batch for subject, batch in measured if subject == "onnxruntime"] == [1, 2, 4]
+    assert [batch for subject, batch in measured if subject == "tensorrt-rtx"] == [2, 4]
+    assert "not for a batch of 1" in report["missing"]["tensorrt-rtx, batch 1"]
+    assert "tensorrt-rtx, batch 1  not measured: no engine of" in out
+    assert {result["chunk_samples"] for result in report["results"] if result["subject"] == "tensorrt-rtx"} == {40}
+    assert len(report["loads"]["tensorrt-rtx"]["repeats"]) == len(report["loads"]["onnxruntime"]["repeats"])
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_an_engine_that_takes_none_of_the_batches_is_measured_with_its_own(
+    reported: Callable[..., tuple[int, Any, str]],
+    store: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store(batch=(3, 3, 3))
+    _, report, _ = reported(*SMALL, "--backend", "tensorrt-rtx", "--batch", "1,2")
+    assert [result["batch"] for result in report["results"] if result["subject"] == "tensorrt-rtx"] == [3]
+    assert all(
+        len(rounds[0]) == len({r["batch"] for r in report["results"]}) for rounds in report["limit"]["repeats"].values()
+    )
+
+
+@pytest.mark.usefixtures("simulated_machine")
+def test_a_job_fills_the_slots_of_an_engine(
+    reported: Callable[..., tuple[int, Any, str]],
+    store: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store(batch=(3, 3, 3), steps=80)
+    options = ("--scenario", "batch", "--utterances", "9", "--lengths", "0.03:0.1", "--padded-groups", "3", "-q")
+    code, report, out = reported(*options, "--backend", "tensorrt-rtx")
+    assert code == 0, out
+    (result,) = report["results"]
+    assert (result["slots"], result["chunk"], result["lanes"]) == (3, 80, 1)
+    assert result["engine"] is not None
+    assert f"tensorrt-rtx ({result['engine']}): 3 slots" in out
+    assert result["padded"]["equal"] == result["padded"]["utterances"] == 9
+    assert result["alone"] == {"compared": 9, "beginnings": 0, "different": []}
+
+
+def test_what_is_not_there_is_reported_with_its_reason(reported: Callable[..., tuple[int, Any, str]]) -> None:
+    pytest.importorskip("onnxruntime")
+    from wavernn_trt.engines.gpu import driver_state
+
+    if driver_state().reason is None:
+        pytest.skip("this machine has a GPU")
+    code, report, out = reported(*SMALL, "--backend", "onnxruntime,tensorrt-rtx", "--batch", "1")
+    assert code == 0
+    assert report["missing"]["tensorrt-rtx"].startswith("not measured: no GPU: ")
+    assert "vocode" not in report["missing"]["tensorrt-rtx"]
+    assert "tensorrt-rtx  not measured: no GPU" in out
+    code, report, out = reported("--scenario", "stream", "--backend", "tensorrt", "-q")
+    assert code == 1
+    assert report["results"] == []
+    assert "tensorrt: not measured: no GPU" in out
