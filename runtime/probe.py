@@ -40,7 +40,7 @@ from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, read_probe
 from wavernn_trt.runtime.conditioning import FloatArray
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.uniforms import SeededUniforms, sampling_inputs
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ _LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-6}
 
 class NoProbeError(VocoderError):
     """The model cannot be probed, which does not say that anything is wrong with it."""
+
+
+class ProbeFailedError(ExecutorError):
+    """The executor does not compute the model; says what was found."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,22 @@ def probe(vocoder: Vocoder) -> ProbeResult:
         return result(f"{vocoder.backend} failed: {type(error).__name__}: {error}", **figures)
     with np.errstate(all="ignore"):  # damaged logits overflow anything
         return result(_compare(vocoder, record, samples, forced, own, figures), **figures)
+
+
+def require_probe(vocoder: Vocoder) -> ProbeResult:
+    """Runs the probe, which has to pass.
+
+    Args:
+        vocoder: a loaded model.
+
+    Raises:
+        ProbeFailedError: it did not.
+        NoProbeError: as for `probe`.
+    """
+    result = probe(vocoder)
+    if not result.passed:
+        raise ProbeFailedError(f"the probe failed: {result.reason}")
+    return result
 
 
 def _record(vocoder: Vocoder) -> ProbeRecord:

@@ -23,7 +23,7 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
-from wavernn_trt.runtime.probe import NoProbeError, ProbeResult, probe
+from wavernn_trt.runtime.probe import NoProbeError, ProbeFailedError, ProbeResult, probe, require_probe
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
@@ -278,6 +278,10 @@ def test_a_class_that_the_model_does_not_have_is_found(
     )
     with with_executor(directory, executor) as vocoder:
         assert "drew 99 as sample 0, expected a class from 0 to 15" in probe(vocoder).reason
+        with pytest.raises(ProbeFailedError, match="drew 99"):
+            require_probe(vocoder)
+        executor.repair()
+        assert require_probe(vocoder).passed
 
 
 def test_a_record_damaged_while_the_model_is_in_use_is_found(copy: Path) -> None:
