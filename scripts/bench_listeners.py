@@ -90,13 +90,13 @@ class Listener:
         """Listens from one moment to another, on the clock of `time.monotonic`."""
         _sleep_until(start)
         try:
-            while time.monotonic() < until:
-                self._hear(self._mixture[self._next % len(self._mixture)], until)
+            while self._hear(self._mixture[self._next % len(self._mixture)], until):
                 self._next += self._step
         except (VocoderError, ExecutorError, TimeoutError) as error:
             self.heard.failures.append(str(error))
 
-    def _hear(self, request: Request, until: float) -> None:
+    def _hear(self, request: Request, until: float) -> bool:
+        """Hears an utterance; returns whether it ended before the time was over."""
         started = time.monotonic()
         with open_stream(self._vocoder, request) as (stream, sink):
             first = stream.read(timeout=_PATIENCE)
@@ -124,6 +124,7 @@ class Listener:
             self.heard.playback += play(arrivals, stream.frame)
             self.heard.read += Playback(frames, underruns, stream.underruns)
             self.heard.samples += sink.totals[-1] if sink.totals else 0
+            return due < until
 
 
 @contextlib.contextmanager

@@ -134,14 +134,18 @@ def measure_mixed(opened: OpenedModel, options: MixedOptions, report: Report) ->
         report("warm-up")
         warm_up(vocoder, listened)
         job = BatchJob(vocoder, mix(vocoder, speech, _UTTERANCES, options.shortest, options.longest))
-        heard, without, beside = Heard(), [], []
+        heard, listening = Heard(), 0.0
+        without: list[float] = []
+        beside: list[float] = []
         job.start()
         try:
             for repeat in range(1, options.repeats + 1):
                 report(f"repeat {repeat} of {options.repeats}: the job alone, for {options.seconds:g} s")
-                without.append(_speed(job, lambda: time.sleep(options.seconds)))
+                without.append(_speed(job, lambda: time.sleep(options.seconds))[0])
                 report(f"repeat {repeat} of {options.repeats}: with {options.listeners} listeners")
-                beside.append(_speed(job, lambda: heard.add(_listen(vocoder, listened, options))))
+                speed, elapsed = _speed(job, lambda: heard.add(_listen(vocoder, listened, options)))
+                beside.append(speed)
+                listening += elapsed
         finally:
             job.stop()
         slots, occupancy = vocoder.statistics().slots, vocoder.statistics().occupancy
@@ -157,7 +161,8 @@ def measure_mixed(opened: OpenedModel, options: MixedOptions, report: Report) ->
         "buffer": options.buffer,
         "listeners": options.listeners,
         **described,
-        "listeners_samples_per_second": heard.samples / (options.repeats * options.seconds),
+        "listening_seconds": listening,
+        "listeners_samples_per_second": heard.samples / listening,
         "job": {
             "alone": median(without),
             "beside": median(beside),
@@ -175,9 +180,9 @@ def _listen(vocoder: Vocoder, mixture: Mixture, options: MixedOptions) -> Heard:
     return listen_together(vocoder, mixture, options.listeners, options.seconds, buffer=options.buffer, spread=spread)
 
 
-def _speed(job: BatchJob, meanwhile: Callable[[], object]) -> float:
-    """Samples a second of a job while something happens."""
+def _speed(job: BatchJob, meanwhile: Callable[[], object]) -> tuple[float, float]:
+    """Samples a second of a job while something happens, and how many seconds that took."""
     before, started = job.samples(), time.perf_counter()
     meanwhile()
     elapsed = time.perf_counter() - started
-    return (job.samples() - before) / elapsed
+    return (job.samples() - before) / elapsed, elapsed

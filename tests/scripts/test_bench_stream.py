@@ -144,6 +144,7 @@ def test_listeners_beside_a_job_are_reported_with_what_they_cost_it(
     assert 0 < job["occupancy"] <= 1
     assert job["failures"] == result["failures"] == []
     assert 0 <= result["underruns"] <= result["frames"]
-    assert result["listeners_samples_per_second"] == result["samples"] / (2 * 0.3)
+    assert result["listeners_samples_per_second"] == result["samples"] / result["listening_seconds"]
+    assert 0.5 < result["listening_seconds"] < 60
     assert np.isfinite(job["ratio"])
     assert f"{job['ratio']:.2f} x" in out
