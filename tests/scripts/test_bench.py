@@ -14,6 +14,7 @@ import pytest
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.scripts import bench_measure, bench_speech
 from wavernn_trt.scripts.bench_limit import SIZE, MatrixProducts
+from wavernn_trt.scripts.bench_machine import MachineWatch, resident_bytes
 from wavernn_trt.scripts.cli import main
 
 SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
@@ -122,6 +123,23 @@ def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) ->
     vocoder = type("Stub", (), {"config": dataclasses.replace(config, audio=audio)})()
     mel = bench_speech.noise_mel(vocoder, 0.1)
     assert check_mel(mel, audio).shape == (audio.n_mels, 40)
+
+
+def test_what_other_processes_take_is_told_apart_from_ones_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(100.0, 40.0, 10.0), (110.0, 49.0, 12.0)])
+    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: next(readings)))
+    assert MachineWatch().others_share() == pytest.approx(0.7)
+    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: None))
+    assert MachineWatch().others_share() is None
+
+
+def test_a_machine_that_tells_is_read() -> None:
+    watch = MachineWatch()
+    np.ones(100_000).sum()
+    share = watch.others_share()
+    assert share is None or 0 <= share <= 1
+    resident = resident_bytes()
+    assert resident is None or 2**20 < resident < 2**40
 
 
 @pytest.mark.parametrize(
