@@ -138,7 +138,20 @@ def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     Raises:
         OSError: it cannot be written.
     """
+    clipped = 0 if floating else clipped_samples(waveform)
+    if clipped:
+        logger.warning("%s", clipping(Path(path), clipped, len(waveform)))
     begin_wav(path, waveform, sample_rate, floating=floating).publish()
+
+
+def clipped_samples(waveform: FloatArray) -> int:
+    """How many samples 16 bits do not hold."""
+    return int((np.abs(waveform) > 1).sum())
+
+
+def clipping(path: Path, clipped: int, samples: int) -> str:
+    """What is to be said of a file with clipped samples."""
+    return f"{path}: {clipped} of {samples} samples are clipped; --float keeps them"
 
 
 def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> WholeFile:
@@ -147,16 +160,12 @@ def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     Returns:
         The file, to be flushed, published or discarded.
     """
-    path = Path(path)
-    clipped = 0 if floating else int((np.abs(waveform) > 1).sum())
-    if clipped:
-        logger.warning("%s: %d of %d samples are clipped; --float keeps them", path, clipped, len(waveform))
     import soundfile
 
     # By way of memory: libsndfile hides what the operating system says of a disk that is full.
     content = io.BytesIO()
     subtype = "FLOAT" if floating else "PCM_16"
     soundfile.write(content, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
-    file = WholeFile(path)
+    file = WholeFile(Path(path))
     file.write(content.getbuffer())
     return file

@@ -32,6 +32,8 @@ class JobResult:
     elapsed: float = 0.0
     """Seconds from reading the input to the finished output; jobs that are decoded together share them."""
     error: str | None = None
+    clipped: int = 0
+    """Samples that 16 bits did not hold."""
 
 
 @dataclass(frozen=True)

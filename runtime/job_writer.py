@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from wavernn_trt.runtime.audio import begin_wav
+from wavernn_trt.runtime.audio import begin_wav, clipped_samples, clipping
 from wavernn_trt.runtime.job_result import JobResult, JobsStopped, failure, stopping_reason
 from wavernn_trt.runtime.job_state import JobState, UnderWay
 from wavernn_trt.runtime.output_files import WholeFile, flush_folder
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 
+logger = logging.getLogger(__name__)
+
 _GROUP = 32
 """Files that are flushed together, where so many wait: the more, the less each costs. Their waveforms are kept no
 longer; so many files are open."""
+
+
+_WARNINGS = 3
+"""Files of which it is said, one by one, that samples were clipped; of thousands of files hundreds may have one."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class _Written:
     one: UnderWay
     file: WholeFile
     samples: int
+    clipped: int
 
 
 class JobWriter:
@@ -36,6 +44,7 @@ class JobWriter:
         self._state = state
         self._sample_rate = sample_rate
         self._floating = floating
+        self._warnings = 0
 
     def run(self) -> None:
         """Writes until it is told to end; what a thread of its own does."""
@@ -77,7 +86,7 @@ class JobWriter:
                     self._fail(each.one, error)
         for each in written:
             elapsed = time.perf_counter() - each.one.started
-            self._state.ended(each.one, JobResult(each.one.job, "done", each.samples, elapsed))
+            self._state.ended(each.one, JobResult(each.one.job, "done", each.samples, elapsed, None, each.clipped))
 
     def _begin(self, one: UnderWay, ticket: Ticket) -> _Written | None:
         try:
@@ -96,7 +105,12 @@ class JobWriter:
         except Exception as error:
             self._fail(one, error)
             return None
-        return _Written(one, file, len(waveform))
+        clipped = 0 if self._floating else clipped_samples(waveform)
+        if clipped:
+            self._warnings += 1
+            level = logging.WARNING if self._warnings <= _WARNINGS else logging.DEBUG
+            logger.log(level, "%s", clipping(one.job.output, clipped, len(waveform)))
+        return _Written(one, file, len(waveform), clipped)
 
     def _succeeds(self, written: _Written, work: Callable[[], None]) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -109,6 +110,27 @@ def test_a_folder_of_many_files_is_decoded_in_larger_batches(tiny_vocoder: Vocod
         assert suited(open_batch, 8, limits) is open_batch
         assert suited(open_batch, 5000, limits).statistics().slots == 32
     assert suited(tiny_vocoder, 5000, limits) is tiny_vocoder, "its executor has one slot"
+
+
+def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
+    folder: Path,
+    tiny_vocoder: Vocoder,
+    tiny_mel: MakeMel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.97)  # undone, it makes noise loud
+    loud = Vocoder(dataclasses.replace(tiny_vocoder.opened, audio=audio))
+    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: loud)
+    for number in range(6):
+        np.save(f"in/deep/{number}.npy", tiny_mel(9, seed=number))
+    assert vocode("in/deep", "-o", "out") == 0
+    named = [record for record in caplog.records if "samples are clipped" in record.getMessage()]
+    assert len(named) == 3
+    assert "7 done; 7 with clipped samples (--float keeps them)" in capsys.readouterr().err
+    assert vocode("in/deep", "-o", "floating", "--float") == 0
+    assert "clipped" not in capsys.readouterr().err
 
 
 def test_lanes_are_the_scheduler_s(folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
