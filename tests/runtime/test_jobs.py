@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import threading
 import time
 import tracemalloc
@@ -10,16 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime import job_room
+from wavernn_trt.runtime import job_room, job_writer
 from wavernn_trt.runtime.job_plan import Job, plan_jobs
 from wavernn_trt.runtime.job_room import Room
+from wavernn_trt.runtime.job_state import Ended, Halted, JobState, UnderWay
+from wavernn_trt.runtime.job_writer import JobWriter
 from wavernn_trt.runtime.jobs import JobOptions, JobResult, JobsStopped, Stop, run_jobs
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -252,6 +258,60 @@ def test_a_run_that_is_asked_to_stop_writes_what_is_decoded(
     stopped = Stop()
     stopped.request()
     assert list(run_jobs(tiny_vocoder, jobs[len(ended) :], FLOATING, Watched(), stopped)) == []
+
+
+def test_a_stop_does_not_wait_for_what_is_not_decoded(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, faulty: ModuleType
+) -> None:
+    jobs, stop = mels(30, frames=(2,)), Stop()
+    executor = faulty.FaultyExecutor(tiny_vocoder.executor, hangs_at=6)
+
+    def stop_when_it_hangs() -> None:
+        assert executor.hanging.wait(SECONDS)
+        stop.request()
+
+    watching = threading.Thread(target=stop_when_it_hangs)
+    watching.start()
+    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+        ended = list(run_jobs(vocoder, jobs, FLOATING, Watched(), stop))
+        executor.repair()
+    watching.join(SECONDS)
+    assert [result.job for result in ended] == jobs[:6]
+    assert [job for job in jobs if job.output.exists()] == jobs[:6]
+
+
+def test_behind_a_full_disk_nothing_more_is_tried(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, state, tried = mels(5), JobState(1), []
+    tickets = [tiny_vocoder.submit(Request(np.load(job.input))) for job in jobs]
+    for job, ticket in zip(jobs, tickets, strict=True):
+        ticket.result(SECONDS)
+        state.follow(UnderWay(job, 0.0, 0), ticket)  # all are decoded
+    state.decoded.put(None)
+    begin = job_writer.begin_wav
+
+    def full_at_the_third(path: Path, *arguments: Any, **options: Any) -> Any:
+        tried.append(path)
+        if len(tried) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return begin(path, *arguments, **options)
+
+    monkeypatch.setattr(job_writer, "begin_wav", full_at_the_third)
+    JobWriter(state, tiny_vocoder.sample_rate, floating=False).run()
+    messages = [state.messages.get_nowait() for _ in range(state.messages.qsize())]
+    (halted,) = [message for message in messages if isinstance(message, Halted)]
+    assert str(halted.error).endswith("No space left on device; free some space")
+    results = [message.result for message in messages if isinstance(message, Ended)]
+    assert {result.job: result.status for result in results if result is not None} == {
+        jobs[0]: "done",
+        jobs[1]: "done",
+        jobs[2]: "failed",
+    }
+    assert results.count(None) == 2
+    assert tried == [job.output for job in jobs[:3]]
+    assert [job.output.exists() for job in jobs] == [True, True, False, False, False]
+    assert not unfinished(jobs[0].output.parent)
 
 
 def test_whoever_leaves_the_results_ends_the_run(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
