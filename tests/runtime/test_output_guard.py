@@ -89,6 +89,11 @@ def test_digital_silence_may_last(speech: NDArray[np.float32]) -> None:
     hum = level(-1.0, 60 * RATE // HOP)
     hum[:2] = 0.0  # which a voice may well leave out
     assert watched(OutputGuard(MODEL, AUDIO, hum), minute) is None
+    burst = level(-1.0, 60 * RATE // HOP)
+    burst[:, : LONGEST // HOP - 1] = 0.0  # less than a tenth of a second
+    assert watched(OutputGuard(MODEL, AUDIO, burst), minute) is None
+    burst[:, LONGEST // HOP - 1] = 0.0
+    assert watched(OutputGuard(MODEL, AUDIO, burst), minute) == LONGEST
 
 
 @pytest.mark.parametrize("label", [1, 128, 254])
@@ -151,6 +156,12 @@ def test_a_stream_that_is_begun_again_is_watched_anew() -> None:
     guard.check(0, standing)  # the same samples once more are not twice as many
     with pytest.raises(DamagedOutputError):
         guard.check(LONGEST - 1, standing[:1])
+    guard = OutputGuard(MODEL, AUDIO, level(-0.2))
+    guard.check(6000, np.arange(5, 5 + CHUNK, dtype=np.int32)[::-1] % 200)  # it ended on what it begins with now
+    assert watched(guard, standing[:1].repeat(3 * LONGEST)) == LONGEST
+    guard = OutputGuard(MODEL, AUDIO, level(-0.2))
+    guard.check(0, standing[:9])
+    guard.check(3 * LONGEST, standing[:9])  # what lies between was somebody else's
 
 
 def test_folds_are_watched_each_on_its_own() -> None:
