@@ -22,6 +22,10 @@ _MOMENTS = 64
 """Moments that are kept of that time."""
 
 
+_PATIENCE = 2.0
+"""Seconds that the end of a run waits for what there was to do; only a slow file system takes longer."""
+
+
 class ProgressBar:
     """A `Progress` for people. A thread of its own draws it, so that no terminal holds up the work."""
 
@@ -44,6 +48,7 @@ class ProgressBar:
         self._estimate: WorkEstimate | None = None
         self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS)
         self._closed = threading.Event()
+        self._closing = 0.0
         self._interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file needs no animation
         self._bar = tqdm(
             total=0.0,
@@ -73,6 +78,7 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
+        self._closing = time.monotonic()
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -80,12 +86,14 @@ class ProgressBar:
 
     def _work(self) -> None:
         self._draw()
-        self._estimate = WorkEstimate(
-            self._jobs, self._audio, overwrite=self._overwrite, going_on=lambda: not self._closed.is_set()
-        )
+        estimate = WorkEstimate(self._jobs, self._audio, overwrite=self._overwrite, going_on=self._is_patient)
+        self._estimate = estimate if estimate.complete else None
         while not self._closed.wait(self._interval):
             self._draw()
         self._draw()
+
+    def _is_patient(self) -> bool:
+        return not self._closed.is_set() or time.monotonic() - self._closing < _PATIENCE
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -95,9 +103,9 @@ class ProgressBar:
         factor = self._real_time_factor(now, steps)
         self._bar.set_description_str(f"{ended}/{len(self._jobs)} files", refresh=False)
         postfix = [] if factor is None else [f"real-time factor {factor:.2f}"]
-        if self._estimate is not None:
+        if self._estimate is not None or ended == len(self._jobs):
             begun = max(0.0, seconds - spoken)  # of files that have not ended
-            left = max(0.0, self._estimate.left(ended) - begun)
+            left = max(0.0, self._estimate.left(ended) - begun) if self._estimate else 0.0
             self._bar.n, self._bar.total = seconds, seconds + left
             postfix += [] if factor is None else [f"{tqdm.format_interval(left * factor)} left"]
         self._bar.set_postfix_str(", ".join(postfix), refresh=False)

@@ -30,7 +30,7 @@ class WorkEstimate:
             jobs: all of them.
             audio: says what a mel's frame lasts.
             overwrite: whether jobs whose output is there are work too.
-            going_on: asked between two headers; on its no, the rest is not read.
+            going_on: asked between two headers; on its no, the rest is not read, and `complete` is false.
         """
         self._count = len(jobs)
         places = np.unique(np.linspace(0, self._count - 1, min(self._count, _SAMPLE)).astype(np.int64))
@@ -41,7 +41,9 @@ class WorkEstimate:
             job = jobs[place]
             there = not overwrite and os.path.isfile(job.output)
             seconds.append(0.0 if there else estimate_seconds(job.input, audio))
-        self._places = places[: len(seconds)]
+        self.complete = len(seconds) == len(places)
+        """Whether `left` may be asked."""
+        self._places = places
         self._seconds = np.array(seconds)
         self._exact = self._count <= _SAMPLE
 

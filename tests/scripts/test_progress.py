@@ -67,6 +67,8 @@ def test_of_many_files_some_say_how_long_all_are(mels: Callable[..., Sequence[Jo
         assert estimate.left(ended) == pytest.approx(work[ended:].sum(), rel=0.15)
     assert estimate.left(1450) == pytest.approx(work[1450:].sum(), rel=0.4)
     assert estimate.left(1500) == 0
+    assert estimate.complete
+    assert not WorkEstimate(jobs, AUDIO, overwrite=False, going_on=lambda: False).complete
 
 
 class Slow(Sequence[Job]):
