@@ -11,11 +11,14 @@ import numpy as np
 
 from wavernn_trt.runtime.conditioning import ConditioningWindows
 from wavernn_trt.runtime.executors.protocol import Executor
-from wavernn_trt.runtime.scheduling.tasks import Task
+from wavernn_trt.runtime.scheduling.tasks import Task, Urgency
 from wavernn_trt.runtime.streams import LaneLoop, Piece, Stream
 
-_URGENT_IN_A_ROW = 4
-"""Chunks of interactive streams alone after which one is of all, so that batch work goes on under any load."""
+_URGENT_TIME = 4.0
+"""How many times as long as a chunk of all streams those of urgent ones alone may take, before there is another of all:
+so batch work has a fifth of the time under any load."""
+_URGENT_AT_FIRST = 4
+"""Chunks of urgent streams alone while it is not known how long one of all takes."""
 _POLL_SECONDS = 0.01
 """Between two looks at streams that are paused, in case nobody says that they can go on."""
 
@@ -101,6 +104,12 @@ class LaneWorker:
         self._batch_slots = batch_slots
         self._entered = 0
         self._urgent_chunks = 0
+        self._urgent_seconds = 0.0
+        self._full_seconds: float | None = None
+
+    def seated(self, urgency: Urgency) -> int:
+        """How many streams of one urgency have a slot; with the lock."""
+        return sum(seat.task.urgency == urgency for seat in self.seats.values())
 
     def run(self) -> None:
         """Decodes until the scheduler ends; what a thread of its own does."""
@@ -135,6 +144,10 @@ class LaneWorker:
             seconds, self.busy_since = time.monotonic() - self.busy_since, None
             if self.abandoned:
                 return False
+            if self._urgent_chunks:
+                self._urgent_seconds += seconds
+            elif chosen:
+                self._full_seconds = seconds
             collected = [(self.seats[piece.stream], piece) for piece in pieces if piece.stream in self.seats]
             for piece in pieces:
                 if piece.last:
@@ -180,12 +193,18 @@ class LaneWorker:
         interactive = [number for number in able if self.seats[number].task.urgency == "interactive"]
         if self._executor.slots is None and 0 < len(interactive) < len(able):
             urgent = [number for number in interactive if self.seats[number].task.sink.urgent()]
-            if urgent and self._urgent_chunks < _URGENT_IN_A_ROW:
+            if urgent and self._may_be_urgent():
                 self._urgent_chunks += 1
                 return urgent
         self._urgent_chunks = 0
+        self._urgent_seconds = 0.0
         self._orders.submitting(len(able) - len(interactive), self._batch_slots)
         return able
+
+    def _may_be_urgent(self) -> bool:
+        if self._full_seconds is None:
+            return self._urgent_chunks < _URGENT_AT_FIRST
+        return self._urgent_seconds < _URGENT_TIME * self._full_seconds
 
     def _has_room(self, loop: LaneLoop, number: int) -> bool:
         room = self.seats[number].task.sink.room()

@@ -221,11 +221,11 @@ class Scheduler:
 
     def pick(self, lane: LaneWorker, *, batch: bool) -> tuple[Task, int, Stream] | None:
         """See `Orders`."""
-        if len(lane.seats) > min(len(other.seats) for other in self._lanes if other.open):
-            return None  # another lane has less to do
         task = self._ready.first(batch=batch)
         if task is None:
             return None
+        if lane.seated(task.urgency) > min(other.seated(task.urgency) for other in self._lanes if other.open):
+            return None  # another lane has less to do
         fold, stream = task.waiting.popleft()
         self._ready.took(task)
         if not task.waiting:

@@ -20,6 +20,7 @@ from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -62,9 +63,16 @@ class SlowListener:
             assert self.changed.wait_for(lambda: sum(map(len, self.samples)) >= samples, PATIENCE)
 
 
-def wait_until_ready(vocoder: Vocoder, held: Any, utterances: int) -> None:
-    """Until a first chunk has begun, and so many utterances are conditioned and wait for a slot."""
+def submit_behind_the_first(vocoder: Vocoder, held: Any, requests: list[Request]) -> list[Ticket]:
+    """Submits the others when the first is alone in a chunk, which is held."""
+    held.hold()
+    first = vocoder.submit(requests[0])
     held.wait_for(lambda: held.rows)
+    return [first, *map(vocoder.submit, requests[1:])]
+
+
+def wait_until_ready(vocoder: Vocoder, utterances: int) -> None:
+    """Until so many utterances are conditioned and wait for a slot."""
     scheduler = vocoder._scheduler
     with scheduler._changed:
         assert scheduler._changed.wait_for(lambda: len(scheduler._ready) == utterances, PATIENCE)
@@ -96,9 +104,9 @@ def test_threads_that_ask_at_once_get_what_each_would_get_alone(
 
 def test_whoever_waits_enters_the_slot_that_becomes_free(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(2)
-    held.hold()
-    tickets = [vocoder.submit(Request(mel_of(chunks, chunks))) for chunks in (6, 2, 2, 2)]
-    wait_until_ready(vocoder, held, 2)  # the first has its slot; as many as there are slots wait
+    requests = [Request(mel_of(chunks, chunks)) for chunks in (6, 2, 2, 2)]
+    tickets = submit_behind_the_first(vocoder, held, requests)
+    wait_until_ready(vocoder, 2)  # as many as there are slots
     held.allow()
     for ticket in tickets:
         ticket.result(PATIENCE)
@@ -191,32 +199,43 @@ def test_what_cannot_be_ready_in_time_is_dropped(speak: Speak, held: Any, mel_of
 
 def test_the_interactive_come_first_and_batch_work_still_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(2)
-    held.hold()
-    batch = [vocoder.submit(Request(mel_of(12, seed))) for seed in range(3)]
-    wait_until_ready(vocoder, held, 2)
+    batch = submit_behind_the_first(vocoder, held, [Request(mel_of(12, seed)) for seed in range(3)])
+    wait_until_ready(vocoder, 2)
     listener = SlowListener()
     live = vocoder.submit(Request(mel_of(12, 9)), urgency="interactive", sink=listener)
-    wait_until_ready(vocoder, held, 3)
+    wait_until_ready(vocoder, 3)
     held.allow()
     live.result(PATIENCE)
-    # At once in a slot besides the two; four chunks of its own, then one with the others.
-    alone = held.rows[1:].index(1)
-    assert alone <= 2
-    assert held.rows[1 + alone :][:10] == [1, 1, 1, 1, 3, 1, 1, 1, 1, 3]
+    # At once in a slot besides the two, for most of the time alone, and some of it with the others.
+    heard = held.rows[1:]
+    assert heard.index(1) <= 2
+    assert heard[:12].count(1) >= 6
+    assert 1 <= heard[:12].count(3) <= 4
     for ticket in batch:
         ticket.result(PATIENCE)
 
 
 def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(1)
-    held.hold()
-    batch = vocoder.submit(Request(mel_of(6)))
+    (batch,) = submit_behind_the_first(vocoder, held, [Request(mel_of(6))])
     live = vocoder.submit(Request(mel_of(6, 1)), urgency="interactive", sink=SlowListener(urgent=False))
-    wait_until_ready(vocoder, held, 1)
+    wait_until_ready(vocoder, 1)
     held.allow()
     batch.result(PATIENCE)
     live.result(PATIENCE)
     assert set(held.rows[1:6]) == {2}
+
+
+def test_listeners_in_one_lane_leave_its_batch_slots_to_batch_work(speak: Speak, mel_of: MakeMel) -> None:
+    vocoder = speak(4, lanes=2)
+    silent = [
+        vocoder.submit(Request(mel_of(1)), urgency="interactive", sink=SlowListener(0, urgent=False)) for _ in range(3)
+    ]
+    for _, ticket in vocoder.vocode_many(Request(mel_of(4), seed) for seed in range(40)):
+        ticket.result()
+    assert vocoder.statistics().occupancy > 0.85
+    for ticket in silent:
+        assert ticket.cancel()
 
 
 def test_a_paused_stream_has_the_bits_of_one_that_never_paused(speak: Speak, plain: Vocoder, mel_of: MakeMel) -> None:
@@ -247,9 +266,8 @@ def test_folds_take_slots_of_their_own(speak: Speak, plain: Vocoder, held: Any, 
 def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     rows = 80 * 768 * 4
     vocoder = speak(4, conditioning_bytes=2 * rows)
-    held.hold()
-    tickets = [vocoder.submit(Request(mel_of(50, seed))) for seed in range(4)]
-    wait_until_ready(vocoder, held, 1)
+    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(50, seed)) for seed in range(4)])
+    wait_until_ready(vocoder, 1)
     assert vocoder.statistics().conditioning_bytes == 2 * rows
     too_long = vocoder.submit(Request(mel_of(150)))
     held.allow()
@@ -260,9 +278,8 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
 
 def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(2)
-    held.hold()
-    tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(5)]
-    wait_until_ready(vocoder, held, 2)
+    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(2, seed)) for seed in range(5)])
+    wait_until_ready(vocoder, 2)
     now = vocoder.statistics()
     assert (now.slots, now.busy, now.under_way, now.done) == (2, 1, 1, 0)
     assert now.queue == 4
