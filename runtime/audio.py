@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.output_files import WholeFile
+from wavernn_trt.runtime.pcm import to_int16
 
 FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)
@@ -164,8 +165,10 @@ def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
 
     # By way of memory: libsndfile hides what the operating system says of a disk that is full.
     content = io.BytesIO()
-    subtype = "FLOAT" if floating else "PCM_16"
-    soundfile.write(content, np.asarray(waveform, np.float32), sample_rate, subtype=subtype, format="WAV")
+    samples = np.asarray(waveform, np.float32)
+    # 16 bits are rounded here, as those of streams are: libsndfile rounds down, which is half a step of offset.
+    encoded, subtype = (samples, "FLOAT") if floating else (to_int16(samples), "PCM_16")
+    soundfile.write(content, encoded, sample_rate, subtype=subtype, format="WAV")
     file = WholeFile(Path(path))
     file.write(content.getbuffer())
     return file
