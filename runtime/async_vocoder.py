@@ -12,15 +12,15 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from wavernn_trt.runtime.audio_stream import AudioStream
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import QueueFullError
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.ring_buffer import Samples
 from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
 from wavernn_trt.runtime.scheduling.tasks import Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
+from wavernn_trt.runtime.streaming.audio_stream import AudioStream
+from wavernn_trt.runtime.streaming.ring_buffer import Samples
 from wavernn_trt.runtime.vocoder import Vocoder, VocoderConfig
 
 _PIECES_AHEAD = 8

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.output_files import WholeFile
-from wavernn_trt.runtime.pcm import to_int16
+from wavernn_trt.runtime.jobs.output_files import WholeFile
+from wavernn_trt.runtime.streaming.pcm import to_int16
 
 FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.folding import plan_folds
+from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.mel import check_mel
-from wavernn_trt.runtime.output_guard import OutputGuard
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 

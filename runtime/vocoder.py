@@ -15,17 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.runtime.arriving_mel import ArrivingMel
+from wavernn_trt.runtime.arriving.arriving_mel import ArrivingMel
 from wavernn_trt.runtime.audio import resample
-from wavernn_trt.runtime.audio_stream import AudioStream
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
-from wavernn_trt.runtime.ring_buffer import RingBuffer
-from wavernn_trt.runtime.ring_header import Encoding, Memory
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.crowd import keep_under_way
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
@@ -35,6 +32,9 @@ from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
 from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.scheduling.utterance import Utterance
+from wavernn_trt.runtime.streaming.audio_stream import AudioStream
+from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
+from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory
 from wavernn_trt.runtime.streams import decode_streams
 from wavernn_trt.runtime.teacher_forcing import ForcedPiece, force_streams, forced_stream
 
@@ -115,6 +115,7 @@ class Vocoder:
         precision: Precision | None = None,
         cache: str | Path | None = None,
         limits: SchedulerLimits = DEFAULT_LIMITS,
+        probe: bool = False,
     ) -> Vocoder:
         """Loads a model directory; the same as `wavernn_trt.load`.
 
@@ -129,13 +130,24 @@ class Vocoder:
             precision: ``fp32``, ``fp16`` or ``bf16``: of the engine; ``None`` takes the engine that was used last.
             cache: the folder with the engines' plans; ``None`` is the user's own.
             limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
+            probe: whether to have the model speak its probe first, and to refuse it if that is not what it was.
 
         Raises:
             ValueError: the directory, the backend or a number is not usable; the message says what would be.
+            ExecutorError: the probe failed: the model is damaged, or its executor computes something else.
         """
         path = shipped_voice() if dir is None else Path(dir)
         folder = None if cache is None else Path(cache)
-        return cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch, limits)
+        vocoder = cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch, limits)
+        if probe:
+            from wavernn_trt.runtime.health.probe import require_probe  # it knows vocoders
+
+            try:
+                require_probe(vocoder)
+            except BaseException:
+                vocoder.close()
+                raise
+        return vocoder
 
     @property
     def sample_rate(self) -> int:

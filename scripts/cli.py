@@ -34,7 +34,7 @@ examples:
   {PROGRAM} vocode speech.wav -o copy.wav     say a recording again with the voice that is shipped
   {PROGRAM} vocode mels/ -o speech/           speak every .npy mel in a folder
 
-exit codes: 0 all done, 1 some files failed, 2 wrong usage, 130 interrupted
+exit codes: 0 all done; 1 some files failed, or a run had to stop; 2 wrong usage; 130 interrupted; 143 terminated
 '{PROGRAM} COMMAND --help' explains a command.
 """
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from wavernn_trt.export.model_directory import (
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.compatibility import CompatibilityReport
+    from wavernn_trt.runtime.health.probe import ProbeResult
 
 DESCRIPTION = """\
 Prints what is in a model directory: family, sizes, work for a sample, audio settings, files and
@@ -53,6 +55,14 @@ def add_parser(subparsers: Any) -> None:
         help="a model directory, as 'wavernn-trt export' makes it, or a .plan, as 'wavernn-trt build' does",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also have the model speak the short mel that came with it, and compare; exits with 1 if it is damaged",
+    )
+    parser.add_argument(
+        "--backend", default="onnxruntime", metavar="NAME", help="of --probe, as vocode takes it (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,12 +72,32 @@ def run(arguments: argparse.Namespace) -> int:
     directory = open_model_directory(arguments.directory)
     reports = _reports(directory)
     values = _values(directory, reports)
+    probed = _probe(directory, arguments.backend) if arguments.probe else None
+    if probed is not None:
+        figures = dataclasses.asdict(probed).items()  # those that were not reached are NaN, which JSON has not
+        values["probe"] = {
+            name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures
+        }
+        values["probe"]["backend"] = arguments.backend
     if arguments.json:
         json.dump(values, sys.stdout, indent=1)
         print()
     else:
         _print(directory, values, reports)
-    return int(any(report.violations for report in reports.values()))
+        if probed is not None:
+            _section(f"probe on {arguments.backend}")
+            print(f"  {probed.reason or 'passed'}")
+            print(f"  {probed.bits:.4f} bits a sample, expected {probed.expected_bits:.4f}; {probed.seconds:.2f} s")
+    damaged = probed is not None and not probed.passed
+    return int(damaged or any(report.violations for report in reports.values()))
+
+
+def _probe(directory: ModelDirectory, backend: str) -> ProbeResult:
+    from wavernn_trt.runtime.health.probe import probe
+    from wavernn_trt.runtime.vocoder import Vocoder
+
+    with Vocoder.load(directory.path, backend) as vocoder:
+        return probe(vocoder)
 
 
 def _run_plan(plan: Path, *, as_json: bool) -> int:

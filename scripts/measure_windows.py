@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_number
-from wavernn_trt.scripts.bench_models import STANDARD, export_random
+from wavernn_trt.scripts.benchmark.models import STANDARD, export_random
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Moments, Speech
+    from wavernn_trt.runtime.arriving.conditioning_blocks import ConditioningBlocks
     from wavernn_trt.runtime.conditioning import FloatArray
-    from wavernn_trt.runtime.conditioning_blocks import ConditioningBlocks
     from wavernn_trt.runtime.executors.protocol import Executor
     from wavernn_trt.runtime.executors.registry import OpenedModel
 
@@ -69,7 +69,7 @@ class _InBlocks:
         return getattr(self._executor, name)
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        from wavernn_trt.runtime.conditioning_blocks import condition_in_blocks
+        from wavernn_trt.runtime.arriving.conditioning_blocks import condition_in_blocks
 
         if self._blocks is None:
             return self._executor.condition(mel)
@@ -78,8 +78,8 @@ class _InBlocks:
 
 def _measure(directory: Path | None, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     from wavernn_trt.calibration.score import analyse
+    from wavernn_trt.runtime.arriving.conditioning_blocks import RecurrentBlocks, conditioning_blocks
     from wavernn_trt.runtime.audio import read_audio
-    from wavernn_trt.runtime.conditioning_blocks import RecurrentBlocks, conditioning_blocks
     from wavernn_trt.runtime.executors.registry import open_model
     from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.job_result import JobResult
+from wavernn_trt.runtime.jobs.plan import Job
+from wavernn_trt.runtime.jobs.result import JobResult
 from wavernn_trt.scripts.work_estimate import WorkEstimate
 from wavernn_trt.scripts.work_estimate import estimate_seconds as estimate_seconds
 

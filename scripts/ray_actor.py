@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.runtime.job_plan import Job
-from wavernn_trt.runtime.jobs import JobOptions, JobResult, JobsStopped, run_jobs
+from wavernn_trt.runtime.jobs.plan import Job
+from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped, run_jobs
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Rows = Mapping[str, Sequence[Any]]

@@ -21,8 +21,8 @@ from wavernn_trt.scripts.cli import Parser
 
 if TYPE_CHECKING:
     from wavernn_trt.export.config import AudioConfig
-    from wavernn_trt.runtime.job_plan import JobPlan
-    from wavernn_trt.runtime.job_report import JobReport
+    from wavernn_trt.runtime.jobs.plan import JobPlan
+    from wavernn_trt.runtime.jobs.report import JobReport
     from wavernn_trt.scripts.ray_pool import Spoken
 
 DESCRIPTION = """\
@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.folding import plan_folds
-    from wavernn_trt.runtime.job_plan import is_file_name, plan_jobs
-    from wavernn_trt.runtime.job_report import JobReport, model_fingerprint
-    from wavernn_trt.runtime.output_files import remove_leftovers
-    from wavernn_trt.runtime.output_folder import locked_folder
+    from wavernn_trt.runtime.jobs.output_files import remove_leftovers
+    from wavernn_trt.runtime.jobs.output_folder import locked_folder
+    from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
+    from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     if arguments.overlap is not None and arguments.fold is None:
@@ -100,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, report: JobReport | None) -> int:
-    from wavernn_trt.runtime.job_report import result_row
-    from wavernn_trt.runtime.jobs import JobsStopped
+    from wavernn_trt.runtime.jobs.report import result_row
+    from wavernn_trt.runtime.jobs.run import JobsStopped
     from wavernn_trt.scripts.progress import ProgressBar
     from wavernn_trt.scripts.vocode_report import Totals
 
@@ -146,7 +146,7 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
 @contextmanager
 def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable[Spoken]]:
     """What comes of the jobs, as it comes. Those that are done already need no worker; where all are, none starts."""
-    from wavernn_trt.runtime.jobs import JobOptions, JobResult
+    from wavernn_trt.runtime.jobs.run import JobOptions, JobResult
     from wavernn_trt.scripts.ray_actor import Loading
     from wavernn_trt.scripts.ray_pool import Pool, Spoken, open_pool
 

@@ -14,8 +14,8 @@ from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
 if TYPE_CHECKING:
-    from wavernn_trt.runtime.job_plan import JobPlan
-    from wavernn_trt.runtime.job_report import JobReport
+    from wavernn_trt.runtime.jobs.plan import JobPlan
+    from wavernn_trt.runtime.jobs.report import JobReport
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -143,10 +143,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.folding import plan_folds
-    from wavernn_trt.runtime.job_plan import is_file_name, plan_jobs
-    from wavernn_trt.runtime.job_report import check_report
-    from wavernn_trt.runtime.output_files import remove_leftovers
-    from wavernn_trt.runtime.output_folder import locked_folder
+    from wavernn_trt.runtime.jobs.output_files import remove_leftovers
+    from wavernn_trt.runtime.jobs.output_folder import locked_folder
+    from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
+    from wavernn_trt.runtime.jobs.report import check_report
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -191,8 +191,8 @@ def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
 
 
 def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, report: JobReport | None) -> int:
-    from wavernn_trt.runtime.job_report import result_row
-    from wavernn_trt.runtime.jobs import JobOptions, JobsStopped, run_jobs
+    from wavernn_trt.runtime.jobs.report import result_row
+    from wavernn_trt.runtime.jobs.run import JobOptions, JobsStopped, run_jobs
     from wavernn_trt.scripts.interruption import interruptible
     from wavernn_trt.scripts.progress import ProgressBar
     from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
@@ -252,7 +252,7 @@ def _about(vocoder: Vocoder) -> dict[str, Any]:
 
 
 def _open_report(path: Path, vocoder: Vocoder) -> JobReport:
-    from wavernn_trt.runtime.job_report import JobReport, model_fingerprint
+    from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
 
     common = {
         "model_sha256": model_fingerprint(vocoder.config.path),

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import IO, Any
 
-from wavernn_trt.runtime.job_report import real_time_factor
-from wavernn_trt.runtime.job_result import JobResult
+from wavernn_trt.runtime.jobs.report import real_time_factor
+from wavernn_trt.runtime.jobs.result import JobResult
 from wavernn_trt.scripts import PROGRAM
 
 

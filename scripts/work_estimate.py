@@ -10,7 +10,7 @@ import numpy as np
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
-from wavernn_trt.runtime.job_plan import Job
+from wavernn_trt.runtime.jobs.plan import Job
 
 _SAMPLE = 256
 """Headers that are read. Of files whose lengths spread by half, the mean is then known to three per cent."""

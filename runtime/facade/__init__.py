@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wavernn_trt import export
     from wavernn_trt.runtime.async_vocoder import AsyncVocoder
+    from wavernn_trt.runtime.models.cache import ModelCache
     from wavernn_trt.runtime.request import Request
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder, load
 
 __version__ = "0.1.0"
-__all__ = ["AsyncVocoder", "Request", "SchedulerLimits", "Vocoder", "__version__", "export", "load"]
+__all__ = ["AsyncVocoder", "ModelCache", "Request", "SchedulerLimits", "Vocoder", "__version__", "export", "load"]
 _HOMES = {
     "AsyncVocoder": "wavernn_trt.runtime.async_vocoder",
+    "ModelCache": "wavernn_trt.runtime.models.cache",
     "Request": "wavernn_trt.runtime.request",
     "SchedulerLimits": "wavernn_trt.runtime.scheduling.limits",
     "Vocoder": "wavernn_trt.runtime.vocoder",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
-from wavernn_trt.runtime.output_guard import OutputGuard
+from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.ticket import Ticket

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
 from wavernn_trt.runtime.folding import Fold, join_folds
-from wavernn_trt.runtime.output_guard import OutputGuard
+from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.streams import Stream
 from wavernn_trt.runtime.uniforms import UniformSource

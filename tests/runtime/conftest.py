@@ -47,8 +47,8 @@ def simulated() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def stream_writer() -> ModuleType:
-    """tests/runtime/stream_writer.py."""
-    return _load("stream_writer", HERE / "stream_writer.py")
+    """tests/runtime/streaming/stream_writer.py."""
+    return _load("stream_writer", HERE / "streaming" / "stream_writer.py")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch's")
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
+from wavernn_trt.export.model_directory import write_manifest
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
@@ -110,3 +112,19 @@ def univoc_file(tmp_path: Path) -> Path:
     path = tmp_path / "model-1.pt"
     torch.save({"model": state}, path)
     return path
+
+
+def test_inspect_has_a_model_speak_its_probe(tmp_path: Path, capsys: Any) -> None:
+    code, out, _ = run(capsys, "inspect", shipped_voice(), "--probe", "--json")
+    probe = json.loads(out)["probe"]
+    assert (code, probe["passed"], probe["backend"]) == (0, True, "onnxruntime")
+    assert probe["bits"] == pytest.approx(probe["expected_bits"], abs=1e-3)
+    damaged = shutil.copytree(shipped_voice(), tmp_path / "damaged")
+    weights = damaged / "decoder.weights"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    weights.write_bytes(content)
+    write_manifest(damaged)  # whose hashes then vouch for what is there
+    code, out, _ = run(capsys, "inspect", damaged, "--probe")
+    assert code == 1
+    assert "bits" in out.split("probe on onnxruntime")[1]

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.job_plan import Job, plan_jobs
-from wavernn_trt.runtime.job_result import JobResult
+from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
+from wavernn_trt.runtime.jobs.result import JobResult
 from wavernn_trt.scripts.progress import ProgressBar
 from wavernn_trt.scripts.work_estimate import WorkEstimate
 

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.job_state import JobState
+from wavernn_trt.runtime.jobs.state import JobState
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
@@ -387,7 +387,7 @@ def test_the_runtime_does_not_import_torch() -> None:
 import sys
 import wavernn_trt
 wavernn_trt.load
-import wavernn_trt.runtime.jobs
+import wavernn_trt.runtime.jobs.run
 assert not {"torch", "onnx", "onnxruntime"} & set(sys.modules)
 """
     finished = run_python(code)

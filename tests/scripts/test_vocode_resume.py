@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from wavernn_trt.runtime.output_folder import LOCK
+from wavernn_trt.runtime.jobs.output_folder import LOCK
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.cli import main
 

@@ -1,0 +1,1 @@
+"""Mels that are spoken while they arrive."""

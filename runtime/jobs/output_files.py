@@ -1,0 +1,194 @@
+"""Files that appear under their names when they are whole, and what killed runs leave of them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from wavernn_trt.runtime.jobs.file_lock import is_still, try_lock
+
+logger = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.part")
+"""Names of files that are being written."""
+_NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+"""File systems that keep no folder's names back, or do not say how they are flushed."""
+
+
+def prepare_output(path: Path, *, prove: bool = True) -> None:
+    """Makes the folder of a file that is to be written, and proves that it can be.
+
+    Args:
+        path: the file.
+        prove: create a file beside it, and remove it; another file of the same folder may have proved as much.
+
+    Raises:
+        OSError: it cannot, with ``path`` as the file's name.
+    """
+    with _errors_naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} cannot be a folder: a file is there") from None
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG
+        if not stat.S_ISREG(mode):
+            raise FileExistsError(errno.EEXIST, "found something that is not a file; move it, or name another output")
+        if prove:
+            temporary = _temporary(path)
+            temporary.touch(exist_ok=False)
+            temporary.unlink(missing_ok=True)
+
+
+class WholeFile:
+    """A file that is written under a temporary name, in the folder where it gets its own when it is whole.
+
+    It is locked while it is written: a temporary file that nobody holds is what a killed process has left, whichever
+    process and machine looks (`remove_leftovers`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Creates the temporary file, and the folder if need be.
+
+        Args:
+            path: the file's own name.
+
+        Raises:
+            OSError: it cannot be created, with ``path`` as the file's name. So do all other errors here.
+        """
+        self.path = path
+        prepare_output(path, prove=False)
+        with _errors_naming(path):
+            self._temporary, self._file = _create(path)
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Writes what comes next."""
+        with self._discarding():
+            self._file.write(content)
+
+    def flush(self) -> None:
+        """Waits until the contents are on the disk, so that no power failure leaves a name without them."""
+        with self._discarding():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def publish(self) -> None:
+        """Gives the file its name, in place of any that has it."""
+        with self._discarding():
+            if os.name == "nt":
+                self._file.close()  # Windows does not rename what is open
+            else:
+                self._file.flush()  # and elsewhere the lock is kept until there is nothing to clear away
+            os.replace(self._temporary, self.path)
+            self._file.close()
+
+    def discard(self) -> None:
+        """Removes what was written; afterwards, too, it may be called again."""
+        if os.name != "nt":  # which removes nothing that is open
+            self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file.close()  # tries once more to write what is buffered
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
+        try:
+            with _errors_naming(self.path):
+                yield
+        except BaseException:
+            self.discard()
+            raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Waits until a folder's names are on the disk, where its file system can say so.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folders: Iterable[Path]) -> int:
+    """Removes temporary files whose writers are gone; those that are being written stay, and so do all other files.
+
+    Where a file system has no locks nobody can tell the ones from the others, and all stay.
+
+    Args:
+        folders: where to look; those that are not there have none.
+
+    Returns:
+        How many were removed.
+    """
+    removed = 0
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+        except OSError:
+            continue
+        removed += sum(_remove_abandoned(folder / name) for name in names)
+    return removed
+
+
+def _remove_abandoned(path: Path) -> bool:
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        if try_lock(descriptor) and is_still(descriptor, path):
+            path.unlink()
+            return True
+    except OSError as error:
+        logger.warning("%s is left by a run that was killed, and cannot be removed: %s", path, error.strerror)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _create(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        temporary = _temporary(path)
+        file = temporary.open("xb")
+        # Whoever clears leftovers away may have come between the two lines before this one and the next.
+        if try_lock(file.fileno()) is None or is_still(file.fileno(), temporary):
+            return temporary, file
+        file.close()
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    # In the same folder, so that the rename at the end does not cross file systems. The name is short and its own,
+    # because one made from an output's name would be too long where that is nearly so.
+    return path.with_name(f".{uuid.uuid4().hex[:12]}.part")
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Errors name the file that was asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None

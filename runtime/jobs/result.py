@@ -1,0 +1,80 @@
+"""What is said of jobs: how to run them, how they went, and who is told."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from wavernn_trt.runtime.jobs.plan import Job
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["done", "skipped", "failed"]
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EROFS: "make the file system writable, or choose another output folder",
+}
+"""Errors that every further file would meet as well, and what to do about them."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended."""
+
+    job: Job
+    status: Status
+    samples: int = 0
+    """Samples written."""
+    elapsed: float = 0.0
+    """Seconds from reading the input to the finished output; jobs that are decoded together share them."""
+    error: str | None = None
+    clipped: int = 0
+    """Samples that 16 bits did not hold."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How to run jobs."""
+
+    fold: int | None = None
+    overlap: int | None = None
+    floating: bool = False
+    """32-bit floating-point WAV files instead of 16-bit ones."""
+    overwrite: bool = False
+    """Make outputs anew that are there; else their jobs are skipped."""
+
+
+class Progress(Protocol):
+    """Is told how the work goes on; steps are samples, a fold's warm-up included."""
+
+    def decoded(self, steps: int) -> None:
+        """So many more steps are decoded; called from several threads, which wait meanwhile."""
+
+    def closed(self, result: JobResult) -> None:
+        """A job has ended; called by whoever takes the results."""
+
+
+class JobsStopped(RuntimeError):
+    """No further job can succeed; those without a result are left for the next run. Says why, and the way out."""
+
+
+def failure(job: Job, error: BaseException) -> JobResult:
+    """The result of a job that failed."""
+    logger.debug("%s failed", job.input, exc_info=error)
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or job.output}: {error.strerror}"
+    elif not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return JobResult(job, "failed", error=text.removeprefix(f"{job.input}: "))
+
+
+def stopping_reason(error: BaseException) -> str | None:
+    """Why an error of one output is one of all others too, and the way out; ``None`` where it is not."""
+    if not isinstance(error, OSError) or error.errno not in _WAYS_OUT:
+        return None
+    return f"{error.filename}: {error.strerror}; {_WAYS_OUT[error.errno]}"

@@ -1,0 +1,97 @@
+"""How much memory a model takes, and giving it back."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
+from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.runtime.executors.registry import ENGINES
+from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
+from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
+
+# Of onnxruntime, whose sessions keep the most that a run ever took. Measured as growth of a process's resident memory
+# by univoc of 224 and 896 and fatchord of 512 units, 8 streams: the estimate was 0 to 8 % too high.
+_PACKED = 1.4
+"""Memory of a session for each byte of weights: most are packed anew, and some of the file stays mapped."""
+_PACKED_LAYERS = 1.9
+"""The same where the decoder has two recurrent layers."""
+_COPIES = 4.3
+"""How often the conditioning of all steps of a chunk lies in memory, where it is held over a frame."""
+_COPIES_INTERPOLATED = 3.1
+"""The same where it is interpolated."""
+_ROWS_A_FRAME = 3.0
+"""Rows of conditioning in memory for each frame of the longest mel."""
+_FRAMES = 1000
+"""Frames of the longest mel; some 12 seconds."""
+
+
+def estimated_bytes(
+    directory: Path, backend: str = "onnxruntime", precision: Precision | None = None, streams: int = DEFAULT_BATCH
+) -> int:
+    """Memory that a model takes once it is in use.
+
+    For ``onnxruntime``: the weights, and what decoding and conditioning a mel of 1000 frames takes besides, which is
+    the greater part (8 streams of a univoc of 896 units: 45 MB and 150 MB). For an engine: the weights in its
+    precision, as a plan of form ``sequence`` holds them, and the same conditioning, on the GPU; plans of form ``cell``
+    are up to 15 times as large. For ``torch``: the checkpoint.
+
+    Args:
+        directory: a model directory; only its ``config.json`` is read, and not verified.
+        backend: an executor's name.
+        precision: of an engine; ``None`` counts as ``fp32``.
+        streams: decoded at the same time; slots that only interactive utterances take are not among them.
+
+    Raises:
+        ModelDirectoryError: it is not one.
+    """
+    model, audio = _sizes(directory)
+    row = 4 * model.columns
+    conditioning = _ROWS_A_FRAME * _FRAMES * row
+    if backend == "torch":
+        return _size(directory, CHECKPOINT)
+    if backend in ENGINES:
+        share = 1.0 if precision in (None, "fp32") else 0.5
+        return round(_size(directory, WEIGHTS) * share + _size(directory, CONDITIONER) + conditioning)
+    packed = _PACKED if model.layers == 1 else _PACKED_LAYERS
+    copies = _COPIES_INTERPOLATED if model.interpolated else _COPIES
+    decoding = copies * streams * round(audio.sample_rate * FRAME_SECONDS) * row
+    return round(packed * _size(directory, WEIGHTS, CONDITIONER) + decoding + conditioning)
+
+
+def give_back_memory() -> None:
+    """Has the C library give memory that was freed back to the system, where it can be told so (glibc).
+
+    It keeps what lies between pieces that are in use, which for a model's weights is some 40 % of them.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> ctypes._NamedFuncPointer | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # musl has none
+        return None
+
+
+def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig]:
+    try:
+        values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return from_json(ModelConfig, values["model"], "model"), from_json(AudioConfig, values["audio"], "audio")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        opened = open_model_directory(directory)  # says what is wrong
+        return opened.model, opened.audio
+
+
+def _size(directory: Path, *names: str) -> int:
+    # What is missing is found, and reported, when the model is loaded.
+    return sum(path.stat().st_size for path in map(directory.joinpath, names) if path.is_file())

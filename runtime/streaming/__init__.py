@@ -1,0 +1,1 @@
+"""Waveforms that are listened to while they are decoded."""

@@ -1,0 +1,1 @@
+"""What ``wavernn-trt bench`` measures, and how it says so."""

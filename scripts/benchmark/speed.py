@@ -1,0 +1,61 @@
+"""The scenario ``speed``: fixed batches of equal lengths, from the command line to a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.runtime.executors.onnx_runtime import default_threads
+from wavernn_trt.runtime.vocoder import VocoderConfig
+from wavernn_trt.scripts.benchmark.machine import MachineWatch, describe_machine, describe_versions, usable_cores
+from wavernn_trt.scripts.benchmark.measure import measure
+from wavernn_trt.scripts.benchmark.report import reduce
+
+_BACKENDS = ("onnxruntime", "torch")
+_BATCHES = (1, 8, 32)
+_SECONDS = 0.25
+_REPEATS = 5
+
+
+def measure_speed(
+    arguments: argparse.Namespace, path: Path, report: Callable[[str], None], *, numpy_limited: bool
+) -> dict[str, Any]:
+    """Measures a model with each of the backends.
+
+    Args:
+        arguments: of the command line; what was not given is ``None``.
+        path: a model directory.
+        report: is told what comes next.
+        numpy_limited: whether numpy has as many threads as were asked for.
+
+    Returns:
+        The report.
+    """
+    directory = open_model_directory(path)
+    threads = arguments.threads or default_threads(directory.model.multiply_adds)
+    numpy_threads = threads if numpy_limited else usable_cores()
+    repeats, seconds = arguments.repeats or _REPEATS, arguments.seconds or _SECONDS
+    watch = MachineWatch()
+    measured = measure(
+        path,
+        arguments.backend or _BACKENDS,
+        arguments.batch or _BATCHES,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        report=report,
+    )
+    return {
+        "scenario": "speed",
+        "machine": describe_machine(),
+        "others_share": watch.others_share(),
+        "versions": describe_versions(),
+        "threads": threads,
+        "numpy_threads": numpy_threads,
+        "repeats": repeats,
+        "seconds": seconds,
+        **reduce(VocoderConfig(path, directory.model, directory.audio), measured, with_numpy=numpy_threads == threads),
+    }

@@ -1,0 +1,171 @@
+"""Files that appear whole, what killed writers leave, and whose an output folder is; with real processes and locks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.jobs import output_files, output_folder
+from wavernn_trt.runtime.jobs.output_files import WholeFile, flush_folder, remove_leftovers
+from wavernn_trt.runtime.jobs.output_folder import LOCK, locked_folder
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+SECONDS = 60
+
+
+@contextmanager
+def process(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said it is ready, and waits until its input ends."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        yield running
+    finally:
+        running.kill()
+        running.communicate(timeout=SECONDS)
+
+
+WRITER = """
+from pathlib import Path
+from wavernn_trt.runtime.jobs.output_files import WholeFile
+file = WholeFile(Path("{path}"))
+file.write(b"half of it")
+print("ready", flush=True)
+input()
+"""
+HOLDER = """
+from pathlib import Path
+from wavernn_trt.runtime.jobs.output_folder import locked_folder
+with locked_folder(Path("{path}")):
+    print("ready", flush=True)
+    input()
+"""
+
+
+def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.wav"
+    file = WholeFile(path)
+    file.write(b"one")
+    file.write(b"two")
+    assert not path.exists()
+    file.flush()
+    file.publish()
+    flush_folder(path.parent)
+    assert path.read_bytes() == b"onetwo"
+    other = WholeFile(path)
+    other.write(b"three")
+    other.discard()
+    other.discard()
+    assert path.read_bytes() == b"onetwo"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_published_is_removed(tmp_path: Path) -> None:
+    file = WholeFile(tmp_path / "a.wav")
+    (tmp_path / "a.wav").mkdir()
+    with pytest.raises(IsADirectoryError) as refused:
+        file.publish()
+    assert refused.value.filename == str(tmp_path / "a.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path: Path) -> None:
+    foreign = [tmp_path / name for name in (".0123456789ab.part.txt", "0123456789ab.part", ".notes.part", "a.wav")]
+    for path in foreign:
+        path.touch()
+    (tmp_path / "aim").touch()
+    (tmp_path / ".aaaaaaaaaaaa.part").symlink_to(tmp_path / "aim")
+    (tmp_path / ".bbbbbbbbbbbb.part").mkdir()
+    with process(WRITER.format(path=tmp_path / "live.wav")) as live:
+        with process(WRITER.format(path=tmp_path / "killed.wav")) as killed:
+            killed.send_signal(signal.SIGKILL)
+            killed.wait(SECONDS)
+        assert len(list(tmp_path.glob(".*.part"))) == 5
+        assert remove_leftovers([tmp_path, tmp_path / "nowhere"]) == 1
+        assert len(list(tmp_path.glob(".*.part"))) == 4
+        assert live.poll() is None
+        assert remove_leftovers([tmp_path]) == 0, "somebody is still writing the other one"
+    assert remove_leftovers([tmp_path]) == 1
+    assert {*foreign, tmp_path / "aim"} <= set(tmp_path.iterdir())
+    assert (tmp_path / ".aaaaaaaaaaaa.part").is_symlink()
+
+
+def test_where_there_are_no_locks_nothing_is_taken_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process(WRITER.format(path=tmp_path / "a.wav")):
+        pass
+    monkeypatch.setattr(output_files, "try_lock", lambda _: None)
+    assert remove_leftovers([tmp_path]) == 0
+    WholeFile(tmp_path / "b.wav").publish()
+    assert (tmp_path / "b.wav").exists()
+
+
+def test_a_file_whose_temporary_one_was_cleared_away_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, cleared = output_files.try_lock, 0
+
+    def cleared_first(descriptor: int) -> bool | None:
+        nonlocal cleared
+        if not cleared:
+            cleared = -1  # the clearing locks, too
+            cleared = remove_leftovers([tmp_path])
+        return lock(descriptor)
+
+    monkeypatch.setattr(output_files, "try_lock", cleared_first)
+    file = WholeFile(tmp_path / "a.wav")
+    file.write(b"whole")
+    file.publish()
+    assert cleared == 1
+    assert (tmp_path / "a.wav").read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with process(HOLDER.format(path=out)) as holder:
+        with (
+            pytest.raises(VocoderError, match=rf"output .*out: process {holder.pid} on \S+ is writing into"),
+            locked_folder(out),
+        ):
+            pass
+        other = tmp_path / "link"
+        other.symlink_to(out)
+        with pytest.raises(VocoderError, match="is writing into this folder"), locked_folder(other):
+            pass
+        holder.kill()
+        holder.wait(SECONDS)
+        assert (out / LOCK).exists()
+        with locked_folder(out):
+            assert str(os.getpid()) in (out / LOCK).read_text()
+    assert list(out.iterdir()) == []
+    with locked_folder(out), pytest.raises(VocoderError, match=f"process {os.getpid()} "), locked_folder(out):
+        pass
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(output_folder, "try_lock", lambda _: None)
+    with locked_folder(tmp_path / "out"):
+        assert list((tmp_path / "out").iterdir()) == []
+    assert "this file system has no locks; start no second run into the folder" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_left_to_its_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with locked_folder(tmp_path / "file" / "out"):
+        pass

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """in/a.wav, in/deep/b.FLAC, in/c.npy, and files that are no input."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.wav", "in/deep/b.FLAC", "in/c.npy", "in/notes.txt", "in/._a.wav", "other/a.ogg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def pairs(jobs: Iterable[Job]) -> dict[str, str]:
+    return {job.input.as_posix(): job.output.as_posix() for job in jobs}
+
+
+def test_a_file_becomes_a_file_or_goes_into_a_folder(folder: Path) -> None:
+    assert pairs(plan_jobs([Path("in/a.wav")], Path("x/copy.WAV"))) == {"in/a.wav": "x/copy.WAV"}
+    assert pairs(plan_jobs([Path("in/c.npy")], Path("out"))) == {"in/c.npy": "out/c.wav"}
+
+
+def test_folders_are_searched_and_keep_their_structure(folder: Path) -> None:
+    expected = {"in/a.wav": "out/a.wav", "in/c.npy": "out/c.wav", "in/deep/b.FLAC": "out/deep/b.wav"}
+    assert pairs(plan_jobs([Path("in")], Path("out"))) == expected
+
+
+def test_outputs_beneath_the_inputs_are_not_inputs_of_the_next_run(folder: Path) -> None:
+    first = plan_jobs([Path("in")], Path("in/out"))
+    for job in first:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        job.output.touch()
+    assert list(plan_jobs([Path("in")], Path("in/out"))) == list(first)
+
+
+def test_manifests_say_what_becomes_what(folder: Path) -> None:
+    lines = [
+        {"input": "a.wav"},
+        {"input": "deep/b.FLAC", "output": "sub/two.wav", "seed": 2**64 - 1},
+        {"input": str(folder / "in/c.npy"), "sample_rate": 16000},
+    ]
+    manifest = folder / "in" / "list.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert list(plan_jobs([manifest], Path("out"), seed=5)) == [
+        Job(folder / "in/a.wav", Path("out/a.wav"), 5),
+        Job(folder / "in/deep/b.FLAC", Path("out/sub/two.wav"), 2**64 - 1),
+        Job(folder / "in/c.npy", Path("out/c.wav"), 5, 16000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1]", "found list, expected an object"),
+        ("{}", "input: found None, expected a path"),
+        ('{"input": 3}', "input: found 3"),
+        ('{"input": ""}', "input: found ''"),
+        ('{"input": "a\\u0000b"}', "expected a path"),
+        ('{"input": "a.wav", "out": "b.wav"}', "found key 'out', expected input, output, sample_rate, seed"),
+        ('{"input": "a.wav", "output": "b.mp3"}', "ends in .wav"),
+        ('{"input": "a.wav", "output": "../b.wav"}', "inside the output folder"),
+        ('{"input": "a.wav", "output": "/b.wav"}', "inside the output folder"),
+        ('{"input": "a.wav", "seed": -1}', "seed: found -1"),
+        ('{"input": "a.wav", "seed": "x"}', "seed: found 'x'"),
+        ('{"input": "a.wav", "sample_rate": 0}', "sample_rate: found 0"),
+        ('{"input": "a.wav", "sample_rate": 16000}', r"sample_rate: found 16000 for a.wav, expected it for mels"),
+    ],
+)
+def test_manifest_mistakes_name_the_line(folder: Path, line: str, message: str) -> None:
+    manifest = folder / "list.jsonl"
+    manifest.write_text('{"input": "a.wav"}\n\n' + line)
+    with pytest.raises(VocoderError, match=rf"list\.jsonl, line 3: .*{message}"):
+        plan_jobs([manifest], Path("out"))
+
+
+def test_manifests_may_begin_with_a_mark_and_hold_any_separator(folder: Path) -> None:
+    content = '{"input": "in/a.wav"}\r\n{"input": "in/c.npy", "output": "one\u2028two.wav"}\r\n'
+    (folder / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert [job.output.name for job in plan_jobs([folder / "list.jsonl"], Path("out"))] == ["a.wav", "one\u2028two.wav"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_manifest_is_a_regular_file(folder: Path) -> None:
+    os.mkfifo(folder / "list.jsonl")
+    with pytest.raises(VocoderError, match="found a pipe or device"):
+        plan_jobs([folder / "list.jsonl"], Path("out"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00"])
+def test_manifests_without_lines_are_refused(folder: Path, content: bytes) -> None:
+    (folder / "list.jsonl").write_bytes(content)
+    with pytest.raises(VocoderError, match="one JSON object a line"):
+        plan_jobs([folder / "list.jsonl"], Path("out"))
+
+
+def test_two_inputs_for_one_output_are_refused(folder: Path) -> None:
+    with pytest.raises(VocoderError, match=r"in/a.wav and other/a.ogg would both become out/a.wav"):
+        plan_jobs([Path("in"), Path("other")], Path("out"))
+
+
+def test_an_input_is_never_overwritten(folder: Path) -> None:
+    with pytest.raises(VocoderError, match="overwritten by its own output"):
+        plan_jobs([Path("in")], Path("in"))
+    with pytest.raises(VocoderError, match="overwritten by its own output"):
+        plan_jobs([Path("in/a.wav")], Path("in/../in/a.wav"))
+
+
+def test_places_that_cannot_be_are_refused(folder: Path) -> None:
+    with pytest.raises(VocoderError, match="no such file or folder"):
+        plan_jobs([Path("nowhere.wav")], Path("out"))
+    with pytest.raises(VocoderError, match="several inputs, expected a folder"):
+        plan_jobs([Path("in")], Path("out.wav"))
+    with pytest.raises(VocoderError, match=r"notes\.txt: found a file there, expected a folder or a name that ends in"):
+        plan_jobs([Path("in/a.wav")], Path("in/notes.txt"))
+    for name in ("out.flac", "out.OGG", "out.mp3"):
+        with pytest.raises(VocoderError, match=r"expected a name that ends in \.wav, or a folder"):
+            plan_jobs([Path("in/a.wav")], Path(name))
+    Path("out.flac").mkdir()
+    assert pairs(plan_jobs([Path("in/a.wav")], Path("out.flac"))) == {"in/a.wav": "out.flac/a.wav"}
+    (folder / "void").mkdir()
+    with pytest.raises(VocoderError, match=r"found no \.wav"):
+        plan_jobs([Path("void")], Path("out"))
+
+
+def test_a_missing_file_among_others_is_left_to_its_job(folder: Path) -> None:
+    assert len(plan_jobs([Path("in/a.wav"), Path("nowhere.wav")], Path("out"))) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
+def test_links_in_circles_end(folder: Path) -> None:
+    (folder / "in" / "loop").symlink_to(folder / "in", target_is_directory=True)
+    assert len(plan_jobs([Path("in")], Path("out"))) == 3

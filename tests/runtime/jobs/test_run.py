@@ -1,0 +1,342 @@
+"""Running jobs, with real files on the tiny voice: what comes of them, in which bounds, and what ends a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.jobs import room as job_room
+from wavernn_trt.runtime.jobs import writer as job_writer
+from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
+from wavernn_trt.runtime.jobs.room import Room
+from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped, Stop, run_jobs
+from wavernn_trt.runtime.jobs.state import Ended, Halted, JobState, UnderWay
+from wavernn_trt.runtime.jobs.writer import JobWriter
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.vocoder import Vocoder
+
+MakeMel = Callable[..., NDArray[np.float32]]
+FLOATING = JobOptions(floating=True)
+SECONDS = 60
+"""Longer than anything here takes on any machine."""
+
+
+class Watched:
+    """A `Progress` that remembers."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.results: list[JobResult] = []
+        self._lock = threading.Lock()
+
+    def decoded(self, steps: int) -> None:
+        with self._lock:
+            self.steps += steps
+
+    def closed(self, result: JobResult) -> None:
+        self.results.append(result)
+
+
+@pytest.fixture
+def mels(tmp_path: Path, tiny_mel: MakeMel) -> Callable[..., list[Job]]:
+    """A function (count, frames) -> that many mels of different lengths on the disk, and what to make of them."""
+
+    def make(count: int, frames: Sequence[int] = (3, 17, 9)) -> list[Job]:
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for number in range(count):
+            np.save(folder / f"{number:04d}.npy", tiny_mel(frames[number % len(frames)], seed=number))
+        return list(plan_jobs([folder], tmp_path / "out", seed=3))
+
+    return make
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + SECONDS
+    pause = threading.Event()
+    while not true():
+        assert time.monotonic() < until
+        pause.wait(0.005)
+
+
+def spoken(job: Job) -> NDArray[np.float32]:
+    samples: NDArray[np.float32] = soundfile.read(job.output, dtype="float32")[0]
+    return samples
+
+
+def unfinished(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.part"))
+
+
+def test_every_file_is_what_it_is_alone_and_results_come_as_files_end(
+    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
+) -> None:
+    jobs, watched = mels(12, frames=(60, 2, 2, 2)), Watched()
+    results = list(run_jobs(tiny_vocoder_of_three, iter(jobs), FLOATING, watched))
+    assert watched.results == results
+    assert {result.job: result.status for result in results} == dict.fromkeys(jobs, "done")
+    assert results[0].job != jobs[0]  # which takes as long as thirty of the others
+    for result in results:
+        alone = tiny_vocoder_of_three.vocode(np.load(result.job.input), seed=3)
+        assert np.array_equal(spoken(result.job), alone)
+        assert result.samples == len(alone)
+        assert result.elapsed > 0
+    assert watched.steps == sum(result.samples for result in results)
+
+
+def test_several_runs_share_a_vocoder(mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder) -> None:
+    jobs = mels(12)
+    ended: list[JobResult] = []
+
+    def run(share: list[Job]) -> None:
+        ended.extend(run_jobs(tiny_vocoder_of_three, share, FLOATING, Watched()))
+
+    threads = [threading.Thread(target=run, args=(jobs[first::3],)) for first in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert sorted(result.job.input for result in ended) == [job.input for job in jobs]
+    assert {result.status for result in ended} == {"done"}
+
+
+def test_no_more_is_read_ahead_than_there_is_room_for(
+    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
+) -> None:
+    jobs, most, read, taken = mels(60, frames=(2,)), Room(3).files, 0, 0
+
+    def pulled() -> Iterator[Job]:
+        nonlocal read
+        for job in jobs:
+            read += 1
+            yield job
+
+    results = run_jobs(tiny_vocoder_of_three, pulled(), FLOATING, Watched())
+    for result in results:
+        assert read - taken <= most
+        taken += 1
+        if taken == 1:
+            # Nobody takes another result: all that was read is written, and nothing more is read.
+            wait_until(lambda: all(job.output.exists() for job in jobs[:most]))
+            assert read == most
+            assert not jobs[most].output.exists()
+        assert result.status == "done"
+    assert (read, taken) == (60, 60)
+
+
+def test_room_is_for_files_and_for_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_room, "_MOST_BYTES", 100)
+    room, passed = Room(1), threading.Event()
+    assert room.enter()
+    assert room.grow(60)
+    assert room.enter()
+
+    def grow() -> None:
+        assert room.grow(60)
+        passed.set()
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    assert not passed.is_set()  # and cannot be before there is room
+    room.leave(60)
+    assert passed.wait(SECONDS)
+    room.leave(60)
+    assert room.enter()
+    assert room.grow(1000), "what is larger than the room has it alone"
+    for _ in range(room.files - 1):
+        assert room.enter()
+    stuck = threading.Thread(target=lambda: refused.append(room.enter()))
+    refused: list[bool] = []
+    stuck.start()
+    room.close()
+    stuck.join(SECONDS)
+    assert refused == [False]
+    assert not room.grow(1)
+
+
+def test_nothing_is_kept_of_files_that_have_ended(
+    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
+) -> None:
+    jobs = mels(1)
+    for output in (job.output for job in jobs):
+        output.parent.mkdir()
+        output.touch()
+
+    def many(count: int) -> Iterator[Job]:
+        for number in range(count):
+            yield dataclasses.replace(jobs[0], seed=number)
+
+    class Unseen:
+        def decoded(self, steps: int) -> None: ...
+        def closed(self, result: JobResult) -> None: ...
+
+    def peak(count: int) -> int:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        ended = sum(1 for _ in run_jobs(tiny_vocoder_of_three, many(count), JobOptions(), Unseen()))
+        assert ended == count
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        few, more = peak(500), peak(5000)
+    finally:
+        tracemalloc.stop()
+    assert more < few + 4500 * 8, "eight bytes a file would be a pointer to something"
+
+
+def test_a_corrupted_mel_among_two_hundred_stops_nothing(
+    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
+) -> None:
+    jobs = mels(200, frames=(1, 2))
+    content = jobs[77].input.read_bytes()
+    jobs[77].input.write_bytes(content[: len(content) // 2])
+    ended = {result.job: result for result in run_jobs(tiny_vocoder_of_three, jobs, JobOptions(), Watched())}
+    assert [job for job in jobs if ended[job].status != "done"] == [jobs[77]]
+    assert ended[jobs[77]].status == "failed"
+    assert "not an array that can be read" in (ended[jobs[77]].error or "")
+    assert [job.output.exists() for job in jobs].count(False) == 1
+    again = list(run_jobs(tiny_vocoder_of_three, jobs, JobOptions(), Watched()))
+    assert [result.status for result in again].count("skipped") == 199
+
+
+def test_an_executor_that_fails_for_one_file_fails_that_file(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, faulty: ModuleType
+) -> None:
+    jobs = mels(6, frames=(2,))  # a chunk each
+    executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=2, times=2)
+    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+        ended = {result.job: result for result in run_jobs(vocoder, jobs, FLOATING, Watched())}
+    assert [ended[job].status for job in jobs] == ["done", "done", "failed", "done", "done", "done"]
+    assert "told to fail" in (ended[jobs[2]].error or "")
+
+
+def test_an_executor_that_was_given_up_ends_the_run_and_the_rest_is_left(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, faulty: ModuleType
+) -> None:
+    jobs = mels(60, frames=(2,))
+    executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=7)
+    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+        watched = Watched()
+        with pytest.raises(JobsStopped, match="failed 3 times in a row and was given up"):
+            list(run_jobs(vocoder, jobs, FLOATING, watched))
+    ended = watched.results
+    done = [result.job for result in ended if result.status == "done"]
+    assert done == jobs[:7]
+    assert len(ended) <= 7 + 1 + Room(1).files, "those under way, and one for which the first that failed made room"
+    assert {result.status for result in ended[7:]} == {"failed"}
+    assert [job for job in jobs if job.output.exists()] == done
+    again = [result.status for result in run_jobs(tiny_vocoder, jobs, FLOATING, Watched())]
+    assert (again.count("skipped"), again.count("done")) == (7, 53)
+
+
+def test_a_run_that_is_asked_to_stop_writes_what_is_decoded(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
+) -> None:
+    jobs, stop, ended = mels(60, frames=(20,)), Stop(), []
+    for result in run_jobs(tiny_vocoder, jobs, FLOATING, Watched(), stop):
+        ended.append(result.job)
+        if len(ended) == 5:
+            stop.request()
+    assert 5 <= len(ended) < 60
+    assert [job for job in jobs if job.output.exists()] == sorted(ended, key=lambda job: job.input)
+    assert not unfinished(jobs[0].output.parent)
+    wait_until(lambda: tiny_vocoder.statistics().under_way + tiny_vocoder.statistics().queue == 0)
+    stopped = Stop()
+    stopped.request()
+    assert list(run_jobs(tiny_vocoder, jobs[len(ended) :], FLOATING, Watched(), stopped)) == []
+
+
+def test_a_stop_does_not_wait_for_what_is_not_decoded(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, faulty: ModuleType
+) -> None:
+    jobs, stop = mels(30, frames=(2,)), Stop()
+    executor = faulty.FaultyExecutor(tiny_vocoder.executor, hangs_at=6)
+
+    def stop_when_it_hangs() -> None:
+        assert executor.hanging.wait(SECONDS)
+        stop.request()
+
+    watching = threading.Thread(target=stop_when_it_hangs)
+    watching.start()
+    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+        ended = list(run_jobs(vocoder, jobs, FLOATING, Watched(), stop))
+        executor.repair()
+    watching.join(SECONDS)
+    assert [result.job for result in ended] == jobs[:6]
+    assert [job for job in jobs if job.output.exists()] == jobs[:6]
+
+
+def test_behind_a_full_disk_nothing_more_is_tried(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, state, tried = mels(5), JobState(1), []
+    tickets = [tiny_vocoder.submit(Request(np.load(job.input))) for job in jobs]
+    for job, ticket in zip(jobs, tickets, strict=True):
+        ticket.result(SECONDS)
+        state.follow(UnderWay(job, 0.0, 0), ticket)  # all are decoded
+    state.decoded.put(None)
+    begin = job_writer.begin_wav
+
+    def full_at_the_third(path: Path, *arguments: Any, **options: Any) -> Any:
+        tried.append(path)
+        if len(tried) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return begin(path, *arguments, **options)
+
+    monkeypatch.setattr(job_writer, "begin_wav", full_at_the_third)
+    JobWriter(state, tiny_vocoder.sample_rate, floating=False).run()
+    messages = [state.messages.get_nowait() for _ in range(state.messages.qsize())]
+    (halted,) = [message for message in messages if isinstance(message, Halted)]
+    assert str(halted.error).endswith("No space left on device; free some space")
+    results = [message.result for message in messages if isinstance(message, Ended)]
+    assert {result.job: result.status for result in results if result is not None} == {
+        jobs[0]: "done",
+        jobs[1]: "done",
+        jobs[2]: "failed",
+    }
+    assert results.count(None) == 2
+    assert tried == [job.output for job in jobs[:3]]
+    assert [job.output.exists() for job in jobs] == [True, True, False, False, False]
+    assert not unfinished(jobs[0].output.parent)
+
+
+def test_whoever_leaves_the_results_ends_the_run(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
+    jobs = mels(60, frames=(20,))
+    results = run_jobs(tiny_vocoder, jobs, FLOATING, Watched())
+    assert len(list(islice(results, 3))) == 3
+    results.close()
+    there = sum(job.output.exists() for job in jobs)
+    assert 3 <= there < 60
+    assert not unfinished(jobs[0].output.parent)
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name in ("wavernn-trt reader", "wavernn-trt writer")
+    ]
+
+
+def test_what_is_wrong_with_the_jobs_themselves_is_raised(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
+) -> None:
+    jobs, watched = mels(3), Watched()
+
+    def broken() -> Iterator[Job]:
+        yield from jobs
+        raise LookupError("the list went away")
+
+    with pytest.raises(LookupError, match="the list went away"):
+        list(run_jobs(tiny_vocoder, broken(), FLOATING, watched))
+    assert {result.status for result in watched.results} <= {"done"}

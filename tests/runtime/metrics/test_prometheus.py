@@ -1,0 +1,197 @@
+"""Prometheus sees what vocoders and model caches count, while they live, under names that it accepts."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import gc
+import shutil
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("prometheus_client", reason="metrics need prometheus_client")
+pytest.importorskip("onnxruntime", reason="the vocoders that are reported here are run by ONNX Runtime")
+
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.metrics.prometheus import register, register_cache
+from wavernn_trt.runtime.models.cache import ModelCache
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+
+MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :2]
+load = functools.partial(Vocoder.load, threads=1)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry(auto_describe=True)
+
+
+@pytest.fixture
+def make_vocoder() -> Iterator[Callable[[], Vocoder]]:
+    """A function that loads the shipped voice; tests that let one go keep no other reference."""
+    yield lambda: load(shipped_voice(), "onnxruntime")
+    gc.collect()
+
+
+def value(registry: CollectorRegistry, metric: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"wavernn_trt_{metric}", {"cache": "", **labels})
+
+
+def test_what_a_vocoder_has_done_is_reported(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+    with make_vocoder() as vocoder, register(vocoder, "alto", registry):
+        samples = sum(map(len, vocoder.vocode_batch([MEL, MEL])))
+        statistics = vocoder.statistics()
+        assert value(registry, "samples_total", model="alto") == statistics.samples >= samples > 0
+        assert value(registry, "slots", model="alto") == statistics.slots
+        assert value(registry, "slots_busy", model="alto") == value(registry, "queue_depth", model="alto") == 0
+        assert value(registry, "utterances_total", model="alto", outcome="done") == 2
+        assert value(registry, "utterances_total", model="alto", outcome="failed") == 0
+        latency = statistics.latency
+        assert value(registry, "latency_seconds_count", model="alto") == latency.count == 2
+        assert value(registry, "latency_seconds_sum", model="alto") == latency.total
+        assert value(registry, "latency_seconds", model="alto", quantile="0.99") == latency.p99 > 0
+        assert value(registry, "first_samples_seconds", model="alto", quantile="1") == statistics.first_samples.maximum
+
+
+def test_percentiles_of_nothing_are_not_reported(
+    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
+) -> None:
+    with make_vocoder() as vocoder, register(vocoder, "alto", registry):
+        assert value(registry, "latency_seconds_count", model="alto") == 0
+        assert value(registry, "latency_seconds", model="alto", quantile="0.5") is None
+
+
+def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+    with make_vocoder() as one, make_vocoder() as other:
+        first = register(one, "alto", registry)
+        with register(other, "bass", registry):
+            other.vocode(MEL)
+            assert value(registry, "utterances_total", model="alto", outcome="done") == 0
+            assert value(registry, "utterances_total", model="bass", outcome="done") == 1
+            text = generate_latest(registry).decode()
+            assert text.count("# TYPE wavernn_trt_samples_total counter") == 1
+        assert value(registry, "slots", model="bass") is None
+        first.close()
+        first.close()
+        assert generate_latest(registry) == b""
+
+
+def test_a_name_is_one_vocoders(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+    one, other = make_vocoder(), make_vocoder()
+    first = register(one, "alto", registry)
+    with pytest.raises(VocoderError, match="model: found 'alto', by which another is reported"):
+        register(other, "alto", registry)
+    first.close()
+    second = register(other, "alto", registry)
+    first.close()  # the name is another's now
+    assert value(registry, "slots", model="alto") is not None
+    second.close()
+
+
+def test_a_vocoder_that_is_let_go_is_gone(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+    vocoder = make_vocoder()
+    register(vocoder, "alto", registry)
+    assert value(registry, "slots", model="alto") == 8
+    del vocoder
+    gc.collect()
+    assert value(registry, "slots", model="alto") is None
+    with make_vocoder() as other, register(other, "alto", registry):
+        assert value(registry, "slots", model="alto") == 8
+
+
+def test_a_cache_is_reported_with_the_models_in_it(registry: CollectorRegistry, tmp_path: Path) -> None:
+    for name in ("alto", "bass"):
+        shutil.copytree(shipped_voice(), tmp_path / name / "1")
+    with ModelCache(tmp_path, capacity_bytes=10**9, load=load) as cache, register_cache(cache, "voices", registry):
+        for _ in range(2):
+            with cache.borrow("alto", backend="onnxruntime") as vocoder:
+                vocoder.vocode(MEL)
+        with cache.borrow("bass"):
+            found = functools.partial(registry.get_sample_value, labels={"cache": "voices"})
+            statistics = cache.statistics()
+            assert found("wavernn_trt_model_cache_bytes") == statistics.bytes
+            assert found("wavernn_trt_model_cache_capacity_bytes") == 10**9
+            assert found("wavernn_trt_model_cache_pinned") == 1
+            assert found("wavernn_trt_model_cache_hits_total") == 1
+            assert found("wavernn_trt_model_cache_misses_total") == found("wavernn_trt_model_cache_loads_total") == 2
+            assert found("wavernn_trt_model_cache_load_seconds_sum") == statistics.load_seconds.total
+            alto = {"cache": "voices", "model": "alto/1/onnxruntime"}
+            assert value(registry, "utterances_total", **alto, outcome="done") == 2
+            assert value(registry, "model_cache_model_users", cache="voices", model="bass/1") == 1
+            info = {"backend": "onnxruntime", "fingerprint": statistics.models[0].fingerprint}
+            assert value(registry, "model_cache_model_info", **alto, **info) == 1
+        cache.discard("bass")
+        assert value(registry, "model_cache_model_users", cache="voices", model="bass/1") is None
+    assert generate_latest(registry) == b""
+
+
+@pytest.mark.parametrize("generate", [generate_latest, openmetrics.generate_latest], ids=["prometheus", "openmetrics"])
+def test_both_formats_are_well_formed_and_units_are_in_the_names(
+    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder], tmp_path: Path, generate: Any
+) -> None:
+    shutil.copytree(shipped_voice(), tmp_path / 'al"to\n')
+    with (
+        make_vocoder() as vocoder,
+        ModelCache(tmp_path, capacity_bytes=10**9, load=load) as cache,
+        register(vocoder, 'quoted "\\\n', registry),
+        register_cache(cache, registry=registry),
+    ):
+        vocoder.vocode(MEL)
+        with cache.borrow('al"to\n') as other:
+            other.vocode(MEL)
+        text = generate(registry).decode()
+    families = list((parse if generate is generate_latest else parse_openmetrics)(text))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names)) > 30
+    assert all(name.startswith("wavernn_trt_") for name in names)
+    labels = {sample.labels.get("model") for family in families for sample in family.samples}
+    assert labels >= {'quoted "\\\n', 'al"to\n'}
+    kinds = {family.name: family.type for family in families}
+    assert kinds["wavernn_trt_samples"] == "counter"
+    assert kinds["wavernn_trt_latency_seconds"] == kinds["wavernn_trt_model_cache_load_seconds"] == "summary"
+    series = [(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples]
+    assert len(series) == len(set(series))
+
+
+def test_a_scraper_gets_it_over_http(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
+    try:
+        with make_vocoder() as vocoder, register(vocoder, "alto", registry):
+            url = f"http://127.0.0.1:{server.server_port}/metrics"
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                assert 'wavernn_trt_slots{cache="",model="alto"} 8.0' in answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(60)
+
+
+def test_prometheus_own_registry_is_the_default(make_vocoder: Callable[[], Vocoder]) -> None:
+    with make_vocoder() as vocoder, register(vocoder, "in the default registry"):
+        assert value(REGISTRY, "slots", model="in the default registry") == 8
+
+
+def test_without_the_package_the_extra_is_named(
+    make_vocoder: Callable[[], Vocoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("prometheus_client"):
+            raise ModuleNotFoundError(name)
+        return real(name, *args, **kwargs)
+
+    with make_vocoder() as vocoder:
+        monkeypatch.setattr(builtins, "__import__", without)
+        with pytest.raises(VocoderError, match=r"prometheus_client, which is not installed.*\[metrics\]"):
+            register(vocoder, "alto")

@@ -1,0 +1,254 @@
+"""``bench --scenario batch``: a job and the same work in padded batches, at a size that takes a moment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
+from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.scripts.benchmark import scenarios as bench_scenarios
+from wavernn_trt.scripts.benchmark.continuous import ContinuousRun, speak_continuously
+from wavernn_trt.scripts.benchmark.load import LoadOptions, measure_load
+from wavernn_trt.scripts.benchmark.meter import MeteredExecutor
+from wavernn_trt.scripts.benchmark.padded import PaddedDecoder
+from wavernn_trt.scripts.benchmark.speech import Mixture, Speech, find_speech, mix
+
+SMALL = ("--scenario", "batch", "--utterances", "12", "--lengths", "0.02:0.12", "--batch", "3", "--threads", "1", "-q")
+HOP, STEPS = 200, 320
+"""Of the voice that is shipped: samples of a frame, and of a chunk."""
+
+
+class WatchedExecutor(OnnxRuntimeExecutor):
+    """The real executor, whose output can be bent and whose chunks are counted where they are computed."""
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        super().__init__(directory, threads=1)
+        self.rows = 0
+        self.bent = False
+        self.unspeakable: int | None = None
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        if mel.shape[1] == self.unspeakable:
+            raise RuntimeError("told to fail")
+        return super().condition(mel)
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        samples, state = super().decode(chunk, state)
+        self.rows += len(samples)
+        if self.bent and len(samples) > 1:  # one bit, and only where streams have neighbours
+            samples[0, 0] ^= 1
+        return samples, state
+
+
+@pytest.fixture
+def watched(directory: ModelDirectory) -> WatchedExecutor:
+    return WatchedExecutor(directory)
+
+
+@pytest.fixture
+def opened(directory: ModelDirectory, watched: WatchedExecutor) -> OpenedModel:
+    return OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, watched)
+
+
+@pytest.fixture
+def small_mixture(opened: OpenedModel) -> Callable[..., Mixture]:
+    """A function (frames of each utterance) -> utterances."""
+
+    def make(*frames: int) -> Mixture:
+        with Vocoder(opened) as vocoder:
+            speech = find_speech(vocoder, ())
+        return Mixture(speech, tuple(range(40, 40 + len(frames))), frames)
+
+    return make
+
+
+def silent(line: str) -> None:
+    pass
+
+
+OPTIONS = LoadOptions(utterances=9, shortest=0.02, longest=0.1, batch=3)
+
+
+def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, err = bench(*SMALL, "--padded-groups", "2", "--json", tmp_path / "bench.json")
+    assert (code, err) == (0, "")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["scenario"] == "batch"
+    assert report["missing"] == {}
+    assert report["others_share"] is None or 0 <= report["others_share"] <= 1
+    (result,) = report["results"]
+    assert (result["subject"], result["slots"], result["lanes"], result["chunk"]) == ("onnxruntime", 3, 1, STEPS)
+    job, padded, memory = result["scheduler"], result["padded"], result["memory"]
+    assert (job["utterances"], job["done"], job["failed"], job["failures"]) == (12, 12, 0, [])
+    assert job["samples"] == round(result["speech_seconds"] * 16000)
+    assert job["samples_per_second"] == job["samples"] / job["elapsed"]
+    assert job["host_share"] == 1 - job["waiting_executor"] / job["waiting_elapsed"]
+    assert 0 < job["waiting_elapsed"] <= job["elapsed"]
+    assert 0 < job["occupancy"] <= 1
+    assert 0 < job["first_samples"] <= job["elapsed"]
+    for name in ("latency", "first_latency"):
+        times = job[name]
+        assert times["count"] == 12
+        assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["max"] <= job["elapsed"]
+    assert (padded["batch"], padded["groups"], padded["utterances"], padded["equal"]) == (3, 2, 6, 6)
+    assert padded["samples_per_second"] == padded["samples"] / padded["elapsed"]
+    assert padded["ratio"] == pytest.approx(padded["scheduler_samples_per_second"] / padded["samples_per_second"])
+    assert padded["computed"]["rows"] == padded["rows"] > padded["scheduler_rows"] >= padded["samples"] / STEPS
+    assert result["alone"] == {"compared": 12, "beginnings": 0, "different": []}
+    if memory is not None:
+        assert memory["peak"] >= memory["end"] > 0
+        assert memory["growth"] == memory["end"] - memory["quarter"]
+    assert f"{padded['ratio']:.2f} x" in out
+    assert "12 of 12" in out
+
+
+def test_padding_decodes_everybody_until_the_longest_is_done(
+    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+) -> None:
+    mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
+    metered = MeteredExecutor(watched)
+    padded = PaddedDecoder(opened, metered, lanes=1, slots=3, steps=STEPS)
+    waveforms: dict[int, FloatArray] = {}
+    run = padded.run(mixture, [0, 2], waveforms.__setitem__, lambda done: None)
+    rows = 3 * math.ceil(9 * HOP / STEPS) + 1 * math.ceil(5 * HOP / STEPS)
+    assert run.rows == run.computed.rows == watched.rows == rows
+    assert (run.groups, run.utterances, run.samples) == (2, 4, (2 + 9 + 4 + 5) * HOP)
+    with Vocoder(opened) as vocoder:
+        for number, waveform in waveforms.items():
+            request = mixture[number]
+            assert np.array_equal(waveform, vocoder.vocode(request.mel, seed=request.seed)), number
+    assert sorted(waveforms) == [0, 1, 2, 6]
+
+
+def test_padding_shares_a_batch_among_the_lanes_that_the_scheduler_has(
+    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+) -> None:
+    mixture = small_mixture(2, 6, 4, 3)
+    metered = MeteredExecutor(watched)
+    run = PaddedDecoder(opened, metered, lanes=2, slots=4, steps=STEPS).run(
+        mixture, [0], lambda number, waveform: None, lambda done: None
+    )
+    longest = math.ceil(6 * HOP / STEPS)
+    assert run.computed.rows == run.rows == 4 * longest
+    assert run.computed.chunks == 2 * longest
+
+
+def test_the_scheduler_computes_no_row_that_nobody_needs(
+    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+) -> None:
+    mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
+    metered = MeteredExecutor(watched)
+    with Vocoder(replace(opened, executor=metered), 3) as vocoder:
+        taken: list[int] = []
+        run = speak_continuously(vocoder, metered, mixture, range(7), lambda n, _: taken.append(n), lambda done: None)
+    assert sorted(taken) == list(range(7))
+    assert run.computed.rows == watched.rows == sum(math.ceil(frames * HOP / STEPS) for frames in mixture.frames)
+    assert run.samples == sum(mixture.frames) * HOP
+
+
+def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: OpenedModel, watched: WatchedExecutor) -> None:
+    watched.bent = True
+    result = measure_load(opened, replace(OPTIONS, verify=9), silent)
+    assert result["alone"]["compared"] == 9
+    assert result["alone"]["different"]
+    assert not result["sound"]
+
+
+def test_verifying_all_compares_every_beginning(opened: OpenedModel, watched: WatchedExecutor) -> None:
+    result = measure_load(opened, replace(OPTIONS, utterances=20, verify="all", padded_groups=0), silent)
+    assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
+    assert result["padded"] is None
+    watched.bent = True
+    assert measure_load(opened, replace(OPTIONS, verify="all", padded_groups=0), silent)["alone"]["different"]
+
+
+def test_a_difference_is_exit_code_1_and_said_aloud(
+    bench: Callable[..., tuple[int, str, str]],
+    opened: OpenedModel,
+    watched: WatchedExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched.bent = True
+    monkeypatch.setattr(bench_scenarios, "load_backend", lambda path, backend, threads, batch: Vocoder(opened, batch))
+    code, out, err = bench(*SMALL, "--verify", "12", "--padded-groups", "0")
+    assert code == 1
+    assert "DIFFERENT" in out
+    assert "not everything was spoken, or not as it is alone" in err
+
+
+def test_utterances_that_fail_are_counted_and_the_others_come(opened: OpenedModel, watched: WatchedExecutor) -> None:
+    with Vocoder(opened) as vocoder:
+        mixture = mix(vocoder, find_speech(vocoder, ()), 9, 0.02, 0.1)
+    watched.unspeakable = max(mixture.frames)
+    failing = mixture.frames.count(watched.unspeakable)
+    result = measure_load(opened, replace(OPTIONS, verify=0, padded_groups=0), silent)
+    job = result["scheduler"]
+    assert (job["done"], job["failed"]) == (9 - failing, failing)
+    assert "told to fail" in job["failures"][0]
+    assert not result["sound"]
+
+
+def test_host_overhead_is_what_lanes_spend_outside_the_executor() -> None:
+    run = ContinuousRun(10, 4, waiting_elapsed=10.0, waiting_executor=18.0)
+    assert run.host_share(2) == pytest.approx(0.1)
+    assert ContinuousRun(3, 4).host_share(2) == 0.0
+
+
+def test_a_chunk_is_timed_by_those_that_had_most_streams(watched: WatchedExecutor) -> None:
+    metered = MeteredExecutor(watched)
+    assert metered.chunk_seconds() is None
+    for rows, seconds in ((1, 9.0), (4, 2.0), (4, 4.0), (3, 9.0), (4, 3.0)):
+        metered.count(rows, seconds)
+    assert metered.chunk_seconds() == 3.0
+    meter = metered.read()
+    assert (meter.chunks, meter.rows, meter.seconds) == (5, 16, 27.0)
+
+
+def test_lengths_are_spread_evenly_in_their_logarithm(tiny_vocoder: Vocoder) -> None:
+    speech = Speech(np.zeros((20, 1000), np.float32), "silence")
+    mixture = mix(tiny_vocoder, speech, 4000, 0.2, 20)
+    seconds = np.array(mixture.frames) * 40 / 16000
+    assert 0.2 <= seconds.min() < 0.21
+    assert 19 < seconds.max() <= 20
+    assert np.median(seconds) == pytest.approx(2.0, rel=0.1)
+    assert mixture == mix(tiny_vocoder, speech, 4000, 0.2, 20)
+    assert len({request.seed for request in mixture}) == 4000
+
+
+def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder, tmp_path: Path) -> None:
+    mels = [np.full((20, frames), -level / 10, np.float32) for level, frames in ((1, 4), (2, 3))]
+    for name, mel in zip("ab", mels, strict=True):
+        np.save(tmp_path / f"{name}.npy", mel)
+    (tmp_path / "list.jsonl").write_text('{"input": "b.npy"}\n')
+    joined = find_speech(tiny_vocoder, [tmp_path])
+    assert np.array_equal(joined.mel, np.concatenate(mels, axis=1))
+    assert np.array_equal(joined.cut(5, 4)[0], np.float32([-0.2, -0.2, -0.1, -0.1]))
+    assert np.array_equal(find_speech(tiny_vocoder, [tmp_path / "list.jsonl"]).mel, mels[1])
+    np.save(tmp_path / "c.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(VocoderError, match=r"--mels: .*c\.npy: .*expected"):
+        find_speech(tiny_vocoder, [tmp_path / "c.npy"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VocoderError, match=r"empty: found no \.wav"):
+        find_speech(tiny_vocoder, [tmp_path / "empty"])
+
+
+def test_without_mels_the_shipped_voice_speaks_its_sample_and_others_noise(
+    opened: OpenedModel, tiny_vocoder: Vocoder
+) -> None:
+    with Vocoder(opened) as vocoder:
+        sample = np.load(shipped_voice().parent / "sample_mel.npy")
+        assert np.array_equal(find_speech(vocoder, ()).mel, sample)
+    assert find_speech(tiny_vocoder, ()).source == "noise over the model's range"

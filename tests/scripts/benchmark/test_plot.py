@@ -1,0 +1,212 @@
+"""``bench --plot``: what is drawn is what was measured."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from wavernn_trt.scripts.benchmark import plot as bench_plot
+
+
+def result(subject: str, batch: int, speed: float, latency: bool = True) -> dict[str, Any]:
+    seconds = batch / speed
+    return {
+        "subject": subject,
+        "batch": batch,
+        "samples_per_second": speed,
+        "slowest": 0.8 * speed,
+        "fastest": 1.1 * speed,
+        "chunk_samples": 320 if latency else None,
+        "first_chunk_seconds": 400 * seconds if latency else None,
+        "chunk_seconds": 320 * seconds if latency else None,
+        "repeats": {
+            "first_chunk": [300 * seconds, 400 * seconds, 600 * seconds] if latency else [],
+            "chunk": [310 * seconds, 320 * seconds, 330 * seconds] if latency else [],
+        },
+    }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    """A report of one backend and the plain loop, its batches not in order."""
+    return {
+        "scenario": "speed",
+        "model": {
+            "family": "univoc",
+            "layers": 1,
+            "hidden_size": 256,
+            "sample_rate": 16000,
+            "multiply_adds": 500_000,
+        },
+        "machine": {"cpu": "a CPU"},
+        "threads": 1,
+        "limit": {"library": "onnxruntime", "flops": {"onnxruntime": 3e11, "numpy": 9e11}},
+        "results": [
+            result("onnxruntime", 8, 150_000),
+            result("onnxruntime", 1, 48_000),
+            result("pytorch loop", 1, 9_000, latency=False),
+            result("pytorch loop", 8, 36_000, latency=False),
+        ],
+        "missing": {},
+    }
+
+
+@pytest.fixture
+def axes(report: dict[str, Any]) -> tuple[Any, Any]:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    throughput, latency = bench_plot.lay_out_figure(report).axes
+    return throughput, latency
+
+
+def curves(axes: Any) -> dict[str, tuple[list[float], list[float], list[tuple[float, float]]]]:
+    """Each curve's batches, values and spread, by its name in the legend."""
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container.lines
+        spread = [(float(low), float(high)) for (_, low), (_, high) in bars.get_segments()]
+        found[container.get_label()] = (list(line.get_xdata()), list(line.get_ydata()), spread)
+    return found
+
+
+def level(axes: Any, name: str) -> float:
+    (line,) = [line for line in axes.lines if line.get_label() == name]
+    return float(line.get_ydata()[0])
+
+
+def test_throughput_is_drawn_with_its_spread_and_the_limit(axes: tuple[Any, Any]) -> None:
+    drawn = curves(axes[0])
+    assert set(drawn) == {"onnxruntime", "pytorch loop"}
+    batches, speeds, spread = drawn["onnxruntime"]
+    assert (batches, speeds) == ([1, 8], [48_000, 150_000])
+    assert spread == [pytest.approx((0.8 * speed, 1.1 * speed)) for speed in speeds]
+    assert level(axes[0], "limit: matrix product") == 3e11 / (2 * 500_000)
+    assert drawn["pytorch loop"][1] == [9_000, 36_000]
+
+
+def test_latency_is_drawn_in_milliseconds_beside_real_time(axes: tuple[Any, Any]) -> None:
+    drawn = curves(axes[1])
+    assert set(drawn) == {"first 20 ms", "a chunk (20 ms of speech)"}
+    batches, times, spread = drawn["first 20 ms"]
+    assert batches == [1, 8]
+    assert times == pytest.approx([1e3 * 400 / 48_000, 1e3 * 400 * 8 / 150_000])
+    assert spread[0] == pytest.approx((1e3 * 300 / 48_000, 1e3 * 600 / 48_000))
+    assert drawn["a chunk (20 ms of speech)"][1] == pytest.approx([1e3 * 320 / 48_000, 1e3 * 320 * 8 / 150_000])
+    assert level(axes[1], "a chunk in real time") == 20
+
+
+def test_several_backends_are_told_apart(report: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    report["results"].append(result("tensorrt-rtx", 8, 900_000))
+    throughput, latency = bench_plot.lay_out_figure(report).axes
+    assert {"onnxruntime, first 20 ms", "tensorrt-rtx, first 20 ms"} <= set(curves(latency))
+    colours = {container.lines[0].get_color() for container in throughput.containers}
+    markers = {container.lines[0].get_marker() for container in throughput.containers}
+    assert len(colours) == len(markers) == 3
+
+
+def test_files_are_wide_enough_for_a_readme_and_always_the_same(
+    bench: Callable[..., tuple[int, str, str]], report: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(report))
+    contents = {}
+    for name in ("a.png", "b.png", "a.svg", "b.svg"):
+        assert bench("--plot", tmp_path / name, "--from", old) == (0, "", "")
+        contents[name] = (tmp_path / name).read_bytes()
+    assert contents["a.png"] == contents["b.png"]
+    assert contents["a.svg"] == contents["b.svg"]
+    width, height = struct.unpack(">II", contents["a.png"][16:24])
+    assert contents["a.png"].startswith(b"\x89PNG")
+    assert 1200 <= width <= 2000
+    assert 0.3 < height / width < 0.6
+    assert len(contents["a.png"]) < 200_000
+    assert ElementTree.fromstring(contents["a.svg"]).tag.endswith("svg")
+
+
+def test_what_is_measured_can_be_drawn_at_once(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    options = ("--backend", "onnxruntime", "--batch", "1,2", "--seconds", "0.04", "--repeats", "2", "--threads", "1")
+    files = {name: tmp_path / name for name in ("now.svg", "again.svg", "speed.json")}
+    code, out, err = bench(*options, "-q", "--plot", files["now.svg"], "--json", files["speed.json"])
+    assert (code, err) == (0, "")
+    assert "samples/s" in out
+    assert bench("--plot", files["again.svg"], "--from", files["speed.json"]) == (0, "", "")
+    assert files["now.svg"].read_bytes() == files["again.svg"].read_bytes()
+
+
+def test_reports_from_before_chunks_were_timed_can_be_drawn(report: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    del report["scenario"]
+    for one in report["results"]:
+        del one["chunk_samples"], one["chunk_seconds"], one["repeats"]["chunk"]
+    assert set(curves(bench_plot.lay_out_figure(report).axes[1])) == {"first 20 ms"}
+
+
+def test_without_matplotlib_the_error_names_the_extra_before_anything_is_measured(
+    bench: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    code, out, err = bench("--plot", tmp_path / "speed.png")
+    assert (code, out) == (2, "")
+    assert "matplotlib is not installed; install it with: pip install '.[plot]'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--plot", "speed.pdf"), "expected a name that ends in .png or .svg"),
+        (("--plot", "no/such/folder.png"), "is not a folder"),
+        (("--from", "speed.json"), "--from: found it without --plot"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_at_once(
+    bench: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = bench(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "found something else, expected a report"),
+        ('{"scenario": "batch"}', "found a report of --scenario batch"),
+        ("{}", "found no usable 'model'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_no_report_is_refused(
+    bench: Callable[..., tuple[int, str, str]], tmp_path: Path, content: str | None, message: str
+) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    if content is not None:
+        (tmp_path / "old.json").write_text(content)
+    code, out, err = bench("--plot", tmp_path / "x.png", "--from", tmp_path / "old.json")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_damage_anywhere_in_a_report_is_found_before_it_is_drawn(report: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    for path in (("limit",), ("threads",), ("results", 0, "slowest"), ("results", 1, "repeats"), ("machine", "cpu")):
+        damaged = copy.deepcopy(report)
+        where: Any = damaged
+        for key in path[:-1]:
+            where = where[key]
+        del where[path[-1]]
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match=f"no usable '{path[-1]}'"):
+            bench_plot.read_report(file)

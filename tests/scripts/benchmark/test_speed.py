@@ -1,0 +1,174 @@
+"""The command ``bench``: small runs that measure for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.scripts.benchmark import measure as bench_measure
+from wavernn_trt.scripts.benchmark import speech as bench_speech
+from wavernn_trt.scripts.benchmark.limit import SIZE, MatrixProducts
+from wavernn_trt.scripts.benchmark.machine import MachineWatch, resident_bytes
+from wavernn_trt.scripts.cli import main
+
+SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
+
+
+def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    code = main(["bench", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("torch", reason="PyTorch is what is compared with")
+    code, out, err = run(capsys, *SMALL, "--batch", "1,3", "--threads", "1", "--json", tmp_path / "bench.json")
+    assert (code, err) == (0, "")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert [(result["subject"], result["batch"]) for result in report["results"]] == [
+        (subject, batch) for batch in (1, 3) for subject in ("onnxruntime", "torch", "pytorch loop")
+    ]
+    assert report["machine"]["cores"] >= 1
+    assert set(report["versions"]) == {"python", "wavernn-trt", "onnxruntime", "torch", "numpy"}
+    assert report["missing"] == {}
+    operations = 2 * report["model"]["multiply_adds"]
+    for result in report["results"]:
+        repeats = result["repeats"]
+        assert len(repeats["elapsed"]) == 2
+        speed = median(result["samples"] / elapsed for elapsed in repeats["elapsed"])
+        assert result["samples_per_second"] == speed
+        assert result["slowest"] <= speed <= result["fastest"]
+        assert result["flops"] == operations * speed
+        assert result["real_time_factor"] == 16000 / speed
+        if result["subject"] == "pytorch loop":
+            assert result["first_chunk_seconds"] is result["chunk_seconds"] is result["chunk_samples"] is None
+            assert result["times_plain_loop"] == 1.0
+        else:
+            assert 0 < result["first_chunk_seconds"] <= max(repeats["elapsed"])
+            assert result["chunk_seconds"] == median(repeats["chunk"]) <= max(repeats["elapsed"])
+            assert result["chunk_samples"] == 320
+            assert result["times_plain_loop"] > 0
+    assert {name: np.shape(rows) for name, rows in report["limit"]["repeats"].items()} == {
+        "onnxruntime": (2, 2),
+        "numpy": (2, 2),
+    }
+    for word in ("machine", "versions", "samples/s", "RTF", "GFLOP/s", "pytorch loop"):
+        assert word in out
+
+
+def test_without_torch_its_columns_say_so(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_measure, "has_torch", lambda: False)
+    code, out, _ = run(capsys, *SMALL, "--batch", "2")
+    assert code == 0
+    assert out.count("not measured: torch is not installed") == 2
+    row = next(line for line in out.splitlines() if line.startswith("onnxruntime"))
+    assert row.split()[-1] == "-"
+
+
+def test_a_standard_size_needs_no_checkpoint(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("torch", reason="exporting needs PyTorch")
+    pytest.importorskip("onnx", reason="exporting needs ONNX")
+    arguments = ("--random", "fatchord-512", "--backend", "onnxruntime", "--batch", "1", "--threads", "1")
+    code, _, err = run(capsys, *SMALL, *arguments, "--json", tmp_path / "bench.json")
+    assert code == 0, err
+    model = json.loads((tmp_path / "bench.json").read_text())["model"]
+    assert (model["family"], model["hidden_size"], model["layers"], model["outputs"]) == ("fatchord", 512, 2, 512)
+    assert model["multiply_adds"] == 3 * 512**2 * 3 + 3 * 512**2
+
+
+@pytest.mark.parametrize("family", ["univoc", "fatchord", "coqui", "torchaudio"])
+def test_the_plain_loop_steps_every_family(shared_data: Path, family: str) -> None:
+    torch = pytest.importorskip("torch", reason="the loop is PyTorch's")
+    from wavernn_trt.export import CheckpointError, read_checkpoint
+    from wavernn_trt.scripts.benchmark.plain_loop import plain_loop
+
+    read = 0
+    for path in sorted(path for path in (shared_data / "oracles").rglob("*") if path.suffix in (".pt", ".pyt", ".pth")):
+        try:
+            checkpoint = read_checkpoint(path)
+        except CheckpointError:
+            continue
+        if checkpoint.model.config.family != family:
+            continue
+        read += 1
+        rows = torch.randn(5, checkpoint.model.config.columns)
+        values = plain_loop(checkpoint.model, rows, 1)
+        assert len(values) == 5
+        assert all(isinstance(value, int | float) for value in values)
+        assert np.shape(plain_loop(checkpoint.model, rows, 3)) == (5, 3)
+    if not read:
+        pytest.skip(f"the oracles hold no {family} checkpoint that reads without options")
+
+
+def test_the_matrix_products_are_real_ones() -> None:
+    products = MatrixProducts(1)
+    expected = products._a @ products._b
+    (found,) = products._session.run(None, {"a": products._a, "b": products._b})
+    assert np.abs(found - expected).max() < 1e-3 * SIZE**0.5
+    assert all(products.flops(name) > 1e8 for name in products.names)
+
+
+@pytest.mark.parametrize("log", ["decibel", "natural"])
+def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) -> None:
+    from wavernn_trt.runtime.mel import check_mel
+
+    config = tiny_vocoder.config
+    audio: AudioConfig = dataclasses.replace(config.audio, log=log)
+    vocoder = type("Stub", (), {"config": dataclasses.replace(config, audio=audio)})()
+    mel = bench_speech.noise_mel(vocoder, 0.1)
+    assert check_mel(mel, audio).shape == (audio.n_mels, 40)
+
+
+def test_what_other_processes_take_is_told_apart_from_ones_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(100.0, 40.0, 10.0), (110.0, 49.0, 12.0)])
+    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: next(readings)))
+    assert MachineWatch().others_share() == pytest.approx(0.7)
+    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: None))
+    assert MachineWatch().others_share() is None
+
+
+def test_a_machine_that_tells_is_read() -> None:
+    watch = MachineWatch()
+    np.ones(100_000).sum()
+    share = watch.others_share()
+    assert share is None or 0 <= share <= 1
+    resident = resident_bytes()
+    assert resident is None or 2**20 < resident < 2**40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--backend", "abacus"), "expected some of onnxruntime,torch,tensorrt,tensorrt-rtx"),
+        (("--batch", "1,x"), "expected a positive integer"),
+        (("--seconds", "-1"), "expected a positive number"),
+        (("--repeats", "0"), "expected a positive integer"),
+        (("--random", "huge"), "univoc-896"),
+        (("--random", "univoc-896", "--model", "x"), "not allowed with"),
+        (("--model", "nowhere"), "expected a model directory"),
+        (("--json", "no/such/folder.json"), "is not a folder"),
+        (("--scenario", "party"), "speed"),
+        (("--utterances", "5"), "--utterances: found it with --scenario speed, expected --scenario batch"),
+        (("--padded-groups", "5"), "--padded-groups: found it with --scenario speed"),
+        (("--listeners", "5"), "expected --scenario stream or --scenario mixed"),
+        (("--scenario", "batch", "--seconds", "5"), "--seconds: found it with --scenario batch"),
+        (("--scenario", "stream", "--plot", "x.png"), "--plot: found it with --scenario stream"),
+        (("--scenario", "batch", "--batch", "4,8"), "--batch: found 4,8, expected one number"),
+        (("--scenario", "mixed", "--listeners", "4,8"), "--listeners: found 4,8, expected one number"),
+        (("--scenario", "batch", "--lengths", "2:1"), "expected seconds from the shortest to the longest"),
+        (("--scenario", "batch", "--lengths", "2"), "expected seconds from the shortest to the longest"),
+        (("--scenario", "batch", "--verify", "some"), "expected an integer from 0 on, or all"),
+        (("--scenario", "batch", "--mels", "nowhere.npy"), "--mels: nowhere.npy: No such file"),
+    ],
+)
+def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
