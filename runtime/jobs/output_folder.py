@@ -19,6 +19,7 @@ LOCK = ".wavernn-trt.lock"
 """The file in the folder that is locked; it goes when the run ends, and means nothing if it stays."""
 _MOST_BYTES = 1000
 """Of what it says."""
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         folder: is made if need be.
 
     Raises:
-        VocoderError: another process holds it; the message says which.
+        VocoderError: another process holds it, and the message says which; or a link has the lock's name.
     """
     descriptor = _lock(folder)
     try:
@@ -50,8 +51,12 @@ def _lock(folder: Path) -> int | None:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666)
         except OSError as error:
+            if path.is_symlink():  # whose target would be written over
+                raise VocoderError(
+                    f"output {folder}: found a link {LOCK}, expected a file or nothing; remove it"
+                ) from None
             logger.debug("%s cannot be locked: %s", folder, error)
             return None
         locked = try_lock(descriptor)

@@ -165,6 +165,18 @@ def test_a_folder_without_locks_is_used_with_a_warning(
     assert "this file system has no locks; start no second run into the folder" in caplog.text
 
 
+def test_a_link_is_not_taken_for_the_lock_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    diary.write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / LOCK).symlink_to(diary)
+    with pytest.raises(VocoderError, match=r"out: found a link \.wavernn-trt\.lock, .*; remove it"), locked_folder(out):
+        pass
+    assert diary.read_text() == "mine"
+    assert (out / LOCK).is_symlink()
+
+
 def test_a_folder_that_cannot_be_made_is_left_to_its_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with locked_folder(tmp_path / "file" / "out"):
