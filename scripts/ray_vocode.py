@@ -74,14 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.jobs.output_files import remove_leftovers
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
-    from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
+    from wavernn_trt.runtime.jobs.report import JobReport, check_report, model_fingerprint
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     if arguments.overlap is not None and arguments.fold is None:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)
-    if arguments.report is not None and arguments.report in arguments.inputs:
-        raise VocoderError(f"--report: found {arguments.report}, which is an input; name another file")
+    if arguments.report is not None:
+        check_report(arguments.report, arguments.inputs)
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
     model = arguments.model or shipped_voice()
     audio = _audio(model, arguments.backend)

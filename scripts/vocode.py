@@ -210,8 +210,8 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, repo
                 for result in results:
                     totals.add(result)
                     row = result_row(result, rate)
-                    if report is not None and (stopped := _add(report, row)) is not None:
-                        break
+                    if report is not None:
+                        report.add(row)
                     if document is not None:
                         document.add(row)
                     if result.status == "failed":
@@ -231,15 +231,6 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, repo
         print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
         return 128 + interruption.signal
     return 1 if totals.counts["failed"] or stopped is not None else 0
-
-
-def _add(report: JobReport, row: dict[str, Any]) -> str | None:
-    """Why the report cannot go on, and with it the run."""
-    try:
-        report.add(row)
-    except OSError as error:
-        return f"report {error.filename}: {error.strerror}; make room for it, or name another"
-    return None
 
 
 def _about(vocoder: Vocoder) -> dict[str, Any]:

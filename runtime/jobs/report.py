@@ -14,7 +14,7 @@ from typing import Any
 from wavernn_trt.export.model_directory import MANIFEST, file_sha256
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.file_lock import try_lock
-from wavernn_trt.runtime.jobs.result import JobResult
+from wavernn_trt.runtime.jobs.result import JobResult, JobsStopped
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,14 @@ def check_report(path: Path, inputs: Sequence[Path] = ()) -> None:
         inputs: what is read, and must not be written into.
 
     Raises:
-        VocoderError: it does not end in ``.jsonl``, or is an input.
+        VocoderError: it does not end in ``.jsonl``, is an input, or is there and no file.
     """
     if path.suffix.lower() != REPORT_SUFFIX:
         raise VocoderError(f"report {path}: expected a name that ends in {REPORT_SUFFIX}")
     if os.path.realpath(path) in map(os.path.realpath, inputs):
         raise VocoderError(f"report {path}: found one of the inputs, a manifest; name another file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise VocoderError(f"report {path}: found a folder, pipe or device, expected a file; name another")
 
 
 class JobReport:
@@ -105,7 +107,7 @@ class JobReport:
             row: see `result_row`.
 
         Raises:
-            OSError: it cannot be written.
+            JobsStopped: it cannot be written, and what was said of a job would be lost.
         """
         line = json.dumps({**row, **self._common}).encode() + b"\n"
         end = os.fstat(self._file.fileno()).st_size
@@ -115,7 +117,7 @@ class JobReport:
                 written += self._file.write(line[written:])
         except OSError as error:
             self._file.truncate(end)
-            raise OSError(error.errno, error.strerror, str(self._path)) from None
+            raise JobsStopped(f"report {self._path}: {error.strerror}; make room for it, or name another") from None
 
     def close(self) -> None:
         """Ends it."""

@@ -306,6 +306,20 @@ def test_where_all_is_done_no_worker_is_needed(
     assert [json.loads(line)["status"] for line in Path("report.jsonl").read_text().splitlines()] == ["skipped"] * 2
 
 
+def test_a_report_that_cannot_go_on_stops_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit of file sizes")
+    assert cli.main(["vocode", "in", "-o", "out", "-q"]) == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        code = main(["in", "-o", "out", "--report", "report.jsonl"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert "error: report report.jsonl: File too large; make room for it, or name another" in capsys.readouterr().err
+    assert Path("report.jsonl").read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("pool", "backend", "resources", "expected"),
     [
@@ -346,7 +360,10 @@ def test_a_cluster_that_nobody_listens_at_is_refused_at_once() -> None:
         (["in", "-o", "out", "--gpus-per-actor", "-1"], "--gpus-per-actor: found '-1', expected a positive number"),
         (["in", "-o", "out", "--model", "nowhere"], "nowhere is not there; expected a model directory"),
         (["in", "-o", "out", "--report", "list.txt"], "report list.txt: expected a name that ends in .jsonl"),
-        (["in", "-o", "out", "--report", "in"], "--report: found in, which is an input; name another file"),
+        (
+            ["list.jsonl", "-o", "out", "--report", "in/../list.jsonl"],
+            "found one of the inputs, a manifest; name another",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

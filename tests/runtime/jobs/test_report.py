@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint, result_row
-from wavernn_trt.runtime.jobs.result import JobResult
+from wavernn_trt.runtime.jobs.result import JobResult, JobsStopped
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 
@@ -96,13 +97,16 @@ def test_no_other_file_is_written_into(path: Path, tmp_path: Path) -> None:
     with pytest.raises(VocoderError, match="found a file that holds no JSON lines"):
         JobReport(path, {})
     assert path.read_text() == "a diary\n"
-    with pytest.raises(IsADirectoryError):
-        JobReport(_made(tmp_path / "folder.jsonl"), {})
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(VocoderError, match=r"report .*folder\.jsonl: found a folder, pipe or device, expected a file"):
+        JobReport(tmp_path / "folder.jsonl", {})
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_is_no_report(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(VocoderError, match="found a folder, pipe or device, expected a file"):
+        JobReport(tmp_path / "pipe.jsonl", {})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
@@ -120,11 +124,11 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_it(path: Path) -> None:
     with JobReport(path, {}) as report:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, before[1]))
         try:
-            with pytest.raises(OSError, match="File too large") as refused:
+            with pytest.raises(JobsStopped, match=r"report .*: File too large; make room for it") as refused:
                 report.add({"number": 2})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert refused.value.filename == str(path)
+        assert str(path) in str(refused.value)
         assert path.read_bytes() == whole
         report.add({"number": 3})
     assert [row["number"] for row in rows(path)] == [1, 3]
