@@ -77,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--scenario", choices=SCENARIOS, default="speed", help="default: %(default)s")
     group = parser.add_argument_group("model")
     model = group.add_mutually_exclusive_group()
-    model.add_argument("--model", type=Path, metavar="DIR", help="model directory (default: the voice that is shipped)")
+    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the voice that is shipped)")
     model.add_argument(
         "--random",
         choices=sorted(STANDARD),
@@ -164,7 +164,7 @@ def add_parser(subparsers: Any) -> None:
         help="stream: streams opened with nobody else there, for the time to the first frame (default: 50)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="F", help="also write everything, each repeat included, to a file")
+    output.add_argument("--json", type=path, metavar="F", help="also write everything, each repeat included, to a file")
     output.add_argument(
         "--plot",
         type=path,
@@ -227,8 +227,11 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{option}: found it with --scenario {arguments.scenario}, expected {wanted}")
     if arguments.source is not None and arguments.plot is None:
         raise ValueError("--from: found it without --plot, expected the file to draw to")
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: {arguments.json.parent} is not a folder")
+    if arguments.json is not None:
+        if not arguments.json.parent.is_dir():
+            raise ValueError(f"--json: {arguments.json.parent} is not a folder")
+        if arguments.json.is_dir():
+            raise ValueError(f"--json: found the folder {arguments.json}, expected a file's name")
     if arguments.plot is not None:
         from wavernn_trt.scripts.benchmark.plot import check_drawing
 

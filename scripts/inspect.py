@@ -68,6 +68,10 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints; returns 1 where the compatibility report has violations, or a plan is damaged."""
     if arguments.directory.suffix == ".plan" and not arguments.directory.is_dir():
+        if arguments.probe:
+            raise ValueError(
+                "--probe: found a plan, expected the model directory that it was built from, with --backend"
+            )
         return _run_plan(arguments.directory, as_json=arguments.json)
     directory = open_model_directory(arguments.directory)
     reports = _reports(directory)

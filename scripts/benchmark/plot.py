@@ -42,12 +42,14 @@ def check_drawing(file: Path) -> None:
     """Refuses what could not be drawn, before anything is measured.
 
     Raises:
-        ValueError: another suffix, no such folder, or matplotlib is not installed.
+        ValueError: another suffix, no such folder, a folder of that name, or matplotlib is not installed.
     """
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--plot: found {file}, expected a name that ends in {' or '.join(SUFFIXES)}")
     if not file.parent.is_dir():
         raise ValueError(f"--plot: {file.parent} is not a folder")
+    if file.is_dir():
+        raise ValueError(f"--plot: found the folder {file}, expected a file's name")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
             "--plot: matplotlib is not installed; install it with: pip install '.[plot]' in a clone of the project"

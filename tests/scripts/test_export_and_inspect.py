@@ -128,3 +128,9 @@ def test_inspect_has_a_model_speak_its_probe(tmp_path: Path, capsys: Any) -> Non
     code, out, _ = run(capsys, "inspect", damaged, "--probe")
     assert code == 1
     assert "bits" in out.split("probe on onnxruntime")[1]
+
+
+def test_a_plan_has_no_probe(capsys: Any) -> None:
+    code, out, err = run(capsys, "inspect", "decoder.plan", "--probe")
+    assert (code, out) == (2, "")
+    assert "--probe: found a plan, expected the model directory that it was built from" in err

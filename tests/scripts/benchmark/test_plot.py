@@ -177,6 +177,13 @@ def test_what_cannot_be_drawn_is_refused_at_once(
     assert message in err
 
 
+def test_a_folder_is_no_place_for_a_drawing(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "speed.png").mkdir()
+    code, out, err = bench("--plot", tmp_path / "speed.png")
+    assert (code, out) == (2, "")
+    assert "speed.png, expected a file's name" in err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -154,6 +154,8 @@ def test_a_machine_that_tells_is_read() -> None:
         (("--random", "univoc-896", "--model", "x"), "not allowed with"),
         (("--model", "nowhere"), "expected a model directory"),
         (("--json", "no/such/folder.json"), "is not a folder"),
+        (("--json", "."), "--json: found the folder ., expected a file's name"),
+        (("--json", ""), "found '', expected a path"),
         (("--scenario", "party"), "speed"),
         (("--utterances", "5"), "--utterances: found it with --scenario speed, expected --scenario batch"),
         (("--padded-groups", "5"), "--padded-groups: found it with --scenario speed"),
