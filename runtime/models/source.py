@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class ModelFolders:
         if not name or name.startswith(".") or "\0" in name or Path(name).name != name or "\\" in name:
             raise VocoderError(f"{kind}: found {name!r}, expected the name of a folder in {folder}")
         path = folder / name
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path.is_dir raises for a name too long
             there = [entry.name for entry in _folders(folder)]
             raise VocoderError(f"{kind}: found {name!r}, expected one of {_list(sorted(there, key=natural_order))}")
         return path

@@ -59,6 +59,8 @@ def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
     models = ModelFolders(tmp_path)
     with pytest.raises(VocoderError, match="found 'bass', expected one of alto, empty"):
         models("bass")
+    with pytest.raises(VocoderError, match=r"found 'xxx.*, expected one of alto, empty"):
+        models("x" * 1000)
     with pytest.raises(VocoderError, match="found '2', expected one of 1"):
         models("alto", "2")
     with pytest.raises(VocoderError, match=r"empty holds no model directory; make one with: wavernn-trt export"):
