@@ -65,7 +65,7 @@ class ProbeRecord:
     logits: NDArray[np.float32]
     """[S, outputs], teacher-forced with ``samples``."""
     bits: float
-    """Bits a sample of ``samples``; see `wavernn_trt.export.probe_measures.bits_a_sample`."""
+    """Bits a sample of ``samples``; see `wavernn_trt.export.probe_measures.bits_of_steps`."""
     bfloat16: Rounding
     """What products in bfloat16 cost the reference."""
 

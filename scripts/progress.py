@@ -14,7 +14,6 @@ from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobResult
 from wavernn_trt.scripts.work_estimate import WorkEstimate
-from wavernn_trt.scripts.work_estimate import estimate_seconds as estimate_seconds
 
 _RECENT_SECONDS = 30.0
 """Of which the real-time factor is told: a machine may be busier than it was an hour ago."""

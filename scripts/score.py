@@ -139,7 +139,7 @@ class _Bar:
     def __init__(self, title: str, job: _Run, limit: float | None, hidden: bool) -> None:
         from tqdm import tqdm
 
-        from wavernn_trt.scripts.progress import estimate_seconds
+        from wavernn_trt.scripts.work_estimate import estimate_seconds
 
         self._rate, audio = job.vocoder.sample_rate, job.vocoder.config.audio
         known = [0.0] if hidden else [estimate_seconds(file.path, audio) for file in job.files if file.error is None]

@@ -42,8 +42,8 @@ class OutputGuard:
         Args:
             model: says what samples can be.
             audio: how the mel was made.
-            mel: float32 [n_mels, frames] of the whole utterance, or what has arrived of it; see `hear`.
-            loudness: of that mel, where it is known already.
+            mel: float32 [n_mels, frames] of the whole utterance.
+            loudness: of the mel instead, where it is known already or grows with a mel that is still arriving.
         """
         self._model, self._audio = model, audio
         self._loudness = loudness or Loudness(model, audio, mel)
@@ -55,10 +55,6 @@ class OutputGuard:
     def another(self) -> OutputGuard:
         """A guard for another stream of the same utterance."""
         return OutputGuard(self._model, self._audio, loudness=self._loudness)
-
-    def hear(self, mel: FloatArray) -> None:
-        """Takes more frames of a mel that is still arriving, float32 [n_mels, frames]; before their samples come."""
-        self._loudness.extend(mel)
 
     def check(self, start: int, samples: NDArray[Any]) -> None:
         """Looks at the next samples.

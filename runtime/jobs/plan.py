@@ -62,7 +62,7 @@ class _Group:
 
 
 class JobPlan(Sequence[Job]):
-    """Jobs in their order. Of each only the name is kept, about 100 bytes; the job is made when it is asked for."""
+    """Jobs in their order. Of each only the name is kept, about 80 bytes; the job is made when it is asked for."""
 
     def __init__(self, groups: Sequence[_Group]) -> None:
         """Takes what `plan_jobs` has found."""

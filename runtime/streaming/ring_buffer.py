@@ -154,11 +154,6 @@ class RingBuffer:
         return self.capacity - words[_WRITTEN] + words[_READ]
 
     @property
-    def written(self) -> int:
-        """Samples ever written."""
-        return self._words[_WRITTEN]
-
-    @property
     def overruns(self) -> int:
         """Samples that were lost because they did not fit."""
         return self._words[header.OVERRUNS]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.errors import DamagedOutputError, ExecutorError
+from wavernn_trt.runtime.health.loudness import Loudness
 from wavernn_trt.runtime.health.output_guard import STANDING_SECONDS, OutputGuard
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
@@ -179,10 +180,11 @@ def test_a_mel_may_arrive_while_it_is_spoken() -> None:
     guard = OutputGuard(MODEL, AUDIO)
     standing = np.full(2 * LONGEST, 5, np.int32)
     assert watched(guard, standing) is None  # of frames that nobody knows nothing is said
-    guard = OutputGuard(MODEL, AUDIO)
+    loudness = Loudness(MODEL, AUDIO)
+    guard = OutputGuard(MODEL, AUDIO, loudness=loudness)
     found = None
     for start in range(0, len(standing), HOP):
-        guard.hear(level(-0.2, 1))
+        loudness.extend(level(-0.2, 1))
         try:
             guard.check(start, standing[start : start + HOP])
         except DamagedOutputError:
