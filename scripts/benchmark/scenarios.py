@@ -11,7 +11,7 @@ from typing import Any
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.benchmark.backends import UnavailableError, load_backend
-from wavernn_trt.scripts.benchmark.load import LoadOptions, measure_load
+from wavernn_trt.scripts.benchmark.batch import BatchOptions, measure_batch
 from wavernn_trt.scripts.benchmark.machine import MachineWatch, describe_machine, describe_versions
 from wavernn_trt.scripts.benchmark.measure import NO_TORCH, has_torch
 from wavernn_trt.scripts.benchmark.mixed import MixedOptions, measure_mixed
@@ -107,7 +107,7 @@ def _measure(arguments: argparse.Namespace, vocoder: Vocoder, report: Report) ->
     if arguments.lengths is not None:
         given["shortest"], given["longest"] = arguments.lengths
     if arguments.scenario == "batch":
-        return measure_load(vocoder.opened, _options(LoadOptions, given), report)
+        return measure_batch(vocoder.opened, _options(BatchOptions, given), report)
     if arguments.scenario == "stream":
         return measure_streams(vocoder.opened, _options(StreamOptions, given), report)
     if arguments.listeners is not None:

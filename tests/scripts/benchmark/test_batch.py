@@ -20,8 +20,8 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.benchmark import scenarios as bench_scenarios
+from wavernn_trt.scripts.benchmark.batch import BatchOptions, measure_batch
 from wavernn_trt.scripts.benchmark.continuous import ContinuousRun, speak_continuously
-from wavernn_trt.scripts.benchmark.load import LoadOptions, measure_load
 from wavernn_trt.scripts.benchmark.meter import MeteredExecutor
 from wavernn_trt.scripts.benchmark.padded import PaddedDecoder
 from wavernn_trt.scripts.benchmark.speech import Mixture, Speech, find_speech, mix
@@ -79,7 +79,7 @@ def silent(line: str) -> None:
     pass
 
 
-OPTIONS = LoadOptions(utterances=9, shortest=0.02, longest=0.1, batch=3)
+OPTIONS = BatchOptions(utterances=9, shortest=0.02, longest=0.1, batch=3)
 
 
 def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
@@ -161,18 +161,18 @@ def test_the_scheduler_computes_no_row_that_nobody_needs(
 
 def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: OpenedModel, watched: WatchedExecutor) -> None:
     watched.bent = True
-    result = measure_load(opened, replace(OPTIONS, verify=9), silent)
+    result = measure_batch(opened, replace(OPTIONS, verify=9), silent)
     assert result["alone"]["compared"] == 9
     assert result["alone"]["different"]
     assert not result["sound"]
 
 
 def test_verifying_all_compares_every_beginning(opened: OpenedModel, watched: WatchedExecutor) -> None:
-    result = measure_load(opened, replace(OPTIONS, utterances=20, verify="all", padded_groups=0), silent)
+    result = measure_batch(opened, replace(OPTIONS, utterances=20, verify="all", padded_groups=0), silent)
     assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
     assert result["padded"] is None
     watched.bent = True
-    assert measure_load(opened, replace(OPTIONS, verify="all", padded_groups=0), silent)["alone"]["different"]
+    assert measure_batch(opened, replace(OPTIONS, verify="all", padded_groups=0), silent)["alone"]["different"]
 
 
 def test_a_difference_is_exit_code_1_and_said_aloud(
@@ -194,7 +194,7 @@ def test_utterances_that_fail_are_counted_and_the_others_come(opened: OpenedMode
         mixture = mix(vocoder, find_speech(vocoder, ()), 9, 0.02, 0.1)
     watched.unspeakable = max(mixture.frames)
     failing = mixture.frames.count(watched.unspeakable)
-    result = measure_load(opened, replace(OPTIONS, verify=0, padded_groups=0), silent)
+    result = measure_batch(opened, replace(OPTIONS, verify=0, padded_groups=0), silent)
     job = result["scheduler"]
     assert (job["done"], job["failed"]) == (9 - failing, failing)
     assert "told to fail" in job["failures"][0]

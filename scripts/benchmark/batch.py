@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LoadOptions:
+class BatchOptions:
     """What to put on the vocoder."""
 
     utterances: int = 128
@@ -51,7 +51,7 @@ class LoadOptions:
     """Utterances to speak again alone; ``all`` is the beginnings of all, and some to their end."""
 
 
-def measure_load(opened: OpenedModel, options: LoadOptions, report: Report) -> dict[str, Any]:
+def measure_batch(opened: OpenedModel, options: BatchOptions, report: Report) -> dict[str, Any]:
     """Runs the job, the same work in padded batches, and utterances alone.
 
     Half of the padded batches come before the job and half behind it, so that a machine that slows down or speeds up
