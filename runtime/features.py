@@ -50,6 +50,21 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
     return np.clip(scaled, low, high if audio.clip_high else None).astype(np.float32)
 
 
+def mel_to_magnitude(mel: Array, audio: AudioConfig) -> NDArray[np.float64]:
+    """Mel-filtered magnitudes [n_mels, frames]: what `mel_spectrogram` took the logarithm of, as far as its range goes.
+
+    Args:
+        mel: float32 [n_mels, frames], in the model's range.
+        audio: how it was made.
+    """
+    values = mel.astype(np.float64)
+    if audio.log == "natural":
+        return np.exp(values)
+    low, high = audio.mel_range
+    decibels = audio.min_level_db * (high - values) / (high - low) + audio.reference_db
+    return np.asarray(10 ** (decibels / 20))
+
+
 def pre_emphasis(signal: NDArray[np.float64], coefficient: float) -> NDArray[np.float64]:
     """y[n] = x[n] - coefficient x[n-1], with x[-1] = 0.
 

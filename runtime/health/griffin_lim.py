@@ -16,7 +16,7 @@ from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.emphasis import DeEmphasis
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.features import mel_filterbank
+from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.uniforms import check_seed
 
@@ -88,7 +88,7 @@ class GriffinLim:
         longer = max(frames, -(-audio.n_fft // audio.hop_length)) + 1
         values = np.pad(values, ((0, 0), (0, longer - frames)), mode="edge")
         signal = self._librosa.griffinlim(
-            linear_magnitude(mel_to_magnitude(values, audio), audio),
+            linear_magnitude(audible_magnitude(values, audio), audio),
             n_iter=self._iterations,
             hop_length=audio.hop_length,
             win_length=audio.win_length,
@@ -108,17 +108,10 @@ class GriffinLim:
         """There is nothing to give back."""
 
 
-def mel_to_magnitude(mel: FloatArray, audio: AudioConfig) -> NDArray[np.float64]:
-    """Mel-filtered magnitudes [n_mels, frames]: what `wavernn_trt.runtime.features` took the logarithm of.
-
-    The lower end of a mel's range is whatever was below it, and becomes silence.
-    """
-    values = mel.astype(np.float64)
-    if audio.log == "natural":
-        return np.exp(values)
-    low, high = audio.mel_range
-    decibels = audio.min_level_db * (high - values) / (high - low) + audio.reference_db
-    return np.where(values > low, 10 ** (decibels / 20), 0.0)
+def audible_magnitude(mel: FloatArray, audio: AudioConfig) -> NDArray[np.float64]:
+    """Mel-filtered magnitudes [n_mels, frames]. A range's lower end is whatever was below it, and becomes silence."""
+    magnitude = mel_to_magnitude(mel, audio)
+    return magnitude if audio.log == "natural" else np.where(mel > audio.mel_range[0], magnitude, 0.0)
 
 
 def linear_magnitude(magnitude: NDArray[np.float64], audio: AudioConfig) -> FloatArray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.runtime import mu_law
 from wavernn_trt.runtime.conditioning import FloatArray
-from wavernn_trt.runtime.features import mel_filterbank
+from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 
 _STEPS = 16
 """Root mean square of a loud frame's amplitude, in the finest steps that the model's samples have."""
@@ -66,14 +66,8 @@ def frame_amplitudes(mel: FloatArray, audio: AudioConfig, *, broad: bool = False
         audio: how it was made.
         broad: whether to leave the loudest tenth of the bins out.
     """
-    if audio.log == "natural":
-        magnitude = np.exp(mel.astype(np.float64))
-    else:
-        low, high = audio.mel_range
-        decibels = (mel.astype(np.float64) - low) / (high - low) * -audio.min_level_db + audio.min_level_db
-        magnitude = 10 ** ((decibels + audio.reference_db) / 20)
     flat, shares = _bins(audio)
-    squares = shares[:, None] * (magnitude / flat[:, None]) ** 2
+    squares = shares[:, None] * (mel_to_magnitude(mel, audio) / flat[:, None]) ** 2
     if broad:
         kept = audio.n_mels - int(np.ceil(_LOUDEST_BINS * audio.n_mels))
         squares = np.partition(squares, kept - 1, axis=0)[:kept] if kept else squares[:0]

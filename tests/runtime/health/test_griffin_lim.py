@@ -18,7 +18,7 @@ from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.runtime.emphasis import DeEmphasis
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_filterbank, mel_spectrogram
-from wavernn_trt.runtime.health.griffin_lim import GriffinLim, linear_magnitude, mel_to_magnitude
+from wavernn_trt.runtime.health.griffin_lim import GriffinLim, audible_magnitude, linear_magnitude
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 VOICE = read_audio(shipped_voice())
@@ -66,7 +66,7 @@ def test_speech_is_spoken() -> None:
 def test_magnitudes_are_what_the_features_took_the_logarithm_of(name: str) -> None:
     audio = CONVENTIONS[name]
     mel = mel_spectrogram(sung(audio), audio)
-    magnitude = mel_to_magnitude(mel, audio)
+    magnitude = audible_magnitude(mel, audio)
     spectrum = linear_magnitude(magnitude, audio)
     assert (spectrum >= 0).all()
     back = mel_filterbank(audio) @ spectrum
