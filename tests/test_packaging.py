@@ -50,7 +50,8 @@ def test_every_other_file_of_the_product_is_package_data() -> None:
         for file in (package_dir()[package]).glob(pattern)
     }
     files = {file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()}
-    assert {file for file in files if file.suffix not in (".py", ".pyc")} == shipped
+    shown = set((ROOT / "scripts/benchmark/results").iterdir())  # by the README; nothing that runs needs them
+    assert {file for file in files - shown if file.suffix not in (".py", ".pyc")} == shipped
 
 
 @pytest.mark.skipif(not (ROOT / ".typing").is_dir(), reason=".typing is not part of the source distribution")
