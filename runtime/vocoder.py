@@ -195,7 +195,12 @@ class Vocoder:
         Raises:
             VocoderError: an argument is not usable; the message says what was found and what is expected.
         """
-        return self.submit(Request(mel, seed, uniforms, fold, overlap, sample_rate)).result()
+        ticket = self.submit(Request(mel, seed, uniforms, fold, overlap, sample_rate))
+        try:
+            return ticket.result()
+        except BaseException:
+            ticket.cancel()  # who is interrupted does not want it any more
+            raise
 
     def vocode_batch(
         self,
@@ -293,6 +298,7 @@ class Vocoder:
         Raises:
             VocoderError: the request is not usable; or the vocoder is closed.
             QueueFullError: the queue is full, and ``wait`` is false.
+            DeadlineError: the queue had no room before the deadline.
             ExecutorError: the backend has failed too often, and was given up.
         """
         if urgency not in URGENCIES:
@@ -302,7 +308,7 @@ class Vocoder:
             raise VocoderError("fold: found one for a sink with bounded room, whose samples would all come at once")
         return self._scheduler.submit(
             utterance,
-            sink or Collected(),
+            Collected() if sink is None else sink,
             urgency=urgency,
             deadline=_check_deadline(deadline),
             wait=wait,
@@ -437,7 +443,7 @@ class Vocoder:
             utterance = self._prepare(Request(mel, seed, uniforms, sample_rate=sample_rate))
         ticket = self._scheduler.submit(
             utterance,
-            sink or stream.sink,
+            stream.sink if sink is None else sink,
             urgency="interactive",
             deadline=_check_deadline(deadline),
             wait=wait,

@@ -41,7 +41,8 @@ def keep_under_way(
                     ticket = Ticket()
                     ticket.set_exception(error)
                 under_way[number] = ticket
-                ticket.add_done_callback(partial(_tell, done, number))
+                if not in_order:  # nobody would take the numbers out again
+                    ticket.add_done_callback(partial(_tell, done, number))
             if not under_way:
                 return
             number = next(iter(under_way)) if in_order else done.get()

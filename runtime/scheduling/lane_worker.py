@@ -92,7 +92,8 @@ class LaneWorker:
         self.seats: dict[int, Seat] = {}
         """By the number of the stream; with the lock."""
         self.busy_since: float | None = None
-        """When the executor was called that has not returned, on the clock of `time.monotonic`; with the lock."""
+        """When the executor was called that has not returned, on the clock of `time.monotonic`; with the lock. Opening
+        the lane is such a call."""
         self.open = False
         """Whether the executor has made the lane; with the lock."""
         self.abandoned = False
@@ -106,6 +107,12 @@ class LaneWorker:
         self._urgent_chunks = 0
         self._urgent_seconds = 0.0
         self._full_seconds: float | None = None
+        self._spoiled: list[tuple[Task, Exception]] = []  # whose sinks failed when they were asked
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a slot is free; with the lock."""
+        return len(self.seats) < self._slots
 
     def seated(self, urgency: Urgency) -> int:
         """How many streams of one urgency have a slot; with the lock."""
@@ -114,10 +121,12 @@ class LaneWorker:
     def run(self) -> None:
         """Decodes until the scheduler ends; what a thread of its own does."""
         try:
+            with self._orders.lock:
+                self.busy_since = time.monotonic()
             with self._executor.lane(self._slots) as lane:
                 loop = LaneLoop(lane, self._windows)
                 with self._orders.lock:
-                    self.open = True
+                    self.open, self.busy_since = True, None
                 while self._turn(loop):
                     pass
         except BaseException as error:  # whatever it is, others wait for this lane
@@ -132,9 +141,12 @@ class LaneWorker:
             finished = self._clear(loop)
             self._fill(loop)
             chosen = self._choose(loop)
-            if not chosen and not loop.in_flight and not finished:
+            spoiled, self._spoiled = self._spoiled, []
+            if not chosen and not loop.in_flight and not finished and not spoiled:
                 return self._orders.rest(_POLL_SECONDS if self.seats else None)
             self.busy_since = time.monotonic()
+        for task, error in spoiled:
+            self._orders.spoiled(task, error)
         for seat, piece in finished:
             self._deliver(seat, piece)
         if chosen:
@@ -192,7 +204,7 @@ class LaneWorker:
             return []
         interactive = [number for number in able if self.seats[number].task.urgency == "interactive"]
         if self._executor.slots is None and 0 < len(interactive) < len(able):
-            urgent = [number for number in interactive if self.seats[number].task.sink.urgent()]
+            urgent = [number for number in interactive if self._is_urgent(self.seats[number].task)]
             if urgent and self._may_be_urgent():
                 self._urgent_chunks += 1
                 return urgent
@@ -206,8 +218,20 @@ class LaneWorker:
             return self._urgent_chunks < _URGENT_AT_FIRST
         return self._urgent_seconds < _URGENT_TIME * self._full_seconds
 
+    def _is_urgent(self, task: Task) -> bool:
+        try:
+            return task.sink.urgent()
+        except Exception as error:  # the sink's: the others of the lane go on
+            self._spoiled.append((task, error))
+            return False
+
     def _has_room(self, loop: LaneLoop, number: int) -> bool:
-        room = self.seats[number].task.sink.room()
+        task = self.seats[number].task
+        try:
+            room = task.sink.room()
+        except Exception as error:  # likewise
+            self._spoiled.append((task, error))
+            return False
         return room is None or room >= (loop.chunks_in_flight(number) + 1) * self._windows.steps
 
     def _deliver(self, seat: Seat, piece: Piece) -> None:

@@ -39,6 +39,8 @@ _FAILURES_IN_A_ROW = 3
 """Lanes that fail one after the other, without a chunk between, after which the executor is given up."""
 _CONDITIONING_SECONDS_A_FRAME = 0.01
 """What a frame may add to `SchedulerLimits.hang_seconds` while a mel is conditioned, which is done in one go."""
+_OPENING_TIMES = 10
+"""How many times `SchedulerLimits.hang_seconds` a lane may take to open: its plan may have to be compiled yet."""
 _JOIN_SECONDS = 5.0
 """How long to wait for threads at the end; one that hangs cannot be stopped."""
 
@@ -123,9 +125,11 @@ class Scheduler:
 
         Raises:
             QueueFullError: the queue is full, and ``wait`` is false.
+            DeadlineError: the queue had no room before the deadline.
             ExecutorError: the executor was given up.
             VocoderError: the scheduler is closed, or was made in another process.
         """
+        self._check_open()  # before the lock too, which after a fork may be another process's
         due = None if deadline is None else time.monotonic() + deadline
         task = Task(Ticket(owner), utterance, sink, urgency, due, progress)
         with self._changed:
@@ -136,7 +140,14 @@ class Scheduler:
                         f"queue: found {self._waiting()} utterances waiting, expected fewer than {self._limits.queue}; "
                         "wait for some, submit with wait=True, or allow more (SchedulerLimits.queue)"
                     )
-                self._changed.wait()
+                left = None if due is None else min(due - time.monotonic(), threading.TIMEOUT_MAX)
+                if left is not None and left <= 0:
+                    self._counters.dropped += 1
+                    raise DeadlineError(
+                        f"deadline: found {deadline:g} s, in which the queue had no room; allow more, or ask for less "
+                        "at a time"
+                    )
+                self._changed.wait(left)
                 self._check_open()
             self._tasks[task] = None
             if due is not None:
@@ -224,9 +235,11 @@ class Scheduler:
         task = self._ready.first(batch=batch)
         if task is None:
             return None
-        if lane.seated(task.urgency) > min(other.seated(task.urgency) for other in self._lanes if other.open):
+        others = (other.seated(task.urgency) for other in self._lanes if other.open and other.has_room)
+        if lane.seated(task.urgency) > min(others, default=math.inf):
             return None  # another lane has less to do
         fold, stream = task.waiting.popleft()
+        task.started = True
         self._ready.took(task)
         if not task.waiting:
             self._ready.remove(task)
@@ -275,6 +288,7 @@ class Scheduler:
             struck = list(dict.fromkeys(seat.task for seat in lane.seats.values() if not seat.vacant))
             for task in struck:
                 self._ready.remove(task)
+                task.attempts += 1  # its other seats are vacant now: a lane that is lost besides does not strike it
             self._failures += 1
         logger.warning("backend %s: a lane is lost, with %d utterances: %s", self._executor.name, len(struck), error)
         self._give_up_executor(error)
@@ -309,6 +323,7 @@ class Scheduler:
                     return  # given up by the watchdog; another thread does this now
                 if failure is None and task in self._tasks:
                     task.conditioning = conditioning
+                    self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
                 else:
                     self._conditioning = None
                     self._conditioning_bytes -= task.utterance.conditioning_bytes
@@ -360,7 +375,12 @@ class Scheduler:
                     return
                 self._changed.wait(min(1.0, most / 4) if self._tasks else None)
                 now = time.monotonic()
-                hung = [lane for lane in self._lanes if lane.busy_since is not None and now - lane.busy_since > most]
+                hung = [
+                    lane
+                    for lane in self._lanes
+                    if lane.busy_since is not None
+                    and now - lane.busy_since > (most if lane.open else _OPENING_TIMES * most)
+                ]
                 stuck = self._conditioning
                 if stuck is not None:
                     allowed = most + stuck[0].utterance.frames * _CONDITIONING_SECONDS_A_FRAME
@@ -381,7 +401,7 @@ class Scheduler:
     # How utterances end.
 
     def _begin_again(self, task: Task, error: BaseException) -> None:
-        if task.attempts < _MOST_ATTEMPTS and self._broken is None:
+        if task.attempts <= _MOST_ATTEMPTS and self._broken is None:
             with self._lock:
                 self._counters.restarted += 1
             self._make_ready(task, first=True)
@@ -415,13 +435,19 @@ class Scheduler:
                 task.conditioning = None
             task.ended = True
             task.waiting.clear()
-            self._count(error, time.monotonic() - task.ticket.submitted)
             self._changed.notify_all()
-        task.finish(error)
+        waveform = None
+        try:
+            task.finish(error)
+            waveform = task.waveform() if error is None else None
+        except Exception as failure:  # the sink's; whoever waits for the ticket must not wait for ever
+            error = error or failure
+        with self._lock:
+            self._count(error, time.monotonic() - task.ticket.submitted)
         if not task.ticket.set_running_or_notify_cancel():
             return
-        if error is None:
-            task.ticket.set_result(task.waveform())
+        if waveform is not None:
+            task.ticket.set_result(waveform)
         else:
             task.ticket.set_exception(error)
 
@@ -443,7 +469,8 @@ class Scheduler:
         left = longest if not task.started else 0  # what folds have done is not known before they end
         if not task.utterance.folds and task.utterance.steps is not None:
             left = task.utterance.steps - task.produced
-        chunks = math.ceil(left / self._windows.steps)
+        # Of one that has a slot, a chunk may be under way, and nearly done.
+        chunks = max(0, math.ceil(left / self._windows.steps) - task.started)
         return time.monotonic() + chunks * self._counters.fastest_chunk <= task.deadline
 
     def _check_open(self) -> None:

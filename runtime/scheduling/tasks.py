@@ -36,7 +36,8 @@ class Task:
     deadline: float | None
     """On the clock of `time.monotonic`."""
     progress: Callable[[int], None] | None
-    attempts: int = 0
+    attempts: int = 1
+    """Which attempt this is; seats and pieces of an earlier one do not count."""
     conditioning: Conditioning | None = None
     waiting: deque[tuple[int, Stream]] = field(default_factory=deque)
     """Streams of this attempt that have no slot yet, and which fold each is."""
@@ -55,7 +56,6 @@ class Task:
     def begin(self, conditioning: Conditioning, coding: SampleCoding) -> None:
         """Begins an attempt; no lane has the utterance, or none that matters."""
         with self.delivery:
-            self.attempts += 1
             self.assembly = Assembly(self.utterance, coding)
             guard = self.utterance.guard()
             self.guards = [guard, *(guard.another() for _ in self.utterance.folds[1:])]

@@ -83,6 +83,45 @@ def test_a_lane_that_cannot_be_opened_is_a_failure_like_another(
     assert opened == 2
 
 
+def test_a_lane_that_never_opens_is_left_behind(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, released = held.lane, threading.Event()
+
+    def hangs_once(streams: int) -> Any:
+        monkeypatch.setattr(held, "lane", lane)
+        released.wait(PATIENCE)
+        return lane(streams)
+
+    monkeypatch.setattr(held, "lane", hangs_once)
+    vocoder = speak(1, hang_seconds=0.05)
+    found = vocoder.submit(Request(mel_of(1))).result(PATIENCE / 2)
+    assert np.array_equal(found, plain.vocode(mel_of(1)))
+    assert vocoder.statistics().lost_lanes == 1
+    released.set()
+
+
+def test_lanes_that_are_lost_together_strike_an_utterance_once(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.hold()
+    held.failures = {0: DAMAGE, 1: DAMAGE}
+    vocoder = speak(2, lanes=2)
+    give_up, both = vocoder._scheduler._give_up_executor, threading.Barrier(2)
+
+    def together(error: BaseException) -> None:
+        both.wait(PATIENCE)  # each lane knows whom it had before either begins anything again
+        give_up(error)
+
+    monkeypatch.setattr(vocoder._scheduler, "_give_up_executor", together)
+    ticket = vocoder.submit(Request(mel_of(20), fold=3200))
+    held.wait_for(lambda: len(held.rows) == 2)
+    held.allow()
+    assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(20), fold=3200))
+    counted = vocoder.statistics()
+    assert (counted.lost_lanes, counted.restarted) == (2, 1)
+
+
 def test_an_executor_that_hangs_is_left_behind(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(1, hang_seconds=0.5)
     held.hold()
