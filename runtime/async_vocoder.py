@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
+import time
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from wavernn_trt.runtime.conditioning import FloatArray
-from wavernn_trt.runtime.errors import QueueFullError
+from wavernn_trt.runtime.errors import DeadlineError, QueueFullError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
@@ -23,6 +26,8 @@ from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import Samples
 from wavernn_trt.runtime.vocoder import Vocoder, VocoderConfig
 
+_NONE_LEFT = 1e-9
+"""Seconds: of a deadline that passed at the entrance, which the vocoder then says."""
 _PIECES_AHEAD = 8
 """Pieces of an arriving mel that are taken from an asynchronous iterator before the vocoder has them."""
 
@@ -36,8 +41,7 @@ class AsyncVocoder:
     def __init__(self, vocoder: Vocoder) -> None:
         """Takes a loaded vocoder; `load` loads one."""
         self.vocoder = vocoder
-        # Who waits for room in a full queue waits in here, in order, and the event loop goes on.
-        self._entrance = ThreadPoolExecutor(1, thread_name_prefix="wavernn-trt entrance")
+        self._entrance = _Entrance()
 
     @classmethod
     async def load(cls, *arguments: Any, **options: Any) -> AsyncVocoder:
@@ -88,10 +92,10 @@ class AsyncVocoder:
         """
         request = Request(mel, seed, uniforms, fold, overlap, sample_rate)
 
-        def submit(*, wait: bool) -> Ticket:
+        def submit(*, wait: bool, deadline: float | None) -> Ticket:
             return self.vocoder.submit(request, urgency=urgency, deadline=deadline, wait=wait)
 
-        return await asyncio.wrap_future(await self._enter(submit, wait=wait))
+        return await asyncio.wrap_future(await self._enter(submit, wait=wait, deadline=deadline))
 
     async def stream(
         self,
@@ -126,7 +130,7 @@ class AsyncVocoder:
         listening = AsyncAudioStream(stream, asyncio.get_running_loop())
         pieces = _Pump(mel) if isinstance(mel, AsyncIterable) else mel
 
-        def submit(*, wait: bool) -> Ticket:
+        def submit(*, wait: bool, deadline: float | None) -> Ticket:
             return self.vocoder.speak_into(
                 stream,
                 pieces,
@@ -139,14 +143,20 @@ class AsyncVocoder:
                 sink=listening.sink,
             )
 
-        ticket = await self._enter(submit, wait=wait)
+        try:
+            ticket = await self._enter(submit, wait=wait, deadline=deadline)
+        except BaseException:
+            if isinstance(pieces, _Pump):
+                pieces.stop()  # a thread may come to pull it yet
+            raise
         if isinstance(pieces, _Pump):
-            ticket.add_done_callback(pieces.start())
+            pieces.start()
+            ticket.add_done_callback(pieces.stop)
         return listening
 
     async def close(self) -> None:
         """Closes the vocoder, in another thread."""
-        self._entrance.shutdown(wait=False, cancel_futures=True)
+        self._entrance.close()
         await asyncio.to_thread(self.vocoder.close)
 
     async def __aenter__(self) -> AsyncVocoder:
@@ -159,20 +169,73 @@ class AsyncVocoder:
         """Closes it."""
         await self.close()
 
-    async def _enter(self, submit: Callable[..., Ticket], *, wait: bool) -> Ticket:
+    async def _enter(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
         """Submits at once, or behind those who wait already."""
+        asked = time.monotonic()
         try:
-            return submit(wait=False)
+            return submit(wait=False, deadline=deadline)
         except QueueFullError:
             if not wait:
                 raise
-        entering = self._entrance.submit(submit, wait=True)
+
+        def enter() -> Ticket:
+            left = None if deadline is None else max(asked + deadline - time.monotonic(), _NONE_LEFT)
+            return submit(wait=True, deadline=left)
+
+        entering = self._entrance.submit(enter)
+        entered = asyncio.wrap_future(entering)
         try:
-            return await asyncio.wrap_future(entering)
-        except asyncio.CancelledError:
+            await asyncio.wait([entered], timeout=deadline)
+            if not entered.done():
+                raise DeadlineError(f"deadline: found {deadline:g} s, in which the queue had no room; allow more")
+            return entered.result()
+        except (asyncio.CancelledError, DeadlineError):
+            entered.cancel()
             if not entering.cancel():  # it stands at the queue: what comes of it is not wanted
                 entering.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
             raise
+
+
+class _Entrance:
+    """Who waits for room in a full queue waits in here, in order, and the event loop goes on.
+
+    One thread waits, while anybody does. It is a daemon: a program that ends does not wait for room.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Future[Ticket], Callable[[], Ticket]]] = deque()
+        self._open = False
+
+    def submit(self, enter: Callable[[], Ticket]) -> Future[Ticket]:
+        future: Future[Ticket] = Future()
+        with self._lock:
+            self._waiting.append((future, enter))
+            if not self._open:
+                threading.Thread(target=self._run, name="wavernn-trt entrance", daemon=True).start()
+                self._open = True
+        return future
+
+    def close(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for future, _ in waiting:
+            future.cancel()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._open = False
+                    return
+                future, enter = self._waiting.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(enter())
+            except BaseException as error:  # whatever it is, somebody awaits it
+                future.set_exception(error)
 
 
 class AsyncAudioStream(AsyncIterator[Samples]):
@@ -258,6 +321,7 @@ class _Pump(Iterator[ArrayLike]):
         self._queue: queue.Queue[tuple[ArrayLike | None, BaseException | None]] = queue.Queue()
         self._loop = asyncio.get_running_loop()
         self._taken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def __next__(self) -> ArrayLike:
         piece, error = self._queue.get()
@@ -268,16 +332,16 @@ class _Pump(Iterator[ArrayLike]):
         assert piece is not None
         return piece
 
-    def start(self) -> Callable[[Any], None]:
-        """Begins to pull; what is returned stops it, from any thread."""
-        task = self._loop.create_task(self._run())
+    def start(self) -> None:
+        """Begins to pull."""
+        self._task = self._loop.create_task(self._run())
 
-        def stop(_: Any) -> None:
-            self._queue.put((None, StopIteration()))
+    def stop(self, _: Any = None) -> None:
+        """There is nothing more to pull; from any thread."""
+        self._queue.put((None, StopIteration()))
+        if self._task is not None:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(task.cancel)
-
-        return stop
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _run(self) -> None:
         try:
@@ -286,6 +350,10 @@ class _Pump(Iterator[ArrayLike]):
                 while self._queue.qsize() >= _PIECES_AHEAD:
                     self._taken.clear()
                     await self._taken.wait()
+        except asyncio.CancelledError:
+            # What the iterator awaits was cancelled, or its loop ends. The listener's own task was not.
+            self._queue.put((None, CancelledError("the iterator over the mel was cancelled")))
+            raise
         except Exception as error:
             self._queue.put((None, error))
         else:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -32,8 +36,8 @@ def mel_of() -> MakeMel:
     return make
 
 
-async def load(**limits: int) -> AsyncVocoder:
-    return await AsyncVocoder.load(None, "onnxruntime", batch=2, threads=1, limits=SchedulerLimits(**limits))
+async def load(batch: int = 2, **limits: int) -> AsyncVocoder:
+    return await AsyncVocoder.load(None, "onnxruntime", batch=batch, threads=1, limits=SchedulerLimits(**limits))
 
 
 def run(work: AsyncIterator[None] | object) -> None:
@@ -145,3 +149,106 @@ def test_errors_come_where_they_are_awaited(mel_of: MakeMel) -> None:
             await asyncio.gather(*tasks)
 
     run(ask())
+
+
+async def listen(stream: AsyncAudioStream) -> list[NDArray[np.float32]]:
+    return [frame async for frame in stream]
+
+
+def test_an_asynchronous_iterator_that_is_cancelled_ends_the_stream(plain: Vocoder, mel_of: MakeMel) -> None:
+    mel = mel_of(40, 0)
+
+    async def pieces() -> AsyncIterator[NDArray[np.float32]]:
+        yield mel
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+
+    async def ask() -> None:
+        async with await load() as vocoder:
+            stream = await vocoder.stream(pieces())
+            assert len(await anext(stream)) == stream.stream.frame
+            with pytest.raises(CancelledError, match="the iterator over the mel was cancelled"):
+                await listen(stream)
+
+    run(ask())
+
+
+async def fill(vocoder: AsyncVocoder, mel: NDArray[np.float32]) -> list[AsyncAudioStream]:
+    """Streams that nobody reads: one in the only slot, one in the queue, which has room for no other."""
+    streams = [await vocoder.stream(mel, seconds=0.1)]
+    while not vocoder.statistics().under_way:
+        await asyncio.sleep(0.001)
+    return [*streams, await vocoder.stream(mel, seconds=0.1)]
+
+
+def test_who_waits_at_the_entrance_waits_no_longer_than_the_deadline(mel_of: MakeMel) -> None:
+    async def ask() -> None:
+        async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
+            streams = await fill(vocoder, mel_of(200, 0))
+            patient = asyncio.create_task(vocoder.vocode(mel_of(3, 1)))
+            await asyncio.sleep(0)
+            for _ in range(2):
+                with pytest.raises(DeadlineError, match="the queue had no room"):
+                    await vocoder.vocode(mel_of(3, 2), deadline=0.05)
+            for stream in streams:
+                stream.close()
+            assert len(await patient) == 600
+
+    run(ask())
+
+
+def feeds() -> int:
+    return sum("mel-feed" in thread.name for thread in threading.enumerate())
+
+
+def test_a_stream_that_is_cancelled_at_the_entrance_leaves_no_thread(mel_of: MakeMel) -> None:
+    async def pieces() -> AsyncIterator[NDArray[np.float32]]:
+        yield mel_of(40, 1)
+
+    async def ask() -> None:
+        before = feeds()
+        async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
+            streams = await fill(vocoder, mel_of(200, 0))
+            waiting = asyncio.create_task(vocoder.stream(pieces()))
+            while not any("entrance" in thread.name for thread in threading.enumerate()):
+                await asyncio.sleep(0.001)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            for stream in streams:
+                stream.close()
+            while any("entrance" in thread.name for thread in threading.enumerate()):
+                await asyncio.sleep(0.001)
+            while feeds() > before:
+                await asyncio.sleep(0.001)
+
+    run(ask())
+
+
+_LEAVES = """
+import asyncio, threading
+import numpy as np
+from wavernn_trt import AsyncVocoder
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+
+kept = []
+
+async def leave():
+    limits = SchedulerLimits(queue=1, lanes=1, interactive_slots=0)
+    vocoder = await AsyncVocoder.load(None, "onnxruntime", batch=1, threads=1, limits=limits)
+    mel = np.random.default_rng(0).uniform(-1, 0, (80, 200)).astype(np.float32)
+    kept.extend([vocoder, await vocoder.stream(mel, seconds=0.1)])
+    while not vocoder.statistics().under_way:
+        await asyncio.sleep(0.001)
+    kept.append(await vocoder.stream(mel, seconds=0.1))
+    waiting = asyncio.create_task(vocoder.vocode(mel))
+    while not any("entrance" in thread.name for thread in threading.enumerate()):
+        await asyncio.sleep(0.001)
+
+asyncio.run(leave())
+"""
+
+
+def test_a_program_ends_though_somebody_waits_for_room() -> None:
+    subprocess.run([sys.executable, "-c", _LEAVES], check=True, timeout=PATIENCE)
