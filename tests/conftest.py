@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not session.config.getoption("--fail-on-hidden-modules"):
+    # With pytest-xdist, the process that gives the workers their tests has all reports; a worker has its own only.
+    if not session.config.getoption("--fail-on-hidden-modules") or hasattr(session.config, "workerinput"):
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
