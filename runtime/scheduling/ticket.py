@@ -13,8 +13,8 @@ class Ticket(Future[FloatArray]):
     """The waveform to come, float32 [samples]; empty where a sink takes the samples.
 
     A future like any other: ``result(timeout)``, ``concurrent.futures.as_completed``, ``asyncio.wrap_future``. It can
-    be cancelled until it is done: the utterance leaves its slot at the next chunk boundary. Callbacks run in a thread of
-    the scheduler's, often a lane's, and so must not wait for the same vocoder.
+    be cancelled until it is done: the utterance leaves its slot at the next chunk boundary. Callbacks run in a thread
+    of the scheduler's, often a lane's, and so must not wait for the same vocoder.
     """
 
     def __init__(self, owner: Any = None) -> None:
