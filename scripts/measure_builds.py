@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wavernn_trt.scripts.arguments import path, positive_integers
-from wavernn_trt.scripts.benchmark.models import STANDARD, export_random
+from wavernn_trt.scripts.bench.models import STANDARD, export_random
 
 TARGETS = (80, 86, 89, 120)
 

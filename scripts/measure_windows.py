@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_number
-from wavernn_trt.scripts.benchmark.models import STANDARD, export_random
+from wavernn_trt.scripts.bench.models import STANDARD, export_random
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Moments, Speech

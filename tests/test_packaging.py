@@ -50,7 +50,7 @@ def test_every_other_file_of_the_product_is_package_data() -> None:
         for file in (package_dir()[package]).glob(pattern)
     }
     files = {file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()}
-    shown = set((ROOT / "scripts/benchmark/results").iterdir())  # by the README; nothing that runs needs them
+    shown = set((ROOT / "scripts/bench/results").iterdir())  # by the README; nothing that runs needs them
     assert {file for file in files - shown if file.suffix not in (".py", ".pyc")} == shipped
 
 

@@ -15,7 +15,7 @@ from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KERNEL_FILES, CompiledKernels, KernelCache
 from wavernn_trt.plugins.resources import resource_report
-from wavernn_trt.scripts.benchmark.machine import describe_machine
+from wavernn_trt.scripts.bench.machine import describe_machine
 from wavernn_trt.scripts.gpu.runners import kernel_cache
 from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
 

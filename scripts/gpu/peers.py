@@ -1,6 +1,6 @@
 """What the kernels are compared with on the same GPU: the model's own PyTorch modules, stepped.
 
-The *loop* is `wavernn_trt.scripts.benchmark.plain_loop`, as the projects generate today. The *graph* is the best that
+The *loop* is `wavernn_trt.scripts.bench.plain_loop`, as the projects generate today. The *graph* is the best that
 plain PyTorch does with these modules: its own fused GRU cell, many steps captured into one CUDA graph, weights in the
 kernel's precision, and samples drawn with noise made before (the Gumbel trick), which takes one addition and one
 argmax. Neither folds the embedding nor hoists the conditioning's products, which the kernels do.
@@ -21,7 +21,7 @@ from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.scripts.benchmark.plain_loop import plain_loop
+from wavernn_trt.scripts.bench.plain_loop import plain_loop
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MELS, _EMBEDDING, _CONDITIONING, _AUX = 80, 256, 128, 128

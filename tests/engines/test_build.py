@@ -45,7 +45,7 @@ MATERIALISED = {"univoc-896": 0, "fatchord-512": 6, "fatchord-mol-512": 6}
 @pytest.fixture(scope="session")
 def standard(tmp_path_factory: pytest.TempPathFactory) -> Directories:
     """A function name -> a model directory of the size that people train, with random weights."""
-    from wavernn_trt.scripts.benchmark.models import export_random
+    from wavernn_trt.scripts.bench.models import export_random
 
     folder = tmp_path_factory.mktemp("standard")
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavernn_trt.scripts.benchmark.listeners import Heard, Listener
-from wavernn_trt.scripts.benchmark.machine import usable_cores
-from wavernn_trt.scripts.benchmark.playback import Arrivals, Playback, play
-from wavernn_trt.scripts.benchmark.speech import Mixture, Speech
-from wavernn_trt.scripts.benchmark.stream import most_without_underrun
+from wavernn_trt.scripts.bench.listeners import Heard, Listener
+from wavernn_trt.scripts.bench.machine import usable_cores
+from wavernn_trt.scripts.bench.playback import Arrivals, Playback, play
+from wavernn_trt.scripts.bench.speech import Mixture, Speech
+from wavernn_trt.scripts.bench.stream import most_without_underrun
 
 FRAME = 320
 DUE = [1.0, 1.02, 1.04, 1.06]

@@ -19,12 +19,12 @@ from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
 from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
-from wavernn_trt.scripts.benchmark import scenarios as bench_scenarios
-from wavernn_trt.scripts.benchmark.batch import BatchOptions, measure_batch
-from wavernn_trt.scripts.benchmark.continuous import ContinuousRun, speak_continuously
-from wavernn_trt.scripts.benchmark.meter import MeteredExecutor
-from wavernn_trt.scripts.benchmark.padded import PaddedDecoder
-from wavernn_trt.scripts.benchmark.speech import Mixture, Speech, find_speech, mix
+from wavernn_trt.scripts.bench import scenarios as bench_scenarios
+from wavernn_trt.scripts.bench.batch import BatchOptions, measure_batch
+from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuously
+from wavernn_trt.scripts.bench.meter import MeteredExecutor
+from wavernn_trt.scripts.bench.padded import PaddedDecoder
+from wavernn_trt.scripts.bench.speech import Mixture, Speech, find_speech, mix
 
 SMALL = ("--scenario", "batch", "--utterances", "12", "--lengths", "0.02:0.12", "--batch", "3", "--threads", "1", "-q")
 HOP, STEPS = 200, 320

@@ -18,8 +18,8 @@ from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.streams import LaneLoop, Stream
 from wavernn_trt.runtime.uniforms import SeededUniforms
-from wavernn_trt.scripts.benchmark.meter import Meter, MeteredExecutor
-from wavernn_trt.scripts.benchmark.speech import Mixture
+from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
+from wavernn_trt.scripts.bench.speech import Mixture
 
 
 @dataclass(frozen=True)

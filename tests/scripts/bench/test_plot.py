@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wavernn_trt.scripts.benchmark import plot as bench_plot
+from wavernn_trt.scripts.bench import plot as bench_plot
 
 
 def result(subject: str, batch: int, speed: float, latency: bool = True) -> dict[str, Any]:

@@ -14,12 +14,12 @@ import numpy as np
 from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.continuous import ContinuousRun, speak_continuously
-from wavernn_trt.scripts.benchmark.machine import resident_bytes
-from wavernn_trt.scripts.benchmark.meter import Meter, MeteredExecutor
-from wavernn_trt.scripts.benchmark.padded import PaddedDecoder, PaddedRun
-from wavernn_trt.scripts.benchmark.speech import Mixture, find_speech, mix, noise_mel
-from wavernn_trt.scripts.benchmark.verify import PREFIX_SECONDS, Digests, Verification, choose, verify
+from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuously
+from wavernn_trt.scripts.bench.machine import resident_bytes
+from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
+from wavernn_trt.scripts.bench.padded import PaddedDecoder, PaddedRun
+from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix, noise_mel
+from wavernn_trt.scripts.bench.verify import PREFIX_SECONDS, Digests, Verification, choose, verify
 
 _WARM_UP_SECONDS = 0.1
 _FEWEST_GROUPS = 2

@@ -64,7 +64,7 @@ _MEANT_FOR = {
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
     from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
-    from wavernn_trt.scripts.benchmark.models import STANDARD
+    from wavernn_trt.scripts.bench.models import STANDARD
 
     parser = subparsers.add_parser(
         "bench",
@@ -185,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     _check(arguments)
     if arguments.source is not None:
-        from wavernn_trt.scripts.benchmark.plot import draw, read_report
+        from wavernn_trt.scripts.bench.plot import draw, read_report
 
         draw(read_report(arguments.source), arguments.plot)
         return 0
@@ -194,13 +194,13 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = _model(arguments, Path(folder))
         if arguments.scenario == "speed":
-            from wavernn_trt.scripts.benchmark.report import lay_out
-            from wavernn_trt.scripts.benchmark.speed import measure_speed
+            from wavernn_trt.scripts.bench.report import lay_out
+            from wavernn_trt.scripts.bench.speed import measure_speed
 
             report, sound = measure_speed(arguments, path, say, numpy_limited=numpy_limited), True
         else:
-            from wavernn_trt.scripts.benchmark.scenario_report import lay_out_scenario as lay_out
-            from wavernn_trt.scripts.benchmark.scenarios import is_sound, measure_scenario
+            from wavernn_trt.scripts.bench.scenario_report import lay_out_scenario as lay_out
+            from wavernn_trt.scripts.bench.scenarios import is_sound, measure_scenario
 
             report = measure_scenario(arguments, path, say)
             sound = is_sound(report)
@@ -210,7 +210,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.plot is not None:
-        from wavernn_trt.scripts.benchmark.plot import draw
+        from wavernn_trt.scripts.bench.plot import draw
 
         draw(report, arguments.plot)
     if not sound:
@@ -233,7 +233,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if arguments.json.is_dir():
             raise ValueError(f"--json: found the folder {arguments.json}, expected a file's name")
     if arguments.plot is not None:
-        from wavernn_trt.scripts.benchmark.plot import check_drawing
+        from wavernn_trt.scripts.bench.plot import check_drawing
 
         check_drawing(arguments.plot)
 
@@ -244,7 +244,7 @@ def _model(arguments: argparse.Namespace, folder: Path) -> Path:
 
     if not arguments.random:
         return arguments.model or shipped_voice()
-    from wavernn_trt.scripts.benchmark.models import export_random
+    from wavernn_trt.scripts.bench.models import export_random
 
     if not arguments.quiet:
         _say(f"exporting {arguments.random} with random weights")

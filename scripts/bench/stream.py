@@ -11,10 +11,10 @@ from typing import Any
 from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.listeners import listen_together, open_stream
-from wavernn_trt.scripts.benchmark.machine import usable_cores
-from wavernn_trt.scripts.benchmark.percentiles import percentiles
-from wavernn_trt.scripts.benchmark.speech import Mixture, find_speech, mix
+from wavernn_trt.scripts.bench.listeners import listen_together, open_stream
+from wavernn_trt.scripts.bench.machine import usable_cores
+from wavernn_trt.scripts.bench.percentiles import percentiles
+from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix
 
 _UTTERANCES = 64
 """That listeners choose from, over and over."""

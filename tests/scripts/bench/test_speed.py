@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.scripts.benchmark import measure as bench_measure
-from wavernn_trt.scripts.benchmark import speech as bench_speech
-from wavernn_trt.scripts.benchmark.limit import SIZE, MatrixProducts
-from wavernn_trt.scripts.benchmark.machine import MachineWatch, resident_bytes
+from wavernn_trt.scripts.bench import speech as bench_speech
+from wavernn_trt.scripts.bench import speed_rounds as bench_measure
+from wavernn_trt.scripts.bench.limit import SIZE, MatrixProducts
+from wavernn_trt.scripts.bench.machine import MachineWatch, resident_bytes
 from wavernn_trt.scripts.cli import main
 
 SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
@@ -87,7 +87,7 @@ def test_a_standard_size_needs_no_checkpoint(tmp_path: Path, capsys: Any) -> Non
 def test_the_plain_loop_steps_every_family(shared_data: Path, family: str) -> None:
     torch = pytest.importorskip("torch", reason="the loop is PyTorch's")
     from wavernn_trt.export import CheckpointError, read_checkpoint
-    from wavernn_trt.scripts.benchmark.plain_loop import plain_loop
+    from wavernn_trt.scripts.bench.plain_loop import plain_loop
 
     read = 0
     for path in sorted(path for path in (shared_data / "oracles").rglob("*") if path.suffix in (".pt", ".pyt", ".pth")):

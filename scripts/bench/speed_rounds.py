@@ -16,10 +16,10 @@ from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.backends import UnavailableError, load_backend
-from wavernn_trt.scripts.benchmark.limit import MatrixProducts
-from wavernn_trt.scripts.benchmark.meter import MeteredExecutor
-from wavernn_trt.scripts.benchmark.speech import noise_mel
+from wavernn_trt.scripts.bench.backends import UnavailableError, load_backend
+from wavernn_trt.scripts.bench.limit import MatrixProducts
+from wavernn_trt.scripts.bench.meter import MeteredExecutor
+from wavernn_trt.scripts.bench.speech import noise_mel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,7 +225,7 @@ def _loop_turn(path: Path, batch: int, seconds: float, threads: int) -> tuple[Ti
     import torch
 
     from wavernn_trt.export import read_checkpoint
-    from wavernn_trt.scripts.benchmark.plain_loop import plain_loop
+    from wavernn_trt.scripts.bench.plain_loop import plain_loop
 
     checkpoint = read_checkpoint(path)
     torch.set_num_threads(threads)

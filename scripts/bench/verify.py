@@ -14,7 +14,7 @@ from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.speech import Mixture
+from wavernn_trt.scripts.bench.speech import Mixture
 
 PREFIX_SECONDS = 0.1
 """Of an utterance's beginning, where all of them are compared: five chunks of 20 ms."""

@@ -13,9 +13,9 @@ from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.percentiles import percentiles
-from wavernn_trt.scripts.benchmark.playback import Arrivals, Playback, TimedSink, play
-from wavernn_trt.scripts.benchmark.speech import Mixture
+from wavernn_trt.scripts.bench.percentiles import percentiles
+from wavernn_trt.scripts.bench.playback import Arrivals, Playback, TimedSink, play
+from wavernn_trt.scripts.bench.speech import Mixture
 
 LATE_SECONDS = 0.005
 """A reader that wakes up so late is counted: a quarter of a frame."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.backends import UnavailableError, load_backend
-from wavernn_trt.scripts.benchmark.batch import BatchOptions, measure_batch
-from wavernn_trt.scripts.benchmark.machine import MachineWatch, describe_machine, describe_versions
-from wavernn_trt.scripts.benchmark.measure import NO_TORCH, has_torch
-from wavernn_trt.scripts.benchmark.mixed import MixedOptions, measure_mixed
-from wavernn_trt.scripts.benchmark.report import describe_model
-from wavernn_trt.scripts.benchmark.stream import StreamOptions, measure_streams
+from wavernn_trt.scripts.bench.backends import UnavailableError, load_backend
+from wavernn_trt.scripts.bench.batch import BatchOptions, measure_batch
+from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
+from wavernn_trt.scripts.bench.mixed import MixedOptions, measure_mixed
+from wavernn_trt.scripts.bench.report import describe_model
+from wavernn_trt.scripts.bench.speed_rounds import NO_TORCH, has_torch
+from wavernn_trt.scripts.bench.stream import StreamOptions, measure_streams
 
 _BATCH = 32
 """Slots, where the backend leaves it open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from wavernn_trt.scripts.benchmark.report import heading
+from wavernn_trt.scripts.bench.report import heading
 
 _TARGETS = {"occupancy": 0.95, "ratio": 1.8}
 _LEVEL = "  {listeners:>9}{p50:>9}{p90:>9}{p99:>9}{most:>9}{underruns:>11}{silence:>10}{late:>8}{cpu:>9}"

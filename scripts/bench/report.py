@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from wavernn_trt.runtime.vocoder import VocoderConfig
-from wavernn_trt.scripts.benchmark.measure import PLAIN_LOOP, Measurement, Timing
+from wavernn_trt.scripts.bench.speed_rounds import PLAIN_LOOP, Measurement, Timing
 
 BUSY = 0.05
 """Share of all cores above which other processes' work is worth a warning."""

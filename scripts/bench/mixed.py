@@ -16,9 +16,9 @@ from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.listeners import Heard, listen_together
-from wavernn_trt.scripts.benchmark.speech import Mixture, find_speech, mix
-from wavernn_trt.scripts.benchmark.stream import SPREAD_SECONDS, warm_up
+from wavernn_trt.scripts.bench.listeners import Heard, listen_together
+from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix
+from wavernn_trt.scripts.bench.stream import SPREAD_SECONDS, warm_up
 
 _UTTERANCES = 256
 """That the job chooses from, over and over."""

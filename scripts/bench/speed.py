@@ -10,9 +10,9 @@ from typing import Any
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
 from wavernn_trt.runtime.vocoder import VocoderConfig
-from wavernn_trt.scripts.benchmark.machine import MachineWatch, describe_machine, describe_versions, usable_cores
-from wavernn_trt.scripts.benchmark.measure import measure
-from wavernn_trt.scripts.benchmark.report import reduce
+from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions, usable_cores
+from wavernn_trt.scripts.bench.report import reduce
+from wavernn_trt.scripts.bench.speed_rounds import measure
 
 _BACKENDS = ("onnxruntime", "torch")
 _BATCHES = (1, 8, 32)

@@ -11,10 +11,10 @@ from typing import Any
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.benchmark.machine import resident_bytes
-from wavernn_trt.scripts.benchmark.meter import Meter, MeteredExecutor
-from wavernn_trt.scripts.benchmark.percentiles import percentiles
-from wavernn_trt.scripts.benchmark.speech import Mixture
+from wavernn_trt.scripts.bench.machine import resident_bytes
+from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
+from wavernn_trt.scripts.bench.percentiles import percentiles
+from wavernn_trt.scripts.bench.speech import Mixture
 
 _MESSAGES = 5
 """Errors that are told; the others are counted."""
