@@ -102,3 +102,21 @@ class SequenceArguments(ctypes.Structure):
         ("shared_operands", _INT),
         ("shared_sampler", _INT),
     )
+
+
+class ResidentArguments(ctypes.Structure):
+    """See kernels/resident_arguments.h."""
+
+    _fields_ = (
+        ("s", SequenceArguments),
+        ("scales", _POINTER * len(MATRICES)),
+        ("mail", _POINTER),
+        ("mail_states", _LONG * 2),
+        ("mail_features", _LONG * 2),
+        ("mail_activations", _LONG * 2),
+        ("mail_logits", _LONG),
+        ("mail_previous", _LONG),
+        ("shared_meeting", _INT),
+        ("shared_gates", _INT),
+        ("shared_logits", _INT),
+    )

@@ -15,7 +15,11 @@ from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
+from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
+from wavernn_trt.plugins.resident_plan import most_blocks, plan_resident
 from wavernn_trt.plugins.sequence_plan import plan_sequence
+from wavernn_trt.plugins.stored_weights import StoredWeight, store_weight
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
 
@@ -144,6 +148,68 @@ class HostKernels:
         grid = plan.grid - absent
         self._launch("wavernn_sequence", arguments, case.precision, plan.tile, grid, warps, plan.shared_bytes)
         return outputs
+
+    def resident(
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        kernel: str,
+        *,
+        blocks: int = 2,
+        groups: int = 1,
+        warps: int = 2,
+        shared_bytes: int = 1 << 17,
+        misalign: bool = False,
+        waits: int = _PATIENCE,
+        absent: int = 0,
+    ) -> Arrays:
+        """Runs a chunk in a resident kernel.
+
+        Args:
+            case: what to run; not in ``fp32``.
+            inputs: of the case.
+            kernel: of `wavernn_trt.plugins.resident_plan.VARIANTS`.
+            blocks: of a group; fewer where there is not so much work.
+            groups: groups of blocks.
+            warps: of a block.
+            shared_bytes: of a block; fewer leave more of the weights in global memory.
+            misalign: puts every operand where no vector of 16 bytes begins.
+            waits: how often a thread looks for what has not come before the process is ended.
+            absent: blocks that are never started, so that the others wait in vain.
+
+        Returns:
+            The node's outputs, and all ``logits``.
+        """
+        device = Device("host", 0, groups * blocks, shared_bytes, shared_bytes)
+        blocks = min(blocks, most_blocks(case.shape))
+        settings = {"groups": groups, "blocks": blocks, "warps": warps}
+        plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
+        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
+        stored = [
+            store_weight(inputs[operand.name], case.precision)
+            if operand.kind == "weight"
+            else StoredWeight(inputs[operand.name], None)
+            for operand in case.shape.inputs()
+        ]
+        operands = [_place(one.values, misalign) for one in stored]
+        scales = [_place(one.scales, misalign) for one in stored if one.scales is not None]
+        logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+        layout = lay_out_resident(case.shape, case.batch, stamped=plan.variant.stamped)
+        workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
+        workspace[: layout.cleared] = 0
+        arguments = resident_arguments(
+            case.shape,
+            case.precision,
+            plan,
+            (case.batch, case.steps, case.window),
+            [array.ctypes.data for array in (*operands, *outputs.values(), *scales)],
+            workspace.ctypes.data,
+            waits=waits,
+            all_logits=logits.ctypes.data,
+        )
+        numbers = (WEIGHT_PRECISIONS.index(case.precision), plan.grid - absent, warps, plan.shared_bytes)
+        self._call(f"wavernn_{kernel}", ctypes.byref(arguments), *numbers)
+        return {**outputs, "logits": logits}
 
     def _launch(self, name: str, arguments: ctypes.Structure, precision: Precision, *numbers: int) -> None:
         self._call(name, ctypes.byref(arguments), PRECISIONS.index(precision), *numbers)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, Precision, SequenceShape
+from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, SequenceShape
 from wavernn_trt.plugins.gru_reference import gru_update
 from wavernn_trt.plugins.operand_shapes import match_shapes
-from wavernn_trt.plugins.rounding import product, round_to
+from wavernn_trt.plugins.precisions import WeightPrecision, operand_precision
+from wavernn_trt.plugins.rounding import product
+from wavernn_trt.plugins.stored_weights import round_weight
 
 FloatArray = NDArray[np.float32]
 
@@ -30,7 +32,7 @@ LOG_DEVIATION_FLOOR = -7.0
 def decode_sequence(
     shape: SequenceShape,
     inputs: Mapping[str, NDArray[Any]],
-    precision: Precision = "fp32",
+    precision: WeightPrecision = "fp32",
     forced: NDArray[Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Decodes a chunk: B streams, T steps, each fed with the sample of the one before.
@@ -76,12 +78,12 @@ def _step(
     previous: NDArray[Any],
     hidden: list[FloatArray],
     rows: Mapping[Place, FloatArray],
-    precision: Precision,
+    precision: WeightPrecision,
 ) -> FloatArray:
     """One step: replaces the states in ``hidden`` [B, H], a layer each, and gives the logits [B, outputs]."""
 
     def times(x: FloatArray, name: str) -> FloatArray:
-        return product(x, weights[name], precision)
+        return product(x, weights[name], operand_precision(precision))
 
     def cell(layer: int, gates: FloatArray) -> FloatArray:
         state = hidden[layer]
@@ -157,7 +159,7 @@ def _pick(logits: FloatArray, uniform: FloatArray) -> NDArray[np.int32]:
 
 
 def _check_inputs(
-    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: Precision
+    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: WeightPrecision
 ) -> dict[str, NDArray[Any]]:
     """The inputs in the types that a step computes with: weights rounded, everything else as it is."""
     operands = shape.inputs()
@@ -169,7 +171,7 @@ def _check_inputs(
     for operand in operands:
         array = inputs[operand.name]
         if operand.kind == "weight":
-            array = round_to(array, precision)
+            array = round_weight(array, precision)
         elif array.dtype != operand.kind:
             raise ValueError(f"{SEQUENCE_OPERATOR}: {operand.name} is {array.dtype}, expected {operand.kind}")
         arrays[operand.name] = array

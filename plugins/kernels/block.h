@@ -8,10 +8,13 @@
 //   lane(), warp(), warps()     which thread of its warp, which warp of the block, of how many
 //   shared()                    the block's memory, aligned to 16 bytes
 //   sync()                      waits for all threads of the block; what they wrote is then seen by all
+//   sync_warp()                 the same of a warp
 //   from_lane_xor(value, mask)  the value of the lane whose number differs in the mask's bits
 //   from_lane_below(value, n)   the value of the lane n below; the own one where there is none
 //
-// and counters between blocks: add_and_publish, read_published, give_up.
+// on the host also share_in_warp, with which patch.h computes what a GPU's matrix instructions do. Beside it stand
+// words that are read sixteen bytes at a time, copies to shared memory that are waited for later, and what blocks
+// tell each other by: counters (add_and_publish, read_published), stamped words (put_stamped, look_at), give_up.
 #pragma once
 
 #ifdef __CUDACC__

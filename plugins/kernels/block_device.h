@@ -23,6 +23,44 @@ DEVICE void store_words(void* address, const Words& words) {
     *static_cast<uint4*>(address) = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
 }
 
+// Words that nobody writes while the kernel runs.
+DEVICE Words load_constant_words(const void* address) {
+    const uint4 four = __ldg(static_cast<const uint4*>(address));
+    return Words{{four.x, four.y, four.z, four.w}};
+}
+
+DEVICE void load_constant_two(const void* address, unsigned (&two)[2]) {
+    const uint2 both = __ldg(static_cast<const uint2*>(address));
+    two[0] = both.x;
+    two[1] = both.y;
+}
+
+DEVICE void load_two(const void* address, unsigned (&two)[2]) {
+    const uint2 both = *static_cast<const uint2*>(address);
+    two[0] = both.x;
+    two[1] = both.y;
+}
+
+DEVICE void store_two(void* address, const unsigned (&two)[2]) {
+    *static_cast<uint2*>(address) = make_uint2(two[0], two[1]);
+}
+
+// Copies sixteen bytes from global to shared memory, both aligned to them; it is there after wait_for_copies.
+DEVICE void copy_words_later(void* shared, const void* global) {
+    const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(global))
+                 : "memory");
+}
+
+// Closes a set of copies.
+DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for this thread's copies but those of the last `Open` sets. Other threads' are seen behind the next sync().
+template <int Open>
+DEVICE void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
+}
+
 DEVICE float float_of_bits(unsigned bits) { return __uint_as_float(bits); }
 
 DEVICE unsigned bits_of_float(float value) { return __float_as_uint(value); }
@@ -51,6 +89,7 @@ public:
     DEVICE int warps() const { return threads() / LANES; }
     DEVICE unsigned char* shared() const { return block_memory; }
     DEVICE void sync() const { __syncthreads(); }
+    DEVICE void sync_warp() const { __syncwarp(); }
 
     template <typename Value>
     DEVICE Value from_lane_xor(Value value, int mask) const {
@@ -73,6 +112,26 @@ DEVICE unsigned read_published(const unsigned* counter) {
     unsigned count;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
     return count;
+}
+
+// A word and its stamp, in one store that is seen whole or not at all.
+DEVICE void put_stamped(unsigned long long* address, unsigned word, unsigned stamp) {
+    const unsigned long long both = static_cast<unsigned long long>(stamp) << 32 | word;
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(both) : "memory");
+}
+
+// Two neighbours, aligned to sixteen bytes; each is whole, but they may be of different times.
+DEVICE void look_at_two(const unsigned long long* address, unsigned long long (&both)[2]) {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(both[0]), "=l"(both[1])
+                 : "l"(address)
+                 : "memory");
+}
+
+DEVICE unsigned long long look_at(const unsigned long long* address) {
+    unsigned long long one;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(one) : "l"(address) : "memory");
+    return one;
 }
 
 DEVICE void keep_waiting() {}

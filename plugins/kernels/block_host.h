@@ -41,6 +41,22 @@ inline Words load_words(const void* address) {
 
 inline void store_words(void* address, const Words& words) { std::memcpy(address, &words, sizeof(words)); }
 
+inline Words load_constant_words(const void* address) { return load_words(address); }
+
+inline void load_two(const void* address, unsigned (&two)[2]) { std::memcpy(two, address, sizeof(two)); }
+
+inline void store_two(void* address, const unsigned (&two)[2]) { std::memcpy(address, &two, sizeof(two)); }
+
+inline void load_constant_two(const void* address, unsigned (&two)[2]) { load_two(address, two); }
+
+// Done at once. A kernel that reads the words before it has waited is found by its own order of calls only.
+inline void copy_words_later(void* shared, const void* global) { store_words(shared, load_words(global)); }
+
+inline void close_copies() {}
+
+template <int Open>
+void wait_for_copies() {}
+
 inline float float_of_bits(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof(value));
@@ -110,7 +126,8 @@ struct HostBlock {
     HostBlock(int warps, std::size_t shared_bytes)
         : shared(static_cast<unsigned char*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)), std::free),
           barrier(warps * LANES),
-          exchanged(static_cast<std::size_t>(warps) * LANES) {
+          exchanged(static_cast<std::size_t>(warps) * LANES),
+          shared_in_warps(static_cast<std::size_t>(warps)) {
         std::memset(shared.get(), 0xff, shared_bytes);  // NaN in every type: what is read was written
         for (int warp = 0; warp < warps; ++warp) {
             warp_barriers.push_back(std::make_unique<HostBarrier>(LANES));
@@ -121,6 +138,7 @@ struct HostBlock {
     HostBarrier barrier;
     std::vector<std::unique_ptr<HostBarrier>> warp_barriers;
     std::vector<unsigned long long> exchanged;
+    std::vector<std::vector<unsigned char>> shared_in_warps;
 };
 
 class Block {
@@ -136,6 +154,7 @@ public:
     int warps() const { return warps_; }
     unsigned char* shared() const { return block_->shared.get(); }
     void sync() const { block_->barrier.wait(); }
+    void sync_warp() const { block_->warp_barriers[static_cast<std::size_t>(warp())]->wait(); }
 
     template <typename Value>
     Value from_lane_xor(Value value, int mask) const {
@@ -145,6 +164,26 @@ public:
     template <typename Value>
     Value from_lane_below(Value value, int distance) const {
         return exchange(value, lane() >= distance ? lane() - distance : lane());
+    }
+
+    // Gives every lane of the warp the entries that each lane of it has filled in: the lane's share of `entries`, in
+    // order, is its own.
+    template <typename Entry, std::size_t Count>
+    void share_in_warp(Entry (&entries)[Count]) const {
+        if constexpr (LANES > 1) {
+            constexpr std::size_t own = Count / LANES;
+            std::vector<unsigned char>& room = block_->shared_in_warps[static_cast<std::size_t>(warp())];
+            HostBarrier& barrier = *block_->warp_barriers[static_cast<std::size_t>(warp())];
+            if (lane() == 0) {
+                room.resize(sizeof(entries));
+            }
+            barrier.wait();
+            const std::size_t first = own * static_cast<std::size_t>(lane()) * sizeof(Entry);
+            std::memcpy(room.data() + first, entries + own * static_cast<std::size_t>(lane()), own * sizeof(Entry));
+            barrier.wait();
+            std::memcpy(entries, room.data(), sizeof(entries));
+            barrier.wait();
+        }
     }
 
 private:
@@ -166,6 +205,20 @@ private:
 inline void add_and_publish(unsigned* counter) { __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE); }
 
 inline unsigned read_published(const unsigned* counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
+
+// Without an order to other memory, as on a GPU: what travels is in the word itself.
+inline void put_stamped(unsigned long long* address, unsigned word, unsigned stamp) {
+    __atomic_store_n(address, static_cast<unsigned long long>(stamp) << 32 | word, __ATOMIC_RELAXED);
+}
+
+inline unsigned long long look_at(const unsigned long long* address) {
+    return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+
+inline void look_at_two(const unsigned long long* address, unsigned long long (&both)[2]) {
+    both[0] = look_at(address);
+    both[1] = look_at(address + 1);
+}
 
 inline void keep_waiting() { std::this_thread::yield(); }
 

@@ -26,7 +26,8 @@ DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, P
             sum += values[static_cast<long long>(inside(a.frame_index[at], a.window)) * a.columns];
             continue;
         }
-        const long long rows = static_cast<long long>(stream) * a.interpolated_groups + a.column_groups[group].interpolated;
+        const long long rows =
+            static_cast<long long>(stream) * a.interpolated_groups + a.column_groups[group].interpolated;
         const float* weights = a.interpolation + (rows * a.steps + step) * a.window;
         float interpolated = 0.0f;
 #pragma unroll 1

@@ -3,6 +3,7 @@
 // tiles: streams that are computed together. precision: 0 float, 1 half, 2 bfloat16. A function returns 0, or 1 where
 // no such kernel exists.
 #include "gru_cell.h"
+#include "resident.h"
 #include "sequence.h"
 
 namespace {
@@ -28,6 +29,27 @@ int choose(int precision, int tile, Run run) {
     }
 }
 
+// Calls run(type of the weights) for a precision whose weights tensor cores multiply: 1 half, 2 bfloat16, 3 e4m3.
+template <typename Run>
+int choose_weight(int precision, Run run) {
+    switch (precision) {
+        case 1: run(wavernn::Half()); return 0;
+        case 2: run(wavernn::BFloat16()); return 0;
+        case 3: run(wavernn::E4M3()); return 0;
+        default: return 1;
+    }
+}
+
+template <int StreamOctets, int Sets, bool stamped>
+int run_resident(
+    const wavernn::ResidentArguments& arguments, int precision, int blocks, int warps, std::size_t shared_bytes) {
+    return choose_weight(precision, [&](auto weight) {
+        wavernn::run_grid(blocks, warps, shared_bytes, [&](const Block& block) {
+            wavernn::resident<decltype(weight), StreamOctets, Sets, stamped>(block, arguments);
+        });
+    });
+}
+
 }  // namespace
 
 extern "C" {
@@ -48,6 +70,26 @@ int wavernn_sequence(
             wavernn::sequence<decltype(number), decltype(streams)::value>(block, *arguments);
         });
     });
+}
+
+int wavernn_resident_stamped_8(
+    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
+    return run_resident<1, 1, true>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
+}
+
+int wavernn_resident_stamped_16(
+    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
+    return run_resident<2, 1, true>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
+}
+
+int wavernn_resident_plain_16(
+    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
+    return run_resident<2, 2, false>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
+}
+
+int wavernn_resident_plain_32(
+    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
+    return run_resident<4, 2, false>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
 }
 
 // Rounds to the precision and back.

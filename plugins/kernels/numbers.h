@@ -16,6 +16,12 @@ struct BFloat16 {
     unsigned short bits;
 };
 
+// Four bits of exponent and three of mantissa, without infinities, as weights that take half of fp16's room. As
+// operands they are halfs, 256 times smaller: a row's scale makes up for it.
+struct E4M3 {
+    unsigned char bits;
+};
+
 // Sixteen bytes, which is what a thread reads at once.
 constexpr int VECTOR_BYTES = 16;
 

@@ -1,8 +1,7 @@
 // How a block draws a sample from a stream's logits; see wavernn_trt.export.families.samplers.
 #pragma once
 
-#include "block.h"
-#include "sequence_arguments.h"
+#include "feedback.h"
 
 namespace wavernn {
 
@@ -131,32 +130,34 @@ DEVICE float draw_value(const SequenceArguments& a, const float* logits, int com
     return draw_around(logits[MIXTURES + component], log_scale, deviate);
 }
 
-// Draws a stream's sample of a step, and keeps it for the next one.
-DEVICE void draw_sample(const Block& block, const SequenceArguments& a, int stream, int step) {
+// A drawn sample, and what the next step is fed with: the bits of an int or a float each.
+struct Drawn {
+    unsigned sample;
+    unsigned previous;
+};
+
+// Draws a stream's sample of a step; every thread of the block gets it.
+DEVICE Drawn draw(const Block& block, const SequenceArguments& a, const float* logits, int stream, int step) {
     const SamplerMemory memory(block, a.shared_sampler);
     const long long at = static_cast<long long>(stream) * a.steps + step;
     const float* uniforms = a.uniforms + at * a.uniforms_a_sample;
-    const float* logits = a.logits + stream * a.logits_pitch + step * a.logits_step;
     int chosen = 0;
     if (a.output != GAUSSIAN) {
         chosen = pick(block, memory, logits, a.output == CATEGORICAL ? a.outputs : MIXTURES, uniforms[0]);
     }
-    if (block.thread() != 0) {
-        return;
-    }
     if (a.output != CATEGORICAL) {
-        const float value = draw_value(a, logits, chosen, uniforms[1]);
-        static_cast<float*>(a.samples)[at] = value;
-        static_cast<float*>(a.previous_out)[stream] = value;
-        return;
+        const unsigned value = bits_of_float(draw_value(a, logits, chosen, uniforms[1]));
+        return Drawn{value, value};
     }
-    static_cast<int*>(a.samples)[at] = chosen;
     if (a.label_feedback) {
-        static_cast<int*>(a.previous_out)[stream] = chosen;
-    } else {
-        static_cast<float*>(a.previous_out)[stream] =
-            2.0f * static_cast<float>(chosen) / static_cast<float>(a.outputs - 1) - 1.0f;
+        return Drawn{static_cast<unsigned>(chosen), static_cast<unsigned>(chosen)};
     }
+    const float fed = 2.0f * static_cast<float>(chosen) / static_cast<float>(a.outputs - 1) - 1.0f;
+    return Drawn{static_cast<unsigned>(chosen), bits_of_float(fed)};
+}
+
+DEVICE void keep_sample(const SequenceArguments& a, int stream, int step, unsigned sample) {
+    static_cast<unsigned*>(a.samples)[static_cast<long long>(stream) * a.steps + step] = sample;
 }
 
 }  // namespace wavernn

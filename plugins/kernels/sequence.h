@@ -33,12 +33,7 @@ DEVICE void begin_chunk(const Context<Number>& c) {
     for (int i = c.group.rank() + c.block.thread() * c.group.blocks(); i < streams.count;
          i += c.block.threads() * c.group.blocks()) {
         const int stream = streams.first + i;
-        if (a.label_feedback) {
-            const int label = static_cast<const int*>(a.previous)[stream];
-            static_cast<int*>(a.previous_out)[stream] = inside(label, a.outputs);
-        } else {
-            static_cast<float*>(a.previous_out)[stream] = static_cast<const float*>(a.previous)[stream];
-        }
+        keep_previous(a, stream, given_previous(a, stream));
     }
 }
 
@@ -86,7 +81,12 @@ DEVICE void sequence(const Block& block, const SequenceArguments& a) {
         group.sync(block);
 #pragma unroll 1
         for (int i = group.rank(); i < streams.count; i += group.blocks()) {
-            draw_sample(block, a, streams.first + i, step);
+            const int stream = streams.first + i;
+            const Drawn drawn = draw(block, a, a.logits + stream * a.logits_pitch + step * a.logits_step, stream, step);
+            if (block.thread() == 0) {
+                keep_sample(a, stream, step, drawn.sample);
+                keep_previous(a, stream, drawn.previous);
+            }
         }
         group.sync(block);
     }

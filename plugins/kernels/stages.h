@@ -1,7 +1,7 @@
 // The stages of a step. Each reads what the stage before wrote in all blocks of the group; a barrier stands between.
 #pragma once
 
-#include "conditioning.h"
+#include "feedback.h"
 #include "gates.h"
 #include "slices.h"
 #include "tiles.h"
@@ -34,17 +34,13 @@ struct Context {
     }
 };
 
-// The share of layer 0's gates that depends on the previous sample.
-DEVICE float fed_back(const SequenceArguments& a, int stream, int column) {
-    if (a.label_feedback) {
-        const long long label = static_cast<const int*>(a.previous_out)[stream];
-        return a.feedback[label * 3 * a.hidden_size + column];
-    }
-    return static_cast<const float*>(a.previous_out)[stream] * a.feedback[column];
+DEVICE unsigned previous_of(const SequenceArguments& a, int stream) {
+    return static_cast<const unsigned*>(a.previous_out)[stream];
 }
 
 DEVICE float input_gate_0(const SequenceArguments& a, int stream, int step, int column) {
-    return fed_back(a, stream, column) + conditioning_at(a, stream, step, GATES_0, column) + a.gates_bias_0[column];
+    return fed_back(a, previous_of(a, stream), column) + conditioning_at(a, stream, step, GATES_0, column) +
+           a.gates_bias_0[column];
 }
 
 // Keeps a unit's new state: in float, and as an operand.
@@ -64,9 +60,9 @@ DEVICE void keep_feature(const Context<Number>& c, int layer, int stream, int st
     float* skipped = a.skipped + static_cast<long long>(stream) * a.hidden_size + unit;
     float feature;
     if (layer == 0) {
-        const float previous = static_cast<const float*>(a.previous_out)[stream];
-        feature = state + previous * a.skip_column[unit] + conditioning_at(a, stream, step, SKIP, unit) +
-                  a.skip_bias[unit];
+        const float previous = float_of_bits(previous_of(a, stream));
+        feature =
+            state + previous * a.skip_column[unit] + conditioning_at(a, stream, step, SKIP, unit) + a.skip_bias[unit];
         *skipped = feature;
     } else {
         feature = state + *skipped;  // written by this block's first layer, whose units are the same

@@ -1,0 +1,92 @@
+// A block's share of a matrix in sets of octets: the sets that are copied to shared memory once, and those that
+// stay in global memory.
+#pragma once
+
+#include "group.h"
+#include "pieces.h"
+#include "sequence_arguments.h"
+
+namespace wavernn {
+
+// A set has `Octets` patches in height: the three gates of eight units, or eight rows.
+template <typename Weight, int Octets>
+class OctetShare {
+public:
+    static_assert(Octets == 1 || Octets == 3, "rows, or gates");
+
+    DEVICE OctetShare(const Block& block, const Group& group, const Matrix& matrix)
+        : weight_(static_cast<const Weight*>(matrix.weight)),
+          kept_(reinterpret_cast<Weight*>(block.shared() + matrix.shared_offset)),
+          rows_(matrix.rows / Octets),
+          columns_(matrix.columns),
+          patches_((matrix.columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS),
+          resident_(matrix.resident),
+          sets_(group.share((matrix.rows / Octets + PATCH_ROWS - 1) / PATCH_ROWS)),
+          aligned_(pieces_are_aligned(weight_, matrix.columns)) {}
+
+    // Sets of this block.
+    DEVICE int count() const { return sets_.count; }
+
+    // Patches side by side.
+    DEVICE int patches() const { return patches_; }
+
+    // The first unit or row of a set, and how many of its eight there are.
+    DEVICE int first_row(int set) const { return (sets_.first + set) * PATCH_ROWS; }
+    DEVICE int rows(int set) const { return min(PATCH_ROWS, rows_ - first_row(set)); }
+
+    // The patches of a set at some columns. One set behind the last is made of zeros.
+    DEVICE void read(const Block& block, int set, int column_patch, Patch* octets) const {
+#pragma unroll
+        for (int octet = 0; octet < Octets; ++octet) {
+            for_parts(block, [&](int lane, int part) {
+                Words& words = octets[octet].part[part];
+                if (set < resident_) {
+                    words = kept_piece(place(set, octet, column_patch, lane));
+                } else if (set < sets_.count && row_of(lane) < rows(set)) {
+                    words = read_piece(from(set, octet, column_patch, lane), left(column_patch, lane), aligned_);
+                } else {
+                    words = Words{{0, 0, 0, 0}};
+                }
+            });
+        }
+    }
+
+    // Copies the resident sets. All warps of the block take part; the block has to sync before they are used.
+    DEVICE void keep(const Block& block) const {
+#pragma unroll 1
+        for (int i = block.warp(); i < resident_ * Octets * patches_; i += block.warps()) {
+            const int column_patch = i % patches_;
+            const int octet = i / patches_ % Octets;
+            const int set = i / patches_ / Octets;
+            for_parts(block, [&](int lane, int) {
+                const bool there = set < sets_.count && row_of(lane) < rows(set);
+                const Weight* address = there ? from(set, octet, column_patch, lane) : weight_;
+                keep_piece(
+                    place(set, octet, column_patch, lane), address, there ? left(column_patch, lane) : 0, aligned_);
+            });
+        }
+    }
+
+private:
+    DEVICE Weight* place(int set, int octet, int column_patch, int lane) const {
+        return kept_ + (((set * Octets + octet) * patches_ + column_patch) * PATCH_LANES + lane) * PIECE;
+    }
+
+    DEVICE const Weight* from(int set, int octet, int column_patch, int lane) const {
+        const long long row = static_cast<long long>(octet) * rows_ + first_row(set) + row_of(lane);
+        return weight_ + row * columns_ + column_patch * PATCH_COLUMNS + piece_of(lane) * PIECE;
+    }
+
+    // Columns from a lane's piece on.
+    DEVICE int left(int column_patch, int lane) const {
+        return columns_ - column_patch * PATCH_COLUMNS - piece_of(lane) * PIECE;
+    }
+
+    const Weight* weight_;
+    Weight* kept_;
+    int rows_, columns_, patches_, resident_;
+    Span sets_;
+    bool aligned_;
+};
+
+}  // namespace wavernn

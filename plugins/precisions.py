@@ -1,0 +1,31 @@
+"""What the kernels' weights are stored in."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from wavernn_trt.export.operators import Precision
+
+WeightPrecision = Precision | Literal["fp8"]
+"""``fp8``: e4m3 with a scale for each row, multiplied as fp16; half of fp16's memory. Engines have none of it: only
+the kernels that are launched without TensorRT do."""
+WEIGHT_PRECISIONS: tuple[WeightPrecision, ...] = (*get_args(Precision), "fp8")
+"""In the order of the numbers that kernels/host.cpp knows them by."""
+WEIGHT_BYTES: dict[WeightPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+"""Of a stored weight."""
+
+
+def engine_precision(precision: WeightPrecision) -> Precision:
+    """The same, where nothing else can be: of plans, and of the sequence kernel that any GPU runs.
+
+    Raises:
+        ValueError: ``fp8``.
+    """
+    if precision == "fp8":
+        raise ValueError("precision: found 'fp8', expected 'fp32', 'fp16' or 'bf16' here")
+    return precision
+
+
+def operand_precision(precision: WeightPrecision) -> Precision:
+    """What weights are multiplied with."""
+    return "fp16" if precision == "fp8" else precision
