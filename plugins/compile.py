@@ -19,7 +19,7 @@ from wavernn_trt.plugins.compilers import OPTIONS, Compiler, find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.targets import TARGETS
 
-KernelFile = Literal["gru_cell", "sequence"]
+KernelFile = Literal["gru_cell", "sequence", "resident", "stepped"]
 KERNEL_FILES: tuple[KernelFile, ...] = get_args(KernelFile)
 SOURCES = Path(__file__).parent / "kernels"
 _NUMBERS: dict[Precision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}

@@ -15,7 +15,7 @@ from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
-from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, engine_precision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
 from wavernn_trt.plugins.resident_plan import most_blocks, plan_resident
 from wavernn_trt.plugins.sequence_plan import plan_sequence
@@ -128,16 +128,17 @@ class HostKernels:
             The node's outputs, and all ``logits``.
         """
         device = Device("host", 0, max(groups * blocks, groups), shared_bytes, shared_bytes)
-        plan = plan_sequence(case.shape, case.precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
+        precision = engine_precision(case.precision)
+        plan = plan_sequence(case.shape, precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         operands = [_place(inputs[operand.name], misalign) for operand in case.shape.inputs()]
         outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
-        layout = lay_out(case.shape, case.precision, case.batch)
+        layout = lay_out(case.shape, precision, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.counter_bytes] = 0
         arguments = sequence_arguments(
             case.shape,
-            case.precision,
+            precision,
             plan,
             (case.batch, case.steps, case.window),
             [array.ctypes.data for array in (*operands, *list(outputs.values())[:-1])],
@@ -146,7 +147,7 @@ class HostKernels:
             all_logits=outputs["logits"].ctypes.data,
         )
         grid = plan.grid - absent
-        self._launch("wavernn_sequence", arguments, case.precision, plan.tile, grid, warps, plan.shared_bytes)
+        self._launch("wavernn_sequence", arguments, precision, plan.tile, grid, warps, plan.shared_bytes)
         return outputs
 
     def resident(
