@@ -18,6 +18,7 @@ from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuous
 from wavernn_trt.scripts.bench.machine import resident_bytes
 from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
 from wavernn_trt.scripts.bench.padded import PaddedDecoder, PaddedRun
+from wavernn_trt.scripts.bench.progress import Report
 from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix, noise_mel
 from wavernn_trt.scripts.bench.verify import PREFIX_SECONDS, Digests, Verification, choose, verify
 
@@ -25,9 +26,6 @@ _WARM_UP_SECONDS = 0.1
 _FEWEST_GROUPS = 2
 _ALWAYS_WHOLE = 16
 """Utterances that are compared to their end where the beginnings of all are."""
-
-Report = Callable[[str], None]
-"""Is told what is measured next."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def measure_batch(opened: OpenedModel, options: BatchOptions, report: Report) ->
         "speech": speech.source,
         "speech_seconds": seconds,
         "lengths": [options.shortest, options.longest],
-        "scheduler": job.describe(lanes),
+        "scheduler": job.describe(lanes, steps),
         "padded": _compare(padded, runs, again or job, theirs, ours, opened) if runs else None,
         "alone": verified.describe(),
         "memory": _memory(before, after, job.resident),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from wavernn_trt.scripts.bench.speech import Mixture
 
 _MESSAGES = 5
 """Errors that are told; the others are counted."""
+_PARTS, _ENDS = 8, 2
+"""Parts of a job whose speeds are told, and how many utterances must end in each."""
 
 
 @dataclass
@@ -48,6 +51,8 @@ class ContinuousRun:
     """Seconds of each utterance, from being handed over to its first samples."""
     resident: list[int] = field(default_factory=list)
     """Bytes of resident memory as each utterance ended; empty where the system does not tell."""
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    """While utterances waited: seconds since the start at each one's end, and the streams of all chunks until then."""
     failures: list[str] = field(default_factory=list)
     """What went wrong with an utterance, for each that did not come."""
 
@@ -60,7 +65,18 @@ class ContinuousRun:
         """Share of a lane's time that was not spent in the executor, while utterances waited."""
         return 1 - self.waiting_executor / (lanes * self.waiting_elapsed) if self.waiting_elapsed else 0.0
 
-    def describe(self, lanes: int) -> dict[str, Any]:
+    def parts(self, chunk: int) -> list[float]:
+        """Samples a second in each of eight parts of the job, or fewer of a short one, while utterances waited.
+
+        Args:
+            chunk: samples of each stream of a chunk; those behind an utterance's end count as well.
+        """
+        count = min(_PARTS, (len(self.marks) - 1) // _ENDS)
+        places = [i * (len(self.marks) - 1) // count for i in range(count + 1)] if count > 0 else []
+        pairs = ((self.marks[first], self.marks[last]) for first, last in itertools.pairwise(places))
+        return [chunk * (rows - earlier) / (now - then) for (then, earlier), (now, rows) in pairs if now > then]
+
+    def describe(self, lanes: int, chunk: int) -> dict[str, Any]:
         """For the report."""
         return {
             "utterances": self.utterances,
@@ -70,6 +86,7 @@ class ContinuousRun:
             "samples": self.samples,
             "elapsed": self.elapsed,
             "samples_per_second": self.samples_per_second,
+            "repeats": self.parts(chunk),
             "occupancy": self.occupancy,
             "waiting_elapsed": self.waiting_elapsed,
             "waiting_executor": self.waiting_executor,
@@ -120,6 +137,8 @@ def speak_continuously(
             first.append(ticket.first_samples)
         if (resident := resident_bytes()) is not None:
             run.resident.append(resident)
+        if waiting_until is None:
+            run.marks.append((time.monotonic() - started, (executor.read() - before).rows))
         if waiting_until is None and len(numbers) - ended <= run.slots:  # everybody who is left has a slot
             waiting_until = time.monotonic(), executor.read()
         report(ended)

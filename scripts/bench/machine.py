@@ -9,6 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+_PACKAGES = ("onnxruntime", "torch", "numpy")
+_OPTIONAL = ("univoc", "torchaudio", "tensorrt-rtx", "tensorrt", "cuda-bindings")
+"""Told only where they are installed."""
+
 
 def describe_machine() -> dict[str, Any]:
     """CPU model, cores and memory, and the system."""
@@ -22,11 +26,12 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Versions of what is measured; ``None`` where it is not installed."""
+    """Versions of what is measured; ``None`` where it is expected and not installed."""
     import wavernn_trt
 
-    packages = {name: _version(name) for name in ("onnxruntime", "torch", "numpy")}
-    return {"python": platform.python_version(), "wavernn-trt": wavernn_trt.__version__, **packages}
+    packages = {name: _version(name) for name in _PACKAGES}
+    optional = {name: version for name in _OPTIONAL if (version := _version(name))}
+    return {"python": platform.python_version(), "wavernn-trt": wavernn_trt.__version__, **packages, **optional}
 
 
 def usable_cores() -> int:

@@ -17,6 +17,7 @@ from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.listeners import Heard, listen_together
+from wavernn_trt.scripts.bench.progress import Report
 from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix
 from wavernn_trt.scripts.bench.stream import SPREAD_SECONDS, warm_up
 
@@ -26,9 +27,6 @@ _LISTENED = (1.0, 4.0)
 """Seconds of what listeners hear."""
 _PATIENCE = 60.0
 """Seconds after which the job's first samples are not waited for any longer."""
-
-Report = Callable[[str], None]
-"""Is told what is measured next."""
 
 
 @dataclass(frozen=True)

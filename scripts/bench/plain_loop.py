@@ -6,7 +6,10 @@ Each sample is a pass through ``nn`` modules on the whole input (nothing is fold
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +17,55 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional
 
+from wavernn_trt.export import read_checkpoint
 from wavernn_trt.export.families.fatchord import FatchordStep
 from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.univoc import UnivocStep
 from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.scripts.bench.names import SUBJECTS
+from wavernn_trt.scripts.bench.timings import Repeat, Timing, place_of_device
+
+
+class PlainLoopPeer:
+    """The loop over a model's own modules."""
+
+    subject = SUBJECTS["loop"]
+    only: int | None = None
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        """Reads a model directory's weights.
+
+        Args:
+            path: the model directory.
+            threads: of PyTorch on the CPU.
+            device: as PyTorch calls it.
+        """
+        torch.set_num_threads(threads)
+        checkpoint = read_checkpoint(path)
+        self._model, self._audio = copy.deepcopy(checkpoint.model).to(device), checkpoint.audio
+        self._device = device
+
+    def turn(self, batch: int, seconds: float) -> tuple[Timing, Callable[[], Repeat]]:
+        """See `Peer`."""
+        steps = max(1, round(seconds * self._audio.sample_rate))
+        with torch.device(self._device):
+            rows = self._conditioning(steps)
+        self._run(rows[: max(1, steps // 10)], batch)
+        place = place_of_device(self._device)
+        return Timing(self.subject, batch, batch * steps, place=place), lambda: self._run(rows, batch)
+
+    def _run(self, rows: Tensor, batch: int) -> Repeat:
+        with torch.device(self._device):  # where the loop makes its first states
+            started = time.perf_counter()
+            plain_loop(self._model, rows, batch)  # its last value comes to the host, so that it has ended
+            return Repeat(time.perf_counter() - started)
+
+    @torch.no_grad()
+    def _conditioning(self, steps: int) -> Tensor:
+        """Rows of conditioning at the sample rate; what they hold does not matter to the loop's speed."""
+        hop = self._audio.hop_length
+        rows: Tensor = self._model.conditioner(torch.zeros(1, self._audio.n_mels, -(-steps // hop)))[0]
+        return rows[self._model.config.margin :].repeat_interleave(hop, dim=0)[:steps]
 
 
 @torch.no_grad()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from wavernn_trt.scripts.bench.names import SUBJECTS
+from wavernn_trt.scripts.bench.report_file import damaged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +23,16 @@ _STYLES = {
     "onnxruntime": ("#0072B2", "o"),
     "tensorrt": ("#009E73", "^"),
     "tensorrt-rtx": ("#CC79A7", "v"),
+    "cuda": ("#000000", "P"),
     "torch": ("#E69F00", "D"),
-    "pytorch loop": ("#D55E00", "s"),
+    SUBJECTS["loop"]: ("#D55E00", "s"),
+    SUBJECTS["cuda-graphs"]: ("#56B4E9", "X"),
+    SUBJECTS["univoc"]: ("#9C6B00", "*"),
+    SUBJECTS["torchaudio"]: ("#6A3D9A", "h"),
 }
+_UNKNOWN = ("#777777", "x")
 _LIMIT = "#555555"
+_DASHES: Any = ((0, (5, 3)), (0, (1, 2)))
 _SETTINGS: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -56,40 +64,21 @@ def check_drawing(file: Path) -> None:
         )
 
 
-def read_report(file: Path) -> dict[str, Any]:
-    """A report that ``--json`` wrote.
-
-    Raises:
-        ValueError: it cannot be read, or holds nothing that can be drawn.
-        OSError: it is not there.
-    """
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--from: {file}: not JSON ({error}); expected what 'bench --json' wrote") from None
-    scenario = report.get("scenario", "speed") if isinstance(report, dict) else None
-    if scenario != "speed":
-        found = "something else" if scenario is None else f"a report of --scenario {scenario}"
-        raise ValueError(f"--from: {file}: found {found}, expected a report of --scenario speed")
-    try:
-        _check(report)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"--from: {file}: found no usable {error}, expected what 'bench --json' wrote") from None
-    return report  # type: ignore[no-any-return]
-
-
-def draw(report: dict[str, Any], file: Path) -> None:
+def draw(report: dict[str, Any], file: Path, source: Path | None = None) -> None:
     """Draws a report; needs the extra ``plot``, and no display.
 
     Args:
         report: of the scenario ``speed``.
         file: a ``.png`` or ``.svg``.
+        source: where the report was read from, if it was.
 
     Raises:
-        ValueError: see `check_drawing`; or nothing was measured.
+        ValueError: see `check_drawing`; or nothing was measured, or the report is damaged.
         OSError: the file cannot be written.
     """
     check_drawing(file)
+    if source is not None:
+        check_report(report, source)
     if not report["results"]:
         raise ValueError("--plot: found a report without results, expected a measurement of at least one batch size")
     import matplotlib
@@ -116,7 +105,7 @@ def lay_out_figure(report: dict[str, Any]) -> Figure:
 
 def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
     for subject, results in _subjects(report):
-        colour, marker = _STYLES.get(subject, ("black", "x"))
+        colour, marker = _STYLES.get(subject, _UNKNOWN)
         speeds = [result["samples_per_second"] for result in results]
         spread = (
             [speed - result["slowest"] for speed, result in zip(speeds, results, strict=True)],
@@ -135,10 +124,23 @@ def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
             capsize=2,
             label=subject,
         )
-    limit, model = report["limit"], report["model"]
-    most = limit["flops"][limit["library"]] / (2 * model["multiply_adds"])
-    axes.axhline(most, color=_LIMIT, lw=1.2, ls=(0, (5, 3)), label="limit: matrix product")
+    for name, flops in _limits(report).items():
+        most = flops / (2 * report["model"]["multiply_adds"])
+        axes.axhline(most, color=_LIMIT, lw=1.2, ls=_DASHES["GPU" in name], label=f"limit: {name}")
     _lay_out(axes, report, "samples a second", "throughput")
+
+
+def _limits(report: dict[str, Any]) -> dict[str, float]:
+    """FLOP/s of the matrix products that the subjects are held against, by name."""
+    places = {result["place"] for result in report["results"]}
+    limits = {}
+    if "cpu" in places:
+        limits["matrix product" if places == {"cpu"} else "CPU matrix product"] = report["limit"]["flops"][
+            report["limit"]["library"]
+        ]
+    if "gpu" in places and report["gpu_limit"]:
+        limits |= {name.replace("gpu", "GPU"): flops for name, flops in report["gpu_limit"]["flops"].items()}
+    return limits
 
 
 def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
     curves = (("first_chunk", "first 20 ms", "-", "full"), ("chunk", f"a chunk{length}", ":", "none"))
     several = len({result["subject"] for result in report["results"] if result["first_chunk_seconds"]}) > 1
     for subject, results in _subjects(report):
-        colour, marker = _STYLES.get(subject, ("black", "x"))
+        colour, marker = _STYLES.get(subject, _UNKNOWN)
         for key, name, style, filled in curves:
             there = [result for result in results if result.get(f"{key}_seconds") is not None]
             if not there:
@@ -215,15 +217,24 @@ def _title(report: dict[str, Any]) -> str:
     return f"{model['family']}, {layers}, {model['sample_rate']} Hz; {machine['cpu']}, {threads}; bars: all repeats"
 
 
-def _check(report: dict[str, Any]) -> None:
+def check_report(report: dict[str, Any], source: Path) -> None:
     """Looks at everything that is drawn.
 
     Raises:
-        KeyError: it is not there; TypeError: it is of another kind.
+        ValueError: something is not there, or of another kind.
     """
+    try:
+        _look_at(report)
+    except (KeyError, TypeError, IndexError) as error:
+        raise damaged(source, "--from", error) from None
+
+
+def _look_at(report: dict[str, Any]) -> None:
     _title(report)
     report["limit"]["flops"][report["limit"]["library"]] / report["model"]["multiply_adds"]
+    for name, flops in (report["gpu_limit"] or {"flops": {}})["flops"].items():
+        name + "", flops + 0
     for result in report["results"]:
         for key in ("batch", "samples_per_second", "slowest", "fastest"):
             result[key] + 0
-        result["subject"], result["repeats"]["first_chunk"], result["first_chunk_seconds"]
+        result["place"], result["subject"], result["repeats"]["first_chunk"], result["first_chunk_seconds"]

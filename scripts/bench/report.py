@@ -1,39 +1,21 @@
-"""A benchmark's numbers: reduced, and laid out for people."""
+"""A speed report's numbers, reduced from its repeats."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from wavernn_trt.plugins.sequence_plan import NUMBER_BYTES
 from wavernn_trt.runtime.vocoder import VocoderConfig
-from wavernn_trt.scripts.bench.speed_rounds import PLAIN_LOOP, Measurement, Timing
+from wavernn_trt.scripts.bench.ceilings import COPY, GPU_COPY, LIBRARIES, gpu_product
+from wavernn_trt.scripts.bench.timings import Measurement, Timing
 
-BUSY = 0.05
-"""Share of all cores above which other processes' work is worth a warning."""
-_BYTES = 4  # float32 weights
-_ROW = "{subject:<14}{batch:>5}{speed:>11}{spread:>19}{rtf:>9}{first:>9}{chunk:>8}{gflops:>9}{share:>8}{ratio:>7}"
-_HEAD = {
-    "subject": "",
-    "batch": "batch",
-    "speed": "samples/s",
-    "spread": "(min..max)",
-    "rtf": "RTF",
-    "first": "first",
-    "chunk": "chunk",
-    "gflops": "GFLOP/s",
-    "share": "limit",
-    "ratio": "loop",
-}
-NOTES = """\
-samples/s  all streams together, from mels to waveforms; median, and the lowest and highest repeat
-RTF        real-time factor, seconds of work a second of speech; below 1 is faster than real time
-first      milliseconds until every stream has its first 20 ms, the conditioner's work included
-chunk      milliseconds that a chunk of all streams takes in the executor, each some 20 ms of speech or an engine's own
-limit      share of what a plain float32 matrix product reached beside it, in the same rounds
-loop       times as fast as the plain PyTorch stepping loop at the same batch\
-"""
+_BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in NUMBER_BYTES.items()}}
+"""Of a weight."""
+Rounds = Sequence[Sequence[float]]
+"""For each round, a figure at each batch."""
 
 
 def reduce(config: VocoderConfig, measured: Measurement, *, with_numpy: bool) -> dict[str, Any]:
@@ -46,31 +28,42 @@ def reduce(config: VocoderConfig, measured: Measurement, *, with_numpy: bool) ->
         measured: its repeats.
         with_numpy: whether numpy had the same number of threads, so that its matrix product may be the limit.
     """
-    batches = list(dict.fromkeys(timing.batch for timing in measured.timings))
+    ceilings = measured.ceilings
     # The better library's product is the limit, in each round at each batch.
-    medians = {name: median(flops for row in rounds for flops in row) for name, rounds in measured.limit.items()}
+    medians = {name: _median(ceilings[name]) for name in LIBRARIES}
     best = max((name for name in medians if with_numpy or name != "numpy"), key=lambda name: medians[name])
-    loops = {timing.batch: timing for timing in measured.timings if timing.subject == PLAIN_LOOP}
-    results = []
-    for timing in measured.timings:
-        limit = [row[batches.index(timing.batch)] for row in measured.limit[best]]
-        results.append(_result(config, timing, limit, loops.get(timing.batch)))
+    products = [name for name in ceilings if name.startswith("gpu ") and name != GPU_COPY]
     return {
         "model": describe_model(config),
-        "limit": {"library": best, "flops": medians, "repeats": measured.limit},
+        "limit": {
+            "library": best,
+            "flops": medians,
+            "repeats": {name: ceilings[name] for name in LIBRARIES},
+        },
+        "copy": {"bytes_per_second": _median(ceilings[COPY]), "repeats": ceilings[COPY]},
+        "gpu_limit": {
+            "flops": {name: _median(ceilings[name]) for name in products},
+            "repeats": {name: ceilings[name] for name in products},
+        }
+        if products
+        else None,
+        "gpu_copy": {"bytes_per_second": _median(ceilings[GPU_COPY]), "repeats": ceilings[GPU_COPY]}
+        if GPU_COPY in ceilings
+        else None,
         "loads": {
             backend: {"median": median(times), "first": times[0], "repeats": times}
             for backend, times in measured.loads.items()
         },
-        "results": results,
+        "peers": measured.peers,
+        "results": [_result(config, timing, measured, best) for timing in measured.timings],
         "missing": measured.missing,
     }
 
 
 def describe_model(config: VocoderConfig) -> dict[str, Any]:
-    """A model's sizes, for a report."""
+    """A model's name and sizes, for a report; where it lies is nobody's business who reads one."""
     return {
-        "path": str(config.path),
+        "name": config.path.resolve().name,
         "family": config.model.family,
         "hidden_size": config.model.hidden_size,
         "layers": config.model.layers,
@@ -81,12 +74,22 @@ def describe_model(config: VocoderConfig) -> dict[str, Any]:
     }
 
 
-def _result(config: VocoderConfig, timing: Timing, limit: list[float], loop: Timing | None) -> dict[str, Any]:
+def _result(config: VocoderConfig, timing: Timing, measured: Measurement, library: str) -> dict[str, Any]:
     speeds = [timing.samples / elapsed for elapsed in timing.elapsed]
     operations = 2 * config.model.multiply_adds
-    result: dict[str, Any] = {
+    weights = _BYTES[timing.precision] * config.model.multiply_adds
+    moved = [weights * speed / timing.batch for speed in speeds]
+    place = measured.batches.index(timing.batch)
+    on_gpu = timing.place == "gpu"
+    limit = _at(measured.ceilings.get(gpu_product(timing.precision) if on_gpu else library), place)
+    copy = _at(measured.ceilings.get(GPU_COPY if on_gpu else COPY), place)
+    shares = [operations * speed / most for speed, most in zip(speeds, limit, strict=True)] if limit else None
+    copy_shares = [one / most for one, most in zip(moved, copy, strict=True)] if copy else None
+    return {
         "subject": timing.subject,
         "batch": timing.batch,
+        "place": timing.place,
+        "precision": timing.precision,
         "samples": timing.samples,
         "chunk_samples": timing.chunk_samples,
         "samples_per_second": median(speeds),
@@ -96,66 +99,26 @@ def _result(config: VocoderConfig, timing: Timing, limit: list[float], loop: Tim
         "first_chunk_seconds": median(timing.first_chunk) if timing.first_chunk else None,
         "chunk_seconds": median(timing.chunk) if timing.chunk else None,
         "flops": operations * median(speeds),
-        "share_of_limit": median(operations * speed / most for speed, most in zip(speeds, limit, strict=True)),
-        "weight_bytes_per_second": _BYTES * config.model.multiply_adds * median(speeds) / timing.batch,
-        "times_plain_loop": None,
+        "share_of_limit": median(shares) if shares else None,
+        "shares": shares,
+        "weight_bytes_a_step": weights,
+        "weight_bytes_per_second": median(moved),
+        "share_of_copy": median(copy_shares) if copy_shares else None,
+        "times": {
+            peer.subject: median(
+                speed / (peer.samples / elapsed) for speed, elapsed in zip(speeds, peer.elapsed, strict=True)
+            )
+            for peer in measured.timings
+            if peer.subject in measured.peers and peer.batch == timing.batch
+        },
         "repeats": dataclasses.asdict(timing),
     }
-    if loop is not None:
-        pairs = zip(speeds, loop.elapsed, strict=True)
-        result["times_plain_loop"] = median(speed / (loop.samples / elapsed) for speed, elapsed in pairs)
-    return result
 
 
-def heading(report: dict[str, Any]) -> Iterator[str]:
-    """Lines that say what ran on what."""
-    machine, model = report["machine"], report["model"]
-    memory = f", {machine['memory_gib']} GiB memory" if machine["memory_gib"] else ""
-    cores = f"{machine['cores']} cores ({machine['usable_cores']} usable)"
-    yield f"machine   {machine['cpu']}, {cores}{memory}, {machine['system']}"
-    versions = (f"{name} {version or '(not installed)'}" for name, version in report["versions"].items())
-    yield f"versions  {', '.join(versions)}"
-    if report.get("others_share") is not None:
-        busy = "" if report["others_share"] < BUSY else ": a quiet machine will say something else"
-        yield f"busy      other processes took {100 * report['others_share']:.0f} % of all cores meanwhile{busy}"
-    layers = f"{model['layers']} x GRU {model['hidden_size']}, {'/'.join(map(str, model['fc_sizes']))} -> "
-    flop = f"{2 * model['multiply_adds'] / 1e6:.2f} MFLOP a sample"
-    yield f"model     {model['path']}: {model['family']}, {layers}{model['outputs']}, {model['sample_rate']} Hz, {flop}"
+def _at(rounds: Rounds | None, place: int) -> list[float] | None:
+    """A ceiling in each round at one batch; ``None`` where it was not measured."""
+    return None if rounds is None else [row[place] for row in rounds]
 
 
-def lay_out(report: dict[str, Any]) -> Iterator[str]:
-    """The report's lines for people."""
-    limit = report["limit"]
-    yield from heading(report)
-    threads = {"onnxruntime": report["threads"], "numpy": report["numpy_threads"]}
-    yield f"settings  threads: {report['threads']}; {report['repeats']} repeats of {report['seconds']} s a stream"
-    products = ", ".join(
-        f"{name} {flops / 1e9:.1f} (threads: {threads[name]})" for name, flops in limit["flops"].items()
-    )
-    yield f"limit     float32 matrix product, GFLOP/s: {products}; taken: {limit['library']}"
-    loads = (f"{name} {load['median']:.2f} s (first {load['first']:.2f})" for name, load in report["loads"].items())
-    yield f"opening   {', '.join(loads)}"
-    yield ""
-    yield _ROW.format(**_HEAD)
-    for result in report["results"]:
-        ratio = result["times_plain_loop"]
-        yield _ROW.format(
-            subject=result["subject"],
-            batch=result["batch"],
-            speed=f"{result['samples_per_second']:.0f}",
-            spread=f"({result['slowest']:.0f}..{result['fastest']:.0f})",
-            rtf=f"{result['real_time_factor']:.3f}",
-            first=_milliseconds(result["first_chunk_seconds"]),
-            chunk=_milliseconds(result["chunk_seconds"]),
-            gflops=f"{result['flops'] / 1e9:.2f}",
-            share=f"{100 * result['share_of_limit']:.1f} %",
-            ratio="-" if ratio is None else f"{ratio:.2f}",
-        )
-    for subject, reason in report["missing"].items():
-        yield f"{subject:<14}{reason}" if len(subject) < 14 else f"{subject}  {reason}"
-    yield ""
-    yield NOTES
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1e3 * seconds:.1f}"
+def _median(rounds: Rounds) -> float:
+    return median(value for row in rounds for value in row)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from wavernn_trt.scripts.bench.report import heading
+from wavernn_trt.scripts.bench.cost import describe_costs
+from wavernn_trt.scripts.bench.heading import heading
 
 _TARGETS = {"occupancy": 0.95, "ratio": 1.8}
 _LEVEL = "  {listeners:>9}{p50:>9}{p90:>9}{p99:>9}{most:>9}{underruns:>11}{silence:>10}{late:>8}{cpu:>9}"
@@ -35,6 +36,7 @@ def lay_out_scenario(report: dict[str, Any]) -> Iterator[str]:
         yield from one(result)
     for subject, reason in report["missing"].items():
         yield f"{subject}: {reason}"
+    yield from describe_costs(report)
     if report["results"] and report["scenario"] != "batch":
         yield ""
         yield _LISTENERS_NOTES
@@ -61,6 +63,9 @@ def _batch(result: dict[str, Any]) -> Iterator[str]:
     yield f"{_title(result)}; {job['utterances']} utterances, {result['speech_seconds']:.0f} s, {_speech(result)}"
     times = job["samples_per_second"] / result["sample_rate"]
     yield _line("scheduler", f"{job['samples_per_second']:.0f} samples/s", f"{times:.1f} times real time")
+    if limit := result["limit"]:
+        product = f"of the {limit['name']}, {limit['flops'] / 1e9:.1f} GFLOP/s before and behind it"
+        yield _line("share of limit", _percent(result["share_of_limit"]), product)
     yield _line("done", f"{job['done']} of {job['utterances']}")
     yield _line("slots busy", _percent(job["occupancy"]), f"while utterances waited; {_target('occupancy', job)}")
     yield _line("host overhead", _percent(job["host_share"]), "of a lane's time outside the executor, meanwhile")

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.bench.backends import UnavailableError, load_backend
+from wavernn_trt.scripts.bench.availability import UnavailableError
+from wavernn_trt.scripts.bench.backends import load_backend, place_of, precision_of
 from wavernn_trt.scripts.bench.batch import BatchOptions, measure_batch
-from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
+from wavernn_trt.scripts.bench.ceilings import Ceilings, gpu_product
+from wavernn_trt.scripts.bench.circumstances import Circumstances
+from wavernn_trt.scripts.bench.machine import usable_cores
 from wavernn_trt.scripts.bench.mixed import MixedOptions, measure_mixed
+from wavernn_trt.scripts.bench.progress import Report
 from wavernn_trt.scripts.bench.report import describe_model
-from wavernn_trt.scripts.bench.speed_rounds import NO_TORCH, has_torch
 from wavernn_trt.scripts.bench.stream import StreamOptions, measure_streams
 
 _BATCH = 32
 """Slots, where the backend leaves it open."""
 _BACKENDS = ("onnxruntime",)
-
-Report = Callable[[str], None]
-"""Is told what is measured next."""
 
 
 def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) -> dict[str, Any]:
@@ -43,20 +43,23 @@ def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) 
     results: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     model: dict[str, Any] | None = None
-    watch = MachineWatch()
+    circumstances = Circumstances()
     for backend in arguments.backend or _BACKENDS:
-        if backend == "torch" and not has_torch():
-            missing[backend] = NO_TORCH
-            continue
         report(f"opening with {backend}")
         try:
-            vocoder = load_backend(path, backend, arguments.threads, _slots(arguments, backend))
+            slots = _slots(arguments, backend)
+            vocoder = load_backend(path, backend, arguments.threads, slots, arguments.precision)
         except UnavailableError as error:
             missing[backend] = str(error)
             continue
         model = describe_model(vocoder.config)
-        measured = _measure(arguments, vocoder, report)
-        results.append({"subject": backend, "engine": vocoder.engine, **measured})
+        precision = precision_of(vocoder.executor)
+        about = {"subject": backend, "engine": vocoder.engine, "place": place_of(backend), "precision": precision}
+        if arguments.scenario == "batch":
+            measured = _beside_limit(arguments, vocoder, about, missing, report)
+        else:
+            measured = _measure(arguments, vocoder, report)
+        results.append({**about, **measured})
     if model is None:
         from wavernn_trt.export.model_directory import open_model_directory
         from wavernn_trt.runtime.vocoder import VocoderConfig
@@ -64,10 +67,7 @@ def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) 
         directory = open_model_directory(path)
         model = describe_model(VocoderConfig(path, directory.model, directory.audio))
     return {
-        "scenario": arguments.scenario,
-        "machine": describe_machine(),
-        "others_share": watch.others_share(),
-        "versions": describe_versions(),
+        **circumstances.describe(arguments.scenario),
         "model": model,
         "threads": arguments.threads,
         "results": results,
@@ -116,6 +116,31 @@ def _measure(arguments: argparse.Namespace, vocoder: Vocoder, report: Report) ->
             raise VocoderError(f"--listeners: found {found}, expected one number with --scenario mixed")
         given["listeners"] = arguments.listeners[0]
     return measure_mixed(vocoder.opened, _options(MixedOptions, given), report)
+
+
+def _beside_limit(
+    arguments: argparse.Namespace,
+    vocoder: Vocoder,
+    about: dict[str, Any],
+    missing: dict[str, str],
+    report: Report,
+) -> dict[str, Any]:
+    """A job, with the limit before and behind it: the matrix product of all cores, or of the GPU."""
+    on_gpu = about["place"] == "gpu"
+    report("limit")
+    ceilings = Ceilings(usable_cores(), [about["precision"]] if on_gpu else [], missing)
+    name = gpu_product(about["precision"]) if on_gpu else "onnxruntime"
+    repeats = [ceilings.measure().get(name)]
+    measured = _measure(arguments, vocoder, report)
+    report("limit")
+    repeats.append(ceilings.measure().get(name))
+    ceilings.close()
+    flops = [one for one in repeats if one is not None]
+    if not flops:
+        return {**measured, "limit": None, "share_of_limit": None}
+    operations = 2 * vocoder.config.model.multiply_adds * measured["scheduler"]["samples_per_second"]
+    limit = {"name": name if on_gpu else "onnxruntime fp32 product", "flops": median(flops), "repeats": flops}
+    return {**measured, "limit": limit, "share_of_limit": operations / median(flops)}
 
 
 def _options(kind: Any, given: dict[str, Any]) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
 from wavernn_trt.runtime.vocoder import VocoderConfig
-from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions, usable_cores
+from wavernn_trt.scripts.bench.circumstances import Circumstances
+from wavernn_trt.scripts.bench.machine import usable_cores
+from wavernn_trt.scripts.bench.progress import Report
 from wavernn_trt.scripts.bench.report import reduce
-from wavernn_trt.scripts.bench.speed_rounds import measure
+from wavernn_trt.scripts.bench.speed_rounds import SpeedOptions, measure
 
 _BACKENDS = ("onnxruntime", "torch")
 _BATCHES = (1, 8, 32)
@@ -20,9 +21,7 @@ _SECONDS = 0.25
 _REPEATS = 5
 
 
-def measure_speed(
-    arguments: argparse.Namespace, path: Path, report: Callable[[str], None], *, numpy_limited: bool
-) -> dict[str, Any]:
+def measure_speed(arguments: argparse.Namespace, path: Path, report: Report, *, numpy_limited: bool) -> dict[str, Any]:
     """Measures a model with each of the backends.
 
     Args:
@@ -33,29 +32,30 @@ def measure_speed(
 
     Returns:
         The report.
+
+    Raises:
+        PeerError: a peer does not compute what the model does.
     """
     directory = open_model_directory(path)
     threads = arguments.threads or default_threads(directory.model.multiply_adds)
     numpy_threads = threads if numpy_limited else usable_cores()
-    repeats, seconds = arguments.repeats or _REPEATS, arguments.seconds or _SECONDS
-    watch = MachineWatch()
-    measured = measure(
-        path,
-        arguments.backend or _BACKENDS,
-        arguments.batch or _BATCHES,
-        seconds=seconds,
-        repeats=repeats,
+    options = SpeedOptions(
+        backends=tuple(arguments.backend or _BACKENDS),
+        peers=arguments.peers,
+        batches=tuple(arguments.batch or _BATCHES),
+        seconds=arguments.seconds or _SECONDS,
+        repeats=arguments.repeats or _REPEATS,
         threads=threads,
-        report=report,
+        precision=arguments.precision,
     )
+    circumstances = Circumstances()
+    measured = measure(path, options, report)
     return {
-        "scenario": "speed",
-        "machine": describe_machine(),
-        "others_share": watch.others_share(),
-        "versions": describe_versions(),
+        **circumstances.describe("speed"),
         "threads": threads,
         "numpy_threads": numpy_threads,
-        "repeats": repeats,
-        "seconds": seconds,
+        "repeats": options.repeats,
+        "seconds": options.seconds,
+        "precision": options.precision,
         **reduce(VocoderConfig(path, directory.model, directory.audio), measured, with_numpy=numpy_threads == threads),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.listeners import listen_together, open_stream
 from wavernn_trt.scripts.bench.machine import usable_cores
 from wavernn_trt.scripts.bench.percentiles import percentiles
+from wavernn_trt.scripts.bench.progress import Report
 from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix
 
 _UTTERANCES = 64
 """That listeners choose from, over and over."""
 SPREAD_SECONDS = 1.0
 """Over which listeners come, at most a quarter of the time: nobody's do in the same millisecond."""
-
-Report = Callable[[str], None]
-"""Is told what is measured next."""
 
 
 @dataclass(frozen=True)

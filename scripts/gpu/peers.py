@@ -1,9 +1,8 @@
 """What the kernels are compared with on the same GPU: the model's own PyTorch modules, stepped.
 
-The *loop* is `wavernn_trt.scripts.bench.plain_loop`, as the projects generate today. The *graph* is the best that
-plain PyTorch does with these modules: its own fused GRU cell, many steps captured into one CUDA graph, weights in the
-kernel's precision, and samples drawn with noise made before (the Gumbel trick), which takes one addition and one
-argmax. Neither folds the embedding nor hoists the conditioning's products, which the kernels do.
+The *loop* is `wavernn_trt.scripts.bench.plain_loop`, as the projects generate today. The *graph* is
+`wavernn_trt.scripts.bench.cuda_graphs`, in the kernel's precision. Neither folds the embedding nor hoists the
+conditioning's products, which the kernels do.
 """
 
 from __future__ import annotations
@@ -17,13 +16,11 @@ from torch import Tensor, nn
 
 from wavernn_trt.export.families.fatchord import fatchord_from_state
 from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
-from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.export.families.wavernn import WaveRNN
-from wavernn_trt.export.operators import Precision, SequenceShape
+from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.scripts.bench.plain_loop import plain_loop
 
-TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MELS, _EMBEDDING, _CONDITIONING, _AUX = 80, 256, 128, 128
 
 
@@ -91,67 +88,3 @@ class Loop:
     def step_seconds(self, fewer: int, more: int) -> float:
         """Of a step: what a longer loop takes more than a shorter one, so that making the cells is not counted."""
         return (self.seconds(more) - self.seconds(fewer)) / (more - fewer)
-
-
-class Steps:
-    """Many steps that follow each other, as one CUDA graph on a GPU."""
-
-    @torch.no_grad()
-    def __init__(self, model: WaveRNN, batch: int, steps: int, precision: Precision, device: str) -> None:
-        """Takes the decoder to a device and captures the steps where that is a GPU."""
-        dtype = TYPES[precision]
-        self._step = _with_fused_cells(model.step).to(device, dtype)
-        config = model.config
-        self._label_feedback = config.label_feedback
-        shape = (steps, batch, config.columns)
-        self._rows = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-        uniforms = torch.rand((steps, batch, config.outputs), generator=torch.Generator().manual_seed(2))
-        self.noise = -torch.log(-torch.log(uniforms.clamp(1e-6, 1 - 1e-6))).to(device)
-        self._values = torch.linspace(-1, 1, config.outputs).to(device, dtype)
-        self._previous = torch.full((batch,), int(config.first_previous), device=device)
-        if not config.label_feedback:
-            self._previous = self._previous.to(dtype)
-        self._hidden = torch.zeros(config.layers, batch, config.hidden_size, device=device, dtype=dtype)
-        self.labels = torch.zeros(steps, batch, dtype=torch.long, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if device != "cpu":
-            self._capture()
-
-    @torch.no_grad()
-    def run(self) -> None:
-        """All steps, going on where the last run ended."""
-        if self._graph is None:
-            self._all()
-        else:
-            self._graph.replay()
-
-    def _capture(self) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            self._all()  # libraries allocate their workspaces
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._all()
-
-    def _all(self) -> None:
-        previous, hidden = self._previous, self._hidden
-        for step in range(len(self._rows)):
-            logits, hidden = self._step(previous, hidden, self._rows[step])
-            label = torch.argmax(logits.float() + self.noise[step], dim=1)
-            self.labels[step].copy_(label)
-            previous = label if self._label_feedback else self._values.index_select(0, label)
-        self._previous.copy_(previous)
-        self._hidden.copy_(hidden)
-
-
-def _with_fused_cells(step: nn.Module) -> nn.Module:
-    """A copy in which PyTorch's own GRU cells stand for those that are written out for exporting."""
-    copied = copy.deepcopy(step)
-    for name, child in step.named_children():
-        if isinstance(child, GRUCell):
-            cell = nn.GRUCell(child.input_size, child.hidden_size)
-            cell.load_state_dict({key.removesuffix("_l0"): value for key, value in child.state_dict().items()})
-            setattr(copied, name, cell)
-    return copied.eval()

@@ -187,7 +187,8 @@ def _loop(name: str, batch: int) -> Outcome:
 
 def _graph(name: str, precision: Precision, batch: int) -> Outcome:
     torch = _torch()
-    from wavernn_trt.scripts.gpu.peers import Steps, random_model
+    from wavernn_trt.scripts.bench.cuda_graphs import Steps
+    from wavernn_trt.scripts.gpu.peers import random_model
 
     steps = Steps(random_model(STANDARD[name].shape), batch, PEER_STEPS, precision, "cuda")
     repeats = _repeats(lambda: _torch_seconds(torch, steps.run))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ OPTIONS = BatchOptions(utterances=9, shortest=0.02, longest=0.1, batch=3)
 
 
 def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, err = bench(*SMALL, "--padded-groups", "2", "--json", tmp_path / "bench.json")
+    code, out, err = bench(*SMALL, "--padded-groups", "2", "--price", "3", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["scenario"] == "batch"
@@ -108,11 +109,17 @@ def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path
     assert padded["ratio"] == pytest.approx(padded["scheduler_samples_per_second"] / padded["samples_per_second"])
     assert padded["computed"]["rows"] == padded["rows"] > padded["scheduler_rows"] >= padded["samples"] / STEPS
     assert result["alone"] == {"compared": 12, "beginnings": 0, "different": []}
+    limit = result["limit"]
+    assert limit["flops"] == median(limit["repeats"]) > 0
+    assert result["share_of_limit"] == 2 * report["model"]["multiply_adds"] * job["samples_per_second"] / limit["flops"]
+    assert result["cost"] == pytest.approx(3 * 1000 * 16000 / job["samples_per_second"])
+    assert all(part > 0 for part in job["repeats"])
     if memory is not None:
         assert memory["peak"] >= memory["end"] > 0
         assert memory["growth"] == memory["end"] - memory["quarter"]
     assert f"{padded['ratio']:.2f} x" in out
     assert "12 of 12" in out
+    assert "USD by onnxruntime" in out
 
 
 def test_padding_decodes_everybody_until_the_longest_is_done(
@@ -182,7 +189,9 @@ def test_a_difference_is_exit_code_1_and_said_aloud(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     watched.bent = True
-    monkeypatch.setattr(bench_scenarios, "load_backend", lambda path, backend, threads, batch: Vocoder(opened, batch))
+    monkeypatch.setattr(
+        bench_scenarios, "load_backend", lambda path, backend, threads, batch, precision: Vocoder(opened, batch)
+    )
     code, out, err = bench(*SMALL, "--verify", "12", "--padded-groups", "0")
     assert code == 1
     assert "DIFFERENT" in out
@@ -205,6 +214,15 @@ def test_host_overhead_is_what_lanes_spend_outside_the_executor() -> None:
     run = ContinuousRun(10, 4, waiting_elapsed=10.0, waiting_executor=18.0)
     assert run.host_share(2) == pytest.approx(0.1)
     assert ContinuousRun(3, 4).host_share(2) == 0.0
+
+
+def test_the_speed_of_a_job_is_told_in_parts() -> None:
+    run = ContinuousRun(100, 4, marks=[(0.5 + ended, 40 * ended) for ended in range(33)])
+    assert run.parts(320) == [320 * 40] * 8
+    run.marks = [(0.5 + ended, 40 * ended) for ended in range(8)]
+    assert run.parts(320) == [320 * 40] * 3
+    run.marks = run.marks[:2]
+    assert run.parts(320) == []
 
 
 def test_a_chunk_is_timed_by_those_that_had_most_streams(watched: WatchedExecutor) -> None:

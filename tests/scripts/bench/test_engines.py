@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "-q")
+SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "--peers", "none", "-q")
 
 
 @pytest.fixture
@@ -41,6 +41,11 @@ def test_an_engine_is_measured_with_the_batches_that_it_takes(
     assert [batch for subject, batch in measured if subject == "tensorrt-rtx"] == [2, 4]
     assert "not for a batch of 1" in report["missing"]["tensorrt-rtx, batch 1"]
     assert "tensorrt-rtx, batch 1  not measured: no engine of" in out
+    held = {result["subject"]: result for result in report["results"]}
+    assert (held["tensorrt-rtx"]["place"], held["tensorrt-rtx"]["precision"]) == ("gpu", "fp16")
+    assert held["tensorrt-rtx"]["weight_bytes_a_step"] == held["onnxruntime"]["weight_bytes_a_step"] / 2
+    assert held["tensorrt-rtx"]["share_of_limit"] is held["tensorrt-rtx"]["share_of_copy"] is None
+    assert report["missing"]["gpu limit"].startswith("not measured: torch")
     assert {result["chunk_samples"] for result in report["results"] if result["subject"] == "tensorrt-rtx"} == {40}
     assert len(report["loads"]["tensorrt-rtx"]["repeats"]) == len(report["loads"]["onnxruntime"]["repeats"])
 
@@ -96,3 +101,17 @@ def test_what_is_not_there_is_reported_with_its_reason(reported: Callable[..., t
     assert code == 1
     assert report["results"] == []
     assert "tensorrt: not measured: no GPU" in out
+
+
+def test_the_cuda_backend_is_measured_or_reported_with_its_reason(
+    reported: Callable[..., tuple[int, Any, str]],
+) -> None:
+    from wavernn_trt.engines.gpu import driver_state
+
+    if driver_state().reason is None:
+        pytest.skip("this machine has a GPU")
+    code, report, _ = reported(*SMALL, "--backend", "onnxruntime,cuda", "--precision", "fp16", "--batch", "1")
+    assert code == 0
+    assert report["missing"]["cuda"].startswith("not measured: ")
+    assert [result["subject"] for result in report["results"]] == ["onnxruntime"]
+    assert report["precision"] == "fp16"

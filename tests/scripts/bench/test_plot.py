@@ -14,6 +14,9 @@ from xml.etree import ElementTree
 import pytest
 
 from wavernn_trt.scripts.bench import plot as bench_plot
+from wavernn_trt.scripts.bench.circumstances import SCHEMA
+from wavernn_trt.scripts.bench.names import BACKENDS, SUBJECTS
+from wavernn_trt.scripts.bench.report_file import read_report
 
 
 def result(subject: str, batch: int, speed: float, latency: bool = True) -> dict[str, Any]:
@@ -21,6 +24,7 @@ def result(subject: str, batch: int, speed: float, latency: bool = True) -> dict
     return {
         "subject": subject,
         "batch": batch,
+        "place": "gpu" if subject.startswith(("tensorrt", "cuda")) else "cpu",
         "samples_per_second": speed,
         "slowest": 0.8 * speed,
         "fastest": 1.1 * speed,
@@ -48,7 +52,9 @@ def report() -> dict[str, Any]:
         },
         "machine": {"cpu": "a CPU"},
         "threads": 1,
+        "schema": SCHEMA,
         "limit": {"library": "onnxruntime", "flops": {"onnxruntime": 3e11, "numpy": 9e11}},
+        "gpu_limit": None,
         "results": [
             result("onnxruntime", 8, 150_000),
             result("onnxruntime", 1, 48_000),
@@ -110,6 +116,28 @@ def test_several_backends_are_told_apart(report: dict[str, Any]) -> None:
     colours = {container.lines[0].get_color() for container in throughput.containers}
     markers = {container.lines[0].get_marker() for container in throughput.containers}
     assert len(colours) == len(markers) == 3
+    assert level(throughput, "limit: CPU matrix product") == 3e11 / (2 * 500_000)
+
+
+def test_everything_that_can_be_measured_looks_different(report: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    subjects = (*BACKENDS, *SUBJECTS.values())
+    report["results"] = [result(subject, 1, 1000.0, latency=subject in BACKENDS) for subject in subjects]
+    throughput, _ = bench_plot.lay_out_figure(report).axes
+    styles = {(container.lines[0].get_color(), container.lines[0].get_marker()) for container in throughput.containers}
+    assert len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == len(subjects)
+
+
+def test_the_limit_is_a_line_across_logarithmic_axes(axes: tuple[Any, Any], report: dict[str, Any]) -> None:
+    for one in axes:
+        assert (one.get_xscale(), one.get_yscale()) == ("log", "log")
+    report["results"] = [result("cuda", batch, 1e6 * batch) for batch in (1, 8)]
+    report["gpu_limit"] = {"flops": {"gpu fp16 product": 5e14}}
+    throughput, _ = bench_plot.lay_out_figure(report).axes
+    (line,) = [line for line in throughput.lines if str(line.get_label()).startswith("limit")]
+    assert line.get_label() == "limit: GPU fp16 product"
+    assert list(line.get_xdata()) == [0, 1]  # of the axes, from one side to the other
+    assert set(line.get_ydata()) == {5e14 / (2 * 500_000)}
 
 
 def test_files_are_wide_enough_for_a_readme_and_always_the_same(
@@ -134,7 +162,7 @@ def test_files_are_wide_enough_for_a_readme_and_always_the_same(
 
 def test_what_is_measured_can_be_drawn_at_once(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    options = ("--backend", "onnxruntime", "--batch", "1,2", "--seconds", "0.04", "--repeats", "2", "--threads", "1")
+    options = ("--backend", "onnxruntime", "--peers", "none", "--batch", "1:2", "--seconds", "0.04", "--repeats", "1")
     files = {name: tmp_path / name for name in ("now.svg", "again.svg", "speed.json")}
     code, out, err = bench(*options, "-q", "--plot", files["now.svg"], "--json", files["speed.json"])
     assert (code, err) == (0, "")
@@ -143,12 +171,22 @@ def test_what_is_measured_can_be_drawn_at_once(bench: Callable[..., tuple[int, s
     assert files["now.svg"].read_bytes() == files["again.svg"].read_bytes()
 
 
-def test_reports_from_before_chunks_were_timed_can_be_drawn(report: dict[str, Any]) -> None:
+def test_reports_from_before_chunks_were_timed_can_be_drawn(report: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    del report["scenario"]
+    del report["scenario"], report["schema"], report["gpu_limit"]
     for one in report["results"]:
-        del one["chunk_samples"], one["chunk_seconds"], one["repeats"]["chunk"]
-    assert set(curves(bench_plot.lay_out_figure(report).axes[1])) == {"first 20 ms"}
+        del one["chunk_samples"], one["chunk_seconds"], one["repeats"]["chunk"], one["place"]
+    (tmp_path / "old.json").write_text(json.dumps(report))
+    old = read_report(tmp_path / "old.json", "--from")
+    assert set(curves(bench_plot.lay_out_figure(old).axes[1])) == {"first 20 ms"}
+    assert level(bench_plot.lay_out_figure(old).axes[0], "limit: matrix product") == 3e11 / (2 * 500_000)
+
+
+def test_the_published_picture_can_be_drawn_again(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+    published = Path(bench_plot.__file__).parent / "results" / "lj-small-cpu.json"
+    assert bench("--from", published, "--plot", tmp_path / "again.png") == (0, "", "")
+    assert (tmp_path / "again.png").stat().st_size > 10_000
 
 
 def test_without_matplotlib_the_error_names_the_extra_before_anything_is_measured(
@@ -166,7 +204,7 @@ def test_without_matplotlib_the_error_names_the_extra_before_anything_is_measure
     [
         (("--plot", "speed.pdf"), "expected a name that ends in .png or .svg"),
         (("--plot", "no/such/folder.png"), "is not a folder"),
-        (("--from", "speed.json"), "--from: found it without --plot"),
+        (("--from", "speed.json"), "--from: found it without --plot, --compare or --price"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_at_once(
@@ -189,8 +227,10 @@ def test_a_folder_is_no_place_for_a_drawing(bench: Callable[..., tuple[int, str,
     [
         ("{", "not JSON"),
         ("[]", "found something else, expected a report"),
-        ('{"scenario": "batch"}', "found a report of --scenario batch"),
-        ("{}", "found no usable 'model'"),
+        ('{"schema": 2, "scenario": "batch", "results": []}', "--plot: found it with --scenario batch"),
+        ("{}", "found no usable 'results'"),
+        ('{"results": []}', "found no usable 'model'"),
+        ('{"schema": 3}', "found a report of schema 3, expected 1 or 2; read it with the version that wrote it"),
         (None, "No such file"),
     ],
 )
@@ -216,4 +256,4 @@ def test_damage_anywhere_in_a_report_is_found_before_it_is_drawn(report: dict[st
         del where[path[-1]]
         file.write_text(json.dumps(damaged))
         with pytest.raises(ValueError, match=f"no usable '{path[-1]}'"):
-            bench_plot.read_report(file)
+            bench_plot.check_report(read_report(file, "--from"), file)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,10 +14,15 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.executors import registry
+from wavernn_trt.scripts.bench import backends as bench_backends
+from wavernn_trt.scripts.bench import peers as bench_peers
 from wavernn_trt.scripts.bench import speech as bench_speech
-from wavernn_trt.scripts.bench import speed_rounds as bench_measure
-from wavernn_trt.scripts.bench.limit import SIZE, MatrixProducts
+from wavernn_trt.scripts.bench.circumstances import SCHEMA
 from wavernn_trt.scripts.bench.machine import MachineWatch, resident_bytes
+from wavernn_trt.scripts.bench.matrix_product import SIZE, MatrixProducts
+from wavernn_trt.scripts.bench.names import BACKENDS
+from wavernn_trt.scripts.bench.options import add_parser
 from wavernn_trt.scripts.cli import main
 
 SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
@@ -29,14 +36,17 @@ def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
 
 def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("torch", reason="PyTorch is what is compared with")
-    code, out, err = run(capsys, *SMALL, "--batch", "1,3", "--threads", "1", "--json", tmp_path / "bench.json")
+    options = ("--batch", "1,3", "--threads", "1", "--peers", "loop", "--price", "2")
+    code, out, err = run(capsys, *SMALL, *options, "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert [(result["subject"], result["batch"]) for result in report["results"]] == [
         (subject, batch) for batch in (1, 3) for subject in ("onnxruntime", "torch", "pytorch loop")
     ]
     assert report["machine"]["cores"] >= 1
-    assert set(report["versions"]) == {"python", "wavernn-trt", "onnxruntime", "torch", "numpy"}
+    assert report["schema"] == SCHEMA
+    assert datetime.fromisoformat(report["date"]).utcoffset() == timedelta(0)
+    assert {"python", "wavernn-trt", "onnxruntime", "torch", "numpy"} <= set(report["versions"])
     assert report["missing"] == {}
     operations = 2 * report["model"]["multiply_adds"]
     for result in report["results"]:
@@ -47,39 +57,61 @@ def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
         assert result["slowest"] <= speed <= result["fastest"]
         assert result["flops"] == operations * speed
         assert result["real_time_factor"] == 16000 / speed
+        assert result["cost"] == pytest.approx(2 * 1000 * 16000 / speed)
+        assert result["place"] == "cpu"
+        assert result["precision"] == ("fp64" if result["subject"] == "torch" else "fp32")
+        assert result["weight_bytes_a_step"] == operations // 2 * (8 if result["subject"] == "torch" else 4)
+        assert result["weight_bytes_per_second"] == result["weight_bytes_a_step"] * speed / result["batch"]
+        assert result["share_of_limit"] == median(result["shares"])
+        assert result["share_of_copy"] > 0
         if result["subject"] == "pytorch loop":
             assert result["first_chunk_seconds"] is result["chunk_seconds"] is result["chunk_samples"] is None
-            assert result["times_plain_loop"] == 1.0
+            assert result["times"] == {"pytorch loop": 1.0}
         else:
             assert 0 < result["first_chunk_seconds"] <= max(repeats["elapsed"])
             assert result["chunk_seconds"] == median(repeats["chunk"]) <= max(repeats["elapsed"])
             assert result["chunk_samples"] == 320
-            assert result["times_plain_loop"] > 0
+            assert result["times"]["pytorch loop"] > 0
     assert {name: np.shape(rows) for name, rows in report["limit"]["repeats"].items()} == {
         "onnxruntime": (2, 2),
         "numpy": (2, 2),
     }
-    for word in ("machine", "versions", "samples/s", "RTF", "GFLOP/s", "pytorch loop"):
+    assert np.shape(report["copy"]["repeats"]) == (2, 2)
+    assert report["copy"]["bytes_per_second"] == median(np.ravel(report["copy"]["repeats"]))
+    for word in (
+        "machine",
+        "versions",
+        "samples/s",
+        "RTF",
+        "GFLOP/s",
+        "GB/s",
+        "pytorch loop",
+        "x loop",
+        "USD by onnxruntime",
+    ):
         assert word in out
 
 
 def test_without_torch_its_columns_say_so(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_measure, "has_torch", lambda: False)
+    for module in (bench_backends, bench_peers):
+        monkeypatch.setattr(module, "has_torch", lambda: False)
     code, out, _ = run(capsys, *SMALL, "--batch", "2")
     assert code == 0
-    assert out.count("not measured: torch is not installed") == 2
-    row = next(line for line in out.splitlines() if line.startswith("onnxruntime"))
-    assert row.split()[-1] == "-"
+    lines = [line for line in out.splitlines() if line.endswith("not measured: torch is not installed")]
+    assert [line.split("  ")[0] for line in lines] == ["torch", "pytorch loop", "univoc"]
+    assert "x loop" not in out
 
 
 def test_a_standard_size_needs_no_checkpoint(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("torch", reason="exporting needs PyTorch")
     pytest.importorskip("onnx", reason="exporting needs ONNX")
-    arguments = ("--random", "fatchord-512", "--backend", "onnxruntime", "--batch", "1", "--threads", "1")
-    code, _, err = run(capsys, *SMALL, *arguments, "--json", tmp_path / "bench.json")
+    arguments = ("--random", "fatchord-512", "--backend", "onnxruntime", "--peers", "none", "--batch", "1")
+    code, _, err = run(capsys, *SMALL, *arguments, "--threads", "1", "--json", tmp_path / "bench.json")
     assert code == 0, err
     model = json.loads((tmp_path / "bench.json").read_text())["model"]
     assert (model["family"], model["hidden_size"], model["layers"], model["outputs"]) == ("fatchord", 512, 2, 512)
+    assert (model["name"], model["random"]) == ("fatchord-512", "fatchord-512")
+    assert "path" not in model
     assert model["multiply_adds"] == 3 * 512**2 * 3 + 3 * 512**2
 
 
@@ -146,8 +178,15 @@ def test_a_machine_that_tells_is_read() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--backend", "abacus"), "expected some of onnxruntime,torch,tensorrt,tensorrt-rtx"),
+        (("--backend", "abacus"), "expected some of onnxruntime,torch,tensorrt,tensorrt-rtx,cuda"),
         (("--batch", "1,x"), "expected a positive integer"),
+        (("--batch", "8:2"), "found '8:2', expected the smaller number first: 2:8"),
+        (("--peers", "abacus"), "expected some of loop,cuda-graphs,univoc,torchaudio, or none"),
+        (("--precision", "fp16"), "expected one on a GPU"),
+        (("--price", "0"), "expected a positive number"),
+        (("--currency", "EUR"), "--currency: found it without --price"),
+        (("--scenario", "stream", "--price", "1"), "expected --scenario speed or --scenario batch"),
+        (("--scenario", "batch", "--peers", "loop"), "--peers: found it with --scenario batch"),
         (("--seconds", "-1"), "expected a positive number"),
         (("--repeats", "0"), "expected a positive integer"),
         (("--random", "huge"), "univoc-896"),
@@ -174,3 +213,32 @@ def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: s
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_every_backend_of_the_registry_can_be_asked_for() -> None:
+    names = {name.replace("_", "-") for name in (*registry.BACKENDS, *getattr(registry, "PLANNED", ()))}
+    assert set(BACKENDS) == names - {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("text", "batches"),
+    [
+        ("4", (4,)),
+        ("1,8,32", (1, 8, 32)),
+        ("1:64", (1, 2, 4, 8, 16, 32, 64)),
+        ("3:20", (3, 6, 12, 20)),
+        ("5:5", (5,)),
+        ("1,2:8,8", (1, 2, 4, 8)),
+    ],
+)
+def test_batches_are_numbers_and_doubled_ranges(text: str, batches: tuple[int, ...]) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    assert parser.parse_args(["bench", "--batch", text]).batch == batches
+
+
+def test_the_help_teaches_by_example(capsys: Any) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for word in ("--compare old.json", "--price 0.35", "--batch 1:128", "--peers none", "is SLOWER if", "exit codes"):
+        assert word in out
