@@ -13,6 +13,17 @@ class DeadlineError(VocoderError):
     """The utterance cannot be complete in the time that it was given, and was dropped."""
 
 
+class NoLogitsError(VocoderError):
+    """Logits were asked of a backend that only draws samples; says which has them."""
+
+    def __init__(self, backend: str) -> None:
+        """Names the backend, as ``--backend`` calls it."""
+        super().__init__(
+            f"backend {backend} draws samples and gives no logits, which scoring needs; use --backend onnxruntime "
+            "(in Python: backend='onnxruntime')"
+        )
+
+
 class ExecutorError(RuntimeError):
     """The executor failed, or does not answer; what it said is the cause."""
 

@@ -122,12 +122,14 @@ class Vocoder:
         Args:
             dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the voice that is shipped.
             backend: ``onnxruntime``, ``torch`` (the reference, slow), ``tensorrt`` or ``tensorrt_rtx`` (engines on a
-                GPU, built with ``wavernn-trt build``), or ``auto``: an engine, where one fits this machine, else
+                GPU, built with ``wavernn-trt build``), ``cuda`` (a GPU without TensorRT, and nothing to build), or
+                ``auto``: an engine, where one fits this machine, else ``cuda`` where that can run, else
                 ``onnxruntime``.
-            batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, and for an
-                engine as many as it can.
+            batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, 32 for
+                ``cuda``, and for an engine as many as it can.
             threads: CPU threads of a lane; ``None`` leaves it to the backend, with as many lanes as suit the machine.
-            precision: ``fp32``, ``fp16`` or ``bf16``: of the engine; ``None`` takes the engine that was used last.
+            precision: ``fp32``, ``fp16`` or ``bf16``, on a GPU: ``None`` takes the engine that was used last, and for
+                ``cuda`` what suits the GPU.
             cache: the folder with the engines' plans; ``None`` is the user's own.
             limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
             probe: whether to have the model speak its probe first, and to refuse it if that is not what it was.
@@ -161,7 +163,7 @@ class Vocoder:
 
     @property
     def engine(self) -> str | None:
-        """The name of the engine's plan in the cache, where the backend runs one."""
+        """The name of the engine's plan in the cache, where the backend runs one; for ``cuda``, of the kernel."""
         return self.opened.engine
 
     @property

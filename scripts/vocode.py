@@ -77,14 +77,17 @@ def add_parser(subparsers: Any) -> None:
         "--backend",
         default="auto",
         metavar="NAME",
-        help="onnxruntime, tensorrt or tensorrt-rtx (engines on a GPU, see 'wavernn-trt build'), torch (the slow "
-        "reference) or auto: an engine where one fits this machine, else onnxruntime (default: %(default)s)",
+        help="onnxruntime, tensorrt or tensorrt-rtx (engines on a GPU, see 'wavernn-trt build'), cuda (a GPU without "
+        "TensorRT), torch (the slow reference) or auto: an engine where one fits this machine, else cuda where that "
+        "can run, else onnxruntime (default: %(default)s)",
     )
     model.add_argument(
         "--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's choice)"
     )
     model.add_argument(
-        "--precision", choices=PRECISIONS, help="of the engine (default: that of the engine that was used last)"
+        "--precision",
+        choices=PRECISIONS,
+        help="on a GPU (default: that of the engine that was used last; cuda: fp16, or fp32 on older GPUs)",
     )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     model.add_argument(
@@ -106,7 +109,7 @@ def add_parser(subparsers: Any) -> None:
         type=positive_integer,
         metavar="N",
         help="utterances (or folds) decoded together; more is faster (default: as many as there are files, from 8 to "
-        "32; torch: 1; an engine: all it can)",
+        "32; torch: 1; cuda: 32; an engine: all it can)",
     )
     speech.add_argument(
         "--fold",

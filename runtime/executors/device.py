@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.manifest import PlanManifest
+from wavernn_trt.engines.manifest import Binding, PlanManifest
 
 
 class Buffer(Protocol):
@@ -125,11 +125,11 @@ class PlanContext(Protocol):
 
 
 class Plan(Protocol):
-    """A deserialised plan."""
+    """A network that is ready to run on a device."""
 
     @property
-    def manifest(self) -> PlanManifest:
-        """What is known about it."""
+    def bindings(self) -> tuple[Binding, ...]:
+        """Its inputs and outputs."""
 
     def context(self, *, one_shape: bool) -> PlanContext:
         """A new context, independent of others.
@@ -143,3 +143,11 @@ class Plan(Protocol):
 
     def warmed_up(self) -> None:
         """Is told when a context has run, and what is compiled at the first run can be kept."""
+
+
+class BuiltPlan(Plan, Protocol):
+    """A plan that was built beforehand, and deserialised."""
+
+    @property
+    def manifest(self) -> PlanManifest:
+        """What is known about it."""

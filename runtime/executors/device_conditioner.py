@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.executors.device import Buffer, Device, Plan
+from wavernn_trt.runtime.executors.device import Buffer, BuiltPlan, Device
 from wavernn_trt.runtime.executors.protocol import FloatArray
 
 
 class DeviceConditioner:
     """Conditions mels; calls from several threads wait for each other."""
 
-    def __init__(self, device: Device, plan: Plan, bins: int, columns: int, margin: int) -> None:
+    def __init__(self, device: Device, plan: BuiltPlan, bins: int, columns: int, margin: int) -> None:
         """Opens a context; memory is allocated as mels need it.
 
         Args:

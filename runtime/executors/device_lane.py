@@ -68,7 +68,7 @@ class DeviceLane:
         self.slots = slots
         self._device = device
         self._plan = plan
-        self._bindings = {one.name: one for one in plan.manifest.bindings}
+        self._bindings = {one.name: one for one in plan.bindings}
         self._shapes = {name: shape_of(one, slots) for name, one in self._bindings.items()}
         self._first_previous = int(initial.previous.astype(self._bindings["previous"].dtype).view(np.uint32)[0])
         self._in_flight: deque[tuple[_Half, list[int]]] = deque()

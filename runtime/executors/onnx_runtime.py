@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from wavernn_trt.export.model_directory import (
-    CONDITIONER,
-    DECODER_LOOP,
-    TEACHER_FORCED,
-    ModelDirectory,
-    ModelDirectoryError,
-)
+from wavernn_trt.export.model_directory import DECODER_LOOP, TEACHER_FORCED, ModelDirectory, ModelDirectoryError
 from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.onnx_session import OnnxConditioner, open_session, usable_cores
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 
 _WEIGHTS_A_THREAD = 250_000
@@ -52,31 +45,17 @@ class OnnxRuntimeExecutor:
         self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
         # Who says how many threads there may be does not mean as many again for each lane.
         self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
-        self._conditioner = self._session(CONDITIONER)
-        self._decoder = self._session(DECODER_LOOP)
+        self._conditioner = OnnxConditioner(directory, self._threads)
+        self._decoder = open_session(directory, DECODER_LOOP, self._threads)
         self._forced: onnxruntime.InferenceSession | None = None
         self._forced_lock = threading.Lock()
-        shapes = {value.name: value.shape for value in (*self._conditioner.get_inputs(), *self._decoder.get_inputs())}
-        _compare(directory, shapes)
+        shapes = {value.name: value.shape for value in self._decoder.get_inputs()}
+        _compare(directory, {**self._conditioner.shapes, **shapes})
         self._inputs = set(shapes)
-
-    def _session(self, name: str) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
-        # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
-        # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-        path = str(self._directory.file(name))
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """See `Executor`."""
-        (rows,) = self._conditioner.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
-        return rows[0]  # type: ignore[no-any-return]
+        return self._conditioner(mel)
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
         """See `Executor`."""
@@ -95,7 +74,7 @@ class OnnxRuntimeExecutor:
         """See `Executor`."""
         with self._forced_lock:
             if self._forced is None:
-                self._forced = self._session(TEACHER_FORCED)
+                self._forced = open_session(self._directory, TEACHER_FORCED, self._threads)
         inputs = {**self._chunk_inputs(chunk), "previous": previous, "hidden": hidden}
         logits, following = self._forced.run(["logits", "hidden_out"], inputs)
         return logits, following
@@ -130,8 +109,3 @@ def _compare(directory: ModelDirectory, shapes: dict[str, list[int | str]]) -> N
 def default_threads(weights: int) -> int:
     """Threads for a model that reads ``weights`` weights a sample."""
     return max(1, min(usable_cores(), weights // _WEIGHTS_A_THREAD, _MOST_THREADS))
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

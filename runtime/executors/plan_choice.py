@@ -45,12 +45,26 @@ def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
     Raises:
         NoMachineError: what is missing.
     """
+    needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
+    return require_gpu(state, needed, INSTALL[backend])
+
+
+def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:
+    """The driver's first GPU, where every package is there.
+
+    Args:
+        state: what the driver says.
+        needed: modules, and what they are installed as.
+        install: the command that brings them.
+
+    Raises:
+        NoMachineError: what is missing.
+    """
     if state.reason is not None:
         raise NoMachineError(f"no GPU: {state.reason}")
-    needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
     for module, name in needed:
         if not _installed(module):
-            raise NoMachineError(f"{name} is not installed; install it with: {INSTALL[backend]}")
+            raise NoMachineError(f"{name} is not installed; install it with: {install}")
     return state.devices[0]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 ENGINES: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx")
 """Backends that run plans on a GPU."""
-BACKENDS = ("auto", "onnxruntime", "torch", *ENGINES)
-"""What can be asked for; ``auto`` is the first of `ENGINES` that can run the model here, else ``onnxruntime``."""
-PLANNED = ("cuda",)
-"""Known by name, and refused until they are there."""
+ON_A_GPU = (*ENGINES, "cuda")
+"""All that decode on a GPU: engines, and the sequence kernel without TensorRT."""
+BACKENDS = ("auto", "onnxruntime", "torch", *ON_A_GPU)
+"""What can be asked for; ``auto`` is the first of `ON_A_GPU` that can run the model here, else ``onnxruntime``."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class OpenedModel:
     upsampling: NDArray[np.float32] | None
     executor: Executor
     engine: str | None = None
-    """The name of the decoder's plan, where the executor runs one."""
+    """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
 
 
 def open_model(
@@ -59,7 +60,8 @@ def open_model(
         backend: one of `BACKENDS`, as the command line writes it (``tensorrt-rtx``) or as Python does.
         threads: CPU threads; ``None`` leaves it to the backend.
         batch: streams of a chunk, for executors that fix it when they are made, and for engines, which must hold it.
-        precision: of an engine; ``None`` is that of the engine that was used last.
+        precision: of what a GPU multiplies; ``None`` is that of the engine that was used last, and for ``cuda`` what
+            suits the GPU.
         cache: the folder of plans; ``None`` is the user's own.
 
     Raises:
@@ -67,8 +69,6 @@ def open_model(
         ValueError: the model or the cache cannot be read.
     """
     backend = backend.replace("-", "_")
-    if backend in PLANNED:
-        raise VocoderError(f"backend {backend!r} is not there yet; expected one of {', '.join(BACKENDS)}")
     if backend not in BACKENDS:
         raise VocoderError(f"backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
     check_count("threads", threads)
@@ -76,17 +76,19 @@ def open_model(
     if precision is not None and precision not in PRECISIONS:
         raise VocoderError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision is not None and backend in ("onnxruntime", "torch"):
-        raise VocoderError(f"precision: found {precision!r} for {backend}, expected it for engines only; leave it out")
+        raise VocoderError(f"precision: found {precision!r} for {backend}, expected it for GPUs only; leave it out")
     if backend == "torch":
         return _open_torch(path, threads, batch)
     directory = open_model_directory(path)
     if backend == "onnxruntime":
         return _open_onnxruntime(directory, threads)
-    wishes = [EngineWish(name, precision, batch, cache) for name in ENGINES]
-    for wish in wishes:
-        if wish.backend == backend:
-            return _open_named_engine(directory, wish)
-    if (opened := _open_fitting_engine(directory, wishes)) is not None:
+    openers: dict[str, Callable[[], OpenedModel]] = {
+        name: partial(_open_engine, directory, EngineWish(name, precision, batch, cache)) for name in ENGINES
+    }
+    openers["cuda"] = partial(_open_cuda, directory, precision, batch, threads)
+    if backend in openers:
+        return _open_named(directory, backend, openers[backend])
+    if (opened := _open_first(openers)) is not None:
         return opened
     if precision is not None:
         logger.warning("backend auto: onnxruntime, which computes in fp32 and not in %s", precision)
@@ -103,34 +105,38 @@ def check_count(name: str, value: int | None) -> None:
         raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
 
 
-def _open_named_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
+def _open_named(directory: ModelDirectory, backend: str, opener: Callable[[], OpenedModel]) -> OpenedModel:
     try:
-        return _open_engine(directory, wish)
+        return opener()
     except ValueError as error:
         model = shlex.quote(str(directory.path))
         raise VocoderError(
-            f"backend {wish.backend}: {error}. To speak on the CPU instead: wavernn-trt vocode INPUT -o OUTPUT --model "
+            f"backend {backend}: {error}. To speak on the CPU instead: wavernn-trt vocode INPUT -o OUTPUT --model "
             f"{model} --backend onnxruntime"
         ) from error
 
 
-def _open_fitting_engine(directory: ModelDirectory, wishes: Iterable[EngineWish]) -> OpenedModel | None:
-    """The first engine that can be opened, or ``None``; says which, or why not."""
+def _open_first(openers: Mapping[str, Callable[[], OpenedModel]]) -> OpenedModel | None:
+    """The first backend on a GPU that can be opened, or ``None``; says which, or why not."""
     from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 
-    for wish in wishes:
+    for backend, opener in openers.items():
         try:
-            opened = _open_engine(directory, wish)
+            opened = opener()
         except NoMachineError as error:
-            logger.debug("backend auto: not %s: %s", wish.backend, error)
+            logger.debug("backend auto: not %s: %s", backend, error)
         except ValueError as error:
             # Who has a GPU and every package expects them to be used.
-            logger.warning("backend auto: not %s: %s", wish.backend, error)
+            logger.warning("backend auto: not %s: %s", backend, error)
         else:
-            logger.info("backend auto: %s with the engine %s", wish.backend, opened.engine)
+            logger.info("backend auto: %s with the %s %s", backend, _kind(backend), opened.engine)
             return opened
     logger.debug("backend auto: onnxruntime")
     return None
+
+
+def _kind(backend: str) -> str:
+    return "engine" if backend in ENGINES else "kernel"
 
 
 def _open_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
@@ -138,6 +144,15 @@ def _open_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
 
     executor, engine = open_tensorrt(directory, wish)
     return _opened(directory, executor, engine)
+
+
+def _open_cuda(
+    directory: ModelDirectory, precision: Precision | None, batch: int | None, threads: int | None
+) -> OpenedModel:
+    from wavernn_trt.runtime.executors.cuda_executor import CudaWish, open_cuda
+
+    executor, kernel = open_cuda(directory, CudaWish(precision, batch, threads=threads))
+    return _opened(directory, executor, kernel)
 
 
 def _open_onnxruntime(directory: ModelDirectory, threads: int | None) -> OpenedModel:

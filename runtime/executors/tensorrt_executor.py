@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,12 @@ from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.engines.spec import Backend, Extent
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.device import Device, Plan
+from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
+from wavernn_trt.runtime.executors.device import BuiltPlan, Device
 from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
 from wavernn_trt.runtime.executors.device_lane import DeviceLane, shape_of
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.lane_pool import LanePool
 from wavernn_trt.runtime.executors.plan_choice import (
     ChosenEngine,
     build_command,
@@ -32,8 +32,8 @@ class Engine:
     """Two plans, deserialised, and the device that they are on."""
 
     device: Device
-    conditioner: Plan
-    decoder: Plan
+    conditioner: BuiltPlan
+    decoder: BuiltPlan
 
 
 class TensorRTExecutor:
@@ -70,7 +70,8 @@ class TensorRTExecutor:
         self._conditioner = DeviceConditioner(
             engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
         )
-        self._idle: list[DeviceLane] = []  # threads take and add by single operations, which a list does whole
+        slots, initial = self.slots, initial_state(directory.model, 1)
+        self._lanes = LanePool(lambda: DeviceLane(engine.device, engine.decoder, slots, initial))
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """See `Executor`.
@@ -89,38 +90,17 @@ class TensorRTExecutor:
             )
         return self._conditioner(mel)
 
-    @contextmanager
-    def lane(self, streams: int) -> Iterator[Lane]:
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
         """See `Executor`. A lane that was used before is used again, with its memory and its captured graphs."""
-        try:
-            lane = self._idle.pop()
-        except IndexError:
-            state = initial_state(self._directory.model, 1)
-            lane = DeviceLane(self._engine.device, self._engine.decoder, self.slots, state)
-        try:
-            yield lane
-        except BaseException:
-            # Where the device is what failed, the lane does not drain either: it is not used again, and the first error
-            # is the one that says why.
-            with suppress(Exception):
-                self._give_back(lane)
-            raise
-        self._give_back(lane)
-
-    def _give_back(self, lane: DeviceLane) -> None:
-        lane.drain()
-        self._idle.append(lane)
+        return self._lanes.lane()
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
         """An engine cannot.
 
         Raises:
-            VocoderError: always.
+            NoLogitsError: always.
         """
-        raise VocoderError(
-            f"backend {self.name} draws samples and gives no logits, which scoring needs; use --backend onnxruntime "
-            f"(in Python: backend='onnxruntime')"
-        )
+        raise NoLogitsError(self.name)
 
 
 def open_tensorrt(

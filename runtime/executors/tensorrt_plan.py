@@ -82,11 +82,12 @@ class TensorRTRuntime:
 
 
 class TensorRTPlan:
-    """See `Plan`."""
+    """See `BuiltPlan`."""
 
     def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str], device: Device) -> None:
         """Made by `TensorRTRuntime.load`."""
         self.manifest = cached.manifest
+        self.bindings = cached.manifest.bindings
         self._trt = trt
         self._device = device
         self._engine = engine

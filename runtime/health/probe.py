@@ -50,7 +50,7 @@ EXACT = 1 / 500
 """Allowed to float32 on a CPU, in units of bfloat16's cost. It rounds 65,536 times finer: there is room for any order
 of sums, and ONNX Runtime was seen to take a tenth of it."""
 ENGINES: dict[Precision, float] = {"fp32": 1 / 8, "fp16": 1 / 8, "bf16": 3.0}
-"""Allowed to engines, in the same unit: float16 rounds 8 times finer than bfloat16, and so does the TF32 of float32."""
+"""Allowed on a GPU, in the same unit: float16 rounds 8 times finer than bfloat16, and so does the TF32 of float32."""
 _LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-6}
 """Allowed in any case: of models that no rounding touches, the unit is almost nothing."""
 
@@ -212,9 +212,10 @@ def _compare(
         return (
             f"{vocoder.backend} draws samples that its random numbers do not pick: displaced by "
             f"{figures['displacement']:.3g} on average, expected at most {allowed:.3g}; "
-            + (_MEND if vocoder.engine is None else "build the engine again, or use --backend onnxruntime")
+            + (_MEND if vocoder.engine is None else _MEND_ON_A_GPU)
         )
     return ""
 
 
 _MEND = "the weights are damaged, or what computes with them: copy the directory again, or export the checkpoint again"
+_MEND_ON_A_GPU = "build the engine again, if it is one, or use --backend onnxruntime"

@@ -268,8 +268,8 @@ def usual_candidates(
 
     Args:
         path: a model directory; ``None`` is the voice that is shipped.
-        backends: with the precision of their engines, the preferred first, as in
-            ``[("tensorrt_rtx", "fp16"), ("tensorrt_rtx", "fp32"), ("onnxruntime", None)]``.
+        backends: with their precision on a GPU, the preferred first, as in
+            ``[("tensorrt_rtx", "fp16"), ("cuda", "fp32"), ("onnxruntime", None)]``.
         threads: see `wavernn_trt.runtime.vocoder.Vocoder.load`.
         cache: likewise.
         griffin_lim: whether to speak without the model where nothing else can; needs the extra ``fallback``.

@@ -11,7 +11,7 @@ from pathlib import Path
 from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.runtime.executors.registry import ENGINES
+from wavernn_trt.runtime.executors.registry import ON_A_GPU
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
 from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
 
@@ -39,12 +39,13 @@ def estimated_bytes(
     For ``onnxruntime``: the weights, and what decoding and conditioning a mel of 1000 frames takes besides, which is
     the greater part (8 streams of a univoc of 896 units: 45 MB and 150 MB). For an engine: the weights in its
     precision, as a plan of form ``sequence`` holds them, and the same conditioning, on the GPU; plans of form ``cell``
-    are up to 15 times as large. For ``torch``: the checkpoint.
+    are up to 15 times as large. For ``cuda``: the same, of which the conditioner stays on the CPU, unless
+    ``onnxruntime-gpu`` is installed. For ``torch``: the checkpoint.
 
     Args:
         directory: a model directory; only its ``config.json`` is read, and not verified.
         backend: an executor's name.
-        precision: of an engine; ``None`` counts as ``fp32``.
+        precision: of what a GPU multiplies; ``None`` counts as ``fp32``.
         streams: decoded at the same time; slots that only interactive utterances take are not among them.
 
     Raises:
@@ -55,7 +56,7 @@ def estimated_bytes(
     conditioning = _ROWS_A_FRAME * _FRAMES * row
     if backend == "torch":
         return _size(directory, CHECKPOINT)
-    if backend in ENGINES:
+    if backend in ON_A_GPU:
         share = 1.0 if precision in (None, "fp32") else 0.5
         return round(_size(directory, WEIGHTS) * share + _size(directory, CONDITIONER) + conditioning)
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS

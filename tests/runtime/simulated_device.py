@@ -231,6 +231,7 @@ class OnnxPlan:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(directory.file(file)), options)
         self.manifest = manifest
+        self.bindings = manifest.bindings
         self.capturable = capturable
         self.enqueued = self.warmed = 0
 

@@ -53,7 +53,8 @@ def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
     with caplog.at_level(logging.DEBUG, registry.logger.name):
         assert wavernn_trt.load().backend == "onnxruntime"
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
-    assert "not tensorrt_rtx: no GPU: libcuda.so.1 was not found" in caplog.text
+    for backend in registry.ON_A_GPU:
+        assert f"not {backend}: no GPU: libcuda.so.1 was not found" in caplog.text
 
 
 def test_auto_says_that_the_cpu_has_another_precision_than_was_asked_for(
@@ -134,11 +135,21 @@ def test_scoring_leaves_engines_alone_unless_told_otherwise(
     assert "gives no logits, which scoring needs; use --backend onnxruntime" in capsys.readouterr().err
 
 
+def test_the_kernel_is_a_backend_that_says_what_it_lacks() -> None:
+    if driver_state().devices:
+        pytest.skip("this machine has a GPU")
+    words = (
+        r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To speak on the CPU instead: .* --backend onnxruntime"
+    )
+    with pytest.raises(VocoderError, match=words):
+        wavernn_trt.load(backend="cuda", precision="fp16", batch=4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"precision": "int4"}, "precision: found 'int4', expected one of fp32, fp16, bf16"),
-        ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, expected it for engines only"),
+        ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, expected it for GPUs only"),
     ],
 )
 def test_options_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:

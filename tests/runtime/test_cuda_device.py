@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wavernn_trt.plugins import driver
 from wavernn_trt.runtime.executors import cuda_device
 from wavernn_trt.runtime.executors.cuda_device import CudaDevice
 
@@ -70,6 +71,9 @@ class Pycuda:
 
     MemoryError = Error
 
+    class CUresult:
+        CUDA_SUCCESS = 0
+
     class CUstreamCaptureMode:
         CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
 
@@ -116,6 +120,7 @@ class Pycuda:
 def pycuda(monkeypatch: pytest.MonkeyPatch) -> Pycuda:
     stand_in = Pycuda()
     monkeypatch.setattr(cuda_device, "import_module", lambda name: stand_in)
+    monkeypatch.setattr(driver, "_initialised", stand_in)
     monkeypatch.setattr(cuda_device, "_retained", {})
     monkeypatch.setattr(cuda_device.atexit, "register", lambda detach: None)
     return stand_in

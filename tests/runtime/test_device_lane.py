@@ -128,7 +128,7 @@ def test_the_simulation_notices_a_buffer_that_is_used_too_early(bench: Bench) ->
 
     def right(seed: int) -> bool:
         executor = bench.executor(bench.simulated.SimulatedDevice(seed))
-        executor._idle.append(bench.lane(executor._engine.device, HastyLane))
+        executor._lanes._idle.append(bench.lane(executor._engine.device, HastyLane))
         return equal(bench.samples(executor, lengths), expected)
 
     assert not all(right(seed) for seed in range(10))

@@ -34,6 +34,13 @@ def test_calls_keep_to_the_rules_and_wrong_ones_are_refused(pretended_gpu: dict[
     expect_all_passed(pretended_gpu, HERE / "pretended" / "cases.py")
 
 
+def test_models_are_decoded_with_it(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
+    for module in ("torch", "onnx_graphsurgeon", "onnxruntime", "platformdirs"):
+        pytest.importorskip(module, reason="models are exported here, and opened as users do")
+    user_cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    expect_all_passed({**pretended_gpu, **user_cache}, HERE / "pretended" / "executor_cases.py")
+
+
 def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:
     if importlib.util.find_spec("pycuda") is None:
         pytest.skip("needs pycuda, which is compiled with nvcc when it is installed")

@@ -62,6 +62,7 @@ def test_more_streams_take_more_and_backends_differ() -> None:
     whole = estimated_bytes(shipped_voice(), "tensorrt_rtx", "fp32")
     half = estimated_bytes(shipped_voice(), "tensorrt_rtx", "fp16")
     assert whole - half == (shipped_voice() / WEIGHTS).stat().st_size / 2
+    assert estimated_bytes(shipped_voice(), "cuda", "fp16") == half
     assert estimated_bytes(shipped_voice(), "torch") == (shipped_voice() / "checkpoint.safetensors").stat().st_size
 
 

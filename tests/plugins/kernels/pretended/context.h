@@ -1,11 +1,12 @@
 // A libcuda.so.1 that pretends: it checks the names, signatures, arguments, order and lifetimes of the calls that this
 // project makes through cuda-bindings and pycuda, and says nothing about a GPU.
 //
-// driver.cpp has memory, streams, graphs and events, launch.cpp the kernels, pycuda.cpp what only pycuda calls. Device
+// driver.cpp has memory, streams, graphs and events, launch.cpp the kernels, pycuda.cpp what pycuda calls besides. Device
 // memory is memory of the host, and kernels are their host build. A function that is not there is not found. What CUDA
 // refuses is refused with CUDA's own code. Where CUDA leaves something open, the stricter is chosen:
 // - work on a stream begins when something waits for that stream, and never if nothing does, so that nobody reads a
 //   result too early;
+// - a copy that is to happen later is from or to pinned memory;
 // - an allocation is full of NaN, ends where the next address is invalid, and leaves its addresses invalid for good;
 // - a capture refuses every call that CUDA names potentially unsafe there.
 // One thread at a time calls it, and there is one device. What a kernel does wrong stays until the context is released.
@@ -23,6 +24,7 @@ namespace pretended {
 enum Result {  // as in CUresult
     SUCCESS = 0,
     INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
@@ -61,7 +63,7 @@ struct Stream {
 };
 
 struct Context {
-    std::map<Address, std::size_t> allocations;
+    std::map<Address, std::size_t> allocations, pinned;
     std::set<Stream*> streams;
     std::set<Event*> events;
     std::set<Graph*> graphs, executables;
@@ -86,11 +88,17 @@ inline Result usable_outside_of_captures() {
     return SUCCESS;
 }
 
-inline bool is_allocated(Address address, std::size_t bytes) {
-    const auto next = context.allocations.upper_bound(address);
-    NEED(next != context.allocations.begin(), false);
+inline bool lies_in(const std::map<Address, std::size_t>& pieces, Address address, std::size_t bytes) {
+    const auto next = pieces.upper_bound(address);
+    NEED(next != pieces.begin(), false);
     const auto& [first, size] = *std::prev(next);
     return address + bytes <= first + size;
+}
+
+inline bool is_allocated(Address address, std::size_t bytes) { return lies_in(context.allocations, address, bytes); }
+
+inline bool is_pinned(const void* pointer, std::size_t bytes) {
+    return lies_in(context.pinned, reinterpret_cast<Address>(pointer), bytes);
 }
 
 // Puts work on a stream, or into the graph that it is captured into.

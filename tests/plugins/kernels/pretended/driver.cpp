@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "context.h"
@@ -47,6 +48,12 @@ Result finish(Stream* stream) {
 }  // namespace
 
 extern "C" {
+
+// Tests set it: bytes of device memory in all.
+std::size_t pretended_memory = 1 << 30;
+
+// Pinned memory that was not given back.
+int pretended_pinned() { return int(context.pinned.size()); }
 
 // What was made in the context and not given back.
 int pretended_leftovers() {
@@ -124,11 +131,18 @@ int cuCtxSynchronize() {
     return context.broken;
 }
 
-int cuMemGetInfo(std::size_t* left, std::size_t* total) { return *left = *total = 1 << 30, usable(); }
+int cuMemGetInfo(std::size_t* left, std::size_t* total) {
+    *left = *total = pretended_memory;
+    for (const auto& [address, bytes] : context.allocations) *left -= bytes;
+    return usable();
+}
 
 int cuMemAlloc(Address* address, std::size_t bytes) {
     NEED_SUCCESS(usable_outside_of_captures());
     NEED(bytes > 0, INVALID_VALUE);
+    std::size_t left, total;
+    NEED_SUCCESS(cuMemGetInfo(&left, &total));
+    NEED(bytes <= left, OUT_OF_MEMORY);
     // It ends with a page, behind which is one that cannot be touched.
     const std::size_t size = up(up(bytes, ALIGNMENT), PAGE);
     void* first = mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -156,6 +170,38 @@ int cuMemcpyDtoH(void* to, Address from, std::size_t bytes) {
     NEED_SUCCESS(usable_outside_of_captures());
     NEED(is_allocated(from, bytes), INVALID_VALUE);
     return std::memcpy(to, pointer_to(from), bytes), SUCCESS;
+}
+
+int cuMemHostAlloc(void** pointer, std::size_t bytes, unsigned) {
+    NEED_SUCCESS(usable_outside_of_captures());
+    NEED(bytes > 0, INVALID_VALUE);
+    *pointer = std::malloc(bytes);
+    std::memset(*pointer, 0xff, bytes);
+    return context.pinned[reinterpret_cast<Address>(*pointer)] = bytes, SUCCESS;
+}
+
+int cuMemFreeHost(void* pointer) {
+    NEED_SUCCESS(usable_outside_of_captures());
+    NEED(context.pinned.erase(reinterpret_cast<Address>(pointer)), INVALID_VALUE);
+    return std::free(pointer), SUCCESS;
+}
+
+int cuMemcpyHtoDAsync(Address to, const void* from, std::size_t bytes, Stream* stream) {
+    const auto there = [=] { return is_allocated(to, bytes) && is_pinned(from, bytes); };
+    NEED(there(), INVALID_VALUE);
+    return put(stream, [=] {
+        NEED(there(), ILLEGAL_ADDRESS);
+        return std::memcpy(pointer_to(to), from, bytes), SUCCESS;
+    });
+}
+
+int cuMemcpyDtoHAsync(void* to, Address from, std::size_t bytes, Stream* stream) {
+    const auto there = [=] { return is_allocated(from, bytes) && is_pinned(to, bytes); };
+    NEED(there(), INVALID_VALUE);
+    return put(stream, [=] {
+        NEED(there(), ILLEGAL_ADDRESS);
+        return std::memcpy(to, pointer_to(from), bytes), SUCCESS;
+    });
 }
 
 int cuMemcpyDtoDAsync(Address to, Address from, std::size_t bytes, Stream* stream) {
@@ -239,6 +285,11 @@ int cuEventSynchronize(Event* event) {
     NEED_SUCCESS(usable_outside_of_captures());
     NEED(context.events.count(event) && context.streams.count(event->stream), INVALID_HANDLE);
     return finish(event->stream);
+}
+
+int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
+    NEED(context.events.count(event), INVALID_HANDLE);
+    return put(stream, [event] { return Result(cuEventSynchronize(event)); });
 }
 
 int cuEventElapsedTime(float* milliseconds, Event* begin, Event* end) {

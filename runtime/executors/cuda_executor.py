@@ -1,0 +1,179 @@
+"""The ``cuda`` executor: a model's decoder in the project's own sequence kernel, without TensorRT and without a build.
+
+The weights come from the model directory, the kernel is compiled for the GPU at hand once, and mels are conditioned by
+ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.spec import EngineSpec
+from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.compilers import find_compiler
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
+from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
+from wavernn_trt.runtime.executors.device import Device
+from wavernn_trt.runtime.executors.device_lane import DeviceLane
+from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
+from wavernn_trt.runtime.executors.lane_pool import LanePool
+from wavernn_trt.runtime.executors.onnx_session import OnnxConditioner, conditioner_providers, usable_cores
+from wavernn_trt.runtime.executors.plan_choice import NoMachineError, require_gpu
+from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "pip install '.[cuda]' in a clone of the project"
+_NEEDED = (
+    ("cuda.bindings", "cuda-bindings"),
+    ("filelock", "filelock"),
+    ("platformdirs", "platformdirs"),
+    ("onnx", "onnx"),
+    ("onnx_graphsurgeon", "onnx-graphsurgeon"),
+)
+"""Modules, and what they are installed as: the driver's calls, the cache of kernels, and the way to the weights."""
+_HALVES_FROM = 80
+"""Compute capability from which float16 is the default: that of the smallest GPU that the kernels ship compiled for."""
+SLOTS = 32
+"""Streams of a chunk, unless one says. Each step ends several times with all blocks waiting for each other, which takes
+as long for one stream as for many: with 32 as many utterances share it as ``vocode`` takes together, and a service has
+room for as many callers. Who wants each chunk as early as possible takes fewer."""
+_MOST_THREADS = 8
+"""For conditioning, which is a small part of the work, and shares the cores with whoever reads and writes audio."""
+
+
+@dataclass(frozen=True)
+class CudaWish:
+    """What is asked of the kernel when a model is opened."""
+
+    precision: Precision | None = None
+    """Of the matrix products; ``None``: float16 where the GPU's compute capability is 8.0 or more, else float32."""
+    batch: int | None = None
+    """Streams that are decoded together; ``None`` is `SLOTS`."""
+    steps: int = EngineSpec.steps
+    """Samples of a chunk; by default those of an engine, so that the one can stand in for the other."""
+    threads: int | None = None
+    """CPU threads that condition a mel, where that is not the GPU's work."""
+
+
+class CudaExecutor:
+    """Runs the sequence kernel; slots and steps are fixed when it is made.
+
+    Several lanes decode at once, each with streams and a workspace of its own, and each may have its own thread. They
+    read the same weights.
+    """
+
+    name = "cuda"
+    lanes = 1
+    """A lane already has the next chunk's inputs under way while the device computes, and a chunk takes all of it."""
+
+    def __init__(
+        self, directory: ModelDirectory, device: Device, decoder: KernelPlan, conditioner: OnnxConditioner
+    ) -> None:
+        """Takes what `open_cuda` has opened; the first lane is opened when it is needed.
+
+        Args:
+            directory: the model.
+            device: where the decoder is.
+            decoder: the kernel with the model's weights.
+            conditioner: the model's.
+        """
+        self.precision = decoder.precision
+        """Of the decoder's products; how closely they can be held to the model depends on it."""
+        self.slots: int = decoder.slots
+        self.steps: int | None = decoder.steps
+        self._conditioner = conditioner
+        initial = initial_state(directory.model, 1)
+        self._lanes = LanePool(lambda: DeviceLane(device, decoder, decoder.slots, initial))
+
+    def condition(self, mel: FloatArray) -> FloatArray:
+        """See `Executor`."""
+        return self._conditioner(mel)
+
+    def lane(self, streams: int) -> AbstractContextManager[Lane]:
+        """See `Executor`. A lane that was used before is used again, with its memory and its captured graphs."""
+        return self._lanes.lane()
+
+    def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The kernel cannot.
+
+        Raises:
+            NoLogitsError: always.
+        """
+        raise NoLogitsError(self.name)
+
+
+def open_cuda(
+    directory: ModelDirectory, wish: CudaWish, state: DriverState | None = None, cache: KernelCache | None = None
+) -> tuple[CudaExecutor, str]:
+    """Opens a model on the first GPU.
+
+    Args:
+        directory: a verified model directory.
+        wish: what is asked for.
+        state: what the driver says; by default it is asked.
+        cache: of compiled kernels; the user's unless given.
+
+    Returns:
+        The executor, and the name of what it runs, as the cache of compiled kernels begins it.
+
+    Raises:
+        NoMachineError: a driver, a GPU, a compiler or a package is missing.
+        ModelDirectoryError: the directory's files do not fit together.
+        VocoderError: the GPU does not start, or the kernel cannot run the model on it.
+    """
+    gpu = require_machine(state or driver_state())
+    precision: Precision = wish.precision or ("fp16" if gpu.sm >= _HALVES_FROM else "fp32")
+    conditioner = _open_conditioner(directory, wish.threads)
+    # Here, since it imports ONNX, which only those need who have a GPU.
+    from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+
+    weights = read_decoder(directory, precision)
+    device = BindingsDevice()
+    window = window_rows(directory.model, directory.audio, wish.steps)
+    try:
+        plan = KernelPlan(device, weights, slots=wish.batch or SLOTS, steps=wish.steps, window=window, cache=cache)
+    except KernelError as error:
+        raise VocoderError(
+            f"{directory.path}: the sequence kernel does not run in {precision} on {gpu.name} (sm{gpu.sm}): {error}"
+        ) from error
+    return CudaExecutor(directory, device, plan, conditioner), f"sequence_{precision}_sm{gpu.sm}"
+
+
+def require_machine(state: DriverState) -> GpuDevice:
+    """The GPU that the kernel runs on, where everything is there that compiles and launches it.
+
+    Args:
+        state: what the driver says.
+
+    Raises:
+        NoMachineError: what is missing.
+    """
+    gpu = require_gpu(state, _NEEDED, INSTALL)
+    try:
+        find_compiler()
+    except KernelError as error:
+        raise NoMachineError(str(error)) from error
+    return gpu
+
+
+def _open_conditioner(directory: ModelDirectory, threads: int | None) -> OnnxConditioner:
+    conditioner = OnnxConditioner(directory, threads or min(usable_cores(), _MOST_THREADS), conditioner_providers())
+    logger.debug("mels are conditioned by ONNX Runtime's %s", conditioner.provider)
+    expected = {"mel": directory.audio.n_mels, "conditioning": directory.model.columns}
+    for name, axis in (("mel", 1), ("conditioning", 2)):
+        if conditioner.shapes[name][axis] != expected[name]:
+            raise ModelDirectoryError(
+                f"{directory.path}: config.json says that {name} is {expected[name]} wide, the graphs have "
+                f"{conditioner.shapes[name][axis]}; export it again"
+            )
+    return conditioner

@@ -1,0 +1,127 @@
+"""The sequence kernel as a plan: a model's weights on a device, once for all lanes, and chunks to be launched there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.export.operators import Operand, Precision, SequenceShape
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
+
+if TYPE_CHECKING:
+    from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder  # which imports ONNX
+
+
+class KernelPlan:
+    """See `Plan`. All of its sizes are fixed."""
+
+    def __init__(
+        self,
+        device: Device,
+        decoder: KernelDecoder,
+        *,
+        slots: int,
+        steps: int,
+        window: int,
+        cache: KernelCache | None = None,
+    ) -> None:
+        """Compiles and loads the kernel, plans its launch, and uploads the weights.
+
+        Args:
+            device: where it runs.
+            decoder: the model.
+            slots: streams of every chunk.
+            steps: of every chunk.
+            window: rows of conditioning that a chunk reads.
+            cache: of compiled kernels; the user's unless given.
+
+        Raises:
+            KernelError: there is no compiler, the kernel does not load, or the device has no room for its launch.
+            VocoderError: the device's memory does not suffice.
+        """
+        shape = decoder.shape
+        self.slots, self.steps, self.window = slots, steps, window
+        self.precision: Precision = decoder.precision
+        sizes = {"B": slots, "T": steps, "W": window}
+        self.bindings = (
+            *(_binding(one, "input", sizes) for one in shape.chunk_inputs()),
+            *(_binding(one, "output", sizes) for one in shape.outputs_of_node()),
+        )
+        self.shape: SequenceShape = shape
+        self.kernel = SequenceKernel(shape, decoder.precision, cache)
+        self._device = device
+        with device.current():
+            self.kernel.plan(slots)  # before the weights: what does not fit is refused at once
+            self.weights = _upload(device, decoder.weights)
+
+    def context(self, *, one_shape: bool) -> KernelContext:
+        """See `Plan`."""
+        del one_shape  # there is but one
+        size = self.kernel.workspace_bytes(self.slots, self.steps, self.window)
+        return KernelContext(self, self._device.allocate(size))
+
+    def warmed_up(self) -> None:
+        """See `Plan`. The kernel was compiled and kept before it ran."""
+
+
+class KernelContext:
+    """See `PlanContext`: a workspace, and where a chunk's operands are."""
+
+    def __init__(self, plan: KernelPlan, workspace: Buffer) -> None:
+        """Takes its workspace.
+
+        Args:
+            plan: what it runs, with the weights.
+            workspace: of as many bytes as the kernel asks for.
+        """
+        self._plan = plan
+        self._workspace = workspace
+        self._bound: dict[str, Buffer] = {}
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """See `PlanContext`."""
+        raise RuntimeError(f"{name}: found {shape} for a kernel whose sizes are fixed")
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        """See `PlanContext`."""
+        self._bound[name] = buffer
+
+    def enqueue(self, stream: Stream) -> None:
+        """See `PlanContext`."""
+        plan, shape = self._plan, self._plan.shape
+        operands = [
+            *(self._bound[one.name] for one in shape.chunk_inputs()),
+            *plan.weights,
+            *(self._bound[one.name] for one in shape.outputs_of_node()),
+        ]
+        pointers = [buffer.address for buffer in operands]
+        plan.kernel.launch(plan.slots, plan.steps, plan.window, pointers, self._workspace.address, stream.handle)
+
+    def capturable(self, stream: Stream) -> bool:
+        """See `PlanContext`. A launch allocates nothing and waits for nothing."""
+        del stream
+        return True
+
+
+def _binding(operand: Operand, kind: Any, sizes: dict[str, int]) -> Binding:
+    shape = tuple(sizes[size] if isinstance(size, str) else size for size in operand.shape)
+    return Binding(operand.name, kind, operand.kind, shape)
+
+
+def _upload(device: Device, arrays: Iterable[NDArray[Any]]) -> list[Buffer]:
+    """Copies of arrays on a device, which is current."""
+    stream = device.stream()
+    buffers = []
+    for array in arrays:
+        staged = device.pinned(array.shape, array.dtype.str)
+        np.copyto(staged, array)
+        buffers.append(device.allocate(array.nbytes))
+        stream.copy_in(buffers[-1], staged)
+        stream.synchronize()  # one at a time: the host's memory need not hold them all
+    return buffers

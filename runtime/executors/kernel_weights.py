@@ -1,0 +1,78 @@
+"""A model directory's decoder as the sequence kernel takes it: its shape, and its weights as they lie in memory.
+
+What is read is what an engine of form ``sequence`` is built from, by the same passes. They work on ONNX graphs, so this
+module imports onnx and onnx-graphsurgeon; only who opens a model for the kernel imports it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
+from wavernn_trt.export.operators import Operand, Precision, SequenceShape
+from wavernn_trt.export.rewrite.from_directory import read_networks
+from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence, fuse_sequence
+from wavernn_trt.plugins.rounding import store, widen
+from wavernn_trt.runtime.errors import VocoderError
+
+
+@dataclass(frozen=True)
+class KernelDecoder:
+    """A decoder for the sequence kernel."""
+
+    shape: SequenceShape
+    precision: Precision
+    weights: tuple[NDArray[Any], ...]
+    """One array for each of ``shape.weight_inputs()``."""
+
+
+def read_decoder(directory: ModelDirectory, precision: Precision) -> KernelDecoder:
+    """Reads a decoder.
+
+    Args:
+        directory: a verified model directory.
+        precision: of the matrices; biases, the table and whatever else is no matrix stay in float32.
+
+    Raises:
+        ModelDirectoryError: the directory's graphs are not this exporter's, or of other sizes than its configuration.
+        VocoderError: the sequence kernel does not compute this model, or the precision cannot hold a weight.
+    """
+    try:
+        fused = fuse_sequence(fuse_gates(read_networks(directory), directory.model.input_sizes), directory.model)
+        _compare(fused)
+    except ModelDirectoryError:
+        raise
+    except PatternError as error:
+        raise VocoderError(
+            f"{directory.path}: the sequence kernel does not compute this model: {error}; build an engine of form cell "
+            f"(wavernn-trt build {directory.path} --form cell), or use --backend onnxruntime"
+        ) from error
+    except ValueError as error:
+        raise ModelDirectoryError(
+            f"{directory.path}: config.json and the graphs are of different sizes: {error}; export it again"
+        ) from error
+    weights = tuple(_stored(one, fused.weights[one.name], precision) for one in fused.shape.weight_inputs())
+    return KernelDecoder(fused.shape, precision, weights)
+
+
+def _stored(operand: Operand, values: NDArray[np.float32], precision: Precision) -> NDArray[Any]:
+    """A weight as it lies in memory."""
+    stored = store(np.ascontiguousarray(values), precision if operand.kind == "weight" else "fp32")
+    if np.isfinite(values).all() and not np.isfinite(widen(stored)).all():
+        raise VocoderError(
+            f"weight {operand.name}: found values up to {np.abs(values).max():g}, which {precision} cannot hold; use "
+            "--precision bf16 or fp32"
+        )
+    return stored
+
+
+def _compare(fused: FusedSequence) -> None:
+    for operand in fused.shape.weight_inputs():
+        found = fused.weights[operand.name].shape
+        if found != operand.shape:
+            raise ValueError(f"{operand.name} is {list(found)}, expected {list(operand.shape)}")

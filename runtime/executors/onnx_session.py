@@ -1,0 +1,76 @@
+"""ONNX Runtime's sessions over a model directory's graphs, and the conditioner that two executors have from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+
+from wavernn_trt.export.model_directory import CONDITIONER, ModelDirectory
+from wavernn_trt.runtime.executors.protocol import FloatArray
+
+Provider = str | tuple[str, Mapping[str, str]]
+"""ONNX Runtime's name for where a session computes, with options."""
+
+CPU: tuple[Provider, ...] = ("CPUExecutionProvider",)
+_CUDA = "CUDAExecutionProvider"
+
+
+def open_session(
+    directory: ModelDirectory, name: str, threads: int, providers: Sequence[Provider] = CPU
+) -> onnxruntime.InferenceSession:
+    """Opens one of the directory's graphs.
+
+    Args:
+        directory: a verified model directory.
+        name: of the file.
+        threads: CPU threads of a run.
+        providers: where it computes, the preferred first.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
+    # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
+    # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    return onnxruntime.InferenceSession(str(directory.file(name)), options, providers=list(providers))
+
+
+def conditioner_providers() -> tuple[Provider, ...]:
+    """The GPU where ``onnxruntime-gpu`` is installed, and the CPU.
+
+    On the GPU a mel's conditioning must not depend on which of cuDNN's algorithms was the fastest this time, nor be
+    rounded to TF32, of which ONNX Runtime's default is both.
+    """
+    if _CUDA not in onnxruntime.get_available_providers():
+        return CPU
+    return (_CUDA, {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}), *CPU
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OnnxConditioner:
+    """Runs ``conditioner.onnx``; any number of threads at once."""
+
+    def __init__(self, directory: ModelDirectory, threads: int, providers: Sequence[Provider] = CPU) -> None:
+        """Opens its session; see `open_session`."""
+        self._session = open_session(directory, CONDITIONER, threads, providers)
+        self.shapes: dict[str, list[int | str]] = {
+            value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
+        """Of ``mel`` and ``conditioning``."""
+        self.provider: str = self._session.get_providers()[0]
+        """Where it computes: ONNX Runtime takes the CPU where a library of the GPU's does not load."""
+
+    def __call__(self, mel: FloatArray) -> FloatArray:
+        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
+        (rows,) = self._session.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
+        return rows[0]  # type: ignore[no-any-return]

@@ -1,0 +1,393 @@
+"""The ``cuda`` executor on the driver that pretends: models, decoded in the kernel's host build.
+
+../test_pretended_driver.py runs this in a process that finds that driver. What should come out is computed by PyTorch
+in double precision, by ONNX Runtime, or by the kernel's reference in numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import wavernn_trt
+from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
+from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins import compilers
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
+from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
+from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
+from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
+from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, CudaWish, open_cuda, require_machine
+from wavernn_trt.runtime.executors.device_lane import DeviceLane
+from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
+from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
+from wavernn_trt.runtime.executors.plan_choice import NoMachineError
+from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
+from wavernn_trt.runtime.streams import LaneLoop, Stream, decode_streams
+from wavernn_trt.runtime.uniforms import SeededUniforms
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.scripts.cli import main
+
+LIBRARY = ctypes.CDLL("libcuda.so.1")
+SHAPES = small_shapes()
+MEL = np.load(shipped_voice().parent / "sample_mel.npy")
+STEPS, BATCH = 12, 3
+LENGTHS = [STEPS * 2 + 5, 7, STEPS, STEPS + 1]
+
+
+@pytest.fixture(scope="module")
+def voice() -> ModelDirectory:
+    return open_model_directory(shipped_voice())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    return KernelCache(tmp_path_factory.mktemp("cubins"))
+
+
+Open = Callable[..., CudaExecutor]
+
+
+@pytest.fixture
+def open_voice(voice: ModelDirectory, cache: KernelCache) -> Open:
+    """A function (precision, batch) -> the shipped voice's executor."""
+
+    def make(precision: Precision = "fp32", batch: int = BATCH) -> CudaExecutor:
+        return open_cuda(voice, CudaWish(precision, batch, STEPS, threads=1), cache=cache)[0]
+
+    return make
+
+
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens the backend by its name gets chunks of few steps."""
+    monkeypatch.setattr(cuda_executor, "CudaWish", functools.partial(CudaWish, steps=4 * STEPS))
+
+
+@pytest.fixture
+def memory() -> Iterator[ctypes.c_size_t]:
+    """Bytes of device memory in all."""
+    size = ctypes.c_size_t.in_dll(LIBRARY, "pretended_memory")
+    before = size.value
+    yield size
+    size.value = before
+
+
+@pytest.fixture
+def room() -> Iterator[ctypes.c_int]:
+    """Blocks that a multiprocessor takes."""
+    number = ctypes.c_int.in_dll(LIBRARY, "pretended_room")
+    yield number
+    number.value = 1
+
+
+def held() -> tuple[int, int]:
+    """What of the device, and how many pinned arrays, nobody gave back."""
+    gc.collect()
+    return LIBRARY.pretended_leftovers(), LIBRARY.pretended_pinned()
+
+
+def windows_of(directory: ModelDirectory) -> ConditioningWindows:
+    return ConditioningWindows(directory.model, directory.audio, STEPS, directory.upsampling)
+
+
+def streams_of(directory: ModelDirectory, executor: Executor, lengths: Sequence[int]) -> list[Stream]:
+    """Pieces of a mel as new streams of so many steps."""
+    windows, found = windows_of(directory), []
+    for seed, steps in enumerate(lengths):
+        rows = WholeConditioning(windows, executor.condition(MEL[:, 10 * seed + 10 : 10 * seed + 12]))
+        found.append(Stream(rows, SeededUniforms(windows.model, seed), 0, steps))
+    return found
+
+
+def decode(directory: ModelDirectory, executor: Executor, streams: Sequence[Stream], slots: int) -> list[NDArray[Any]]:
+    """Their samples, as many streams at once as there are slots."""
+    parts: list[list[NDArray[Any]]] = [[] for _ in streams]
+    for piece in decode_streams(executor, windows_of(directory), streams, slots):
+        parts[piece.stream].append(piece.samples)
+    return [np.concatenate(part) for part in parts]
+
+
+def equal(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> bool:
+    return all(
+        one.dtype == other.dtype and np.array_equal(one, other) for one, other in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", SHAPES)
+def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
+    cache: KernelCache, model: str, precision: Precision
+) -> None:
+    """Two chunks behind each other; the sums' order may differ, which no label here depends on."""
+    shape = SHAPES[model]
+    case = SequenceCase(shape, precision, BATCH, STEPS)
+    inputs = case.inputs()
+    silence = State(np.zeros(1, inputs["previous"].dtype), np.zeros((shape.layers, 1, shape.hidden_size), np.float32))
+    inputs |= {"previous": np.zeros_like(inputs["previous"]), "hidden": np.zeros_like(inputs["hidden"])}
+    device = BindingsDevice()
+    weights = tuple(inputs[operand.name] for operand in shape.weight_inputs())
+    decoder = KernelDecoder(shape, precision, weights)
+    plan = KernelPlan(device, decoder, slots=BATCH, steps=STEPS, window=case.window, cache=cache)
+    lane = DeviceLane(device, plan, BATCH, silence)
+    empty = np.zeros(0, np.float32)
+    chunk = Chunk(
+        inputs["conditioning"], inputs.get("frame_index", empty), inputs.get("interpolation", empty), inputs["uniforms"]
+    )
+    lane.submit(chunk, range(BATCH), range(BATCH))
+    lane.submit(chunk, range(BATCH), [])
+    for _ in range(2):
+        expected = decode_sequence(shape, inputs, precision)
+        found = lane.collect()
+        if shape.output == "categorical":
+            assert np.array_equal(found, expected["samples"])
+        else:
+            np.testing.assert_allclose(found, expected["samples"], atol=1e-4 if precision == "fp32" else 0.05)
+        inputs |= {"previous": expected["previous_out"], "hidden": expected["hidden_out"]}
+
+
+def test_labels_in_float32_are_those_of_the_trained_modules(open_voice: Open, voice: ModelDirectory) -> None:
+    """Which PyTorch computes in double precision: labels part only where a random number falls into the difference."""
+    reference, executor = registry.open_model(voice.path, "torch").executor, open_voice()
+    expected = decode(voice, reference, streams_of(voice, reference, LENGTHS), 1)
+    assert equal(decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH), expected)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_stream_has_the_same_bits_alone_beside_others_and_among_more_slots(
+    open_voice: Open, voice: ModelDirectory, precision: Precision
+) -> None:
+    executor, larger = open_voice(precision), open_voice(precision, batch=9)
+    together = decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
+    for number in (0, 3):
+        alone = streams_of(voice, executor, LENGTHS)[number : number + 1]
+        assert equal(decode(voice, executor, alone, 1), together[number : number + 1])
+    assert equal(decode(voice, larger, streams_of(voice, larger, LENGTHS), 9), together)
+
+
+def test_a_paused_stream_keeps_its_bits_and_lanes_do_not_disturb_each_other(
+    open_voice: Open, voice: ModelDirectory
+) -> None:
+    executor, windows = open_voice("fp16"), windows_of(voice)
+    lengths = [4 * STEPS, 3 * STEPS, 2 * STEPS]
+    expected = decode(voice, executor, streams_of(voice, executor, lengths), BATCH)
+    streams = streams_of(voice, executor, lengths)
+    found: dict[int, list[NDArray[Any]]] = {0: [], 1: [], 2: []}
+
+    def collect(loop: LaneLoop) -> None:
+        for piece in loop.collect():
+            found[piece.stream].append(piece.samples)
+
+    with executor.lane(BATCH) as first, executor.lane(BATCH) as second:
+        one, other = LaneLoop(first, windows), LaneLoop(second, windows)
+        one.enter(0, streams[0])
+        one.submit([0])
+        other.enter(1, streams[1])
+        other.submit([1])
+        one.enter(2, streams[2])
+        one.submit([2])  # the first stream is paused, and two chunks are under way
+        collect(one)
+        other.submit([1])
+        collect(one)
+        one.submit([2, 0])
+        collect(other)
+        collect(one)
+        while one.streams or other.streams or one.in_flight or other.in_flight:
+            for loop in (one, other):
+                if loop.streams and not loop.full:
+                    loop.submit(list(loop.streams))
+                if loop.in_flight:
+                    collect(loop)
+    assert equal([np.concatenate(found[n]) for n in range(3)], expected)
+
+
+def test_lanes_share_the_weights_and_everything_is_given_back_by_whichever_thread(
+    open_voice: Open,
+) -> None:
+    assert held() == (0, 0)
+    kept = [open_voice()]
+    weights, pinned = held()
+    assert pinned == 0  # what the weights were copied from
+    with kept[0].lane(1):
+        one = held()
+        with kept[0].lane(1):
+            two = held()
+    assert [count - weights for count in (one[0], two[0])] == [one[0] - weights, 2 * (one[0] - weights)]
+    with kept[0].lane(1):
+        assert held() == two  # it was used again
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(kept.clear).result(10)
+    assert held() == (0, 0)
+
+
+@pytest.mark.parametrize("made_in_a_thread", [False, True])
+def test_the_device_does_what_it_is_told_in_order_and_gives_all_back(made_in_a_thread: bool) -> None:
+    def work() -> list[Any]:
+        device = BindingsDevice()
+        with device.current():
+            stream, other, event = device.stream(), device.stream(), device.event()
+            first, second = device.allocate(64), device.allocate(64)
+            given, taken = device.pinned((4, 4), "int32"), device.pinned((4, 4), "int32")
+            given[...] = np.arange(16).reshape(4, 4)
+            graph = stream.capture(lambda: stream.fill(first, 99, 8, 3))
+            stream.copy_in(first, given)
+            stream.fill(second, 5, 0, 16)
+            stream.launch(graph)
+            stream.copy(second, first, 7, 5)
+            stream.record(event)
+            other.wait(event)
+            other.copy_out(taken, second)
+            other.synchronize()
+        assert taken.reshape(-1).tolist() == [*[5] * 7, 7, 99, 99, 99, 11, *[5] * 4]
+        return [stream, other, event, first, second, graph, given[1:], taken.reshape(-1)[2:]]
+
+    with ThreadPoolExecutor(1) as thread:
+        kept = thread.submit(work).result(10) if made_in_a_thread else work()
+        assert held() == (6, 2)
+        thread.submit(kept.clear).result(10)
+    assert held() == (0, 0)
+
+
+def test_a_full_gpu_is_told_with_the_way_out_and_nothing_is_kept(open_voice: Open, memory: ctypes.c_size_t) -> None:
+    memory.value = 2048
+    with pytest.raises(VocoderError, match=r"memory is full: 0 MiB needed.* decode fewer streams together \(--batch\)"):
+        open_voice()
+    assert held() == (0, 0)
+
+
+def test_a_kernel_that_the_gpu_has_no_room_for_is_refused_when_the_model_is_opened(
+    open_voice: Open, room: ctypes.c_int
+) -> None:
+    room.value = 0
+    words = r"lj-small: the sequence kernel does not run in fp32 on Pretended GPU \(sm90\): .* holds 0 of them"
+    with pytest.raises(VocoderError, match=words):
+        open_voice()
+    assert held() == (0, 0)
+
+
+def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuse = kernel_weights.fuse_sequence
+
+    def large(*arguments: Any) -> Any:
+        fused = fuse(*arguments)
+        return dataclasses.replace(
+            fused, weights={**fused.weights, "output_weight": fused.weights["output_weight"] * 1e6}
+        )
+
+    monkeypatch.setattr(kernel_weights, "fuse_sequence", large)
+    with pytest.raises(VocoderError, match=r"weight output_weight: found values up to .* use --precision bf16 or fp32"):
+        open_voice("fp16")
+    open_voice("bf16")
+
+
+def test_a_model_of_another_layout_is_refused_with_the_way_out(
+    open_voice: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise kernel_weights.PatternError("tensor logits sums 2 products, expected one")
+
+    monkeypatch.setattr(kernel_weights, "fuse_sequence", refuse)
+    with pytest.raises(VocoderError, match=r"does not compute this model: tensor logits .* --form cell\), or use"):
+        open_voice()
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("model", "outputs", 255, r"config\.json and the graphs are of different sizes: .*; export it again"),
+        ("model", "hidden_size", 128, r"config\.json and the graphs are of different sizes: .*; export it again"),
+        ("audio", "n_mels", 81, r"config\.json says that mel is 81 wide, the graphs have 80; export it again"),
+    ],
+)
+def test_a_configuration_of_other_sizes_than_the_graphs_is_refused(
+    voice: ModelDirectory, tmp_path: Path, part: str, field: str, value: int, message: str
+) -> None:
+    model = shutil.copytree(voice.path, tmp_path / "model")
+    values = json.loads((model / CONFIG).read_text())
+    values[part][field] = value
+    (model / CONFIG).write_text(json.dumps(values))
+    write_manifest(model)
+    with pytest.raises(ValueError, match=message):
+        open_cuda(open_model_directory(model), CudaWish("fp32", 1, STEPS))
+
+
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise compilers.KernelError("NVRTC cannot be used (no module); install a CUDA toolkit")
+
+    monkeypatch.setattr(compilers, "find_nvcc", lambda: None)
+    monkeypatch.setattr(compilers, "Nvrtc", refuse)
+    with pytest.raises(NoMachineError, match=r"no CUDA compiler: nvcc is not on PATH, and NVRTC .* install a CUDA"):
+        require_machine(driver_state())
+
+
+@pytest.mark.parametrize("module", ["cuda.bindings", "onnx", "filelock"])
+def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setattr(plan_choice, "_installed", lambda asked: asked != module)
+    name = module.replace(".", "-")
+    with pytest.raises(NoMachineError, match=rf"{name} is not installed; install it with: pip install '\.\[cuda\]'"):
+        require_machine(driver_state())
+
+
+@pytest.mark.parametrize(("sm", "precision"), [(75, "fp32"), (80, "fp16"), (90, "fp16")])
+def test_older_gpus_compute_in_float32_unless_told(
+    voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
+) -> None:
+    state = DriverState((GpuDevice("Said to be", sm),), None)
+    executor, kernel = open_cuda(voice, CudaWish(), state, cache)
+    assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
+    assert kernel == f"sequence_{precision}_sm{sm}"
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_auto_takes_the_kernel_where_no_engine_fits_and_says_so(
+    voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, registry.logger.name):
+        opened = registry.open_model(voice.path, batch=2, cache=tmp_path)
+    assert (opened.executor.name, opened.engine, opened.executor.slots) == ("cuda", "sequence_fp16_sm90", 2)
+    assert "backend auto: not tensorrt_rtx: " in caplog.text
+    assert "backend auto: cuda with the kernel sequence_fp16_sm90" in caplog.text
+    with Vocoder(opened) as vocoder, pytest.raises(NoLogitsError, match="cuda draws samples and gives no logits"):
+        vocoder.teacher_forced(MEL[:, :1], np.zeros(200, np.int32))
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_a_vocoder_speaks_with_it_and_a_stream_has_the_same_bits() -> None:
+    mels = [MEL[:, 10 * n + 10 : 10 * n + 11] for n in range(2)]
+    with (
+        wavernn_trt.load(backend="cuda", precision="fp32", batch=2) as vocoder,
+        wavernn_trt.load(backend="onnxruntime", threads=1) as reference,
+    ):
+        together = vocoder.vocode_batch(mels, seeds=range(2))
+        streamed = np.concatenate(list(vocoder.stream(mels[1], seed=1)))
+        assert np.array_equal(streamed, together[1])
+        for found, expected in zip(together, reference.vocode_batch(mels, seeds=range(2)), strict=True):
+            assert np.array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_the_command_line_vocodes_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "mel.npy", MEL[:, :1])
+    command = ["vocode", tmp_path / "mel.npy", "-o", tmp_path / "a.wav", "--backend", "cuda"]
+    assert main([*map(str, command), "--precision", "bf16", "--batch", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["backend"], report["engine"]) == ("cuda", "sequence_bf16_sm90")
+    assert (tmp_path / "a.wav").exists()
