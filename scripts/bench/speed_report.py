@@ -52,7 +52,8 @@ def _limits(report: dict[str, Any]) -> Iterator[str]:
         f"{name} {flops / 1e9:.1f} (threads: {threads[name]})" for name, flops in limit["flops"].items()
     )
     yield f"limit     float32 matrix product, GFLOP/s: {products}; taken: {limit['library']}"
-    yield f"copy      memory, read and written: {report['copy']['bytes_per_second'] / 1e9:.1f} GB/s"
+    if copy := report["copy"]:
+        yield f"copy      memory, read and written: {copy['bytes_per_second'] / 1e9:.1f} GB/s"
     if gpu := report["gpu_limit"]:
         products = ", ".join(f"{name} {flops / 1e12:.1f} TFLOP/s" for name, flops in gpu["flops"].items())
         yield f"gpu limit {products}; copy {report['gpu_copy']['bytes_per_second'] / 1e9:,.0f} GB/s"

@@ -1,0 +1,61 @@
+"""What speed is held against is measured for real."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wavernn_trt.scripts.bench.availability import UnavailableError
+from wavernn_trt.scripts.bench.ceilings import COPY, GPU, LIBRARIES, Ceilings
+from wavernn_trt.scripts.bench.device_limits import DeviceLimits
+from wavernn_trt.scripts.bench.memory_copy import MemoryCopy, largest_cache
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_of_an_array_is_copied_whatever_the_threads(threads: int) -> None:
+    copy = MemoryCopy(threads, size=1_000_003)
+    copy._source[:] = np.arange(copy.size, dtype=np.uint8)
+    assert copy.bytes_per_second() > 1e6
+    assert np.array_equal(copy._target, copy._source)
+    copy.close()
+
+
+def test_a_copy_is_larger_than_every_cache() -> None:
+    copy = MemoryCopy(1)
+    assert copy.size >= min(2 << 30, 4 * largest_cache())
+    assert copy.size >= 128 << 20
+    copy.close()
+
+
+def test_ceilings_are_measured_by_name() -> None:
+    missing: dict[str, str] = {}
+    ceilings = Ceilings(1, [], missing)
+    found = ceilings.measure()
+    ceilings.close()
+    assert set(found) == set(ceilings.names) == {*LIBRARIES, COPY}
+    assert all(value > 1e8 for value in found.values())
+    assert missing == {}
+
+
+def test_a_gpu_s_ceilings_are_missing_with_their_reason() -> None:
+    torch = pytest.importorskip("torch", reason="a GPU's ceilings are PyTorch's")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    missing: dict[str, str] = {}
+    ceilings = Ceilings(1, ["fp16"], missing)
+    ceilings.close()
+    assert missing[GPU].startswith(f"not measured: torch {torch.__version__} finds no GPU")
+    assert set(ceilings.names) == {*LIBRARIES, COPY}
+
+
+def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
+    """On the CPU in the GPU's place: only where it computes, and how one waits for it, differ."""
+    torch = pytest.importorskip("torch", reason="a GPU's ceilings are PyTorch's")
+    limits = DeviceLimits(["fp32", "bf16"], "cpu", product_size=64, copy_bytes=4096)
+    assert limits.precisions == ("fp32", "bf16")
+    assert all(limits.flops(precision) > 1e5 for precision in limits.precisions)
+    limits._target.zero_()
+    assert limits.bytes_per_second() > 1e5
+    assert torch.equal(limits._target, limits._source)
+    with pytest.raises(UnavailableError, match="no matrix product of PyTorch's is in fp3"):
+        DeviceLimits(["fp3"], "cpu")

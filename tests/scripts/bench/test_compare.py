@@ -1,0 +1,282 @@
+"""``bench --compare``: what has become slower is found, and what the machine did is told apart from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavernn_trt.scripts.bench.circumstances import SCHEMA
+from wavernn_trt.scripts.bench.compare import LEAST, RULE, Comparison, Row, compare, spread
+from wavernn_trt.scripts.bench.report_file import read_report
+
+Bench = Callable[..., tuple[int, str, str]]
+QUIET = (98.0, 100.0, 99.0, 101.0, 102.0)
+"""Thousands of samples a second in five repeats: the spread is 1.5 of 100."""
+MULTIPLY_ADDS = 500_000
+
+
+def speed_report(
+    speeds: Sequence[float] = QUIET, flops: float = 3e11, subject: str = "onnxruntime", batch: int = 8
+) -> dict[str, Any]:
+    """A report of one row whose limit is the same in every round."""
+    samples = 32_000
+    elapsed = [samples / (1000 * speed) for speed in speeds]
+    shares = [2 * MULTIPLY_ADDS * 1000 * speed / flops for speed in speeds]
+    return {
+        "schema": SCHEMA,
+        "scenario": "speed",
+        "date": "2026-11-28T12:00:00+00:00",
+        "machine": {"cpu": "a CPU", "cores": 2, "usable_cores": 2, "memory_gib": 8, "system": "Linux"},
+        "gpu": None,
+        "versions": {"onnxruntime": "1.0", "numpy": "2.0"},
+        "model": {
+            "name": "mine",
+            "family": "univoc",
+            "hidden_size": 256,
+            "layers": 1,
+            "fc_sizes": [192],
+            "outputs": 256,
+            "sample_rate": 16000,
+            "multiply_adds": MULTIPLY_ADDS,
+        },
+        "threads": 1,
+        "seconds": 0.25,
+        "results": [
+            {
+                "subject": subject,
+                "batch": batch,
+                "place": "cpu",
+                "precision": "fp32",
+                "samples": samples,
+                "chunk_samples": 320,
+                "share_of_limit": sorted(shares)[len(shares) // 2],
+                "shares": shares,
+                "repeats": {"elapsed": elapsed},
+            }
+        ],
+        "missing": {},
+    }
+
+
+def only(comparison: Comparison) -> Row:
+    (row,) = comparison.rows
+    return row
+
+
+def times(factor: float) -> tuple[float, ...]:
+    return tuple(factor * speed for speed in QUIET)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(1.0, "same"), (0.95, "same"), (0.92, "same"), (0.90, "SLOWER"), (0.5, "SLOWER"), (1.08, "same"), (1.2, "faster")],
+)
+def test_a_change_beyond_both_spreads_is_found(factor: float, verdict: str) -> None:
+    row = only(compare(speed_report(), speed_report(times(factor))))
+    assert (row.verdict, row.basis) == (verdict, "speed")
+    assert row.ratio == pytest.approx(factor)
+    assert row.allowed == pytest.approx(3 * 1.4826 * (1 + factor) / 100)
+
+
+def test_repeats_that_waver_allow_more() -> None:
+    wavering = (70.0, 130.0, 100.0, 85.0, 115.0)
+    assert only(compare(speed_report(wavering), speed_report(times(0.5)))).verdict == "same"
+
+
+def test_one_wild_repeat_neither_makes_a_regression_nor_hides_one() -> None:
+    wild = (*QUIET[:4], 10.0)
+    assert only(compare(speed_report(), speed_report(wild))).verdict == "same"
+    assert only(compare(speed_report(wild), speed_report(times(0.7)))).verdict == "SLOWER"
+    assert spread(QUIET) == pytest.approx(1.4826)
+
+
+def test_repeats_that_are_all_equal_do_not_make_a_per_cent_a_regression() -> None:
+    equal = (100.0,) * 5
+    row = only(compare(speed_report(equal), speed_report((96.0,) * 5)))
+    assert (row.verdict, row.allowed) == ("same", LEAST)
+    assert only(compare(speed_report(equal), speed_report((94.0,) * 5))).verdict == "SLOWER"
+
+
+def test_too_few_repeats_are_not_judged() -> None:
+    comparison = compare(speed_report(), speed_report((50.0, 50.0)))
+    assert (only(comparison).verdict, only(comparison).reason) == ("not judged", "2 repeats, expected 3 or more")
+    assert not comparison.judged
+
+
+def test_another_machine_is_judged_by_what_it_made_of_its_own_limit() -> None:
+    slow = speed_report(times(0.5), flops=1.5e11)
+    slow["machine"]["cpu"] = "another CPU"
+    comparison = compare(speed_report(), slow)
+    assert comparison.machine == ("cpu a CPU -> another CPU",)
+    row = only(comparison)
+    assert (row.verdict, row.basis) == ("same", "share")
+    assert row.ratio == pytest.approx(1)
+    assert row.new is not None
+    assert row.old is not None
+    assert row.new / row.old == pytest.approx(0.5)
+    fast_for_nothing = speed_report(times(1.2), flops=6e11)
+    fast_for_nothing["machine"]["cpu"] = "another CPU"
+    assert only(compare(speed_report(), fast_for_nothing)).verdict == "SLOWER"
+
+
+def test_the_same_machine_on_a_slow_day_is_judged_likewise() -> None:
+    comparison = compare(speed_report(), speed_report(times(0.5), flops=1.5e11))
+    assert comparison.machine == ()
+    assert (only(comparison).verdict, only(comparison).basis) == ("same", "share")
+    assert only(compare(speed_report(), speed_report(times(0.5), flops=2.9e11))).basis == "speed"
+
+
+def test_another_machine_without_a_limit_is_not_judged() -> None:
+    old, new = speed_report(), speed_report()
+    new["machine"]["cores"] = 4
+    for report in (old, new):
+        report["results"][0] |= {"share_of_limit": None, "shares": None}
+    assert only(compare(old, new)).reason == "another machine, and no limit measured"
+    new["machine"]["cores"] = 2
+    assert only(compare(old, new)).verdict == "same"
+
+
+def test_another_gpu_is_another_machine() -> None:
+    old, new = speed_report(), speed_report()
+    old["gpu"] = {"before": {"name": "one"}, "after": None}
+    new["gpu"] = {"before": None, "after": {"name": "other"}}
+    assert compare(old, new).machine == ("gpu one -> other",)
+
+
+def test_rows_are_compared_only_with_their_like() -> None:
+    old, new = speed_report(), speed_report(batch=1)
+    reasons = {row.batch: row.reason for row in compare(old, new).rows}
+    assert reasons == {1: "only in the new report", 8: "only in the old report"}
+    new = speed_report()
+    new["results"][0]["chunk_samples"] = 1024
+    assert only(compare(old, new)).reason == "chunk_samples 320 -> 1024"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": 2}, "different settings: threads 1 -> 2"),
+        ({"seconds": 1.0}, "different settings: seconds 0.25 -> 1.0"),
+        ({"scenario": "batch"}, "found reports of --scenario speed and batch"),
+        ({"scenario": "stream"}, "expected two of speed or two of batch"),
+        ({"model": {**speed_report()["model"], "hidden_size": 512}}, "different models: hidden_size 256 -> 512"),
+    ],
+)
+def test_what_is_not_the_same_question_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(speed_report(), {**speed_report(), **change})
+
+
+def test_the_command_exits_1_where_something_is_slower_and_keeps_the_comparison(bench: Bench, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in ("old", "new", "both")}
+    files["old"].write_text(json.dumps(speed_report()))
+    new = speed_report(times(0.5))
+    new["results"] += speed_report(times(2), subject="torch")["results"]
+    new["versions"]["onnxruntime"] = "1.1"
+    files["new"].write_text(json.dumps(new))
+    code, out, err = bench("--from", files["new"], "--compare", files["old"], "--json", files["both"])
+    assert code == 1
+    assert "error: slower than" in err
+    assert "onnxruntime 1.0 -> 1.1" in out
+    assert "1 slower, 0 faster, 1 of 2 judged" in out
+    kept = json.loads(files["both"].read_text())["comparison"]
+    assert kept["with"] == "old.json"
+    assert [row["verdict"] for row in kept["rows"]] == ["SLOWER", "not judged"]
+    code, out, err = bench("--from", files["old"], "--compare", files["old"])
+    assert (code, err) == (0, "")
+    new["machine"]["cpu"] = "another CPU"
+    files["new"].write_text(json.dumps(new))
+    code, out, _ = bench("--from", files["old"], "--compare", files["new"])
+    assert "ANOTHER MACHINE: cpu another CPU -> a CPU" in out
+
+
+def test_nothing_to_judge_is_not_taken_for_no_regression(bench: Bench, tmp_path: Path) -> None:
+    for name, batch in (("old", 1), ("new", 2)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(speed_report(batch=batch)))
+    code, out, err = bench("--from", tmp_path / "new.json", "--compare", tmp_path / "old.json")
+    assert code == 2
+    assert "only in the new report" in out
+    assert "no row of the two reports could be judged" in err
+
+
+def test_a_run_is_compared_at_once_and_with_itself_is_the_same(bench: Bench, tmp_path: Path) -> None:
+    options = (
+        "--backend",
+        "onnxruntime",
+        "--peers",
+        "none",
+        "--batch",
+        "2",
+        "--seconds",
+        "0.04",
+        "--threads",
+        "1",
+        "-q",
+    )
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    assert bench(*options, "--repeats", "3", "--json", old)[0] == 0
+    code, out, _ = bench(*options, "--repeats", "3", "--compare", old, "--json", new)
+    assert code in (0, 1)  # others may be using this machine
+    row = json.loads(new.read_text())["comparison"]["rows"][0]
+    assert row["old"] == json.loads(old.read_text())["results"][0]["samples_per_second"]
+    assert row["new"] == json.loads(new.read_text())["results"][0]["samples_per_second"]
+    assert "compared with old.json" in out
+    assert bench("--from", new, "--compare", new)[0] == 0
+    code, _, err = bench("--scenario", "batch", "--compare", old)
+    assert (code, "found a report of --scenario speed, expected one of batch" in err) == (2, True)
+
+
+def test_jobs_are_compared_by_their_parts(bench: Bench, tmp_path: Path) -> None:
+    sizes = ("--utterances", "12", "--lengths", "0.02:0.06", "--batch", "3", "--threads", "1", "--padded-groups", "0")
+    file, slower = tmp_path / "job.json", tmp_path / "slower.json"
+    assert bench("--scenario", "batch", *sizes, "--verify", "0", "-q", "--json", file)[0] == 0
+    assert bench("--from", file, "--compare", file)[0] == 0
+    report = json.loads(file.read_text())
+    job = report["results"][0]["scheduler"]
+    assert len(job["repeats"]) >= 3
+    job["repeats"] = [100.0, 101.0, 102.0, 99.0]
+    file.write_text(json.dumps(report))
+    job["samples_per_second"] /= 2
+    report["results"][0]["share_of_limit"] /= 2
+    slower.write_text(json.dumps(report))
+    code, out, _ = bench("--from", slower, "--compare", file)
+    assert (code, "SLOWER" in out) == (1, True)
+
+
+def test_reports_of_the_schema_before_are_read(bench: Bench, tmp_path: Path) -> None:
+    from wavernn_trt.scripts.bench import report_file
+
+    published = Path(report_file.__file__).parent / "results" / "lj-small-cpu.json"
+    stored = json.loads(published.read_text())
+    assert "schema" not in stored
+    report = read_report(published, "--from")
+    for before, result in zip(stored["results"], report["results"], strict=True):
+        assert result["share_of_limit"] == before["share_of_limit"]
+        assert sorted(result["shares"])[len(result["shares"]) // 2] == pytest.approx(before["share_of_limit"])
+    code, out, _ = bench("--from", published, "--price", "0.5", "--currency", "EUR")
+    assert code == 0
+    assert "1,000 hours of speech, at 0.5 EUR an hour" in out
+    assert bench("--from", published, "--compare", published)[0] == 0
+
+
+def test_a_damaged_report_is_refused_by_name(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    damaged = copy.deepcopy(speed_report())
+    del damaged["results"][0]["repeats"]
+    file.write_text(json.dumps(damaged))
+    (tmp_path / "new.json").write_text(json.dumps(speed_report()))
+    code, _, err = bench("--from", tmp_path / "new.json", "--compare", file)
+    assert code == 2
+    assert "old.json: found no usable 'repeats', expected what 'bench --json' wrote" in err
+
+
+def test_the_help_states_the_rule(bench: Bench) -> None:
+    _, out, _ = bench("--help")
+    assert RULE in out
+    for number in ("5 %", "3 times both", "1.4826", "10 %"):
+        assert number in RULE
