@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import platform
 import shutil
-import subprocess
 import time
 from importlib import metadata
 from typing import Any
@@ -15,6 +14,7 @@ from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KERNEL_FILES, CompiledKernels, KernelCache
 from wavernn_trt.plugins.resources import resource_report
+from wavernn_trt.scripts.bench.gpu_state import query_gpu
 from wavernn_trt.scripts.bench.machine import describe_machine
 from wavernn_trt.scripts.gpu.runners import kernel_cache
 from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
@@ -90,22 +90,10 @@ def _gpu() -> Outcome:
 
 def clocks() -> Outcome:
     """Clocks, power and what holds them back, as nvidia-smi tells."""
-    path = shutil.which("nvidia-smi")
-    if path is None:
+    if shutil.which("nvidia-smi") is None:
         raise MissingError("nvidia-smi is not on PATH")
-    # One field at a time where all together fail: older drivers do not know every name.
-    told = _ask(path, SMI_FIELDS)
-    if told is None:
-        single = {name: _ask(path, (name,)) for name in SMI_FIELDS}
-        told = {name: value[name] for name, value in single.items() if value}
+    told = query_gpu(SMI_FIELDS) or {}
     return Outcome("noted", ", ".join(f"{name} {value}" for name, value in told.items()), dict(told))
-
-
-def _ask(path: str, fields: tuple[str, ...]) -> dict[str, str] | None:
-    command = [path, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    values = [value.strip() for value in done.stdout.strip().split(",")]
-    return dict(zip(fields, values, strict=True)) if done.returncode == 0 and len(values) == len(fields) else None
 
 
 def _host() -> Outcome:
