@@ -124,7 +124,7 @@ def open_cuda(
         cache: of compiled kernels; the user's unless given.
 
     Returns:
-        The executor, and the name of what it runs, as the cache of compiled kernels begins it.
+        The executor, and a name for what it runs: the kernel, its precision and the GPU's compute capability.
 
     Raises:
         NoMachineError: a driver, a GPU, a compiler or a package is missing.

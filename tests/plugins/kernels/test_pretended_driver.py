@@ -36,9 +36,15 @@ def test_calls_keep_to_the_rules_and_wrong_ones_are_refused(pretended_gpu: dict[
 
 def test_models_are_decoded_with_it(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
     for module in ("torch", "onnx_graphsurgeon", "onnxruntime", "platformdirs"):
-        pytest.importorskip(module, reason="models are exported here, and opened as users do")
+        pytest.importorskip(module, reason="a model is opened as users do, and compared with PyTorch's")
     user_cache = {"XDG_CACHE_HOME": str(tmp_path)}
     expect_all_passed({**pretended_gpu, **user_cache}, HERE / "pretended" / "executor_cases.py")
+
+
+def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
+    for module in ("onnx_graphsurgeon", "onnxruntime"):
+        pytest.importorskip(module, reason="a model is opened, and compared with ONNX Runtime's")
+    expect_all_passed(pretended_gpu, HERE.parents[1] / "runtime" / "test_cuda_executor.py", "-m", "gpu")
 
 
 def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:

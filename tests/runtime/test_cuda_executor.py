@@ -1,0 +1,131 @@
+"""The ``cuda`` executor: what needs no GPU here, and what it does on one where there is one.
+
+tests/plugins/kernels/test_pretended_driver.py runs those for a GPU with a driver that pretends, and more.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.gpu import DriverState, driver_state
+from wavernn_trt.export.model_directory import ModelDirectory, window_rows
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
+from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
+pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
+from wavernn_trt.runtime.executors import onnx_session
+from wavernn_trt.runtime.executors.cuda_executor import CudaWish, open_cuda, require_machine
+from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.executors.plan_choice import NoMachineError
+
+STEPS, BATCH = 50, 2
+MEL = np.load(shipped_voice().parent / "sample_mel.npy")
+
+
+def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
+    """The kernel's reference decodes with them what ONNX Runtime decodes from the same directory."""
+    model, window = voice.model, window_rows(voice.model, voice.audio, STEPS)
+    decoder = read_decoder(voice, "fp32")
+    random = np.random.default_rng(0)
+    chunk = Chunk(
+        random.standard_normal((2, window, model.columns)).astype(np.float32),
+        random.integers(0, window, (2, STEPS), dtype=np.int32),
+        random.dirichlet(np.ones(window), (2, model.interpolated, STEPS)).astype(np.float32),
+        random.uniform(0, 0.999, (2, STEPS, model.uniforms)).astype(np.float32),
+    )
+    state = initial_state(model, 2)
+    inputs: dict[str, NDArray[Any]] = {"previous": state.previous, "hidden": state.hidden}
+    inputs |= {one.name: getattr(chunk, one.name, inputs.get(one.name)) for one in decoder.shape.chunk_inputs()}
+    inputs |= {one.name: array for one, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True)}
+    expected, _ = OnnxRuntimeExecutor(voice, threads=1).decode(chunk, state)
+    assert np.array_equal(decode_sequence(decoder.shape, inputs)["samples"], expected)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "uint16")])
+def test_matrices_are_stored_in_the_precision_and_nothing_else_is(
+    voice: ModelDirectory, precision: Precision, dtype: str
+) -> None:
+    decoder = read_decoder(voice, precision)
+    for operand, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True):
+        assert array.dtype == (dtype if operand.kind == "weight" else "float32")
+        assert array.shape == operand.shape
+        assert array.flags.c_contiguous
+
+
+def test_nothing_that_a_gpu_needs_is_imported_before_there_is_one() -> None:
+    code = (
+        "import sys, wavernn_trt.runtime.executors.cuda_executor;"
+        "assert not {'cuda', 'pycuda', 'onnx', 'tensorrt_rtx', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_without_a_driver_the_reason_is_the_driver_s() -> None:
+    with pytest.raises(NoMachineError, match=r"no GPU: libcuda\.so\.1 was not found"):
+        require_machine(DriverState((), "libcuda.so.1 was not found, so there is no NVIDIA driver"))
+
+
+def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, and by an algorithm that does not depend on what ran fastest."""
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+    assert onnx_session.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there[2:])
+    assert onnx_session.conditioner_providers() == ("CPUExecutionProvider",)
+
+
+# With a GPU.
+
+
+@pytest.fixture(scope="module")
+def cubins(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    return KernelCache(tmp_path_factory.mktemp("cubins"))
+
+
+@pytest.fixture
+def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precision], Vocoder]:
+    """A function precision -> the shipped voice in the kernel, in chunks of few steps."""
+    state = driver_state()
+    if state.reason is not None:
+        pytest.skip(f"needs a GPU: {state.reason}")
+
+    def make(precision: Precision) -> Vocoder:
+        executor, kernel = open_cuda(voice, CudaWish(precision, BATCH, STEPS), state, cubins)
+        return Vocoder(OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, kernel))
+
+    return make
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_gpu_labels_are_the_cpu_s_until_rounding_parts_them(
+    on_the_gpu: Callable[[Precision], Vocoder], precision: Precision
+) -> None:
+    with Vocoder.load(backend="onnxruntime", threads=1) as reference, on_the_gpu(precision) as vocoder:
+        found, expected = (one.labels(MEL[:, 40:41], seed=1) for one in (vocoder, reference))
+    assert (found == expected).cumprod().sum() > {"fp32": 100, "fp16": 20}[precision]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_utterances_have_the_same_bits_alone_together_and_as_streams(
+    on_the_gpu: Callable[[Precision], Vocoder],
+) -> None:
+    mels = [MEL[:, first : first + 1] for first in (0, 20, 40)]
+    with on_the_gpu("fp16") as vocoder:
+        together = vocoder.vocode_batch(mels, seeds=range(3))
+        assert np.array_equal(vocoder.vocode(mels[1], seed=1), together[1])
+        assert np.array_equal(np.concatenate(list(vocoder.stream(mels[2], seed=2))), together[2])
