@@ -120,3 +120,19 @@ class ResidentArguments(ctypes.Structure):
         ("shared_gates", _INT),
         ("shared_logits", _INT),
     )
+
+
+class SteppedArguments(ctypes.Structure):
+    """See kernels/stepped_arguments.h."""
+
+    _fields_ = (
+        ("s", SequenceArguments),
+        ("scales", _POINTER * len(MATRICES)),
+        ("next_step", _POINTER),
+        ("step", _POINTER),
+        ("step_logits", _POINTER),
+        ("operands", _POINTER * 2),
+        ("matrices", _INT * 2),
+        ("results", _POINTER),
+        ("features", _POINTER),
+    )

@@ -10,9 +10,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #define DEVICE inline
@@ -49,13 +51,39 @@ inline void store_two(void* address, const unsigned (&two)[2]) { std::memcpy(add
 
 inline void load_constant_two(const void* address, unsigned (&two)[2]) { load_two(address, two); }
 
-// Done at once. A kernel that reads the words before it has waited is found by its own order of calls only.
-inline void copy_words_later(void* shared, const void* global) { store_words(shared, load_words(global)); }
+// A thread's copies to shared memory, in sets. Each is put off for as long as the kernel allows: what is read before it
+// was waited for is not there.
+struct HostCopies {
+    using Set = std::vector<std::pair<void*, const void*>>;
 
-inline void close_copies() {}
+    std::deque<Set> closed;
+    Set open;
+
+    static HostCopies& of_this_thread() {
+        thread_local HostCopies copies;
+        return copies;
+    }
+};
+
+inline void copy_words_later(void* shared, const void* global) {
+    HostCopies::of_this_thread().open.emplace_back(shared, global);
+}
+
+inline void close_copies() {
+    HostCopies& copies = HostCopies::of_this_thread();
+    copies.closed.push_back(std::move(copies.open));
+    copies.open.clear();
+}
 
 template <int Open>
-void wait_for_copies() {}
+void wait_for_copies() {
+    std::deque<HostCopies::Set>& closed = HostCopies::of_this_thread().closed;
+    for (; closed.size() > Open; closed.pop_front()) {
+        for (const auto& [shared, global] : closed.front()) {
+            store_words(shared, load_words(global));
+        }
+    }
+}
 
 inline float float_of_bits(unsigned bits) {
     float value;

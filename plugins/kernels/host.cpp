@@ -5,6 +5,7 @@
 #include "gru_cell.h"
 #include "resident.h"
 #include "sequence.h"
+#include "stepped.h"
 
 namespace {
 
@@ -50,6 +51,15 @@ int run_resident(
     });
 }
 
+// Calls kernel(block, type of the weights) with all threads.
+template <typename Kernel>
+int run_stepped(int precision, int blocks, int warps, int shared_bytes, Kernel kernel) {
+    return choose_weight(precision, [&](auto weight) {
+        wavernn::run_grid(
+            blocks, warps, static_cast<std::size_t>(shared_bytes), [&](const Block& block) { kernel(block, weight); });
+    });
+}
+
 }  // namespace
 
 extern "C" {
@@ -91,6 +101,28 @@ int wavernn_resident_plain_32(
     const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
     return run_resident<4, 2, false>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
 }
+
+#define WAVERNN_STEPPED(name, call)                                                                           \
+    int wavernn_##name(                                                                                       \
+        const wavernn::SteppedArguments* arguments, int precision, int blocks, int warps, int shared_bytes) { \
+        return run_stepped(precision, blocks, warps, shared_bytes, [&](const Block& block, auto weight) {     \
+            using Weight [[maybe_unused]] = decltype(weight);                                                 \
+            call(block, *arguments);                                                                          \
+        });                                                                                                   \
+    }
+
+WAVERNN_STEPPED(stepped_begin, wavernn::begin_stepped<wavernn::Operand<Weight>>)
+WAVERNN_STEPPED(stepped_units_0_32, (wavernn::stepped_units_0<Weight, 2>))
+WAVERNN_STEPPED(stepped_units_0_64, (wavernn::stepped_units_0<Weight, 4>))
+WAVERNN_STEPPED(stepped_units_0_128, (wavernn::stepped_units_0<Weight, 8>))
+WAVERNN_STEPPED(stepped_units_1_32, (wavernn::stepped_units_1<Weight, 2>))
+WAVERNN_STEPPED(stepped_units_1_64, (wavernn::stepped_units_1<Weight, 4>))
+WAVERNN_STEPPED(stepped_units_1_128, (wavernn::stepped_units_1<Weight, 8>))
+WAVERNN_STEPPED(stepped_rows_32, (wavernn::stepped_rows<Weight, 2, 1>))
+WAVERNN_STEPPED(stepped_rows_64, (wavernn::stepped_rows<Weight, 4, 1>))
+WAVERNN_STEPPED(stepped_rows_128, (wavernn::stepped_rows<Weight, 8, 2>))
+WAVERNN_STEPPED(stepped_draw, wavernn::draw_step)
+#undef WAVERNN_STEPPED
 
 // Rounds to the precision and back.
 int wavernn_round(const float* values, float* rounded, int count, int precision) {

@@ -1,0 +1,76 @@
+// A chunk in one launch a stage and step: wavernn_trt.plugins.sequence_reference.
+//
+// With hundreds of streams a step is a few large products on tensor cores, and what counts is arithmetic. Weights are
+// read anew in every launch, from the second-level cache; what follows a product is done in its registers. Blocks of
+// a launch exchange nothing. The launches of a chunk stand behind each other in one stream: first begin_stepped, then
+// for each step a launch for each GRU layer, each fully connected layer, the last layer and the drawing.
+//
+// Sums go over the columns in the same order in every tile: a stream's bits depend neither on its place nor on how
+// many streams a tile has.
+#pragma once
+
+#include "stepped_draw.h"
+
+namespace wavernn {
+
+// Takes over a stream's state from the chunk before, and makes the padding of all of its operands zero. A block for
+// each stream.
+template <typename Number>
+DEVICE void begin_stepped(const Block& block, const SteppedArguments& p) {
+    const SequenceArguments& a = p.s;
+    const int stream = block.rank();
+    const int pitch = operand_pitch(a.hidden_size);
+    const long long operands = static_cast<long long>(stream) * pitch;
+    const Number zero = narrow<Number>(0.0f);
+#pragma unroll 1
+    for (int layer = 0; layer < a.layers; ++layer) {
+        Number* even = static_cast<Number*>(a.states[layer]) + operands;
+        Number* odd = even + static_cast<long long>(a.batch) * pitch;  // the one before step 0
+        const long long at = (static_cast<long long>(layer) * a.batch + stream) * a.hidden_size;
+#pragma unroll 1
+        for (int unit = block.thread(); unit < pitch; unit += block.threads()) {
+            if (unit < a.hidden_size) {
+                const float state = a.hidden[at + unit];
+                a.hidden_out[at + unit] = state;
+                odd[unit] = narrow<Number>(state);
+            } else {
+                even[unit] = odd[unit] = zero;
+                if (a.skip) {
+                    (static_cast<Number*>(a.features[layer]) + operands)[unit] = zero;
+                }
+            }
+        }
+    }
+#pragma unroll 1
+    for (int i = 0; i < a.fc_layers; ++i) {
+        const int rows = a.matrices[FC_0 + i].rows;
+        Number* row = static_cast<Number*>(a.activations[i]) + static_cast<long long>(stream) * operand_pitch(rows);
+#pragma unroll 1
+        for (int k = rows + block.thread(); k < operand_pitch(rows); k += block.threads()) {
+            row[k] = zero;
+        }
+    }
+    if (block.thread() == 0) {
+        keep_previous(a, stream, given_previous(a, stream));
+        if (stream == 0) {
+            *p.next_step = 0;
+        }
+    }
+}
+
+template <typename Weight, int StreamOctets>
+DEVICE void stepped_units_0(const Block& block, const SteppedArguments& p) {
+    UnitStage<SteppedTile<Weight, 3, StreamOctets>, 1>(block, p).run();
+}
+
+template <typename Weight, int StreamOctets>
+DEVICE void stepped_units_1(const Block& block, const SteppedArguments& p) {
+    UnitStage<SteppedTile<Weight, 3, StreamOctets>, 2>(block, p).run();
+}
+
+template <typename Weight, int StreamOctets, int Pairs>
+DEVICE void stepped_rows(const Block& block, const SteppedArguments& p) {
+    RowStage<SteppedTile<Weight, Pairs, StreamOctets>>(block, p).run();
+}
+
+}  // namespace wavernn

@@ -1,0 +1,110 @@
+// The product of a tile's rows with its streams, over all columns, in registers.
+#pragma once
+
+#include "stepped_tile.h"
+
+namespace wavernn {
+
+// Sums of a warp: of each kind, of two octets of rows, by octets of streams. Kinds are the tile's pairs, and where
+// two products are added up the last pair of the second: a GRU's candidate needs both sums apart.
+template <typename C, int Products>
+struct TileSums {
+    static constexpr int KINDS = C::PAIRS + Products - 1;
+
+    PatchSums of[KINDS][2][C::STREAM_OCTETS];
+
+    DEVICE void clear_all() {
+#pragma unroll
+        for (int kind = 0; kind < KINDS; ++kind) {
+            clear(of[kind]);
+        }
+    }
+
+    // Moves the sums of the next octet of streams to the place of the first. Registers have no index: so a loop
+    // over octets need not be unrolled.
+    DEVICE void advance() {
+#pragma unroll
+        for (int kind = 0; kind < KINDS; ++kind) {
+#pragma unroll
+            for (int octet = 0; octet < 2; ++octet) {
+#pragma unroll
+                for (int s = 0; s + 1 < C::STREAM_OCTETS; ++s) {
+                    of[kind][octet][s] = of[kind][octet][s + 1];
+                }
+            }
+        }
+    }
+};
+
+// Multiplies one patch of columns. Product: which of them it belongs to.
+template <int Product, typename C, int Products>
+DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSums<C, Products>& sums) {
+    using Number = typename C::Number;
+    const typename C::Weight* weights = reinterpret_cast<const typename C::Weight*>(slot);
+    const Number* operands = reinterpret_cast<const Number*>(slot + C::ROW_BYTES);
+    Patch rows[C::PAIRS][2];
+#pragma unroll
+    for (int pair = 0; pair < C::PAIRS; ++pair) {
+#pragma unroll
+        for (int octet = 0; octet < 2; ++octet) {
+            const int patch = pair * C::RUN_PATCHES + C::row_octet(block) + octet;
+            for_parts(block, [&](int lane, int part) {
+                rows[pair][octet].part[part] = kept_piece(weights + (patch * PATCH_LANES + lane) * PIECE);
+            });
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < C::STREAM_OCTETS; ++s) {
+        Patch streams;
+        for_parts(block, [&](int lane, int part) {
+            const int patch = C::stream_octet(block) + s;
+            streams.part[part] = kept_piece(operands + (patch * PATCH_LANES + lane) * PIECE);
+        });
+#pragma unroll
+        for (int pair = 0; pair < C::PAIRS; ++pair) {
+            constexpr int last = C::PAIRS - 1;
+            const int kind = pair == last ? last + Product : pair;
+            multiply_add(
+                block, Number{}, rows[pair][0], rows[pair][1], streams, sums.of[kind][0][s], sums.of[kind][1][s]);
+        }
+    }
+}
+
+// Adds one product, or two of the same sizes, to sums. between() is called before the second.
+template <typename C, int Products, typename Between>
+DEVICE void multiply(
+    const Block& block, const Supply<C>& supply, const Factors<C> (&factors)[Products], int patches,
+    TileSums<C, Products>& sums, Between between) {
+    const auto slot = [&](int k) { return block.shared() + k % C::SLOTS * C::SLOT_BYTES; };
+    const auto fetch = [&](int k) {
+        if (k < patches) {
+            supply.fetch(block, factors[0], k, slot(k));
+        } else if (k < Products * patches) {
+            supply.fetch(block, factors[Products - 1], k - patches, slot(k));
+        }
+        close_copies();
+    };
+    const auto next_slot = [&](int k) {
+        wait_for_copies<C::SLOTS - 2>();
+        block.sync();  // all copies are there, and nobody reads the slot before, which is filled next
+        fetch(k + C::SLOTS - 1);
+        return slot(k);
+    };
+#pragma unroll 1
+    for (int k = 0; k < C::SLOTS - 1; ++k) {
+        fetch(k);
+    }
+#pragma unroll 1
+    for (int k = 0; k < patches; ++k) {
+        multiply_slot<0>(block, next_slot(k), sums);
+    }
+    if constexpr (Products == 2) {
+        between();
+#pragma unroll 1
+        for (int k = patches; k < 2 * patches; ++k) {
+            multiply_slot<1>(block, next_slot(k), sums);
+        }
+    }
+}
+
+}  // namespace wavernn

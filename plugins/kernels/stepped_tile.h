@@ -1,0 +1,138 @@
+// A block's tile of a product: rows of weights by streams, and how their patches come to shared memory.
+//
+// Both operands have their columns side by side, so both are copied alike: sixteen bytes a lane, to where the
+// patch's lanes are in order. Shared memory has a few slots of one patch of columns each; while one is multiplied,
+// the copies to the others are under way.
+#pragma once
+
+#include "pieces.h"
+
+namespace wavernn {
+
+// Pairs: of octets of rows that a warp multiplies. Of a GRU they are the three gates of sixteen units; of other
+// layers neighbouring rows. StreamOctets: those that a warp multiplies them with.
+template <typename Weight_, int Pairs_, int StreamOctets_>
+struct SteppedTile {
+    using Weight = Weight_;
+    using Number = Operand<Weight>;
+    static constexpr int PAIRS = Pairs_;
+    static constexpr int STREAM_OCTETS = StreamOctets_;
+
+    static constexpr int ROW_WARPS = 4;
+    static constexpr int STREAM_WARPS = 2;
+    static constexpr int WARPS = ROW_WARPS * STREAM_WARPS;
+    // Neighbouring rows, or units.
+    static constexpr int RUN = ROW_WARPS * 2 * PATCH_ROWS;
+    static constexpr int RUN_PATCHES = RUN / PATCH_ROWS;
+    static constexpr int ROWS = PAIRS * RUN;
+    static constexpr int STREAMS = STREAM_WARPS * STREAM_OCTETS * PATCH_ROWS;
+
+    static constexpr int SLOTS = 4;
+    static constexpr int ROW_BYTES = ROWS * PATCH_COLUMNS * static_cast<int>(sizeof(Weight));
+    static constexpr int SLOT_BYTES = ROW_BYTES + STREAMS * PATCH_COLUMNS * static_cast<int>(sizeof(Number));
+
+    // Numbers that are copied at once.
+    static constexpr int ROW_CHUNK = VECTOR<Weight>;
+    static constexpr int STREAM_CHUNK = VECTOR<Number>;
+
+    // Of a warp: the first of its octets of rows in a run, and of its octets of streams.
+    DEVICE static int row_octet(const Block& block) { return block.warp() / STREAM_WARPS * 2; }
+    DEVICE static int stream_octet(const Block& block) { return block.warp() % STREAM_WARPS * STREAM_OCTETS; }
+};
+
+DEVICE int whole_patches(int columns) { return (columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS; }
+
+// Numbers from one stream's operands to the next's.
+DEVICE int operand_pitch(int columns) { return whole_patches(columns) * PATCH_COLUMNS; }
+
+// Which rows of a matrix a tile has. What is behind the last row or stream is computed from the last, and dropped.
+struct TileRows {
+    // Of the first run, and from one run to the next.
+    int first;
+    int distance;
+    // The last one of the first run's rows that may be read, and of all.
+    int last_of_run;
+    int last;
+
+    DEVICE int row(int run, int place) const { return min(min(first + place, last_of_run) + run * distance, last); }
+};
+
+// What one product multiplies.
+template <typename C>
+struct Factors {
+    const typename C::Weight* weights;   // [rows, columns]
+    const typename C::Number* operands;  // [B, pitch]
+    // Whether rows can be copied sixteen bytes at a time.
+    bool aligned;
+
+    DEVICE Factors(const Matrix& matrix, const void* streams)
+        : weights(static_cast<const typename C::Weight*>(matrix.weight)),
+          operands(static_cast<const typename C::Number*>(streams)),
+          aligned(rows_are_aligned(weights, matrix.columns)) {}
+};
+
+// The tile's patches on their way to shared memory.
+template <typename C>
+class Supply {
+public:
+    DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch)
+        : columns_(columns) {
+        for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
+            const int row = chunk / CHUNKS_A_ROW;
+            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * columns;
+        });
+        for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
+            const int stream = min(first_stream + chunk / CHUNKS_A_STREAM, batch - 1);
+            stream_offset_[turn][part] = stream * operand_pitch(columns);
+        });
+    }
+
+    // Begins to copy a patch of columns to a slot.
+    DEVICE void fetch(const Block& block, const Factors<C>& factors, int column_patch, unsigned char* slot) const {
+        for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
+            const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
+            const typename C::Weight* from = factors.weights + row_offset_[turn][part] + column;
+            if (factors.aligned && column < columns_) {
+                copy_words_later(slot + chunk * VECTOR_BYTES, from);
+            } else {
+                typename C::Weight* to = reinterpret_cast<typename C::Weight*>(slot + chunk * VECTOR_BYTES);
+#pragma unroll 1
+                for (int i = 0; i < C::ROW_CHUNK; i += PIECE) {
+                    keep_piece(to + i, from + i, columns_ - column - i, false);
+                }
+            }
+        });
+        for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
+            const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_STREAM * C::STREAM_CHUNK;
+            copy_words_later(
+                slot + C::ROW_BYTES + chunk * VECTOR_BYTES, factors.operands + stream_offset_[turn][part] + column);
+        });
+    }
+
+private:
+    static constexpr int CHUNKS_A_ROW = PATCH_COLUMNS / C::ROW_CHUNK;
+    static constexpr int CHUNKS_A_STREAM = PATCH_COLUMNS / C::STREAM_CHUNK;
+    static constexpr int ROW_CHUNKS = C::ROWS * CHUNKS_A_ROW;
+    static constexpr int STREAM_CHUNKS = C::STREAMS * CHUNKS_A_STREAM;
+    static constexpr int COPIERS = C::WARPS * PATCH_LANES;
+
+    // Calls use(turn, part, chunk) for this thread's of `Chunks` chunks.
+    template <int Chunks, typename Use>
+    DEVICE static void for_chunks(const Block& block, Use use) {
+#pragma unroll
+        for (int turn = 0; turn < (Chunks + COPIERS - 1) / COPIERS; ++turn) {
+            for_parts(block, [&](int lane, int part) {
+                const int chunk = (turn * C::WARPS + block.warp()) * PATCH_LANES + lane;
+                if (Chunks % COPIERS == 0 || chunk < Chunks) {
+                    use(turn, part, chunk);
+                }
+            });
+        }
+    }
+
+    int columns_;
+    int row_offset_[(ROW_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
+    int stream_offset_[(STREAM_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
+};
+
+}  // namespace wavernn
