@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from wavernn_trt.scripts.bench.availability import UnavailableError
-from wavernn_trt.scripts.bench.device_limits import DeviceLimits
+from wavernn_trt.scripts.bench.device_limits import PRECISIONS, DeviceLimits
 from wavernn_trt.scripts.bench.matrix_product import MatrixProducts
 from wavernn_trt.scripts.bench.memory_copy import MemoryCopy
 
@@ -42,13 +42,15 @@ class Ceilings:
         self._measure[COPY] = self._copy.bytes_per_second
         if gpu_precisions:
             try:
-                device = DeviceLimits(gpu_precisions)
+                device = DeviceLimits([one for one in gpu_precisions if one in PRECISIONS])
             except UnavailableError as error:
                 missing[GPU] = str(error)
             else:
                 for precision in device.precisions:
                     self._measure[gpu_product(precision)] = _bind(device.flops, precision)
                 self._measure[GPU_COPY] = device.bytes_per_second
+                for precision in set(gpu_precisions) - set(PRECISIONS):
+                    missing[f"{GPU}, {precision}"] = "not measured: PyTorch has no plain matrix product in it"
         self.names = tuple(self._measure)
 
     def measure(self) -> dict[str, float]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from wavernn_trt.scripts.bench.availability import UnavailableError, require_cuda_torch
+from wavernn_trt.scripts.bench.availability import require_cuda_torch
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""Of PyTorch's plain matrix product."""
 PRODUCT_SIZE = 8192
 """Rows and columns: 1.1 TFLOP."""
 COPY_BYTES = 1 << 28
@@ -29,18 +31,16 @@ class DeviceLimits:
         """Makes what is multiplied and copied.
 
         Args:
-            precisions: of the products; float32 ones as PyTorch computes them unless told otherwise, without TF32.
+            precisions: some of `PRECISIONS`; float32 as PyTorch computes it unless told otherwise, without TF32.
             device: as PyTorch calls it.
             product_size: rows and columns.
             copy_bytes: of the copy.
 
         Raises:
-            UnavailableError: PyTorch is not there or finds no GPU, or has no such numbers.
+            UnavailableError: PyTorch is not there or finds no GPU.
         """
         torch = require_cuda_torch() if device != "cpu" else _torch()
         types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-        if unknown := [name for name in precisions if name not in types]:
-            raise UnavailableError(f"not measured: no matrix product of PyTorch's is in {', '.join(unknown)}")
         self._torch, self._device, self._size, self._bytes = torch, device, product_size, copy_bytes
         shape = (product_size, product_size)
         self._factors = {name: torch.randn(shape, device=device).to(types[name]) for name in precisions}

@@ -57,9 +57,9 @@ def _open(name: str, options: SpeedOptions, path: Path, *, on_gpu: bool) -> Peer
     # Imported here: each of these imports torch.
     if name == "cuda-graphs":
         require_cuda_torch()
-        from wavernn_trt.scripts.bench.cuda_graphs import CudaGraphsPeer
+        from wavernn_trt.scripts.bench.cuda_graphs import TYPES, CudaGraphsPeer
 
-        return CudaGraphsPeer(path, options.precision or "fp16")
+        return CudaGraphsPeer(path, options.precision if options.precision in TYPES else "fp16")
     opened: Callable[..., Peer]
     if name == "loop":
         from wavernn_trt.scripts.bench.plain_loop import PlainLoopPeer as opened

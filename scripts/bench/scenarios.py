@@ -127,20 +127,24 @@ def _beside_limit(
 ) -> dict[str, Any]:
     """A job, with the limit before and behind it: the matrix product of all cores, or of the GPU."""
     on_gpu = about["place"] == "gpu"
-    report("limit")
-    ceilings = Ceilings(usable_cores(), [about["precision"]] if on_gpu else [], missing)
     name = gpu_product(about["precision"]) if on_gpu else "onnxruntime"
-    repeats = [ceilings.measure().get(name)]
+
+    def limit() -> list[float]:
+        report("limit")
+        ceilings = Ceilings(usable_cores(), [about["precision"]] if on_gpu else [], missing)
+        found = ceilings.measure().get(name)
+        ceilings.close()
+        return [] if found is None else [found]
+
+    before = limit()
     measured = _measure(arguments, vocoder, report)
-    report("limit")
-    repeats.append(ceilings.measure().get(name))
-    ceilings.close()
-    flops = [one for one in repeats if one is not None]
-    if not flops:
+    repeats = [*before, *limit()]
+    if not repeats:
         return {**measured, "limit": None, "share_of_limit": None}
+    flops = median(repeats)
     operations = 2 * vocoder.config.model.multiply_adds * measured["scheduler"]["samples_per_second"]
-    limit = {"name": name if on_gpu else "onnxruntime fp32 product", "flops": median(flops), "repeats": flops}
-    return {**measured, "limit": limit, "share_of_limit": operations / median(flops)}
+    about_limit = {"name": name if on_gpu else "onnxruntime fp32 product", "flops": flops, "repeats": repeats}
+    return {**measured, "limit": about_limit, "share_of_limit": operations / flops}
 
 
 def _options(kind: Any, given: dict[str, Any]) -> Any:

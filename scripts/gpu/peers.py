@@ -79,11 +79,10 @@ class Loop:
 
     def seconds(self, steps: int) -> float:
         """Of a loop over so many steps, from its modules to the last value on the host."""
-        with torch.device(self._device):  # where the loop makes its first states
-            rows = torch.zeros(steps, self._model.config.columns)
-            started = time.perf_counter()
-            plain_loop(self._model, rows, self._batch)  # its last value comes to the host, so that it has ended
-            return time.perf_counter() - started
+        rows = torch.zeros(steps, self._model.config.columns, device=self._device)
+        started = time.perf_counter()
+        plain_loop(self._model, rows, self._batch)  # its last value comes to the host, so that it has ended
+        return time.perf_counter() - started
 
     def step_seconds(self, fewer: int, more: int) -> float:
         """Of a step: what a longer loop takes more than a shorter one, so that making the cells is not counted."""

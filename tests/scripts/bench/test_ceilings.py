@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wavernn_trt.scripts.bench.availability import UnavailableError
 from wavernn_trt.scripts.bench.ceilings import COPY, GPU, LIBRARIES, Ceilings
 from wavernn_trt.scripts.bench.device_limits import DeviceLimits
 from wavernn_trt.scripts.bench.memory_copy import MemoryCopy, largest_cache
@@ -57,5 +56,3 @@ def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
     limits._target.zero_()
     assert limits.bytes_per_second() > 1e5
     assert torch.equal(limits._target, limits._source)
-    with pytest.raises(UnavailableError, match="no matrix product of PyTorch's is in fp3"):
-        DeviceLimits(["fp3"], "cpu")

@@ -21,7 +21,7 @@ from wavernn_trt.scripts.bench import speech as bench_speech
 from wavernn_trt.scripts.bench.circumstances import SCHEMA
 from wavernn_trt.scripts.bench.machine import MachineWatch, resident_bytes
 from wavernn_trt.scripts.bench.matrix_product import SIZE, MatrixProducts
-from wavernn_trt.scripts.bench.names import BACKENDS
+from wavernn_trt.scripts.bench.names import BACKENDS, ON_CPU
 from wavernn_trt.scripts.bench.options import add_parser
 from wavernn_trt.scripts.cli import main
 
@@ -217,8 +217,8 @@ def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: s
 
 
 def test_every_backend_of_the_registry_can_be_asked_for() -> None:
-    names = {name.replace("_", "-") for name in (*registry.BACKENDS, *getattr(registry, "PLANNED", ()))}
-    assert set(BACKENDS) == names - {"auto"}
+    assert tuple(name.replace("_", "-") for name in registry.BACKENDS if name != "auto") == BACKENDS
+    assert set(ON_CPU) == set(registry.BACKENDS) - {"auto", *registry.ON_A_GPU}
 
 
 @pytest.mark.parametrize(

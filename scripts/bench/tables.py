@@ -1,0 +1,216 @@
+"""``python -m wavernn_trt.scripts.bench.tables``: the README's table of speeds, from the results that are published."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from wavernn_trt.scripts.bench.heading import BUSY
+from wavernn_trt.scripts.bench.names import BACKENDS, SUBJECTS
+from wavernn_trt.scripts.bench.report_file import damaged, read_report
+
+BEGIN = "<!-- speed: written by python -m wavernn_trt.scripts.bench.tables -->"
+END = "<!-- end of speed -->"
+"""What the table stands between."""
+ROOT = Path(__file__).resolve().parents[2]
+"""The clone: what is published is not installed with the package."""
+PATTERN = "speed-*.json"
+"""Of the results' names; each is a report of the scenario ``speed``, as ``bench --json`` wrote it."""
+PROGRAM = "wavernn_trt.scripts.bench.tables"
+DESCRIPTION = "Writes the README's table of speeds from the results that are published."
+_WIDTH = 118
+_LOOP = SUBJECTS["loop"]
+_OWN = {
+    "univoc": "univoc {version}'s `Vocoder.generate`, which takes one stream",
+    "torchaudio": "torchaudio {version}'s `WaveRNN.infer`",
+}
+_HEAD = (
+    "model",
+    "backend",
+    "streams",
+    "samples/s (all repeats)",
+    "real-time factor",
+    "first 20 ms",
+    "against loop",
+    "against own code",
+    "limit",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the table into the README, or with ``--check`` only looks whether it is there.
+
+    Returns:
+        0; 1 where ``--check`` found another; 2 where results or markers are missing.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=DESCRIPTION)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the README says otherwise")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default: the clone's")
+    parser.add_argument("--results", type=Path, default=ROOT / "scripts/bench/results", help="default: those published")
+    arguments = parser.parse_args(argv)
+    try:
+        reports = read_results(arguments.results)
+        before = arguments.readme.read_text(encoding="utf-8")
+        after = replace(before, lay_out(reports))
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    if before == after:
+        return 0
+    if arguments.check:
+        print(f"{PROGRAM}: {arguments.readme} differs from the results; run python -m {PROGRAM}", file=sys.stderr)
+        return 1
+    arguments.readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The reports, by name.
+
+    Raises:
+        ValueError: there is none, or one is damaged or was measured before reports had a date.
+    """
+    reports = []
+    for file in sorted(folder.glob(PATTERN)):
+        report = read_report(file, "results")
+        if report["scenario"] != "speed" or report["date"] is None:
+            raise ValueError(f"{file}: expected a report of --scenario speed that has a date")
+        try:
+            "".join(lay_out([report]))
+        except (KeyError, TypeError) as error:
+            raise damaged(file, "results", error) from None
+        reports.append(report)
+    if not reports:
+        raise ValueError(f"{folder}: found no {PATTERN}")
+    return reports
+
+
+def replace(text: str, lines: Iterable[str]) -> str:
+    """A README's text with other lines between the markers.
+
+    Raises:
+        ValueError: the markers are not there, once each and in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"expected once each, in this order: {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    return "\n".join((f"{before}{BEGIN}", *lines, f"{END}{rest.partition(END)[2]}"))
+
+
+def lay_out(reports: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Caption and table, in Markdown."""
+    yield from textwrap.wrap(_caption(reports), _WIDTH, break_long_words=False, break_on_hyphens=False)
+    yield ""
+    yield _line(_HEAD)
+    yield "|" + "---|" * len(_HEAD)
+    for report in reports:
+        name = _model(report)
+        for result in report["results"]:
+            if result["subject"] in BACKENDS:
+                yield _line(_row(name, report, result))
+                name = ""
+
+
+def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
+    own = [result["times"][peer] for peer in _OWN if peer in result["times"]]
+    loop = result["times"].get(_LOOP)
+    precision = "" if result["place"] == "cpu" else f" {result['precision']}"
+    return (
+        name,
+        f"{result['subject']}{precision}",
+        str(result["batch"]),
+        f"{result['samples_per_second']:,.0f} ({result['slowest']:,.0f} … {result['fastest']:,.0f})",
+        f"{result['real_time_factor']:.2f}",
+        f"{1e3 * result['first_chunk_seconds']:.3g} ms",
+        _times(loop),
+        _times(own[0] if own else None),
+        "-" if result["share_of_limit"] is None else f"{100 * result['share_of_limit']:.0f} %",
+    )
+
+
+def _caption(reports: Sequence[dict[str, Any]]) -> str:
+    machines = _several(dict.fromkeys(_machine(report) for report in reports))
+    days = sorted({datetime.fromisoformat(report["date"]).strftime("%Y-%m-%d") for report in reports})
+    repeats = _range([report["repeats"] for report in reports])
+    own = [
+        text.format(version=report["versions"].get(peer))
+        for peer, text in _OWN.items()
+        for report in reports[:1]
+        if any(peer in other["peers"] for other in reports)
+    ]
+    sentences = [
+        f"Measured on {machines} on {_several(days)} (UTC): medians of {repeats} repeats.",
+        _others(reports),
+        "*Loop* is the plain PyTorch loop that the projects themselves generate with"
+        + (f"; *own code* is {_several(own)}, with the same weights." if own else "."),
+        "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
+        "precision), of which the share that was reached is told.",
+        "Models named after a size have random weights."
+        if any(report["model"]["random"] for report in reports)
+        else "",
+        f"How: {_several(_command(report) for report in reports)}.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _others(reports: Sequence[dict[str, Any]]) -> str:
+    """What else ran."""
+    shares = [report["others_share"] for report in reports if report["others_share"] is not None]
+    if not shares:
+        return "What else ran there is not known."
+    took = f"Other processes took {_range([round(100 * share) for share in shares])} % of all cores meanwhile"
+    if max(shares) < BUSY:
+        return f"{took}."
+    return f"{took}: a quiet machine will say something else, of ratios too, since more threads get more of a busy core."
+
+
+def _machine(report: dict[str, Any]) -> str:
+    machine, versions, gpu = report["machine"], report["versions"], report["gpu"]
+    memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
+    told = [f"{name} {versions[name]}" for name in ("onnxruntime", "torch") if versions.get(name)]
+    if gpu and any(result["place"] == "gpu" for result in report["results"]):
+        state = gpu["before"] or gpu["after"]
+        told = [f"{state['name']} (driver {state['driver']})", *told]
+    python = f"Python {versions['python']}"
+    return f"{machine['usable_cores']} cores of an {machine['cpu']}{memory}, {python}, {', '.join(told)},"
+
+
+def _model(report: dict[str, Any]) -> str:
+    model, threads = report["model"], report["threads"]
+    layers = f"{model['layers']} x GRU {model['hidden_size']}"
+    return (
+        f"{model['name']}: {layers}, {model['sample_rate'] / 1000:g} kHz; {threads} thread{'s' if threads > 1 else ''}"
+    )
+
+
+def _command(report: dict[str, Any]) -> str:
+    model = f" --random {report['model']['random']}" if report["model"]["random"] else ""
+    batches = ",".join(map(str, dict.fromkeys(result["batch"] for result in report["results"])))
+    return f"`bench{model} --threads {report['threads']} --batch {batches}`"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f} x"
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _several(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
