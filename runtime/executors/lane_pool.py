@@ -18,7 +18,8 @@ class LanePool:
             open_lane: makes a lane, where all that there are are in use.
         """
         self._open = open_lane
-        self._idle: list[DeviceLane] = []  # threads take and add by single operations, which a list does whole
+        self.idle: list[DeviceLane] = []
+        """Those that nobody uses. Threads take and add by single operations, which a list does whole."""
 
     @contextmanager
     def lane(self) -> Iterator[DeviceLane]:
@@ -28,7 +29,7 @@ class LanePool:
             VocoderError: the device has no memory for another.
         """
         try:
-            lane = self._idle.pop()
+            lane = self.idle.pop()
         except IndexError:
             lane = self._open()
         try:
@@ -43,4 +44,4 @@ class LanePool:
 
     def _give_back(self, lane: DeviceLane) -> None:
         lane.drain()
-        self._idle.append(lane)
+        self.idle.append(lane)

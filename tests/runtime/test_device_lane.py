@@ -128,7 +128,7 @@ def test_the_simulation_notices_a_buffer_that_is_used_too_early(bench: Bench) ->
 
     def right(seed: int) -> bool:
         executor = bench.executor(bench.simulated.SimulatedDevice(seed))
-        executor._lanes._idle.append(bench.lane(executor._engine.device, HastyLane))
+        executor._lanes.idle.append(bench.lane(executor._engine.device, HastyLane))
         return equal(bench.samples(executor, lengths), expected)
 
     assert not all(right(seed) for seed in range(10))
@@ -304,7 +304,7 @@ def test_a_lane_is_one_user_s_at_a_time_and_used_again(bench: Bench) -> None:
     with ThreadPoolExecutor(4) as threads:
         for user in [threads.submit(use) for _ in range(4)]:
             user.result(60)
-    assert len(executor._idle) == 4
+    assert len(executor._lanes.idle) == 4
     assert device.captures == 8
 
 
@@ -318,12 +318,12 @@ def test_a_lane_whose_device_failed_is_not_used_again_and_the_first_error_is_tol
 
     with pytest.raises(ZeroDivisionError), executor.lane(1) as lane:
         raise ZeroDivisionError
-    assert executor._idle == [lane]  # it was not the lane's fault
+    assert executor._lanes.idle == [lane]  # it was not the lane's fault
     monkeypatch.setattr(DeviceLane, "drain", fail)
     with pytest.raises(OverflowError), executor.lane(1):
         raise OverflowError
     monkeypatch.undo()
-    assert executor._idle == []
+    assert executor._lanes.idle == []
     lengths = [2 * STEPS]
     assert equal(bench.samples(executor, lengths), bench.samples(bench.reference, lengths))
 
