@@ -13,9 +13,10 @@ import pytest
 from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, SequenceShape
 from wavernn_trt.plugins import arguments, driver
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import require_resident
 from wavernn_trt.plugins.host_kernels import SOURCES
 from wavernn_trt.plugins.kernel_cases import small_shapes
-from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel, require_resident
+from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
 from wavernn_trt.plugins.sequence_plan import plan_sequence
 from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
@@ -151,7 +152,7 @@ def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precisio
     assert all(start % 256 == 0 for start in starts)
     assert layout.total >= layout.logits + 5 * shape.outputs * 4
     kernel = SequenceKernel(shape, precision)
-    assert kernel.workspace_bytes(5, 1, 1) == kernel.workspace_bytes(5, 1024, 9) == layout.total
+    assert kernel.workspace_bytes(5, 1, 1) == kernel.workspace_bytes(5, 1024, 9) >= layout.total
 
 
 def test_addresses_land_where_their_names_say() -> None:
@@ -183,7 +184,7 @@ def test_without_a_driver_a_launch_says_so() -> None:
     with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is there.*onnxruntime"):
         GruCellKernel(896, "fp16").launch(1, [1, 2, 3, 4, 5], 0)
     with pytest.raises(KernelError, match="need an NVIDIA driver"):
-        SequenceKernel(univoc_896(), "fp16").prepare()
+        SequenceKernel(univoc_896(), "fp16").prepare(1)
 
 
 def has_driver() -> bool:
