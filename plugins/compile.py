@@ -8,21 +8,29 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins.compilers import OPTIONS, Compiler, find_compiler
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
 from wavernn_trt.plugins.targets import TARGETS
 
 KernelFile = Literal["gru_cell", "sequence", "resident", "stepped"]
-KERNEL_FILES: tuple[KernelFile, ...] = get_args(KernelFile)
+WEIGHTS: Mapping[KernelFile, tuple[WeightPrecision, ...]] = {
+    "gru_cell": PRECISIONS,
+    "sequence": PRECISIONS,
+    "resident": ("fp16", "bf16", "fp8"),
+}
+"""What weights the kernels of each file multiply."""
+TENSOR_CORES: Mapping[KernelFile, int] = {"resident": 80, "stepped": 80}
+"""The first compute capability of the files that not every GPU runs."""
 SOURCES = Path(__file__).parent / "kernels"
-_NUMBERS: dict[Precision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16"}
+_NUMBERS: dict[WeightPrecision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "fp8": "E4M3"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class CompiledKernels:
     """The kernels of one file, for one precision and target."""
 
     file: KernelFile
-    precision: Precision
+    precision: WeightPrecision
     target: int
     """Compute capability, 10 * major + minor."""
     cubin: bytes
@@ -67,7 +75,7 @@ class KernelCache:
         """
         return self._compiler or find_compiler()
 
-    def get(self, file: KernelFile, precision: Precision, target: int) -> CompiledKernels:
+    def get(self, file: KernelFile, precision: WeightPrecision, target: int) -> CompiledKernels:
         """Gives a cubin, compiling it if the cache has none, or a damaged one.
 
         Args:
@@ -93,17 +101,26 @@ class KernelCache:
 
     def get_all(
         self,
-        files: Iterable[KernelFile] = KERNEL_FILES,
-        precisions: Iterable[Precision] = PRECISIONS,
+        files: Iterable[KernelFile] = tuple(WEIGHTS),
+        precisions: Iterable[WeightPrecision] = WEIGHT_PRECISIONS,
         targets: Iterable[int] = TARGETS,
     ) -> list[CompiledKernels]:
-        """Gives many cubins, compiling as many at once as there are processors; see `get`."""
+        """Gives many cubins, compiling as many at once as there are processors; see `get`.
+
+        Only such as there can be: not every file has kernels for every precision and target.
+        """
         precisions, targets = tuple(precisions), tuple(targets)
-        wanted = [(file, precision, target) for file in files for precision in precisions for target in targets]
+        wanted = [
+            (file, precision, target)
+            for file in files
+            for precision in precisions
+            for target in targets
+            if precision in WEIGHTS[file] and target >= TENSOR_CORES.get(file, 0)
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(lambda one: self.get(*one), wanted))
 
-    def _key(self, file: KernelFile, precision: Precision, target: int) -> str:
+    def _key(self, file: KernelFile, precision: WeightPrecision, target: int) -> str:
         parts = [source_hash(), self.compiler.kind, self.compiler.version, *OPTIONS, file, *_defines(precision)]
         return hashlib.sha256("\0".join([*parts, str(target)]).encode()).hexdigest()
 
@@ -131,7 +148,7 @@ def default_folder() -> Path:
     return Path(platformdirs.user_cache_dir("wavernn-trt")) / "kernels"
 
 
-def _defines(precision: Precision) -> Sequence[str]:
+def _defines(precision: WeightPrecision) -> Sequence[str]:
     return (f"WAVERNN_NUMBER={_NUMBERS[precision]}",)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.stored_weights import store_operands
 
 
 class DeviceKernels:
@@ -35,19 +38,18 @@ class DeviceKernels:
         """
         kernel = GruCellKernel(case.hidden_size, case.precision, self._cache)
         kernel.prepare()
-        outputs = {"next_hidden": np.full((case.batch, case.hidden_size), np.nan, np.float32)}
-        operands = list((inputs or case.inputs()).values())
-        with _on_device([*operands, *outputs.values()]) as pointers:
+        next_hidden = np.full((case.batch, case.hidden_size), np.nan, np.float32)
+        with on_device([*(inputs or case.inputs()).values(), next_hidden]) as (pointers, fetch):
             _run(lambda stream: kernel.launch(case.batch, pointers, stream), captured)
-            _fetch(outputs, pointers[len(operands) :])
-        return outputs["next_hidden"]
+            fetch([next_hidden])
+        return next_hidden
 
     def sequence(
         self,
         case: SequenceCase,
         inputs: Mapping[str, NDArray[Any]],
         *,
-        groups: int = 1,
+        choice: Choice | None = None,
         captured: bool = False,
     ) -> Arrays:
         """Runs a chunk on outputs and a workspace full of NaN.
@@ -55,7 +57,7 @@ class DeviceKernels:
         Args:
             case: what to run.
             inputs: of the case.
-            groups: groups of blocks.
+            choice: the kernel; the one that a user would get unless given.
             captured: whether it is captured into a CUDA graph, and that is launched twice.
 
         Returns:
@@ -64,15 +66,15 @@ class DeviceKernels:
         Raises:
             KernelError: there is no GPU, or a call fails.
         """
-        kernel = SequenceKernel(case.shape, case.precision, self._cache, groups)
-        kernel.prepare()
+        kernel = SequenceKernel(case.shape, case.precision, self._cache, choice)
+        kernel.prepare(case.batch)
         sizes = (case.batch, case.steps, case.window)
         outputs = case.poisoned_outputs()
-        operands = [inputs[operand.name] for operand in case.shape.inputs()]
+        operands, scales = store_operands(case.shape, inputs, case.precision)
         workspace = np.full(kernel.workspace_bytes(*sizes), 0xFF, np.uint8)
-        with _on_device([*operands, *outputs.values(), workspace]) as pointers:
+        with on_device([*operands, *outputs.values(), *scales, workspace]) as (pointers, fetch):
             _run(lambda stream: kernel.launch(*sizes, pointers[:-1], pointers[-1], stream), captured)
-            _fetch(outputs, pointers[len(operands) : -1])
+            fetch(outputs.values())
         return outputs
 
 
@@ -98,45 +100,10 @@ def primary_context(ordinal: int = 0) -> Iterator[None]:
         driver.release("cuDevicePrimaryCtxRelease", device)
 
 
-@contextlib.contextmanager
-def _on_device(arrays: list[NDArray[Any]]) -> Iterator[list[int]]:
-    """Copies of arrays in device memory, by address."""
-    allocated: list[Any] = []
-    try:
-        for array in arrays:
-            contiguous = np.ascontiguousarray(array)
-            (address,) = driver.call("cuMemAlloc", max(contiguous.nbytes, 1))
-            allocated.append(address)
-            driver.call("cuMemcpyHtoD", address, contiguous.ctypes.data, contiguous.nbytes)
-        yield [int(address) for address in allocated]
-    finally:
-        for address in allocated:
-            driver.release("cuMemFree", address)
-
-
-def _fetch(outputs: Arrays, pointers: list[int]) -> None:
-    for array, pointer in zip(outputs.values(), pointers, strict=True):
-        driver.call("cuMemcpyDtoH", array.ctypes.data, pointer, array.nbytes)
-
-
-def _run(launch: Callable[[int], None], captured: bool) -> None:
-    (stream,) = driver.call("cuStreamCreate", 1)  # non-blocking: not ordered after the legacy default stream
-    try:
-        driver.call("cuCtxSynchronize")
+def _run(work: Work, captured: bool) -> None:
+    with contextlib.closing(DeviceStream()) as stream:
         if captured:
-            # Relaxed would also hide what a launch may not do; thread-local refuses allocations and waits.
-            mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-            driver.call("cuStreamBeginCapture", stream, mode)
-            launch(int(stream))
-            (graph,) = driver.call("cuStreamEndCapture", stream)
-            (executable,) = driver.call("cuGraphInstantiate", graph, 0)
-            for _ in range(2):  # a replay has to find everything as the first launch did
-                driver.call("cuGraphLaunch", executable, stream)
-            driver.call("cuStreamSynchronize", stream)
-            driver.call("cuGraphExecDestroy", executable)
-            driver.call("cuGraphDestroy", graph)
-        else:
-            launch(int(stream))
-            driver.call("cuStreamSynchronize", stream)
-    finally:
-        driver.release("cuStreamDestroy", stream)
+            work = stream.captured(work)
+            work(stream.handle)  # a replay has to find everything as the first launch did
+        work(stream.handle)
+        stream.synchronize()

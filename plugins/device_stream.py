@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,13 @@ from wavernn_trt.plugins import driver
 
 Work = Callable[[int], None]
 """Puts something on the stream of a handle."""
+
+
+class Fetch(Protocol):
+    """Copies back from device memory."""
+
+    def __call__(self, wanted: Iterable[NDArray[Any]] | None = None) -> None:
+        """Into those of the arrays, or into all."""
 
 
 class DeviceStream:
@@ -68,8 +75,8 @@ def _launch(executable: Any, stream: int) -> None:
 
 
 @contextlib.contextmanager
-def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Callable[[], None]]]:
-    """Copies of arrays in device memory: their addresses, and what copies all of them back into the arrays."""
+def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Fetch]]:
+    """Copies of arrays in device memory: their addresses, and what copies them back into the arrays."""
     kept = list(arrays)
     allocated: list[Any] = []
     try:
@@ -79,9 +86,11 @@ def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Calla
             allocated.append(address)
             driver.call("cuMemcpyHtoD", address, contiguous.ctypes.data, contiguous.nbytes)
 
-        def fetch() -> None:
+        def fetch(wanted: Iterable[NDArray[Any]] | None = None) -> None:
+            chosen = None if wanted is None else {id(array) for array in wanted}
             for array, address in zip(kept, allocated, strict=True):
-                driver.call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
+                if chosen is None or id(array) in chosen:
+                    driver.call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
 
         driver.call("cuCtxSynchronize")
         yield [int(address) for address in allocated], fetch

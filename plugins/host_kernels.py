@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, engine_precision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import most_blocks, plan_resident
+from wavernn_trt.plugins.resident_plan import VARIANTS, most_blocks, plan_resident
 from wavernn_trt.plugins.sequence_plan import plan_sequence
-from wavernn_trt.plugins.stored_weights import StoredWeight, store_weight
+from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
 
@@ -98,6 +99,12 @@ class HostKernels:
         self._launch("wavernn_gru_cell", arguments, case.precision, plan.tile, plan.grid, warps, plan.shared_bytes)
         return operands[-1]
 
+    def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, *, warps: int = 2) -> Arrays:
+        """Runs a chunk in whichever kernel, in two blocks a group; see `sequence` and `resident`."""
+        if choice.kernel in VARIANTS:
+            return self.resident(case, inputs, choice.kernel, groups=choice.groups, warps=warps)
+        return self.sequence(case, inputs, groups=choice.groups, warps=warps)
+
     def sequence(
         self,
         case: SequenceCase,
@@ -163,6 +170,7 @@ class HostKernels:
         misalign: bool = False,
         waits: int = _PATIENCE,
         absent: int = 0,
+        in_place: bool = False,
     ) -> Arrays:
         """Runs a chunk in a resident kernel.
 
@@ -177,6 +185,7 @@ class HostKernels:
             misalign: puts every operand where no vector of 16 bytes begins.
             waits: how often a thread looks for what has not come before the process is ended.
             absent: blocks that are never started, so that the others wait in vain.
+            in_place: writes the state to where it is read.
 
         Returns:
             The node's outputs, and all ``logits``.
@@ -186,14 +195,13 @@ class HostKernels:
         settings = {"groups": groups, "blocks": blocks, "warps": warps}
         plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored = [
-            store_weight(inputs[operand.name], case.precision)
-            if operand.kind == "weight"
-            else StoredWeight(inputs[operand.name], None)
-            for operand in case.shape.inputs()
-        ]
-        operands = [_place(one.values, misalign) for one in stored]
-        scales = [_place(one.scales, misalign) for one in stored if one.scales is not None]
+        stored, scales_of_rows = store_operands(case.shape, inputs, case.precision)
+        operands = [_place(array, misalign) for array in stored]
+        scales = [_place(array, misalign) for array in scales_of_rows]
+        if in_place:
+            names = [operand.name for operand in case.shape.inputs()]
+            for name in ("previous", "hidden"):
+                outputs[f"{name}_out"] = operands[names.index(name)]
         logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
         layout = lay_out_resident(case.shape, case.batch, stamped=plan.variant.stamped)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)

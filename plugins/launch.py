@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.compile import KernelCache, KernelFile
+from wavernn_trt.plugins.choice import candidates, estimate, refusals
+from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
+from wavernn_trt.plugins.forms import FORMS, form_of
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES, SequencePlan, plan_sequence
+from wavernn_trt.plugins.loaded_kernels import KernelsByDevice, LoadedKernels
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import THREADS, TILES
 from wavernn_trt.plugins.targets import Device
-from wavernn_trt.plugins.workspace import COUNTER_BYTES, lay_out, sequence_arguments
 
-
-@dataclass
-class _OnDevice:
-    """The kernels of one file, loaded for one device."""
-
-    device: Device
-    kernels: dict[int, driver.LoadedKernel]  # by tile
-    plans: dict[int, SequencePlan] = field(default_factory=dict)  # by batch
-
-
-class _Kernels:
-    """The kernels of one file and precision, compiled and loaded for a device when it is first used."""
-
-    def __init__(self, file: KernelFile, precision: Precision, cache: KernelCache | None) -> None:
-        self._file, self._precision = file, precision
-        self._cache = cache
-        self._loaded: dict[int, _OnDevice] = {}
-        self._lock = threading.Lock()
-
-    def on_current_device(self) -> _OnDevice:
-        ordinal, device = driver.current_device()
-        with self._lock:
-            if ordinal not in self._loaded:
-                cache = self._cache or KernelCache()
-                library: Any = driver.load_library(cache.get(self._file, self._precision, device.sm).cubin)
-                kernels = {
-                    tile: driver.LoadedKernel(library, f"{self._file}_{tile}", ordinal, device) for tile in TILES
-                }
-                self._loaded[ordinal] = _OnDevice(device, kernels)
-            return self._loaded[ordinal]
+logger = logging.getLogger(__name__)
 
 
 class GruCellKernel:
@@ -60,7 +35,7 @@ class GruCellKernel:
             cache: of compiled kernels; the user's unless given.
         """
         self._hidden_size, self._precision = hidden_size, precision
-        self._kernels = _Kernels("gru_cell", precision, cache)
+        self._kernels = KernelsByDevice(precision, cache)
 
     def prepare(self) -> None:
         """Compiles and loads the kernels for the current device, so that a launch can be captured into a CUDA graph.
@@ -68,7 +43,9 @@ class GruCellKernel:
         Raises:
             KernelError: there is no compiler, driver, GPU or context.
         """
-        self._kernels.on_current_device()
+        kernels = self._kernels.on_current_device()
+        for tile in TILES:
+            kernels.get("gru_cell", f"gru_cell_{tile}")
 
     def launch(self, batch: int, pointers: Sequence[int], stream: int) -> None:
         """Puts a cell on a stream; allocates nothing and waits for nothing.
@@ -85,59 +62,77 @@ class GruCellKernel:
         """
         plan = plan_gru(self._hidden_size, self._precision, batch)
         arguments = gru_arguments(self._hidden_size, plan, batch, pointers)
-        kernel = self._kernels.on_current_device().kernels[plan.tile]
+        kernel = self._kernels.on_current_device().get("gru_cell", f"gru_cell_{plan.tile}")
         kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=False)
 
 
 class SequenceKernel:
-    """``WaveRNNSequencePlugin``'s kernel: one launch is all steps of a chunk."""
+    """``WaveRNNSequencePlugin``'s kernels: one launch is all steps of a chunk, by the kernel that is fastest for it."""
 
     def __init__(
-        self, shape: SequenceShape, precision: Precision, cache: KernelCache | None = None, groups: int = 1
+        self,
+        shape: SequenceShape,
+        precision: WeightPrecision,
+        cache: KernelCache | None = None,
+        choice: Choice | None = None,
     ) -> None:
         """Nothing is compiled yet.
 
         Args:
             shape: the model.
             precision: of its weights.
-            cache: of compiled kernels; the user's unless given.
-            groups: groups of blocks that share a batch's streams out, each with a copy of the weights.
+            cache: of compiled kernels, and of what was measured; the user's unless given.
+            choice: the kernel for every batch; for each batch the one that was measured to be fastest on the device at
+                hand, or else is estimated to be, unless given.
         """
-        self._shape, self._precision, self._groups = shape, precision, groups
-        self._kernels = _Kernels("sequence", precision, cache)
+        self.shape, self.precision = shape, precision
+        self._choice = choice
+        self._kernels = KernelsByDevice(precision, cache)
+        self._ready: dict[tuple[Device, int], tuple[Choice, Any]] = {}
+        self._lock = threading.Lock()
 
-    def prepare(self) -> None:
-        """Compiles and loads the kernels for the current device, so that a launch can be captured into a CUDA graph.
+    @property
+    def cache(self) -> KernelCache:
+        """Of compiled kernels; what was measured lies there too."""
+        return self._kernels.cache
+
+    def prepare(self, batch: int) -> None:
+        """Compiles and loads what a batch needs on the current device, so that its launch can be captured.
+
+        Args:
+            batch: B.
 
         Raises:
-            KernelError: there is no compiler, driver, GPU or context.
+            KernelError: there is no compiler, driver, GPU or context; or no kernel decodes such a batch there, and why.
         """
-        self._kernels.on_current_device()
+        self.plan(batch)
 
-    def plan(self, batch: int) -> SequencePlan:
-        """How a batch is put onto the current device.
+    def choice(self, batch: int) -> Choice:
+        """Which kernel decodes a batch on the current device.
 
         Raises:
-            KernelError: the grid cannot be resident as a whole, or shared memory does not hold one stream.
+            KernelError: as `prepare`.
         """
-        loaded = self._kernels.on_current_device()
-        if batch not in loaded.plans:
-            plan = plan_sequence(self._shape, self._precision, batch, loaded.device, groups=self._groups)
-            blocks = loaded.kernels[plan.tile].blocks_per_multiprocessor(THREADS, plan.shared_bytes)
-            require_resident(plan, loaded.device, blocks)
-            loaded.plans[batch] = plan
-        return loaded.plans[batch]
+        return self._on_current_device(batch)[1]
+
+    def plan(self, batch: int) -> Any:
+        """How a batch is put onto the current device, as the chosen kernel's form plans it.
+
+        Raises:
+            KernelError: as `prepare`.
+        """
+        return self._on_current_device(batch)[2]
 
     def workspace_bytes(self, batch: int, steps: int, window: int) -> int:
-        """Bytes of device memory that a launch needs beside its operands, on any device.
+        """Bytes of device memory that a launch needs beside its operands, by whichever kernel and on any device.
 
         Args:
             batch: B.
             steps: T.
             window: W.
         """
-        del steps, window  # only the state of one step is kept
-        return lay_out(self._shape, self._precision, batch).total
+        del steps, window  # only the state of a step or two is kept
+        return max(form.workspace_bytes(self.shape, self.precision, batch) for form in FORMS)
 
     def launch(self, batch: int, steps: int, window: int, pointers: Sequence[int], workspace: int, stream: int) -> None:
         """Puts a chunk on a stream; allocates nothing and waits for nothing.
@@ -147,37 +142,58 @@ class SequenceKernel:
             steps: T.
             window: W.
             pointers: device addresses of every input of ``SequenceShape.inputs()``, then of the three outputs, each a
-                multiple of its type's size. previous_out and hidden_out may be previous and hidden.
+                multiple of its type's size; in ``fp8`` then of each weight's scales, float32 [rows].
+                previous_out and hidden_out may be previous and hidden.
             workspace: device address of as many bytes as `workspace_bytes` says, a multiple of 256.
             stream: a CUDA stream's handle.
 
         Raises:
-            KernelError: as `prepare` and `plan`, or the launch fails.
+            KernelError: as `prepare`, or the launch fails.
             ValueError: sizes or addresses that no launch can have.
         """
-        plan = self.plan(batch)
+        kernels, choice, plan = self._on_current_device(batch)
         sizes = (batch, steps, window)
-        arguments = sequence_arguments(self._shape, self._precision, plan, sizes, pointers, workspace)
-        kernel = self._kernels.on_current_device().kernels[plan.tile]
-        driver.clear(workspace, plan.groups * COUNTER_BYTES, stream)
-        kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=True)
+        form = form_of(choice.kernel)
+        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream)
 
+    def forget(self) -> None:
+        """Chooses anew at the next call, since something was measured."""
+        with self._lock:
+            self._ready.clear()
 
-def require_resident(plan: SequencePlan, device: Device, blocks_per_multiprocessor: int) -> None:
-    """Refuses a grid whose blocks cannot all run at once: they wait for each other, and would wait for ever.
+    def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
+        kernels = self._kernels.on_current_device()
+        with self._lock:
+            if (kernels.device, batch) not in self._ready:
+                self._ready[kernels.device, batch] = self._choose(kernels, batch)
+            return kernels, *self._ready[kernels.device, batch]
 
-    Args:
-        plan: the launch.
-        device: where.
-        blocks_per_multiprocessor: as the driver counts them.
-
-    Raises:
-        KernelError: how many blocks there are, and room for how many.
-    """
-    room = blocks_per_multiprocessor * device.multiprocessors
-    if room < plan.grid:
-        raise KernelError(
-            f"the sequence kernel needs {plan.grid} blocks of {plan.shared_bytes} bytes of shared memory at once, and "
-            f"{device.name} (sm_{device.sm}) holds {room} of them: free the GPU of MPS's limits on multiprocessors, "
-            "or build the cell form (--form cell)"
+    def _choose(self, kernels: LoadedKernels, batch: int) -> tuple[Choice, Any]:
+        """The first of the wanted kernels that the device holds."""
+        device = kernels.device
+        if self._choice is not None:
+            form = form_of(self._choice.kernel)
+            if (reason := form.refusal(self.precision, device)) is not None:
+                raise KernelError(f"{self._choice.kernel} does not run: {reason}")
+            plan = form.plan(self.shape, self.precision, batch, device, self._choice)
+            form.check(kernels, plan)
+            return self._choice, plan
+        plans = dict(candidates(self.shape, self.precision, batch, device))
+        measured = ChoiceTable(self.cache.folder).find(self.shape, self.precision, batch, device)
+        order = [choice for choice in measured if choice in plans]
+        order += sorted(plans, key=lambda choice: estimate(self.shape, self.precision, batch, plans[choice]))
+        refused = None
+        for choice in order:
+            try:
+                form_of(choice.kernel).check(kernels, plans[choice])
+            except KernelError as error:
+                refused = refused or error
+                continue
+            source = f"{measured[choice]:.2f} us a step, measured" if choice in measured else "not measured yet"
+            logger.info("batch %d on %s: %s (%s)", batch, device.name, choice, source)
+            return choice, plans[choice]
+        reasons = "; ".join(refusals(self.shape, self.precision, batch, device))
+        raise refused or KernelError(
+            f"no kernel decodes this model in {self.precision} on {device.name} (sm_{device.sm}): {reasons}. Build the "
+            "cell form of it (--form cell), or take another precision"
         )

@@ -34,8 +34,8 @@ Sizes = Mapping[str, int]
 class BoundKernel(Protocol):
     """A kernel for one operation in one precision."""
 
-    def prepare(self) -> None:
-        """Compiles and loads it for the current device, so that a launch can be captured into a CUDA graph."""
+    def prepare(self, sizes: Sizes) -> None:
+        """Compiles and loads it for the current device, so that launches of these sizes can be captured."""
 
     def workspace_bytes(self, sizes: Sizes) -> int:
         """Bytes of device memory that a launch of these sizes needs beside its operands."""
@@ -199,7 +199,7 @@ class _GruKernel:
 
         return GruCellKernel(self._hidden_size, self._precision)
 
-    def prepare(self) -> None:
+    def prepare(self, sizes: Sizes) -> None:
         self._kernel.prepare()
 
     def workspace_bytes(self, sizes: Sizes) -> int:
@@ -219,8 +219,8 @@ class _SequenceKernel:
 
         return SequenceKernel(self._shape, self._precision)
 
-    def prepare(self) -> None:
-        self._kernel.prepare()
+    def prepare(self, sizes: Sizes) -> None:
+        self._kernel.prepare(sizes["B"])
 
     def workspace_bytes(self, sizes: Sizes) -> int:
         return self._kernel.workspace_bytes(sizes["B"], sizes["T"], sizes["W"])
@@ -232,7 +232,7 @@ class _SequenceKernel:
 class _Copy:
     """Not a kernel of ours: the driver's own copy, which a CUDA graph captures as a node."""
 
-    def prepare(self) -> None:
+    def prepare(self, sizes: Sizes) -> None:
         driver.current_device()  # what is missing is said now
 
     def workspace_bytes(self, sizes: Sizes) -> int:

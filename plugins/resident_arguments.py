@@ -102,7 +102,7 @@ def resident_arguments(
     common, address = chunk_arguments(shape, sizes, pointers[:operands], workspace, all_logits)
     layout, mail = lay_out_resident(shape, sizes[0], stamped=plan.variant.stamped), lay_out_mail(shape, sizes[0])
     common.counters = workspace
-    common.skipped = workspace + layout.skipped
+    common.skipped = workspace + layout.skipped if shape.skip else None
     common.groups, common.blocks, common.waits = plan.groups, plan.blocks, waits
     common.shared_sampler = plan.shared_sampler
     for i, name in enumerate(MATRICES):

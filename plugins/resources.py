@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wavernn_trt.export.operators import Precision
 from wavernn_trt.plugins.compile import CompiledKernels
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WeightPrecision
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class KernelResources:
 
     kernel: str
     """Its name in the cubin."""
-    precision: Precision
+    precision: WeightPrecision
     target: int
     """Compute capability, 10 * major + minor."""
     registers: int

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.rounding import FloatArray, round_to, store
 
@@ -55,6 +57,27 @@ def round_weight(weight: NDArray[Any], precision: WeightPrecision) -> FloatArray
     assert stored.scales is not None
     rounded: FloatArray = _CODES[stored.values] * (stored.scales / np.float32(HALF_OF_CODE))[:, None]
     return rounded
+
+
+def store_operands(
+    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: WeightPrecision
+) -> tuple[list[NDArray[Any]], list[FloatArray]]:
+    """All of a chunk's inputs as they lie in memory, and the scales of its weights, as kernels are given them.
+
+    Args:
+        shape: the model.
+        inputs: by the names of ``shape.inputs()``.
+        precision: of the weights.
+    """
+    operands, scales = [], []
+    for operand in shape.inputs():
+        if operand.kind != "weight":
+            operands.append(inputs[operand.name])
+            continue
+        stored = store_weight(inputs[operand.name], precision)
+        operands.append(stored.values)
+        scales += [] if stored.scales is None else [stored.scales]
+    return operands, scales
 
 
 def _decode_all() -> FloatArray:

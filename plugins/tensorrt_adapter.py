@@ -155,23 +155,21 @@ class PluginMethods:
 
     @reported
     def attach_to_context(self, resources: Any) -> Any:
-        """A clone for one execution context, with its kernel loaded so that nothing is left to a graph's capture."""
-        plugin = self.clone()
-        if plugin.precision is not None:
-            plugin._bound().prepare()
-        return plugin
+        """A clone for one execution context."""
+        return self.clone()
 
     @reported
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Notes the sizes of the launches to come.
+        """Notes the sizes of the launches to come, and loads their kernel: nothing is left to a graph's capture.
 
         Raises:
             ValueError: types or shapes disagree.
+            KernelError: there is no compiler, or no kernel for these sizes.
         """
         self._take_precision([tensor.type for tensor in inputs])
         shapes = [tensor.dims for tensor in (*inputs, *outputs)]
         self._sizes = match_shapes(self.plugin_name, (*self._inputs, *self._outputs), shapes)
-        self._bound()
+        self._bound().prepare(self._sizes)
 
     @reported
     def enqueue(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD, StandardModel, long_chunk
@@ -28,6 +29,8 @@ SIZES = (SMALL, (1, 7, 11), (16, 24, 64), (33, 39, 101), (130, 77, 257))
 FEW, MANY = (1, 3, 9), (2, 4, 5, 8, 17, 40)
 """Batches, for all sizes and for the first."""
 FULL_STEPS, FULL_BATCHES = 12, (1, 5, 33)
+GENERAL = Choice("sequence")
+"""The kernel that every GPU runs."""
 EQUAL_LABELS, LONG_TOLERANCE = 0.995, 1e-4
 """Of a long chunk beside the reference that is fed with its samples: equal labels at least, states' error at most."""
 
@@ -92,33 +95,33 @@ class _Checks:
 
     def chunk(self, case: SequenceCase, most: float = 1.0, groups: int = 1) -> Outcome:
         """Against the reference; through a graph, the same bits."""
-        inputs = case.inputs()
-        found = self.runner.sequence(case, inputs, groups=groups)
+        inputs, choice = case.inputs(), Choice("sequence", groups)
+        found = self.runner.sequence(case, inputs, choice=choice)
         excess = case.excess(found, inputs)
         if excess <= most and self.runner.captures:
-            _expect_same(self.runner.sequence(case, inputs, groups=groups, captured=True), found, "a CUDA graph")
+            _expect_same(self.runner.sequence(case, inputs, choice=choice, captured=True), found, "a CUDA graph")
         return _within(excess, most)
 
     def chunk_slots(self, case: SequenceCase) -> Outcome:
         """Moved to other slots, and alone, each stream has the same bits."""
         inputs = case.inputs()
-        found = self.runner.sequence(case, inputs)
+        found = self.runner.sequence(case, inputs, choice=GENERAL)
         for order in _orders(case.batch):
             other = dataclasses.replace(case, batch=len(order))
-            moved = self.runner.sequence(other, _streams(case, inputs, order))
+            moved = self.runner.sequence(other, _streams(case, inputs, order), choice=GENERAL)
             _expect_same(moved, _streams_of_outputs(case, found, order), f"streams {order.tolist()}")
         return Outcome("passed")
 
     def chunks(self, case: SequenceCase, inputs: Callable[[], Arrays]) -> Outcome:
         """Two chunks, one after the other, are one long chunk; and the long one again is itself."""
         values = inputs()
-        whole = self.runner.sequence(case, values)
-        _expect_same(self.runner.sequence(case, values), whole, "the same again")
+        whole = self.runner.sequence(case, values, choice=GENERAL)
+        _expect_same(self.runner.sequence(case, values, choice=GENERAL), whole, "the same again")
         half = case.steps // 2
         state, samples = {name: values[name] for name in ("previous", "hidden")}, []
         for start, end in ((0, half), (half, case.steps)):
             part = dataclasses.replace(case, steps=end - start)
-            found = self.runner.sequence(part, {**_steps(case, values, start, end), **state})
+            found = self.runner.sequence(part, {**_steps(case, values, start, end), **state}, choice=GENERAL)
             state = {"previous": found["previous_out"], "hidden": found["hidden_out"]}
             samples.append(found["samples"])
         joined = {"samples": np.concatenate(samples, axis=1), "previous_out": state["previous"]}
@@ -130,7 +133,9 @@ class _Checks:
         inputs = case.inputs()
         expected = self.second.sequence(case, inputs)
         fields = {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}
-        return _within(_AgainstOther(**fields, other=expected).excess(self.runner.sequence(case, inputs), inputs))
+        return _within(
+            _AgainstOther(**fields, other=expected).excess(self.runner.sequence(case, inputs, choice=GENERAL), inputs)
+        )
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ def _long(checks: _Checks, model: StandardModel, precision: Precision, batch: in
 def _forced(checks: _Checks, model: StandardModel, steps: int = CHUNK_STEPS) -> Outcome:
     """The reference, fed with a long chunk's own samples, draws the same, but where a random number is at an edge."""
     case, inputs = long_chunk(model, "fp32", 2, steps)
-    found = checks.runner.sequence(case, inputs)
+    found = checks.runner.sequence(case, inputs, choice=GENERAL)
     fed = found["samples"][:, :-1]
     if not case.shape.label_feedback:
         fed = (2 * fed.astype(np.float32) / np.float32(case.shape.outputs - 1) - 1).astype(np.float32)

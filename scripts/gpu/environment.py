@@ -10,9 +10,8 @@ from importlib import metadata
 from typing import Any
 
 from wavernn_trt.engines.gpu import driver_state
-from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.compile import KERNEL_FILES, CompiledKernels, KernelCache
+from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache
 from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.scripts.bench.gpu_state import query_gpu
 from wavernn_trt.scripts.bench.machine import describe_machine
@@ -57,8 +56,8 @@ def tasks(settings: Settings) -> list[Task]:
         Task("machine", "versions", "", _versions),
         Task("machine", "compiler", "", lambda: _compiler(compiled())),
     ]
-    for file in KERNEL_FILES:
-        for precision in PRECISIONS:
+    for file, precisions in WEIGHTS.items():
+        for precision in precisions:
             run = functools.partial(_resources, compiled, file, precision)
             found.append(Task(f"{file} {precision}", "resources", "", run))
     return found

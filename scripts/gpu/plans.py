@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, TensorRTMissingError, import_tensorrt
+from wavernn_trt.plugins.device_stream import DeviceStream, on_device
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.tensorrt_plugins import register
-from wavernn_trt.scripts.gpu.device import DeviceStream, on_device
 from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import DeviceKernels
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 
@@ -25,9 +26,14 @@ class Runner(Protocol):
         """The new hidden state, of the case's inputs or of others."""
 
     def sequence(
-        self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], *, groups: int = 1, captured: bool = False
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        choice: Choice | None = None,
+        captured: bool = False,
     ) -> Arrays:
-        """The node's outputs."""
+        """The node's outputs, by a kernel, or by the one that a user would get."""
 
 
 class DeviceRunner(DeviceKernels):
@@ -59,11 +65,16 @@ class HostRunner:
         return self._kernels.gru_cell(case, inputs, warps=2)
 
     def sequence(
-        self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], *, groups: int = 1, captured: bool = False
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        choice: Choice | None = None,
+        captured: bool = False,
     ) -> Arrays:
         """See `Runner`."""
         del captured
-        found = self._kernels.sequence(case, inputs, groups=groups, warps=2)
+        found = self._kernels.run(case, inputs, choice or Choice("sequence"), warps=2)
         return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scratch
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
 from wavernn_trt.plugins.sequence_plan import NUMBER_BYTES
-from wavernn_trt.scripts.gpu.device import DeviceStream, Work, on_device, scratch
 from wavernn_trt.scripts.gpu.environment import clocks
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD, long_chunk
 from wavernn_trt.scripts.gpu.runners import kernel_cache
@@ -68,8 +69,7 @@ def _sequence(settings: Settings, name: str, precision: Precision, batch: int) -
     _require(settings, f"sequence {precision}")
     model = STANDARD[name]
     case, inputs = long_chunk(model, precision, batch)
-    kernel = SequenceKernel(case.shape, precision, kernel_cache(settings.folder))
-    kernel.prepare()
+    kernel = SequenceKernel(case.shape, precision, kernel_cache(settings.folder), Choice("sequence"))
     plan = kernel.plan(batch)
     outputs = case.poisoned_outputs()
     arrays = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]

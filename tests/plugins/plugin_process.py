@@ -104,8 +104,8 @@ def enqueued(trt: Any, *, hidden_size: int, batches: list[int]) -> dict[str, Any
         def __init__(self, precision: str) -> None:
             self.precision = precision
 
-        def prepare(self) -> None:
-            calls.append(["prepare", self.precision])
+        def prepare(self, sizes: Any) -> None:
+            calls.append(["prepare", self.precision, dict(sizes)])
 
         def workspace_bytes(self, sizes: Any) -> int:
             return 100 * int(sizes["B"])

@@ -11,6 +11,7 @@ import pytest
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.device_stream import DeviceStream, on_device
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.operations import (
     ATTRIBUTES,
@@ -20,7 +21,6 @@ from wavernn_trt.plugins.operations import (
     Operation,
     SequenceOperation,
 )
-from wavernn_trt.scripts.gpu.device import DeviceStream, on_device
 
 UNIVOC = SequenceShape(
     hidden_size=896,
@@ -80,7 +80,7 @@ def test_materialised_rows_are_the_rows(captured: bool) -> None:
             stack.enter_context(primary_context())
         except KernelError as error:
             pytest.skip(str(error))
-        kernel.prepare()
+        kernel.prepare({"T": 7, "B": 3, "C": 33})
         pointers, fetch = stack.enter_context(on_device([rows.copy(), found]))  # both are copied back
         stream = stack.enter_context(contextlib.closing(DeviceStream()))
 

@@ -11,6 +11,8 @@ from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
+from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
 
 SHAPES = small_shapes()
@@ -48,14 +50,17 @@ def test_a_chunk_is_the_reference(
 ) -> None:
     case = SequenceCase(SHAPES[model], precision, batch, steps=12)
     inputs = case.inputs()
-    assert case.excess(device_kernels.sequence(case, inputs, captured=captured), inputs) <= 1
+    for kernel in ("sequence",) if precision == "fp32" else KERNELS:
+        found = device_kernels.sequence(case, inputs, choice=Choice(kernel), captured=captured)
+        assert case.excess(found, inputs) <= 1, kernel
 
 
 @pytest.mark.gpu
 def test_groups_of_blocks_share_the_streams_out(device_kernels: DeviceKernels) -> None:
     case = SequenceCase(SHAPES["two layers, skip, values"], "fp16", 9)
     inputs = case.inputs()
-    assert case.excess(device_kernels.sequence(case, inputs, groups=2), inputs) <= 1
+    for kernel in KERNELS:
+        assert case.excess(device_kernels.sequence(case, inputs, choice=Choice(kernel, 2)), inputs) <= 1, kernel
 
 
 def test_without_a_gpu_the_error_says_what_is_missing() -> None:

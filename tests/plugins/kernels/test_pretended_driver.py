@@ -59,7 +59,7 @@ def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], tmp
     findings = json.loads((tmp_path / "gpu.json").read_text())["findings"]
     text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block, driver of CUDA 13.0"
     assert text in [one["text"] for one in findings]
-    assert [one["status"] for one in findings if one["line"] == "resources"] == ["passed"] * 6
+    assert [one["status"] for one in findings if one["line"] == "resources"] == ["passed"] * 9
 
 
 def test_the_gpu_command_finds_the_kernels_right(pretended_gpu: dict[str, str], tmp_path: Path) -> None:

@@ -19,19 +19,23 @@ import pytest
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.arguments import GruArguments
+from wavernn_trt.plugins.choice_table import ChoiceTable
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
+from wavernn_trt.plugins.device_stream import DeviceStream, on_device, scratch
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.sequence_plan import THREADS
 from wavernn_trt.plugins.targets import Device
-from wavernn_trt.scripts.gpu.device import DeviceStream, on_device, scratch
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
 CELL = GruCase(3, 16)
 CHUNK = SequenceCase(small_shapes()["two layers, skip, values"])
+GENERAL = Choice("sequence")
 UNASKED = 48 * 1024
 """Bytes of dynamic shared memory that a block has without asking."""
 
@@ -133,13 +137,34 @@ def test_weights_take_more_shared_memory_than_a_block_has_unasked(
     device: Device, cache: KernelCache, precision: Precision, captured: bool
 ) -> None:
     case = SequenceCase(small_shapes(130, 140, 64)["two layers, skip, values"], precision, 2, steps=2)
-    assert SequenceKernel(case.shape, precision, cache).plan(2).shared_bytes > UNASKED
+    assert SequenceKernel(case.shape, precision, cache, GENERAL).plan(2).shared_bytes > UNASKED
     inputs = case.inputs()
-    assert case.excess(DeviceKernels(cache).sequence(case, inputs, captured=captured), inputs) <= 1
+    assert case.excess(DeviceKernels(cache).sequence(case, inputs, choice=GENERAL, captured=captured), inputs) <= 1
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
+@pytest.mark.parametrize("kernel", VARIANTS)
+def test_a_resident_kernel_gets_what_it_needs(device: Device, cache: KernelCache, kernel: str, captured: bool) -> None:
+    for precision in ("fp16", "bf16", "fp8"):
+        case = SequenceCase(CHUNK.shape, precision, 3, steps=3)  # type: ignore[arg-type]
+        inputs = case.inputs()
+        found = DeviceKernels(cache).sequence(case, inputs, choice=Choice(kernel), captured=captured)
+        assert case.excess(found, inputs) <= 1
+
+
+def test_what_was_measured_to_be_fastest_is_taken(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
+    measured = {Choice("resident_plain_16"): 3.0, Choice("sequence"): 2.0, Choice("of another version"): 1.0}
+    ChoiceTable(cache.folder).keep(CHUNK.shape, "fp16", 3, device, measured)
+    kernel = SequenceKernel(CHUNK.shape, "fp16", cache)
+    assert kernel.choice(3) == Choice("sequence")
+    assert kernel.choice(2) == Choice("resident_stamped_8")  # of this batch nothing is known
+    room.value = 0
+    with pytest.raises(KernelError, match=r"needs \d+ blocks of"):
+        SequenceKernel(CHUNK.shape, "fp16", cache).plan(3)
 
 
 def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
-    kernel = SequenceKernel(CHUNK.shape, "bf16", cache)
+    kernel = SequenceKernel(CHUNK.shape, "bf16", cache, GENERAL)
     cases = [SequenceCase(CHUNK.shape, "bf16", batch) for batch in (1, 3, 9)]
     assert [kernel.plan(case.batch).tile for case in cases] == [1, 4, 8]
     with contextlib.ExitStack() as stack:
@@ -169,8 +194,13 @@ def test_a_captured_launch_is_timed(device: Device, cache: KernelCache) -> None:
 
 
 def test_a_thread_without_a_context_is_told_so(device: Device, cache: KernelCache) -> None:
-    cell, sequence = GruCellKernel(16, "fp32", cache), SequenceKernel(CHUNK.shape, "fp32", cache)
-    calls = [cell.prepare, sequence.prepare, lambda: sequence.plan(1), lambda: cell.launch(1, [16, 16, 16, 16, 32], 0)]
+    cell, sequence = GruCellKernel(16, "fp32", cache), SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
+    calls = [
+        cell.prepare,
+        lambda: sequence.prepare(1),
+        lambda: sequence.plan(1),
+        lambda: cell.launch(1, [16, 16, 16, 16, 32], 0),
+    ]
     with ThreadPoolExecutor(1) as other_thread:  # the device's context is current on this one alone
         for call in calls:
             with pytest.raises(KernelError, match="no CUDA context is current on this thread; make one"):
@@ -197,13 +227,13 @@ def test_a_cubin_that_the_driver_refuses(device: Device, tmp_path: Path, cubin: 
 def test_a_grid_that_is_not_resident_is_refused(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
     room.value = 0
     with pytest.raises(KernelError, match=r"needs 2 blocks of \d+ bytes .* Pretended GPU \(sm_90\) holds 0 of them"):
-        SequenceKernel(CHUNK.shape, "fp32", cache).plan(1)
+        SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL).plan(1)
 
 
 def test_a_grid_that_is_no_longer_resident_is_refused(
     cache: KernelCache, stream: DeviceStream, room: ctypes.c_int
 ) -> None:
-    kernel = SequenceKernel(CHUNK.shape, "fp32", cache)
+    kernel = SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
     kernel.plan(CHUNK.batch)
     room.value = 0
     with chunk(kernel, CHUNK, stream) as one:
@@ -213,7 +243,7 @@ def test_a_grid_that_is_no_longer_resident_is_refused(
 
 
 def test_a_workspace_that_is_not_aligned_is_refused(cache: KernelCache, stream: DeviceStream) -> None:
-    with chunk(SequenceKernel(CHUNK.shape, "fp32", cache), CHUNK, stream) as one:
+    with chunk(SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL), CHUNK, stream) as one:
         with pytest.raises(ValueError, match=r"found a workspace at 0x\w+, expected a multiple of 16"):
             one.launch(8)
         stream.synchronize()
@@ -223,7 +253,7 @@ def test_a_workspace_that_is_not_aligned_is_refused(cache: KernelCache, stream: 
 @pytest.mark.parametrize("missing", [256, 8192])
 def test_a_workspace_that_is_too_small_ends_the_kernel(cache: KernelCache, missing: int) -> None:
     def run() -> None:
-        kernel = SequenceKernel(CHUNK.shape, "fp32", cache)
+        kernel = SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
         with (
             primary_context(),
             contextlib.closing(DeviceStream()) as stream,

@@ -14,17 +14,22 @@
 
 #include "context.h"
 #include "gru_arguments.h"
-#include "sequence_arguments.h"
+#include "resident_arguments.h"
 
 namespace pretended {
 
 using wavernn::GruArguments;
+using wavernn::ResidentArguments;
 using wavernn::SequenceArguments;
 
 // Of plugins/kernels/host.cpp.
 extern "C" {
 int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
 int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
+int wavernn_resident_stamped_8(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
+int wavernn_resident_stamped_16(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
+int wavernn_resident_plain_16(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
+int wavernn_resident_plain_32(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
 }
 
 struct Library {
@@ -34,9 +39,16 @@ struct Library {
 
 struct Kernel {
     const Library* library;
-    int tile;
+    int tile;  // of those that are one function for all tiles
+    int (*resident)(const ResidentArguments*, int, int, int, int) = nullptr;
     int most_shared = SHARED_UNASKED;
 };
+
+const std::map<std::string, decltype(Kernel::resident)> RESIDENT = {
+    {"resident_stamped_8", wavernn_resident_stamped_8},
+    {"resident_stamped_16", wavernn_resident_stamped_16},
+    {"resident_plain_16", wavernn_resident_plain_16},
+    {"resident_plain_32", wavernn_resident_plain_32}};
 
 struct LaunchAttribute {
     int id, padding, value[16];
@@ -73,6 +85,14 @@ bool agree(const SequenceArguments& a, const Launch& launch) {
            a.waits > 0 && fits(a.shared_operands) && fits(a.shared_sampler);
 }
 
+bool agree(const ResidentArguments& r, const Launch& launch) {
+    const SequenceArguments& a = r.s;
+    const auto fits = [&](int offset) { return 0 <= offset && offset < launch.shared_bytes; };
+    return a.batch > 0 && a.steps > 0 && a.window > 0 && a.groups > 0 && a.groups * a.blocks == launch.grid &&
+           a.waits > 0 && fits(a.shared_sampler) && fits(r.shared_meeting) && fits(r.shared_gates) &&
+           fits(r.shared_logits) && (r.scales[wavernn::OUTPUT] != nullptr) == (launch.precision == 3);
+}
+
 // Whether a kernel can read numbers or vectors of so many bytes there. Not all models have all operands.
 Result check(int bytes, std::initializer_list<const void*> pointers) {
     for (const void* pointer : pointers) {
@@ -104,13 +124,19 @@ Result check(const SequenceArguments& a, int number) {
     return SUCCESS;
 }
 
+Result check(const ResidentArguments& r, int number) {
+    NEED_SUCCESS(check(16, {r.mail}));
+    for (const float* scales : r.scales) NEED_SUCCESS(check(4, {scales}));
+    return check(r.s, number);
+}
+
 // Runs a kernel in a process of its own, so that what it does wrong ends that one.
 template <typename Arguments, typename Run>
 Result run_apart(const Arguments& arguments, const Launch& launch, Run run) {
     const pid_t process = fork();
     if (process == 0) {
         signal(SIGSEGV, SIG_DFL);  // pytest's handler would tell of it
-        _exit(run(&arguments, launch.precision, launch.tile, launch.grid, launch.threads / 32, launch.shared_bytes));
+        _exit(run(&arguments, launch));
     }
     int status = 1;
     waitpid(process, &status, 0);
@@ -125,7 +151,7 @@ Result put_kernel(Stream* stream, const Launch& launch, const void* given, Run r
     std::memcpy(&arguments, given, sizeof(arguments));
     NEED(agree(arguments, launch), INVALID_VALUE);
     return put(stream, [=]() -> Result {
-        NEED_SUCCESS(check(arguments, launch.precision == 0 ? 4 : 2));
+        NEED_SUCCESS(check(arguments, launch.precision == 0 ? 4 : launch.precision == 3 ? 1 : 2));
         return run_apart(arguments, launch, run);
     });
 }
@@ -144,13 +170,17 @@ int cuLibraryLoadData(Library** library, const char* code, void*, void*, unsigne
     int sm;
     NEED(std::sscanf(code, "pretended %15s %15s sm_%d", file, number, &sm) == 3, INVALID_IMAGE);
     NEED(sm == SM, NO_BINARY_FOR_GPU);
-    return give(libraries, library, new Library{file, number[0] == 'F' ? 0 : number[0] == 'H' ? 1 : 2});
+    const std::string types = "FHBE";  // the first letters of what WAVERNN_NUMBER can be
+    return give(libraries, library, new Library{file, int(types.find(number[0]))});
 }
 
 int cuLibraryGetKernel(Kernel** kernel, Library* library, const char* name) {
     NEED(libraries.count(library), INVALID_HANDLE);
     for (const int tile : {1, 4, 8}) {
         if (library->file + "_" + std::to_string(tile) == name) return give(kernels, kernel, new Kernel{library, tile});
+    }
+    if (library->file == "resident" && RESIDENT.count(name)) {
+        return give(kernels, kernel, new Kernel{library, 0, RESIDENT.at(name)});
     }
     return NOT_FOUND;
 }
@@ -183,9 +213,21 @@ int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** argument
         NEED(int(grid[0]) <= room * MULTIPROCESSORS, COOPERATIVE_LAUNCH_TOO_LARGE);
     }
     const Launch launch{kernel->library->precision, kernel->tile, int(grid[0]), int(block[0]), int(shared_bytes)};
+    // Every launch keeps its own numbers: a kernel runs when its stream's turn comes.
+    const auto tiled = [](auto function) {
+        return [function](const auto* given, const Launch& one) {
+            return function(given, one.precision, one.tile, one.grid, one.threads / 32, one.shared_bytes);
+        };
+    };
+    if (kernel->resident != nullptr) {
+        const auto run = [function = kernel->resident](const ResidentArguments* given, const Launch& one) {
+            return function(given, one.precision, one.grid, one.threads / 32, one.shared_bytes);
+        };
+        return put_kernel<ResidentArguments>(stream, launch, arguments[0], run);
+    }
     return kernel->library->file == "gru_cell"
-               ? put_kernel<GruArguments>(stream, launch, arguments[0], wavernn_gru_cell)
-               : put_kernel<SequenceArguments>(stream, launch, arguments[0], wavernn_sequence);
+               ? put_kernel<GruArguments>(stream, launch, arguments[0], tiled(wavernn_gru_cell))
+               : put_kernel<SequenceArguments>(stream, launch, arguments[0], tiled(wavernn_sequence));
 }
 
 }  // extern "C"

@@ -1,0 +1,62 @@
+"""The resident kernels as a form; see kernels/resident.h."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.form import Choice, ChunkSizes, require_resident
+from wavernn_trt.plugins.loaded_kernels import LoadedKernels
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
+from wavernn_trt.plugins.resident_plan import FIRST_TARGET, VARIANTS, ResidentPlan, plan_resident
+from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.targets import Device
+
+
+class ResidentForm:
+    """One launch for all steps, products on tensor cores."""
+
+    kernels = tuple(VARIANTS)
+
+    def refusal(self, precision: WeightPrecision, device: Device) -> str | None:
+        """See `Form`."""
+        if precision == "fp32":
+            return "tensor cores have no fp32"
+        if device.sm < FIRST_TARGET:
+            return f"it needs compute capability 8.0, and {device.name} has {device.sm / 10:.1f}"
+        return None
+
+    def plan(
+        self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device, choice: Choice
+    ) -> ResidentPlan:
+        """See `Form`."""
+        return plan_resident(shape, precision, batch, device, choice.kernel, groups=choice.groups)
+
+    def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
+        """See `Form`."""
+        return 0 if precision == "fp32" else lay_out_resident(shape, batch).total
+
+    def check(self, kernels: LoadedKernels, plan: ResidentPlan) -> None:
+        """See `Form`."""
+        kernel = kernels.get("resident", plan.kernel)
+        require_resident(plan, kernels.device, kernel.blocks_per_multiprocessor(THREADS, plan.shared_bytes))
+
+    def launch(
+        self,
+        kernels: LoadedKernels,
+        shape: SequenceShape,
+        precision: WeightPrecision,
+        plan: ResidentPlan,
+        sizes: ChunkSizes,
+        pointers: Sequence[int],
+        workspace: int,
+        stream: int,
+    ) -> None:
+        """See `Form`."""
+        arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace)
+        layout = lay_out_resident(shape, sizes[0], stamped=plan.variant.stamped)
+        driver.clear(workspace, layout.cleared, stream)
+        kernel = kernels.get("resident", plan.kernel)
+        kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=True)
