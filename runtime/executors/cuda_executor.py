@@ -26,7 +26,7 @@ from wavernn_trt.runtime.executors.device import Device
 from wavernn_trt.runtime.executors.device_lane import DeviceLane
 from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
 from wavernn_trt.runtime.executors.lane_pool import LanePool
-from wavernn_trt.runtime.executors.onnx_session import OnnxConditioner, conditioner_providers, usable_cores
+from wavernn_trt.runtime.executors.onnx_session import CPU, OnnxConditioner, conditioner_providers, usable_cores
 from wavernn_trt.runtime.executors.plan_choice import NoMachineError, require_gpu
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
 
@@ -167,8 +167,12 @@ def require_machine(state: DriverState) -> GpuDevice:
 
 
 def _open_conditioner(directory: ModelDirectory, threads: int | None) -> OnnxConditioner:
-    conditioner = OnnxConditioner(directory, threads or min(usable_cores(), _MOST_THREADS), conditioner_providers())
-    logger.debug("mels are conditioned by ONNX Runtime's %s", conditioner.provider)
+    providers = conditioner_providers()
+    conditioner = OnnxConditioner(directory, threads or min(usable_cores(), _MOST_THREADS), providers)
+    if providers != CPU and conditioner.provider in CPU:
+        logger.warning("mels are conditioned on the CPU: onnxruntime-gpu is here, and its CUDA libraries do not load")
+    else:
+        logger.debug("mels are conditioned by ONNX Runtime's %s", conditioner.provider)
     expected = {"mel": directory.audio.n_mels, "conditioning": directory.model.columns}
     for name, axis in (("mel", 1), ("conditioning", 2)):
         if conditioner.shapes[name][axis] != expected[name]:

@@ -25,7 +25,7 @@ from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
-from wavernn_trt.runtime.executors import onnx_session
+from wavernn_trt.runtime.executors import cuda_executor, onnx_session
 from wavernn_trt.runtime.executors.cuda_executor import CudaWish, open_cuda, require_machine
 from wavernn_trt.runtime.executors.kernel_weights import read_decoder
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
@@ -86,6 +86,19 @@ def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch:
     assert onnx_session.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there[2:])
     assert onnx_session.conditioner_providers() == ("CPUExecutionProvider",)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_conditioner_that_had_to_leave_the_gpu_says_so(
+    voice: ModelDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime computes on a GPU here")
+    wanted = (("CUDAExecutionProvider", {}), "CPUExecutionProvider")
+    monkeypatch.setattr(cuda_executor, "conditioner_providers", lambda: wanted)
+    conditioner = cuda_executor._open_conditioner(voice, threads=1)
+    assert conditioner.provider == "CPUExecutionProvider"
+    assert "mels are conditioned on the CPU: onnxruntime-gpu is here" in caplog.text
 
 
 # With a GPU.
