@@ -20,6 +20,9 @@ from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, engine_precision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
 from wavernn_trt.plugins.resident_plan import VARIANTS, most_blocks, plan_resident
 from wavernn_trt.plugins.sequence_plan import plan_sequence
+from wavernn_trt.plugins.stepped_arguments import lay_out_stepped, stepped_launches
+from wavernn_trt.plugins.stepped_plan import plan_stepped
+from wavernn_trt.plugins.stored_weights import StoredWeight, store_weight
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
@@ -218,6 +221,59 @@ class HostKernels:
         )
         numbers = (WEIGHT_PRECISIONS.index(case.precision), plan.grid - absent, warps, plan.shared_bytes)
         self._call(f"wavernn_{kernel}", ctypes.byref(arguments), *numbers)
+        return {**outputs, "logits": logits}
+
+    def stepped(
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        streams: int | None = None,
+        misalign: bool = False,
+        in_place: bool = False,
+    ) -> Arrays:
+        """Runs a chunk in the stepped kernels, a launch after the other.
+
+        Args:
+            case: what to run; not in ``fp32``.
+            inputs: of the case.
+            streams: of a tile; see `wavernn_trt.plugins.stepped_plan.plan_stepped`.
+            misalign: puts every operand where no vector of 16 bytes begins.
+            in_place: writes the state to where it is read.
+
+        Returns:
+            The node's outputs, and all ``logits``.
+        """
+        device = Device("host", 0, 1, 1 << 17, 1 << 17)
+        plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
+        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
+        stored = [
+            store_weight(inputs[operand.name], case.precision)
+            if operand.kind == "weight"
+            else StoredWeight(inputs[operand.name], None)
+            for operand in case.shape.inputs()
+        ]
+        operands = [_place(one.values, misalign) for one in stored]
+        scales = [_place(one.scales, misalign) for one in stored if one.scales is not None]
+        if in_place:
+            names = [operand.name for operand in case.shape.inputs()]
+            for name in ("previous", "hidden"):
+                outputs[f"{name}_out"] = operands[names.index(name)]
+        logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+        workspace = _place(np.full(lay_out_stepped(case.shape, case.batch).total, 0xFF, np.uint8), False)
+        launches = stepped_launches(
+            case.shape,
+            case.precision,
+            plan,
+            (case.batch, case.steps, case.window),
+            [array.ctypes.data for array in (*operands, *outputs.values(), *scales)],
+            workspace.ctypes.data,
+            all_logits=logits.ctypes.data,
+        )
+        precision = WEIGHT_PRECISIONS.index(case.precision)
+        for one in launches:
+            numbers = (precision, one.grid, one.threads // 32, one.shared_bytes)
+            self._call(f"wavernn_{one.kernel}", ctypes.byref(one.arguments), *numbers)
         return {**outputs, "logits": logits}
 
     def _launch(self, name: str, arguments: ctypes.Structure, precision: Precision, *numbers: int) -> None:

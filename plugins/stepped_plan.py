@@ -1,0 +1,170 @@
+"""How a chunk is put onto a GPU in the stepped kernels: which tile each stage takes. Needs no GPU.
+
+A stage is a launch; the kernels multiply on tensor cores; see kernels/stepped.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins.arguments import MATRICES
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
+from wavernn_trt.plugins.resident_plan import PATCH_COLUMNS
+from wavernn_trt.plugins.sequence_plan import THREADS, VECTOR_BYTES
+from wavernn_trt.plugins.targets import Device
+
+SLOTS = 4
+"""Patches of columns of a tile in shared memory; see kernels/stepped_tile.h."""
+RUN = 64
+"""Units, or neighbouring rows, of a tile."""
+GATES = 3
+ROW_RUNS: Mapping[int, int] = {32: 1, 64: 1, 128: 2}
+"""Runs of rows of a fully connected layer's tile, by the tile's streams."""
+_FIXED_COST = 32
+"""A tile's time is taken to grow with its streams, and with its weights and its beginning as much as with this many
+streams more. An assumption, not measured."""
+_MOST_NUMBERS = 2**31 - 1
+"""The kernels count a matrix's numbers in 32 bits."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block computes, and what it has shared memory for."""
+
+    streams: int
+    rows: int
+    """Of weights; of a GRU, three for each unit."""
+
+    def slot_bytes(self, precision: WeightPrecision) -> int:
+        """Of one patch of columns, both operands."""
+        return PATCH_COLUMNS * (self.rows * WEIGHT_BYTES[precision] + self.streams * 2)
+
+    def shared_bytes(self, precision: WeightPrecision) -> int:
+        """Dynamic shared memory of a block."""
+        return SLOTS * self.slot_bytes(precision)
+
+    def multiplications(self) -> int:
+        """Instructions mma.m16n8k16 of a block for a patch of columns."""
+        return self.rows // 16 * (self.streams // 8) * (PATCH_COLUMNS // 16)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One launch of every step, or the first of a chunk."""
+
+    kernel: str
+    """Its name in kernels/stepped.cu."""
+    grid: int
+    """Blocks."""
+    shared_bytes: int = 0
+    """Dynamic shared memory of a block."""
+    matrices: tuple[str, ...] = ()
+    """Of its products; of `wavernn_trt.plugins.arguments.MATRICES`."""
+    tile: Tile | None = None
+    """None where nothing is multiplied."""
+    threads: int = THREADS
+    """Of a block."""
+
+
+@dataclass(frozen=True)
+class SteppedPlan:
+    """How a chunk is launched."""
+
+    begin: StagePlan
+    """Once, before the first step."""
+    stages: tuple[StagePlan, ...]
+    """Of a step, in order."""
+
+    def launches(self, steps: int) -> int:
+        """Of a chunk."""
+        return 1 + steps * len(self.stages)
+
+
+def plan_stepped(
+    shape: SequenceShape,
+    precision: WeightPrecision,
+    batch: int,
+    device: Device,
+    *,
+    streams: int | None = None,
+) -> SteppedPlan:
+    """Plans a chunk.
+
+    Args:
+        shape: the model.
+        precision: of its weights; not ``fp32``, which tensor cores do not multiply.
+        batch: streams, at least 1.
+        device: what it is launched on.
+        streams: of every stage's tile, one of `ROW_RUNS`; each stage's own choice unless given. No bit of the result
+            depends on it.
+
+    Raises:
+        KernelError: a block's shared memory holds none of the tiles.
+        ValueError: sizes that no launch can have.
+    """
+    if precision == "fp32":
+        raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
+    if streams is not None and streams not in ROW_RUNS:
+        raise ValueError(f"streams of a tile: found {streams}, expected one of {', '.join(map(str, ROW_RUNS))}")
+    sizes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.name in MATRICES}
+    most = max((int(rows) * int(columns) for rows, columns in sizes.values()), default=0)
+    widest = max(padded_columns(int(columns)) for _, columns in sizes.values())
+    if batch < 1 or max(most, batch * widest) > _MOST_NUMBERS:
+        raise ValueError(
+            f"found batch {batch}, matrices of up to {most} numbers and operands of up to {batch * widest}, expected "
+            f"a batch of at least 1 and no more than {_MOST_NUMBERS} numbers"
+        )
+    candidates = (streams,) if streams is not None else tuple(ROW_RUNS)
+
+    def multiply(kind: str, runs: int | None, *matrices: str) -> StagePlan:
+        rows = int(sizes[matrices[0]][0])
+        fitting = []
+        for width in candidates:
+            tile = Tile(width, RUN * (runs or ROW_RUNS[width]))
+            if tile.shared_bytes(precision) <= device.shared_per_block:
+                across = -(-rows // tile.rows) if runs is None else -(-(rows // GATES) // RUN)
+                fitting.append((tile, across * -(-batch // width)))
+        if not fitting:
+            least = min(Tile(width, RUN * (runs or ROW_RUNS[width])).shared_bytes(precision) for width in candidates)
+            raise KernelError(
+                f"the stepped kernels need {least} bytes of shared memory, and a block of {device.name} "
+                f"(sm_{device.sm}) has {device.shared_per_block}"
+            )
+        tile, grid = min(fitting, key=lambda one: _cost(*one, device))
+        return StagePlan(f"stepped_{kind}_{tile.streams}", grid, tile.shared_bytes(precision), matrices, tile)
+
+    stages = [multiply("units_0", GATES, "recurrent_weight_0")]
+    if shape.layers == 2:
+        stages.append(multiply("units_1", GATES, "input_weight_1", "recurrent_weight_1"))
+    for i in range(len(shape.fc_sizes)):
+        stages.append(multiply("rows", None, f"fc_weight_{i}"))
+    stages.append(multiply("rows", None, "output_weight"))
+    stages.append(StagePlan("stepped_draw", -(-batch // (THREADS // 32))))
+    return SteppedPlan(StagePlan("stepped_begin", batch), tuple(stages))
+
+
+def kernel_names() -> Iterator[str]:
+    """All kernels of kernels/stepped.cu."""
+    yield from ("stepped_begin", "stepped_draw")
+    for streams in ROW_RUNS:
+        for kind in ("units_0", "units_1", "rows"):
+            yield f"stepped_{kind}_{streams}"
+
+
+def padded_columns(columns: int) -> int:
+    """Numbers from one stream's operands to the next's."""
+    return -(-columns // PATCH_COLUMNS) * PATCH_COLUMNS
+
+
+def padded_logits(outputs: int) -> int:
+    """Floats from one stream's logits to the next's."""
+    floats = VECTOR_BYTES // 4
+    return -(-outputs // floats) * floats
+
+
+def _cost(tile: Tile, grid: int, device: Device) -> int:
+    """In no unit: turns that the multiprocessors take, times a tile's time."""
+    return -(-grid // device.multiprocessors) * (tile.rows // RUN) * (tile.streams + _FIXED_COST)
