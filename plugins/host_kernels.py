@@ -22,7 +22,6 @@ from wavernn_trt.plugins.resident_plan import VARIANTS, most_blocks, plan_reside
 from wavernn_trt.plugins.sequence_plan import plan_sequence
 from wavernn_trt.plugins.stepped_arguments import lay_out_stepped, stepped_launches
 from wavernn_trt.plugins.stepped_plan import plan_stepped
-from wavernn_trt.plugins.stored_weights import StoredWeight, store_weight
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
@@ -247,14 +246,9 @@ class HostKernels:
         device = Device("host", 0, 1, 1 << 17, 1 << 17)
         plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored = [
-            store_weight(inputs[operand.name], case.precision)
-            if operand.kind == "weight"
-            else StoredWeight(inputs[operand.name], None)
-            for operand in case.shape.inputs()
-        ]
-        operands = [_place(one.values, misalign) for one in stored]
-        scales = [_place(one.scales, misalign) for one in stored if one.scales is not None]
+        stored, scales_of_rows = store_operands(case.shape, inputs, case.precision)
+        operands = [_place(array, misalign) for array in stored]
+        scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
             names = [operand.name for operand in case.shape.inputs()]
             for name in ("previous", "hidden"):
