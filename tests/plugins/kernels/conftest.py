@@ -37,6 +37,12 @@ def warps_of_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKe
 
 
 @pytest.fixture(scope="session")
+def warps_of_32_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
+    """As a GPU has them; slow."""
+    return HostKernels(build_host_kernels(tmp_path_factory.mktemp("lanes32") / "kernels.so", lanes=32))
+
+
+@pytest.fixture(scope="session")
 def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment for processes that are to find a driver that pretends, and an nvcc that compiles nothing."""
     folder = tmp_path_factory.mktemp("pretended")

@@ -1,0 +1,184 @@
+"""No race and no stray access in the resident kernels, and what goes wrong where a rule of theirs is broken.
+
+Stamped words are atomic and order nothing else, as on a GPU: all that blocks tell each other has to be in them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.plugins.host_kernels import SOURCES, Sanitizer, build_host_kernels
+from wavernn_trt.plugins.resident_plan import VARIANTS
+
+NUMBERS = dict(zip(VARIANTS, ("Half", "BFloat16", "E4M3", "Half"), strict=True))
+PRECISIONS = {"Half": "fp16", "BFloat16": "bf16", "E4M3": "fp8"}
+IMPORTS = """
+import sys
+from pathlib import Path
+from wavernn_trt.plugins.host_kernels import HostKernels
+from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
+
+kernels = HostKernels(Path(sys.argv[1]))
+"""
+EVERYTHING = f"""{IMPORTS}
+from wavernn_trt.plugins.resident_plan import plan_resident
+from wavernn_trt.plugins.targets import Device
+
+roomy = Device("host", 0, 4, 1 << 20, 1 << 20)
+for kernel, precision in {[(kernel, PRECISIONS[number]) for kernel, number in NUMBERS.items()]}:
+    for name, shape in small_shapes().items():
+        plan = plan_resident(shape, precision, 9, roomy, kernel, groups=2, warps=2)
+        half = plan.shared_bytes - sum(one.resident * one.set_bytes for one in plan.matrices.values()) // 2
+        for batch, settings in ((1, {{"blocks": 3}}), (9, {{"groups": 2, "misalign": True, "shared_bytes": half}})):
+            case = SequenceCase(shape, precision, batch, steps=3)
+            inputs = case.inputs()
+            for in_place in (False, True):
+                found = kernels.resident(case, inputs, kernel, in_place=in_place, **settings)
+                assert case.excess(found, inputs) <= 1, (kernel, name)
+print("all as expected")
+"""
+MANY_RUNS = """
+case = SequenceCase(small_shapes(hidden_size=33)["two layers, skip, values"], "{precision}", batch={batch}, steps=20)
+inputs = case.inputs()
+for _ in range({runs}):  # the first fault ends it; a busy machine may run threads in step for a while
+    found = kernels.resident(case, inputs, "{kernel}", blocks=5, waits=1 << 17, in_place=True)
+    assert case.excess(found, inputs) <= 1, "another result"
+print("all as expected")
+"""
+
+
+@pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
+def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
+    sources = copy_sources(tmp_path, VARIANTS)
+    done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, sources)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip() == "all as expected"
+
+
+@pytest.mark.parametrize("kernel", ["resident_stamped_8", "resident_plain_16"])
+def test_many_runs_of_unbroken_kernels_find_nothing(tmp_path: Path, gxx: str, kernel: str) -> None:
+    """What the broken ones are measured by."""
+    library = build_host_kernels(tmp_path / "kernels.so", sources=copy_sources(tmp_path, [kernel]))
+    for batch in (1, 8):
+        done = run(library, many_runs(kernel, batch=batch, runs=10))
+        assert (done.returncode, done.stdout.strip()) == (0, "all as expected"), done.stderr[-2000:]
+
+
+RACES = {
+    "no barrier behind the output": (
+        "resident_plain_16",
+        "resident.h",
+        "{ output_stage(c, from, step, tile); });\n        between_stages();",
+        "{ output_stage(c, from, step, tile); });",
+    ),
+    "words of neighbouring steps in one place": (
+        "resident_plain_16",
+        "mailbox.h",
+        "return (step & 1) * words_;",
+        "return (step & 0) * words_;",
+    ),
+    "no turns in the meeting place": ("resident_stamped_8", "patch_product.h", "turn_ ^= 1;", "turn_ ^= 0;"),
+    "no barrier at the end": (
+        "resident_stamped_8",
+        "resident.h",
+        "group.sync(block);  // previous may",
+        "block.sync();  // previous may",
+    ),
+}
+FAULTS = {
+    "every stamp the same": (
+        "resident_stamped_8",
+        "mailbox.h",
+        "return static_cast<unsigned>(step + 2);",
+        "return static_cast<unsigned>(step * 0 + 2);",
+        "another result",
+    ),
+    "words of neighbouring steps in one place": (
+        "resident_stamped_8",
+        "mailbox.h",
+        "return (step & 1) * words_;",
+        "return (step & 0) * words_;",
+        "a block waited longer than its bound",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_a_race_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
+    kernel, file, old, new = RACES[name]
+    sources = copy_sources(tmp_path, [kernel])
+    replace_once(sources / file, old, new)
+    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", many_runs(kernel), sources)
+    assert done.returncode == 66, done.stdout + done.stderr[-2000:]
+    assert "data race" in done.stderr
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_broken_rule_of_stamps_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
+    kernel, file, old, new, told = FAULTS[name]
+    sources = copy_sources(tmp_path, [kernel])
+    replace_once(sources / file, old, new)
+    library = build_host_kernels(tmp_path / "kernels.so", sources=sources)
+    done = run(library, many_runs(kernel))
+    assert done.returncode != 0, done.stdout
+    assert told in done.stderr
+
+
+def many_runs(kernel: str, batch: int = 8, runs: int = 200) -> str:
+    """Code that runs a kernel again and again."""
+    return IMPORTS + MANY_RUNS.format(kernel=kernel, precision=PRECISIONS[NUMBERS[kernel]], batch=batch, runs=runs)
+
+
+def copy_sources(folder: Path, kernels: Mapping[str, object] | list[str]) -> Path:
+    """The kernels' sources, with a host.cpp that has only those kernels and so is compiled quickly."""
+    sources = shutil.copytree(SOURCES, folder / "kernels")
+    lines = ['#include "resident.h"']
+    for kernel in kernels:
+        variant = VARIANTS[kernel]
+        template = f"{NUMBERS[kernel]}, {variant.stream_octets}, {variant.sets}, {str(variant.stamped).lower()}"
+        lines.append(
+            f'extern "C" int wavernn_{kernel}(const wavernn::ResidentArguments* arguments, int, int blocks, int warps, '
+            "int shared_bytes) {\n"
+            "    using namespace wavernn;\n"
+            "    run_grid(blocks, warps, static_cast<std::size_t>(shared_bytes), [&](const Block& block) {\n"
+            f"        resident<{template}>(block, *arguments);\n"
+            "    });\n"
+            "    return 0;\n"
+            "}"
+        )
+    (sources / "host.cpp").write_text("\n".join(lines) + "\n")
+    return sources
+
+
+def replace_once(file: Path, old: str, new: str) -> None:
+    """Breaks a rule."""
+    text = file.read_text()
+    assert text.count(old) == 1, f"{file.name} is no longer as this test knows it"
+    file.write_text(text.replace(old, new))
+
+
+def run(library: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code with a library of kernels, in a process that they may end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, str(library)], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def _load_helper() -> object:
+    path = Path(__file__).with_name("test_sanitizers.py")
+    spec = importlib.util.spec_from_file_location("sanitizers_helper", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run_sanitized
+
+
+run_sanitized = _load_helper()
