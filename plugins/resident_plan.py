@@ -149,7 +149,10 @@ def plan_resident(
     variant = VARIANTS[kernel]
     streams = -(-batch // groups)
     if variant.stamped and streams > variant.streams:
-        raise KernelError(f"{kernel} takes {variant.streams} streams a group, found {streams}")
+        raise KernelError(
+            f"{kernel} takes {variant.streams} streams a group, found {streams}: take "
+            f"{-(-batch // variant.streams)} groups, or a kernel whose words are plain (resident_plain_32)"
+        )
     used = 0
 
     def take(size: int) -> int:
@@ -165,7 +168,8 @@ def plan_resident(
     if used > device.shared_per_block:
         raise KernelError(
             f"{kernel} needs {used} bytes of shared memory beside the weights, and a block of {device.name} "
-            f"(sm_{device.sm}) has {device.shared_per_block}"
+            f"(sm_{device.sm}) has {device.shared_per_block}: take fewer groups, so that each has more blocks, a "
+            "kernel that computes fewer streams together, or the general one (sequence)"
         )
     shapes = {operand.name: operand.shape for operand in shape.weight_inputs()}
     matrices: dict[str, OctetPlan] = {}

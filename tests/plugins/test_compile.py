@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from wavernn_trt.export.operators import PRECISIONS
-from wavernn_trt.plugins.compile import KERNEL_FILES, CompiledKernels, KernelCache, source_hash
+from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache, KernelFile, source_hash
 from wavernn_trt.plugins.compilers import Compiled, Nvcc, Nvrtc, find_nvcc
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.plugins.sequence_plan import THREADS, TILES
 from wavernn_trt.plugins.targets import REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD, TARGETS
+
+OF_TILES: tuple[KernelFile, ...] = ("gru_cell", "sequence")
+KERNELS: dict[KernelFile, tuple[str, ...]] = {
+    **{file: tuple(f"{file}_{tile}" for tile in TILES) for file in OF_TILES},
+    "resident": tuple(VARIANTS),
+}
+"""Those of each file."""
+NEWEST_OF_SERVERS = 90
 
 
 @pytest.fixture(scope="session")
@@ -28,21 +39,31 @@ def nvcc() -> Nvcc:
     return found
 
 
+def entries(file: KernelFile) -> list[tuple[WeightPrecision, int]]:
+    """What is compiled here. A resident file takes twenty seconds: every type once, and every target once."""
+    every = [(precision, target) for precision in WEIGHTS[file] for target in TARGETS]
+    if file in OF_TILES:
+        return every
+    return [(precision, target) for precision, target in every if precision == "fp16" or target == NEWEST_OF_SERVERS]
+
+
 @pytest.fixture(scope="session")
 def compiled(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> list[CompiledKernels]:
-    """Every kernel, precision and target; a bit over a minute on two cores."""
-    return KernelCache(tmp_path_factory.mktemp("cubins"), nvcc).get_all()
+    """Kernels of every file, precision and target; about three minutes on two cores."""
+    cache = KernelCache(tmp_path_factory.mktemp("cubins"), nvcc)
+    wanted = [(file, precision, target) for file in KERNELS for precision, target in entries(file)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda one: cache.get(*one), wanted))
 
 
 def test_every_kernel_compiles_for_every_target_without_spills(compiled: list[CompiledKernels]) -> None:
     report = resource_report(compiled)
     found = {(one.kernel, one.precision, one.target) for one in report}
     assert found == {
-        (f"{file}_{tile}", precision, target)
-        for file in KERNEL_FILES
-        for tile in TILES
-        for precision in PRECISIONS
-        for target in TARGETS
+        (kernel, precision, target)
+        for file, kernels in KERNELS.items()
+        for precision, target in entries(file)
+        for kernel in kernels
     }
     for one in report:
         assert (one.spill_stores, one.spill_loads, one.stack_bytes) == (0, 0, 0), one
@@ -150,6 +171,20 @@ def test_without_a_compiler_the_way_out_is_told(tmp_path: Path) -> None:
     )
     assert "KernelError: no CUDA compiler" in done.stderr
     assert "pip install cuda-bindings nvidia-cuda-nvrtc" in done.stderr
+
+
+def test_only_what_can_be_is_compiled(tmp_path: Path) -> None:
+    """Tensor cores multiply no fp32, and older GPUs have not the operands; the others know no fp8."""
+    every = KernelCache(tmp_path, CountingCompiler()).get_all(targets=(75, 80))
+    found = {(one.file, one.precision, one.target) for one in every}
+    assert {(precision, target) for file, precision, target in found if file == "resident"} == {
+        ("fp16", 80),
+        ("bf16", 80),
+        ("fp8", 80),
+    }
+    assert {(precision, target) for file, precision, target in found if file == "sequence"} == {
+        (precision, target) for precision in ("fp32", "fp16", "bf16") for target in (75, 80)
+    }
 
 
 def test_the_hash_is_of_all_sources() -> None:
