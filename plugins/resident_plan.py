@@ -138,7 +138,7 @@ def plan_resident(
     sets = _sets(shape)
     most = most_blocks(shape)
     if blocks is None:
-        blocks = min(device.multiprocessors // groups, most)
+        blocks = min(device.multiprocessors // max(groups, 1), most)
     if batch < 1 or not 1 <= groups <= min(MOST_GROUPS, device.multiprocessors) or not 1 <= blocks <= most:
         raise ValueError(
             f"found batch {batch}, {groups} groups and {blocks} blocks, expected a batch of at least 1, 1 to "

@@ -15,6 +15,7 @@ struct WaitingGates {
     float hidden;
     float skipped;  // what goes around layer 0, but for the previous sample
 };
+static_assert(sizeof(WaitingGates) == 32, "wavernn_trt.plugins.resident_plan makes room for so many bytes");
 
 // What all stages of a kernel need. Sets: of octets, that are multiplied at a time.
 template <typename Weight_, int StreamOctets_, int Sets_, bool stamped_>

@@ -1,0 +1,182 @@
+"""The resident kernels' launches are planned without a GPU: they fit, and what does not is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+
+import pytest
+
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins import arguments
+from wavernn_trt.plugins.arguments import MATRICES
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.kernel_cases import small_shapes
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.resident_arguments import lay_out_mail, lay_out_resident, resident_arguments
+from wavernn_trt.plugins.resident_plan import PATCH_ROWS, VARIANTS, ResidentPlan, most_blocks, plan_resident
+from wavernn_trt.plugins.sequence_plan import MOST_GROUPS
+from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.workspace import COUNTER_BYTES
+
+GPUS = [
+    Device.of("A100", 80, 108),
+    Device.of("RTX 3090", 86, 82),
+    Device.of("L4", 89, 58),
+    Device.of("RTX 4090", 89, 128),
+    Device.of("H100", 90, 132),
+    Device.of("H200", 90, 132),
+    Device.of("B200", 100, 148),
+    Device.of("RTX 5090", 120, 170),
+]
+H100 = GPUS[4]
+PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
+UNIVOC = SequenceShape(
+    hidden_size=896,
+    layers=1,
+    fc_sizes=(1024,),
+    outputs=1024,
+    output="categorical",
+    label_feedback=True,
+    skip=False,
+    group_columns=(2688,),
+    group_held=(True,),
+    place_groups=((0,), ()),
+)
+FATCHORD = SequenceShape(
+    hidden_size=512,
+    layers=2,
+    fc_sizes=(512, 512),
+    outputs=512,
+    output="categorical",
+    label_feedback=False,
+    skip=True,
+    group_columns=(2048, 4608),
+    group_held=(False, True),
+    place_groups=((0, 1), (0, 1), (1,), (1,), (1,)),
+)
+SHAPES = small_shapes()
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("kernel", VARIANTS)
+@pytest.mark.parametrize("shape", [UNIVOC, FATCHORD], ids=["univoc", "fatchord"])
+def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: Device) -> None:
+    variant = VARIANTS[kernel]
+    for precision, groups in itertools.product(PRECISIONS, (1, 2, 4)):
+        batch = variant.streams * groups if variant.stamped else 4096
+        plan = plan_resident(shape, precision, batch, gpu, kernel, groups=groups)
+        assert plan.grid <= gpu.multiprocessors
+        assert plan.blocks <= most_blocks(shape)
+        assert plan.shared_bytes <= gpu.shared_per_block
+        spans = room_beside_weights(plan, shape)
+        for name, matrix in plan.matrices.items():
+            assert 0 <= matrix.resident <= matrix.sets
+            height = PATCH_ROWS * (1 if name.startswith(("fc", "output")) else 3)
+            assert matrix.sets * plan.blocks * height >= matrix.rows
+            spans.append((matrix.shared_offset, matrix.shared_offset + matrix.resident * matrix.set_bytes))
+        assert all(start % 16 == 0 for start, _ in spans)
+        spans.sort()
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+        assert spans[-1][1] <= plan.shared_bytes
+
+
+def room_beside_weights(plan: ResidentPlan, shape: SequenceShape, warps: int = 8) -> list[tuple[int, int]]:
+    """What the kernels use, counted as their structures and templates have it."""
+    octets, sets = plan.variant.stream_octets, plan.variant.sets
+    turns = 2 if octets == 1 else 1
+    waiting = math.ceil(math.ceil(shape.hidden_size / 8) / plan.blocks) if plan.variant.stamped else sets
+    sizes = {
+        plan.shared_sampler: warps * (8 + 4) + 4,
+        plan.shared_logits: 4 * shape.outputs,
+        plan.shared_meeting: turns * warps * 3 * sets * octets * 64 * 4,
+        plan.shared_gates: shape.layers * waiting * octets * 64 * 8 * 4,  # eight floats each
+    }
+    return [(start, start + size) for start, size in sizes.items()]
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [(GPUS[0], "fp8"), (H100, "fp16"), (GPUS[6], "bf16"), (H100, "fp8")])
+def test_all_weights_of_univoc_stay_on_chip_with_few_streams(gpu: Device, precision: WeightPrecision) -> None:
+    plan = plan_resident(UNIVOC, precision, 1, gpu, "resident_stamped_8")
+    assert plan.resident_share == 1.0
+    assert plan.grid == min(gpu.multiprocessors, most_blocks(UNIVOC))
+
+
+@pytest.mark.parametrize(("gpu", "groups"), [(GPUS[2], 1), (H100, 4)])
+def test_eight_bits_keep_more_of_the_weights_on_chip(gpu: Device, groups: int) -> None:
+    """Of one copy on a small GPU, and of four on a large one."""
+    sixteen, eight = (
+        plan_resident(UNIVOC, precision, groups, gpu, "resident_stamped_8", groups=groups).resident_share
+        for precision in ("fp16", "fp8")
+    )
+    assert 0 < sixteen < eight <= 1
+
+
+def test_a_small_model_takes_no_more_blocks_than_have_work() -> None:
+    plan = plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8")
+    assert plan.grid == most_blocks(SHAPES["gaussian"]) == 2  # ten rows of the first fully connected layer
+    with pytest.raises(ValueError, match="1 to 2 blocks, which have work"):
+        plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8", blocks=3)
+
+
+def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
+    with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: take 4 groups, or"):
+        plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=3)
+    plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=4)
+    small = Device("small", 89, 4, 20_000, 20_000)
+    with pytest.raises(
+        KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: take fewer groups"
+    ):
+        plan_resident(UNIVOC, "fp16", 1, small, "resident_stamped_8")
+    with pytest.raises(ValueError, match="found 'fp32', expected 'fp16', 'bf16' or 'fp8'"):
+        plan_resident(UNIVOC, "fp32", 1, H100, "resident_stamped_8")
+    for batch, groups, blocks in ((0, 1, None), (1, 0, None), (1, MOST_GROUPS + 1, None), (1, 133, 1), (1, 1, 0)):
+        with pytest.raises(ValueError, match="expected a batch of at least 1"):
+            plan_resident(UNIVOC, "fp16", batch, H100, "resident_plain_16", groups=groups, blocks=blocks)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 4096])
+@pytest.mark.parametrize("shape", [*SHAPES.values(), UNIVOC, FATCHORD])
+def test_each_kind_of_words_has_room_for_two_steps(shape: SequenceShape, batch: int) -> None:
+    """And begins where four stamped words can be read at once; a half's first word does too."""
+    mail = lay_out_mail(shape, batch)
+    words = {start: 32 * -(-shape.hidden_size // 32) // 2 for start in (*mail.states, *mail.features)}
+    words |= {start: 32 * -(-size // 32) // 2 for start, size in zip(mail.activations, shape.fc_sizes, strict=True)}
+    assert all(count % 4 == 0 for count in words.values())
+    words |= {mail.logits: shape.outputs, mail.previous: 1}
+    assert len(words) == shape.layers * (1 + shape.skip) + len(shape.fc_sizes) + 2
+    spans = sorted((start, start + 2 * batch * count) for start, count in words.items())
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise([*spans, (mail.words, 0)]))
+    assert all(start % 4 == 0 for start, _ in spans)
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_a_launch_finds_no_stamp_of_the_one_before(stamped: bool) -> None:
+    layout = lay_out_resident(FATCHORD, 7, stamped=stamped)
+    end = layout.mail + lay_out_mail(FATCHORD, 7).words * (8 if stamped else 4)
+    assert layout.mail == MOST_GROUPS * COUNTER_BYTES
+    assert layout.cleared == (end if stamped else layout.mail)
+    assert end <= layout.skipped
+    assert layout.total == layout.skipped + 7 * 512 * 4
+    assert lay_out_resident(FATCHORD, 7, stamped=False).total <= lay_out_resident(FATCHORD, 7).total
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8"])
+def test_addresses_land_where_their_names_say(precision: WeightPrecision) -> None:
+    shape = SHAPES["two layers, skip, values"]
+    names = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
+    scaled = list(MATRICES) if precision == "fp8" else []
+    addresses = {name: 1000 + i for i, name in enumerate([*names, *(f"scale of {name}" for name in scaled)])}
+    plan = plan_resident(shape, precision, 3, H100, "resident_stamped_8")
+    made = resident_arguments(shape, precision, plan, (3, 6, 4), list(addresses.values()), 1 << 20)
+    seen = {name: getattr(made.s, name) for name, kind, *_ in made.s._fields_ if kind is ctypes.c_void_p}
+    for i, (name, bias) in enumerate(zip(arguments.MATRICES, arguments.BIASES, strict=True)):
+        seen[name] = made.s.matrices[i].weight
+        seen[f"scale of {name}"] = made.scales[i]
+        if bias is not None:
+            seen[bias] = made.s.matrices[i].bias
+    assert {name: seen[name] for name in addresses} == addresses
+    assert all(made.scales[i] is None for i in range(len(MATRICES))) == (precision == "fp16")
+    with pytest.raises(ValueError, match=r"found \d+ addresses"):
+        resident_arguments(shape, precision, plan, (3, 6, 4), list(addresses.values())[:-1], 1 << 20)
