@@ -21,11 +21,12 @@ SLOTS = 4
 RUN = 64
 """Units, or neighbouring rows, of a tile."""
 GATES = 3
-ROW_RUNS: Mapping[int, int] = {32: 1, 64: 1, 128: 2}
-"""Runs of rows of a fully connected layer's tile, by the tile's streams."""
-_FIXED_COST = 32
-"""A tile's time is taken to grow with its streams, and with its weights and its beginning as much as with this many
-streams more. An assumption, not measured."""
+UNIT_TILES = (32, 64, 128)
+"""Streams of a GRU's tiles, of `RUN` units."""
+ROW_TILES = ((64, 32), (64, 64), (128, 128), (256, 128))
+"""Rows and streams of the other layers' tiles."""
+_COPY_COST = 64
+"""Of a number that is copied to shared memory, in multiplications: an assumption about GPUs, not measured."""
 _MOST_NUMBERS = 2**31 - 1
 """The kernels count a matrix's numbers in 32 bits."""
 
@@ -37,6 +38,13 @@ class Tile:
     streams: int
     rows: int
     """Of weights; of a GRU, three for each unit."""
+    gates: bool
+    """Whether rows are those of a GRU."""
+
+    def blocks(self, rows: int, batch: int) -> int:
+        """Tiles that cover a matrix of so many rows and a batch; rows of a gate are counted in whole units."""
+        across = -(-(rows // GATES) // RUN) if self.gates else -(-rows // self.rows)
+        return across * -(-batch // self.streams)
 
     def slot_bytes(self, precision: WeightPrecision) -> int:
         """Of one patch of columns, both operands."""
@@ -98,8 +106,8 @@ def plan_stepped(
         precision: of its weights; not ``fp32``, which tensor cores do not multiply.
         batch: streams, at least 1.
         device: what it is launched on.
-        streams: of every stage's tile, one of `ROW_RUNS`; each stage's own choice unless given. No bit of the result
-            depends on it.
+        streams: of every stage's tile, one of `UNIT_TILES`; each stage's own choice unless given. No bit of the
+            result depends on it.
 
     Raises:
         KernelError: a block's shared memory holds none of the tiles.
@@ -107,8 +115,8 @@ def plan_stepped(
     """
     if precision == "fp32":
         raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
-    if streams is not None and streams not in ROW_RUNS:
-        raise ValueError(f"streams of a tile: found {streams}, expected one of {', '.join(map(str, ROW_RUNS))}")
+    if streams is not None and streams not in UNIT_TILES:
+        raise ValueError(f"streams of a tile: found {streams}, expected one of {', '.join(map(str, UNIT_TILES))}")
     sizes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.name in MATRICES}
     most = max((int(rows) * int(columns) for rows, columns in sizes.values()), default=0)
     widest = max(padded_columns(int(columns)) for _, columns in sizes.values())
@@ -117,31 +125,28 @@ def plan_stepped(
             f"found batch {batch}, matrices of up to {most} numbers and operands of up to {batch * widest}, expected "
             f"a batch of at least 1 and no more than {_MOST_NUMBERS} numbers"
         )
-    candidates = (streams,) if streams is not None else tuple(ROW_RUNS)
 
-    def multiply(kind: str, runs: int | None, *matrices: str) -> StagePlan:
+    def multiply(kind: str, tiles: Mapping[str, Tile], *matrices: str) -> StagePlan:
         rows = int(sizes[matrices[0]][0])
-        fitting = []
-        for width in candidates:
-            tile = Tile(width, RUN * (runs or ROW_RUNS[width]))
-            if tile.shared_bytes(precision) <= device.shared_per_block:
-                across = -(-rows // tile.rows) if runs is None else -(-(rows // GATES) // RUN)
-                fitting.append((tile, across * -(-batch // width)))
+        allowed = {name: tile for name, tile in tiles.items() if streams in (None, tile.streams)}
+        fitting = [name for name in allowed if allowed[name].shared_bytes(precision) <= device.shared_per_block]
         if not fitting:
-            least = min(Tile(width, RUN * (runs or ROW_RUNS[width])).shared_bytes(precision) for width in candidates)
+            least = min(tile.shared_bytes(precision) for tile in allowed.values())
             raise KernelError(
                 f"the stepped kernels need {least} bytes of shared memory, and a block of {device.name} "
                 f"(sm_{device.sm}) has {device.shared_per_block}"
             )
-        tile, grid = min(fitting, key=lambda one: _cost(*one, device))
-        return StagePlan(f"stepped_{kind}_{tile.streams}", grid, tile.shared_bytes(precision), matrices, tile)
+        name = min(fitting, key=lambda name: _cost(allowed[name], rows, batch, device))
+        tile = allowed[name]
+        kernel = f"stepped_{kind}_{name}"
+        return StagePlan(kernel, tile.blocks(rows, batch), tile.shared_bytes(precision), matrices, tile)
 
-    stages = [multiply("units_0", GATES, "recurrent_weight_0")]
+    stages = [multiply("units_0", _UNITS, "recurrent_weight_0")]
     if shape.layers == 2:
-        stages.append(multiply("units_1", GATES, "input_weight_1", "recurrent_weight_1"))
+        stages.append(multiply("units_1", _UNITS, "input_weight_1", "recurrent_weight_1"))
     for i in range(len(shape.fc_sizes)):
-        stages.append(multiply("rows", None, f"fc_weight_{i}"))
-    stages.append(multiply("rows", None, "output_weight"))
+        stages.append(multiply("rows", _ROWS, f"fc_weight_{i}"))
+    stages.append(multiply("rows", _ROWS, "output_weight"))
     stages.append(StagePlan("stepped_draw", -(-batch // (THREADS // 32))))
     return SteppedPlan(StagePlan("stepped_begin", batch), tuple(stages))
 
@@ -149,9 +154,8 @@ def plan_stepped(
 def kernel_names() -> Iterator[str]:
     """All kernels of kernels/stepped.cu."""
     yield from ("stepped_begin", "stepped_draw")
-    for streams in ROW_RUNS:
-        for kind in ("units_0", "units_1", "rows"):
-            yield f"stepped_{kind}_{streams}"
+    yield from (f"stepped_units_{layer}_{name}" for layer in (0, 1) for name in _UNITS)
+    yield from (f"stepped_rows_{name}" for name in _ROWS)
 
 
 def padded_columns(columns: int) -> int:
@@ -165,6 +169,11 @@ def padded_logits(outputs: int) -> int:
     return -(-outputs // floats) * floats
 
 
-def _cost(tile: Tile, grid: int, device: Device) -> int:
-    """In no unit: turns that the multiprocessors take, times a tile's time."""
-    return -(-grid // device.multiprocessors) * (tile.rows // RUN) * (tile.streams + _FIXED_COST)
+_UNITS = {str(streams): Tile(streams, GATES * RUN, gates=True) for streams in UNIT_TILES}
+_ROWS = {f"{rows}x{streams}": Tile(streams, rows, gates=False) for rows, streams in ROW_TILES}
+
+
+def _cost(tile: Tile, rows: int, batch: int, device: Device) -> int:
+    """Of a patch's column, in multiplications: turns that the multiprocessors take, times a tile's work."""
+    turns = -(-tile.blocks(rows, batch) // device.multiprocessors)
+    return turns * (tile.rows * tile.streams + _COPY_COST * (tile.rows + tile.streams))

@@ -118,9 +118,10 @@ WAVERNN_STEPPED(stepped_units_0_128, (wavernn::stepped_units_0<Weight, 8>))
 WAVERNN_STEPPED(stepped_units_1_32, (wavernn::stepped_units_1<Weight, 2>))
 WAVERNN_STEPPED(stepped_units_1_64, (wavernn::stepped_units_1<Weight, 4>))
 WAVERNN_STEPPED(stepped_units_1_128, (wavernn::stepped_units_1<Weight, 8>))
-WAVERNN_STEPPED(stepped_rows_32, (wavernn::stepped_rows<Weight, 2, 1>))
-WAVERNN_STEPPED(stepped_rows_64, (wavernn::stepped_rows<Weight, 4, 1>))
-WAVERNN_STEPPED(stepped_rows_128, (wavernn::stepped_rows<Weight, 8, 2>))
+WAVERNN_STEPPED(stepped_rows_64x32, (wavernn::stepped_rows<Weight, 2, 1>))
+WAVERNN_STEPPED(stepped_rows_64x64, (wavernn::stepped_rows<Weight, 4, 1>))
+WAVERNN_STEPPED(stepped_rows_128x128, (wavernn::stepped_rows<Weight, 8, 2>))
+WAVERNN_STEPPED(stepped_rows_256x128, (wavernn::stepped_rows<Weight, 8, 4>))
 WAVERNN_STEPPED(stepped_draw, wavernn::draw_step)
 #undef WAVERNN_STEPPED
 

@@ -1,5 +1,5 @@
-// The stepped kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The number is how many streams
-// a block computes.
+// The stepped kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The numbers are how many
+// streams, and of other layers than a GRU how many rows, a block computes.
 #include "stepped.h"
 
 using wavernn::Block;
@@ -10,21 +10,29 @@ KERNEL(256, 1) stepped_begin(const __grid_constant__ SteppedArguments arguments)
     wavernn::begin_stepped<wavernn::Operand<Weight>>(Block(), arguments);
 }
 
-#define WAVERNN_STEPPED(streams, octets, pairs)                                                    \
+#define WAVERNN_UNITS(streams, octets)                                                             \
     KERNEL(256, 1) stepped_units_0_##streams(const __grid_constant__ SteppedArguments arguments) { \
         wavernn::stepped_units_0<Weight, octets>(Block(), arguments);                              \
     }                                                                                              \
     KERNEL(256, 1) stepped_units_1_##streams(const __grid_constant__ SteppedArguments arguments) { \
         wavernn::stepped_units_1<Weight, octets>(Block(), arguments);                              \
-    }                                                                                              \
-    KERNEL(256, 1) stepped_rows_##streams(const __grid_constant__ SteppedArguments arguments) {    \
-        wavernn::stepped_rows<Weight, octets, pairs>(Block(), arguments);                          \
     }
 
-WAVERNN_STEPPED(32, 2, 1)
-WAVERNN_STEPPED(64, 4, 1)
-WAVERNN_STEPPED(128, 8, 2)
-#undef WAVERNN_STEPPED
+WAVERNN_UNITS(32, 2)
+WAVERNN_UNITS(64, 4)
+WAVERNN_UNITS(128, 8)
+#undef WAVERNN_UNITS
+
+#define WAVERNN_ROWS(name, octets, pairs)                                               \
+    KERNEL(256, 1) stepped_##name(const __grid_constant__ SteppedArguments arguments) { \
+        wavernn::stepped_rows<Weight, octets, pairs>(Block(), arguments);               \
+    }
+
+WAVERNN_ROWS(rows_64x32, 2, 1)
+WAVERNN_ROWS(rows_64x64, 4, 1)
+WAVERNN_ROWS(rows_128x128, 8, 2)
+WAVERNN_ROWS(rows_256x128, 8, 4)
+#undef WAVERNN_ROWS
 
 KERNEL(256, 1) stepped_draw(const __grid_constant__ SteppedArguments arguments) {
     wavernn::draw_step(Block(), arguments);

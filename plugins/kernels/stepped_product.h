@@ -20,21 +20,39 @@ struct TileSums {
         }
     }
 
-    // Moves the sums of the next octet of streams to the place of the first. Registers have no index: so a loop
-    // over octets need not be unrolled.
+    // Octets of streams that are finished in one turn of a loop.
+    static constexpr int AT_ONCE = 2;
+
+    // Moves the sums of the next octets of streams to the place of the first. Registers have no index: so a loop over
+    // octets need not be unrolled as a whole, and its code stays in the instruction cache.
     DEVICE void advance() {
 #pragma unroll
         for (int kind = 0; kind < KINDS; ++kind) {
 #pragma unroll
             for (int octet = 0; octet < 2; ++octet) {
 #pragma unroll
-                for (int s = 0; s + 1 < C::STREAM_OCTETS; ++s) {
-                    of[kind][octet][s] = of[kind][octet][s + 1];
+                for (int s = 0; s + AT_ONCE < C::STREAM_OCTETS; ++s) {
+                    of[kind][octet][s] = of[kind][octet][s + AT_ONCE];
                 }
             }
         }
     }
 };
+
+// Calls use(octet of streams, its place in the sums, lane, part) for all octets of this warp.
+template <typename C, int Products, typename Use>
+DEVICE void finish_sums(const Block& block, TileSums<C, Products>& sums, Use use) {
+    constexpr int at_once = TileSums<C, Products>::AT_ONCE;
+    static_assert(C::STREAM_OCTETS % at_once == 0, "whole turns");
+#pragma unroll 1
+    for (int first = 0; first < C::STREAM_OCTETS; first += at_once) {
+#pragma unroll
+        for (int s = 0; s < at_once; ++s) {
+            for_parts(block, [&](int lane, int part) { use(C::stream_octet(block) + first + s, s, lane, part); });
+        }
+        sums.advance();
+    }
+}
 
 // Multiplies one patch of columns. Product: which of them it belongs to.
 template <int Product, typename C, int Products>

@@ -29,17 +29,13 @@ public:
         sums.clear_all();
         const Factors<C> factors[1] = {{matrix_, p_.operands[0]}};
         multiply(block_, supply, factors, whole_patches(matrix_.columns), sums, [] {});
-#pragma unroll 1
-        for (int s = 0; s < C::STREAM_OCTETS; ++s) {
-            for_parts(block_, [&](int lane, int part) {
-                const int first = first_stream_ + (C::stream_octet(block_) + s) * PATCH_ROWS + 2 * piece_of(lane);
+        finish_sums(block_, sums, [&](int streams, int s, int lane, int part) {
+            const int first = first_stream_ + streams * PATCH_ROWS + 2 * piece_of(lane);
 #pragma unroll
-                for (int other = 0; other < 2; ++other) {
-                    finish(sums, lane, part, first + other, other);
-                }
-            });
-            sums.advance();
-        }
+            for (int other = 0; other < 2; ++other) {
+                finish(sums, s, lane, part, first + other, other);
+            }
+        });
     }
 
 private:
@@ -50,7 +46,7 @@ private:
     }
 
     // A stream's values of this lane's rows.
-    DEVICE void finish(const TileSums<C, 1>& sums, int lane, int part, int stream, int other) const {
+    DEVICE void finish(const TileSums<C, 1>& sums, int s, int lane, int part, int stream, int other) const {
         using Weight = typename C::Weight;
         const StreamConditioning conditioning(a_, min(stream, a_.batch - 1), step_);
         float values[C::PAIRS][2];
@@ -60,7 +56,7 @@ private:
             for (int octet = 0; octet < 2; ++octet) {
                 const int at = min(row(lane, pair, octet), matrix_.rows - 1);
                 values[pair][octet] =
-                    sums.of[pair][octet][0].part[part][other] * row_scale<Weight>(p_, name_, at) + matrix_.bias[at];
+                    sums.of[pair][octet][s].part[part][other] * row_scale<Weight>(p_, name_, at) + matrix_.bias[at];
                 if (name_ != OUTPUT) {
                     values[pair][octet] += conditioning.at(name_ == FC_0 ? PLACE_FC_0 : PLACE_FC_1, at);
                 }

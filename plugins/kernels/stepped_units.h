@@ -149,43 +149,39 @@ private:
             constants[part][0] = constants_of(last_unit(unit(lane, 0)));
             constants[part][1] = constants_of(last_unit(unit(lane, 1)));
         });
-#pragma unroll 1
-        for (int s = 0; s < C::STREAM_OCTETS; ++s) {
-            for_parts(block_, [&](int lane, int part) {
-                const int first = first_stream_ + (C::stream_octet(block_) + s) * PATCH_ROWS + 2 * piece_of(lane);
-                // All that is read is asked for before the first of it is needed.
-                Around around_of[2][2];
+        finish_sums(block_, sums, [&](int streams, int s, int lane, int part) {
+            const int first = first_stream_ + streams * PATCH_ROWS + 2 * piece_of(lane);
+            // All that is read is asked for before the first of it is needed.
+            Around around_of[2][2];
 #pragma unroll
-                for (int other = 0; other < 2; ++other) {
+            for (int other = 0; other < 2; ++other) {
 #pragma unroll
-                    for (int octet = 0; octet < 2; ++octet) {
-                        around_of[other][octet] = around(
-                            constants[part][octet], min(first + other, a_.batch - 1), last_unit(unit(lane, octet)));
+                for (int octet = 0; octet < 2; ++octet) {
+                    around_of[other][octet] =
+                        around(constants[part][octet], min(first + other, a_.batch - 1), last_unit(unit(lane, octet)));
+                }
+            }
+#pragma unroll
+            for (int other = 0; other < 2; ++other) {
+#pragma unroll
+                for (int octet = 0; octet < 2; ++octet) {
+                    const auto sum = [&](int kind) { return sums.of[kind][octet][s].part[part][other]; };
+                    const UnitConstants& unchanged = constants[part][octet];
+                    const Around& known = around_of[other][octet];
+                    Gates input = known.input;
+                    if (LAYER == 1) {
+                        input.candidate += sum(CANDIDATE) * unchanged.candidate_input;
+                    }
+                    const Gates recurrent = {
+                        sum(RESET) * unchanged.scale.reset, sum(UPDATE) * unchanged.scale.update,
+                        sum(RECURRENT_CANDIDATE) * unchanged.scale.candidate + unchanged.recurrent};
+                    const float state = gru_update(input, recurrent, known.hidden);
+                    if (first + other < a_.batch && unit(lane, octet) < a_.hidden_size) {
+                        keep(first + other, unit(lane, octet), state, state + known.skipped);
                     }
                 }
-#pragma unroll
-                for (int other = 0; other < 2; ++other) {
-#pragma unroll
-                    for (int octet = 0; octet < 2; ++octet) {
-                        const auto sum = [&](int kind) { return sums.of[kind][octet][0].part[part][other]; };
-                        const UnitConstants& unchanged = constants[part][octet];
-                        const Around& known = around_of[other][octet];
-                        Gates input = known.input;
-                        if (LAYER == 1) {
-                            input.candidate += sum(CANDIDATE) * unchanged.candidate_input;
-                        }
-                        const Gates recurrent = {
-                            sum(RESET) * unchanged.scale.reset, sum(UPDATE) * unchanged.scale.update,
-                            sum(RECURRENT_CANDIDATE) * unchanged.scale.candidate + unchanged.recurrent};
-                        const float state = gru_update(input, recurrent, known.hidden);
-                        if (first + other < a_.batch && unit(lane, octet) < a_.hidden_size) {
-                            keep(first + other, unit(lane, octet), state, state + known.skipped);
-                        }
-                    }
-                }
-            });
-            sums.advance();
-        }
+            }
+        });
     }
 
     DEVICE void keep(int stream, int unit, float state, float feature) const {
