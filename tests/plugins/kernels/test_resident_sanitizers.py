@@ -9,7 +9,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -136,7 +136,7 @@ def many_runs(kernel: str, batch: int = 8, runs: int = 200) -> str:
     return IMPORTS + MANY_RUNS.format(kernel=kernel, precision=PRECISIONS[NUMBERS[kernel]], batch=batch, runs=runs)
 
 
-def copy_sources(folder: Path, kernels: Mapping[str, object] | list[str]) -> Path:
+def copy_sources(folder: Path, kernels: Iterable[str]) -> Path:
     """The kernels' sources, with a host.cpp that has only those kernels and so is compiled quickly."""
     sources = shutil.copytree(SOURCES, folder / "kernels")
     lines = ['#include "resident.h"']
@@ -171,14 +171,16 @@ def run(library: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _load_helper() -> object:
+def _load_helper() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_sanitized` of test_sanitizers.py."""
     path = Path(__file__).with_name("test_sanitizers.py")
     spec = importlib.util.spec_from_file_location("sanitizers_helper", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.run_sanitized
+    helper: Callable[..., subprocess.CompletedProcess[str]] = module.run_sanitized
+    return helper
 
 
 run_sanitized = _load_helper()
