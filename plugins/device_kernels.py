@@ -70,7 +70,7 @@ class DeviceKernels:
         kernel.prepare(case.batch)
         sizes = (case.batch, case.steps, case.window)
         outputs = case.poisoned_outputs()
-        operands, scales = store_operands(case.shape, inputs, case.precision)
+        operands, scales = store_operands(case.shape.inputs(), inputs, case.precision)
         workspace = np.full(kernel.workspace_bytes(*sizes), 0xFF, np.uint8)
         with on_device([*operands, *outputs.values(), *scales, workspace]) as (pointers, fetch):
             _run(lambda stream: kernel.launch(*sizes, pointers[:-1], pointers[-1], stream), captured)

@@ -197,7 +197,7 @@ class HostKernels:
         settings = {"groups": groups, "blocks": blocks, "warps": warps}
         plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored, scales_of_rows = store_operands(case.shape, inputs, case.precision)
+        stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
         operands = [_place(array, misalign) for array in stored]
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
@@ -246,7 +246,7 @@ class HostKernels:
         device = Device("host", 0, 1, 1 << 17, 1 << 17)
         plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored, scales_of_rows = store_operands(case.shape, inputs, case.precision)
+        stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
         operands = [_place(array, misalign) for array in stored]
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:

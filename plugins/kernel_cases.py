@@ -71,8 +71,11 @@ class SequenceCase:
         The random numbers that choose a class are in the middle of its interval, so that rounding cannot move a sample.
         """
         random = np.random.default_rng(self.shape.hidden_size)
-        sizes: dict[int | str, Any] = {"B": self.batch, "T": self.steps, "W": self.window}
-        inputs = {operand.name: self._operand(operand, sizes, random) for operand in self.shape.inputs()}
+        sizes: dict[int | str, int] = {"B": self.batch, "T": self.steps, "W": self.window}
+        inputs = {
+            operand.name: random_operand(self.shape, operand, sizes, random, self.precision)
+            for operand in self.shape.inputs()
+        }
         self._centre(inputs)
         return inputs
 
@@ -102,24 +105,6 @@ class SequenceCase:
         values = {name: value for name, value in found.items() if name not in labels}
         return _excess(values, expected, plain, self.precision)
 
-    def _operand(self, operand: Operand, sizes: Mapping[int | str, Any], random: np.random.Generator) -> NDArray[Any]:
-        shape = [int(sizes.get(size, size)) for size in operand.shape]
-        if operand.name == "frame_index":
-            return random.integers(0, self.window, shape, dtype=np.int32)
-        if operand.name == "interpolation":
-            weights = random.random(shape, np.float32)
-            return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-        if operand.kind == "int32":
-            return random.integers(0, self.shape.outputs, shape, dtype=np.int32)
-        if operand.name == "uniforms":
-            return random.uniform(0.01, 0.99, shape).astype(np.float32)
-        values = random.standard_normal(shape).astype(np.float32)
-        if operand.kind == "weight":
-            weight = values / np.float32(np.sqrt(shape[1]))
-            # fp8's codes are made where they are uploaded: an array alone does not hold their scales.
-            return round_weight(weight, "fp8") if self.precision == "fp8" else store(weight, self.precision)
-        return np.tanh(values) if operand.name in ("hidden", "previous") else np.float32(0.3) * values
-
     def _centre(self, inputs: Arrays) -> None:
         if self.shape.output == "gaussian":
             return
@@ -133,6 +118,40 @@ class SequenceCase:
             one["uniforms"] = inputs["uniforms"][:, step : step + 1]
             found = decode_sequence(self.shape, {**inputs, **one, **state}, self.precision)
             state = {"previous": found["previous_out"], "hidden": found["hidden_out"]}
+
+
+def random_operand(
+    shape: SequenceShape,
+    operand: Operand,
+    sizes: Mapping[int | str, int],
+    random: np.random.Generator,
+    precision: WeightPrecision,
+) -> NDArray[Any]:
+    """Something that an operand of a chunk may be.
+
+    Args:
+        shape: the model.
+        operand: one of its inputs.
+        sizes: B, T and W.
+        random: where from.
+        precision: in which a weight is to be stored. In ``fp8`` it is float32 that can be stored without loss: codes
+            are made where they are uploaded, since an array alone does not hold their scales.
+    """
+    size = [int(sizes.get(size, size)) for size in operand.shape]
+    if operand.name == "frame_index":
+        return random.integers(0, sizes["W"], size, dtype=np.int32)
+    if operand.name == "interpolation":
+        weights = random.random(size, np.float32)
+        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    if operand.kind == "int32":
+        return random.integers(0, shape.outputs, size, dtype=np.int32)
+    if operand.name == "uniforms":
+        return random.uniform(0.01, 0.99, size).astype(np.float32)
+    values = random.standard_normal(size).astype(np.float32)
+    if operand.kind == "weight":
+        weight = values / np.float32(np.sqrt(size[1]))
+        return round_weight(weight, "fp8") if precision == "fp8" else store(weight, precision)
+    return np.tanh(values) if operand.name in ("hidden", "previous") else np.float32(0.3) * values
 
 
 def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.export.operators import Operand
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.rounding import FloatArray, round_to, store
+from wavernn_trt.plugins.rounding import FloatArray, round_to, store, widen
 
 LARGEST_CODE = 448.0
 """The largest number of e4m3."""
@@ -60,24 +60,33 @@ def round_weight(weight: NDArray[Any], precision: WeightPrecision) -> FloatArray
 
 
 def store_operands(
-    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: WeightPrecision
+    operands: Iterable[Operand], arrays: Mapping[str, NDArray[Any]], precision: WeightPrecision
 ) -> tuple[list[NDArray[Any]], list[FloatArray]]:
-    """All of a chunk's inputs as they lie in memory, and the scales of its weights, as kernels are given them.
+    """Operands as they lie in memory, and the scales of the weights among them, as kernels are given them.
 
     Args:
-        shape: the model.
-        inputs: by the names of ``shape.inputs()``.
+        operands: of a chunk.
+        arrays: by the operands' names.
         precision: of the weights.
+
+    Raises:
+        ValueError: a weight has values that the precision does not hold.
     """
-    operands, scales = [], []
-    for operand in shape.inputs():
+    values, scales = [], []
+    for operand in operands:
+        array = np.ascontiguousarray(arrays[operand.name])
         if operand.kind != "weight":
-            operands.append(inputs[operand.name])
+            values.append(array)
             continue
-        stored = store_weight(inputs[operand.name], precision)
-        operands.append(stored.values)
-        scales += [] if stored.scales is None else [stored.scales]
-    return operands, scales
+        stored = store_weight(array, precision)
+        if stored.scales is not None:
+            scales.append(stored.scales)
+        elif np.isfinite(array).all() and not np.isfinite(widen(stored.values)).all():
+            raise ValueError(
+                f"weight {operand.name}: found values up to {np.abs(array).max():g}, which {precision} cannot hold"
+            )
+        values.append(stored.values)
+    return values, scales
 
 
 def _decode_all() -> FloatArray:

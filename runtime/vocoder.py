@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.arriving.arriving_mel import ArrivingMel
 from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
@@ -112,7 +112,7 @@ class Vocoder:
         *,
         batch: int | None = None,
         threads: int | None = None,
-        precision: Precision | None = None,
+        precision: WeightPrecision | None = None,
         cache: str | Path | None = None,
         limits: SchedulerLimits = DEFAULT_LIMITS,
         probe: bool = False,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_number, seed
 from wavernn_trt.scripts.cli import Parser
@@ -256,7 +256,7 @@ def _parser() -> Parser:
     model.add_argument(
         "--backend", default="auto", metavar="NAME", help="as for 'wavernn-trt vocode' (default: %(default)s)"
     )
-    model.add_argument("--precision", choices=PRECISIONS, help="of the engine (default: of the one used last)")
+    model.add_argument("--precision", choices=WEIGHT_PRECISIONS, help="of the engine (default: of the one used last)")
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     speech = parser.add_argument_group("speech")
     speech.add_argument("--seed", type=seed, default=0, metavar="N", help="of the random numbers (default: 0)")

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
@@ -86,8 +86,9 @@ def add_parser(subparsers: Any) -> None:
     )
     model.add_argument(
         "--precision",
-        choices=PRECISIONS,
-        help="on a GPU (default: that of the engine that was used last; cuda: fp16, or fp32 on older GPUs)",
+        choices=WEIGHT_PRECISIONS,
+        help="on a GPU (default: that of the engine that was used last; cuda: fp16, or fp32 on older GPUs); fp8, of "
+        "weights alone, for cuda only",
     )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     model.add_argument(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.engines.spec import EngineSpec
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
-from wavernn_trt.export.operators import Precision
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import find_compiler
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device
@@ -55,7 +55,7 @@ _MOST_THREADS = 8
 class CudaWish:
     """What is asked of the kernel when a model is opened."""
 
-    precision: Precision | None = None
+    precision: WeightPrecision | None = None
     """Of the matrix products; ``None``: float16 where the GPU's compute capability is 8.0 or more, else float32."""
     batch: int | None = None
     """Streams that are decoded together; ``None`` is `SLOTS`."""
@@ -113,7 +113,12 @@ class CudaExecutor:
 
 
 def open_cuda(
-    directory: ModelDirectory, wish: CudaWish, state: DriverState | None = None, cache: KernelCache | None = None
+    directory: ModelDirectory,
+    wish: CudaWish,
+    state: DriverState | None = None,
+    cache: KernelCache | None = None,
+    *,
+    tune: bool = True,
 ) -> tuple[CudaExecutor, str]:
     """Opens a model on the first GPU.
 
@@ -121,7 +126,8 @@ def open_cuda(
         directory: a verified model directory.
         wish: what is asked for.
         state: what the driver says; by default it is asked.
-        cache: of compiled kernels; the user's unless given.
+        cache: of compiled kernels, and of what was measured; the user's unless given.
+        tune: whether the kernels that could run are timed first, where that was not done before on this GPU.
 
     Returns:
         The executor, and a name for what it runs: the kernel, its precision and the GPU's compute capability.
@@ -132,7 +138,7 @@ def open_cuda(
         VocoderError: the GPU does not start, or the kernel cannot run the model on it.
     """
     gpu = require_machine(state or driver_state())
-    precision: Precision = wish.precision or ("fp16" if gpu.sm >= _HALVES_FROM else "fp32")
+    precision: WeightPrecision = wish.precision or ("fp16" if gpu.sm >= _HALVES_FROM else "fp32")
     conditioner = _open_conditioner(directory, wish.threads)
     # Here, since it imports ONNX, which only those need who have a GPU.
     from wavernn_trt.runtime.executors.kernel_weights import read_decoder
@@ -141,12 +147,13 @@ def open_cuda(
     device = BindingsDevice()
     window = window_rows(directory.model, directory.audio, wish.steps)
     try:
-        plan = KernelPlan(device, weights, slots=wish.batch or SLOTS, steps=wish.steps, window=window, cache=cache)
+        slots = wish.batch or SLOTS
+        plan = KernelPlan(device, weights, slots=slots, steps=wish.steps, window=window, cache=cache, tune=tune)
     except KernelError as error:
         raise VocoderError(
             f"{directory.path}: the sequence kernel does not run in {precision} on {gpu.name} (sm{gpu.sm}): {error}"
         ) from error
-    return CudaExecutor(directory, device, plan, conditioner), f"sequence_{precision}_sm{gpu.sm}"
+    return CudaExecutor(directory, device, plan, conditioner), f"{plan.name}_sm{gpu.sm}"
 
 
 def require_machine(state: DriverState) -> GpuDevice:

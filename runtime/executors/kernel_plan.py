@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.manifest import Binding
-from wavernn_trt.export.operators import Operand, Precision, SequenceShape
+from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.tuning import STEPS, is_measured, measure_kernels
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder  # which imports ONNX
+
+logger = logging.getLogger(__name__)
 
 
 class KernelPlan:
@@ -30,6 +35,7 @@ class KernelPlan:
         steps: int,
         window: int,
         cache: KernelCache | None = None,
+        tune: bool = True,
     ) -> None:
         """Compiles and loads the kernel, plans its launch, and uploads the weights.
 
@@ -39,7 +45,8 @@ class KernelPlan:
             slots: streams of every chunk.
             steps: of every chunk.
             window: rows of conditioning that a chunk reads.
-            cache: of compiled kernels; the user's unless given.
+            cache: of compiled kernels, and of what was measured; the user's unless given.
+            tune: whether the kernels that could run are timed first, where that was not done before on this device.
 
         Raises:
             KernelError: there is no compiler, the kernel does not load, or the device has no room for its launch.
@@ -47,7 +54,7 @@ class KernelPlan:
         """
         shape = decoder.shape
         self.slots, self.steps, self.window = slots, steps, window
-        self.precision: Precision = decoder.precision
+        self.precision: WeightPrecision = decoder.precision
         sizes = {"B": slots, "T": steps, "W": window}
         self.bindings = (
             *(_binding(one, "input", sizes) for one in shape.chunk_inputs()),
@@ -59,6 +66,28 @@ class KernelPlan:
         with device.current():
             self.kernel.plan(slots)  # before the weights: what does not fit is refused at once
             self.weights = _upload(device, decoder.weights)
+            self.scales = _upload(device, decoder.scales)
+            if tune and not is_measured(self.kernel, slots):
+                self._measure()
+
+    @property
+    def name(self) -> str:
+        """The kernel that was chosen, and its precision."""
+        with self._device.current():
+            choice = self.kernel.choice(self.slots)
+        return f"{choice.kernel}_{self.precision}" + (f"_groups{choice.groups}" if choice.groups > 1 else "")
+
+    def _measure(self) -> None:
+        logger.info("measuring which kernel is fastest here for %d streams; it is kept", self.slots)
+        addresses = [[buffer.address for buffer in buffers] for buffers in (self.weights, self.scales)]
+        measure_kernels(
+            self.kernel,
+            self.slots,
+            *addresses,
+            window=self.window,
+            steps=min(self.steps, STEPS),
+            report=lambda choice, time: logger.info("%s: %.2f us a step", choice, time),
+        )
 
     def context(self, *, one_shape: bool) -> KernelContext:
         """See `Plan`."""
@@ -99,6 +128,7 @@ class KernelContext:
             *(self._bound[one.name] for one in shape.chunk_inputs()),
             *plan.weights,
             *(self._bound[one.name] for one in shape.outputs_of_node()),
+            *plan.scales,
         ]
         pointers = [buffer.address for buffer in operands]
         plan.kernel.launch(plan.slots, plan.steps, plan.window, pointers, self._workspace.address, stream.handle)

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
-from wavernn_trt.export.operators import Operand, Precision, SequenceShape
+from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence, fuse_sequence
-from wavernn_trt.plugins.rounding import store, widen
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.errors import VocoderError
 
 
@@ -26,12 +27,14 @@ class KernelDecoder:
     """A decoder for the sequence kernel."""
 
     shape: SequenceShape
-    precision: Precision
+    precision: WeightPrecision
     weights: tuple[NDArray[Any], ...]
     """One array for each of ``shape.weight_inputs()``."""
+    scales: tuple[NDArray[np.float32], ...]
+    """Of the rows of each matrix, in ``fp8`` only."""
 
 
-def read_decoder(directory: ModelDirectory, precision: Precision) -> KernelDecoder:
+def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> KernelDecoder:
     """Reads a decoder.
 
     Args:
@@ -56,19 +59,11 @@ def read_decoder(directory: ModelDirectory, precision: Precision) -> KernelDecod
         raise ModelDirectoryError(
             f"{directory.path}: config.json and the graphs are of different sizes: {error}; export it again"
         ) from error
-    weights = tuple(_stored(one, fused.weights[one.name], precision) for one in fused.shape.weight_inputs())
-    return KernelDecoder(fused.shape, precision, weights)
-
-
-def _stored(operand: Operand, values: NDArray[np.float32], precision: Precision) -> NDArray[Any]:
-    """A weight as it lies in memory."""
-    stored = store(np.ascontiguousarray(values), precision if operand.kind == "weight" else "fp32")
-    if np.isfinite(values).all() and not np.isfinite(widen(stored)).all():
-        raise VocoderError(
-            f"weight {operand.name}: found values up to {np.abs(values).max():g}, which {precision} cannot hold; use "
-            "--precision bf16 or fp32"
-        )
-    return stored
+    try:
+        weights, scales = store_operands(fused.shape.weight_inputs(), fused.weights, precision)
+    except ValueError as error:
+        raise VocoderError(f"{directory.path}: {error}; use --precision bf16 or fp32") from error
+    return KernelDecoder(fused.shape, precision, tuple(weights), tuple(scales))
 
 
 def _compare(fused: FusedSequence) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
-from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.protocol import Executor
@@ -50,7 +50,7 @@ def open_model(
     threads: int | None = None,
     batch: int | None = None,
     *,
-    precision: Precision | None = None,
+    precision: WeightPrecision | None = None,
     cache: Path | None = None,
 ) -> OpenedModel:
     """Opens a model with a backend.
@@ -73,8 +73,8 @@ def open_model(
         raise VocoderError(f"backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
     check_count("threads", threads)
     check_count("batch", batch)
-    if precision is not None and precision not in PRECISIONS:
-        raise VocoderError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision is not None and precision not in WEIGHT_PRECISIONS:
+        raise VocoderError(f"precision: found {precision!r}, expected one of {', '.join(WEIGHT_PRECISIONS)}")
     if precision is not None and backend in ("onnxruntime", "torch"):
         raise VocoderError(f"precision: found {precision!r} for {backend}, expected it for GPUs only; leave it out")
     if backend == "torch":
@@ -83,7 +83,7 @@ def open_model(
     if backend == "onnxruntime":
         return _open_onnxruntime(directory, threads)
     openers: dict[str, Callable[[], OpenedModel]] = {
-        name: partial(_open_engine, directory, EngineWish(name, precision, batch, cache)) for name in ENGINES
+        name: partial(_open_engine, directory, name, precision, batch, cache) for name in ENGINES
     }
     openers["cuda"] = partial(_open_cuda, directory, precision, batch, threads)
     if backend in openers:
@@ -139,15 +139,23 @@ def _kind(backend: str) -> str:
     return "engine" if backend in ENGINES else "kernel"
 
 
-def _open_engine(directory: ModelDirectory, wish: EngineWish) -> OpenedModel:
+def _open_engine(
+    directory: ModelDirectory,
+    backend: Backend,
+    precision: WeightPrecision | None,
+    batch: int | None,
+    cache: Path | None,
+) -> OpenedModel:
     from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
 
-    executor, engine = open_tensorrt(directory, wish)
+    if precision == "fp8":
+        raise VocoderError("precision: found 'fp8', which engines do not have; the backend cuda does")
+    executor, engine = open_tensorrt(directory, EngineWish(backend, precision, batch, cache))
     return _opened(directory, executor, engine)
 
 
 def _open_cuda(
-    directory: ModelDirectory, precision: Precision | None, batch: int | None, threads: int | None
+    directory: ModelDirectory, precision: WeightPrecision | None, batch: int | None, threads: int | None
 ) -> OpenedModel:
     from wavernn_trt.runtime.executors.cuda_executor import CudaWish, open_cuda
 

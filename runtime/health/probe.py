@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.model_directory import ModelDirectoryError
-from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, read_probe
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.uniforms import SeededUniforms, sampling_inputs
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 EXACT = 1 / 500
 """Allowed to float32 on a CPU, in units of bfloat16's cost. It rounds 65,536 times finer: there is room for any order
 of sums, and ONNX Runtime was seen to take a tenth of it."""
-ENGINES: dict[Precision, float] = {"fp32": 1 / 8, "fp16": 1 / 8, "bf16": 3.0}
-"""Allowed on a GPU, in the same unit: float16 rounds 8 times finer than bfloat16, and so does the TF32 of float32."""
+ENGINES: dict[WeightPrecision, float] = {"fp32": 1 / 8, "fp16": 1 / 8, "bf16": 3.0, "fp8": 48.0}
+"""Allowed on a GPU, in the same unit: float16 rounds 8 times finer than bfloat16, and so does the TF32 of float32; the
+weights of fp8 are rounded 16 times more coarsely."""
 _LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-6}
 """Allowed in any case: of models that no rounding touches, the unit is almost nothing."""
 

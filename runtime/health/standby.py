@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 from numpy.typing import ArrayLike
 
 from wavernn_trt.export.model_directory import read_audio
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import DamagedOutputError, ExecutorError, VocoderError
 from wavernn_trt.runtime.health.candidate import Candidate, Problem, ProblemKind, Speaker, Standing
@@ -258,7 +258,7 @@ class StandbyVocoder:
 
 def usual_candidates(
     path: str | Path | None = None,
-    backends: Sequence[tuple[str, Precision | None]] = (("auto", None), ("onnxruntime", None)),
+    backends: Sequence[tuple[str, WeightPrecision | None]] = (("auto", None), ("onnxruntime", None)),
     *,
     threads: int | None = None,
     cache: str | Path | None = None,
@@ -279,7 +279,7 @@ def usual_candidates(
     """
     folder = shipped_voice() if path is None else Path(path)
 
-    def loader(backend: str, precision: Precision | None) -> Callable[[], Speaker]:
+    def loader(backend: str, precision: WeightPrecision | None) -> Callable[[], Speaker]:
         return lambda: Vocoder.load(folder, backend, threads=threads, precision=precision, cache=cache)
 
     candidates = [

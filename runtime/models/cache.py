@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import check_count
 from wavernn_trt.runtime.models.lease import Lease
@@ -83,7 +83,7 @@ class ModelCache:
         self._preheating = Preheating(self._store, preheat_concurrency)
 
     def acquire(
-        self, name: str, version: str | None = None, precision: Precision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> Lease:
         """Loads a model if it is not in memory, and keeps it there until the lease is closed.
 
@@ -115,7 +115,7 @@ class ModelCache:
 
     @contextmanager
     def borrow(
-        self, name: str, version: str | None = None, precision: Precision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> Iterator[Vocoder]:
         """A model that stays in memory, and open, inside a ``with`` block; arguments and errors as for `acquire`."""
         with self.acquire(name, version, precision, backend) as lease:
@@ -153,7 +153,7 @@ class ModelCache:
         return [wish.done for wish in wishes]
 
     def discard(
-        self, name: str, version: str | None = None, precision: Precision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> bool:
         """Takes a model out, for the next request to load it anew; who uses it keeps it.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wavernn_trt.export.model_directory import ModelDirectoryError
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.models.shelf import LoadedModel, ModelKey
 from wavernn_trt.runtime.models.source import fingerprint
@@ -21,7 +21,7 @@ _ATTEMPTS = 3
 class Load(Protocol):
     """Opens a model; `Vocoder.load`, or that with settings."""
 
-    def __call__(self, dir: Path, backend: str, *, precision: Precision | None) -> Vocoder:
+    def __call__(self, dir: Path, backend: str, *, precision: WeightPrecision | None) -> Vocoder:
         """Opens a model directory.
 
         Args:

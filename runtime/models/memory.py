@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
 from wavernn_trt.runtime.executors.registry import ON_A_GPU
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
 from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
@@ -32,7 +32,10 @@ _FRAMES = 1000
 
 
 def estimated_bytes(
-    directory: Path, backend: str = "onnxruntime", precision: Precision | None = None, streams: int = DEFAULT_BATCH
+    directory: Path,
+    backend: str = "onnxruntime",
+    precision: WeightPrecision | None = None,
+    streams: int = DEFAULT_BATCH,
 ) -> int:
     """Memory that a model takes once it is in use.
 
@@ -57,7 +60,7 @@ def estimated_bytes(
     if backend == "torch":
         return _size(directory, CHECKPOINT)
     if backend in ON_A_GPU:
-        share = 1.0 if precision in (None, "fp32") else 0.5
+        share = WEIGHT_BYTES[precision or "fp32"] / WEIGHT_BYTES["fp32"]
         return round(_size(directory, WEIGHTS) * share + _size(directory, CONDITIONER) + conditioning)
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS
     copies = _COPIES_INTERPOLATED if model.interpolated else _COPIES

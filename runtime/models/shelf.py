@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.vocoder import Vocoder
 
 
@@ -18,7 +18,7 @@ class ModelKey:
     name: str
     version: str | None = None
     """``None`` is the newest."""
-    precision: Precision | None = None
+    precision: WeightPrecision | None = None
     """Of an engine; ``None`` is that of the engine that was used last."""
     backend: str = "auto"
     """As for `Vocoder.load`."""

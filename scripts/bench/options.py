@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
 from wavernn_trt.scripts.bench.help_text import DESCRIPTION, EPILOG
 from wavernn_trt.scripts.bench.models import STANDARD
@@ -68,7 +68,7 @@ def _add_model(group: Any) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=WEIGHT_PRECISIONS,
         help="of the backends on a GPU, and of cuda-graphs (default: of the engine used last, or the backend's)",
     )
     group.add_argument(

@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.plugins import compilers
+from wavernn_trt.plugins import compilers, tuning
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
 from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
+from wavernn_trt.runtime.executors import cuda_executor, kernel_plan, kernel_weights, plan_choice, registry
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, CudaWish, open_cuda, require_machine
 from wavernn_trt.runtime.executors.device_lane import DeviceLane
@@ -69,15 +70,16 @@ def open_voice(voice: ModelDirectory, cache: KernelCache) -> Open:
     """A function precision -> the shipped voice's executor."""
 
     def make(precision: Precision = "fp32") -> CudaExecutor:
-        return open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache)[0]
+        return open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, tune=False)[0]
 
     return make
 
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens the backend by its name gets chunks of few steps."""
+    """Whoever opens the backend by its name gets chunks of few steps, and no kernel is timed."""
     monkeypatch.setattr(cuda_executor, "CudaWish", functools.partial(CudaWish, steps=50))
+    monkeypatch.setattr(kernel_plan, "is_measured", lambda kernel, batch: True)
 
 
 @pytest.fixture
@@ -143,9 +145,9 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
     silence = State(np.zeros(1, inputs["previous"].dtype), np.zeros((shape.layers, 1, shape.hidden_size), np.float32))
     inputs |= {"previous": np.zeros_like(inputs["previous"]), "hidden": np.zeros_like(inputs["hidden"])}
     device = BindingsDevice()
-    weights = tuple(inputs[operand.name] for operand in shape.weight_inputs())
-    decoder = KernelDecoder(shape, precision, weights)
-    plan = KernelPlan(device, decoder, slots=BATCH, steps=STEPS, window=case.window, cache=cache)
+    weights, scales = store_operands(shape.weight_inputs(), inputs, precision)
+    decoder = KernelDecoder(shape, precision, tuple(weights), tuple(scales))
+    plan = KernelPlan(device, decoder, slots=BATCH, steps=STEPS, window=case.window, cache=cache, tune=False)
     lane = DeviceLane(device, plan, BATCH, silence)
     empty = np.zeros(0, np.float32)
     chunk = Chunk(
@@ -161,6 +163,20 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
         else:
             np.testing.assert_allclose(found, expected["samples"], atol=1e-4 if precision == "fp32" else 0.05)
         inputs |= {"previous": expected["previous_out"], "hidden": expected["hidden_out"]}
+
+
+def test_the_fastest_kernel_is_measured_once_and_taken(
+    voice: ModelDirectory, cache: KernelCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "wavernn_trt")
+    monkeypatch.setattr(tuning, "REPEATS", 1)
+    wish = CudaWish("fp8", BATCH, 2, threads=1)
+    first, second = (open_cuda(voice, wish, cache=cache)[1] for _ in range(2))
+    assert first == second
+    assert first.startswith("resident_")
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("measuring which kernel is fastest" in line for line in lines) == 1
+    assert sum("us a step, measured" in line for line in lines) == 2
 
 
 def test_labels_in_float32_are_those_of_the_trained_modules(open_voice: Open, voice: ModelDirectory) -> None:
@@ -351,9 +367,9 @@ def test_older_gpus_compute_in_float32_unless_told(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
     state = DriverState((GpuDevice("Said to be", sm),), None)
-    executor, kernel = open_cuda(voice, CudaWish(), state, cache)
+    executor, kernel = open_cuda(voice, CudaWish(), state, cache, tune=False)
     assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
-    assert kernel == f"sequence_{precision}_sm{sm}"
+    assert kernel == f"{'sequence' if precision == 'fp32' else 'resident_plain_32'}_{precision}_sm{sm}"
 
 
 @pytest.mark.usefixtures("short_chunks")
@@ -362,9 +378,9 @@ def test_auto_takes_the_kernel_where_no_engine_fits_and_says_so(
 ) -> None:
     with caplog.at_level(logging.DEBUG, registry.logger.name):
         opened = registry.open_model(voice.path, batch=2, cache=tmp_path)
-    assert (opened.executor.name, opened.engine, opened.executor.slots) == ("cuda", "sequence_fp16_sm90", 2)
+    assert (opened.executor.name, opened.engine, opened.executor.slots) == ("cuda", "resident_stamped_8_fp16_sm90", 2)
     assert "backend auto: not tensorrt_rtx: " in caplog.text
-    assert "backend auto: cuda with the kernel sequence_fp16_sm90" in caplog.text
+    assert "backend auto: cuda with the kernel resident_stamped_8_fp16_sm90" in caplog.text
     with Vocoder(opened) as vocoder, pytest.raises(NoLogitsError, match="cuda draws samples and gives no logits"):
         vocoder.teacher_forced(MEL[:, :1], np.zeros(200, np.int32))
 

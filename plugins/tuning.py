@@ -1,0 +1,132 @@
+"""Measures which kernel decodes a batch fastest on the GPU at hand, and keeps what it found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.choice import candidates, estimate
+from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.device_stream import DeviceStream, on_device, scratch
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.form import Choice
+from wavernn_trt.plugins.kernel_cases import random_operand
+from wavernn_trt.plugins.launch import SequenceKernel
+
+logger = logging.getLogger(__name__)
+
+STEPS = 128
+"""Of the chunks that are timed."""
+REPEATS = 5
+"""Of each, after one that counts for nothing."""
+PRUNED = 6.0
+"""What is estimated to take so many times as long as the best is not measured."""
+
+
+def measure_kernels(
+    kernel: SequenceKernel,
+    batch: int,
+    weights: Sequence[int],
+    scales: Sequence[int] = (),
+    *,
+    window: int,
+    steps: int = STEPS,
+    repeats: int | None = None,
+    report: Callable[[Choice, float], None] | None = None,
+) -> Mapping[Choice, float]:
+    """Times the kernels that can decode a batch on the current device, and lets ``kernel`` take the fastest.
+
+    The chunks read random numbers; what they write is looked at, so that a kernel which computes nothing does not win.
+
+    Args:
+        kernel: of the model; its cache keeps the result, for every process that uses the cache.
+        batch: B.
+        weights: device addresses of ``shape.weight_inputs()``.
+        scales: in ``fp8``, of each weight's scales.
+        window: rows of conditioning that a chunk reads, W.
+        steps: of a chunk.
+        repeats: of each kernel; `REPEATS` unless given.
+        report: is told each kernel's microseconds a step.
+
+    Returns:
+        Microseconds a step by kernel, fastest first.
+
+    Raises:
+        KernelError: there is no GPU, a kernel fails on it, or what it wrote is no chunk.
+    """
+    shape, precision = kernel.shape, kernel.precision
+    _, device = driver.current_device()
+    random = np.random.default_rng(batch)
+    sizes: dict[int | str, int] = {"B": batch, "T": steps, "W": window}
+    inputs = [random_operand(shape, operand, sizes, random, precision) for operand in shape.chunk_inputs()]
+    outputs = [
+        np.full([int(sizes.get(size, size)) for size in operand.shape], -1, operand.kind)
+        for operand in shape.outputs_of_node()
+    ]
+    plans = dict(candidates(shape, precision, batch, device))
+    estimates = {choice: estimate(shape, precision, batch, plan) for choice, plan in plans.items()}
+    least = min(estimates.values(), default=0.0)
+    measured: dict[Choice, float] = {}
+    room = kernel.workspace_bytes(batch, steps, window)
+    with (
+        contextlib.closing(DeviceStream()) as stream,
+        scratch(room) as workspace,
+        on_device([*inputs, *outputs]) as (addresses, fetch),
+    ):
+        pointers = [*addresses[: len(inputs)], *weights, *addresses[len(inputs) :], *scales]
+        for choice in sorted(estimates, key=lambda one: estimates[one]):
+            if estimates[choice] > PRUNED * least:
+                break
+            one = SequenceKernel(shape, precision, kernel.cache, choice)
+            try:
+                one.prepare(batch)
+            except KernelError as error:
+                logger.debug("%s is not measured: %s", choice, error)
+                continue
+
+            def launch(handle: int, one: SequenceKernel = one) -> None:
+                one.launch(batch, steps, window, pointers, workspace, handle)
+
+            stream.seconds(launch)
+            fetch(outputs)
+            _require_written(shape, choice, *outputs)
+            measured[choice] = 1e6 * median(stream.seconds(launch) for _ in range(repeats or REPEATS)) / steps
+            if report is not None:
+                report(choice, measured[choice])
+    ranked = dict(sorted(measured.items(), key=lambda item: item[1]))
+    try:
+        ChoiceTable(kernel.cache.folder).keep(shape, precision, batch, device, ranked)
+    except OSError as error:
+        logger.warning("what was measured is not kept (%s): it will be measured again", error.strerror)
+    kernel.forget()
+    return ranked
+
+
+def _require_written(
+    shape: SequenceShape, choice: Choice, samples: NDArray[Any], previous: NDArray[Any], hidden: NDArray[Any]
+) -> None:
+    """Raises a `KernelError` where a chunk left what was there before, or numbers that are none."""
+    if shape.output == "categorical":
+        written = bool((samples >= 0).all() and (samples < shape.outputs).all())
+    else:
+        written = bool((np.abs(samples) <= 1).all()) and not bool((samples == -1).all())
+    if not written or not np.isfinite(hidden).all() or not np.isfinite(previous).all():
+        raise KernelError(f"{choice}: the chunk that was timed has samples that cannot be, or NaN")
+
+
+def is_measured(kernel: SequenceKernel, batch: int) -> bool:
+    """Whether the table has this batch for the current device.
+
+    Raises:
+        KernelError: there is no GPU.
+    """
+    _, device = driver.current_device()
+    return bool(ChoiceTable(kernel.cache.folder).find(kernel.shape, kernel.precision, batch, device))
