@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """The reports, by name.
+    """The reports: trained voices first, then models with random weights; by name.
 
     Raises:
         ValueError: there is none, or one is damaged or was measured before reports had a date.
@@ -87,7 +87,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         reports.append(report)
     if not reports:
         raise ValueError(f"{folder}: found no {PATTERN}")
-    return reports
+    return sorted(reports, key=lambda report: report["model"]["random"] is not None)
 
 
 def replace(text: str, lines: Iterable[str]) -> str:
@@ -126,7 +126,7 @@ def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str
         str(result["batch"]),
         f"{result['samples_per_second']:,.0f} ({result['slowest']:,.0f} … {result['fastest']:,.0f})",
         f"{result['real_time_factor']:.2f}",
-        f"{1e3 * result['first_chunk_seconds']:.3g} ms",
+        _milliseconds(result["first_chunk_seconds"]),
         _times(loop),
         _times(own[0] if own else None),
         "-" if result["share_of_limit"] is None else f"{100 * result['share_of_limit']:.0f} %",
@@ -166,7 +166,7 @@ def _others(reports: Sequence[dict[str, Any]]) -> str:
     took = f"Other processes took {_range([round(100 * share) for share in shares])} % of all cores meanwhile"
     if max(shares) < BUSY:
         return f"{took}."
-    return f"{took}: a quiet machine will say something else, of ratios too, since more threads get more of a busy core."
+    return f"{took}: a quiet machine will say something else, of ratios too (more threads get more of busy cores)."
 
 
 def _machine(report: dict[str, Any]) -> str:
@@ -191,7 +191,12 @@ def _model(report: dict[str, Any]) -> str:
 def _command(report: dict[str, Any]) -> str:
     model = f" --random {report['model']['random']}" if report["model"]["random"] else ""
     batches = ",".join(map(str, dict.fromkeys(result["batch"] for result in report["results"])))
-    return f"`bench{model} --threads {report['threads']} --batch {batches}`"
+    time = f"--repeats {report['repeats']} --seconds {report['seconds']}"
+    return f"`bench{model} --threads {report['threads']} --batch {batches} {time}`"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f} ms" if seconds >= 0.1 else f"{1e3 * seconds:.3g} ms"
 
 
 def _times(ratio: float | None) -> str:
