@@ -89,6 +89,16 @@ public:
         return here;
     }
 
+    // The same, and waits for them.
+    DEVICE Words take_four(int step, long long index, int count, int waits) const {
+        Patience patience = {waits};
+        Words words;
+        while (!look(step, index, count, words)) {
+            patience.spend();
+        }
+        return words;
+    }
+
 private:
     DEVICE long long half(int step) const { return (step & 1) * words_; }
 

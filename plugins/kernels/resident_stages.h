@@ -315,9 +315,13 @@ DEVICE Drawn draw_stage(const C& c, int stream, int step) {
     float* logits = reinterpret_cast<float*>(c.block.shared() + c.r.shared_logits);
     const long long first = static_cast<long long>(stream) * ((c.a.outputs + 3) / 4 * 4);
     c.block.sync();  // those of another stream may still be read
-#pragma unroll 4
-    for (int k = c.block.thread(); k < c.a.outputs; k += c.block.threads()) {
-        logits[k] = float_of_bits(c.logits().take(step, first + k, c.a.waits));
+#pragma unroll 1
+    for (int k = 4 * c.block.thread(); k < c.a.outputs; k += 4 * c.block.threads()) {
+        const int count = min(4, c.a.outputs - k);
+        const Words four = c.logits().take_four(step, first + k, count, c.a.waits);
+        for (int i = 0; i < count; ++i) {
+            logits[k + i] = float_of_bits(four.word[i]);
+        }
     }
     c.block.sync();
     return draw(c.block, c.a, logits, stream, step);
