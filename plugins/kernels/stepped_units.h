@@ -70,6 +70,8 @@ private:
         return first_unit_ + (C::row_octet(block_) + octet) * PATCH_ROWS + row_of(lane);
     }
 
+    DEVICE bool is_there(int stream, int unit) const { return stream < a_.batch && unit < a_.hidden_size; }
+
     DEVICE int last_unit(int unit) const { return min(unit, a_.hidden_size - 1); }
 
     // Makes the input's shares of reset and update multiples of what the recurrent rows are multiples of.
@@ -116,7 +118,8 @@ private:
         float skipped;  // what is added to the state where there is a skip
     };
 
-    DEVICE Around around(const UnitConstants& constants, int stream, int unit) const {
+    // there: whether the stream and the unit are; what else is read instead is never used.
+    DEVICE Around around(const UnitConstants& constants, int stream, int unit, bool there) const {
         const PlaceName place = LAYER == 0 ? GATES_0 : GATES_1;
         const int size = a_.hidden_size;
         const StreamConditioning conditioning(a_, stream, step_);
@@ -126,7 +129,8 @@ private:
             constants.input.reset + conditioning.at(place, unit),
             constants.input.update + conditioning.at(place, size + unit),
             constants.input.candidate + conditioning.at(place, 2 * size + unit)};
-        found.hidden = a_.hidden_out[LAYER * static_cast<long long>(a_.batch) * size + at];
+        // Not in another lane's place, which that one may be writing.
+        found.hidden = there ? a_.hidden_out[LAYER * static_cast<long long>(a_.batch) * size + at] : 0.0f;
         found.skipped = 0.0f;
         if (LAYER == 0) {
             const unsigned previous = static_cast<const unsigned*>(a_.previous_out)[stream];
@@ -157,8 +161,9 @@ private:
             for (int other = 0; other < 2; ++other) {
 #pragma unroll
                 for (int octet = 0; octet < 2; ++octet) {
-                    around_of[other][octet] =
-                        around(constants[part][octet], min(first + other, a_.batch - 1), last_unit(unit(lane, octet)));
+                    around_of[other][octet] = around(
+                        constants[part][octet], min(first + other, a_.batch - 1), last_unit(unit(lane, octet)),
+                        is_there(first + other, unit(lane, octet)));
                 }
             }
 #pragma unroll
@@ -176,7 +181,7 @@ private:
                         sum(RESET) * unchanged.scale.reset, sum(UPDATE) * unchanged.scale.update,
                         sum(RECURRENT_CANDIDATE) * unchanged.scale.candidate + unchanged.recurrent};
                     const float state = gru_update(input, recurrent, known.hidden);
-                    if (first + other < a_.batch && unit(lane, octet) < a_.hidden_size) {
+                    if (is_there(first + other, unit(lane, octet))) {
                         keep(first + other, unit(lane, octet), state, state + known.skipped);
                     }
                 }
