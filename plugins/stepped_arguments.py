@@ -144,7 +144,7 @@ def _common_arguments(
 def _launches_of_step(shape: SequenceShape, plan: SteppedPlan, common: SteppedArguments, odd: bool) -> list[Launch]:
     """Of an even or odd step."""
     s = common.s
-    half = s.batch * padded_columns(shape.hidden_size) * _OPERAND_BYTES
+    half: int = s.batch * padded_columns(shape.hidden_size) * _OPERAND_BYTES
 
     def states(layer: int, odd: bool) -> int:
         return int(s.states[layer]) + half * odd
