@@ -18,6 +18,7 @@
 #include <vector>
 
 #define DEVICE inline
+#define DEVICE_APART inline
 
 namespace wavernn {
 

@@ -110,6 +110,19 @@ DEVICE void add_products(
     const Span columns = share_of(weights.patches(), block.warp(), block.warps());
 #pragma unroll 1
     for (int first = 0; first < columns.count; first += ahead) {
+        // Weights first: they are there, and their way is over when the operands come.
+        Patch rows[ahead][octets + octets % 2];
+#pragma unroll
+        for (int i = 0; i < ahead; ++i) {
+#pragma unroll
+            for (int set = 0; set < Sets; ++set) {
+                const int column_patch = min(columns.first + first + i, weights.patches() - 1);
+                weights.read(block, first_set + set, column_patch, rows[i] + set * SetOctets);
+            }
+            if constexpr (octets % 2 == 1) {
+                clear(rows[i][octets]);
+            }
+        }
         Patch streams[ahead][StreamOctets];
         Patience patience = {waits};
         bool here = false;
@@ -136,22 +149,15 @@ DEVICE void add_products(
             if (first + i >= columns.count) {
                 break;
             }
-            Patch rows[octets + octets % 2];
-#pragma unroll
-            for (int set = 0; set < Sets; ++set) {
-                weights.read(block, first_set + set, columns.first + first + i, rows + set * SetOctets);
-            }
             PatchSums nothing = {};
-            if constexpr (octets % 2 == 1) {
-                clear(rows[octets]);
-            }
 #pragma unroll
             for (int octet = 0; octet < octets; octet += 2) {
 #pragma unroll
                 for (int s = 0; s < StreamOctets; ++s) {
                     PatchSums& lower = octet + 1 < octets ? sums[octet + 1 < octets ? octet + 1 : 0][s] : nothing;
                     multiply_add(
-                        block, Operand<Weight>{}, rows[octet], rows[octet + 1], streams[i][s], sums[octet][s], lower);
+                        block, Operand<Weight>{}, rows[i][octet], rows[i][octet + 1], streams[i][s], sums[octet][s],
+                        lower);
                 }
             }
         }

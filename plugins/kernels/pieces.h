@@ -77,34 +77,31 @@ DEVICE void keep_piece(Weight* kept, const Weight* address, int count, bool alig
     }
 }
 
+// The first `count` numbers of a piece, of any alignment, and zeros behind them.
+template <typename Weight>
+DEVICE_APART Words read_ragged(const Weight* address, int count) {
+    constexpr int in_word = 4 / static_cast<int>(sizeof(Weight));
+    unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll 1
+    for (int i = 0; i < min(count, PIECE); ++i) {
+        const unsigned number = static_cast<unsigned>(address[i].bits) << (i % in_word * (32 / in_word));
+#pragma unroll
+        for (int word = 0; word < 4; ++word) {
+            words[word] |= i / in_word == word ? number : 0u;
+        }
+    }
+    if constexpr (sizeof(Weight) == 2) {
+        return Words{{words[0], words[1], words[2], words[3]}};
+    } else {
+        const unsigned eight[2] = {words[0], words[1]};
+        return spread(eight);
+    }
+}
+
 // A lane's piece of a row in global memory: `count` of its numbers are there, zeros behind them.
 template <typename Weight>
 DEVICE Words read_piece(const Weight* address, int count, bool aligned) {
-    if (aligned && count >= PIECE) {
-        return constant_piece(address);
-    }
-    Weight whole[PIECE];
-#pragma unroll
-    for (int i = 0; i < PIECE; ++i) {
-        whole[i].bits = i < count ? address[i].bits : decltype(whole[i].bits)(0);
-    }
-    if constexpr (sizeof(Weight) == 2) {
-        Words words;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            words.word[i] = whole[2 * i].bits | static_cast<unsigned>(whole[2 * i + 1].bits) << 16;
-        }
-        return words;
-    } else {
-        unsigned eight[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            eight[i] = whole[4 * i].bits | static_cast<unsigned>(whole[4 * i + 1].bits) << 8 |
-                       static_cast<unsigned>(whole[4 * i + 2].bits) << 16 |
-                       static_cast<unsigned>(whole[4 * i + 3].bits) << 24;
-        }
-        return spread(eight);
-    }
+    return aligned && count >= PIECE ? constant_piece(address) : read_ragged(address, count);
 }
 
 // Whether every row of a matrix begins where whole pieces can be read.

@@ -113,11 +113,9 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
     };
     begin_chunk(c, streams);
     between_stages();
-    if constexpr (stamped) {
-        for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) { begin_all_gates(c, 0, tile); });
-    }
+    // Where gates are begun ahead, there is a step before the first that does nothing else.
 #pragma unroll 1
-    for (int step = 0; step < a.steps; ++step) {
+    for (int step = stamped ? -1 : 0; step < a.steps; ++step) {
         const auto previous_of = [&](int stream) {
             if (step == 0) {
                 return given_previous(a, stream);
@@ -125,7 +123,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
             return alone ? latest : c.previous().take(step - 1, stream, a.waits);
         };
 #pragma unroll 1
-        for (int layer = 0; layer < a.layers; ++layer) {
+        for (int layer = 0; layer < (step < 0 ? 0 : a.layers); ++layer) {
             for_stream_tiles<C>(
                 streams, [&](const typename C::Tile& tile) { gru_stage(c, layer, step, tile, previous_of); });
             between_stages();
@@ -134,13 +132,18 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
 #pragma unroll 1
         for (int i = 0; i < a.fc_layers; ++i) {
             for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) {
-                fc_stage(c, i, from, step, tile);
+                if (step >= 0) {
+                    fc_stage(c, i, from, step, tile);
+                }
                 if (stamped && i == 0 && step + 1 < a.steps) {
                     begin_all_gates(c, step + 1, tile);
                 }
             });
             between_stages();
             from = c.activations(i);
+        }
+        if (step < 0) {
+            continue;
         }
         for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) { output_stage(c, from, step, tile); });
         between_stages();
