@@ -9,19 +9,21 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.forms import FORMS
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
-from wavernn_trt.plugins.resident_plan import VARIANTS, ResidentPlan
+from wavernn_trt.plugins.resident_plan import PATCH_COLUMNS, VARIANTS, ResidentPlan
 from wavernn_trt.plugins.sequence_plan import SequencePlan
+from wavernn_trt.plugins.stepped_plan import SteppedPlan
 from wavernn_trt.plugins.targets import Device
 
-AnyPlan = SequencePlan | ResidentPlan
+AnyPlan = SequencePlan | ResidentPlan | SteppedPlan
 
 GROUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 """How many groups of blocks are tried."""
 
 _CLOCK = 1.7e3
 """Cycles in a microsecond."""
-_BARRIER, _STAMPED_WORD = 2.0, 0.8
-"""Microseconds for all blocks of a group to hear of each other: at a barrier, or by stamped words."""
+_BARRIER, _STAMPED_WORD, _LAUNCH = 2.0, 0.8, 2.5
+"""Microseconds for all blocks of a group to hear of each other, at a barrier or by stamped words; and from one launch
+of a CUDA graph to the next."""
 _SHARED_BYTES, _GLOBAL_BYTES = 128, 32
 """What a multiprocessor reads in a cycle, from shared memory and from the second-level cache."""
 _TENSOR_PRODUCTS, _PLAIN_PRODUCTS = 1024, 64
@@ -36,7 +38,7 @@ def candidates(
         if form.refusal(precision, device) is not None:
             continue
         for kernel in form.kernels:
-            for groups in GROUPS:
+            for groups in GROUPS if form.has_groups else (1,):
                 if groups > min(batch, device.multiprocessors):
                     break
                 choice = Choice(kernel, groups)
@@ -60,7 +62,7 @@ def refusals(shape: SequenceShape, precision: WeightPrecision, batch: int, devic
             yield f"{form.kernels[0]}: {reason}"
 
 
-def estimate(shape: SequenceShape, precision: WeightPrecision, batch: int, plan: AnyPlan) -> float:
+def estimate(shape: SequenceShape, precision: WeightPrecision, batch: int, plan: AnyPlan, device: Device) -> float:
     """Microseconds of a step, counted and not measured: good for an order among plans, and for nothing else.
 
     Args:
@@ -68,7 +70,10 @@ def estimate(shape: SequenceShape, precision: WeightPrecision, batch: int, plan:
         precision: of its weights.
         batch: streams.
         plan: of one of `candidates`.
+        device: that it is for.
     """
+    if isinstance(plan, SteppedPlan):
+        return _estimate_stepped(shape, precision, plan, device)
     streams = -(-batch // plan.groups)
     stages = shape.layers + len(shape.fc_sizes) + 1
     kept = sum(one.resident * one.set_bytes for one in plan.matrices.values())
@@ -88,3 +93,17 @@ def estimate(shape: SequenceShape, precision: WeightPrecision, batch: int, plan:
     reading = tiles * (kept / _SHARED_BYTES + (share - kept) / _GLOBAL_BYTES)
     told = 0 if variant.stamped and streams == 1 else 1
     return (stages + told) * word + (max(reading, padded / _TENSOR_PRODUCTS) + operands) / _CLOCK
+
+
+def _estimate_stepped(shape: SequenceShape, precision: WeightPrecision, plan: SteppedPlan, device: Device) -> float:
+    columns = {operand.name: operand.shape[-1] for operand in shape.weight_inputs()}
+    cycles = 0.0
+    for stage in plan.stages:
+        if stage.tile is None:
+            continue
+        patches = sum(-(-int(columns[name]) // PATCH_COLUMNS) for name in stage.matrices)
+        products = stage.tile.rows * stage.tile.streams * PATCH_COLUMNS / _TENSOR_PRODUCTS
+        reading = stage.tile.slot_bytes(precision) / _GLOBAL_BYTES
+        turns = -(-stage.grid // device.multiprocessors)
+        cycles += turns * patches * max(products, reading)
+    return len(plan.stages) * _LAUNCH + cycles / _CLOCK

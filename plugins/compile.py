@@ -25,6 +25,7 @@ WEIGHTS: Mapping[KernelFile, tuple[WeightPrecision, ...]] = {
     "gru_cell": PRECISIONS,
     "sequence": PRECISIONS,
     "resident": ("fp16", "bf16", "fp8"),
+    "stepped": ("fp16", "bf16", "fp8"),
 }
 """What weights the kernels of each file multiply."""
 TENSOR_CORES: Mapping[KernelFile, int] = {"resident": 80, "stepped": 80}

@@ -10,6 +10,7 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.resident_plan import FIRST_TARGET
 from wavernn_trt.plugins.targets import Device
 
 
@@ -37,6 +38,10 @@ class Form(Protocol):
     @property
     def kernels(self) -> Sequence[str]:
         """What a `Choice` of this form may name."""
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether its blocks can be shared out in groups."""
 
     def refusal(self, precision: WeightPrecision, device: Device) -> str | None:
         """Why no kernel of this form runs there, if so."""
@@ -71,6 +76,15 @@ class Form(Protocol):
         stream: int,
     ) -> None:
         """Puts a chunk on a stream; see `wavernn_trt.plugins.launch.SequenceKernel.launch`."""
+
+
+def refusal_by_tensor_cores(precision: WeightPrecision, device: Device) -> str | None:
+    """Why tensor cores do not multiply weights of a precision on a device, if so."""
+    if precision == "fp32":
+        return "tensor cores have no fp32"
+    if device.sm < FIRST_TARGET:
+        return f"it needs compute capability {FIRST_TARGET / 10:.1f}, and {device.name} has {device.sm / 10:.1f}"
+    return None
 
 
 class CooperativePlan(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from wavernn_trt.plugins.form import Form
 from wavernn_trt.plugins.resident_form import ResidentForm
 from wavernn_trt.plugins.sequence_form import SequenceForm
+from wavernn_trt.plugins.stepped_form import SteppedForm
 
-FORMS: tuple[Form, ...] = (SequenceForm(), ResidentForm())
+FORMS: tuple[Form, ...] = (SequenceForm(), ResidentForm(), SteppedForm())
 """All ways to decode a chunk."""
 KERNELS: tuple[str, ...] = tuple(name for form in FORMS for name in form.kernels)
 """What a `wavernn_trt.plugins.form.Choice` may name."""

@@ -102,9 +102,11 @@ class HostKernels:
         return operands[-1]
 
     def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, *, warps: int = 2) -> Arrays:
-        """Runs a chunk in whichever kernel, in two blocks a group; see `sequence` and `resident`."""
+        """Runs a chunk in whichever kernel, in two blocks a group; see `sequence`, `resident` and `stepped`."""
         if choice.kernel in VARIANTS:
             return self.resident(case, inputs, choice.kernel, groups=choice.groups, warps=warps)
+        if choice.kernel == "stepped":
+            return self.stepped(case, inputs)
         return self.sequence(case, inputs, groups=choice.groups, warps=warps)
 
     def sequence(

@@ -181,7 +181,7 @@ class SequenceKernel:
         plans = dict(candidates(self.shape, self.precision, batch, device))
         measured = ChoiceTable(self.cache.folder).find(self.shape, self.precision, batch, device)
         order = [choice for choice in measured if choice in plans]
-        order += sorted(plans, key=lambda choice: estimate(self.shape, self.precision, batch, plans[choice]))
+        order += sorted(plans, key=lambda choice: estimate(self.shape, self.precision, batch, plans[choice], device))
         refused = None
         for choice in order:
             try:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.form import Choice, ChunkSizes, require_resident
+from wavernn_trt.plugins.form import Choice, ChunkSizes, refusal_by_tensor_cores, require_resident
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import FIRST_TARGET, VARIANTS, ResidentPlan, plan_resident
+from wavernn_trt.plugins.resident_plan import VARIANTS, ResidentPlan, plan_resident
 from wavernn_trt.plugins.sequence_plan import THREADS
 from wavernn_trt.plugins.targets import Device
 
@@ -19,14 +19,11 @@ class ResidentForm:
     """One launch for all steps, products on tensor cores."""
 
     kernels = tuple(VARIANTS)
+    has_groups = True
 
     def refusal(self, precision: WeightPrecision, device: Device) -> str | None:
         """See `Form`."""
-        if precision == "fp32":
-            return "tensor cores have no fp32"
-        if device.sm < FIRST_TARGET:
-            return f"it needs compute capability 8.0, and {device.name} has {device.sm / 10:.1f}"
-        return None
+        return refusal_by_tensor_cores(precision, device)
 
     def plan(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device, choice: Choice

@@ -18,6 +18,7 @@ class SequenceForm:
     """One launch for all steps, on any GPU and in any precision of an engine."""
 
     kernels = ("sequence",)
+    has_groups = True
 
     def refusal(self, precision: WeightPrecision, device: Device) -> str | None:
         """See `Form`."""

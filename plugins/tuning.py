@@ -72,7 +72,7 @@ def measure_kernels(
         for operand in shape.outputs_of_node()
     ]
     plans = dict(candidates(shape, precision, batch, device))
-    estimates = {choice: estimate(shape, precision, batch, plan) for choice, plan in plans.items()}
+    estimates = {choice: estimate(shape, precision, batch, plan, device) for choice, plan in plans.items()}
     least = min(estimates.values(), default=0.0)
     measured: dict[Choice, float] = {}
     room = kernel.workspace_bytes(batch, steps, window)

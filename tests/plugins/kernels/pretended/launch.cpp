@@ -2,6 +2,7 @@
 //
 // CUDA copies as many bytes as a kernel's argument has, and never learns that there were fewer, or others. Here the
 // arguments have to agree with their launch down to the last fields.
+#include <dlfcn.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,21 +16,19 @@
 #include "context.h"
 #include "gru_arguments.h"
 #include "resident_arguments.h"
+#include "stepped_arguments.h"
 
 namespace pretended {
 
 using wavernn::GruArguments;
 using wavernn::ResidentArguments;
 using wavernn::SequenceArguments;
+using wavernn::SteppedArguments;
 
 // Of plugins/kernels/host.cpp.
 extern "C" {
 int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
 int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
-int wavernn_resident_stamped_8(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
-int wavernn_resident_stamped_16(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
-int wavernn_resident_plain_16(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
-int wavernn_resident_plain_32(const ResidentArguments*, int precision, int blocks, int warps, int shared_bytes);
 }
 
 struct Library {
@@ -40,15 +39,9 @@ struct Library {
 struct Kernel {
     const Library* library;
     int tile;  // of those that are one function for all tiles
-    int (*resident)(const ResidentArguments*, int, int, int, int) = nullptr;
+    int (*function)(const void*, int precision, int blocks, int warps, int shared_bytes) = nullptr;  // of the others
     int most_shared = SHARED_UNASKED;
 };
-
-const std::map<std::string, decltype(Kernel::resident)> RESIDENT = {
-    {"resident_stamped_8", wavernn_resident_stamped_8},
-    {"resident_stamped_16", wavernn_resident_stamped_16},
-    {"resident_plain_16", wavernn_resident_plain_16},
-    {"resident_plain_32", wavernn_resident_plain_32}};
 
 struct LaunchAttribute {
     int id, padding, value[16];
@@ -93,6 +86,11 @@ bool agree(const ResidentArguments& r, const Launch& launch) {
            fits(r.shared_logits) && (r.scales[wavernn::OUTPUT] != nullptr) == (launch.precision == 3);
 }
 
+bool agree(const SteppedArguments& p, const Launch& launch) {
+    return p.s.batch > 0 && p.s.steps > 0 && p.s.window > 0 && launch.grid > 0 &&
+           (p.scales[wavernn::OUTPUT] != nullptr) == (launch.precision == 3);
+}
+
 // Whether a kernel can read numbers or vectors of so many bytes there. Not all models have all operands.
 Result check(int bytes, std::initializer_list<const void*> pointers) {
     for (const void* pointer : pointers) {
@@ -122,6 +120,13 @@ Result check(const SequenceArguments& a, int number) {
         NEED(*reinterpret_cast<const unsigned*>(a.counters + group * COUNTER_BYTES) == 0, LAUNCH_FAILED);
     }
     return SUCCESS;
+}
+
+Result check(const SteppedArguments& p, int number) {
+    NEED_SUCCESS(check(16, {p.operands[0], p.operands[1], p.results, p.features, p.step_logits}));
+    for (const float* scales : p.scales) NEED_SUCCESS(check(4, {scales}));
+    for (const wavernn::Matrix& matrix : p.s.matrices) NEED_SUCCESS(check(number, {matrix.weight}));
+    return check(4, {p.step, p.next_step, p.s.conditioning, p.s.uniforms, p.s.hidden, p.s.hidden_out, p.s.skipped});
 }
 
 Result check(const ResidentArguments& r, int number) {
@@ -179,10 +184,12 @@ int cuLibraryGetKernel(Kernel** kernel, Library* library, const char* name) {
     for (const int tile : {1, 4, 8}) {
         if (library->file + "_" + std::to_string(tile) == name) return give(kernels, kernel, new Kernel{library, tile});
     }
-    if (library->file == "resident" && RESIDENT.count(name)) {
-        return give(kernels, kernel, new Kernel{library, 0, RESIDENT.at(name)});
-    }
-    return NOT_FOUND;
+    if (std::string(name).rfind(library->file + "_", 0) != 0) return NOT_FOUND;
+    Dl_info host_build;
+    dladdr(reinterpret_cast<void*>(wavernn_sequence), &host_build);
+    void* found = dlsym(dlopen(host_build.dli_fname, RTLD_NOW | RTLD_NOLOAD), ("wavernn_" + std::string(name)).c_str());
+    if (found == nullptr) return NOT_FOUND;
+    return give(kernels, kernel, new Kernel{library, 0, reinterpret_cast<decltype(Kernel::function)>(found)});
 }
 
 int cuKernelSetAttribute(int attribute, int value, Kernel* kernel, int device) {
@@ -219,12 +226,11 @@ int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** argument
             return function(given, one.precision, one.tile, one.grid, one.threads / 32, one.shared_bytes);
         };
     };
-    if (kernel->resident != nullptr) {
-        const auto run = [function = kernel->resident](const ResidentArguments* given, const Launch& one) {
-            return function(given, one.precision, one.grid, one.threads / 32, one.shared_bytes);
-        };
-        return put_kernel<ResidentArguments>(stream, launch, arguments[0], run);
-    }
+    const auto run = [function = kernel->function](const void* given, const Launch& one) {
+        return function(given, one.precision, one.grid, one.threads / 32, one.shared_bytes);
+    };
+    if (kernel->library->file == "resident") return put_kernel<ResidentArguments>(stream, launch, arguments[0], run);
+    if (kernel->library->file == "stepped") return put_kernel<SteppedArguments>(stream, launch, arguments[0], run);
     return kernel->library->file == "gru_cell"
                ? put_kernel<GruArguments>(stream, launch, arguments[0], tiled(wavernn_gru_cell))
                : put_kernel<SequenceArguments>(stream, launch, arguments[0], tiled(wavernn_sequence));
