@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +29,27 @@ from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
 
 Sanitizer = Literal["thread", "address,undefined"]
+Part = Literal["sequence", "resident", "stepped"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""``sequence`` has the GRU cell too."""
 SOURCES = Path(__file__).parent / "kernels"
 _ALIGNMENT = 64
 _PATIENCE = 1 << 30
 
 
 def build_host_kernels(
-    library: Path, *, lanes: int = 1, sanitizer: Sanitizer | None = None, sources: Path = SOURCES
+    library: Path,
+    *,
+    parts: Sequence[Part] = PARTS,
+    lanes: int = 1,
+    sanitizer: Sanitizer | None = None,
+    sources: Path = SOURCES,
 ) -> Path:
-    """Compiles a library of the kernels for this machine.
+    """Compiles a library of kernels for this machine, its parts at the same time.
 
     Args:
         library: what to write.
+        parts: which kernels it is to have.
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
         sources: the folder of the kernels.
@@ -49,19 +60,26 @@ def build_host_kernels(
     Raises:
         KernelError: g++ is missing, or does not compile them.
     """
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wconversion", "-Wno-unknown-pragmas", f"-DWAVERNN_HOST_LANES={lanes}"]
     if sanitizer is not None:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(parts)) as pool:
+        objects = {part: str(Path(folder) / f"{part}.o") for part in parts}
+        compilations = [[*flags, "-c", str(sources / f"host_{part}.cpp"), "-o", name] for part, name in objects.items()]
+        for _ in pool.map(_run_compiler, compilations):
+            pass
+        _run_compiler([*flags, "-shared", *objects.values(), "-o", str(library)])
+    return library
+
+
+def _run_compiler(arguments: Sequence[str]) -> None:
     try:
-        done = subprocess.run(
-            ["g++", *flags, str(sources / "host.cpp"), "-o", str(library)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["g++", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise KernelError("g++ is not on PATH; the kernels' host build needs it (Debian: apt install g++)") from None
     if done.returncode:
-        raise KernelError(f"g++ does not compile {sources / 'host.cpp'}:\n{done.stderr}")
-    return library
+        raise KernelError(f"g++ {' '.join(arguments)}:\n{done.stderr}")
 
 
 class HostKernels:

@@ -20,12 +20,14 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.plugins.sequence_plan import THREADS, TILES
+from wavernn_trt.plugins.stepped_plan import kernel_names
 from wavernn_trt.plugins.targets import REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD, TARGETS
 
 OF_TILES: tuple[KernelFile, ...] = ("gru_cell", "sequence")
 KERNELS: dict[KernelFile, tuple[str, ...]] = {
     **{file: tuple(f"{file}_{tile}" for tile in TILES) for file in OF_TILES},
     "resident": tuple(VARIANTS),
+    "stepped": tuple(kernel_names()),
 }
 """Those of each file."""
 NEWEST_OF_SERVERS = 90
@@ -40,7 +42,7 @@ def nvcc() -> Nvcc:
 
 
 def entries(file: KernelFile) -> list[tuple[WeightPrecision, int]]:
-    """What is compiled here. A resident file takes twenty seconds: every type once, and every target once."""
+    """What is compiled here. A file for tensor cores takes some twenty seconds: every type and target once."""
     every = [(precision, target) for precision in WEIGHTS[file] for target in TARGETS]
     if file in OF_TILES:
         return every

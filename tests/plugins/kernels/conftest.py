@@ -33,13 +33,16 @@ def host_kernels(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKern
 @pytest.fixture(scope="session")
 def warps_of_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     """With sixteen threads a warp, so that the exchanges inside warps run."""
-    return HostKernels(build_host_kernels(tmp_path_factory.mktemp("lanes") / "kernels.so", lanes=16))
+    return HostKernels(
+        build_host_kernels(tmp_path_factory.mktemp("lanes") / "kernels.so", parts=["sequence"], lanes=16)
+    )
 
 
 @pytest.fixture(scope="session")
 def warps_of_32_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     """As a GPU has them; slow."""
-    return HostKernels(build_host_kernels(tmp_path_factory.mktemp("lanes32") / "kernels.so", lanes=32))
+    library = tmp_path_factory.mktemp("lanes32") / "kernels.so"
+    return HostKernels(build_host_kernels(library, parts=["resident", "stepped"], lanes=32))
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ print("all as expected")
 @pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
 def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
     sources = copy_sources(tmp_path, VARIANTS)
-    done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, sources)
+    done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, sources, parts=["resident"])
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip() == "all as expected"
 
@@ -65,7 +65,7 @@ def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, libra
 @pytest.mark.parametrize("kernel", ["resident_stamped_8", "resident_plain_16"])
 def test_many_runs_of_unbroken_kernels_find_nothing(tmp_path: Path, gxx: str, kernel: str) -> None:
     """What the broken ones are measured by."""
-    library = build_host_kernels(tmp_path / "kernels.so", sources=copy_sources(tmp_path, [kernel]))
+    library = build_host_kernels(tmp_path / "kernels.so", parts=["resident"], sources=copy_sources(tmp_path, [kernel]))
     for batch in (1, 8):
         done = run(library, many_runs(kernel, batch=batch, runs=10))
         assert (done.returncode, done.stdout.strip()) == (0, "all as expected"), done.stderr[-2000:]
@@ -115,7 +115,7 @@ def test_a_race_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
     kernel, file, old, new = RACES[name]
     sources = copy_sources(tmp_path, [kernel])
     replace_once(sources / file, old, new)
-    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", many_runs(kernel), sources)
+    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", many_runs(kernel), sources, parts=["resident"])
     assert done.returncode == 66, done.stdout + done.stderr[-2000:]
     assert "data race" in done.stderr
 
@@ -125,7 +125,7 @@ def test_a_broken_rule_of_stamps_would_be_seen(tmp_path: Path, gxx: str, name: s
     kernel, file, old, new, told = FAULTS[name]
     sources = copy_sources(tmp_path, [kernel])
     replace_once(sources / file, old, new)
-    library = build_host_kernels(tmp_path / "kernels.so", sources=sources)
+    library = build_host_kernels(tmp_path / "kernels.so", parts=["resident"], sources=sources)
     done = run(library, many_runs(kernel))
     assert done.returncode != 0, done.stdout
     assert told in done.stderr
@@ -137,7 +137,7 @@ def many_runs(kernel: str, batch: int = 8, runs: int = 200) -> str:
 
 
 def copy_sources(folder: Path, kernels: Iterable[str]) -> Path:
-    """The kernels' sources, with a host.cpp that has only those kernels and so is compiled quickly."""
+    """The kernels' sources, with a host_resident.cpp that has only those kernels and so is compiled quickly."""
     sources = shutil.copytree(SOURCES, folder / "kernels")
     lines = ['#include "resident.h"']
     for kernel in kernels:
@@ -153,7 +153,7 @@ def copy_sources(folder: Path, kernels: Iterable[str]) -> Path:
             "    return 0;\n"
             "}"
         )
-    (sources / "host.cpp").write_text("\n".join(lines) + "\n")
+    (sources / "host_resident.cpp").write_text("\n".join(lines) + "\n")
     return sources
 
 

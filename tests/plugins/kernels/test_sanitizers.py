@@ -7,11 +7,12 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from wavernn_trt.plugins.host_kernels import SOURCES, Sanitizer, build_host_kernels
+from wavernn_trt.plugins.host_kernels import SOURCES, Part, Sanitizer, build_host_kernels
 
 CODE = """
 import sys
@@ -58,14 +59,20 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
 
 
 def run_sanitized(
-    folder: Path, gxx: str, sanitizer: Sanitizer, library: str, code: str, sources: Path = SOURCES
+    folder: Path,
+    gxx: str,
+    sanitizer: Sanitizer,
+    library: str,
+    code: str,
+    sources: Path = SOURCES,
+    parts: Sequence[Part] = ("sequence",),
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python code with a library built under a sanitizer, whose own library comes first."""
     found = subprocess.run([gxx, f"-print-file-name={library}"], capture_output=True, text=True, check=True)
     runtime = Path(found.stdout.strip())
     if not runtime.is_absolute() or not runtime.exists():
         pytest.skip(f"g++ has no {library}")
-    kernels = build_host_kernels(folder / "kernels.so", sanitizer=sanitizer, sources=sources)
+    kernels = build_host_kernels(folder / "kernels.so", parts=parts, sanitizer=sanitizer, sources=sources)
     # ThreadSanitizer needs addresses that newer systems' randomisation does not leave free.
     plain = ["setarch", platform.machine(), "-R"] if sanitizer == "thread" else []
     options = {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}

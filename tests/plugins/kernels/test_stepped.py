@@ -153,14 +153,14 @@ def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels) -> None:
 
 @pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
 def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
-    done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, copy_sources(tmp_path))
+    done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, copy_sources(tmp_path), parts=["stepped"])
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip() == "all as expected"
 
 
 def test_warps_of_32_lanes_are_the_reference(tmp_path: Path, gxx: str) -> None:
     """As a GPU has them, with the exchanges inside a warp. The draw takes more rounds than one."""
-    library = build_host_kernels(tmp_path / "kernels.so", lanes=32, sources=copy_sources(tmp_path))
+    library = build_host_kernels(tmp_path / "kernels.so", parts=["stepped"], lanes=32, sources=copy_sources(tmp_path))
     kernels = HostKernels(library)
     for model in ("one layer, labels", "mixture"):
         case = SequenceCase(small_shapes(classes=300)[model], "fp16", batch=9, steps=1)
@@ -171,7 +171,7 @@ def test_warps_of_32_lanes_are_the_reference(tmp_path: Path, gxx: str) -> None:
 def test_a_patch_that_is_read_too_early_would_be_seen(tmp_path: Path, gxx: str) -> None:
     sources = copy_sources(tmp_path)
     replace_once(sources / "stepped_product.h", "wait_for_copies<C::SLOTS - 2>();", "wait_for_copies<C::SLOTS - 1>();")
-    kernels = HostKernels(build_host_kernels(tmp_path / "kernels.so", sources=sources))
+    kernels = HostKernels(build_host_kernels(tmp_path / "kernels.so", parts=["stepped"], sources=sources))
     case = SequenceCase(small_shapes(130)["one layer, labels"], "fp16", steps=1)
     inputs = case.inputs()
     assert case.excess(kernels.stepped(case, inputs, streams=32), inputs) > 1
@@ -181,7 +181,7 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     """Without the one between the copies of all warps and their products."""
     sources = copy_sources(tmp_path)
     replace_once(sources / "stepped_product.h", "        block.sync();  // all copies", "        // all copies")
-    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", EVERYTHING, sources)
+    done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", EVERYTHING, sources, parts=["stepped"])
     assert done.returncode == 66, done.stdout + done.stderr[-2000:]
     assert "data race" in done.stderr
 
@@ -228,7 +228,7 @@ print("all as expected")
 
 
 def copy_sources(folder: Path) -> Path:
-    """The kernels' sources, with a host.cpp that has only the smallest tiles in fp16 and so is compiled quickly."""
+    """The kernels' sources, host_stepped.cpp with the smallest tiles in fp16 alone: it is compiled quickly."""
     sources = shutil.copytree(SOURCES, folder / "kernels")
     calls = {
         "begin": "begin_stepped<Half>",
@@ -246,7 +246,7 @@ def copy_sources(folder: Path) -> Path:
             "    return 0;\n"
             "}"
         )
-    (sources / "host.cpp").write_text("\n".join(lines) + "\n")
+    (sources / "host_stepped.cpp").write_text("\n".join(lines) + "\n")
     return sources
 
 
