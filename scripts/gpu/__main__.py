@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.scripts.arguments import path, positive_number
 from wavernn_trt.scripts.gpu.parts import PARTS, Part, part_named
 from wavernn_trt.scripts.gpu.report import lay_out
-from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Finding, Settings, proved
+from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Finding, Settings, lost, proved
 
 PROGRAM = "wavernn_trt.scripts.gpu"
 SECONDS = 450.0
@@ -30,10 +31,10 @@ EPILOG = "exit codes: 0 nothing failed, 1 something did, 2 wrong usage or no GPU
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
     arguments = _parse(argv)
-    settings = Settings(arguments.out or Path(), arguments.host, arguments.subset)
+    settings = Settings(arguments.out or Path(), arguments.host, arguments.subset, kernels=arguments.kernels)
     parts = _parts(arguments)
     if arguments.list:
-        return _list(parts, settings)
+        return _list(parts, settings, arguments.seconds)
     if arguments.out is None:
         return _complain("--out is missing: a folder for the results")
     if not arguments.host and (reason := _no_gpu()):
@@ -57,7 +58,7 @@ def _run(parts: Sequence[Part], settings: Settings, seconds: float) -> int:
     for part in parts:
         left = seconds - (time.monotonic() - started)
         findings += _findings(part, settings, min(left, part.share * seconds) if len(parts) > 1 else left)
-        settings = dataclasses.replace(settings, proved=proved(findings))
+        settings = dataclasses.replace(settings, proved=proved(findings), lost=lost(findings))
         report = {
             "date": date,
             "seconds": time.monotonic() - started,
@@ -90,12 +91,13 @@ def _parts(arguments: argparse.Namespace) -> list[Part]:
     return [part for part in PARTS if part.name in arguments.only]
 
 
-def _list(parts: Sequence[Part], settings: Settings) -> int:
+def _list(parts: Sequence[Part], settings: Settings, seconds: float) -> int:
+    """Each part with the seconds that it may take; what one leaves, the others have."""
     from wavernn_trt.scripts.gpu.worker import describe
 
     for part in parts:
         lines = describe(part, settings)
-        print(f"{part.name}: {len(lines)}")
+        print(f"{part.name}: {len(lines)}, at most {min(1.0, part.share) * seconds:.0f} s")
         print("\n".join(f"  {line}" for line in lines))
     return 0
 
@@ -109,6 +111,14 @@ def _no_gpu() -> str | None:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     known = [part.name for part in PARTS]
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}")
+    return names
+
+
+def _kernels(text: str) -> tuple[str, ...]:
+    names, known = tuple(text.split(",")), ("gru_cell", *KERNELS)
     for name in names:
         if name not in known:
             raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}")
@@ -129,6 +139,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--only", type=_names, default=every, metavar="NAMES", help=f"some of {','.join(every)} (default: all)"
+    )
+    parser.add_argument(
+        "--kernels", type=_kernels, default=(), metavar="NAMES", help=f"some of gru_cell,{','.join(KERNELS)} (all)"
     )
     parser.add_argument("--subset", choices=("all", "sanitizer"), default="all", help="sanitizer: few, small cases")
     parser.add_argument("--host", action="store_true", help="check the kernels' host build; needs g++ and no GPU")

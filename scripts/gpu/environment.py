@@ -128,7 +128,7 @@ def _resources(compiled: Any, file: str, precision: str) -> Outcome:
     _, done, _ = compiled()
     kernels = resource_report(one for one in done if (one.file, one.precision) == (file, precision))
     spilled = sum(one.spill_stores + one.spill_loads for one in kernels)
-    registers = ", ".join(f"{one.registers} ({one.kernel.rpartition('_')[2]} streams)" for one in kernels)
+    registers = ", ".join(f"{one.registers} ({one.kernel.removeprefix(file).strip('_')})" for one in kernels)
     text = f"registers {registers}, spilled bytes {spilled}"
     numbers = {one.kernel: {"registers": one.registers, "shared_bytes": one.shared_bytes} for one in kernels}
     numbers |= {"spilled_bytes": spilled}  # type: ignore[dict-item]

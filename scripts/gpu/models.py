@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, random_operand
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_reference import MIXTURES
 
 CHUNK_STEPS = 1024
 
@@ -76,12 +78,17 @@ def fatchord_shape(hidden_size: int, fc_size: int, classes: int) -> SequenceShap
 STANDARD = {
     "univoc-896": StandardModel(univoc_shape(896, 1024, 1024), hop_length=200, margin=0),
     "fatchord-512": StandardModel(fatchord_shape(512, 512, 512), hop_length=275, margin=2),
+    "fatchord-mol-512": StandardModel(
+        dataclasses.replace(fatchord_shape(512, 512, 512), outputs=3 * MIXTURES, output="logistic_mixture"),
+        hop_length=275,
+        margin=2,
+    ),
 }
-"""univoc as published (16 kHz), and fatchord as published (22.05 kHz, 9 bits)."""
+"""univoc as published (16 kHz), fatchord as published (22.05 kHz, 9 bits), and the same with a mixture of logistics."""
 
 
 def long_chunk(
-    model: StandardModel, precision: Precision, batch: int, steps: int = CHUNK_STEPS
+    model: StandardModel, precision: WeightPrecision, batch: int, steps: int = CHUNK_STEPS
 ) -> tuple[SequenceCase, Arrays]:
     """A chunk of many steps and its inputs. Its random numbers are anywhere, so that no reference tells its labels.
 
@@ -92,9 +99,14 @@ def long_chunk(
         steps: of the chunk.
     """
     shape, window = model.shape, model.window(steps)
-    one = SequenceCase(shape, precision, batch, steps=1, window=window)
-    inputs = one.inputs()
+    case = SequenceCase(shape, precision, batch, steps, window)
     random = np.random.default_rng(steps)
+    sizes: dict[int | str, int] = {"B": batch, "T": 1, "W": window}
+    inputs = {
+        operand.name: random_operand(shape, operand, sizes, random, precision)
+        for operand in shape.inputs()
+        if operand.name != "uniforms"
+    }
     inputs["uniforms"] = random.uniform(0.01, 0.99, (batch, steps, shape.uniforms)).astype(np.float32)
     frame = model.margin + np.arange(steps) // model.hop_length
     if "frame_index" in inputs:
@@ -103,4 +115,4 @@ def long_chunk(
         reach = np.abs(np.arange(window) - frame[:, None]) <= model.margin  # [T, W]
         weights = (reach / reach.sum(axis=1, keepdims=True)).astype(np.float32)
         inputs["interpolation"] = np.tile(weights, (batch, shape.interpolated, 1, 1))
-    return dataclasses.replace(one, steps=steps), inputs
+    return case, inputs

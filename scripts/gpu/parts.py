@@ -39,12 +39,13 @@ def _rtx(folder: Path) -> dict[str, str]:
 
 
 PARTS = (
-    Part("environment", "environment", 0.25, 150, on_gpu=True),
-    Part(CORRECTNESS, "correctness", 0.35, 60, on_gpu=True),
-    Part("sanitizer", "sanitizer", 0.2, 70, on_gpu=False),
-    Part("tensorrt_rtx", "plans_rtx", 0.2, 90, on_gpu=True, environment=_rtx),
-    Part("tensorrt", "plans_regular", 0.2, 90, on_gpu=True),
-    Part("speed", "speed", 1.0, 60, on_gpu=True),
+    Part("environment", "environment", 0.2, 150, on_gpu=True),
+    Part(CORRECTNESS, "correctness", 0.25, 60, on_gpu=True),
+    Part("sanitizer", "sanitizer", 0.12, 50, on_gpu=False),
+    Part("speed", "speed", 0.38, 60, on_gpu=True),
+    Part("cuda", "backend", 0.15, 90, on_gpu=False),
+    Part("tensorrt_rtx", "plans_rtx", 0.15, 90, on_gpu=True, environment=_rtx),
+    Part("tensorrt", "plans_regular", 1.0, 90, on_gpu=True),
 )
 """By name, as ``--only`` takes them."""
 

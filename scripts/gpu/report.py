@@ -7,16 +7,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.scripts.gpu.targets import judge_targets
 from wavernn_trt.scripts.gpu.tasks import CORRECTNESS, Finding, Status
 
 MOST_FAILURES = 6
 """Of a part, shown one by one; the JSON file has all."""
 _TEXT = 200
 SPEED = "speed"
-HEAD = f"{'batch':>5}{'samples/s':>12}{'spread':>8}{'RTF':>8}{'GFLOP/s':>9}{'limit':>9}{'loop':>9}{'graph':>9}"
+HEAD = (
+    f"{'batch':>5}{'samples/s':>12}{'spread':>7}{'us a step':>10}{'GB/s':>8}{'TFLOP/s':>9}{'limit':>8}{'loop':>9}"
+    f"{'graph':>8}  kernel"
+)
 NOTES = """\
-spread: half of (fastest - slowest) as a share of the median. RTF: at 16 kHz, all streams' speech together. limit: share
-of the bf16 product above. loop, graph: times as fast as PyTorch at the same batch; the graph in the same precision.\
+spread: half of (fastest - slowest) as a share of the median. GB/s: the weights' bytes, once a step. limit: share of the
+product above. loop, graph: times as fast as PyTorch at the same batch; the graph in the same precision.\
 """
 
 
@@ -32,9 +36,15 @@ def lay_out(report: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str
     for part in dict.fromkeys(found.part for found in findings):
         here = [found for found in findings if found.part == part]
         yield ""
-        yield f"-- {part}" + (" (worst: as a share of the tolerance)" if part == CORRECTNESS else "")
-        yield from _speed(here) if part == SPEED else _lines(here)
+        yield f"-- {part}" + (
+            " (right of all, and the worst as a share of the tolerance; -: skipped)" if part == CORRECTNESS else ""
+        )
+        layout = {SPEED: _speed, CORRECTNESS: _counts}.get(part, _lines)
+        yield from layout(here)
         yield from _failures(here)
+    if any(found.part == SPEED for found in findings):
+        yield ""
+        yield from judge_targets(findings)
     yield ""
     yield verdict(findings)
 
@@ -45,6 +55,34 @@ def verdict(findings: Sequence[Finding]) -> str:
     order: tuple[Status, ...] = ("passed", "failed", "skipped", "noted")
     word = "FAILED" if counts["failed"] else "all right" if counts["passed"] else "nothing was checked"
     return f"{word}: {', '.join(f'{counts[status]} {status}' for status in order if counts[status])}"
+
+
+def _counts(findings: Sequence[Finding]) -> Iterator[str]:
+    """A line for each subject, a column for each of its lines: how many cases were right, and the worst of them."""
+    columns = list(dict.fromkeys(found.line for found in findings))
+    numbers = {column: chr(ord("a") + i) for i, column in enumerate(columns)}
+    yield ", ".join(f"{number}: {column}" for column, number in numbers.items())
+    yield f"{'':<24}" + "".join(f"{number:>11}" for number in numbers.values())
+    cells: dict[tuple[str, str], list[Finding]] = {}
+    for found in findings:
+        cells.setdefault((found.subject, found.line), []).append(found)
+    for subject in dict.fromkeys(found.subject for found in findings):
+        row = (_count(cells.get((subject, column), [])) for column in columns)
+        yield f"{subject:<24}" + "".join(f"{cell:>11}" for cell in row).rstrip()
+    reasons = Counter(found.text for found in findings if found.status == "skipped")
+    for reason, count in reasons.most_common(MOST_FAILURES):
+        yield f"skipped ({count}): {reason[:_TEXT]}"
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    """As in ``12/12 .003``, or ``11/12!`` where one was wrong."""
+    run = [found for found in findings if found.status != "skipped"]
+    if not run:
+        return "-" if findings else ""
+    right = sum(found.status == "passed" for found in run)
+    worst = max((found.numbers["excess"] for found in run if "excess" in found.numbers), default=None)
+    mark = "!" if right < len(run) else "" if worst is None else f" {worst:.1g}"
+    return f"{right}/{len(run)}{mark}"
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[str]:
@@ -92,12 +130,13 @@ def _speed(findings: Sequence[Finding]) -> Iterator[str]:
         product = ceilings.get("product", {}).get("flops")
         yield HEAD
         for name in dict.fromkeys((row["model"], row["precision"]) for row in rows):
-            yield "sequence, " + " ".join(name)
+            yield " ".join(name)
             here = (row for row in rows if (row["model"], row["precision"]) == name)
-            yield from (_sequence_row(row, product, peers) for row in here)
+            yield from (_sequence_row(row, product, peers) for row in sorted(here, key=lambda row: int(row["batch"])))
         yield from NOTES.splitlines()
-    if peers:
-        yield from _peer_rows(peers)
+    for found in findings:
+        if found.numbers.get("kind") == "tuning":
+            yield f"{found.subject:<14} {found.line:<20} {found.text[:_TEXT]}"
     if rows := by_kind.get("cell", []):
         yield from _cell_rows(rows, ceilings.get("copy", {}).get("bytes_per_second"))
     for reason, count in Counter(found.text for found in findings if found.status == "skipped").items():
@@ -112,21 +151,13 @@ def _sequence_row(row: dict[str, Any], product: float | None, peers: dict[tuple[
     speed = row["samples_per_second"]
     loop = peers.get((row["model"], row["batch"], "fp32", "loop"))
     graph = peers.get((*_key(row), "graph"))
-    ratios = (f"{speed / peer['samples_per_second']:.1f} x" if peer else "-" for peer in (loop, graph))
-    limit = f"{100 * row['flops'] / product:.3f} %" if product else "-"
+    ratios = [f"{speed / peer['samples_per_second']:.1f} x" if peer else "-" for peer in (loop, graph)]
+    limit = f"{100 * row['flops'] / product:.2f} %" if product else "-"
     spread = 50 * (row["fastest"] - row["slowest"]) / speed
-    first = f"{row['batch']:>5}{speed:>12,.0f}{spread:>6.1f} %{row['real_time_factor']:>8.4f}"
-    return f"{first}{row['flops'] / 1e9:>9,.0f}{limit:>9}" + "".join(f"{ratio:>9}" for ratio in ratios)
-
-
-def _peer_rows(peers: dict[tuple[Any, ...], dict[str, Any]]) -> Iterator[str]:
-    columns = [("loop", "fp32"), *(("graph", precision) for precision in PRECISIONS)]
-    heads = "".join(f"{f'{subject} {precision}':>12}" for subject, precision in columns)
-    yield f"{'PyTorch, samples/s':<22}{'batch':>6}{heads}"
-    for model, batch in dict.fromkeys((key[0], key[1]) for key in peers):
-        cells = (peers.get((model, batch, precision, subject)) for subject, precision in columns)
-        values = (f"{cell['samples_per_second']:,.0f}" if cell else "-" for cell in cells)
-        yield f"{model:<22}{batch:>6}" + "".join(f"{value:>12}" for value in values)
+    groups = f" x {row['groups']}" if row["groups"] > 1 else ""
+    first = f"{row['batch']:>5}{speed:>12,.0f}{spread:>5.1f} %{row['step_us']:>10.2f}"
+    rates = f"{row['weight_bytes_per_second'] / 1e9:>8,.0f}{row['flops'] / 1e12:>9.2f}{limit:>8}"
+    return f"{first}{rates}{ratios[0]:>9}{ratios[1]:>8}  {row['kernel']}{groups}"
 
 
 def _cell_rows(rows: Sequence[dict[str, Any]], copy: float | None) -> Iterator[str]:

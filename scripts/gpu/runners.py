@@ -9,11 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import DeviceKernels
+from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+from wavernn_trt.plugins.targets import Device
+from wavernn_trt.scripts.gpu.tasks import MissingError
 
 
 class Runner(Protocol):
@@ -21,6 +25,10 @@ class Runner(Protocol):
 
     captures: bool
     """Whether it can run a case through a CUDA graph."""
+
+    @property
+    def device(self) -> Device:
+        """What kernels are planned for."""
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
         """The new hidden state, of the case's inputs or of others."""
@@ -41,11 +49,18 @@ class DeviceRunner(DeviceKernels):
 
     captures = True
 
+    @property
+    def device(self) -> Device:
+        """See `Runner`."""
+        return driver.current_device()[1]
+
 
 class HostRunner:
     """On this machine's processor."""
 
     captures = False
+    device = Device("host", 90, 16, 1 << 17, 1 << 17)
+    """Whose groups of blocks have two blocks each, whatever is planned."""
 
     def __init__(self, folder: Path) -> None:
         """Builds the kernels.
@@ -74,7 +89,10 @@ class HostRunner:
     ) -> Arrays:
         """See `Runner`."""
         del captured
-        found = self._kernels.run(case, inputs, choice or Choice("sequence"), warps=2)
+        try:
+            found = self._kernels.run(case, inputs, choice or Choice("sequence"), warps=2)
+        except KernelError as error:  # two blocks cannot hold what all of a GPU's can
+            raise MissingError(f"the host build does not run it: {error}") from error
         return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
 
 

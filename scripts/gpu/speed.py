@@ -1,239 +1,184 @@
-"""How fast the kernels are that were right, beside PyTorch and beside what the GPU can do, all in one process."""
+"""How fast the kernels are that were right: every kernel that may be the best for a batch, and then the best two.
+
+What PyTorch does at the same batch is timed right behind them, in the same process.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
-from typing import Any
-
-import numpy as np
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scratch
+from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase
-from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
-from wavernn_trt.plugins.sequence_plan import NUMBER_BYTES
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
+from wavernn_trt.scripts.gpu.cell_speed import cell_tasks
+from wavernn_trt.scripts.gpu.correctness import kernels_in
 from wavernn_trt.scripts.gpu.environment import clocks
-from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD, long_chunk
+from wavernn_trt.scripts.gpu.journal import Journal, Timed
+from wavernn_trt.scripts.gpu.measuring import SHORT_RUNS, repeats, require_proved, speeds
+from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
+from wavernn_trt.scripts.gpu.peer_speed import ceiling_tasks, graph_task, loop_task
 from wavernn_trt.scripts.gpu.runners import kernel_cache
+from wavernn_trt.scripts.gpu.targets import FATCHORD, UNIVOC
 from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
+from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
-CELL_UNITS, CELL_BATCHES = 896, (1, 2, 4, 8, 16, 32, 64, 128, 256)
-SEQUENCE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-RUNS, WARM_UP = 20, 3
-SAMPLE_RATE = 16000
-"""Hz, of the real-time factors, whatever the model's own rate."""
-COPY_BYTES = 1 << 28
-PRODUCT_SIZE = 8192
-CELLS, PEER_STEPS = 64, 64
-"""In one CUDA graph."""
-LOOP_STEPS, LOOP_RUNS = (20, 120), 20
-PATIENCE, SHORT_STEPS = 0.05, 128
-"""Seconds that a whole chunk may take; a slower one is measured over fewer steps."""
+BATCHES = (1, 1024, 64, 4096, 8, 256, 16, 2048, 32, 128, 512, 2, 4)
+"""Those that say most come first, in case that time runs out."""
+FEW_BATCHES = (1, 64, 1024, 8)
+"""Where all would tell little more."""
+FIRST_BATCHES = 1
+"""Of each model, that come before everything else."""
+SHORT_STEPS = 64
+"""Of the chunks by which kernels are ranked."""
+BEST = 2
+"""So many of them are timed with long chunks."""
+PATIENCE, LESS_STEPS = 0.05, 128
+"""Seconds that a long chunk may take; a slower one has fewer steps."""
 
 
 def tasks(settings: Settings) -> list[Task]:
     """Ceilings first, then what is asked for most."""
-    return [*_ceilings(), *_sequences(settings), *_cells(settings), Task("clocks", "at the end", "", clocks)]
+    found = [Task("clocks", "at the beginning", "", functools.partial(_begin, settings)), *ceiling_tasks()]
+    chunks = _Chunks(settings)
+    for name in (UNIVOC, FATCHORD):
+        found += _batch(chunks, name, "fp16", 1)
+        found.append(loop_task(name, 1))
+    for batch in BATCHES[FIRST_BATCHES:]:
+        found += _batch(chunks, UNIVOC, "fp16", batch)
+    for batch in FEW_BATCHES[1:]:
+        found += _batch(chunks, FATCHORD, "fp16", batch)
+    for precision in ("fp8", "bf16"):
+        for batch in FEW_BATCHES:
+            found += _batch(chunks, UNIVOC, precision, batch)
+    found.append(Task("tuning", "finds the same", "", functools.partial(_tune, chunks, UNIVOC, "fp16", 8)))
+    return [*found, *cell_tasks(settings), Task("clocks", "at the end", "", clocks)]
 
 
-def _ceilings() -> Iterator[Task]:
-    yield Task("clocks", "at the beginning", "", clocks)
-    yield Task("ceiling", "copy", "", _copy)
-    yield Task("ceiling", "bf16 product", "", _product)
+def _batch(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> Iterator[Task]:
+    """Each kernel in a task of its own, so that one which does not end leaves the others their numbers."""
+    line = f"{name}, batch {batch}"
+    for kernel in kernels_in(chunks.settings, precision):
+        run = functools.partial(_candidate, chunks, name, precision, batch, kernel)
+        yield Task(f"{kernel} {precision}", line, "a short chunk", run, kernel)
+    yield Task(f"best {precision}", line, "", functools.partial(_best, chunks, name, precision, batch))
+    if precision in PRECISIONS:
+        yield graph_task(name, precision, batch)
 
 
-def _sequences(settings: Settings) -> Iterator[Task]:
-    order: tuple[Precision, ...] = ("fp16", "bf16", "fp32")
-    for precision, name in itertools.product(order, STANDARD):
-        for batch in SEQUENCE_BATCHES:
-            kernel = functools.partial(_sequence, settings, name, precision, batch)
-            yield Task(f"sequence {precision}", name, f"batch {batch}", kernel)
-            if precision == order[0]:
-                yield Task("pytorch loop", name, f"batch {batch}", functools.partial(_loop, name, batch))
-            graph = functools.partial(_graph, name, precision, batch)
-            yield Task(f"pytorch graph {precision}", name, f"batch {batch}", graph)
+class _Chunks:
+    """What is on the GPU: one model, precision and batch at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.journal = Journal(settings.folder)
+        self._key: tuple[str, WeightPrecision, int] | None = None
+        self._held: TimedChunks | None = None
+
+    def get(self, name: str, precision: WeightPrecision, batch: int) -> TimedChunks:
+        key = (name, precision, batch)
+        if self._held is None or self._key != key:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
+            cache = kernel_cache(self.settings.folder)
+            self._held = TimedChunks(STANDARD[name], precision, batch, cache, CHUNK_STEPS)
+            self._key = key
+        return self._held
+
+    def right(self, precision: WeightPrecision) -> list[str]:
+        """Kernels that may be timed."""
+        kernels = kernels_in(self.settings, precision)
+        return [kernel for kernel in kernels if f"{kernel} {precision}" in self.settings.proved]
 
 
-def _cells(settings: Settings) -> Iterator[Task]:
-    for precision, batch in itertools.product(PRECISIONS, CELL_BATCHES):
-        run = functools.partial(_cell, settings, precision, batch)
-        yield Task(f"gru_cell {precision}", f"{CELL_UNITS} units", f"batch {batch}", run)
+def _begin(settings: Settings) -> Outcome:
+    Journal(settings.folder).clear()
+    return clocks()
 
 
-def _sequence(settings: Settings, name: str, precision: Precision, batch: int) -> Outcome:
-    _require(settings, f"sequence {precision}")
-    model = STANDARD[name]
-    case, inputs = long_chunk(model, precision, batch)
-    kernel = SequenceKernel(case.shape, precision, kernel_cache(settings.folder), Choice("sequence"))
-    plan = kernel.plan(batch)
-    outputs = case.poisoned_outputs()
-    arrays = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
-    stream = DeviceStream()
-    with scratch(kernel.workspace_bytes(batch, case.steps, case.window)) as workspace, on_device(arrays) as device:
-        pointers, fetch = device
+def _candidate(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int, kernel: str) -> Outcome:
+    require_proved(chunks.settings, f"{kernel} {precision}")
+    held = chunks.get(name, precision, batch)
+    choices = [choice for choice in held.shortlist(chunks.right(precision)) if choice.kernel == kernel]
+    if not choices:
+        return Outcome("noted", "estimated to be slower than others")
+    times = []
+    for choice in choices:
+        held.check(choice)
+        taken = repeats(functools.partial(held.launch, choice, SHORT_STEPS), SHORT_RUNS)
+        times.append(1e6 * median(taken) / SHORT_STEPS)
+        row = Timed(name, precision, batch, choice.kernel, choice.groups, SHORT_STEPS, times[-1])
+        chunks.journal.add(row)
+    told = (f"{choice.groups} groups {time:.2f} us" for choice, time in zip(choices, times, strict=True))
+    return Outcome("noted", ", ".join(told), {"kind": "candidate", "step_us": times})
 
-        def launch(steps: int) -> Work:
-            return lambda handle: kernel.launch(batch, steps, case.window, pointers, workspace, handle)
 
-        stream.seconds(launch(SHORT_STEPS))
-        whole = stream.seconds(launch(CHUNK_STEPS))
-        fetch()
-        _require_written(outputs, case.shape.outputs)
-        # A shorter chunk reads other random numbers of the same arrays, and stays inside them.
-        steps = CHUNK_STEPS if whole <= PATIENCE else SHORT_STEPS
-        repeats = _repeats(lambda: stream.seconds(launch(steps)))
-    stream.close()
-    speeds = [batch * steps / seconds for seconds in repeats]
-    numbers = {
-        **_speeds(speeds),
+def _best(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> Outcome:
+    ranked = list(chunks.journal.of(name, precision, batch))
+    if not ranked:
+        raise MissingError("not timed: no kernel was right, or the time was up")
+    held = chunks.get(name, precision, batch)
+    results = []
+    for choice in ranked[:BEST]:
+        held.launch(choice, LESS_STEPS)
+        steps = CHUNK_STEPS if held.launch(choice, CHUNK_STEPS) <= PATIENCE else LESS_STEPS
+        held.require_whole(choice, CHUNK_STEPS)
+        taken = repeats(functools.partial(held.launch, choice, steps))
+        results.append((median(taken) / steps, choice, [batch * steps / seconds for seconds in taken], steps))
+        chunks.journal.add(
+            Timed(name, precision, batch, choice.kernel, choice.groups, CHUNK_STEPS, 1e6 * results[-1][0])
+        )
+    step, choice, values, steps = min(results, key=lambda one: one[0])
+    _keep(chunks, name, precision, batch)
+    return Outcome("noted", f"{median(values):,.0f} samples/s by {choice}", {
+        **speeds(values),
+        **_plan_numbers(held, choice),
         "kind": "sequence",
         "model": name,
         "precision": precision,
         "batch": batch,
         "steps": steps,
-        "real_time_factor": SAMPLE_RATE / median(speeds),
-        "flops": 2 * model.multiply_adds * median(speeds),
-        "microseconds_a_step": 1e6 * batch / median(speeds),
-        "grid": plan.grid,
-        "tile": plan.tile,
-        "shared_bytes": plan.shared_bytes,
-        "resident_share": plan.resident_share,
-    }
-    return Outcome("noted", f"{median(speeds):,.0f} samples/s", numbers)
+        "kernel": choice.kernel,
+        "groups": choice.groups,
+        "step_us": 1e6 * step,
+        "flops": 2 * STANDARD[name].multiply_adds * median(values),
+        "weight_bytes_per_second": WEIGHT_BYTES[precision] * STANDARD[name].multiply_adds / step,
+    })  # fmt: skip
 
 
-def _require_written(outputs: Arrays, classes: int) -> None:
-    """Raises a `ValueError` where a chunk left a number that is none, or a label that does not exist."""
-    labels = outputs["samples"]
-    if labels.min() < 0 or labels.max() >= classes or not np.isfinite(outputs["hidden_out"]).all():
-        raise ValueError("the timed chunk wrote labels that do not exist, or states that are no numbers")
+def _keep(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> None:
+    """Puts what was timed where the runtime looks for it."""
+    _, device = driver.current_device()
+    table = ChoiceTable(kernel_cache(chunks.settings.folder).folder)
+    table.keep(STANDARD[name].shape, precision, batch, device, chunks.journal.of(name, precision, batch))
 
 
-def _cell(settings: Settings, precision: Precision, batch: int) -> Outcome:
-    _require(settings, f"gru_cell {precision}")
-    case = GruCase(batch, CELL_UNITS, precision)
-    kernel = GruCellKernel(CELL_UNITS, precision, kernel_cache(settings.folder))
-    kernel.prepare()
-    inputs = case.inputs()
-    following = np.full((batch, CELL_UNITS), np.nan, np.float32)
-    stream = DeviceStream()
-    with on_device([*inputs.values(), following]) as (pointers, fetch):
-        gates, one, weight, bias, other = pointers
-
-        def work(handle: int) -> None:
-            for _ in range(CELLS // 2):  # each reads what the one before wrote, as steps do
-                kernel.launch(batch, [gates, one, weight, bias, other], handle)
-                kernel.launch(batch, [gates, other, weight, bias, one], handle)
-
-        replay = stream.captured(work)
-        repeats = [seconds / CELLS for seconds in _repeats(lambda: stream.seconds(replay))]
-        fetch()
-    stream.close()
-    if not np.isfinite(following).all():
-        raise ValueError("the timed cells wrote states that are no numbers")
-    weight_bytes = 3 * CELL_UNITS**2 * NUMBER_BYTES[precision]
-    numbers = {
-        "kind": "cell",
-        "precision": precision,
-        "batch": batch,
-        "seconds": median(repeats),
-        "fastest": min(repeats),
-        "slowest": max(repeats),
-        "weight_bytes_per_second": weight_bytes / median(repeats),
-        "repeats": repeats,
-    }
-    return Outcome("noted", f"{1e6 * median(repeats):.2f} us a step", numbers)
+def _plan_numbers(held: TimedChunks, choice: Choice) -> dict[str, object]:
+    """What the plan says of itself, whatever form it has."""
+    plan = held.plans()[choice]
+    names = ("grid", "blocks", "shared_bytes", "resident_share")
+    return {name: getattr(plan, name) for name in names if hasattr(plan, name)}
 
 
-def _copy() -> Outcome:
-    """Reading and writing device memory."""
-    stream = DeviceStream()
-    with scratch(COPY_BYTES) as source, scratch(COPY_BYTES) as target:
-
-        def work(handle: int) -> None:
-            driver.call("cuMemcpyDtoDAsync", target, source, COPY_BYTES, handle)
-
-        repeats = _repeats(lambda: stream.seconds(work))
-    stream.close()
-    speed = 2 * COPY_BYTES / median(repeats)
-    numbers = {"kind": "ceiling", "name": "copy", "bytes_per_second": speed, "repeats": repeats}
-    return Outcome("noted", f"{speed / 1e9:,.0f} GB/s, read and written", numbers)
-
-
-def _product() -> Outcome:
-    """PyTorch's bf16 matrix product."""
-    torch = _torch()
-    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    repeats = _repeats(lambda: _torch_seconds(torch, lambda: a @ b))
-    speed = 2 * PRODUCT_SIZE**3 / median(repeats)
-    numbers = {"kind": "ceiling", "name": "product", "flops": speed, "repeats": repeats}
-    return Outcome("noted", f"{speed / 1e12:,.0f} TFLOP/s", numbers)
-
-
-def _loop(name: str, batch: int) -> Outcome:
-    _torch()
-    from wavernn_trt.scripts.gpu.peers import Loop, random_model
-
-    loop = Loop(random_model(STANDARD[name].shape), batch, "cuda")
-    loop.seconds(LOOP_STEPS[1])
-    speeds = [batch / loop.step_seconds(*LOOP_STEPS) for _ in range(LOOP_RUNS)]
-    return _peer(name, "loop", "fp32", batch, speeds)
-
-
-def _graph(name: str, precision: Precision, batch: int) -> Outcome:
-    torch = _torch()
-    from wavernn_trt.scripts.bench.cuda_graphs import Steps
-    from wavernn_trt.scripts.gpu.peers import random_model
-
-    steps = Steps(random_model(STANDARD[name].shape), batch, PEER_STEPS, precision, "cuda")
-    repeats = _repeats(lambda: _torch_seconds(torch, steps.run))
-    return _peer(name, "graph", precision, batch, [batch * PEER_STEPS / seconds for seconds in repeats])
-
-
-def _peer(name: str, subject: str, precision: Precision, batch: int, speeds: list[float]) -> Outcome:
-    numbers = {"kind": "peer", "model": name, "subject": subject, "precision": precision, "batch": batch}
-    return Outcome("noted", f"{median(speeds):,.0f} samples/s", {**numbers, **_speeds(speeds)})
-
-
-def _speeds(speeds: list[float]) -> dict[str, Any]:
-    return {
-        "samples_per_second": median(speeds),
-        "slowest": min(speeds),
-        "fastest": max(speeds),
-        "repeats": speeds,
-    }
-
-
-def _repeats(measure: Callable[[], float]) -> list[float]:
-    for _ in range(WARM_UP):
-        measure()
-    return [measure() for _ in range(RUNS)]
-
-
-def _torch_seconds(torch: Any, work: Callable[[], object]) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    work()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3
-
-
-def _torch() -> Any:
+def _tune(chunks: _Chunks, name: str, precision: Precision, batch: int) -> Outcome:
+    """The product's own measurement, beside this one: does it take the same kernel?"""
+    for kernel in kernels_in(chunks.settings, precision):
+        require_proved(chunks.settings, f"{kernel} {precision}")  # it launches all of them
+    here = chunks.journal.of(name, precision, batch)
+    if not here:
+        raise MissingError("not timed: no kernel was right, or the time was up")
     try:
-        import torch
-    except ImportError as error:
-        raise MissingError(f"torch is not there: {error}") from error
-    if not torch.cuda.is_available():
-        raise MissingError(f"torch {torch.__version__} finds no GPU (is it a build for the CPU?)")
-    return torch
-
-
-def _require(settings: Settings, subject: str) -> None:
-    if subject not in settings.proved:
-        raise MissingError("not timed: its cases were not all right, or not run")
+        found = chunks.get(name, precision, batch).tuned(LESS_STEPS)
+    except KernelError as error:
+        return Outcome("failed", str(error))
+    _keep(chunks, name, precision, batch)  # long chunks tell more
+    best, other = next(iter(found)), next(iter(here))
+    text = f"{best} at {found[best]:.2f} us a step; here {other} at {here[other]:.2f} us"
+    rows = [{**dataclasses.asdict(choice), "step_us": time} for choice, time in found.items()]
+    return Outcome("noted", text, {"kind": "tuning", "measured": rows})

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from wavernn_trt.scripts.gpu.parts import Part
-from wavernn_trt.scripts.gpu.tasks import Finding, Outcome, Settings, Task
+from wavernn_trt.scripts.gpu.tasks import Finding, Outcome, Settings, Task, lost
 
 Say = Callable[[str], None]
 WORKER = (sys.executable, "-m", "wavernn_trt.scripts.gpu.worker")
-MOST_STARTS = 6
-"""Of a part's process; a part that loses more is given up."""
+MOST_STARTS = 16
+"""Of a part's process; a part that loses more is given up. Each kernel takes at most one along."""
 STARTING_SECONDS = 60.0
 """That a process may take before its first task: imports, and a context."""
+GRACE_SECONDS = 15.0
+"""That a task may take longer than its part: a kernel that waits in vain ends itself within about ten."""
 
 
 def run_part(part: Part, settings: Settings, seconds: float, say: Say, worker: Sequence[str] = WORKER) -> list[Finding]:
@@ -42,11 +44,15 @@ def run_part(part: Part, settings: Settings, seconds: float, say: Say, worker: S
     starts = 0
     while len(findings) < len(tasks):
         reason = "the part's process ended too often"
-        if starts < MOST_STARTS:
+        if time.monotonic() > until and starts:
+            reason = "the time is up"
+        elif starts < MOST_STARTS:
             starts += 1
             reason = _serve(part, settings, until, say, worker, tasks, findings)
             if reason and len(findings) < len(tasks):
-                findings.append(Finding.of(part.name, tasks[len(findings)], Outcome("failed", reason)))
+                task = tasks[len(findings)]
+                numbers = {"lost": task.kernel} if task.kernel else {}
+                findings.append(Finding.of(part.name, task, Outcome("failed", reason, numbers)))
             continue
         rest = tasks[len(findings) :]
         findings += [Finding.of(part.name, task, Outcome("skipped", reason)) for task in rest]
@@ -65,7 +71,7 @@ def _serve(
     """One process: adds its findings, and says what ended it inside a task; nothing if it ended between two."""
     with tempfile.TemporaryDirectory() as links:
         environment = dict(part.environment(Path(links) / "links")) if part.environment else dict(os.environ)
-        environment["XDG_CACHE_HOME"] = str(settings.folder / "cache")  # nothing is left outside the folder
+        environment["XDG_CACHE_HOME"] = str(_cache(settings.folder))  # nothing is left outside the folder
         log = _log(part, settings).open("a+", encoding="utf-8", errors="replace")
         pipe = subprocess.PIPE
         with log, subprocess.Popen(worker, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment) as process:
@@ -93,6 +99,8 @@ def _listen(
         "settings": settings.to_json(),
         "first": len(findings),
         "seconds": until - time.monotonic(),
+        "lost": [*settings.lost, *lost(findings)],
+        "failed": [found.subject for found in findings if found.status == "failed"],
     }
     events: queue.Queue[dict[str, Any] | None] = queue.Queue()
     try:
@@ -114,12 +122,23 @@ def _listen(
         if "lost" in event:
             return ""
         if "begun" in event:
-            allowed = part.task_seconds
+            left = until - time.monotonic()
+            allowed = max(1.0, min(part.task_seconds, left + GRACE_SECONDS))
             task = tasks[event["begun"]]
             say(f"{part.name} {event['begun'] + 1}/{len(tasks)}: {task.subject}, {task.line} {task.name}")
         else:
             outcome = Outcome(event["status"], event["text"], event["numbers"])
             findings.append(Finding.of(part.name, tasks[event["ended"]], outcome, event["seconds"]))
+
+
+def _cache(folder: Path) -> Path:
+    """What stands for the user's cache folder; kernels that are compiled and measured there are the run's own."""
+    kernels = folder / "cache" / "wavernn-trt" / "kernels"
+    kernels.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "kernels").mkdir(exist_ok=True)
+    if not kernels.exists():
+        kernels.symlink_to((folder / "kernels").resolve(), target_is_directory=True)
+    return (folder / "cache").resolve()
 
 
 def _log(part: Part, settings: Settings) -> Path:

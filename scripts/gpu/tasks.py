@@ -42,6 +42,10 @@ class Task:
     """What tells it from the line's others."""
     run: Callable[[], Outcome]
     """Finds it out; raises `MissingError`, or an ImportError of its own, where something it needs is not there."""
+    kernel: str = ""
+    """What it launches, if that is one kernel: whichever took its process along is not launched again."""
+    large: bool = False
+    """Whether it takes long enough to be left out where a case of the same subject was wrong before."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,14 @@ class Settings:
     """``sanitizer``: few and small cases."""
     proved: tuple[str, ...] = ()
     """Subjects of which all cases were right so far; only these are timed."""
+    lost: tuple[str, ...] = ()
+    """Kernels that took their process along so far."""
+    kernels: tuple[str, ...] = ()
+    """The only ones that are asked about; all of them where it is empty."""
+
+    def wants(self, kernel: str) -> bool:
+        """Whether a kernel is asked about."""
+        return not self.kernels or kernel in self.kernels
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -84,7 +96,8 @@ class Settings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Settings:
         """From what `to_json` gave."""
-        return cls(**{**values, "folder": Path(values["folder"]), "proved": tuple(values["proved"])})
+        names = {name: tuple(values[name]) for name in ("proved", "lost", "kernels")}
+        return cls(**{**values, **names, "folder": Path(values["folder"])})
 
 
 def proved(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -92,5 +105,38 @@ def proved(findings: Sequence[Finding]) -> tuple[str, ...]:
     passed = dict.fromkeys(
         found.subject for found in findings if found.status == "passed" and found.part == CORRECTNESS
     )
-    failed = {found.subject for found in findings if found.status == "failed"}
+    failed = {found.subject for found in findings if found.status == "failed" and found.part == CORRECTNESS}
     return tuple(subject for subject in passed if subject not in failed)
+
+
+def lost(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Kernels that took their process along."""
+    return tuple(dict.fromkeys(found.numbers["lost"] for found in findings if found.numbers.get("lost")))
+
+
+class Gate:
+    """What a part need not try any more, by what it has found so far."""
+
+    def __init__(self, lost: Sequence[str] = (), failed: Sequence[str] = ()) -> None:
+        """Takes what is known already.
+
+        Args:
+            lost: kernels that took their process along.
+            failed: subjects of which a case was wrong.
+        """
+        self.lost, self.failed = set(lost), set(failed)
+
+    def refusal(self, task: Task) -> str | None:
+        """Why a task is not to be run, if so."""
+        if task.kernel and task.kernel in self.lost:
+            return "failed before: the kernel took its process along"
+        if task.large and task.subject in self.failed:
+            return "failed before, in a smaller case"
+        return None
+
+    def learn(self, task: Task, status: Status, *, lost: bool = False) -> None:
+        """Takes how a task ended."""
+        if status == "failed":
+            self.failed.add(task.subject)
+        if lost and task.kernel:
+            self.lost.add(task.kernel)

@@ -21,7 +21,7 @@ from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_kernels import primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.parts import Part, part_named
-from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
+from wavernn_trt.scripts.gpu.tasks import Gate, MissingError, Outcome, Settings, Task
 
 TIME_IS_UP = "the time is up"
 
@@ -33,6 +33,7 @@ def main() -> int:
     request = json.loads(sys.stdin.readline())
     part, settings = part_named(request["part"]), Settings.from_json(request["settings"])
     until = time.monotonic() + request["seconds"]
+    gate = Gate(request["lost"], request["failed"])
 
     def send(**values: Any) -> None:
         events.write(json.dumps(values) + "\n")
@@ -42,10 +43,13 @@ def main() -> int:
         for number, task in enumerate(part.tasks(settings)[request["first"] :], request["first"]):
             send(begun=number)
             started = time.monotonic()
-            outcome = run(task, until)
-            values = {"status": outcome.status, "text": outcome.text, "numbers": outcome.numbers}
+            outcome = run(task, until, gate)
+            lost = outcome.status == "failed" and not _context_lives(part, settings)
+            gate.learn(task, outcome.status, lost=lost)
+            numbers = {**outcome.numbers, "lost": task.kernel} if lost else outcome.numbers
+            values = {"status": outcome.status, "text": outcome.text, "numbers": numbers}
             send(ended=number, seconds=time.monotonic() - started, **values)
-            if outcome.status == "failed" and not _context_lives(part, settings):
+            if lost:
                 send(lost=number)
                 return 1
     return 0
@@ -60,9 +64,12 @@ def outcomes(part: Part, tasks: Sequence[Task], settings: Settings, until: float
         settings: what is asked for.
         until: of ``time.monotonic()``; tasks after it are skipped.
     """
+    gate = Gate(settings.lost)
     with context(part, settings):
         for task in tasks:
-            yield run(task, until)
+            outcome = run(task, until, gate)
+            gate.learn(task, outcome.status)
+            yield outcome
 
 
 def context(part: Part, settings: Settings) -> AbstractContextManager[None]:
@@ -70,10 +77,12 @@ def context(part: Part, settings: Settings) -> AbstractContextManager[None]:
     return primary_context() if part.on_gpu and not settings.host else contextlib.nullcontext()
 
 
-def run(task: Task, until: float) -> Outcome:
+def run(task: Task, until: float, gate: Gate | None = None) -> Outcome:
     """A task's outcome, whatever it raises."""
     if time.monotonic() > until:
         return Outcome("skipped", TIME_IS_UP)
+    if gate is not None and (refusal := gate.refusal(task)):
+        return Outcome("skipped", refusal)
     try:
         return task.run()
     except MissingError as error:

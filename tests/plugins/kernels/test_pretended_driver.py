@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from wavernn_trt.plugins.compile import WEIGHTS
+from wavernn_trt.plugins.forms import KERNELS
+
 pytest.importorskip("cuda.bindings.driver", reason="the driver is called through cuda-bindings")
 pytest.importorskip("filelock", reason="kernels are compiled into a cache that it locks")
 
@@ -59,13 +62,20 @@ def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], tmp
     findings = json.loads((tmp_path / "gpu.json").read_text())["findings"]
     text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block, driver of CUDA 13.0"
     assert text in [one["text"] for one in findings]
-    assert [one["status"] for one in findings if one["line"] == "resources"] == ["passed"] * 9
+    assert [one["status"] for one in findings if one["line"] == "resources"] == ["passed"] * sum(
+        map(len, WEIGHTS.values())
+    )
 
 
 def test_the_gpu_command_finds_the_kernels_right(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
     run(pretended_gpu, "-m", "wavernn_trt.scripts.gpu", "--subset", "sanitizer", "--out", tmp_path)
     findings = json.loads((tmp_path / "gpu_subset.json").read_text())["findings"]
-    assert [one["status"] for one in findings] == ["passed"] * 10
+    assert {one["subject"].split()[0] for one in findings} == {"gru_cell", *KERNELS}
+    assert {one["status"] for one in findings} == {"passed"}
+
+
+def test_the_gpu_command_times_kernels_and_speaks(pretended_gpu: dict[str, str]) -> None:
+    expect_all_passed(pretended_gpu, HERE / "pretended" / "command_cases.py")
 
 
 def expect_all_passed(environment: dict[str, str], *arguments: str | Path) -> None:
