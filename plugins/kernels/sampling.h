@@ -136,15 +136,8 @@ struct Drawn {
     unsigned previous;
 };
 
-// Draws a stream's sample of a step; every thread of the block gets it.
-DEVICE Drawn draw(const Block& block, const SequenceArguments& a, const float* logits, int stream, int step) {
-    const SamplerMemory memory(block, a.shared_sampler);
-    const long long at = static_cast<long long>(stream) * a.steps + step;
-    const float* uniforms = a.uniforms + at * a.uniforms_a_sample;
-    int chosen = 0;
-    if (a.output != GAUSSIAN) {
-        chosen = pick(block, memory, logits, a.output == CATEGORICAL ? a.outputs : MIXTURES, uniforms[0]);
-    }
+// The sample of a chosen class or component.
+DEVICE Drawn drawn_from(const SequenceArguments& a, const float* logits, int chosen, const float* uniforms) {
     if (a.output != CATEGORICAL) {
         const unsigned value = bits_of_float(draw_value(a, logits, chosen, uniforms[1]));
         return Drawn{value, value};
@@ -154,6 +147,18 @@ DEVICE Drawn draw(const Block& block, const SequenceArguments& a, const float* l
     }
     const float fed = 2.0f * static_cast<float>(chosen) / static_cast<float>(a.outputs - 1) - 1.0f;
     return Drawn{static_cast<unsigned>(chosen), bits_of_float(fed)};
+}
+
+// Draws a stream's sample of a step; every thread of the block gets it.
+DEVICE Drawn draw(const Block& block, const SequenceArguments& a, const float* logits, int stream, int step) {
+    const SamplerMemory memory(block, a.shared_sampler);
+    const long long at = static_cast<long long>(stream) * a.steps + step;
+    const float* uniforms = a.uniforms + at * a.uniforms_a_sample;
+    int chosen = 0;
+    if (a.output != GAUSSIAN) {
+        chosen = pick(block, memory, logits, a.output == CATEGORICAL ? a.outputs : MIXTURES, uniforms[0]);
+    }
+    return drawn_from(a, logits, chosen, uniforms);
 }
 
 DEVICE void keep_sample(const SequenceArguments& a, int stream, int step, unsigned sample) {

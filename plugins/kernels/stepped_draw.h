@@ -110,15 +110,9 @@ DEVICE void draw_step(const Block& block, const SteppedArguments& p) {
     if (block.lane() != 0) {
         return;
     }
-    unsigned sample = static_cast<unsigned>(chosen);
-    unsigned previous = sample;
-    if (a.output != CATEGORICAL) {
-        sample = previous = bits_of_float(draw_value(a, logits, chosen, uniforms[1]));
-    } else if (!a.label_feedback) {
-        previous = bits_of_float(2.0f * static_cast<float>(chosen) / static_cast<float>(a.outputs - 1) - 1.0f);
-    }
-    keep_sample(a, stream, step, sample);
-    keep_previous(a, stream, previous);
+    const Drawn drawn = drawn_from(a, logits, chosen, uniforms);
+    keep_sample(a, stream, step, drawn.sample);
+    keep_previous(a, stream, drawn.previous);
 }
 
 }  // namespace wavernn

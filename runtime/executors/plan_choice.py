@@ -46,7 +46,7 @@ def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
         NoMachineError: what is missing.
     """
     needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
-    return require_gpu(state, needed, INSTALL[backend])
+    return require_gpu(state, needed, INSTALL[backend].replace("]'", ",gpu]'"))
 
 
 def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:

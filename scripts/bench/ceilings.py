@@ -20,8 +20,8 @@ GPU = "gpu limit"
 
 
 def gpu_product(precision: str) -> str:
-    """The name of a GPU's matrix product, in FLOP/s."""
-    return f"gpu {precision} product"
+    """The name of a GPU's matrix product, in FLOP/s; weights of fp8 are multiplied as fp16."""
+    return f"gpu {'fp16' if precision == 'fp8' else precision} product"
 
 
 class Ceilings:
@@ -42,15 +42,14 @@ class Ceilings:
         self._measure[COPY] = self._copy.bytes_per_second
         if gpu_precisions:
             try:
-                device = DeviceLimits([one for one in gpu_precisions if one in PRECISIONS])
+                wanted = [one for one in PRECISIONS if gpu_product(one) in map(gpu_product, gpu_precisions)]
+                device = DeviceLimits(wanted)
             except UnavailableError as error:
                 missing[GPU] = str(error)
             else:
                 for precision in device.precisions:
                     self._measure[gpu_product(precision)] = _bind(device.flops, precision)
                 self._measure[GPU_COPY] = device.bytes_per_second
-                for precision in set(gpu_precisions) - set(PRECISIONS):
-                    missing[f"{GPU}, {precision}"] = "not measured: PyTorch has no plain matrix product in it"
         self.names = tuple(self._measure)
 
     def measure(self) -> dict[str, float]:
