@@ -119,6 +119,8 @@ class ResidentArguments(ctypes.Structure):
         ("shared_meeting", _INT),
         ("shared_gates", _INT),
         ("shared_logits", _INT),
+        ("shared_shares", _INT),
+        ("most_sets", _INT),
     )
 
 

@@ -117,6 +117,8 @@ def resident_arguments(
         shared_meeting=plan.shared_meeting,
         shared_gates=plan.shared_gates,
         shared_logits=plan.shared_logits,
+        shared_shares=plan.shared_shares,
+        most_sets=plan.matrices[MATRICES[0]].sets,
     )
     for field in ("states", "features", "activations"):
         for i, offset in enumerate(getattr(mail, field)):

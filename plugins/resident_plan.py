@@ -82,6 +82,8 @@ class ResidentPlan:
     """Where the sampler's sums lie, in bytes from the beginning of shared memory."""
     shared_logits: int
     """Where the logits of one stream lie."""
+    shared_shares: int
+    """Where it is kept which sets of each matrix are the block's."""
     shared_meeting: int
     """Where the warps' sums meet."""
     shared_gates: int
@@ -162,7 +164,7 @@ def plan_resident(
 
     in_turn = 2 if variant.stream_octets == 1 else 1
     waiting = -(-_octets(shape.hidden_size) // blocks) if variant.stamped else variant.sets
-    sampler, logits = take(warps * 12 + 4), take(4 * shape.outputs)
+    sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES)), take(4 * shape.outputs)
     meeting = take(in_turn * warps * 3 * variant.sets * variant.stream_octets * _SUMS_BYTES)
     gates = take(shape.layers * waiting * variant.stream_octets * _GATES_BYTES)
     if used > device.shared_per_block:
@@ -181,7 +183,7 @@ def plan_resident(
         resident = min(share, (device.shared_per_block - used) // set_bytes)
         matrices[name] = OctetPlan(rows, columns, share, resident, used, set_bytes)
         take(resident * set_bytes)
-    return ResidentPlan(kernel, groups, blocks, used, sampler, logits, meeting, gates, matrices)
+    return ResidentPlan(kernel, groups, blocks, used, sampler, logits, shares, meeting, gates, matrices)
 
 
 def most_blocks(shape: SequenceShape) -> int:

@@ -9,6 +9,8 @@
 namespace wavernn {
 
 constexpr int LANES = 32;
+// Of every kernel; wavernn_trt.plugins.sequence_plan.THREADS.
+constexpr int BLOCK_THREADS = 256;
 
 struct alignas(16) Words {
     unsigned word[4];
@@ -85,10 +87,11 @@ class Block {
 public:
     DEVICE int rank() const { return static_cast<int>(blockIdx.x); }
     DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
-    DEVICE int threads() const { return static_cast<int>(blockDim.x); }
+    // Known when a kernel is compiled: what is shared out over threads is then divided by shifts.
+    DEVICE constexpr int threads() const { return BLOCK_THREADS; }
     DEVICE int lane() const { return thread() % LANES; }
     DEVICE int warp() const { return thread() / LANES; }
-    DEVICE int warps() const { return threads() / LANES; }
+    DEVICE constexpr int warps() const { return threads() / LANES; }
     DEVICE unsigned char* shared() const { return block_memory; }
     DEVICE void sync() const { __syncthreads(); }
     DEVICE void sync_warp() const { __syncwarp(); }

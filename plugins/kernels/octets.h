@@ -14,14 +14,17 @@ class OctetShare {
 public:
     static_assert(Octets == 1 || Octets == 3, "rows, or gates");
 
-    DEVICE OctetShare(const Block& block, const Group& group, const Matrix& matrix)
+    // Sets that a matrix has.
+    DEVICE static int sets_of(const Matrix& matrix) { return (matrix.rows / Octets + PATCH_ROWS - 1) / PATCH_ROWS; }
+
+    DEVICE OctetShare(const Block& block, const Span& sets, const Matrix& matrix)
         : weight_(static_cast<const Weight*>(matrix.weight)),
           kept_(reinterpret_cast<Weight*>(block.shared() + matrix.shared_offset)),
           rows_(matrix.rows / Octets),
           columns_(matrix.columns),
           patches_((matrix.columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS),
           resident_(matrix.resident),
-          sets_(group.share((matrix.rows / Octets + PATCH_ROWS - 1) / PATCH_ROWS)),
+          sets_(sets),
           aligned_(pieces_are_aligned(weight_, matrix.columns)) {}
 
     // Sets of this block.

@@ -17,6 +17,22 @@
 
 namespace wavernn {
 
+// Shares the matrices out over the blocks of the group.
+template <typename C>
+DEVICE void share_matrices(const C& c) {
+    if (c.block.thread() == 0) {
+#pragma unroll 1
+        for (int name = 0; name < MATRICES; ++name) {
+            const Matrix& matrix = c.a.matrices[name];
+            const bool gates = name <= RECURRENT_1;
+            const int sets = gates ? OctetShare<typename C::Weight, 3>::sets_of(matrix)
+                                   : OctetShare<typename C::Weight, 1>::sets_of(matrix);
+            c.share_of_matrix(static_cast<MatrixName>(name)) = c.group.share(sets);
+        }
+    }
+    c.block.sync();
+}
+
 // Copies what is to stay in shared memory, and tells the other blocks the state of the chunk before.
 template <typename C>
 DEVICE void begin_chunk(const C& c, Span streams) {
@@ -111,6 +127,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
             group.sync(block);
         }
     };
+    share_matrices(c);
     begin_chunk(c, streams);
     between_stages();
     // Where gates are begun ahead, there is a step before the first that does nothing else.

@@ -27,6 +27,10 @@ struct ResidentArguments {
     int shared_meeting;
     int shared_gates;
     int shared_logits;
+    // Of this block's sets of each matrix, a Span.
+    int shared_shares;
+    // Sets of eight units that a block of a group has at most.
+    int most_sets;
 };
 
 }  // namespace wavernn

@@ -63,12 +63,17 @@ struct ResidentContext {
 
     DEVICE Mail previous() const { return mail(r.mail_previous, 1); }
 
+    // The sets of a matrix that are this block's. Shared out once, since that takes divisions.
+    DEVICE Span& share_of_matrix(MatrixName name) const {
+        return reinterpret_cast<Span*>(block.shared() + r.shared_shares)[name];
+    }
+
     DEVICE OctetShare<Weight, 3> units(MatrixName name) const {
-        return OctetShare<Weight, 3>(block, group, a.matrices[name]);
+        return OctetShare<Weight, 3>(block, share_of_matrix(name), a.matrices[name]);
     }
 
     DEVICE OctetShare<Weight, 1> rows(MatrixName name) const {
-        return OctetShare<Weight, 1>(block, group, a.matrices[name]);
+        return OctetShare<Weight, 1>(block, share_of_matrix(name), a.matrices[name]);
     }
 
     DEVICE float scale(MatrixName name, int row) const {
@@ -78,15 +83,9 @@ struct ResidentContext {
     // Where a unit of a layer waits, of one stream of a tile.
     DEVICE WaitingGates& waiting(int layer, int set, int streams, int row, int stream) const {
         WaitingGates* all = reinterpret_cast<WaitingGates*>(block.shared() + r.shared_gates);
-        const int sets = STAMPED ? most_sets() : SETS;
+        const int sets = STAMPED ? r.most_sets : SETS;
         const int index = ((layer * sets + set) * STREAM_OCTETS + streams) * PATCH_ROWS + row;
         return all[index * PATCH_ROWS + stream];
-    }
-
-    // Sets of gates that a block of this group has at most.
-    DEVICE int most_sets() const {
-        const int sets = (a.hidden_size + PATCH_ROWS - 1) / PATCH_ROWS;
-        return (sets + group.blocks() - 1) / group.blocks();
     }
 };
 
