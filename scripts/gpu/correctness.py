@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from wavernn_trt.export.operators import PRECISIONS, Precision, SequenceShape
+from wavernn_trt.plugins.choice import candidates
 from wavernn_trt.plugins.forms import KERNELS, form_of
 from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -46,7 +47,8 @@ def tasks(settings: Settings) -> list[Task]:
     checks = Checks(settings)
     if settings.subset == "sanitizer":
         return list(_subset(checks))
-    found = list(_first(checks))
+    build = Task("built by g++", "the host build", "", checks.build)
+    found = [build, *_first(checks)] if settings.host else [*_first(checks), build]
     for precision in ORDER:
         for several in (_small, _properties, _full):
             found += several(checks, precision)
@@ -131,7 +133,7 @@ def _properties(checks: Checks, precision: WeightPrecision) -> Iterator[Task]:
             if precision != "fp32":
                 run = functools.partial(checks.chunk, kernel, one, most=SINGLE_STEP_EXCESS)
                 found.append(("one step's rounding", one, "", run))
-            for groups in (2, 3):
+            for groups in (2, 3) if _takes_groups(kernel, several) else ():
                 run = functools.partial(checks.chunk, kernel, several, groups=groups)
                 found.append(("groups of blocks", several, f", {groups} groups", run))
             if not host:
@@ -178,6 +180,11 @@ def _subset(checks: Checks) -> Iterator[Task]:
         for precision in precisions:
             case = SequenceCase(small_shapes()[model], precision, 9, steps=2)
             yield _task(kernel, precision, "the reference", _name(model, case), _bind(checks.chunk, kernel, case))
+
+
+def _takes_groups(kernel: str, case: SequenceCase) -> bool:
+    found = candidates(case.shape, case.precision, case.batch, _ANY)
+    return any(choice.kernel == kernel and choice.groups > 1 for choice, _ in found)
 
 
 def _third(shapes: dict[str, SequenceShape], turn: int) -> list[tuple[str, SequenceShape]]:

@@ -15,6 +15,7 @@ from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache
 from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.scripts.bench.gpu_state import query_gpu
 from wavernn_trt.scripts.bench.machine import describe_machine
+from wavernn_trt.scripts.gpu.checks import Checks
 from wavernn_trt.scripts.gpu.runners import kernel_cache
 from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
 
@@ -60,7 +61,7 @@ def tasks(settings: Settings) -> list[Task]:
         for precision in precisions:
             run = functools.partial(_resources, compiled, file, precision)
             found.append(Task(f"{file} {precision}", "resources", "", run))
-    return found
+    return [*found, Task("machine", "host build", "", Checks(settings).build)]
 
 
 def _gpu() -> Outcome:

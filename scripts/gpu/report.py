@@ -79,7 +79,7 @@ def _count(findings: Sequence[Finding]) -> str:
     run = [found for found in findings if found.status != "skipped"]
     if not run:
         return "-" if findings else ""
-    right = sum(found.status == "passed" for found in run)
+    right = sum(found.status != "failed" for found in run)
     worst = max((found.numbers["excess"] for found in run if "excess" in found.numbers), default=None)
     mark = "!" if right < len(run) else "" if worst is None else f" {worst:.1g}"
     return f"{right}/{len(run)}{mark}"
@@ -171,4 +171,3 @@ def _cell_rows(rows: Sequence[dict[str, Any]], copy: float | None) -> Iterator[s
             share = f"{100 * speed / copy:.0f} %" if copy else "-"
             cells.append(f"{1e6 * row['seconds']:.2f}{speed / 1e9:>8,.0f}{share:>7}" if row else "-")
         yield f"{'':<14}{batch:>6}" + "".join(f"{cell:>22}" for cell in cells)
-    yield "of the weights' bytes a second; all of them fit into most GPUs' L2, so that the copy is not their limit"

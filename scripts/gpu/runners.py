@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import DeviceKernels
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
+from wavernn_trt.plugins.host_kernels import SOURCES, HostKernels, build_host_kernels
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.scripts.gpu.tasks import MissingError
@@ -71,8 +72,7 @@ class HostRunner:
         Raises:
             KernelError: g++ is missing, or does not compile them.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._kernels = HostKernels(build_host_kernels(folder / "kernels.so"))
+        self._kernels = HostKernels(host_library(folder))
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
         """See `Runner`."""
@@ -94,6 +94,32 @@ class HostRunner:
         except KernelError as error:  # two blocks cannot hold what all of a GPU's can
             raise MissingError(f"the host build does not run it: {error}") from error
         return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
+
+
+def library_name() -> str:
+    """Of the host build, different for different sources."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file()))
+    return f"kernels_{digest.hexdigest()[:16]}.so"
+
+
+def host_library(folder: Path, *, build: bool = True) -> Path:
+    """The host build of these sources, in a folder; once for all processes of a run.
+
+    Args:
+        folder: where it is put.
+        build: whether to build it where it is not there yet, which takes a minute.
+
+    Raises:
+        KernelError: g++ is missing, or does not compile it.
+        MissingError: it is not there, and is not to be built.
+    """
+    library = folder / library_name()
+    if not library.exists():
+        if not build:
+            raise MissingError("there is no host build")
+        folder.mkdir(parents=True, exist_ok=True)
+        build_host_kernels(library.with_suffix(".part")).replace(library)
+    return library
 
 
 def kernel_cache(folder: Path) -> KernelCache:

@@ -23,6 +23,8 @@ MOST_STARTS = 16
 """Of a part's process; a part that loses more is given up. Each kernel takes at most one along."""
 STARTING_SECONDS = 60.0
 """That a process may take before its first task: imports, and a context."""
+HOST_PATIENCE = 5
+"""How many times as long a task of the host build may take; it hangs less, and others use the machine, too."""
 GRACE_SECONDS = 15.0
 """That a task may take longer than its part: a kernel that waits in vain ends itself within about ten."""
 
@@ -123,7 +125,8 @@ def _listen(
             return ""
         if "begun" in event:
             left = until - time.monotonic()
-            allowed = max(1.0, min(part.task_seconds, left + GRACE_SECONDS))
+            patience = part.task_seconds * (HOST_PATIENCE if settings.host else 1)
+            allowed = max(1.0, min(patience, left + GRACE_SECONDS))
             task = tasks[event["begun"]]
             say(f"{part.name} {event['begun'] + 1}/{len(tasks)}: {task.subject}, {task.line} {task.name}")
         else:

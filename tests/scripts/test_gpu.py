@@ -31,7 +31,7 @@ from wavernn_trt.scripts.gpu.models import (
 )
 from wavernn_trt.scripts.gpu.parts import PARTS, Part
 from wavernn_trt.scripts.gpu.report import lay_out
-from wavernn_trt.scripts.gpu.runners import HostRunner
+from wavernn_trt.scripts.gpu.runners import HostRunner, host_library
 from wavernn_trt.scripts.gpu.supervisor import run_part
 from wavernn_trt.scripts.gpu.tasks import Finding, Gate, MissingError, Outcome, Settings, Task, lost, proved
 from wavernn_trt.scripts.gpu.worker import run
@@ -41,8 +41,17 @@ FOREVER = float("inf")
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ builds the kernels for the host")
 
 
+@pytest.fixture(scope="module")
+def host_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the kernels' host build."""
+    folder = tmp_path_factory.mktemp("host")
+    host_library(folder)
+    return folder
+
+
 @needs_gxx
-def test_the_host_build_stands_in_for_a_gpu(tmp_path: Path, capsys: Any) -> None:
+def test_the_host_build_stands_in_for_a_gpu(host_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(host_folder, tmp_path / "new" / "host")
     assert main(["--host", "--subset", "sanitizer", "--out", str(tmp_path / "new")]) == 0
     table = capsys.readouterr().out
     written = json.loads((tmp_path / "new" / "gpu_subset.json").read_text())
@@ -80,8 +89,8 @@ class Careless(HostRunner):
 
 
 @pytest.fixture(scope="module")
-def careless(tmp_path_factory: pytest.TempPathFactory) -> Careless:
-    return Careless(tmp_path_factory.mktemp("host"))
+def careless(host_folder: Path) -> Careless:
+    return Careless(host_folder)
 
 
 @needs_gxx

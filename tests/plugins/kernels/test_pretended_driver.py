@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 
 from wavernn_trt.plugins.compile import WEIGHTS
 from wavernn_trt.plugins.forms import KERNELS
+from wavernn_trt.plugins.host_kernels import HostKernels
+from wavernn_trt.scripts.gpu.runners import library_name
 
 pytest.importorskip("cuda.bindings.driver", reason="the driver is called through cuda-bindings")
 pytest.importorskip("filelock", reason="kernels are compiled into a cache that it locks")
@@ -57,7 +60,11 @@ def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str
     expect_all_passed({**pretended_gpu, **preloaded}, HERE / "pretended" / "pycuda_cases.py")
 
 
-def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
+def test_the_gpu_command_describes_the_device(
+    pretended_gpu: dict[str, str], host_kernels: HostKernels, tmp_path: Path
+) -> None:
+    (tmp_path / "host").mkdir()
+    shutil.copy(host_kernels.path, tmp_path / "host" / library_name())  # else it would build the same again
     run(pretended_gpu, "-m", "wavernn_trt.scripts.gpu", "--only", "environment", "--out", tmp_path)
     findings = json.loads((tmp_path / "gpu.json").read_text())["findings"]
     text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block, driver of CUDA 13.0"
