@@ -96,6 +96,12 @@ class SequenceKernel:
         """Of compiled kernels; what was measured lies there too."""
         return self._kernels.cache
 
+    def with_choice(self, choice: Choice) -> SequenceKernel:
+        """The same model in a given kernel for every batch; what is loaded is shared."""
+        other = SequenceKernel(self.shape, self.precision, choice=choice)
+        other._kernels = self._kernels
+        return other
+
     def prepare(self, batch: int) -> None:
         """Compiles and loads what a batch needs on the current device, so that its launch can be captured.
 

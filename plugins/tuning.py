@@ -38,13 +38,14 @@ def measure_kernels(
     scales: Sequence[int] = (),
     *,
     window: int,
-    steps: int = STEPS,
+    steps: int | None = None,
     repeats: int | None = None,
     report: Callable[[Choice, float], None] | None = None,
 ) -> Mapping[Choice, float]:
     """Times the kernels that can decode a batch on the current device, and lets ``kernel`` take the fastest.
 
     The chunks read random numbers; what they write is looked at, so that a kernel which computes nothing does not win.
+    What is timed is a CUDA graph of a chunk, as lanes replay it.
 
     Args:
         kernel: of the model; its cache keeps the result, for every process that uses the cache.
@@ -52,7 +53,7 @@ def measure_kernels(
         weights: device addresses of ``shape.weight_inputs()``.
         scales: in ``fp8``, of each weight's scales.
         window: rows of conditioning that a chunk reads, W.
-        steps: of a chunk.
+        steps: of a chunk; `STEPS` unless given.
         repeats: of each kernel; `REPEATS` unless given.
         report: is told each kernel's microseconds a step.
 
@@ -62,7 +63,7 @@ def measure_kernels(
     Raises:
         KernelError: there is no GPU, a kernel fails on it, or what it wrote is no chunk.
     """
-    shape, precision = kernel.shape, kernel.precision
+    shape, precision, steps = kernel.shape, kernel.precision, steps or STEPS
     _, device = driver.current_device()
     random = np.random.default_rng(batch)
     sizes: dict[int | str, int] = {"B": batch, "T": steps, "W": window}
@@ -85,7 +86,7 @@ def measure_kernels(
         for choice in sorted(estimates, key=lambda one: estimates[one]):
             if estimates[choice] > PRUNED * least:
                 break
-            one = SequenceKernel(shape, precision, kernel.cache, choice)
+            one = kernel.with_choice(choice)
             try:
                 one.prepare(batch)
             except KernelError as error:
@@ -98,7 +99,9 @@ def measure_kernels(
             stream.seconds(launch)
             fetch(outputs)
             _require_written(shape, choice, *outputs)
-            measured[choice] = 1e6 * median(stream.seconds(launch) for _ in range(repeats or REPEATS)) / steps
+            replay = stream.captured(launch)
+            stream.seconds(replay)
+            measured[choice] = 1e6 * median(stream.seconds(replay) for _ in range(repeats or REPEATS)) / steps
             if report is not None:
                 report(choice, measured[choice])
     ranked = dict(sorted(measured.items(), key=lambda item: item[1]))
