@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from wavernn_trt.plugins.sequence_plan import NUMBER_BYTES
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES
 from wavernn_trt.runtime.vocoder import VocoderConfig
 from wavernn_trt.scripts.bench.ceilings import COPY, GPU_COPY, LIBRARIES, gpu_product
 from wavernn_trt.scripts.bench.timings import Measurement, Timing
 
-_BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in NUMBER_BYTES.items()}}
+_BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in WEIGHT_BYTES.items()}}
 """Of a weight."""
 Rounds = Sequence[Sequence[float]]
 """For each round, a figure at each batch."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wavernn_trt.scripts.bench.ceilings import COPY, GPU, LIBRARIES, Ceilings
+from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.runtime.vocoder import VocoderConfig, shipped_voice
+from wavernn_trt.scripts.bench.ceilings import COPY, GPU, GPU_COPY, LIBRARIES, Ceilings
 from wavernn_trt.scripts.bench.device_limits import DeviceLimits
 from wavernn_trt.scripts.bench.memory_copy import MemoryCopy, largest_cache
+from wavernn_trt.scripts.bench.report import reduce
+from wavernn_trt.scripts.bench.timings import Measurement, Timing
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -56,3 +60,18 @@ def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
     limits._target.zero_()
     assert limits.bytes_per_second() > 1e5
     assert torch.equal(limits._target, limits._source)
+
+
+def test_every_precision_of_weights_has_a_report() -> None:
+    directory = open_model_directory(shipped_voice())
+    shipped = VocoderConfig(directory.path, directory.model, directory.audio)
+    rounds = [[1e10], [2e10]]
+    names = (*LIBRARIES, COPY, "gpu fp16 product", GPU_COPY)
+    timings = [
+        Timing("cuda", 1, 100, 50, "gpu", precision, elapsed=[1.0, 2.0]) for precision in ("fp16", "bf16", "fp8")
+    ]
+    report = reduce(shipped, Measurement(timings, [1], {}, dict.fromkeys(names, rounds), [], {}), with_numpy=True)
+    fp16, bf16, fp8 = report["results"]
+    assert bf16["share_of_limit"] is None
+    assert fp8["share_of_limit"] == fp16["share_of_limit"] > 0
+    assert fp8["weight_bytes_a_step"] == fp16["weight_bytes_a_step"] / 2
