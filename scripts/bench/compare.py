@@ -14,10 +14,13 @@ from typing import Any, Literal
 LEAST = 0.05
 """A change that is never called one, whatever the repeats say: two runs differ by some per cent for no reason."""
 SPREADS = 3
-FEWEST = 3
-"""Repeats of a run, for its spread to mean anything."""
-SAME_LIMIT = 0.10
-"""By which the limits of two runs may differ, for their speeds to be compared as they are."""
+FEWEST = 5
+"""Repeats of a run: three of normal errors lie close together by chance often enough for false alarms."""
+COARSEST = 0.25
+"""A change that repeats may hide, and their rows still be called the same."""
+SAME_LIMIT = LEAST
+"""By which the limits of two runs may differ, for their speeds to be compared as they are: by more, and a slower
+machine alone would be a regression."""
 _TO_DEVIATION = 1.4826
 """From a median absolute deviation to the standard deviation of normal errors."""
 
@@ -26,7 +29,8 @@ RULE = f"""\
 and refuses others. A row (a backend or peer at a batch) is SLOWER if its median lies below the
 old one by more than {100 * LEAST:.0f} % and by more than {SPREADS} times both runs' spreads added up; faster,
 likewise. A run's spread is {_TO_DEVIATION} times the median absolute deviation of its repeats (of a job:
-of its eight parts, while utterances waited); it takes {FEWEST} repeats.
+of its eight parts, while utterances waited); it takes {FEWEST} repeats. Rows whose spreads would
+hide a change of {100 * COARSEST:.0f} % are not called the same: they are not judged.
 What is judged are samples a second, if CPU, cores and GPU are the same and the limits measured
 beside the row differ by less than {100 * SAME_LIMIT:.0f} %. Otherwise the machine, or its state, is another: that
 is said, both speeds are shown, and the shares of the limit are judged. They cancel how fast the
@@ -85,6 +89,8 @@ class Comparison:
     """What differs between the machines, in words."""
     versions: tuple[str, ...]
     """Versions that differ, in words."""
+    others_shares: tuple[float | None, float | None]
+    """Of all cores, that other processes took in each run."""
     rows: tuple[Row, ...]
 
     @property
@@ -118,7 +124,8 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
     before, after = _rates(old), _rates(new)
     keys = [*after, *(key for key in before if key not in after)]
     rows = tuple(_judge(key, before.get(key), after.get(key), another=bool(machine)) for key in keys)
-    return Comparison(machine, tuple(_differences(old["versions"], new["versions"])), rows)
+    versions = tuple(_differences(old["versions"], new["versions"]))
+    return Comparison(machine, versions, (old.get("others_share"), new.get("others_share")), rows)
 
 
 def spread(values: Sequence[float]) -> float:
@@ -155,6 +162,11 @@ def _machine(report: dict[str, Any]) -> dict[str, Any]:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     names = [name for name in old if name in new]
     return [f"{name} {old[name]} -> {new[name]}" for name in names if old[name] != new[name]]
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what an older report did not hold."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
@@ -200,8 +212,7 @@ def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, *, another:
 
     if old is None or new is None:
         return row("not judged", f"only in the {'new' if old is None else 'old'} report")
-    different = [text for text in _differences(old.settings, new.settings) if "None" not in text]
-    if different:
+    if different := list(_differences(_told(old.settings), _told(new.settings))):
         return row("not judged", "; ".join(different))
     fewest = min(len(old.repeats), len(new.repeats))
     if fewest < FEWEST:
@@ -217,4 +228,6 @@ def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, *, another:
     allowed = max(LEAST, SPREADS * (spread(before) + spread(after)) / middle)
     change = now / middle - 1
     verdict: Verdict = "SLOWER" if change < -allowed else "faster" if change > allowed else "same"
+    if verdict == "same" and allowed > COARSEST:
+        return row("not judged", f"repeats waver: they would hide {100 * allowed:.0f} %", basis, now / middle, allowed)
     return row(verdict, "", basis, now / middle, allowed)

@@ -25,6 +25,9 @@ def lay_out_comparison(comparison: Comparison, old: str) -> Iterator[str]:
         yield "THE MACHINE'S SPEED HAS CHANGED, by the limit measured beside: there, shares of it are judged"
     if comparison.versions:
         yield f"versions  {'; '.join(comparison.versions)}"
+    if any(comparison.others_shares):
+        before, after = (_percent(share) for share in comparison.others_shares)
+        yield f"busy      other processes took {before} of all cores, now {after}"
     yield ""
     yield from lay_out_table(_HEAD, [_row(row) for row in comparison.rows])
     slower, faster = (sum(row.verdict == verdict for row in comparison.rows) for verdict in ("SLOWER", "faster"))
