@@ -35,6 +35,8 @@ class LoadedKernels:
         Raises:
             KernelError: there is no compiler, or the driver does not take what it made.
         """
+        if (found := self._kernels.get(name)) is not None:
+            return found  # a launch does not wait until another kernel is compiled
         with self._lock:
             if name not in self._kernels:
                 if file not in self._libraries:

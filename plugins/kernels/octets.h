@@ -37,7 +37,7 @@ public:
     DEVICE int first_row(int set) const { return (sets_.first + set) * PATCH_ROWS; }
     DEVICE int rows(int set) const { return min(PATCH_ROWS, rows_ - first_row(set)); }
 
-    // The patches of a set at some columns. One set behind the last is made of zeros.
+    // The patches of a set at some columns. Sets behind the last are made of zeros.
     DEVICE void read(const Block& block, int set, int column_patch, Patch* octets) const {
 #pragma unroll
         for (int octet = 0; octet < Octets; ++octet) {

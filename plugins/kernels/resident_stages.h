@@ -28,9 +28,8 @@ struct ResidentContext {
     static constexpr int STREAMS = StreamOctets_ * PATCH_ROWS;
     static constexpr int SETS = Sets_;
     static constexpr bool STAMPED = stamped_;
+    // Of gates; of rows three times as many sets meet in the same room.
     using Meeting = MeetingPlace<3 * SETS, STREAM_OCTETS>;
-    // Rows have as much room as gates, in which three times as many sets meet.
-    using RowMeeting = MeetingPlace<3 * SETS, STREAM_OCTETS>;
 
     const Block& block;
     const Group& group;
