@@ -54,7 +54,8 @@ class OpenedBackends:
         """
         self.loads: dict[str, list[float]] = {}
         """Seconds that opening the model took with each."""
-        self._missing, self._precision, self._report = missing, precision, report
+        self._threads, self._precision = threads, precision
+        self._missing, self._report = missing, report
         self._opened: dict[str, Vocoder] = {}
         for _ in range(_LOADS):
             for backend in backends:
@@ -97,7 +98,7 @@ class OpenedBackends:
         if executor.slots == batch:
             return _metered(vocoder, batch)
         try:
-            return _metered(load_backend(vocoder.config.path, backend, None, batch, self._precision), batch)
+            return _metered(load_backend(vocoder.config.path, backend, self._threads, batch, self._precision), batch)
         except UnavailableError as error:
             self._missing[f"{backend}, batch {batch}"] = str(error)
             return None
@@ -108,7 +109,7 @@ class OpenedBackends:
         _speak(vocoder, noise_mel(vocoder, _WARM_UP_SECONDS), batch)
         samples = batch * mel.shape[1] * vocoder.config.audio.hop_length
         precision = precision_of(_metered_executor(vocoder).inner)
-        timing = Timing(backend, batch, samples, vocoder.chunk, place_of(backend), precision)
+        timing = Timing(backend, batch, samples, vocoder.chunk, place_of(backend), precision, vocoder.engine)
         return timing, lambda: _speak(vocoder, mel, batch)
 
 

@@ -22,7 +22,7 @@ def load_backend(
     Args:
         path: its model directory.
         backend: as the command line calls it.
-        threads: CPU threads of a lane; backends on a GPU take none.
+        threads: CPU threads of a lane; of the conditioner for ``cuda``; engines take none.
         batch: streams decoded together; ``None`` is what the backend takes.
         precision: of backends on a GPU; the others have one.
 

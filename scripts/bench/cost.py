@@ -44,6 +44,9 @@ def describe_costs(report: dict[str, Any]) -> list[str]:
     for subject, result in cheapest(report).items():
         batch = f" with batch {result['batch']}" if "batch" in result else ""
         lines.append(f"          {result['cost']:,.2f} {currency} by {subject}{batch}")
+    threads, cores = report["threads"], report["machine"]["usable_cores"]
+    if report["scenario"] == "speed" and threads < cores:
+        lines.append(f"          with threads: {threads} of {cores} cores, and paid for the whole machine")
     return lines
 
 

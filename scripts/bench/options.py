@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
+from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
 from wavernn_trt.scripts.bench.help_text import DESCRIPTION, EPILOG
 from wavernn_trt.scripts.bench.models import STANDARD
@@ -35,6 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Registers the subcommand's parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
+        usage=f"{PROGRAM} bench [--scenario NAME] [--model DIR | --random NAME] [--backend NAMES] [OPTION ...]",
         help="measure speed on this machine, and against others' code",
         description=DESCRIPTION,
         epilog=EPILOG,

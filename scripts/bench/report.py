@@ -90,6 +90,7 @@ def _result(config: VocoderConfig, timing: Timing, measured: Measurement, librar
         "batch": timing.batch,
         "place": timing.place,
         "precision": timing.precision,
+        "engine": timing.engine,
         "samples": timing.samples,
         "chunk_samples": timing.chunk_samples,
         "samples_per_second": median(speeds),

@@ -1,4 +1,23 @@
-"""Reports that ``--json`` wrote: of this schema as they are, of the one before brought up to it."""
+"""Reports that ``--json`` wrote: of this schema as they are, of the one before brought up to it.
+
+Every report (`Circumstances`) has ``schema``, ``scenario``, ``date`` (UTC), ``machine``, ``gpu`` (its state before
+and after, and what held its clocks back), ``others_share`` (of all cores, that other processes took), ``versions``,
+``model``, ``threads``, ``results`` (a row for each backend or peer and batch) and ``missing`` (what was not measured,
+and why); with ``--price`` also ``price`` and a ``cost`` in each row, with ``--compare`` a ``comparison``.
+
+Those of the scenario ``speed`` also have ``repeats``, ``seconds``, ``precision``, ``numpy_threads``, ``peers``,
+``loads`` and the ceilings ``limit``, ``copy``, ``gpu_limit`` and ``gpu_copy``. Their rows:
+
+- ``subject``, ``batch``, ``place`` (``cpu`` or ``gpu``), ``precision``, ``engine``, ``samples`` (of a repeat),
+  ``chunk_samples``;
+- ``samples_per_second`` (the median repeat), ``slowest``, ``fastest``, ``real_time_factor``, ``first_chunk_seconds``,
+  ``chunk_seconds``, ``flops`` (FLOP/s), ``share_of_limit`` with ``shares`` (in each repeat), ``weight_bytes_a_step``,
+  ``weight_bytes_per_second``, ``share_of_copy``, ``times`` (as fast as each peer), ``repeats`` (a `Timing`).
+
+Those of ``batch``, ``stream`` and ``mixed`` are what `measure_batch`, `measure_streams` and `measure_mixed` return.
+Times are seconds, rates are a second's, shares lie between 0 and 1. Within a schema names are added, never taken away
+or given another meaning.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +77,7 @@ def _upgraded(report: dict[str, Any]) -> dict[str, Any]:
         report |= {"copy": None, "gpu_limit": None, "gpu_copy": None, "peers": [_LOOP], "precision": None}
         batches = list(dict.fromkeys(result["batch"] for result in report["results"]))
         for result in report["results"]:
-            result |= _place(result["subject"])
+            result |= {**_place(result["subject"]), "engine": None}
             times = result.pop("times_plain_loop", None)
             result["times"] = {} if times is None else {_LOOP: times}
             result["share_of_copy"] = None

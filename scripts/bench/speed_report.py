@@ -20,7 +20,8 @@ chunk      milliseconds that a chunk of all streams takes in the executor, each 
 limit      share of the matrix product's FLOP/s, copy: share of the memory copy's bytes a second; both measured beside
            it, in the same rounds, on the CPU or GPU that it runs on
 GB/s       the decoder's weights, once a step: weights that stay in a cache may exceed the copy
-x PEER     times as fast as that peer at the same batch\
+x PEER     times as fast as that peer at the same batch; of loop and graphs only the steps are timed, which favours
+           them: mels are conditioned before\
 """
 
 
@@ -40,6 +41,9 @@ def lay_out(report: dict[str, Any]) -> Iterator[str]:
     width = max((len(subject) for subject in report["missing"]), default=0)
     for subject, reason in report["missing"].items():
         yield f"{subject:<{width}}  {reason}"
+    for result in report["results"]:
+        if engine := result.get("engine"):
+            yield f"{result['subject']}, batch {result['batch']}: {engine}"
     yield ""
     yield NOTES
     yield from describe_costs(report)
@@ -78,9 +82,10 @@ def _row(result: dict[str, Any], peers: list[str], *, priced: bool) -> list[str]
 
 
 def _subject(result: dict[str, Any]) -> str:
-    """With its precision where it is not the one that everything has on a CPU, and its place where it is a GPU's."""
-    precision = "" if result["place"] == "cpu" else f" {result['precision']}"
-    return f"{result['subject']}{precision}"
+    """With its place and precision, unless it computes in float32 on the CPU."""
+    told = ["GPU"] * (result["place"] == "gpu") + [result["precision"] or ""] * (result["precision"] != "fp32")
+    where = " ".join(filter(None, told))
+    return f"{result['subject']} ({where})" if where else str(result["subject"])
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -37,7 +37,9 @@ class Timing:
     """Of each stream, that are decoded at a time; ``None`` for peers."""
     place: Place = "cpu"
     precision: str = "fp32"
-    """Of the matrix products' operands: `Precision`, or ``fp64``."""
+    """Of the weights: `WeightPrecision`, or ``fp64``."""
+    engine: str | None = None
+    """The plan or kernel that a backend on a GPU runs; ``None`` for the others."""
     elapsed: list[float] = field(default_factory=list)
     """Seconds of each repeat, from mels in hand to waveforms."""
     first_chunk: list[float] = field(default_factory=list)

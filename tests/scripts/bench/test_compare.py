@@ -191,11 +191,13 @@ def test_the_command_exits_1_where_something_is_slower_and_keeps_the_comparison(
     new = speed_report(times(0.5))
     new["results"] += speed_report(times(2), subject="torch")["results"]
     new["versions"]["onnxruntime"] = "1.1"
+    new["others_share"] = 0.3
     files["new"].write_text(json.dumps(new))
     code, out, err = bench("--from", files["new"], "--compare", files["old"], "--json", files["both"])
     assert code == 1
     assert "error: slower than" in err
     assert "onnxruntime 1.0 -> 1.1" in out
+    assert "other processes took - of all cores, now 30.0 %" in out
     assert "1 slower, 0 faster, 1 of 2 judged" in out
     kept = json.loads(files["both"].read_text())["comparison"]
     assert kept["with"] == "old.json"

@@ -44,6 +44,9 @@ def test_an_engine_is_measured_with_the_batches_that_it_takes(
     held = {result["subject"]: result for result in report["results"]}
     assert (held["tensorrt-rtx"]["place"], held["tensorrt-rtx"]["precision"]) == ("gpu", "fp16")
     assert held["tensorrt-rtx"]["weight_bytes_a_step"] == held["onnxruntime"]["weight_bytes_a_step"] / 2
+    assert held["onnxruntime"]["engine"] is None
+    assert f"tensorrt-rtx, batch 4: {held['tensorrt-rtx']['engine']}" in out
+    assert "tensorrt-rtx (GPU fp16)" in out
     assert held["tensorrt-rtx"]["share_of_limit"] is held["tensorrt-rtx"]["share_of_copy"] is None
     assert report["missing"]["gpu limit"].startswith("not measured: torch")
     assert {result["chunk_samples"] for result in report["results"] if result["subject"] == "tensorrt-rtx"} == {40}
