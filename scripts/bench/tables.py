@@ -26,7 +26,7 @@ DESCRIPTION = "Writes the README's table of speeds from the results that are pub
 _WIDTH = 118
 _LOOP = SUBJECTS["loop"]
 _OWN = {
-    "univoc": "univoc {version}'s `Vocoder.generate`, which takes one stream",
+    "univoc": "univoc {version}'s `Vocoder.generate` (one stream at a time)",
     "torchaudio": "torchaudio {version}'s `WaveRNN.infer`",
 }
 _HEAD = (
@@ -117,8 +117,9 @@ def lay_out(reports: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
-    own = [result["times"][peer] for peer in _OWN if peer in result["times"]]
-    loop = result["times"].get(_LOOP)
+    places = {other["subject"]: other["place"] for other in report["results"]}
+    beside = {peer: ratio for peer, ratio in result["times"].items() if places[peer] == result["place"]}
+    own = [beside[peer] for peer in _OWN if peer in beside]
     precision = "" if result["place"] == "cpu" else f" {result['precision']}"
     return (
         name,
@@ -127,7 +128,7 @@ def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str
         f"{result['samples_per_second']:,.0f} ({result['slowest']:,.0f} … {result['fastest']:,.0f})",
         f"{result['real_time_factor']:.2f}",
         _milliseconds(result["first_chunk_seconds"]),
-        _times(loop),
+        _times(beside.get(_LOOP)),
         _times(own[0] if own else None),
         "-" if result["share_of_limit"] is None else f"{100 * result['share_of_limit']:.0f} %",
     )
@@ -138,15 +139,14 @@ def _caption(reports: Sequence[dict[str, Any]]) -> str:
     days = sorted({datetime.fromisoformat(report["date"]).strftime("%Y-%m-%d") for report in reports})
     repeats = _range([report["repeats"] for report in reports])
     own = [
-        text.format(version=report["versions"].get(peer))
+        text.format(version=_several(dict.fromkeys(report["versions"][peer] for report in having)))
         for peer, text in _OWN.items()
-        for report in reports[:1]
-        if any(peer in other["peers"] for other in reports)
+        if (having := [report for report in reports if peer in report["peers"]])
     ]
     sentences = [
         f"Measured on {machines} on {_several(days)} (UTC): medians of {repeats} repeats.",
         _others(reports),
-        "*Loop* is the plain PyTorch loop that the projects themselves generate with"
+        "*Loop* is a plain PyTorch loop over the model's own modules, as the projects themselves generate"
         + (f"; *own code* is {_several(own)}, with the same weights." if own else "."),
         "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
         "precision), of which the share that was reached is told.",
@@ -191,8 +191,10 @@ def _model(report: dict[str, Any]) -> str:
 def _command(report: dict[str, Any]) -> str:
     model = f" --random {report['model']['random']}" if report["model"]["random"] else ""
     batches = ",".join(map(str, dict.fromkeys(result["batch"] for result in report["results"])))
+    backends = ",".join(report["loads"])
+    precision = f" --precision {report['precision']}" if report["precision"] else ""
     time = f"--repeats {report['repeats']} --seconds {report['seconds']}"
-    return f"`bench{model} --threads {report['threads']} --batch {batches} {time}`"
+    return f"`bench{model} --backend {backends}{precision} --threads {report['threads']} --batch {batches} {time}`"
 
 
 def _milliseconds(seconds: float) -> str:

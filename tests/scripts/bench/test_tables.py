@@ -74,6 +74,21 @@ def test_every_backend_s_row_is_there_with_its_figures() -> None:
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 118
 
 
+def test_ratios_are_shown_to_peers_that_computed_at_the_same_place_only(results: Path) -> None:
+    (report, *_) = read_results(results)
+    for result in report["results"]:
+        result["place"] = "gpu" if result["subject"] == "onnxruntime" else "cpu"
+    rows = [line for line in lay_out([report]) if "| onnxruntime" in line]
+    assert rows
+    assert not any(" x |" in row for row in rows)
+
+
+def test_the_caption_says_how_to_measure_the_same(results: Path) -> None:
+    (report, *_) = read_results(results)
+    backends = ",".join(report["loads"])
+    assert f"--backend {backends} --threads {report['threads']} " in " ".join(lay_out([report]))
+
+
 def test_the_caption_says_what_else_ran(results: Path) -> None:
     for report in read_results(results):
         share = report["others_share"]
