@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.targets import Device
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class ChoiceTable:
@@ -31,13 +32,19 @@ class ChoiceTable:
     def find(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device
     ) -> Mapping[Choice, float]:
-        """Microseconds of a step by choice, fastest first; empty where nothing was measured, or by other kernels."""
+        """Microseconds of a step by choice, fastest first; empty where nothing was measured, or by other kernels.
+
+        Those of a kernel that failed are infinite: it is not to be tried again.
+        """
         path, key = self._entry(shape, precision, batch, device)
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             if told["key"] != key:
                 return {}
-            found = {Choice(str(one["kernel"]), int(one["groups"])): float(one["step_us"]) for one in told["measured"]}
+            found = {
+                Choice(str(one["kernel"]), int(one["groups"])): math.inf if one["failed"] else float(one["step_us"])
+                for one in told["measured"]
+            }
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         known = {choice: time for choice, time in found.items() if choice.kernel in KERNELS}
@@ -51,13 +58,16 @@ class ChoiceTable:
         device: Device,
         measured: Mapping[Choice, float],
     ) -> Path:
-        """Writes what was measured, in microseconds of a step.
+        """Writes what was measured, in microseconds of a step; see `find`.
 
         Raises:
             OSError: the folder cannot be written.
         """
         path, key = self._entry(shape, precision, batch, device)
-        rows = [{**dataclasses.asdict(choice), "step_us": time} for choice, time in measured.items()]
+        rows = [
+            {**dataclasses.asdict(choice), "failed": math.isinf(time), "step_us": None if math.isinf(time) else time}
+            for choice, time in measured.items()
+        ]
         what = {"key": key, "device": device.name, "precision": precision, "batch": batch, "measured": rows}
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self._folder, prefix=f".{path.name}.", delete=False) as file:

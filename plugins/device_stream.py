@@ -1,8 +1,9 @@
-"""Device memory, a stream, and how long something takes on it by CUDA's own events."""
+"""Device memory, a stream, graphs of its work, and how long that takes by CUDA's own events."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -48,12 +49,7 @@ class DeviceStream:
 
     def captured(self, work: Work) -> Work:
         """The same as a CUDA graph, launched on whatever stream; it lives as long as this stream."""
-        mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-        driver.call("cuStreamBeginCapture", self._stream, mode)
-        work(self.handle)
-        (graph,) = driver.call("cuStreamEndCapture", self._stream)
-        (executable,) = driver.call("cuGraphInstantiate", graph, 0)
-        driver.call("cuGraphDestroy", graph)
+        executable = capture(self.handle, work)
         self._graphs.append(executable)
         return lambda stream: _launch(executable, stream)
 
@@ -68,6 +64,45 @@ class DeviceStream:
         for event in self._events:
             driver.release("cuEventDestroy", event)
         driver.release("cuStreamDestroy", self._stream)
+
+
+def capture(handle: int, work: Work) -> Any:
+    """Keeps what ``work`` gives to a stream as an executable graph, which is the caller's to give back.
+
+    Args:
+        handle: the stream's.
+        work: what to keep; is given the handle.
+
+    Raises:
+        KernelError: the driver refuses what was called meanwhile.
+    """
+    # Other threads may allocate meanwhile: only this one's calls are held to what a capture allows.
+    mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
+    with _no_garbage_collection():
+        driver.call("cuStreamBeginCapture", handle, mode)
+        try:
+            work(handle)
+        except BaseException:
+            driver.release("cuStreamEndCapture", handle)  # the stream is useless until it is ended
+            raise
+        (graph,) = driver.call("cuStreamEndCapture", handle)
+    try:
+        (executable,) = driver.call("cuGraphInstantiate", graph, 0)
+    finally:
+        driver.release("cuGraphDestroy", graph)
+    return executable
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Leaves what somebody has left where it is: to free device memory in a thread that captures spoils the capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _launch(executable: Any, stream: int) -> None:

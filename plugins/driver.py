@@ -124,15 +124,21 @@ _CODES_OF_FOREIGN_CUBINS = ("INVALID_IMAGE", "INVALID_PTX", "INVALID_SOURCE", "N
 
 
 def clear(address: int, size: int, stream: int) -> None:
-    """Puts zeros at a device address, in the stream's order.
+    """Puts zeros at a device address, in the stream's order; as `fill`."""
+    fill(address, 0, size, stream)
+
+
+def fill(address: int, word: int, size: int, stream: int) -> None:
+    """Puts the same 32 bits everywhere at a device address, in the stream's order.
 
     Args:
         address: a multiple of 4.
+        word: the 32 bits.
         size: bytes, a multiple of 4.
         stream: a stream's handle.
     """
     driver = _driver()
-    call("cuMemsetD32Async", driver.CUdeviceptr(address), 0, size // 4, driver.CUstream(stream))
+    call("cuMemsetD32Async", driver.CUdeviceptr(address), word, size // 4, driver.CUstream(stream))
 
 
 def copy(source: int, destination: int, size: int, stream: int) -> None:
@@ -164,6 +170,13 @@ def call(name: str, *arguments: Any) -> tuple[Any, ...]:
         _, words = driver.cuGetErrorString(status)
         raise KernelError(f"{name} failed with {status.name}: {(words or b'no description').decode()}")
     return tuple(results)
+
+
+def is_lost() -> bool:
+    """Whether an error inside a kernel has ended the current context: every call fails from then on."""
+    driver = _driver()
+    (status,) = driver.cuCtxSynchronize()
+    return bool(status != driver.CUresult.CUDA_SUCCESS)
 
 
 def release(name: str, *arguments: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wavernn_trt.export.operators import Precision, SequenceShape
@@ -67,7 +68,7 @@ class GruCellKernel:
 
 
 class SequenceKernel:
-    """``WaveRNNSequencePlugin``'s kernels: one launch is all steps of a chunk, by the kernel that is fastest for it."""
+    """``WaveRNNSequencePlugin``'s kernels: `launch` is all steps of a chunk, by the kernel that is fastest for it."""
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class SequenceKernel:
         self.shape, self.precision = shape, precision
         self._choice = choice
         self._kernels = KernelsByDevice(precision, cache)
+        self._measured: dict[tuple[Device, int], Mapping[Choice, float]] = {}
         self._ready: dict[tuple[Device, int], tuple[Choice, Any]] = {}
         self._lock = threading.Lock()
 
@@ -162,17 +164,27 @@ class SequenceKernel:
         form = form_of(choice.kernel)
         form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream)
 
-    def forget(self) -> None:
-        """Chooses anew at the next call, since something was measured."""
+    def learn(self, device: Device, batch: int, measured: Mapping[Choice, float]) -> None:
+        """Chooses by what was measured from the next call on, whether or not the cache could keep it.
+
+        Args:
+            device: where it was measured.
+            batch: B.
+            measured: see `wavernn_trt.plugins.choice_table.ChoiceTable.find`.
+        """
         with self._lock:
-            self._ready.clear()
+            self._measured[device, batch] = measured
+            self._ready.pop((device, batch), None)
 
     def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
         kernels = self._kernels.on_current_device()
-        with self._lock:
-            if (kernels.device, batch) not in self._ready:
-                self._ready[kernels.device, batch] = self._choose(kernels, batch)
-            return kernels, *self._ready[kernels.device, batch]
+        key = kernels.device, batch
+        # Without the lock first: one batch is launched while kernels for another are compiled.
+        if (ready := self._ready.get(key)) is None:
+            with self._lock:
+                if (ready := self._ready.get(key)) is None:
+                    ready = self._ready[key] = self._choose(kernels, batch)
+        return kernels, *ready
 
     def _choose(self, kernels: LoadedKernels, batch: int) -> tuple[Choice, Any]:
         """The first of the wanted kernels that the device holds."""
@@ -184,8 +196,15 @@ class SequenceKernel:
             plan = form.plan(self.shape, self.precision, batch, device, self._choice)
             form.check(kernels, plan)
             return self._choice, plan
-        plans = dict(candidates(self.shape, self.precision, batch, device))
-        measured = ChoiceTable(self.cache.folder).find(self.shape, self.precision, batch, device)
+        measured = self._measured.get((device, batch))
+        if measured is None:
+            measured = ChoiceTable(self.cache.folder).find(self.shape, self.precision, batch, device)
+        failed = [choice for choice, time in measured.items() if math.isinf(time)]
+        plans = {
+            choice: plan
+            for choice, plan in candidates(self.shape, self.precision, batch, device)
+            if choice not in failed
+        }
         order = [choice for choice in measured if choice in plans]
         order += sorted(plans, key=lambda choice: estimate(self.shape, self.precision, batch, plans[choice], device))
         refused = None
@@ -198,7 +217,8 @@ class SequenceKernel:
             source = f"{measured[choice]:.2f} us a step, measured" if choice in measured else "not measured yet"
             logger.info("batch %d on %s: %s (%s)", batch, device.name, choice, source)
             return choice, plans[choice]
-        reasons = "; ".join(refusals(self.shape, self.precision, batch, device))
+        failures = [f"{choice}: it failed here when it was timed" for choice in failed]
+        reasons = "; ".join([*refusals(self.shape, self.precision, batch, device), *failures])
         raise refused or KernelError(
             f"no kernel decodes this model in {self.precision} on {device.name} (sm_{device.sm}): {reasons}. Build the "
             "cell form of it (--form cell), or take another precision"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import random_operand
 from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.targets import Device
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ REPEATS = 5
 """Of each, after one that counts for nothing."""
 PRUNED = 6.0
 """What is estimated to take so many times as long as the best is not measured."""
+_UNWRITTEN = 0xFFFFFFFF
+"""What outputs hold before a chunk: as an integer -1, which is no class, and as a float no number."""
 
 
 def measure_kernels(
@@ -45,7 +49,8 @@ def measure_kernels(
     """Times the kernels that can decode a batch on the current device, and lets ``kernel`` take the fastest.
 
     The chunks read random numbers; what they write is looked at, so that a kernel which computes nothing does not win.
-    What is timed is a CUDA graph of a chunk, as lanes replay it.
+    What is timed is a CUDA graph of a chunk, as lanes replay it. A kernel that fails is noted in the cache, and not
+    tried again: whoever calls next measures the others.
 
     Args:
         kernel: of the model; its cache keeps the result, for every process that uses the cache.
@@ -61,7 +66,8 @@ def measure_kernels(
         Microseconds a step by kernel, fastest first.
 
     Raises:
-        KernelError: there is no GPU, a kernel fails on it, or what it wrote is no chunk.
+        KernelError: there is no GPU, a kernel fails on it, or what it wrote is no chunk; says which kernel, and whether
+            the process can still use the GPU.
     """
     shape, precision, steps = kernel.shape, kernel.precision, steps or STEPS
     _, device = driver.current_device()
@@ -69,10 +75,13 @@ def measure_kernels(
     sizes: dict[int | str, int] = {"B": batch, "T": steps, "W": window}
     inputs = [random_operand(shape, operand, sizes, random, precision) for operand in shape.chunk_inputs()]
     outputs = [
-        np.full([int(sizes.get(size, size)) for size in operand.shape], -1, operand.kind)
+        np.zeros([int(sizes.get(size, size)) for size in operand.shape], operand.kind)
         for operand in shape.outputs_of_node()
     ]
-    plans = dict(candidates(shape, precision, batch, device))
+    table = ChoiceTable(kernel.cache.folder)
+    known = table.find(shape, precision, batch, device)
+    failed = {choice: time for choice, time in known.items() if math.isinf(time)}
+    plans = {choice: plan for choice, plan in candidates(shape, precision, batch, device) if choice not in failed}
     estimates = {choice: estimate(shape, precision, batch, plan, device) for choice, plan in plans.items()}
     least = min(estimates.values(), default=0.0)
     measured: dict[Choice, float] = {}
@@ -96,33 +105,48 @@ def measure_kernels(
             def launch(handle: int, one: SequenceKernel = one) -> None:
                 one.launch(batch, steps, window, pointers, workspace, handle)
 
-            stream.seconds(launch)
-            fetch(outputs)
-            _require_written(shape, choice, *outputs)
-            replay = stream.captured(launch)
-            stream.seconds(replay)
-            measured[choice] = 1e6 * median(stream.seconds(replay) for _ in range(repeats or REPEATS)) / steps
+            try:
+                for address, array in zip(addresses[len(inputs) :], outputs, strict=True):
+                    driver.fill(address, _UNWRITTEN, array.nbytes, stream.handle)
+                stream.seconds(launch)
+                fetch(outputs)
+                _require_written(shape, *outputs)
+                replay = stream.captured(launch)
+                stream.seconds(replay)
+                times = [stream.seconds(replay) for _ in range(repeats or REPEATS)]
+            except KernelError as error:
+                way_out = (
+                    "This process cannot use the GPU any more: start it again" if driver.is_lost() else "Try again"
+                )
+                if "OUT_OF_MEMORY" not in str(error):  # which is no fault of the kernel's
+                    _keep(table, kernel, batch, device, {**failed, choice: math.inf})
+                    way_out += f"; it decodes with another kernel then, as noted in {kernel.cache.folder}"
+                raise KernelError(f"{choice} failed when it was timed: {error}. {way_out}") from error
+            measured[choice] = 1e6 * median(times) / steps
             if report is not None:
                 report(choice, measured[choice])
     ranked = dict(sorted(measured.items(), key=lambda item: item[1]))
-    try:
-        ChoiceTable(kernel.cache.folder).keep(shape, precision, batch, device, ranked)
-    except OSError as error:
-        logger.warning("what was measured is not kept (%s): it will be measured again", error.strerror)
-    kernel.forget()
+    _keep(table, kernel, batch, device, {**ranked, **failed})
     return ranked
 
 
-def _require_written(
-    shape: SequenceShape, choice: Choice, samples: NDArray[Any], previous: NDArray[Any], hidden: NDArray[Any]
+def _keep(
+    table: ChoiceTable, kernel: SequenceKernel, batch: int, device: Device, measured: Mapping[Choice, float]
 ) -> None:
+    """Tells the kernel, and every process to come where the table can be written."""
+    kernel.learn(device, batch, measured)
+    try:
+        table.keep(kernel.shape, kernel.precision, batch, device, measured)
+    except OSError as error:
+        logger.warning("what was measured is not kept (%s): it will be measured again", error.strerror)
+
+
+def _require_written(shape: SequenceShape, samples: NDArray[Any], previous: NDArray[Any], hidden: NDArray[Any]) -> None:
     """Raises a `KernelError` where a chunk left what was there before, or numbers that are none."""
-    if shape.output == "categorical":
-        written = bool((samples >= 0).all() and (samples < shape.outputs).all())
-    else:
-        written = bool((np.abs(samples) <= 1).all()) and not bool((samples == -1).all())
-    if not written or not np.isfinite(hidden).all() or not np.isfinite(previous).all():
-        raise KernelError(f"{choice}: the chunk that was timed has samples that cannot be, or NaN")
+    within = (samples >= 0) & (samples < shape.outputs) if shape.output == "categorical" else np.abs(samples) <= 1
+    fed = previous == samples[:, -1] if shape.label_feedback else np.abs(previous) <= 1
+    if not within.all() or not fed.all() or not np.isfinite(hidden).all():
+        raise KernelError("its chunk has samples or states that cannot be")
 
 
 def is_measured(kernel: SequenceKernel, batch: int) -> bool:
@@ -132,4 +156,5 @@ def is_measured(kernel: SequenceKernel, batch: int) -> bool:
         KernelError: there is no GPU.
     """
     _, device = driver.current_device()
-    return bool(ChoiceTable(kernel.cache.folder).find(kernel.shape, kernel.precision, batch, device))
+    measured = ChoiceTable(kernel.cache.folder).find(kernel.shape, kernel.precision, batch, device)
+    return any(math.isfinite(time) for time in measured.values())

@@ -7,12 +7,10 @@ has none. Which of the two made a stream does not matter to the driver.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from wavernn_trt.plugins import driver
+from wavernn_trt.plugins import device_stream, driver
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device import Device
 
@@ -73,21 +71,7 @@ def capture(device: Device, handle: int, work: Callable[[], None]) -> CudaGraph:
     Raises:
         KernelError: the driver refuses what was called meanwhile.
     """
-    # Other threads may allocate meanwhile: only this one's calls are held to what a capture allows.
-    mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
-    with _no_garbage_collection():
-        driver.call("cuStreamBeginCapture", handle, mode)
-        try:
-            work()
-        except BaseException:
-            driver.release("cuStreamEndCapture", handle)  # the stream is useless until it is ended
-            raise
-        (graph,) = driver.call("cuStreamEndCapture", handle)
-    try:
-        (executable,) = driver.call("cuGraphInstantiate", graph, 0)
-    finally:
-        driver.release("cuGraphDestroy", graph)
-    return CudaGraph(device, executable)
+    return CudaGraph(device, device_stream.capture(handle, lambda _: work()))
 
 
 def launch(graph: Any, handle: int) -> None:
@@ -109,15 +93,3 @@ def memory_is_full(size: int, free: int, total: int) -> VocoderError:
         f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end what else "
         "runs there ('nvidia-smi' shows it), or decode fewer streams together (--batch)"
     )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Leaves what a failed lane has left where it is: to free memory in a thread that captures spoils the capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
