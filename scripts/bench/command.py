@@ -13,7 +13,7 @@ from typing import Any
 
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.bench import options
-from wavernn_trt.scripts.bench.names import ON_CPU
+from wavernn_trt.scripts.bench.names import BACKENDS, ON_CPU
 from wavernn_trt.scripts.bench.progress import say, silent
 
 _CURRENCY = "USD"
@@ -29,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, or reads what was measured, and prints.
 
     Returns:
-        0; or 1 where an utterance failed or differs from the same utterance alone, or something became slower.
+        0; or 1 where no backend could be measured, an utterance failed or differs from the same utterance alone, or
+        something became slower.
 
     Raises:
         ValueError: a mistake in the arguments, or reports that cannot be compared.
@@ -57,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     finally:  # what was measured is kept, even where it cannot be compared
         _write(report, arguments)
     if not sound:
-        print(f"{PROGRAM}: error: not everything was spoken, or not as it is alone; see the report", file=sys.stderr)
+        spoken = any(result["subject"] in BACKENDS for result in report["results"])
+        what = "not everything was spoken, or not as it is alone" if spoken else "no backend could be measured"
+        print(f"{PROGRAM}: error: {what}; see the report", file=sys.stderr)
     if slower:
         print(f"{PROGRAM}: error: slower than {arguments.compare}; see the table", file=sys.stderr)
     return int(slower or not sound)
@@ -72,7 +75,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         if arguments.scenario == "speed":
             from wavernn_trt.scripts.bench.speed import measure_speed
 
-            measured, sound = measure_speed(arguments, path, report, numpy_limited=numpy_limited), True
+            measured = measure_speed(arguments, path, report, numpy_limited=numpy_limited)
+            sound = any(result["subject"] in BACKENDS for result in measured["results"])
         else:
             from wavernn_trt.scripts.bench.scenarios import is_sound, measure_scenario
 

@@ -1,4 +1,4 @@
-"""The best that plain PyTorch does with a model's modules on a GPU: many steps as one CUDA graph.
+"""A model's modules on a GPU with what PyTorch offers against its own overhead: many steps as one CUDA graph.
 
 Its own fused GRU cell, weights in any precision, and samples drawn with noise made before (the Gumbel trick), which
 takes one addition and one argmax. Nothing is folded or hoisted: each step takes the whole input product, as the

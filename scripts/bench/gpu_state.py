@@ -1,7 +1,8 @@
-"""What nvidia-smi tells of the first GPU: its name, clocks, temperature, power, and what holds it back."""
+"""What nvidia-smi tells of the GPU in use: its name, clocks, temperature, power, and what holds it back."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ _PATIENCE = 20.0
 
 
 def read_gpu() -> dict[str, Any] | None:
-    """The first GPU's state by the names of `FIELDS`, ``None`` for what it does not tell; ``None`` without nvidia-smi.
+    """The GPU's state by the names of `FIELDS`, ``None`` for what it does not tell; ``None`` without nvidia-smi.
 
     Numbers are numbers; ``reasons`` is a list of what holds the clocks back, idleness apart.
     """
@@ -55,6 +56,8 @@ def read_gpu() -> dict[str, Any] | None:
 
 def query_gpu(fields: Sequence[str]) -> dict[str, str] | None:
     """What nvidia-smi says to some fields, with units; those that it does not know or tell are left out.
+
+    It knows nothing of ``CUDA_VISIBLE_DEVICES``: the first GPU of those, or of all, is asked for.
 
     ``None`` where it is not there, does not answer, or finds no GPU.
     """
@@ -82,13 +85,18 @@ def describe_gpu(before: dict[str, Any] | None, after: dict[str, Any] | None) ->
 
 
 def _ask(program: str, fields: Sequence[str]) -> dict[str, str] | None:
-    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={_first_gpu()}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return None
     values = [value.strip() for value in done.stdout.strip().split(",")]
     return dict(zip(fields, values, strict=True)) if done.returncode == 0 and len(values) == len(fields) else None
+
+
+def _first_gpu() -> str:
+    """The number or UUID of the GPU that a process uses unless told otherwise."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
 
 
 def _number(text: str | None) -> float | None:

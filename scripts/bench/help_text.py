@@ -46,7 +46,8 @@ examples:
 comparing:
 """
 _CODES = """\
-exit codes: 0 measured; 1 an utterance failed, or differs from the same alone, or something is slower
-than in the report compared with; 2 wrong usage, or nothing of two reports could be compared
+exit codes: 0 measured; 1 no backend could be measured, an utterance failed or differs from the same
+alone, or something is slower than in the report compared with; 2 wrong usage, or nothing of two
+reports could be compared
 """
 EPILOG = f"{_EXAMPLES}{RULE}\n{_CODES}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,14 +62,14 @@ class MachineWatch:
 
     @staticmethod
     def _read() -> tuple[float, float, float] | None:
-        """Seconds of all cores together: all, busy, and this process's."""
+        """Seconds of all cores together: all, busy, and this process's with those of its children that ended."""
         try:
             words = Path("/proc/stat").read_text().splitlines()[0].split()
             user, nice, system, idle, waiting, *rest = (int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9])
         except (OSError, ValueError, IndexError):
             return None
         busy = user + nice + system + sum(rest)
-        return busy + idle + waiting, busy, time.process_time()
+        return busy + idle + waiting, busy, sum(os.times()[:4])
 
 
 def _cpu_model() -> str:

@@ -118,3 +118,5 @@ def test_the_cuda_backend_is_measured_or_reported_with_its_reason(
     assert report["missing"]["cuda"].startswith("not measured: ")
     assert [result["subject"] for result in report["results"]] == ["onnxruntime"]
     assert report["precision"] == "fp16"
+    code, report, _ = reported(*SMALL, "--backend", "cuda", "--batch", "1")
+    assert (code, report["results"]) == (1, [])

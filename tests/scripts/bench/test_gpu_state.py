@@ -51,6 +51,18 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return put
 
 
+@pytest.mark.parametrize(("visible", "asked"), [("", "0"), ("3,1", "3"), ("GPU-8f", "GPU-8f")])
+def test_the_gpu_that_cuda_shows_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, asked: str
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\nfor word; do case $word in --id=*) echo "${word#--id=}";; esac; done\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert query_gpu(["name"]) == {"name": asked}
+
+
 def test_clocks_power_and_what_holds_them_back_are_read(smi: Callable[..., None]) -> None:
     smi(TOLD)
     assert read_gpu() == {
