@@ -123,7 +123,9 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
     machine = tuple(_differences(_machine(old), _machine(new)))
     before, after = _rates(old), _rates(new)
     keys = [*after, *(key for key in before if key not in after)]
-    rows = tuple(_judge(key, before.get(key), after.get(key), another=bool(machine)) for key in keys)
+    rows = tuple(
+        _judge(key, before.get(key), after.get(key), new["missing"].get(key[0]), another=bool(machine)) for key in keys
+    )
     versions = tuple(_differences(old["versions"], new["versions"]))
     return Comparison(machine, versions, (old.get("others_share"), new.get("others_share")), rows)
 
@@ -191,7 +193,7 @@ def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
     return rates
 
 
-def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, *, another: bool) -> Row:
+def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, missing: str | None, *, another: bool) -> Row:
     subject, batch = key
 
     def row(verdict: Verdict, reason: str = "", basis: Basis | None = None, *numbers: float) -> Row:
@@ -210,8 +212,10 @@ def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, *, another:
             reason,
         )
 
-    if old is None or new is None:
-        return row("not judged", f"only in the {'new' if old is None else 'old'} report")
+    if old is None:
+        return row("not judged", "only in the new report")
+    if new is None:
+        return row("not judged", "only in the old report" + (f"; now {missing}" if missing else ""))
     if different := list(_differences(_told(old.settings), _told(new.settings))):
         return row("not judged", "; ".join(different))
     fewest = min(len(old.repeats), len(new.repeats))

@@ -165,6 +165,8 @@ def test_rows_are_compared_only_with_their_like() -> None:
     old, new = speed_report(), speed_report(batch=1)
     reasons = {row.batch: row.reason for row in compare(old, new).rows}
     assert reasons == {1: "only in the new report", 8: "only in the old report"}
+    new["missing"] = {"onnxruntime": "not measured: it is broken"}
+    assert compare(old, new).rows[1].reason == "only in the old report; now not measured: it is broken"
     new = speed_report()
     new["results"][0]["chunk_samples"] = 1024
     assert only(compare(old, new)).reason == "chunk_samples 320 -> 1024"
