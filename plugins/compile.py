@@ -18,7 +18,7 @@ from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins.compilers import OPTIONS, Compiler, find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
-from wavernn_trt.plugins.targets import TARGETS
+from wavernn_trt.plugins.targets import TARGETS, TENSOR_CORES_FROM
 
 KernelFile = Literal["gru_cell", "sequence", "resident", "stepped"]
 WEIGHTS: Mapping[KernelFile, tuple[WeightPrecision, ...]] = {
@@ -28,7 +28,7 @@ WEIGHTS: Mapping[KernelFile, tuple[WeightPrecision, ...]] = {
     "stepped": ("fp16", "bf16", "fp8"),
 }
 """What weights the kernels of each file multiply."""
-TENSOR_CORES: Mapping[KernelFile, int] = {"resident": 80, "stepped": 80}
+TENSOR_CORES: Mapping[KernelFile, int] = {"resident": TENSOR_CORES_FROM, "stepped": TENSOR_CORES_FROM}
 """The first compute capability of the files that not every GPU runs."""
 SOURCES = Path(__file__).parent / "kernels"
 _NUMBERS: dict[WeightPrecision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "fp8": "E4M3"}
@@ -91,7 +91,7 @@ class KernelCache:
         entry = self.folder / f"{file}_{precision}_sm{target}_{key[:16]}.cubin"
         found = _read(entry, key)
         if found is None:
-            with _locked(entry):
+            with locked(entry):
                 found = _read(entry, key)  # another process may have compiled it in the meantime
                 if found is None:
                     done = self.compiler.compile(SOURCES / f"{file}.cu", _defines(precision), target)
@@ -183,7 +183,12 @@ def _write(entry: Path, key: str, cubin: bytes, log: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(entry: Path) -> Iterator[None]:
+def locked(entry: Path) -> Iterator[None]:
+    """Waits until no other process or thread holds the lock beside a file, and holds it.
+
+    Raises:
+        KernelError: filelock is missing, or the folder cannot be written.
+    """
     try:
         import filelock
     except ImportError as error:

@@ -10,8 +10,7 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.resident_plan import FIRST_TARGET
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import TENSOR_CORES_FROM, Device
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def refusal_by_tensor_cores(precision: WeightPrecision, device: Device) -> str |
     """Why tensor cores do not multiply weights of a precision on a device, if so."""
     if precision == "fp32":
         return "tensor cores have no fp32"
-    if device.sm < FIRST_TARGET:
-        return f"it needs compute capability {FIRST_TARGET / 10:.1f}, and {device.name} has {device.sm / 10:.1f}"
+    if device.sm < TENSOR_CORES_FROM:
+        return f"it needs compute capability {TENSOR_CORES_FROM / 10:.1f}, and {device.name} has {device.sm / 10:.1f}"
     return None
 
 

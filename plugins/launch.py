@@ -164,6 +164,12 @@ class SequenceKernel:
         form = form_of(choice.kernel)
         form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream)
 
+    def forget(self) -> None:
+        """Chooses anew at the next call, by what the cache then holds: another process has measured."""
+        with self._lock:
+            self._measured.clear()
+            self._ready.clear()
+
     def learn(self, device: Device, batch: int, measured: Mapping[Choice, float]) -> None:
         """Chooses by what was measured from the next call on, whether or not the cache could keep it.
 
@@ -213,6 +219,8 @@ class SequenceKernel:
                 form_of(choice.kernel).check(kernels, plans[choice])
             except KernelError as error:
                 refused = refused or error
+                # What was fastest and no longer runs is worth a word: who is slower now would not know why.
+                logger.log(logging.WARNING if choice in measured else logging.DEBUG, "not %s: %s", choice, error)
                 continue
             source = f"{measured[choice]:.2f} us a step, measured" if choice in measured else "not measured yet"
             logger.info("batch %d on %s: %s (%s)", batch, device.name, choice, source)

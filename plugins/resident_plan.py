@@ -17,8 +17,6 @@ from wavernn_trt.plugins.targets import Device
 
 PATCH_ROWS, PATCH_COLUMNS = 8, 32
 """Rows, or streams, and columns that a tensor core's operands come in; see kernels/patch.h."""
-FIRST_TARGET = 80
-"""The first compute capability whose tensor cores take these operands."""
 _SUMS_BYTES = 4 * PATCH_ROWS * PATCH_ROWS
 _GATES_BYTES = 32 * PATCH_ROWS * PATCH_ROWS
 """Of a set of eight units' waiting gates with eight streams; kernels/resident_stages.h, WaitingGates."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 TARGETS = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (10 * major + minor) that ship compiled where all are asked for."""
+TENSOR_CORES_FROM = 80
+"""The first compute capability whose tensor cores take the operands of kernels/patch.h."""
 REGISTERS_PER_MULTIPROCESSOR = 65536
 """32-bit registers; the same on every target."""
 REGISTERS_PER_THREAD = 255

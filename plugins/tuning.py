@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,6 +16,7 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.choice import candidates, estimate
 from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.compile import locked
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device, scratch
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
@@ -147,6 +148,17 @@ def _require_written(shape: SequenceShape, samples: NDArray[Any], previous: NDAr
     fed = previous == samples[:, -1] if shape.label_feedback else np.abs(previous) <= 1
     if not within.all() or not fed.all() or not np.isfinite(hidden).all():
         raise KernelError("its chunk has samples or states that cannot be")
+
+
+@contextlib.contextmanager
+def measuring_alone(kernel: SequenceKernel) -> Iterator[None]:
+    """Waits for other processes that measure: at once, each would time what the others leave of the GPU."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(kernel.cache.folder / "measuring"))
+        except KernelError as error:  # of a folder that cannot be written, in which nothing is kept either
+            logger.debug("measuring beside others: %s", error)
+        yield
 
 
 def is_measured(kernel: SequenceKernel, batch: int) -> bool:

@@ -14,7 +14,7 @@ from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.tuning import STEPS, is_measured, measure_kernels
+from wavernn_trt.plugins.tuning import STEPS, is_measured, measure_kernels, measuring_alone
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 if TYPE_CHECKING:
@@ -78,16 +78,20 @@ class KernelPlan:
         return f"{choice.kernel}_{self.precision}" + (f"_groups{choice.groups}" if choice.groups > 1 else "")
 
     def _measure(self) -> None:
-        logger.info("measuring which kernel is fastest here for %d streams; it is kept", self.slots)
-        addresses = [[buffer.address for buffer in buffers] for buffers in (self.weights, self.scales)]
-        measure_kernels(
-            self.kernel,
-            self.slots,
-            *addresses,
-            window=self.window,
-            steps=min(self.steps, STEPS),
-            report=lambda choice, time: logger.info("%s: %.2f us a step", choice, time),
-        )
+        with measuring_alone(self.kernel):
+            if is_measured(self.kernel, self.slots):  # by whoever was waited for
+                self.kernel.forget()
+                return
+            logger.info("measuring which kernel is fastest here for %d streams; it is kept", self.slots)
+            addresses = [[buffer.address for buffer in buffers] for buffers in (self.weights, self.scales)]
+            measure_kernels(
+                self.kernel,
+                self.slots,
+                *addresses,
+                window=self.window,
+                steps=min(self.steps, STEPS),
+                report=lambda choice, time: logger.info("%s: %.2f us a step", choice, time),
+            )
 
     def context(self, *, one_shape: bool) -> KernelContext:
         """See `Plan`."""
