@@ -128,8 +128,8 @@ class Vocoder:
             batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, 32 for
                 ``cuda``, and for an engine as many as it can.
             threads: CPU threads of a lane; ``None`` leaves it to the backend, with as many lanes as suit the machine.
-            precision: ``fp32``, ``fp16`` or ``bf16``, on a GPU: ``None`` takes the engine that was used last, and for
-                ``cuda`` what suits the GPU.
+            precision: ``fp32``, ``fp16``, ``bf16`` or, for ``cuda`` only, ``fp8`` (of weights alone), on a GPU:
+                ``None`` takes the engine that was used last, and for ``cuda`` what suits the GPU.
             cache: the folder with the engines' plans; ``None`` is the user's own.
             limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
             probe: whether to have the model speak its probe first, and to refuse it if that is not what it was.

@@ -4,7 +4,8 @@
 // whole or not at all. Who wants it looks until the stamp is there: no barrier, and one way through the second-
 // level cache instead of three. A word may be overwritten two steps later: whoever writes it then has read what
 // every block of the group wrote in the step between, and each of them wrote that behind its last look at the old
-// word. Memory must hold no stamp of a step to come: it is cleared before each launch.
+// word. Those accesses are relaxed: what orders them is that every word is computed from those that were looked at,
+// and __syncthreads inside a block. Memory must hold no stamp of a step to come: it is cleared before each launch.
 //
 // Plain, a word is only itself, and takes half of the room and of the traffic; a barrier of the group has to stand
 // between writing and reading it.

@@ -19,7 +19,7 @@ class ModelKey:
     version: str | None = None
     """``None`` is the newest."""
     precision: WeightPrecision | None = None
-    """Of an engine; ``None`` is that of the engine that was used last."""
+    """On a GPU; ``None`` is that of the engine that was used last, and for ``cuda`` what suits the GPU."""
     backend: str = "auto"
     """As for `Vocoder.load`."""
 

@@ -162,7 +162,8 @@ def test_what_was_measured_to_be_fastest_is_taken(device: Device, cache: KernelC
     assert kernel.choice(2).kernel == "resident_stamped_8"  # of this batch nothing is known
     room.value = 0
     with pytest.raises(KernelError, match=r"needs \d+ blocks of"):
-        SequenceKernel(CHUNK.shape, "fp16", cache).plan(3)
+        SequenceKernel(CHUNK.shape, "fp16", cache, GENERAL).plan(3)
+    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for nobody
 
 
 def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
