@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hidden := sorted(skipped - ran):
         reporter.write_line(f"every test was skipped in: {', '.join(hidden)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def host_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library of the CUDA kernels built for this machine, once for all processes of pytest-xdist."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not on PATH; the kernels' host build needs it")
+    filelock = pytest.importorskip("filelock", reason="several processes share the kernels' host build")
+    from wavernn_trt.scripts.gpu.runners import host_library
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with filelock.FileLock(folder / "host_build.lock"):
+        return host_library(folder / "host_build")
 
 
 TINY_MELS = 20

@@ -31,7 +31,7 @@ from wavernn_trt.scripts.gpu.models import (
 )
 from wavernn_trt.scripts.gpu.parts import PARTS, Part
 from wavernn_trt.scripts.gpu.report import lay_out
-from wavernn_trt.scripts.gpu.runners import HostRunner, host_library
+from wavernn_trt.scripts.gpu.runners import HostRunner
 from wavernn_trt.scripts.gpu.supervisor import run_part
 from wavernn_trt.scripts.gpu.tasks import Finding, Gate, MissingError, Outcome, Settings, Task, lost, proved
 from wavernn_trt.scripts.gpu.worker import run
@@ -42,11 +42,9 @@ needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ builds t
 
 
 @pytest.fixture(scope="module")
-def host_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def host_folder(host_build: Path) -> Path:
     """With the kernels' host build."""
-    folder = tmp_path_factory.mktemp("host")
-    host_library(folder)
-    return folder
+    return host_build.parent
 
 
 @needs_gxx

@@ -25,9 +25,9 @@ def gxx() -> str:
 
 
 @pytest.fixture(scope="session")
-def host_kernels(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
+def host_kernels(host_build: Path) -> HostKernels:
     """With one thread a warp."""
-    return HostKernels(build_host_kernels(tmp_path_factory.mktemp("host") / "kernels.so"))
+    return HostKernels(host_build)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,12 @@ from ctypes.util import find_library
 import pytest
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.choice import candidates
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
 
 SHAPES = small_shapes()
@@ -50,17 +51,26 @@ def test_a_chunk_is_the_reference(
 ) -> None:
     case = SequenceCase(SHAPES[model], precision, batch, steps=12)
     inputs = case.inputs()
-    for kernel in ("sequence",) if precision == "fp32" else KERNELS:
-        found = device_kernels.sequence(case, inputs, choice=Choice(kernel), captured=captured)
-        assert case.excess(found, inputs) <= 1, kernel
+    for choice in choices(case, groups=1):
+        found = device_kernels.sequence(case, inputs, choice=choice, captured=captured)
+        assert case.excess(found, inputs) <= 1, choice
 
 
 @pytest.mark.gpu
 def test_groups_of_blocks_share_the_streams_out(device_kernels: DeviceKernels) -> None:
     case = SequenceCase(SHAPES["two layers, skip, values"], "fp16", 9)
     inputs = case.inputs()
-    for kernel in KERNELS:
-        assert case.excess(device_kernels.sequence(case, inputs, choice=Choice(kernel, 2)), inputs) <= 1, kernel
+    for choice in choices(case, groups=2):
+        assert case.excess(device_kernels.sequence(case, inputs, choice=choice), inputs) <= 1, choice
+
+
+def choices(case: SequenceCase, groups: int) -> list[Choice]:
+    """Every kernel that can run a case on the device, in so many groups of blocks."""
+    _, device = driver.current_device()
+    every = [choice for choice, _ in candidates(case.shape, case.precision, case.batch, device)]
+    found = [choice for choice in every if choice.groups == groups]
+    assert {"sequence", "resident_plain_16"} <= {choice.kernel for choice in found} or case.precision == "fp32"
+    return found
 
 
 def test_without_a_gpu_the_error_says_what_is_missing() -> None:

@@ -19,8 +19,6 @@ import pytest
 
 from wavernn_trt.plugins.compile import WEIGHTS
 from wavernn_trt.plugins.forms import KERNELS
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.scripts.gpu.runners import library_name
 
 pytest.importorskip("cuda.bindings.driver", reason="the driver is called through cuda-bindings")
 pytest.importorskip("filelock", reason="kernels are compiled into a cache that it locks")
@@ -30,7 +28,7 @@ HERE = Path(__file__).parent
 
 def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
     """But for blocks too many to be threads here; of the chunks a part, since they take longest."""
-    chosen = "not 896 and not 1030 and (not chunk or fp16 and captured)"
+    chosen = "not 896 and not 1030 and (not chunk or fp16 and captured and (mixture or labels))"
     expect_all_passed(
         pretended_gpu, HERE / "test_on_gpu.py", HERE.parent / "test_operations.py", "-m", "gpu", "-k", chosen
     )
@@ -64,11 +62,8 @@ def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str
     expect_all_passed({**pretended_gpu, **preloaded}, HERE / "pretended" / "pycuda_cases.py")
 
 
-def test_the_gpu_command_describes_the_device(
-    pretended_gpu: dict[str, str], host_kernels: HostKernels, tmp_path: Path
-) -> None:
-    (tmp_path / "host").mkdir()
-    shutil.copy(host_kernels.path, tmp_path / "host" / library_name())  # else it would build the same again
+def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], host_build: Path, tmp_path: Path) -> None:
+    shutil.copytree(host_build.parent, tmp_path / "host")  # else it would build the same again
     run(pretended_gpu, "-m", "wavernn_trt.scripts.gpu", "--only", "environment", "--out", tmp_path)
     findings = json.loads((tmp_path / "gpu.json").read_text())["findings"]
     text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block, driver of CUDA 13.0"

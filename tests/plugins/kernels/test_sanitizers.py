@@ -35,20 +35,20 @@ print("all as expected")
 
 @pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
 def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
-    done = run_sanitized(tmp_path, gxx, sanitizer, library, CODE)
+    done = run_sanitized(tmp_path, gxx, sanitizer, library, CODE, copy_sources(tmp_path))
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip() == "all as expected"
 
 
 def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     """Without the one between the first layer and what reads its state."""
-    sources = shutil.copytree(SOURCES, tmp_path / "kernels")
+    sources = copy_sources(tmp_path)
     text = (sources / "sequence.h").read_text()
     stage = "        gru_stage<0, Streams>(c, step);\n        group.sync(block);\n"
     assert stage in text
     (sources / "sequence.h").write_text(text.replace(stage, stage.splitlines()[0] + "\n"))
     code = CODE.split("for batch, size")[0] + (
-        "case = SequenceCase(small_shapes()['gaussian'], steps=30)\n"
+        "case = SequenceCase(small_shapes()['gaussian'], 'bf16', steps=30)\n"
         "inputs = case.inputs()\n"
         "for _ in range(500):\n"  # the first race ends it; a busy machine may run threads in step for a while
         "    kernels.sequence(case, inputs, blocks=3)\n"
@@ -56,6 +56,24 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", code, sources)
     assert done.returncode == 66
     assert "data race" in done.stderr
+
+
+def copy_sources(folder: Path) -> Path:
+    """The kernels' sources, host_sequence.cpp with what is run here alone: it is compiled quickly."""
+    sources = shutil.copytree(SOURCES, folder / "kernels")
+    lines = ['#include "gru_cell.h"', '#include "sequence.h"', "using namespace wavernn;"]
+    for function, arguments, kernel in (
+        ("gru_cell", "GruArguments", "gru_cell<Half"),
+        ("sequence", "SequenceArguments", "sequence<BFloat16"),
+    ):
+        lines.append(
+            f'extern "C" int wavernn_{function}(const {arguments}* a, int, int tile, int blocks, int warps, int bytes)'
+            " {\n    run_grid(blocks, warps, static_cast<std::size_t>(bytes), [&](const Block& b) {\n"
+            f"        tile == 1 ? {kernel}, 1>(b, *a) : tile == 4 ? {kernel}, 4>(b, *a) : {kernel}, 8>(b, *a);\n"
+            "    });\n    return 0;\n}"
+        )
+    (sources / "host_sequence.cpp").write_text("\n".join(lines) + "\n")
+    return sources
 
 
 def run_sanitized(

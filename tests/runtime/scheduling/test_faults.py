@@ -94,7 +94,7 @@ def test_a_lane_that_never_opens_is_left_behind(
         return lane(streams)
 
     monkeypatch.setattr(held, "lane", hangs_once)
-    vocoder = speak(1, hang_seconds=0.05)
+    vocoder = speak(1, hang_seconds=0.5)
     found = vocoder.submit(Request(mel_of(1))).result(PATIENCE / 2)
     assert np.array_equal(found, plain.vocode(mel_of(1)))
     assert vocoder.statistics().lost_lanes == 1

@@ -184,7 +184,7 @@ def test_reports_from_before_chunks_were_timed_can_be_drawn(report: dict[str, An
 
 def test_the_published_picture_can_be_drawn_again(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    published = Path(bench_plot.__file__).parent / "results" / "lj-small-cpu.json"
+    published = Path(__file__).resolve().parents[3] / "scripts" / "bench" / "results" / "lj-small-cpu.json"
     assert bench("--from", published, "--plot", tmp_path / "again.png") == (0, "", "")
     assert (tmp_path / "again.png").stat().st_size > 10_000
 

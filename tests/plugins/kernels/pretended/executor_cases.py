@@ -391,5 +391,5 @@ def test_the_command_line_vocodes_with_it(tmp_path: Path, capsys: pytest.Capture
     command = ["vocode", tmp_path / "mel.npy", "-o", tmp_path / "a.wav", "--backend", "cuda"]
     assert main([*map(str, command), "--precision", "bf16", "--batch", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["backend"], report["engine"]) == ("cuda", "sequence_bf16_sm90")
+    assert (report["backend"], report["engine"]) == ("cuda", "resident_stamped_8_bf16_sm90")
     assert (tmp_path / "a.wav").exists()
