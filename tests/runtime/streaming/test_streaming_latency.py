@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from statistics import median
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.vocoder import Vocoder
 
 TARGET = 0.06
-"""Seconds from a mel to its first frame of 20 ms, on one free core."""
+"""Seconds from a mel to its first frame of 20 ms, on one free core that multiplies matrices at `USUAL_FLOPS`."""
+USUAL_FLOPS = 100e9
+"""Of a float32 matrix product, in a second of one core."""
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,18 @@ def speaker(voice: ModelDirectory) -> Iterator[Vocoder]:
         yield vocoder
 
 
+@pytest.fixture
+def slowness() -> float:
+    """How many times slower a core is now than a usual one, by a matrix product; 1 for faster ones."""
+    factor = np.random.default_rng(0).random((512, 512), np.float32)
+    taken = []
+    for _ in range(15):
+        start = time.process_time()  # of all threads together
+        factor @ factor
+        taken.append(time.process_time() - start)
+    return max(1.0, USUAL_FLOPS / (2 * 512**3 / max(median(taken), 1e-4)))
+
+
 def mel_of(vocoder: Vocoder, seconds: float) -> np.ndarray:
     audio = vocoder.config.audio
     frames = round(seconds * audio.sample_rate / audio.hop_length)
@@ -29,7 +44,7 @@ def mel_of(vocoder: Vocoder, seconds: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seconds", [1, 7, 20])
-def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, seconds: int) -> None:
+def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, slowness: float, seconds: int) -> None:
     mel, elapsed, worked = mel_of(speaker, seconds), [], []
     for seed in range(4):
         start, work = time.perf_counter(), time.process_time()
@@ -37,16 +52,16 @@ def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, 
             assert len(stream.read()) == 320
             elapsed.append(time.perf_counter() - start)
             worked.append(time.process_time() - work)
-    assert min(worked) < TARGET
-    assert min(elapsed) < 5 * TARGET
+    assert min(worked) < TARGET * slowness
+    assert min(elapsed) < 5 * TARGET * slowness
 
 
-def test_speech_takes_one_core_less_than_it_lasts(speaker: Vocoder) -> None:
+def test_speech_takes_one_core_less_than_it_lasts(speaker: Vocoder, slowness: float) -> None:
     seconds, work = 3, time.process_time()
     with speaker.stream(mel_of(speaker, seconds), encoding="int16", dither=True) as stream:
         samples = sum(len(frame) for frame in stream.frames_view())
     assert samples == seconds * speaker.sample_rate
-    assert time.process_time() - work < seconds
+    assert time.process_time() - work < seconds * slowness
     assert stream.overruns == 0
     assert stream.underruns == 0
 
