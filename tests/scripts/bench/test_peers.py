@@ -172,4 +172,5 @@ def test_peers_take_their_turn_in_every_round(bench: Callable[..., tuple[int, st
     assert "x univoc" in out
     code, out, _ = bench(*sizes, "--peers", "none", "-q")
     assert code == 0
-    assert "loop" not in out
+    assert "pytorch loop" not in out
+    assert "x loop" not in out
