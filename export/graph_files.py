@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
+from onnx import TensorProto, helper
 
 from wavernn_trt.export.networks import IR_VERSION, OPSET
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, MATERIALISE_OPERATOR
 from wavernn_trt.export.rewrite.gru_function import gru_function
 from wavernn_trt.export.rewrite.materialise_rows import materialise_function
 from wavernn_trt.export.rewrite.precision import ONNX_TYPES
+from wavernn_trt.export.rewrite.rounded_products import ORT_DOMAIN
 
 _EXTERNAL_FROM_BYTES = 1024
 _ALIGNMENT = 64
+_OPSET_OF_FP8 = 19
+"""The first that quantises to fp8."""
 
 
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
@@ -28,7 +31,9 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
             if attribute.HasField("g"):
                 del attribute.g.value_info[:]
     del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", OPSET))
+    model.opset_import.append(helper.make_opsetid("", _opset(model)))
+    if any(node.domain == ORT_DOMAIN for node in _nodes(model.graph)):
+        model.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
     if any(node.domain == DOMAIN for node in model.graph.node):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     cell = next((node for node in model.graph.node if node.op_type == GRU_OPERATOR), None)
@@ -74,10 +79,25 @@ def write_models(folder: Path, models: Mapping[str, onnx.ModelProto], weights: s
         (folder / name).write_bytes(model.SerializeToString())
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    fp8 = TensorProto.FLOAT8E4M3FN
+    constants = any(tensor.data_type == fp8 for tensor in _initializers(model.graph))
+    casts = any(node.op_type == "Cast" and node.attribute[0].i == fp8 for node in _nodes(model.graph))
+    return _OPSET_OF_FP8 if constants or casts else OPSET
+
+
 def _initializers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    found = list(graph.initializer)
+    return [tensor for part in _graphs(graph) for tensor in part.initializer]
+
+
+def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    return [node for part in _graphs(graph) for node in part.node]
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those inside its nodes."""
+    yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                found += _initializers(attribute.g)
-    return found
+                yield from _graphs(attribute.g)

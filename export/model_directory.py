@@ -1,7 +1,8 @@
 """The model directory: the one thing that export hands on.
 
 =====================  ==========================================================================================
-``config.json``        schema version, model sizes, audio settings, decoder shapes, where it came from
+``config.json``        schema version, model sizes, audio settings, decoder shapes, where it came from, and for a
+                       quantised model which products are rounded to what
 ``conditioner.onnx``   mel [B, n_mels, N] -> conditioning [B, N + 2 * margin, columns], hoisted products included
 ``decoder.onnx``       ``steps`` steps of the decoder, unrolled, every shape static: what TensorRT builds from
 ``decoder_loop.onnx``  the same step in a loop, any batch and any number of steps: what ONNX Runtime runs
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, from_json, require, to_json
+from wavernn_trt.export.quantization import Quantization
 
 CONFIG = "config.json"
 CONDITIONER = "conditioner.onnx"
@@ -75,6 +77,8 @@ class ModelDirectory:
     """Where the model came from: checkpoint name and SHA-256, exporter version."""
     upsampling: NDArray[np.float32] | None
     """float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``."""
+    quantization: Quantization | None = None
+    """What the decoder's products are rounded to; ``None`` where nothing is."""
 
     def file(self, name: str) -> Path:
         """The path of one of the directory's files."""
@@ -88,16 +92,23 @@ def window_rows(model: ModelConfig, audio: AudioConfig, steps: int) -> int:
 
 
 def write_config(
-    path: Path, model: ModelConfig, audio: AudioConfig, decoder: DecoderShape, source: dict[str, Any]
+    path: Path,
+    model: ModelConfig,
+    audio: AudioConfig,
+    decoder: DecoderShape,
+    source: dict[str, Any],
+    quantization: Quantization | None = None,
 ) -> None:
     """Writes ``config.json`` into a directory under construction."""
-    values = {
+    values: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model": to_json(model),
         "audio": to_json(audio),
         "decoder": {"steps": decoder.steps, "batch": decoder.batch, "window": decoder.window},
         "source": source,
     }
+    if quantization is not None:
+        values["quantization"] = quantization.to_json()
     (path / CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
@@ -147,6 +158,10 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
         model = from_json(ModelConfig, values.get("model"), "model")
         audio = from_json(AudioConfig, values.get("audio"), "audio")
         decoder = from_json(DecoderShape, values.get("decoder"), "decoder")
+        quantization = None
+        if values.get("quantization") is not None:
+            quantization = Quantization.from_json(values["quantization"])
+            quantization.check(model)
     except ConfigError as error:
         raise ModelDirectoryError(f"{path / CONFIG}: {error}") from None
     source = values.get("source")
@@ -161,7 +176,8 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
             raise ModelDirectoryError(
                 f"{path / UPSAMPLING}: found {upsampling.dtype} {upsampling.shape}, expected float32 {expected}"
             )
-    return ModelDirectory(path, model, audio, decoder, source if isinstance(source, dict) else {}, upsampling)
+    source = source if isinstance(source, dict) else {}
+    return ModelDirectory(path, model, audio, decoder, source, upsampling, quantization)
 
 
 def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:

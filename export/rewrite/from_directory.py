@@ -12,10 +12,13 @@ import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.networks import Networks, Row
+from wavernn_trt.export.rewrite.rounded_products import restore_products
 
 
 def read_networks(directory: ModelDirectory) -> Networks:
     """The conditioner and the step with its conditioning hoisted, as the rewriting passes left them.
+
+    Quantised products come as plain ones in float32, whose weights are rounded.
 
     Raises:
         ModelDirectoryError: the loop is not one that this exporter writes.
@@ -27,6 +30,8 @@ def read_networks(directory: ModelDirectory) -> Networks:
         raise ModelDirectoryError(f"{path}: found {len(scans)} Scan nodes, expected one; export the checkpoint again")
     (scan,) = scans
     step = scan.attrs["body"].copy()
+    if directory.quantization is not None:
+        restore_products(step)
     tensors = step.tensors()
     hidden = [f"hidden_{layer}" for layer in range(directory.model.layers)]
     outputs = ["sample", "next_previous", *(f"next_{name}" for name in hidden), "logits"]

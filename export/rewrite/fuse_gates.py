@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import onnx_graphsurgeon as gs
 
@@ -14,12 +15,13 @@ class PatternError(ValueError):
     """A graph that does not have the shape a pass rewrites: names the node and what was expected there."""
 
 
-def fuse_gates(networks: Networks, input_sizes: tuple[int, ...]) -> Networks:
-    """Fuses every GRU cell of the step.
+def fuse_gates(networks: Networks, input_sizes: tuple[int, ...], unfused: Collection[int] = ()) -> Networks:
+    """Fuses the GRU cells of the step.
 
     Args:
         networks: with the input products already apart from the recurrent ones.
         input_sizes: of each layer, noted on its node.
+        unfused: layers to leave as they are.
 
     Raises:
         PatternError: the step's cells are not those of `wavernn_trt.export.families.gru.GRUCell`.
@@ -30,8 +32,9 @@ def fuse_gates(networks: Networks, input_sizes: tuple[int, ...]) -> Networks:
         raise PatternError(
             f"found {len(cells)} Tanh nodes in the step, expected one for each of {len(input_sizes)} GRUs"
         )
-    for new, input_size in zip(cells, input_sizes, strict=True):
-        _fuse(step, new, input_size)
+    for layer, (new, input_size) in enumerate(zip(cells, input_sizes, strict=True)):
+        if layer not in unfused:
+            _fuse(step, new, input_size)
     step.cleanup().toposort()
     return dataclasses.replace(networks, step=step)
 

@@ -1,0 +1,84 @@
+"""From a model directory to one whose products are rounded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from wavernn_trt.export.model_directory import (
+    CHECKPOINT,
+    PROBE,
+    DecoderShape,
+    ModelDirectory,
+    open_model_directory,
+    window_rows,
+    write_config,
+    write_manifest,
+)
+from wavernn_trt.export.new_directory import check_sizes, new_directory, refuse_to_replace, write_graphs
+from wavernn_trt.export.quantization import LARGEST, Quantization
+from wavernn_trt.export.rewrite.explicit_quantization import quantize_products
+from wavernn_trt.export.rewrite.from_directory import read_networks
+from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.rounded_products import round_products
+
+
+def quantize(
+    directory: ModelDirectory,
+    quantization: Quantization,
+    out_dir: str | Path,
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+    overwrite: bool = False,
+) -> ModelDirectory:
+    """Writes a model directory with rounded products, which every executor and ``build`` take.
+
+    Its loops compute as `wavernn_trt.export.rewrite.rounded_products` says, its ``decoder.onnx`` as
+    `wavernn_trt.export.rewrite.explicit_quantization` does. The trained weights come along as they were.
+
+    Args:
+        directory: a verified model directory, not quantised.
+        quantization: which products, and how.
+        out_dir: the directory to make. It appears whole or not at all.
+        steps: of the unrolled decoder; as many as the directory's by default.
+        batch: likewise.
+        overwrite: replace ``out_dir`` if it is a model directory.
+
+    Raises:
+        ModelDirectoryError: ``out_dir`` exists and may not be replaced, or the directory's graphs are not this
+            exporter's.
+        ValueError: nothing to quantise, products that the model does not have, or a directory that is quantised.
+    """
+    out_dir, model = Path(out_dir), directory.model
+    if directory.quantization is not None:
+        raise ValueError(f"{directory.path} is quantised already; quantise the directory that it was made from")
+    if not quantization.products:
+        raise ValueError("every product is kept in float32: nothing is left to quantise")
+    quantization.check(model)
+    steps, batch = steps or directory.decoder.steps, batch or directory.decoder.batch
+    check_sizes(steps, batch)
+    refuse_to_replace(out_dir, overwrite=overwrite)
+    networks = read_networks(directory)
+    loops = round_products(networks, model, quantization)
+    unrolled = fuse_gates(
+        quantize_products(networks, model, quantization), model.input_sizes, unfused=quantized_layers(quantization)
+    )
+    shape = DecoderShape(steps, batch, window_rows(model, directory.audio, steps))
+    with new_directory(out_dir, overwrite=overwrite) as building:
+        write_graphs(building, loops, unrolled, model, shape, directory.upsampling)
+        for name in (CHECKPOINT, PROBE):
+            if directory.file(name).exists():
+                shutil.copyfile(directory.file(name), building / name)
+        write_config(building, model, directory.audio, shape, directory.source, quantization)
+        write_manifest(building)
+    return open_model_directory(out_dir)
+
+
+def quantized_layers(quantization: Quantization) -> set[int]:
+    """The GRU layers whose recurrent product TensorRT must see: a fused cell would hide it."""
+    return {
+        int(name.removeprefix("recurrent_"))
+        for name, product in quantization.products.items()
+        if name.startswith("recurrent_") and product.grid in LARGEST
+    }

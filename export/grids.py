@@ -1,0 +1,83 @@
+"""Rounding to the grids of quantised products, in numpy: what executors compute, and what they are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.quantization import LARGEST, Grid, Product
+
+FloatArray = NDArray[np.float32]
+
+_TYPES: dict[Grid, Any] = {
+    "fp16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "int8": np.int8,
+    "fp8": ml_dtypes.float8_e4m3fn,
+}
+
+
+def channel_scales(weight: NDArray[Any], grid: Grid) -> FloatArray:
+    """What a weight's rows are divided by before they are rounded.
+
+    Args:
+        weight: [outputs, inputs], finite.
+        grid: ``int8`` or ``fp8``.
+
+    Returns:
+        float32 [outputs], positive.
+    """
+    largest = np.abs(np.asarray(weight, np.float32)).max(axis=1, initial=0.0)
+    return np.where(largest > 0, largest / np.float32(LARGEST[grid]), 1).astype(np.float32)
+
+
+def encode(values: NDArray[Any], scales: NDArray[Any] | float, grid: Grid) -> NDArray[Any]:
+    """The nearest numbers of a scaled grid, ties to even, what is beyond it clipped.
+
+    Args:
+        values: finite.
+        scales: broadcast against them.
+        grid: ``int8`` (clipped to -128, as ONNX and TensorRT do, though scales keep to 127) or ``fp8``.
+
+    Returns:
+        The values' shape, int8 or float8_e4m3fn.
+    """
+    scaled = np.asarray(values, np.float32) / np.asarray(scales, np.float32)
+    if grid == "int8":
+        return np.clip(np.rint(scaled), -128, 127).astype(np.int8)
+    return np.clip(scaled, -LARGEST[grid], LARGEST[grid]).astype(_TYPES[grid])
+
+
+def encode_weight(weight: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], FloatArray]:
+    """A weight's codes [outputs, inputs] and its scales [outputs]; rounding a rounded weight gives the same codes.
+
+    Raises:
+        ValueError: NaN or infinity among the weights.
+    """
+    if not np.isfinite(np.asarray(weight, np.float32)).all():
+        raise ValueError("found NaN or infinity among the weights; export a sound checkpoint")
+    scales = channel_scales(weight, grid)
+    return encode(weight, scales[:, None], grid), scales
+
+
+def round_weight(weight: NDArray[Any], product: Product) -> FloatArray:
+    """A weight [outputs, inputs] as a product has it, float32."""
+    if product.grid not in LARGEST:
+        return np.asarray(weight, np.float32).astype(_TYPES[product.grid]).astype(np.float32)
+    codes, scales = encode_weight(weight, product.grid)
+    rounded: FloatArray = codes.astype(np.float32) * scales[:, None]
+    return rounded
+
+
+def round_activations(values: NDArray[Any], product: Product) -> FloatArray:
+    """Activations as a product has them, float32; the same array where it leaves them as they are."""
+    if product.weights_only:
+        return values
+    if product.grid not in LARGEST:
+        return np.asarray(values, np.float32).astype(_TYPES[product.grid]).astype(np.float32)
+    scale = float(np.float32(product.scale))
+    rounded: FloatArray = encode(values, scale, product.grid).astype(np.float32) * np.float32(scale)
+    return rounded

@@ -1,0 +1,138 @@
+"""Writing a model directory so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.graph_files import to_model, write_models
+from wavernn_trt.export.model_directory import (
+    CONDITIONER,
+    DECODER,
+    DECODER_LOOP,
+    MANIFEST,
+    TEACHER_FORCED,
+    UPSAMPLING,
+    WEIGHTS,
+    DecoderShape,
+    ModelDirectoryError,
+)
+from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
+from wavernn_trt.export.rewrite.unroll import unroll
+
+
+@contextmanager
+def new_directory(out_dir: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Gives a folder to write into, beside where the model directory is to be; on success it is moved there.
+
+    Args:
+        out_dir: the directory to make.
+        overwrite: replace it if it is a model directory.
+
+    Raises:
+        ModelDirectoryError: it exists and may not be replaced.
+    """
+    out_dir = out_dir.resolve()
+    refuse_to_replace(out_dir, overwrite=overwrite)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    try:
+        yield building
+        _open_permissions(building)
+        _move_into_place(building, out_dir)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def check_sizes(steps: int, batch: int) -> None:
+    """Refuses sizes of an unrolled decoder that are not positive integers.
+
+    Raises:
+        ValueError: names the one.
+    """
+    for name, value in (("steps", steps), ("batch", batch)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: found {value!r}, expected an integer, at least 1")
+
+
+def write_graphs(
+    folder: Path,
+    loops: Networks,
+    unrolled: Networks,
+    model: ModelConfig,
+    shape: DecoderShape,
+    upsampling: NDArray[Any] | None,
+) -> None:
+    """Writes the graphs and their weights, each file checked.
+
+    Args:
+        folder: under construction.
+        loops: whose steps are what ONNX Runtime runs.
+        unrolled: whose steps are what TensorRT builds from.
+        model: the configuration, with the conditioning's groups as the networks have them.
+        shape: of the unrolled decoder.
+        upsampling: float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``.
+    """
+    models = {
+        DECODER: to_model(unroll(unrolled, model, steps=shape.steps, batch=shape.batch, window=shape.window)),
+        DECODER_LOOP: to_model(free_running_loop(loops, model)),
+        TEACHER_FORCED: to_model(teacher_forced_loop(loops, model)),
+    }
+    write_models(folder, models, WEIGHTS)
+    onnx.save(to_model(loops.conditioner), folder / CONDITIONER)
+    for name in (*models, CONDITIONER):
+        onnx.checker.check_model(str(folder / name), full_check=True)
+    if upsampling is not None:
+        np.save(folder / UPSAMPLING, upsampling.astype(np.float32))
+
+
+def refuse_to_replace(out_dir: Path, *, overwrite: bool) -> None:
+    """Refuses a place that is taken, before work is done for it.
+
+    Raises:
+        ModelDirectoryError: something is there that may not be replaced.
+    """
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    if not (out_dir / MANIFEST).is_file():
+        raise ModelDirectoryError(f"{out_dir} exists and is not a model directory; choose another place with -o")
+    if not overwrite:
+        raise ModelDirectoryError(f"{out_dir} exists; choose another place with -o, or replace it with --overwrite")
+
+
+def _move_into_place(building: Path, out_dir: Path) -> None:
+    if not out_dir.exists():
+        building.rename(out_dir)
+        return
+    # A directory cannot be renamed over one with files in it: the old one steps aside, and comes back if need be.
+    aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
+    try:
+        out_dir.rename(aside / out_dir.name)
+        try:
+            building.rename(out_dir)
+        except BaseException:
+            (aside / out_dir.name).rename(out_dir)
+            raise
+    finally:
+        if out_dir.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _open_permissions(folder: Path) -> None:
+    """Gives a temporary folder and its files, made for this user only, the permissions of ordinary new ones."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
