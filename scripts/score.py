@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ examples:
   wavernn-trt score my-voice kept-out/ --seconds 3
   wavernn-trt score my-voice clip.wav --teacher-forced-only
 """
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
 
 
 @dataclass
@@ -48,6 +47,10 @@ class _Run:
     vocoder: Vocoder
     files: list[_File]
     opened: list[_File] = field(default_factory=list)
+
+    def sound(self) -> list[Path]:
+        """Files that have not failed."""
+        return [file.path for file in self.files if file.error is None]
 
     def speeches(self) -> Iterator[Speech]:
         """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
@@ -106,17 +109,20 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
     from wavernn_trt.runtime.vocoder import Vocoder
+    from wavernn_trt.scripts.recordings import SecondsBar, find_recordings
 
-    paths = _recordings(arguments.speech)
+    paths = find_recordings(arguments.speech)
     vocoder = Vocoder.load(arguments.model, arguments.backend, batch=arguments.batch, threads=arguments.threads)
     seconds_to_samples(arguments.seconds, vocoder.sample_rate)
     job = _Run(vocoder, [_File(path) for path in paths])
     started = time.perf_counter()
-    with _Bar("bits", job, None, arguments.quiet) as bar:
+    with SecondsBar("bits", job.sound(), vocoder.config.audio, hidden=arguments.quiet) as bar:
         for index, fit in fit_speech(vocoder, job.speeches(), bar.advance):
             job.opened[index].fit = fit
     if not arguments.teacher_forced_only:
-        with _Bar("correlation", job, arguments.seconds, arguments.quiet) as bar:
+        with SecondsBar(
+            "correlation", job.sound(), vocoder.config.audio, limit=arguments.seconds, hidden=arguments.quiet
+        ) as bar:
             likenesses = compare_speech(
                 vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.advance
             )
@@ -131,56 +137,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_table(report)))
     return 1 if report["totals"]["failed"] else 0
-
-
-class _Bar:
-    """Seconds of speech done, on stderr."""
-
-    def __init__(self, title: str, job: _Run, limit: float | None, hidden: bool) -> None:
-        from tqdm import tqdm
-
-        from wavernn_trt.scripts.work_estimate import estimate_seconds
-
-        self._rate, audio = job.vocoder.sample_rate, job.vocoder.config.audio
-        known = [0.0] if hidden else [estimate_seconds(file.path, audio) for file in job.files if file.error is None]
-        total = sum(seconds if limit is None else min(seconds, limit) for seconds in known)
-        self._bar = tqdm(total=total, desc=title, disable=hidden, bar_format=_BAR, dynamic_ncols=True)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, samples: int) -> None:
-        seconds = samples / self._rate
-        if self._bar.total is not None:  # headers may undersell, and the model's delay is spoken too
-            self._bar.total = max(self._bar.total, self._bar.n + seconds)
-        self._bar.update(seconds)
-
-
-def _recordings(inputs: Sequence[Path]) -> list[Path]:
-    from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
-    from wavernn_trt.runtime.errors import VocoderError
-
-    found: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
-            ]
-            if not inside:
-                raise VocoderError(f"{path}: found no {', '.join(AUDIO_SUFFIXES)} file in this folder")
-            found += inside
-        elif path.suffix.lower() == MEL_SUFFIX:
-            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording; a score needs its samples")
-        else:
-            found.append(path)
-    if not any(path.exists() for path in found):
-        raise VocoderError(f"{found[0]}: no such file or folder; expected recordings, or folders of them")
-    return found
 
 
 def _read(path: Path) -> tuple[Any, int]:
