@@ -24,11 +24,16 @@ Scores a model on recordings, such as ones kept out of its training:
                compares models of the same sample rate and number of classes only.
   correlation  between the log-mels of the recording and of what the model makes of its mel
                on its own (Pearson, over all bins and frames); 1 is perfect.
+
+With --precision, what rounding the decoder's products costs: a row for each precision, and the
+loss in bits against fp32. fp16 and bf16 are what engines compute in; int8 and fp8 need the ranges
+of activations (wavernn-trt calibrate); int8-weights and fp8-weights leave activations alone.
 """
 EPILOG = """\
 examples:
   wavernn-trt score my-voice kept-out/ --seconds 3
   wavernn-trt score my-voice clip.wav --teacher-forced-only
+  wavernn-trt score my-voice kept-out/ --precision fp32,fp16,int8,fp8 --table my-voice.json
 """
 
 
@@ -96,6 +101,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--seconds", type=positive_number, metavar="S", help="of the model's own output for each file (default: all)"
     )
+    parser.add_argument(
+        "--precision",
+        type=lambda text: tuple(text.split(",")),
+        metavar="P,…",
+        help="also score with the products rounded: fp32, fp16, bf16, int8, fp8, int8-weights, fp8-weights",
+    )
+    parser.add_argument("--table", type=path, metavar="TABLE", help="of int8 and fp8, from wavernn-trt calibrate")
     parser.add_argument("--teacher-forced-only", action="store_true", help="bits only, which takes half the time")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
@@ -107,36 +119,72 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake in the arguments, before any work is done.
     """
-    from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
+    if arguments.precision is not None:
+        return _run_precisions(arguments)
+    if arguments.table is not None:
+        raise ValueError("--table: found no --precision that would need it")
     from wavernn_trt.runtime.vocoder import Vocoder
-    from wavernn_trt.scripts.recordings import SecondsBar, find_recordings
+    from wavernn_trt.scripts.recordings import find_recordings
 
     paths = find_recordings(arguments.speech)
     vocoder = Vocoder.load(arguments.model, arguments.backend, batch=arguments.batch, threads=arguments.threads)
+    report = _score(vocoder, paths, arguments)
+    _complain(report["files"])
+    print(json.dumps(report, indent=1) if arguments.json else "\n".join(_table(report)))
+    return 1 if report["totals"]["failed"] else 0
+
+
+def _run_precisions(arguments: argparse.Namespace) -> int:
+    from wavernn_trt.calibration.loss import rounded_vocoder
+    from wavernn_trt.calibration.precisions import quantization_of
+    from wavernn_trt.calibration.table import read_table
+    from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.scripts.recordings import find_recordings
+
+    if arguments.backend != "onnxruntime":
+        raise ValueError("--precision: roundings are computed by the backend onnxruntime; leave --backend out")
+    paths = find_recordings(arguments.speech)
+    directory = open_model_directory(arguments.model)
+    table = None if arguments.table is None else read_table(arguments.table)
+    if table is not None:
+        table.check(directory)
+    roundings = {name: quantization_of(name, directory.model, table) for name in dict.fromkeys(arguments.precision)}
+    reports = {}
+    for name, quantization in roundings.items():
+        with rounded_vocoder(directory, quantization, batch=arguments.batch, threads=arguments.threads) as vocoder:
+            report = _score(vocoder, paths, arguments, f"{name} ")
+        reports[name] = {**report, "model": str(directory.path), "precision": name}
+    _complain(next(iter(reports.values()))["files"])
+    print(json.dumps(list(reports.values()), indent=1) if arguments.json else "\n".join(_precision_table(reports)))
+    return 1 if any(report["totals"]["failed"] for report in reports.values()) else 0
+
+
+def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespace, title: str = "") -> dict[str, Any]:
+    from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
+    from wavernn_trt.scripts.recordings import SecondsBar
+
+    audio, hidden = vocoder.config.audio, arguments.quiet
     seconds_to_samples(arguments.seconds, vocoder.sample_rate)
     job = _Run(vocoder, [_File(path) for path in paths])
     started = time.perf_counter()
-    with SecondsBar("bits", job.sound(), vocoder.config.audio, hidden=arguments.quiet) as bar:
+    with SecondsBar(f"{title}bits", job.sound(), audio, hidden=hidden) as bar:
         for index, fit in fit_speech(vocoder, job.speeches(), bar.advance):
             job.opened[index].fit = fit
     if not arguments.teacher_forced_only:
-        with SecondsBar(
-            "correlation", job.sound(), vocoder.config.audio, limit=arguments.seconds, hidden=arguments.quiet
-        ) as bar:
+        with SecondsBar(f"{title}correlation", job.sound(), audio, limit=arguments.seconds, hidden=hidden) as bar:
             likenesses = compare_speech(
                 vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.advance
             )
             for index, likeness in likenesses:
                 job.opened[index].likeness = likeness
-    report = _report(job, arguments.seed, time.perf_counter() - started)
-    for file in job.files:
-        if file.error is not None:
-            print(f"{PROGRAM}: failed: {file.path}: {file.error.removeprefix(f'{file.path}: ')}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(report, indent=1))
-    else:
-        print("\n".join(_table(report)))
-    return 1 if report["totals"]["failed"] else 0
+    return _report(job, arguments.seed, time.perf_counter() - started)
+
+
+def _complain(entries: Sequence[dict[str, Any]]) -> None:
+    for entry in entries:
+        if entry["error"] is not None:
+            message = entry["error"].removeprefix(f"{entry['input']}: ")
+            print(f"{PROGRAM}: failed: {entry['input']}: {message}", file=sys.stderr)
 
 
 def _read(path: Path) -> tuple[Any, int]:
@@ -192,3 +240,20 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
             "-" if value is None else f"{value:.4f}" for value in (entry["bits"], entry["correlation"])
         )
         yield f"{bits:>8}  {correlation:>11}  {entry['seconds']:8.2f}  {entry['input']}"
+
+
+def _precision_table(reports: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    yield f"{'precision':<12}  {'bits':>8}  {'loss':>8}  {'correlation':>11}  {'seconds':>8}  {'took':>8}"
+    float32 = reports["fp32"]["totals"]["bits"] if "fp32" in reports else None
+    for name, report in reports.items():
+        totals = report["totals"]
+        bits, correlation = totals["bits"], totals["correlation"]
+        loss = None if None in (bits, float32) else bits - float32
+        cells = [
+            "-" if value is None else format(value, form)
+            for value, form in ((bits, ".4f"), (loss, "+.4f"), (correlation, ".4f"))
+        ]
+        yield (
+            f"{name:<12}  {cells[0]:>8}  {cells[1]:>8}  {cells[2]:>11}  {totals['seconds']:>8.2f}  "
+            f"{totals['elapsed']:>6.1f} s"
+        )
