@@ -30,6 +30,19 @@ def needs_table(precision: str) -> bool:
     return grid in LARGEST and not weights_only
 
 
+def check_products(model: ModelConfig, kept: Collection[str]) -> tuple[str, ...]:
+    """All of a model's products, if those named are among them.
+
+    Raises:
+        CalibrationError: names the one that is not.
+    """
+    names = product_names(model)
+    for name in kept:
+        if name not in names:
+            raise CalibrationError(f"keep: found {name!r}, expected some of {', '.join(names)}")
+    return names
+
+
 def quantization_of(
     precision: str,
     model: ModelConfig,
@@ -49,10 +62,7 @@ def quantization_of(
     Raises:
         CalibrationError: no such precision or product, or a table is needed.
     """
-    names = product_names(model)
-    for name in kept:
-        if name not in names:
-            raise CalibrationError(f"keep: found {name!r}, expected some of {', '.join(names)}")
+    names = check_products(model, kept)
     if precision == "fp32":
         return Quantization({})
     if precision not in _GRIDS:
