@@ -21,12 +21,15 @@ class GRUCell(nn.Module):
         self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size))
         self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size))
+        # What the products read, and only they: gates read the state as it is. Quantised products round here.
+        self.input_operand: nn.Module = nn.Identity()
+        self.hidden_operand: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Input [B, input_size] and hidden state [B, H] -> the new hidden state [B, H]."""
         size = self.hidden_size
-        from_input = nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0)  # [B, 3H]
-        from_hidden = nn.functional.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)  # [B, 3H]
+        from_input = nn.functional.linear(self.input_operand(x), self.weight_ih_l0, self.bias_ih_l0)  # [B, 3H]
+        from_hidden = nn.functional.linear(self.hidden_operand(hidden), self.weight_hh_l0, self.bias_hh_l0)  # [B, 3H]
         input_gates, input_new = from_input.split([2 * size, size], dim=1)
         hidden_gates, hidden_new = from_hidden.split([2 * size, size], dim=1)
         reset, update = torch.sigmoid(input_gates + hidden_gates).split([size, size], dim=1)

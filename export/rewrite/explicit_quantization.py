@@ -2,7 +2,7 @@
 
 TensorRT has no calibrators any more: a product runs in eight bits where both of its operands come out of a
 DequantizeLinear. Weights are constants of the grid, with a scale for each output channel; activations have one scale.
-Of products whose activations stay as they are, only the weight is dequantised.
+Of products whose activations stay as they are, only the weight is dequantised, and the product is the engine's own.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ import dataclasses
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.grids import encode_weight
 from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.quantization import LARGEST, Product, Quantization
+from wavernn_trt.export.rewrite.precision import ONNX_TYPES
 from wavernn_trt.export.rewrite.products import find_products
 
 
-def quantize_products(networks: Networks, model: ModelConfig, quantization: Quantization) -> Networks:
+def quantize_products(
+    networks: Networks, model: ModelConfig, quantization: Quantization, precision: Precision = "fp32"
+) -> Networks:
     """Puts quantised products between QuantizeLinear and DequantizeLinear.
 
     Args:
         networks: with the conditioning hoisted and the gates not fused.
         model: its configuration.
         quantization: which products, and how; what is no grid of eight bits is left to the engine's own precision.
+        precision: the engine's own, in which dequantised weights meet activations that stay as they are.
 
     Raises:
         PatternError: the step has other products than such a model's.
@@ -37,26 +43,49 @@ def quantize_products(networks: Networks, model: ModelConfig, quantization: Quan
     for name, node in find_products(step, model).items():
         product = quantization.products.get(name)
         if product is not None and product.grid in LARGEST:
-            _quantize(step, node, product)
+            _quantize(step, node, product, precision)
     step.cleanup(remove_unused_graph_inputs=False).toposort()
     return dataclasses.replace(networks, step=step)
 
 
-def _quantize(step: gs.Graph, node: gs.Node, product: Product) -> None:
+def quantized_layers(quantization: Quantization) -> set[int]:
+    """The GRU layers whose recurrent product TensorRT must see: a fused cell would hide it."""
+    return {
+        int(name.removeprefix("recurrent_"))
+        for name, product in quantization.products.items()
+        if name.startswith("recurrent_") and product.grid in LARGEST
+    }
+
+
+def _quantize(step: gs.Graph, node: gs.Node, product: Product, precision: Precision) -> None:
     source, weight, _ = node.inputs
     name, kind = node.name, np.int8 if product.grid == "int8" else ml_dtypes.float8_e4m3fn
     by_output, scales = encode_weight(weight.values, product.grid)
     codes = gs.Constant(f"{weight.name}.{product.grid}", np.ascontiguousarray(by_output.T))  # [K, N]
-    operands = [
-        codes,
-        gs.Constant(f"{weight.name}.scales", scales),
-        gs.Constant(f"{weight.name}.{product.grid}_zeros", np.zeros(len(scales), kind)),
-    ]
-    node.inputs[1] = add_node(step, "DequantizeLinear", operands, f"{name}.weight", axis=1)
+    channels = gs.Constant(f"{weight.name}.scales", scales)
+    node.inputs[1] = add_node(step, "DequantizeLinear", [codes, channels], f"{name}.weight", axis=1)
     node.attrs["transB"] = 0
     if product.weights_only:
+        if precision != "fp32":
+            _lower(step, node, precision)
         return
     scale = gs.Constant(f"{name}.activation_scale", np.array(product.scale, np.float32))
     zero = gs.Constant(f"{name}.signed_zero", np.zeros((), kind))
-    codes = add_node(step, "QuantizeLinear", [source, scale, zero], f"{name}.activation_codes")
-    node.inputs[0] = add_node(step, "DequantizeLinear", [codes, scale, zero], f"{name}.activations")
+    quantized = add_node(step, "QuantizeLinear", [source, scale, zero], f"{name}.activation_codes")
+    node.inputs[0] = add_node(step, "DequantizeLinear", [quantized, scale, zero], f"{name}.activations")
+
+
+def _lower(step: gs.Graph, node: gs.Node, precision: Precision) -> None:
+    """Multiplies in ``precision``, as `wavernn_trt.export.rewrite.precision` does; the bias is added in float32."""
+    source, weight, bias = node.inputs
+    output, name = node.outputs[0], node.name
+    node.inputs.clear()
+    node.outputs.clear()
+    # Cast behind the dequantisation: scales in fp16 would be subnormal where a channel's weights are small.
+    operands = [
+        add_node(step, "Cast", [tensor], f"{name}.low_{part}", to=ONNX_TYPES[precision])
+        for part, tensor in (("input", source), ("weight", weight))
+    ]
+    product = add_node(step, "Gemm", operands, f"{name}.low_product")
+    raised = add_node(step, "Cast", [product], f"{name}.product", to=TensorProto.FLOAT)
+    step.nodes.append(gs.Node("Add", f"{name}.biased", {}, [raised, bias], [output]))

@@ -12,6 +12,8 @@ from wavernn_trt.export.rewrite.fuse_gates import PatternError
 def find_products(step: gs.Graph, model: ModelConfig) -> dict[str, gs.Node]:
     """The Gemm node of each product: (activations [B, K], weight [N, K], bias [N]) -> [B, N].
 
+    Where the conditioning is added to a product, the bias came with it, and the Gemm has none.
+
     Args:
         step: with its conditioning hoisted and its gates not fused.
         model: its configuration.
@@ -44,6 +46,6 @@ def find_products(step: gs.Graph, model: ModelConfig) -> dict[str, gs.Node]:
 
 def _checked(node: gs.Node) -> gs.Node:
     scaled = float(node.attrs.get("alpha", 1.0)) != 1.0 or float(node.attrs.get("beta", 1.0)) != 1.0
-    if len(node.inputs) != 3 or node.attrs.get("transB", 0) != 1 or node.attrs.get("transA", 0) or scaled:
-        raise PatternError(f"node {node.name}: expected a Gemm of a transposed weight [N, K], with a bias")
+    if node.attrs.get("transB", 0) != 1 or node.attrs.get("transA", 0) or scaled:
+        raise PatternError(f"node {node.name}: expected a Gemm of a transposed weight [N, K], not scaled")
     return node

@@ -66,20 +66,20 @@ def restore_products(step: gs.Graph) -> None:
     """Turns a rewritten step's products back into Gemm nodes, in place; their weights stay rounded."""
     for node in list(step.nodes):
         if node.op == INTEGER_OPERATOR:
-            codes, weight, _, scales, _, _, bias = node.inputs
+            codes, weight, _, scales, _, _, *bias = node.inputs
             source, output = codes.inputs[0].inputs[0], node.outputs[0]
             node.inputs.clear()
             node.outputs.clear()
             values = weight.values.T.astype(np.float32) * scales.values[:, None]
             restored = gs.Constant(weight.name.removesuffix(".int8"), np.ascontiguousarray(values))
-            step.nodes.append(gs.Node("Gemm", node.name, {"transB": 1}, [source, restored, bias], [output]))
+            step.nodes.append(gs.Node("Gemm", node.name, {"transB": 1}, [source, restored, *bias], [output]))
         elif node.op == "Gemm":
             while node.inputs[0].inputs and node.inputs[0].inputs[0].op in _ROUNDING:
                 node.inputs[0] = node.inputs[0].inputs[0].inputs[0]
 
 
 def _multiply_integers(step: gs.Graph, node: gs.Node, product: Product) -> None:
-    source, weight, bias = node.inputs
+    source, weight, *bias = node.inputs
     output, name = node.outputs[0], node.name
     node.inputs.clear()
     node.outputs.clear()
@@ -94,7 +94,7 @@ def _multiply_integers(step: gs.Graph, node: gs.Node, product: Product) -> None:
         gs.Constant(f"{weight.name}.scales", scales),
         middle,
         gs.Constant(f"{weight.name}.zeros", np.zeros(len(scales), np.int8)),
-        bias,
+        *bias,
     ]
     step.nodes.append(gs.Node(INTEGER_OPERATOR, name, {}, operands, [output], domain=ORT_DOMAIN))
 

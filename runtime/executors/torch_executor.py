@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wavernn_trt.export.families.rounding import round_step
 from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.runtime.executors.host_lane import HostLane
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 
@@ -23,7 +25,8 @@ class TorchExecutor:
     """Runs a `WaveRNN` on the CPU, as its authors' code does, with a fixed number of streams.
 
     Networks are computed in double precision, so that whoever compares with this reference sees one rounding error, not
-    the difference of two. Rows, logits and samples are rounded to float32 where they leave a network.
+    the difference of two. Rows, logits and samples are rounded to float32 where they leave a network, and operands of
+    quantised products to their grids.
     """
 
     name = "torch"
@@ -31,17 +34,20 @@ class TorchExecutor:
     lanes = 1
     """PyTorch's own threads share the cores out."""
 
-    def __init__(self, model: WaveRNN, slots: int = 1) -> None:
+    def __init__(self, model: WaveRNN, slots: int = 1, quantization: Quantization | None = None) -> None:
         """Takes a model.
 
         Args:
-            model: any family, in evaluation mode.
+            model: any family, in evaluation mode; it is left as it is.
             slots: streams of every chunk. It is fixed because matrix products of another height may round otherwise.
+            quantization: what the decoder's products are rounded to.
         """
         self.model = model
         self.slots: int | None = slots
         self._conditioner = copy.deepcopy(model.conditioner).double()
         self._step = copy.deepcopy(model.step).double()
+        if quantization is not None:
+            round_step(self._step, model.config, quantization)
 
     @torch.inference_mode()
     def condition(self, mel: FloatArray) -> FloatArray:

@@ -25,13 +25,12 @@ def small_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     pytest.importorskip("onnx", reason="models are exported to ONNX")
     from wavernn_trt.export import export
 
-    reference, models = _load("reference"), _load("test_rewriting")
+    reference = _load("reference")
     folder = tmp_path_factory.mktemp("models")
 
     @functools.cache
     def make(layout: str) -> ModelDirectory:
-        checkpoint = models.small_checkpoint(layout, reference)
-        return export(checkpoint, folder / f"small-{layout}", steps=4).directory
+        return export(reference.small_checkpoint(layout), folder / f"small-{layout}", steps=4).directory
 
     return make
 

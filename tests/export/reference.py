@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wavernn_trt.export.checkpoint import Checkpoint
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.export.families.fatchord import fatchord_from_state
 from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
+from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.export.families.wavernn import WaveRNN
 
 
@@ -107,6 +114,31 @@ def random_univoc_state(seed: int = 0) -> dict[str, Tensor]:
     shapes |= {"embedding.weight": (16, 4), "fc1.weight": (5, 8), "fc1.bias": (5,)}
     shapes |= {"fc2.weight": (16, 5), "fc2.bias": (16,)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def small_checkpoint(name: str) -> Checkpoint:
+    """A small random model of a layout: univoc, or a member of fatchord's family."""
+    audio = AudioConfig(16000, 6, 24, 64, n_mels=6)
+    if name == "univoc":
+        state = random_univoc_state()
+        return Checkpoint(univoc_from_state(state), audio, state, Path(name), "", ())
+    layouts = {
+        "mol": dataclasses.replace(SMALL, outputs=30),
+        "gauss": dataclasses.replace(SMALL, outputs=2),
+        "no_aux": dataclasses.replace(SMALL, uses_aux=False),
+        "linear": dataclasses.replace(SMALL, factors=()),
+        "linear_no_aux": dataclasses.replace(SMALL, factors=(), uses_aux=False),
+        "turian": dataclasses.replace(SMALL, layers=1, fc_sizes=(7,)),
+    }
+    outputs = {"mol": "logistic_mixture", "gauss": "gaussian"}
+    state = random_state(layouts.get(name, SMALL))
+    model = fatchord_from_state(
+        state,
+        family="turian" if name == "turian" else "coqui",
+        output=outputs.get(name, "categorical"),
+        mu_law=False,
+    )
+    return Checkpoint(model, audio, state, Path(name), "", ())
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -50,40 +49,11 @@ class Case:
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, reference: ModuleType) -> Case:
-    checkpoint = small_checkpoint(request.param, reference)
+    checkpoint = reference.small_checkpoint(request.param)
     exported = export_networks(checkpoint.model, checkpoint.audio.n_mels)
     hoisted, fused, agreements = rewrite(exported, checkpoint.model.config, checkpoint.audio)
     assert all(agreement.passed for agreement in agreements)
     return Case(checkpoint, exported, hoisted, fused)
-
-
-def small_checkpoint(name: str, reference: ModuleType) -> Checkpoint:
-    from wavernn_trt.export.config import AudioConfig
-    from wavernn_trt.export.families.fatchord import fatchord_from_state
-    from wavernn_trt.export.families.univoc import univoc_from_state
-
-    audio = AudioConfig(16000, 6, 24, 64, n_mels=6)
-    small = reference.SMALL
-    if name == "univoc":
-        state = reference.random_univoc_state()
-        return Checkpoint(univoc_from_state(state), audio, state, Path(name), "", ())
-    layouts = {
-        "mol": dataclasses.replace(small, outputs=30),
-        "gauss": dataclasses.replace(small, outputs=2),
-        "no_aux": dataclasses.replace(small, uses_aux=False),
-        "linear": dataclasses.replace(small, factors=()),
-        "linear_no_aux": dataclasses.replace(small, factors=(), uses_aux=False),
-        "turian": dataclasses.replace(small, layers=1, fc_sizes=(7,)),
-    }
-    outputs = {"mol": "logistic_mixture", "gauss": "gaussian"}
-    state = reference.random_state(layouts.get(name, small))
-    model = fatchord_from_state(
-        state,
-        family="turian" if name == "turian" else "coqui",
-        output=outputs.get(name, "categorical"),
-        mu_law=False,
-    )
-    return Checkpoint(model, audio, state, Path(name), "", ())
 
 
 def sizes(case: Case, steps: int, batch: int) -> dict[str, int]:

@@ -75,11 +75,9 @@ def small_decoder(reference: ModuleType) -> Callable[[str], SmallDecoder]:
     from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
     from wavernn_trt.export.step_graph import export_networks
 
-    models = _load(EXPORT / "test_rewriting.py")
-
     @functools.cache
     def make(layout: str) -> SmallDecoder:
-        checkpoint = models.small_checkpoint(layout, reference)
+        checkpoint = reference.small_checkpoint(layout)
         config = checkpoint.model.config
         networks = hoist_conditioning(fold_embedding(export_networks(checkpoint.model, checkpoint.audio.n_mels)))
         fused = fuse_gates(networks, config.input_sizes)

@@ -76,9 +76,8 @@ def reference() -> ModuleType:
 @pytest.fixture(scope="session")
 def small_checkpoint(reference: ModuleType) -> Callable[[str], Any]:
     """A function layout -> its small checkpoint, as `small_directory` exports it."""
-    pytest.importorskip("onnx", reason="it stands among the tests of rewriting")
-    models = _load("export_rewriting", HERE.parent / "export" / "test_rewriting.py")
-    return lambda layout: models.small_checkpoint(layout, reference)
+    make: Callable[[str], Any] = reference.small_checkpoint
+    return make
 
 
 @pytest.fixture(scope="session")
