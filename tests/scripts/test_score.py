@@ -114,3 +114,34 @@ def test_wrong_usage_exits_2(
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_precisions_stand_in_a_table(clips: Path, capsys: Any) -> None:
+    code, out, err = run(
+        capsys, shipped_voice(), clips / "a.wav", "--precision", "fp32,bf16,int8-weights", "--seconds", 0.02, "-q"
+    )
+    assert (code, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert head.split()[:4] == ["precision", "bits", "loss", "correlation"]
+    assert [row.split()[0] for row in rows] == ["fp32", "bf16", "int8-weights"]
+    losses = [abs(float(row.split()[2])) for row in rows]
+    assert losses[0] == 0 < losses[2]
+    assert losses[1] < losses[2]
+
+
+def test_precisions_that_round_activations_need_a_table(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    table = tmp_path / "table.json"
+    wav = str(clips / "a.wav")
+    code, _, err = run(capsys, shipped_voice(), wav, "--precision", "int8")
+    assert code == 2
+    assert "wavernn-trt calibrate" in err
+    assert run(capsys, shipped_voice(), wav, "--table", table)[0] == 2
+    assert main(["calibrate", str(shipped_voice()), wav, "-o", str(table), "-q"]) == 0
+    capsys.readouterr()
+    arguments = ("--precision", "fp32,int8,fp8", "--table", table, "--teacher-forced-only", "--json", "-q")
+    code, out, err = run(capsys, shipped_voice(), wav, *arguments)
+    assert code == 0, err
+    reports = {report["precision"]: report["totals"]["bits"] for report in json.loads(out)}
+    assert list(reports) == ["fp32", "int8", "fp8"]
+    assert len(set(reports.values())) == 3
+    assert max(reports.values()) - min(reports.values()) < 1
