@@ -21,8 +21,13 @@ COMMANDS = {
     "bench": ("wavernn_trt.scripts.bench.command", "measure speed on this machine, and against plain PyTorch"),
     "engines": ("wavernn_trt.scripts.engines", "list, show and prune the TensorRT plans that were built"),
     "build": ("wavernn_trt.scripts.build", "build TensorRT plans of a model directory"),
+    "calibrate": ("wavernn_trt.scripts.calibrate", "measure what a model's products read, for quantising it"),
     "export": ("wavernn_trt.scripts.export", "make a model directory from a trained checkpoint"),
     "inspect": ("wavernn_trt.scripts.inspect", "show what is in a model directory, and what TensorRT would refuse"),
+    "quantize": (
+        "wavernn_trt.scripts.quantize",
+        "make a model directory that computes in eight bits, and measure what that costs",
+    ),
     "score": ("wavernn_trt.scripts.score", "score a model on recordings: bits a sample, and log-mel correlation"),
     "vocode": ("wavernn_trt.scripts.vocode", "speak mel spectrograms, or recordings again (copy synthesis)"),
 }

@@ -6,6 +6,8 @@ steps takes many seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -39,8 +41,14 @@ def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     return graph.cleanup(remove_unused_graph_inputs=False)
 
 
-def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
-    """The same steps fed with given samples: ``previous`` [B, T] in, ``logits`` [B, T, outputs] and the state out."""
+def teacher_forced_loop(networks: Networks, model: ModelConfig, yielded: Sequence[str] = ("logits",)) -> gs.Graph:
+    """The same steps fed with given samples: ``previous`` [B, T] in, ``logits`` [B, T, outputs] and the state out.
+
+    Args:
+        networks: with the conditioning hoisted.
+        model: its configuration.
+        yielded: tensors of the step, [B, columns] each, that stand side by side in the logits' place.
+    """
     graph = new_decoder("teacher_forced", model, networks, "batch", "steps", "window")
     inputs = graph.tensors()
     inputs["previous"].shape = ("batch", "steps")
@@ -53,10 +61,13 @@ def teacher_forced_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     body.inputs = [tensors[name] for name in (*_hidden_names(model), "previous", *(row.name for row in networks.rows))]
     if model.label_feedback:
         tensors["previous"].dtype = np.dtype(np.int64)
+    found = [tensors[name] for name in yielded]
     tensors["logits"].name = "step_logits"  # the name of the whole graph's output must stay free inside its loop
-    body.outputs = [*_next_hidden(tensors, model), _copy(body, tensors["logits"], "scanned_logits")]
+    side_by_side = found[0] if len(found) == 1 else add_node(body, "Concat", found, "side_by_side", axis=1)
+    body.outputs = [*_next_hidden(tensors, model), _copy(body, side_by_side, "scanned_logits")]
     outputs = _scan(graph, body, hidden, [forced, *rows])
-    logits = gs.Variable("logits", np.float32, ("batch", "steps", model.outputs))
+    columns = model.outputs if tuple(yielded) == ("logits",) else "columns"
+    logits = gs.Variable("logits", np.float32, ("batch", "steps", columns))
     graph.nodes.append(gs.Node("Transpose", "logits", {"perm": [1, 0, 2]}, [outputs[-1]], [logits]))
     axis = gs.Constant("hidden_axis", np.array([0], np.int64))
     stacked = [add_node(graph, "Unsqueeze", [state, axis], f"stacked_{n}") for n, state in enumerate(outputs[:-1])]

@@ -1,0 +1,266 @@
+"""From recordings or mels to a calibration table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from wavernn_trt.calibration.bounds import find_bounds
+from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.calibration.histogram import Histogram
+from wavernn_trt.calibration.observe import ObservingExecutor
+from wavernn_trt.calibration.partial import MisfitError, Observations, read_observations
+from wavernn_trt.calibration.score import Progress, analyse
+from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
+from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
+from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular, read_audio, read_mel
+from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.mel import FloatArray, check_mel
+from wavernn_trt.runtime.request import Request, prepare
+from wavernn_trt.runtime.sample_coding import SampleCoding
+from wavernn_trt.runtime.streams import Stream, decode_streams
+from wavernn_trt.runtime.uniforms import check_seed
+from wavernn_trt.runtime.vocoder import SILENT_PEAK, Vocoder
+
+logger = logging.getLogger(__name__)
+
+LITTLE_SECONDS = 1.0
+"""Of speech; less than that has hardly the sounds of a language."""
+
+Failed = Callable[[Path, str], None]
+"""Is told of a file that cannot be used, and why."""
+Forced = tuple[FloatArray, NDArray[Any]]
+"""A mel, and the samples that its steps are fed with."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    path: Path
+    sha256: str
+
+
+def calibrate(
+    directory: ModelDirectory,
+    inputs: Sequence[Path],
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    failed: Failed | None = None,
+    partial: Path | None = None,
+) -> CalibrationTable:
+    """Runs a model and measures what its products read.
+
+    Recordings are fed to it (teacher forcing). Of mels alone it draws samples first, and is then fed with those, which
+    runs the states that drawing them did. The table depends on the model, the contents and names of the files and, for
+    mels, the seed: not on their order, nor on the batch, the threads or interruptions. Of files with the same content
+    one is run. What is remarkable and no error is logged as a warning.
+
+    Args:
+        directory: a verified model directory, not quantised.
+        inputs: recordings, resampled if need be, or ``.npy`` mels.
+        seed: of the samples that are drawn of mels.
+        batch: files at a time.
+        threads: CPU threads.
+        progress: is told of samples as they are done; of a mel, half when they are drawn and half when they are fed.
+        failed: is told of files that cannot be used, and the others go on; without it, the first of them ends it.
+        partial: a file to keep what is done in, after each input, and to go on from; removed at the end.
+
+    Raises:
+        CalibrationError: nothing to run, a directory that is quantised, or a model that computes NaN.
+        VocoderError: a seed or number that cannot be used.
+        OSError: ``partial`` cannot be written.
+    """
+    check_seed(seed)
+    tell = failed or _raise
+    forced = _are_recordings(inputs)
+    given = _identify(inputs, tell)
+    executor = ObservingExecutor(directory, threads)
+    settings = {
+        "model": model_hash(directory),
+        "seed": None if forced else seed,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    seen = _begin(partial, settings, executor, given)
+    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+    with Vocoder(opened, batch) as vocoder:
+        run = _Run(vocoder, executor, seed, progress or _ignore, tell)
+        for steps in seen.done.values():
+            run.progress(steps)
+        waiting = [one for one in given if one.sha256 not in seen.done]
+        for one, histograms, steps in run.observe(waiting, forced=forced):
+            for name, histogram in histograms.items():
+                seen.histograms[name] += histogram
+            seen.done[one.sha256] = steps
+            if partial is not None:
+                seen.write(partial, settings)
+    table = _table(directory, executor, seen, given, None if forced else seed)
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    return table
+
+
+@dataclass(frozen=True)
+class _Run:
+    vocoder: Vocoder
+    executor: ObservingExecutor
+    seed: int
+    progress: Progress
+    failed: Failed
+
+    def observe(self, inputs: Iterable[_Given], *, forced: bool) -> Iterator[tuple[_Given, dict[str, Histogram], int]]:
+        """Yields each input with its histograms and steps, as it ends."""
+        running: list[tuple[_Given, dict[str, Histogram]]] = []
+
+        def utterances() -> Iterator[Forced]:
+            for one, utterance in (self._recorded if forced else self._drawn)(inputs):
+                running.append((one, {name: Histogram() for name in self.executor.columns}))
+                yield utterance
+
+        for piece in self.vocoder.forced_pieces(utterances()):
+            one, histograms = running[piece.stream]
+            for name, columns in self.executor.columns.items():
+                try:
+                    histograms[name].add(piece.logits[:, columns])
+                except CalibrationError as error:
+                    raise CalibrationError(
+                        f"{one.path}: {name} reads what is not finite ({error}): the model is damaged; export it again"
+                    ) from None
+            steps = len(piece.logits)
+            self.progress(steps if forced else steps - steps // 2)
+            if piece.last:
+                running[piece.stream] = one, {}
+                yield one, histograms, piece.start + steps
+
+    def _recorded(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
+        audio = self.vocoder.config.audio
+        coding = SampleCoding(self.vocoder.config.model, audio)
+        for one in inputs:
+            try:
+                speech = analyse(self.vocoder, *read_audio(one.path))
+                peak = float(np.abs(speech.waveform).max())
+                if peak < SILENT_PEAK:
+                    raise CalibrationError(
+                        f"found silence (a peak of {peak:.1e}), expected speech: its ranges would be too small"
+                    )
+            except Exception as error:  # whatever is wrong with one file, the others may do
+                self.failed(one.path, _reason(error))
+                continue
+            steps = speech.mel.shape[1] * audio.hop_length
+            # The model emits a recording late; before, it is fed silence.
+            yield one, (speech.mel, coding.samples(np.pad(speech.waveform, (audio.delay, 0)))[:steps])
+
+    def _drawn(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
+        config, opened = self.vocoder.config, self.vocoder.opened
+        windows = ConditioningWindows(config.model, config.audio, self.vocoder.chunk, opened.upsampling)
+        drawing: list[tuple[_Given, FloatArray, list[NDArray[Any]]]] = []
+
+        def streams() -> Iterator[Stream]:
+            for one in inputs:
+                try:
+                    mel = check_mel(read_mel(one.path), config.audio)  # type: ignore[arg-type]
+                    request = Request(mel, self.seed)
+                    utterance = prepare(request, config.model, config.audio, windows, self.executor.condition)
+                    (stream,) = utterance.streams(utterance.condition())
+                except Exception as error:
+                    self.failed(one.path, _reason(error))
+                    continue
+                drawing.append((one, mel, []))
+                yield stream
+
+        for piece in decode_streams(self.executor, windows, streams(), self.vocoder.batch):
+            one, mel, samples = drawing[piece.stream]
+            samples.append(piece.samples)
+            self.progress(len(piece.samples) // 2)
+            if piece.last:
+                drawing[piece.stream] = one, mel[:, :0], []
+                yield one, (mel, np.concatenate(samples))
+
+
+def _are_recordings(inputs: Sequence[Path]) -> bool:
+    mels = [path for path in inputs if path.suffix.lower() == MEL_SUFFIX]
+    if not inputs:
+        raise CalibrationError("found no input, expected recordings of speech, or mels (.npy)")
+    if mels and len(mels) < len(inputs):
+        raise CalibrationError(
+            f"found mels ({mels[0]}) among recordings, expected one kind: give the recordings alone, which say more"
+        )
+    return not mels
+
+
+def _identify(inputs: Sequence[Path], failed: Failed) -> list[_Given]:
+    """Files and their hashes, in the order of names and hashes; one for each content."""
+    found: list[_Given] = []
+    for path in inputs:
+        try:
+            check_regular(path)
+            found.append(_Given(path, file_sha256(path)))
+        except (ValueError, OSError) as error:
+            failed(path, _reason(error))
+    unique: dict[str, _Given] = {}
+    for one in sorted(found, key=lambda one: (one.path.name, one.sha256)):
+        unique.setdefault(one.sha256, one)
+    if len(unique) < len(found):
+        logger.warning("%d files have the content of others, and are counted once", len(found) - len(unique))
+    return list(unique.values())
+
+
+def _begin(
+    partial: Path | None, settings: dict[str, Any], executor: ObservingExecutor, given: Sequence[_Given]
+) -> Observations:
+    """What an earlier run has done, where that fits, else nothing."""
+    if partial is not None and partial.exists():
+        try:
+            seen = read_observations(partial, settings, executor.columns, {one.sha256 for one in given})
+        except (MisfitError, OSError) as error:
+            logger.warning("%s: what an earlier run has left is not used: %s", partial, error)
+        else:
+            logger.warning("going on from %s: %d of %d files are done", partial, len(seen.done), len(given))
+            return seen
+    return Observations({name: Histogram() for name in executor.columns})
+
+
+def _table(
+    directory: ModelDirectory,
+    executor: ObservingExecutor,
+    seen: Observations,
+    given: Sequence[_Given],
+    seed: int | None,
+) -> CalibrationTable:
+    if not seen.done:
+        raise CalibrationError("none of the files can be used, expected recordings of speech, or mels (.npy)")
+    seconds = sum(seen.done.values()) / directory.audio.sample_rate
+    if seconds < LITTLE_SECONDS:
+        logger.warning(
+            "%.2f s of speech is little: what it lacks will be clipped; ten seconds or more are good", seconds
+        )
+    inputs = tuple(
+        CalibrationInput(one.path.name, one.sha256, seen.done[one.sha256]) for one in given if one.sha256 in seen.done
+    )
+    ranges = {
+        name: ActivationRange(one.values, one.largest, find_bounds(one, state=name in executor.states))
+        for name, one in seen.histograms.items()
+    }
+    source = str(directory.source.get("checkpoint", directory.path.name))
+    return CalibrationTable(model_hash(directory), source, seed is None, seed, inputs, ranges)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _raise(path: Path, reason: str) -> None:
+    raise CalibrationError(f"{path}: {reason.removeprefix(f'{path}: ')}")
+
+
+def _ignore(samples: int) -> None:
+    pass
