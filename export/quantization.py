@@ -42,6 +42,7 @@ class Product:
     def __post_init__(self) -> None:
         """Refuses what is no grid."""
         require(self.grid in GRIDS, "quantization.grid", self.grid, f"one of {', '.join(GRIDS)}")
+        require(isinstance(self.weights_only, bool), "quantization.weights_only", self.weights_only, "true or false")
         if self.grid in LARGEST and not self.weights_only:
             right = isinstance(self.bound, float) and math.isfinite(self.bound) and self.bound > 0
             require(right, "quantization.bound", self.bound, "a positive number")

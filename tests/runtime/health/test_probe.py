@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from wavernn_trt.export.model_directory import (
     open_model_directory,
     write_manifest,
 )
+from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, ProbeResult, probe, require_probe
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
@@ -309,6 +311,129 @@ def test_a_directory_of_an_earlier_version_speaks_and_says_that_it_cannot_be_pro
         assert len(vocoder.vocode(np.full((80, 2), -0.5, np.float32))) == 400
         with pytest.raises(NoProbeError, match=r"wavernn-trt export .* --overwrite"):
             probe(vocoder)
+
+
+BOUNDS = {"recurrent_0": 1.0, "fc_0": 1.0, "output": 28.0}
+"""What the shipped voice's products read: states, and what a rectified layer gives."""
+KINDS: tuple[tuple[Grid, bool], ...] = (("int8", False), ("int8", True), ("fp8", False), ("fp8", True), ("bf16", False))
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Grid, bool], ModelDirectory]:
+    """A function (grid, weights only) -> the shipped voice in it, made once."""
+    pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
+    from wavernn_trt.calibration.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("quantised")
+
+    @functools.cache
+    def make(grid: Grid, weights_only: bool) -> ModelDirectory:
+        scaled = grid in LARGEST and not weights_only
+        products = {name: Product(grid, bound if scaled else None, weights_only) for name, bound in BOUNDS.items()}
+        out = folder / f"{grid}-{weights_only}"
+        return quantize(open_model_directory(shipped_voice()), Quantization(products), out, steps=4)
+
+    return make
+
+
+@pytest.mark.parametrize(("grid", "weights_only"), KINDS)
+def test_a_quantised_voice_passes(
+    grid: Grid, weights_only: bool, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    path = quantised(grid, weights_only).path
+    result = probed(path)
+    assert result.passed, result.reason
+    assert result.displacement < 1e-6  # it draws what its own logits say
+    assert result.logits_error > probed(shipped_voice()).logits_error * 10  # it is not the voice that it was made from
+    Vocoder.load(path, "onnxruntime", threads=1, probe=True).close()
+
+
+def test_the_reference_of_a_quantised_voice_passes(quantised: Callable[[Grid, bool], ModelDirectory]) -> None:
+    pytest.importorskip("torch", reason="the reference executor needs PyTorch")
+    result = probed(quantised("int8", False).path, "torch")
+    assert result.passed, result.reason
+    assert result.logits_error > 0.1
+
+
+def test_a_voice_that_is_not_quantised_is_not_allowed_what_a_quantised_one_is(
+    copy: Path, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    """The quantised files, under a configuration that does not say so."""
+    shutil.copyfile(shipped_voice() / "config.json", copy / "config.json")
+    for name in ("decoder_loop.onnx", "teacher_forced.onnx", "decoder.onnx", WEIGHTS):
+        shutil.copyfile(quantised("int8", False).file(name), copy / name)
+    write_manifest(copy)
+    result = probed(copy)
+    assert not result.passed
+    assert "logits differ by" in result.reason
+
+
+def edit_initializer(path: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    """Changes a constant of both loops, as if it had been written so."""
+    import onnx
+
+    for file in ("decoder_loop.onnx", "teacher_forced.onnx"):
+        model = onnx.load(path / file, load_external_data=False)
+        graphs = [model.graph, *(a.g for node in model.graph.node for a in node.attribute if a.HasField("g"))]
+        (tensor,) = (one for graph in graphs for one in graph.initializer if one.name == name)
+        values = onnx.numpy_helper.to_array(tensor, str(path))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(change(values)), name))
+        onnx.save(model, path / file)
+    write_manifest(path)
+
+
+def exchanged(one: int, other: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def change(codes: NDArray[Any]) -> NDArray[Any]:
+        codes = codes.copy()
+        codes[:, [one, other]] = codes[:, [other, one]]  # an output's codes stand in a column
+        return codes
+
+    return change
+
+
+def halved(values: NDArray[Any]) -> NDArray[Any]:
+    return values / values.dtype.type(2)
+
+
+DAMAGED_CODES: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
+    "recurrent codes of zeros": ("step.rnn2.weight_hh_l0.int8", np.zeros_like),
+    "dense codes of zeros": ("step.fc1.weight.int8", np.zeros_like),
+    "output codes of zeros": ("step.fc2.weight.int8", np.zeros_like),
+    "recurrent rows off by one": ("step.rnn2.weight_hh_l0.int8", lambda codes: np.roll(codes, 1, axis=1)),
+    "rows of a dense layer swapped": ("step.fc1.weight.int8", exchanged(3, 100)),
+    "outputs swapped": ("step.fc2.weight.int8", exchanged(80, 180)),
+    "the state's scale halved": ("node_linear_1.activation_scale", halved),
+    "a dense layer's scale halved": ("node_linear_2.activation_scale", halved),
+    "the last layer's scale halved": ("node_linear_3.activation_scale", halved),
+    "all scales of the recurrent weights halved": ("step.rnn2.weight_hh_l0.scales", halved),
+    "all scales of the output weights halved": ("step.fc2.weight.scales", halved),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_CODES)
+def test_a_damaged_quantised_voice_is_found(
+    name: str, tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    path = Path(shutil.copytree(quantised("int8", False).path, tmp_path / "voice"))
+    edit_initializer(path, *DAMAGED_CODES[name])
+    result = probed(path)
+    assert not result.passed
+    assert "copy the directory again" in result.reason
+
+
+@pytest.mark.parametrize("grid", ["int8", "fp8"])
+def test_kernels_that_leave_activations_as_they_are_pass(
+    grid: Grid, engine: ModuleType, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    directory = quantised(grid, False)
+    with engine.vocoder(directory, "fp16") as vocoder:
+        result = probe(vocoder)
+    assert result.passed, result.reason
+    assert result.displacement > 1e-5
+    with engine.vocoder(directory, "fp16", damage=rolled("output_weight")) as vocoder:
+        result = probe(vocoder)
+    assert not result.passed
+    assert "tensorrt_rtx draws samples" in result.reason
 
 
 def test_a_checkpoint_cannot_be_probed(tiny_vocoder: Vocoder) -> None:

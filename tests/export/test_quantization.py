@@ -1,0 +1,129 @@
+"""What ``config.json`` says of quantised products: read back as it was written, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wavernn_trt.export.config import ConfigError
+from wavernn_trt.export.model_directory import (
+    CONFIG,
+    ModelDirectory,
+    ModelDirectoryError,
+    open_model_directory,
+    write_config,
+    write_manifest,
+)
+from wavernn_trt.export.quantization import GRIDS, LARGEST, Product, Quantization, product_names
+from wavernn_trt.runtime.vocoder import shipped_voice
+
+PRODUCTS = {
+    "recurrent_0": Product("int8", 1.0),
+    "fc_0": Product("fp8", 0.1),  # a number that has no exact binary form
+    "output": Product("int8", weights_only=True),
+}
+
+
+@pytest.fixture(scope="module")
+def voice() -> ModelDirectory:
+    return open_model_directory(shipped_voice())
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory whose configuration every test writes anew."""
+    return Path(shutil.copytree(shipped_voice(), tmp_path_factory.mktemp("copy") / "voice"))
+
+
+def rewrite_config(path: Path, quantization: Any) -> None:
+    values = json.loads((path / CONFIG).read_text())
+    values["quantization"] = quantization
+    (path / CONFIG).write_text(json.dumps(values))
+    write_manifest(path)
+
+
+def test_it_is_read_back_as_it_was_written(copy: Path, voice: ModelDirectory) -> None:
+    written = Quantization(PRODUCTS, "ab" * 32)
+    write_config(copy, voice.model, voice.audio, voice.decoder, voice.source, written)
+    write_manifest(copy)
+    assert open_model_directory(copy).quantization == written
+
+
+def test_what_is_not_quantised_says_nothing_of_it(tmp_path: Path, voice: ModelDirectory) -> None:
+    """The shipped voice's configuration was written before there was any quantisation."""
+    write_config(tmp_path, voice.model, voice.audio, voice.decoder, voice.source)
+    assert (tmp_path / CONFIG).read_bytes() == voice.file(CONFIG).read_bytes()
+    assert voice.quantization is None
+
+
+def test_an_explicit_null_is_no_quantisation(copy: Path) -> None:
+    rewrite_config(copy, None)
+    assert open_model_directory(copy).quantization is None
+
+
+def product(**changes: Any) -> dict[str, Any]:
+    return {"products": {"fc_0": {"grid": "int8", "bound": 1.0, "weights_only": False, **changes}}, "table": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"quantization: .*list"),
+        ("int8", r"quantization: .*str"),
+        ({"table": None}, "quantization: 'products'"),
+        ({"products": {}}, "quantization: 'table'"),
+        ({"products": [], "table": None}, r"quantization: .*items"),
+        ({"products": {"fc_0": "int8"}, "table": None}, "quantization: "),
+        ({"products": {}, "table": 7}, r"quantization\.table.*7.*a SHA-256"),
+        (product(grid="int4"), r"quantization\.grid.*int4.*one of fp16, bf16, int8, fp8"),
+        (product(grid=None), r"quantization\.grid"),
+        (product(grid=["int8"]), r"quantization\.grid"),
+        (product(bound=None), r"quantization\.bound.*a positive number"),
+        (product(bound=0.0), r"quantization\.bound.*a positive number"),
+        (product(bound=-1.0), r"quantization\.bound.*a positive number"),
+        (product(bound=float("nan")), r"quantization\.bound.*a positive number"),
+        (product(bound=float("inf")), r"quantization\.bound.*a positive number"),
+        (product(bound="1.0"), r"quantization\.bound.*a positive number"),
+        (product(bound=True), r"quantization\.bound.*a positive number"),
+        (product(grid="fp16"), r"quantization\.bound.*none: nothing is scaled"),
+        (product(weights_only=True), r"quantization\.bound.*none: nothing is scaled"),
+        (product(weights_only="no", bound=None), r"quantization\.weights_only.*true or false"),
+        (product(scale=3), r"quantization: .*scale"),
+        ({"products": {"input_1": {"grid": "fp16"}}, "table": None}, r"quantization\.products.*input_1.*recurrent_0"),
+        ({"products": {"conditioner": {"grid": "fp16"}}, "table": None}, r"quantization\.products.*conditioner"),
+    ],
+)
+def test_damaged_values_are_refused_by_name(copy: Path, values: Any, message: str) -> None:
+    rewrite_config(copy, values)
+    with pytest.raises(ModelDirectoryError, match=rf"config\.json: {message}"):
+        open_model_directory(copy)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_grid_has_a_bound_where_it_is_scaled(grid: Any) -> None:
+    if grid in LARGEST:
+        assert Product(grid, 2.0).scale == 2.0 / LARGEST[grid]
+        with pytest.raises(ConfigError, match="bound"):
+            Product(grid)
+    else:
+        assert Product(grid).bound is None
+        with pytest.raises(ConfigError, match="bound"):
+            Product(grid, 2.0)
+    assert Product(grid, weights_only=True).bound is None
+
+
+def test_products_are_named_in_the_order_of_a_step(voice: ModelDirectory) -> None:
+    assert product_names(voice.model) == ("recurrent_0", "fc_0", "output")
+
+
+def test_products_can_be_left_out_and_names_copied() -> None:
+    products = dict(PRODUCTS)
+    quantization = Quantization(products, "0")
+    products.clear()
+    assert list(quantization.without(["fc_0", "unknown"]).products) == ["recurrent_0", "output"]
+    assert quantization.without(["fc_0"]).table == "0"
+    assert [str(one) for one in quantization.products.values()] == ["int8", "fp8", "int8 weights"]
