@@ -57,19 +57,32 @@ def encode_weight(weight: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Float
     Raises:
         ValueError: NaN or infinity among the weights.
     """
-    if not np.isfinite(np.asarray(weight, np.float32)).all():
-        raise ValueError("found NaN or infinity among the weights; export a sound checkpoint")
+    _check_finite(weight)
     scales = channel_scales(weight, grid)
     return encode(weight, scales[:, None], grid), scales
 
 
 def round_weight(weight: NDArray[Any], product: Product) -> FloatArray:
-    """A weight [outputs, inputs] as a product has it, float32."""
+    """A weight [outputs, inputs] as a product has it, float32.
+
+    Raises:
+        ValueError: NaN or infinity among the weights, or what is infinite in the grid.
+    """
     if product.grid not in LARGEST:
-        return np.asarray(weight, np.float32).astype(_TYPES[product.grid]).astype(np.float32)
+        _check_finite(weight)
+        with np.errstate(over="ignore"):
+            cast: FloatArray = np.asarray(weight, np.float32).astype(_TYPES[product.grid]).astype(np.float32)
+        if not np.isfinite(cast).all():
+            raise ValueError(f"found weights up to {np.abs(weight).max():g}, which {product.grid} cannot hold")
+        return cast
     codes, scales = encode_weight(weight, product.grid)
     rounded: FloatArray = codes.astype(np.float32) * scales[:, None]
     return rounded
+
+
+def _check_finite(weight: NDArray[Any]) -> None:
+    if not np.isfinite(np.asarray(weight, np.float32)).all():
+        raise ValueError("found NaN or infinity among the weights; export a sound checkpoint")
 
 
 def round_activations(values: NDArray[Any], product: Product) -> FloatArray:

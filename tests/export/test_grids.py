@@ -88,9 +88,15 @@ def test_rounding_a_rounded_weight_gives_the_same_codes(grid: Grid) -> None:
 def test_weights_that_are_not_finite_are_refused(grid: Grid, wrong: float) -> None:
     weight = np.ones((2, 3), np.float32)
     weight[1, 1] = wrong
-    if grid in LARGEST:
-        with pytest.raises(ValueError, match="found NaN or infinity among the weights"):
-            round_weight(weight, Product(grid, weights_only=True))
+    with pytest.raises(ValueError, match="found NaN or infinity among the weights"):
+        round_weight(weight, Product(grid, weights_only=True))
+
+
+def test_weights_that_are_infinite_in_float16_are_refused() -> None:
+    weight = np.array([[1.0, -7e4]], np.float32)
+    with pytest.raises(ValueError, match="found weights up to 70000, which fp16 cannot hold"):
+        round_weight(weight, PRODUCTS["fp16"])
+    assert np.isfinite(round_weight(weight, PRODUCTS["bf16"])).all()
 
 
 def test_activations_are_left_alone_where_only_weights_are_rounded() -> None:
