@@ -37,6 +37,8 @@ LITTLE_SECONDS = 1.0
 
 Failed = Callable[[Path, str], None]
 """Is told of a file that cannot be used, and why."""
+Notice = Callable[[str], None]
+"""Is told what is remarkable and no error."""
 Forced = tuple[FloatArray, NDArray[Any]]
 """A mel, and the samples that its steps are fed with."""
 
@@ -56,6 +58,7 @@ def calibrate(
     threads: int | None = None,
     progress: Progress | None = None,
     failed: Failed | None = None,
+    notice: Notice = logger.warning,
     partial: Path | None = None,
 ) -> CalibrationTable:
     """Runs a model and measures what its products read.
@@ -63,7 +66,7 @@ def calibrate(
     Recordings are fed to it (teacher forcing). Of mels alone it draws samples first, and is then fed with those, which
     runs the states that drawing them did. The table depends on the model, the contents and names of the files and, for
     mels, the seed: not on their order, nor on the batch, the threads or interruptions. Of files with the same content
-    one is run. What is remarkable and no error is logged as a warning.
+    one is run.
 
     Args:
         directory: a verified model directory, not quantised.
@@ -73,6 +76,7 @@ def calibrate(
         threads: CPU threads.
         progress: is told of samples as they are done; of a mel, half when they are drawn and half when they are fed.
         failed: is told of files that cannot be used, and the others go on; without it, the first of them ends it.
+        notice: is told of files with the same content, of an earlier run, and of little speech.
         partial: a file to keep what is done in, after each input, and to go on from; removed at the end.
 
     Raises:
@@ -83,14 +87,14 @@ def calibrate(
     check_seed(seed)
     tell = failed or _raise
     forced = _are_recordings(inputs)
-    given = _identify(inputs, tell)
+    given = _identify(inputs, tell, notice)
     executor = ObservingExecutor(directory, threads)
     settings = {
         "model": model_hash(directory),
         "seed": None if forced else seed,
         "onnxruntime": onnxruntime.__version__,
     }
-    seen = _begin(partial, settings, executor, given)
+    seen = _begin(partial, settings, executor, given, notice)
     opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
     with Vocoder(opened, batch) as vocoder:
         run = _Run(vocoder, executor, seed, progress or _ignore, tell)
@@ -103,6 +107,9 @@ def calibrate(
             seen.done[one.sha256] = steps
             if partial is not None:
                 seen.write(partial, settings)
+    seconds = sum(seen.done.values()) / directory.audio.sample_rate
+    if 0 < seconds < LITTLE_SECONDS:
+        notice(f"{seconds:.2f} s of speech is little: what it lacks will be clipped; ten seconds or more are good")
     table = _table(directory, executor, seen, given, None if forced else seed)
     if partial is not None:
         partial.unlink(missing_ok=True)
@@ -167,7 +174,7 @@ class _Run:
         def streams() -> Iterator[Stream]:
             for one in inputs:
                 try:
-                    mel = check_mel(read_mel(one.path), config.audio)  # type: ignore[arg-type]
+                    mel = check_mel(read_mel(one.path), config.audio)
                     request = Request(mel, self.seed)
                     utterance = prepare(request, config.model, config.audio, windows, self.executor.condition)
                     (stream,) = utterance.streams(utterance.condition())
@@ -197,7 +204,7 @@ def _are_recordings(inputs: Sequence[Path]) -> bool:
     return not mels
 
 
-def _identify(inputs: Sequence[Path], failed: Failed) -> list[_Given]:
+def _identify(inputs: Sequence[Path], failed: Failed, notice: Notice) -> list[_Given]:
     """Files and their hashes, in the order of names and hashes; one for each content."""
     found: list[_Given] = []
     for path in inputs:
@@ -210,21 +217,25 @@ def _identify(inputs: Sequence[Path], failed: Failed) -> list[_Given]:
     for one in sorted(found, key=lambda one: (one.path.name, one.sha256)):
         unique.setdefault(one.sha256, one)
     if len(unique) < len(found):
-        logger.warning("%d files have the content of others, and are counted once", len(found) - len(unique))
+        notice(f"{len(found) - len(unique)} files have the content of others, and are counted once")
     return list(unique.values())
 
 
 def _begin(
-    partial: Path | None, settings: dict[str, Any], executor: ObservingExecutor, given: Sequence[_Given]
+    partial: Path | None,
+    settings: dict[str, Any],
+    executor: ObservingExecutor,
+    given: Sequence[_Given],
+    notice: Notice,
 ) -> Observations:
     """What an earlier run has done, where that fits, else nothing."""
     if partial is not None and partial.exists():
         try:
             seen = read_observations(partial, settings, executor.columns, {one.sha256 for one in given})
         except (MisfitError, OSError) as error:
-            logger.warning("%s: what an earlier run has left is not used: %s", partial, error)
+            notice(f"{partial}: what an earlier run has left is not used: {error}")
         else:
-            logger.warning("going on from %s: %d of %d files are done", partial, len(seen.done), len(given))
+            notice(f"going on from {partial}: {len(seen.done)} of {len(given)} files are done")
             return seen
     return Observations({name: Histogram() for name in executor.columns})
 
@@ -238,11 +249,6 @@ def _table(
 ) -> CalibrationTable:
     if not seen.done:
         raise CalibrationError("none of the files can be used, expected recordings of speech, or mels (.npy)")
-    seconds = sum(seen.done.values()) / directory.audio.sample_rate
-    if seconds < LITTLE_SECONDS:
-        logger.warning(
-            "%.2f s of speech is little: what it lacks will be clipped; ten seconds or more are good", seconds
-        )
     inputs = tuple(
         CalibrationInput(one.path.name, one.sha256, seen.done[one.sha256]) for one in given if one.sha256 in seen.done
     )

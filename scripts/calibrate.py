@@ -15,6 +15,7 @@ from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.table import CalibrationTable
+    from wavernn_trt.export.quantization import Grid
 
 DESCRIPTION = """\
 Runs a model on speech and measures what its matrix products read: the largest magnitude,
@@ -45,7 +46,7 @@ examples:
 
 exit codes: 0 all done; 1 done, but some files could not be used; 2 wrong usage, or none could; 130 interrupted
 """
-SHOWN = "int8"
+SHOWN: Grid = "int8"
 """The grid whose bounds are printed."""
 
 
@@ -79,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: a mistake in the arguments, before any work is done; or nothing that can be used.
         OSError: the table cannot be written.
     """
+    from tqdm import tqdm
+
     from wavernn_trt.calibration.calibrate import calibrate
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.jobs.output_files import prepare_output
@@ -96,7 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def note(file: Path, reason: str) -> None:
         failed.append({"input": str(file), "error": reason})
-        print(f"{PROGRAM}: failed: {file}: {reason.removeprefix(f'{file}: ')}", file=sys.stderr)
+        say(f"failed: {file}: {reason.removeprefix(f'{file}: ')}")
+
+    def say(line: str) -> None:
+        tqdm.write(f"{PROGRAM}: {line}", file=sys.stderr)  # above the bar
 
     started = time.perf_counter()
     try:
@@ -109,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
                 threads=arguments.threads,
                 progress=bar.advance,
                 failed=note,
+                notice=say,
                 partial=partial,
             )
     except KeyboardInterrupt:

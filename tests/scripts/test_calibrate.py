@@ -1,0 +1,150 @@
+"""The command ``calibrate``, on the voice that is shipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("onnx_graphsurgeon", reason="the graph is built with it")
+
+from wavernn_trt.calibration.table import METHODS, read_table
+from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.runtime.vocoder import shipped_voice
+from wavernn_trt.scripts.cli import main
+
+RATE = 16000
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, samples, rate in (("a.wav", 900, RATE), ("b.flac", 1500, 22050)):
+        soundfile.write(folder / name, rng.normal(0, 0.1, samples), rate)
+    return folder
+
+
+def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    code = main(["calibrate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_table_is_written_and_shown(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "new" / "voice.json"
+    code, out, err = run(capsys, shipped_voice(), clips, "-o", output, "--threads", 1)
+    assert code == 0, err
+    table = read_table(output)
+    table.check(open_model_directory(shipped_voice()))
+    assert [one.name for one in table.inputs] == ["a.wav", "b.flac"]
+    head, *lines, total = out.splitlines()
+    assert head.split() == ["product", "values", "largest", *METHODS]
+    assert [line.split()[0] for line in lines] == ["recurrent_0", "fc_0", "output"]
+    assert total == f"{output}: 2 files, 0.1 s; the bounds above are for int8"
+    assert "calibrating" in err
+    assert "is little" in err
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_table_that_is_there_is_replaced_on_demand_only(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "voice.json"
+    output.write_text("mine")
+    code, out, err = run(capsys, shipped_voice(), clips, "-o", output, "-q")
+    assert (code, out) == (2, "")
+    assert "is there already; --overwrite replaces it" in err
+    assert output.read_text() == "mine"
+    arguments = ("-o", output, "--overwrite", "--json", "-q")
+    code, out, err = run(capsys, shipped_voice(), clips, *arguments)
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["sha256"] == read_table(output).sha256
+    assert report["failed"] == []
+    assert set(report["products"]) == {"recurrent_0", "fc_0", "output"}
+    assert report["seconds"] == pytest.approx(sum(file["samples"] for file in report["files"]) / RATE)
+
+
+def test_one_bad_file_does_not_stop_the_rest(clips: Path, tmp_path: Path, capsys: Any) -> None:
+    (clips / "bad.wav").write_bytes(b"RIFF....")
+    soundfile.write(clips / "silent.wav", np.zeros(900), RATE)
+    code, out, err = run(capsys, shipped_voice(), clips, "-o", tmp_path / "voice.json", "--json", "-q")
+    assert code == 1
+    report = json.loads(out)
+    assert sorted(Path(one["input"]).name for one in report["failed"]) == ["bad.wav", "silent.wav"]
+    assert len(report["files"]) == 2
+    assert err.count("failed:") == 2
+    assert "found silence" in err
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    clips: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wavernn_trt.scripts.recordings import SecondsBar
+
+    output, partial = tmp_path / "voice.json", tmp_path / ".voice.json.partial"
+
+    def interrupted(self: SecondsBar, samples: int) -> None:
+        if partial.exists():
+            raise KeyboardInterrupt
+
+    arguments = (shipped_voice(), clips, "-o", output, "--batch", 1, "-q")
+    monkeypatch.setattr(SecondsBar, "advance", interrupted)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (130, "")
+    assert f"interrupted; {partial} has the files that are done; the same command goes on behind them" in err
+    monkeypatch.undo()
+    code, out, err = run(capsys, *arguments)
+    assert code == 0
+    assert "1 of 2 files are done" in err
+    assert not partial.exists()
+    resumed = output.read_bytes()
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    assert output.read_bytes() == resumed
+
+
+def test_mels_are_spoken_first(tmp_path: Path, capsys: Any) -> None:
+    mel = np.random.default_rng(0).uniform(-1, 0, (80, 4)).astype(np.float32)
+    np.save(tmp_path / "mel.npy", mel)
+    output = tmp_path / "voice.json"
+    code, _, err = run(capsys, shipped_voice(), tmp_path, "-o", output, "--seed", 3, "-q")
+    assert code == 0, err
+    table = read_table(output)
+    assert (table.forced, table.seed) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("empty",), "found no .wav, .flac, .ogg, .npy file"),
+        (("gone.wav",), "no such file or folder"),
+        (("silent.wav",), "none of the files can be used"),
+        (("clips", "mel.npy"), "expected one kind"),
+        (("mel.npy",), "none of the files can be used"),
+        (("clips", "--seed", "-1"), "expected an integer from 0"),
+        (("clips", "--batch", "0"), "expected a positive integer"),
+        ((), "SPEECH"),
+    ],
+)
+def test_wrong_usage_exits_2(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(clips.parent)
+    np.save("mel.npy", np.zeros((20, 4), np.float32))
+    soundfile.write("silent.wav", np.zeros(900), RATE)
+    Path("empty").mkdir()
+    code, out, err = run(capsys, shipped_voice(), *arguments, "-o", "voice.json", "-q")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not Path("voice.json").exists()
+
+
+def test_the_output_must_be_a_file(clips: Path, capsys: Any) -> None:
+    code, out, err = run(capsys, shipped_voice(), clips, "-o", clips, "--overwrite")
+    assert (code, out) == (2, "")
+    assert "is there already; name a file" in err
