@@ -16,8 +16,8 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.export.new_directory import check_sizes, new_directory, refuse_to_replace, write_graphs
-from wavernn_trt.export.quantization import LARGEST, Quantization
-from wavernn_trt.export.rewrite.explicit_quantization import quantize_products
+from wavernn_trt.export.quantization import Quantization
+from wavernn_trt.export.rewrite.explicit_quantization import quantize_products, quantized_layers
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.rounded_products import round_products
@@ -73,12 +73,3 @@ def quantize(
         write_config(building, model, directory.audio, shape, directory.source, quantization)
         write_manifest(building)
     return open_model_directory(out_dir)
-
-
-def quantized_layers(quantization: Quantization) -> set[int]:
-    """The GRU layers whose recurrent product TensorRT must see: a fused cell would hide it."""
-    return {
-        int(name.removeprefix("recurrent_"))
-        for name, product in quantization.products.items()
-        if name.startswith("recurrent_") and product.grid in LARGEST
-    }

@@ -12,6 +12,7 @@ from typing import Any
 import wavernn_trt
 from wavernn_trt.engines.build_process import PLAN
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
+from wavernn_trt.engines.grids import check_grids
 from wavernn_trt.engines.manifest import Binding, PlanManifest, PluginUse, clean_name
 from wavernn_trt.engines.plan_names import building_gpu, plan_key, plan_stem, plugin_sources
 from wavernn_trt.engines.spec import ROLES, EngineSpec, Role
@@ -56,8 +57,10 @@ def build_engine(
     Raises:
         EngineBuildError: TensorRT made no plan, or its process died.
         EngineCacheError: the cache cannot be written.
+        EngineSpecError: products of fp8 for a target that has none.
         TensorRTMissingError: the module is not installed.
     """
+    check_grids(spec, directory.quantization)
     say = progress or (lambda role, stage, share: None)
     long = spec.form == "cell" and directory.model.layers > 1 and spec.steps > _MANY_STEPS
     if long and cache.find(plan_stem(directory, spec, "decoder"), plan_key(directory, spec, "decoder")) is None:
@@ -115,6 +118,7 @@ def _manifest(
         plugins=tuple(PluginUse(**one) for one in result["plugins"]),
         layers=result["layers"],
         precisions=result["precisions"],
+        products=result["products"],
         build_seconds=result["build_seconds"],
         peak_bytes=result["peak_bytes"],
         built_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),

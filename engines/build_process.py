@@ -95,11 +95,12 @@ def build_plan(request: dict[str, Any], events: Events) -> dict[str, Any]:
     events.send("stage", name="rewriting the graph")
     directory = open_model_directory(request["directory"])
     graph = graphs.engine_graph(directory, spec, role)
+    weights = graphs.product_weights(directory, spec.form) if role == "decoder" else None
     plugins = Counter(node.op_type for node in graph.graph.node if node.domain == DOMAIN)
     write_models(folder, {GRAPH: graph}, WEIGHTS)
     del graph
     timing_file = Path(request["timing_cache"]) if request["timing_cache"] else None
-    described = _build(folder, spec, role, timing_file, events)
+    described = _build(folder, spec, role, timing_file, events, weights)
     return {
         **described,
         "plugins": [
@@ -113,7 +114,15 @@ def build_plan(request: dict[str, Any], events: Events) -> dict[str, Any]:
     }
 
 
-def _build(folder: Path, spec: EngineSpec, role: Role, timing_file: Path | None, events: Events) -> dict[str, Any]:
+def _build(
+    folder: Path,
+    spec: EngineSpec,
+    role: Role,
+    timing_file: Path | None,
+    events: Events,
+    weights: dict[str, str] | None,
+) -> dict[str, Any]:
+    from wavernn_trt.engines.product_precisions import precisions_in_network
     from wavernn_trt.plugins.tensorrt_plugins import register
 
     trt = import_tensorrt(spec.backend)
@@ -146,7 +155,8 @@ def _build(folder: Path, spec: EngineSpec, role: Role, timing_file: Path | None,
         timing_cache.save()
     with (folder / PLAN).open("wb") as file:
         file.write(memoryview(plan))
-    return _describe(network, profiles)
+    products = None if weights is None else precisions_in_network(network, weights)
+    return {**_describe(network, profiles), "products": products}
 
 
 def _add_profile(

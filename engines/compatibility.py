@@ -7,12 +7,15 @@ as a violation, because nobody has looked. Layers are as TensorRT-RTX 1.7's ONNX
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import TensorProto, shape_inference
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper, shape_inference
 
 from wavernn_trt.export.operators import GRU_OPERATOR, MATERIALISE_OPERATOR, SEQUENCE_OPERATOR, SequenceShape
 from wavernn_trt.export.rewrite import gru_function, materialise_rows
@@ -30,6 +33,9 @@ _BUILDABLE_TYPES = {
     TensorProto.INT8,
     TensorProto.FLOAT8E4M3FN,
 }
+
+_GRIDS = {TensorProto.INT8, TensorProto.FLOAT8E4M3FN}
+"""Of eight bits; what TensorRT quantises to."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class _Context:
     constants: frozenset[str]
     types: dict[str, int]
     shapes: dict[str, tuple[int | None, ...] | None]
+    scalars: dict[str, NDArray[np.generic]]
+    """Values of constants that hold one number."""
+    dequantized: frozenset[str]
+    """Constants as a DequantizeLinear gives them."""
 
 
 _Check = Callable[[onnx.NodeProto, _Context], str | None]
@@ -86,9 +96,8 @@ def _constant_table(node: onnx.NodeProto, context: _Context) -> str | None:
 
 
 def _constant_weight(node: onnx.NodeProto, context: _Context) -> str | None:
-    return (
-        None if node.input[1] in context.constants else "its weight is not constant, so no fast layout is chosen for it"
-    )
+    constant = node.input[1] in context.constants or node.input[1] in context.dequantized
+    return None if constant else "its weight is not constant, so no fast layout is chosen for it"
 
 
 def _short_convolution(node: onnx.NodeProto, context: _Context) -> str | None:
@@ -130,10 +139,27 @@ def _sequence(node: onnx.NodeProto, context: _Context) -> str | None:
     return None if len(node.input) == expected else f"has {len(node.input)} inputs, expected {expected}"
 
 
+def _grid(node: onnx.NodeProto, context: _Context) -> str | None:
+    codes = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+    found = context.types.get(codes)
+    if found not in _GRIDS:
+        name = TensorProto.DataType.Name(found) if found is not None else "unknown"
+        return f"its codes are {name}, expected INT8 or FLOAT8E4M3FN"
+    if node.input[1] not in context.constants:
+        return "its scale is not constant"
+    if context.shapes.get(node.input[1]) not in ((), (1,)) and node.input[0] not in context.constants:
+        return "has a scale for each channel of activations; only weights may have that"
+    zero = node.input[2] if len(node.input) > 2 else ""
+    if zero and (zero not in context.scalars or float(context.scalars[zero].reshape(()).astype(np.float32)) != 0):
+        return "its zero point is not a constant zero"
+    return None
+
+
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _REFUSED = {"Multinomial": "TensorRT has no layer for it; samples are drawn from given random numbers instead"}
 _TABLE = "a constant table or a constant index"
 _STATIC = "static shapes"
+_SCALED = "INT8 or FP8, zero points of zero, constant scales; one for each channel of weights only"
 
 OPERATORS: dict[str, _Support] = {
     GRU_OPERATOR: _Support(
@@ -150,6 +176,7 @@ OPERATORS: dict[str, _Support] = {
     "Conv": _Support("Convolution", f"kernel at most {LONGEST_CONVOLUTION} long", _short_convolution),
     "Cos": _Support("Unary (cos)"),
     "CumSum": _Support("Cumulative (sum)"),
+    "DequantizeLinear": _Support("Dequantize", _SCALED, _grid),
     "Div": _Support("ElementWise (div)"),
     "Exp": _Support("Unary (exp)"),
     "Expand": _Support("Slice (broadcast)"),
@@ -168,6 +195,7 @@ OPERATORS: dict[str, _Support] = {
     "Neg": _Support("Unary (neg)"),
     "Pad": _Support("Slice (fill)"),
     "Pow": _Support("ElementWise (pow)"),
+    "QuantizeLinear": _Support("Quantize", _SCALED, _grid),
     "Relu": _Support("Activation (ReLU)"),
     "Reshape": _Support("Shuffle"),
     "Shape": _Support("Shape", "evaluated at build time where shapes are static"),
@@ -244,4 +272,14 @@ def _look(model: onnx.ModelProto) -> _Context:
         shapes[initializer.name] = tuple(initializer.dims)
     constants = {initializer.name for initializer in inferred.initializer}
     constants |= {node.output[0] for node in inferred.node if node.op_type == "Constant"}
-    return _Context(frozenset(constants), types, shapes)
+    scalars = {
+        initializer.name: numpy_helper.to_array(initializer)
+        for initializer in inferred.initializer
+        if initializer.data_location != TensorProto.EXTERNAL and math.prod(initializer.dims) == 1
+    }
+    dequantized = {
+        node.output[0] for node in inferred.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    # What is cast on its way into a product is still the weight.
+    dequantized |= {node.output[0] for node in inferred.node if node.op_type == "Cast" and node.input[0] in dequantized}
+    return _Context(frozenset(constants), types, shapes, scalars, frozenset(dequantized))

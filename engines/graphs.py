@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.engines.compatibility import compatibility_report
-from wavernn_trt.engines.spec import EngineSpec, Role
+from wavernn_trt.engines.spec import EngineSpec, Form, Role
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import CONDITIONER, ModelDirectory, window_rows
+from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.quantization import product_names
 from wavernn_trt.export.rewrite.decoder_interface import Dimension
+from wavernn_trt.export.rewrite.explicit_quantization import quantize_products, quantized_layers
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence, sequence_decoder
 from wavernn_trt.export.rewrite.materialise_rows import materialise_rows
 from wavernn_trt.export.rewrite.narrow_slices import narrow_slices
 from wavernn_trt.export.rewrite.precision import lower_precision
+from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.export.rewrite.unroll import unroll
 
 
@@ -51,6 +58,25 @@ def decoder_window(directory: ModelDirectory, spec: EngineSpec) -> int:
     return window_rows(directory.model, directory.audio, spec.steps)
 
 
+def product_weights(directory: ModelDirectory, form: Form | None = None) -> dict[str, str]:
+    """How the names of weights begin in a graph, to the names of the products that multiply by them.
+
+    Args:
+        directory: a verified model directory.
+        form: of an engine's graph; ``None`` is the directory's own decoder.
+
+    Raises:
+        ModelDirectoryError: the directory's graphs are not this exporter's.
+        PatternError: nor is its step.
+    """
+    if form == "sequence":
+        names = product_names(directory.model)
+        return {"output_weight" if name == "output" else name.replace("_", "_weight_"): name for name in names}
+    products = find_products(read_networks(directory).step, directory.model)
+    # Of operands that ONNX Runtime rounds, the values are kept beside what they came from.
+    return {re.sub(r"\.\w+_values$", "", node.inputs[1].name): name for name, node in products.items()}
+
+
 def refuse(graph: onnx.ModelProto, *, static: bool) -> None:
     """Raises a `RefusedGraphError` for a graph with nodes that TensorRT would refuse, before it is asked to."""
     violations = compatibility_report(graph, static=static).violations
@@ -65,18 +91,27 @@ def refuse(graph: onnx.ModelProto, *, static: bool) -> None:
 
 def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
     model = directory.model
-    networks = fuse_gates(read_networks(directory), model.input_sizes)
     batch: Dimension = spec.batch.maximum if spec.batch.static else "batch"
     window = decoder_window(directory, spec)
     if spec.form == "sequence":
+        networks = fuse_gates(read_networks(directory), model.input_sizes)
         fused = fuse_sequence(networks, model)
         return sequence_decoder(
             fused, networks, model, steps=spec.steps, batch=batch, window=window, precision=spec.precision
         )
-    lowered = lower_precision(narrow_slices(networks), spec.precision)
+    lowered = lower_precision(narrow_slices(_step_of_products(directory, spec.precision)), spec.precision)
     unrolled = unroll(lowered, model, steps=spec.steps, batch=batch, window=window)
     # Rows of a single group are gathered from where they lie: a copy would only take memory (univoc 896: 4 % more).
     return materialise_rows(unrolled) if len(model.groups) > 1 else unrolled
+
+
+def _step_of_products(directory: ModelDirectory, precision: Precision) -> Networks:
+    """The step with its gates fused, but where TensorRT must see a quantised product inside of a cell."""
+    networks, model, quantization = read_networks(directory), directory.model, directory.quantization
+    if quantization is None:
+        return fuse_gates(networks, model.input_sizes)
+    quantized = quantize_products(networks, model, quantization, precision)
+    return fuse_gates(quantized, model.input_sizes, unfused=quantized_layers(quantization))
 
 
 def _make_single(conditioner: onnx.ModelProto) -> None:

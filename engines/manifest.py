@@ -106,6 +106,10 @@ class PlanManifest:
     """How many layers of each type the network had, before TensorRT fused them."""
     precisions: dict[str, dict[str, int]]
     """For each layer type, how many layers have outputs of each dtype."""
+    products: dict[str, str] | None = None
+    """The precision of each of a step's matrix products, as the network had it: ``int8``, ``fp8``, ``int8 weights`` or
+    ``fp8 weights`` where only these are, ``fp16``, ``bf16``, ``fp32``. ``None`` for a conditioner, and in manifests
+    that were written before this was noted."""
     build_seconds: float
     peak_bytes: int
     """Resident memory of the building process, at its highest."""
@@ -145,6 +149,7 @@ class PlanManifest:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require(self.plan_bytes >= 1, "plan_bytes", self.plan_bytes, "at least 1")
         _require_role(self)
+        _require_text("products", *(self.products or {}), *(self.products or {}).values())
         _require_text(
             "layers", *self.layers, *self.precisions, *(t for types in self.precisions.values() for t in types)
         )

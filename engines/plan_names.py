@@ -18,9 +18,11 @@ _GRAPH_CODE = (
     "export/config.py",
     "export/graph_edit.py",
     "export/graph_files.py",
+    "export/grids.py",
     "export/model_directory.py",
     "export/networks.py",
     "export/operators.py",
+    "export/quantization.py",
     "export/rewrite",
 )
 """What makes a plan's network from a model directory; another version of it may make another plan."""

@@ -31,7 +31,8 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
             if attribute.HasField("g"):
                 del attribute.g.value_info[:]
     del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", _opset(model)))
+    opset = _opset(model)
+    model.opset_import.append(helper.make_opsetid("", opset))
     if any(node.domain == ORT_DOMAIN for node in _nodes(model.graph)):
         model.opset_import.append(helper.make_opsetid(ORT_DOMAIN, 1))
     if any(node.domain == DOMAIN for node in model.graph.node):
@@ -40,9 +41,9 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
     if cell is not None:
         types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         precisions = {onnx_type: precision for precision, onnx_type in ONNX_TYPES.items()}
-        model.functions.append(gru_function(OPSET, precisions[types[cell.input[2]]]))
+        model.functions.append(gru_function(opset, precisions[types[cell.input[2]]]))
     if any(node.op_type == MATERIALISE_OPERATOR for node in model.graph.node):
-        model.functions.append(materialise_function(OPSET))
+        model.functions.append(materialise_function(opset))
     model.ir_version = IR_VERSION
     model.producer_name = "wavernn-trt"
     return model

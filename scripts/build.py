@@ -16,7 +16,8 @@ from wavernn_trt.scripts.arguments import path, positive_integer, positive_numbe
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.cache import CachedPlan
-    from wavernn_trt.engines.spec import EngineSpec, Extent
+    from wavernn_trt.engines.spec import Backend, EngineSpec, Extent
+    from wavernn_trt.export.quantization import Quantization
 
 DESCRIPTION = """\
 Builds an engine of a model directory: one TensorRT plan for the conditioner, one for the decoder.
@@ -32,6 +33,10 @@ compute capabilities (--sm), for TensorRT-RTX:
   80  A100, A30             86  RTX 30 series, A10, A40       89  RTX 40 series, L4, L40
   120 RTX 50 series         121 GB10
   Others (90: H100, H200; 100: B200) are built with regular TensorRT, on them.
+
+A quantised directory's products run in its int8 or fp8 in the form cell, which is its default, and the
+others in --precision. The form sequence has no products in eight bits: it takes the rounded weights in
+--precision. TensorRT multiplies fp8 from compute capability 89 on.
 
 precision is that of the decoder's matrix products; gates, softmax and sampling stay in float32, and
 so does the conditioner. An engine decodes --batch streams together; a waveform depends on its mel,
@@ -74,9 +79,10 @@ def add_parser(subparsers: Any) -> None:
         "--sm",
         type=_targets,
         metavar="LIST",
-        help="compute capabilities to build for, as in 86,89 (default: the GPU's, or without one 80,86,89,120)",
+        help="compute capabilities to build for, as in 86,89 (default: the GPU's, or without one those of 80,86,89,120 "
+        "that have the directory's grids)",
     )
-    parser.add_argument("--form", choices=("sequence", "cell"), default="sequence", help="default: sequence")
+    parser.add_argument("--form", choices=("sequence", "cell"), help="default: sequence; cell of a quantised directory")
     parser.add_argument("--steps", type=positive_integer, default=1024, metavar="N", help="of a chunk (default: 1024)")
     parser.add_argument(
         "--frames", type=_extent, metavar="N", help="of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"
@@ -97,14 +103,19 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.engines.build import build_engine
     from wavernn_trt.engines.cache import EngineCache
+    from wavernn_trt.engines.grids import describe_rounding
     from wavernn_trt.engines.supervised_build import EngineBuildError
     from wavernn_trt.engines.tensorrt_module import tensorrt_version
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import shipped_voice
 
-    spec = _spec(arguments)
-    tensorrt_version(spec.backend)  # where it is missing, that is what is said first
+    backend = _backend(arguments.backend)
+    _spec(arguments, backend, None)  # mistakes in the arguments are said first, and a missing TensorRT then
+    tensorrt_version(backend)
     directory = open_model_directory(arguments.directory or shipped_voice())
+    spec = _spec(arguments, backend, directory.quantization)
+    if (rounding := describe_rounding(spec, directory.quantization)) is not None:
+        print(f"{PROGRAM}: {rounding}", file=sys.stderr)
     cache = EngineCache(arguments.cache)
     # More than a PiB is no limit on any machine, and more than the system takes for one.
     limit = None if arguments.memory_limit is None else round(min(arguments.memory_limit, 2**20) * 2**30)
@@ -165,25 +176,30 @@ class _Bar:
         self.close()
 
 
-def _spec(arguments: argparse.Namespace) -> EngineSpec:
+def _backend(name: str | None) -> Backend:
     from wavernn_trt.engines.gpu import driver_state
-    from wavernn_trt.engines.spec import Backend, EngineSpec, Extent
 
-    devices = driver_state().devices
-    backend: Backend
-    if arguments.backend is not None:
-        backend = "tensorrt" if arguments.backend == "tensorrt" else "tensorrt_rtx"
-    else:
-        backend = "tensorrt" if devices and importlib.util.find_spec("tensorrt") else "tensorrt_rtx"
+    if name is not None:
+        return "tensorrt" if name == "tensorrt" else "tensorrt_rtx"
+    return "tensorrt" if driver_state().devices and importlib.util.find_spec("tensorrt") else "tensorrt_rtx"
+
+
+def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantization | None) -> EngineSpec:
+    from wavernn_trt.engines.gpu import driver_state
+    from wavernn_trt.engines.grids import able_targets, default_form
+    from wavernn_trt.engines.spec import EngineSpec, Extent
+
+    form = arguments.form or default_form(quantization)
     targets = arguments.sm or ()
     if not targets and backend == "tensorrt_rtx":
-        targets = tuple(sorted({device.sm for device in devices})) or _DEFAULT_TARGETS
+        there = tuple(sorted({device.sm for device in driver_state().devices}))
+        targets = there or able_targets(_DEFAULT_TARGETS, form, quantization)
     return EngineSpec(
         backend=backend,
         precision=arguments.precision,
         batch=arguments.batch or Extent.of(8),
         steps=arguments.steps,
-        form=arguments.form,
+        form=form,
         targets=targets,
         frames=arguments.frames or Extent.of("2:512:4096"),
     )
@@ -194,11 +210,14 @@ def _as_json(plan: CachedPlan) -> dict[str, Any]:
 
 
 def _line(plan: CachedPlan, *, built: bool) -> str:
+    from wavernn_trt.scripts.engines_report import describe_products
+
     manifest = plan.manifest
+    products = "" if manifest.products is None else f"; products in {describe_products(manifest.products)}"
     how = "built in" if built else "in the cache; took"
     return (
         f"{plan.plan.name}: {manifest.plan_bytes / 1e6:.1f} MB, {how} {manifest.build_seconds:.1f} s "
-        f"and {manifest.peak_bytes / 2**30:.2f} GiB"
+        f"and {manifest.peak_bytes / 2**30:.2f} GiB{products}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -55,6 +55,16 @@ def print_entry(entry: CacheEntry) -> None:
         _print_manifest(entry.manifest)
 
 
+def describe_products(products: Mapping[str, str]) -> str:
+    """Products by precision, as in ``int8: recurrent_0, output; fp16: fc_0``, or the one precision of all."""
+    by_precision: dict[str, list[str]] = {}
+    for name, precision in products.items():
+        by_precision.setdefault(precision, []).append(name)
+    if len(by_precision) == 1:
+        return next(iter(by_precision))
+    return "; ".join(f"{precision}: {', '.join(names)}" for precision, names in by_precision.items())
+
+
 def _print_manifest(manifest: PlanManifest) -> None:
     _section("what it is")
     _row("role", manifest.role)
@@ -72,6 +82,10 @@ def _print_manifest(manifest: PlanManifest) -> None:
     _section("bindings")
     for binding in manifest.bindings:
         print(f"  {binding.kind:<7} {binding.name:<20} {binding.dtype:<9} {_shape(binding.shape)}{_profile(binding)}")
+    if manifest.products:
+        _section("products of a step, as TensorRT's network has them")
+        for name, precision in manifest.products.items():
+            _row(name, precision)
     _section("plugins")
     for plugin in manifest.plugins:
         _row(plugin.name, f"version {plugin.version}, namespace {plugin.namespace!r}, {_nodes(plugin.count)}")

@@ -20,6 +20,8 @@ from wavernn_trt.export.model_directory import (
     open_model_directory,
     read_manifest,
 )
+from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.export.quantization import product_names
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.compatibility import CompatibilityReport
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Prints what is in a model directory: family, sizes, work for a sample, audio settings, files and
 their hashes, and the compatibility report: what TensorRT makes of every operator, on which
-condition, and each node that breaks one. Exits with 1 if a node does.
+condition, and each node that breaks one. Exits with 1 if a node does. Of a quantised directory, it
+also prints how each product of a step is rounded, and which of them TensorRT finds in eight bits.
 
-Of a plan: its bindings, precisions, targets and plugins, the layers of the network it was built from
-and, where a GPU and its driver are there, those that TensorRT made of them.
+Of a plan: its bindings, precisions, targets and plugins, the precision of each product, the layers of
+the network it was built from and, where a GPU and its driver are there, those that TensorRT made of
+them.
 """
+_FLOAT32 = {"grid": "float32", "bound": None, "weights_only": False}
+"""Of a product that is not rounded."""
 _WITHOUT_ONNX = (
     "not available: node counts and the compatibility report need onnx; "
     "pip install '.[export]' in a clone of the project"
@@ -76,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = open_model_directory(arguments.directory)
     reports = _reports(directory)
     values = _values(directory, reports)
+    values["quantization"] = _quantization(directory)
     probed = _probe(directory, arguments.backend) if arguments.probe else None
     if probed is not None:
         figures = dataclasses.asdict(probed).items()  # those that were not reached are NaN, which JSON has not
@@ -145,6 +152,39 @@ def _reports(directory: ModelDirectory) -> dict[str, CompatibilityReport]:
     }
 
 
+def _quantization(directory: ModelDirectory) -> dict[str, Any] | None:
+    """How products are rounded, and where onnx is there, what ``decoder.onnx`` has of that."""
+    quantization = directory.quantization
+    if quantization is None:
+        return None
+    found: dict[str, str] | None = None
+    if importlib.util.find_spec("onnx") is not None:
+        import onnx
+
+        from wavernn_trt.engines.graphs import product_weights
+        from wavernn_trt.engines.product_precisions import precisions_in_graph
+
+        decoder = onnx.load(str(directory.file(DECODER)), load_external_data=False)
+        found = precisions_in_graph(decoder, product_weights(directory))
+    products = {}
+    for name in product_names(directory.model):
+        product = quantization.products.get(name)
+        given = {} if found is None else {"decoder": found.get(name)}
+        products[name] = {**(dataclasses.asdict(product) if product is not None else _FLOAT32), **given}
+    return {"table": quantization.table, "products": products}
+
+
+def _print_quantization(values: dict[str, Any]) -> None:
+    _section("products of a step: as ONNX Runtime rounds them, and in eight bits for TensorRT")
+    for name, product in values["products"].items():
+        bound = "" if product["bound"] is None else f", activations up to {product['bound']:g}"
+        rounded = f"{product['grid']}{' weights' if product['weights_only'] else ''}{bound}"
+        decoder = product.get("decoder", "not known without onnx")
+        eight = decoder if decoder is None or decoder not in PRECISIONS else "no: the engine's precision"
+        _row(name, f"{rounded:<36} {eight}")
+    _row("calibration table", f"SHA-256 {values['table'] or 'not recorded'}")
+
+
 def _values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:
     model, audio = directory.model, directory.audio
     return {
@@ -184,6 +224,8 @@ def _print(directory: ModelDirectory, values: dict[str, Any], reports: dict[str,
     for name, report in reports.items():
         counts = Counter({row.operator: row.count for row in report.operators})
         _row(name, f"{sum(counts.values())} nodes; " + ", ".join(f"{n} {op}" for op, n in counts.most_common(3)))
+    if values["quantization"] is not None:
+        _print_quantization(values["quantization"])
     _section("audio")
     for field in dataclasses.fields(audio):
         value = getattr(audio, field.name)

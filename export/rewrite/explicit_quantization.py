@@ -58,7 +58,7 @@ def quantized_layers(quantization: Quantization) -> set[int]:
 
 
 def _quantize(step: gs.Graph, node: gs.Node, product: Product, precision: Precision) -> None:
-    source, weight, _ = node.inputs
+    source, weight, *_ = node.inputs  # and a bias, where the conditioning did not take it along
     name, kind = node.name, np.int8 if product.grid == "int8" else ml_dtypes.float8_e4m3fn
     by_output, scales = encode_weight(weight.values, product.grid)
     codes = gs.Constant(f"{weight.name}.{product.grid}", np.ascontiguousarray(by_output.T))  # [K, N]
@@ -77,7 +77,7 @@ def _quantize(step: gs.Graph, node: gs.Node, product: Product, precision: Precis
 
 def _lower(step: gs.Graph, node: gs.Node, precision: Precision) -> None:
     """Multiplies in ``precision``, as `wavernn_trt.export.rewrite.precision` does; the bias is added in float32."""
-    source, weight, bias = node.inputs
+    source, weight, *bias = node.inputs
     output, name = node.outputs[0], node.name
     node.inputs.clear()
     node.outputs.clear()
@@ -87,5 +87,9 @@ def _lower(step: gs.Graph, node: gs.Node, precision: Precision) -> None:
         for part, tensor in (("input", source), ("weight", weight))
     ]
     product = add_node(step, "Gemm", operands, f"{name}.low_product")
-    raised = add_node(step, "Cast", [product], f"{name}.product", to=TensorProto.FLOAT)
-    step.nodes.append(gs.Node("Add", f"{name}.biased", {}, [raised, bias], [output]))
+    raise_to = {"to": TensorProto.FLOAT}
+    if not bias:
+        step.nodes.append(gs.Node("Cast", f"{name}.product", raise_to, [product], [output]))
+        return
+    raised = add_node(step, "Cast", [product], f"{name}.product", **raise_to)
+    step.nodes.append(gs.Node("Add", f"{name}.biased", {}, [raised, *bias], [output]))

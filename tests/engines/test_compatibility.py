@@ -50,6 +50,26 @@ VIOLATIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "named size": (helper.make_node("Relu", ["x"], ["y"], name="n"), {"shape": ("batch", 4)}, "not static"),
     "computed table": (helper.make_node("Gather", ["x", "index"], ["y"], name="n"), {}, "not constant"),
     "random numbers": (helper.make_node("Multinomial", ["x"], ["y"], name="n"), {"shape": (2, 4)}, "no layer for it"),
+    "moving scale": (
+        helper.make_node("QuantizeLinear", ["x", "index", "zero"], ["y"], name="n"),
+        {"zero": np.zeros((), np.int8)},
+        "its scale is not constant",
+    ),
+    "moved zero": (
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="n"),
+        {"scale": np.float32(0.1).reshape(()), "zero": np.ones((), np.int8)},
+        "zero point is not a constant zero",
+    ),
+    "unsigned codes": (
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="n"),
+        {"scale": np.float32(0.1).reshape(()), "zero": np.zeros((), np.uint8)},
+        "its codes are UINT8, expected INT8 or FLOAT8E4M3FN",
+    ),
+    "scales of activations": (
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="n", axis=2),
+        {"scale": np.ones(32, np.float32), "zero": np.zeros(32, np.int8)},
+        "only weights may have that",
+    ),
     "never looked at": (helper.make_node("Det", ["x"], ["y"], name="n"), {"shape": (2, 4, 4)}, "no TensorRT layer"),
 }
 
@@ -60,6 +80,14 @@ def test_each_violation_names_its_node(name: str) -> None:
     found = [violation for violation in report(node, **arguments).violations if violation.node == "n"]
     assert any(reason in violation.reason for violation in found), found
     assert {violation.operator for violation in found} == {node.op_type}
+
+
+def test_products_in_eight_bits_have_no_violation() -> None:
+    weight = {"codes": np.ones((32, 8), np.int8), "scales": np.ones(8, np.float32)}
+    node = helper.make_node("DequantizeLinear", ["codes", "scales"], ["y"], name="weight", axis=1)
+    found = report(node, **weight)
+    assert found.violations == ()
+    assert [(row.operator, row.layer) for row in found.operators] == [("DequantizeLinear", "Dequantize")]
 
 
 def test_control_flow_is_a_violation() -> None:

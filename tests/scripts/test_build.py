@@ -11,6 +11,10 @@ import pytest
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
 
+from wavernn_trt.calibration.quantize import quantize
+from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.export.quantization import Product, Quantization
+from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
 
@@ -20,6 +24,42 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("cache") / "plans"
     assert main(["build", "--sm", "80,86,89,120", "-o", str(cache), "-q"]) == 0
     return cache
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The voice that is shipped, with all products but the last in fp8."""
+    products = {"recurrent_0": Product("fp8", 1.0), "fc_0": Product("fp8", 8.0)}
+    folder = tmp_path_factory.mktemp("quantized") / "voice"
+    return quantize(open_model_directory(shipped_voice()), Quantization(products), folder, steps=2).path
+
+
+def test_a_quantised_directory_is_built_with_its_products(
+    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["-o", str(tmp_path / "cache"), "-q"]
+    assert main(["build", str(quantized), "--steps", "2", *cache]) == 0
+    assert "; products in fp8: recurrent_0, fc_0; fp16: output\n" in capsys.readouterr().out
+    assert main(["build", str(quantized), "--steps", "2", "--sm", "89,120", *cache, "--json"]) == 0
+    decoder = json.loads(capsys.readouterr().out)[1]
+    assert (decoder["form"], decoder["targets"]) == ("cell", ["sm89", "sm120"])
+    assert not decoder["built"]  # without a GPU, those are the targets that have fp8
+    assert decoder["products"] == {"recurrent_0": "fp8", "fc_0": "fp8", "output": "fp16"}
+    assert main(["inspect", decoder["plan"]]) == 0
+    printed = capsys.readouterr().out.partition("products of a step")[2]
+    assert [line.split() for line in printed.splitlines()[1:4]] == [[*pair] for pair in decoder["products"].items()]
+
+
+def test_the_form_sequence_of_a_quantised_directory_says_what_it_computes(
+    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ["build", str(quantized), "--sm", "86", "-o", str(tmp_path / "cache"), "-q"]
+    assert main(build) == 2
+    assert "fp8, which TensorRT multiplies from compute capability 89 on; found 86" in capsys.readouterr().err
+    assert main([*build, "--form", "sequence"]) == 0
+    captured = capsys.readouterr()
+    assert "form sequence: products run in fp16 with the rounded weights" in captured.err
+    assert "; products in fp16\n" in captured.out
 
 
 def test_the_shipped_voice_is_built_for_four_generations(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch's")
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-from wavernn_trt.export.model_directory import write_manifest
+from wavernn_trt.calibration.quantize import quantize
+from wavernn_trt.export.model_directory import open_model_directory, write_manifest
+from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
@@ -89,6 +91,36 @@ def test_inspect_shows_the_shipped_voice(capsys: Any) -> None:
     assert values["compatibility"]["decoder.onnx"]["violations"] == []
     assert values["work"]["mflop_per_sample"] == pytest.approx(2 * (3 * 256**2 + 256 * 192 + 192 * 256) / 1e6)
     assert set(values["files"]) >= {"decoder.onnx", "conditioner.onnx", "decoder.weights"}
+
+
+def test_inspect_says_how_products_are_rounded(tmp_path: Path, capsys: Any) -> None:
+    products = {
+        "recurrent_0": Product("int8", 1.0),
+        "fc_0": Product("fp8", weights_only=True),
+        "output": Product("bf16"),
+    }
+    plain = open_model_directory(shipped_voice())
+    directory = quantize(plain, Quantization(products, "b" * 64), tmp_path / "v", steps=2).path
+    code, out, _ = run(capsys, "inspect", directory, "--json")
+    values = json.loads(out)["quantization"]
+    assert (code, values["table"]) == (0, "b" * 64)
+    found = {
+        name: (product["grid"], product["bound"], product["decoder"]) for name, product in values["products"].items()
+    }
+    assert found == {
+        "recurrent_0": ("int8", 1.0, "int8"), "fc_0": ("fp8", None, "fp8 weights"), "output": ("bf16", None, "fp32"),
+    }  # fmt: skip
+    code, out, _ = run(capsys, "inspect", directory)
+    printed = [line.split() for line in out.partition("products of a step")[2].splitlines()[1:5]]
+    assert code == 0
+    assert printed == [
+        ["recurrent_0", "int8,", "activations", "up", "to", "1", "int8"],
+        ["fc_0", "fp8", "weights", "fp8", "weights"],
+        ["output", "bf16", "no:", "the", "engine's", "precision"],
+        ["calibration", "table", "SHA-256", "b" * 64],
+    ]
+    code, out, _ = run(capsys, "inspect", shipped_voice(), "--json")
+    assert json.loads(out)["quantization"] is None
 
 
 def test_inspect_refuses_what_is_no_model_directory(tmp_path: Path, capsys: Any) -> None:

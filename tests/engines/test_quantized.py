@@ -1,0 +1,255 @@
+"""Engines of quantised model directories compute what the directory does, and TensorRT multiplies in eight bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="models are exported from PyTorch")
+onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+
+import onnxruntime
+
+from wavernn_trt.calibration.quantize import quantize
+from wavernn_trt.engines.build import build_engine
+from wavernn_trt.engines.cache import EngineCache
+from wavernn_trt.engines.graphs import engine_graph, product_weights
+from wavernn_trt.engines.grids import able_targets, check_grids, default_form, describe_rounding
+from wavernn_trt.engines.plan_names import plan_key, plan_stem
+from wavernn_trt.engines.product_precisions import precisions_in_graph
+from wavernn_trt.engines.spec import EngineSpec, EngineSpecError, Extent
+from wavernn_trt.engines.tensorrt_module import build_environment
+from wavernn_trt.export.graph_files import write_models
+from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
+from wavernn_trt.export.quantization import Grid, Product, Quantization, product_names
+from wavernn_trt.runtime.vocoder import shipped_voice
+
+STEPS = 8
+CELL = EngineSpec(
+    targets=(89, 120), form="cell", steps=STEPS, batch=Extent.of(2), frames=Extent.of("2:8:64"), precision="fp16"
+)
+NEEDS_RTX = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="plans are built by TensorRT-RTX"
+)
+Quantized = Callable[..., ModelDirectory]
+
+
+@pytest.fixture(scope="session")
+def quantized(small_directory: Callable[[str], ModelDirectory], tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """A function (layout or ``voice``, grid, names of products or all, weights only) -> a quantised directory."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    @functools.cache
+    def written(layout: str, grid: Grid, names: tuple[str, ...], weights_only: bool) -> ModelDirectory:
+        plain = open_model_directory(shipped_voice()) if layout == "voice" else small_directory(layout)
+        bounds = dict.fromkeys(product_names(plain.model), 8.0) | {"recurrent_0": 1.0, "recurrent_1": 1.0}
+        products = {
+            name: Product(grid, None if weights_only else bounds[name], weights_only)
+            for name in names or product_names(plain.model)
+        }
+        name = "-".join([layout, grid, *names, "weights" * weights_only])
+        return quantize(plain, Quantization(products, "a" * 64), folder / name, steps=4, batch=2)
+
+    def make(
+        layout: str, grid: Grid = "int8", names: tuple[str, ...] = (), weights_only: bool = False
+    ) -> ModelDirectory:
+        return written(layout, grid, names, weights_only)
+
+    return make
+
+
+def chunk(directory: ModelDirectory) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(3)
+    model, window = directory.model, window_rows(directory.model, directory.audio, STEPS)
+    weights = random.random((2, model.interpolated, STEPS, window))
+    values: dict[str, NDArray[Any]] = {
+        "conditioning": random.standard_normal((2, window, model.columns)).astype(np.float32),
+        "frame_index": random.integers(0, window, (2, STEPS), dtype=np.int32),
+        "interpolation": (weights / weights.sum(-1, keepdims=True)).astype(np.float32),
+        "uniforms": random.uniform(0.01, 0.99, (2, STEPS, model.uniforms)).astype(np.float32),
+        "previous": np.full(2, model.first_previous, np.int32 if model.label_feedback else np.float32),
+        "hidden": random.uniform(-1, 1, (model.layers, 2, model.hidden_size)).astype(np.float32),
+    }
+    return values
+
+
+def run(source: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    # Its optimiser takes a Relu in front of a QuantizeLinear of fp8 away, which has negative codes.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = source if isinstance(source, str) else source.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    found = session.run(names, {value.name: values[value.name] for value in session.get_inputs()})
+    return dict(zip(names, found, strict=True))
+
+
+def exact_loop(directory: ModelDirectory) -> Any:
+    """The directory's loop, with products of integers spelt out: on x86 without VNNI, ONNX Runtime's saturate."""
+    loop = onnx.load(str(directory.file(DECODER_LOOP)))
+    (scan,) = (node for node in loop.graph.node if node.op_type == "Scan")
+    (body,) = (attribute.g for attribute in scan.attribute if attribute.name == "body")
+    nodes = list(body.node)
+    del body.node[:]
+    for node in nodes:
+        if node.op_type != "MatMulIntegerToFloat":
+            body.node.append(node)
+            continue
+        codes, weight, scale, scales, zero, zeros, *bias = node.input
+        activations, matrix = f"{node.name}.activations", f"{node.name}.matrix"
+        body.node.extend(
+            [
+                onnx.helper.make_node("DequantizeLinear", [codes, scale, zero], [activations]),
+                onnx.helper.make_node("DequantizeLinear", [weight, scales, zeros], [matrix], axis=1),
+                onnx.helper.make_node("Gemm", [activations, matrix, *bias], node.output),
+            ]
+        )
+    return loop
+
+
+@pytest.mark.parametrize("kind", [("int8", False), ("fp8", False), ("int8", True)])
+@pytest.mark.parametrize("layout", ["univoc", "raw"])
+def test_unrolled_for_tensorrt_it_is_the_directorys_decoder(
+    quantized: Quantized, layout: str, kind: tuple[Grid, bool]
+) -> None:
+    directory = quantized(layout, kind[0], (), kind[1])
+    values = chunk(directory)
+    graph = engine_graph(directory, dataclasses.replace(CELL, precision="fp32"), "decoder")
+    onnx.checker.check_model(graph, full_check=True)
+    found, expected = run(graph, values), run(exact_loop(directory), values)
+    # Sums in another order may round an activation to its neighbour on the grid, and what follows moves by that.
+    np.testing.assert_allclose(
+        found["samples"], expected["samples"], atol=0 if directory.model.label_feedback else 0.02
+    )
+    np.testing.assert_allclose(found["hidden_out"], expected["hidden_out"], atol=0.02)
+    assert np.abs(found["hidden_out"] - expected["hidden_out"]).mean() < 2e-3
+
+
+def test_quantised_products_stand_outside_of_cells_and_others_inside(quantized: Quantized) -> None:
+    for names, cells in (((), 0), (("fc_0",), STEPS), (("recurrent_0", "output"), 0)):
+        graph = engine_graph(quantized("univoc", "fp8", names), CELL, "decoder")
+        run(graph, chunk(quantized("univoc", "fp8", names)))  # the function of the cells is of another opset
+        counts = Counter(node.op_type for node in graph.graph.node)
+        assert counts["CustomGRUPlugin"] == cells
+        assert counts["QuantizeLinear"] == STEPS * (len(names) or 3)
+
+
+def test_what_each_product_runs_in_is_read_from_the_graph(quantized: Quantized) -> None:
+    directory = quantized("raw", "int8", ("recurrent_0", "fc_1"))
+    graph = engine_graph(directory, CELL, "decoder")
+    others = {"input_1": "fp16", "recurrent_1": "fp16", "fc_0": "fp16", "output": "fp16"}
+    found = precisions_in_graph(graph, product_weights(directory, "cell"))
+    assert found == {"recurrent_0": "int8", "fc_1": "int8", **others}
+    assert list(found) == list(product_names(directory.model))
+    sequence = engine_graph(directory, dataclasses.replace(CELL, form="sequence", precision="bf16"), "decoder")
+    assert set(precisions_in_graph(sequence, product_weights(directory, "sequence")).values()) == {"bf16"}
+    own = onnx.load(str(directory.file(DECODER)), load_external_data=False)
+    assert precisions_in_graph(own, product_weights(directory)) == found | dict.fromkeys(others, "fp32")
+
+
+@pytest.mark.parametrize("grid", ["int8", "fp8"])
+def test_weights_alone_are_not_products_in_eight_bits(quantized: Quantized, grid: Grid) -> None:
+    directory = quantized("univoc", grid, ("fc_0",), True)
+    found = precisions_in_graph(engine_graph(directory, CELL, "decoder"), product_weights(directory, "cell"))
+    assert found == {"recurrent_0": "fp16", "fc_0": f"{grid} weights", "output": "fp16"}
+    own = onnx.load(str(directory.file(DECODER)), load_external_data=False)
+    assert precisions_in_graph(own, product_weights(directory))["fc_0"] == f"{grid} weights"
+
+
+def test_a_step_that_differs_from_the_others_is_told(quantized: Quantized) -> None:
+    graph = engine_graph(quantized("univoc", "int8", ("output",)), CELL, "decoder")
+    node = next(node for node in graph.graph.node if node.op_type == "Gemm" and ".activations." in node.input[0])
+    node.input[0] = next(one.input[0] for one in graph.graph.node if one.op_type == "QuantizeLinear")
+    weights = product_weights(quantized("univoc", "int8", ("output",)), "cell")
+    assert precisions_in_graph(graph, weights)["output"] == "int8 and int8 weights"
+
+
+def test_keys_tell_a_directory_from_its_quantised_copies(
+    quantized: Quantized, small_directory: Callable[[str], ModelDirectory]
+) -> None:
+    plain, spec = small_directory("univoc"), CELL
+    copies = [quantized("univoc"), quantized("univoc", "fp8"), quantized("univoc", "int8", ("fc_0",))]
+    other_bound = dataclasses.replace(copies[0], path=copies[0].path)
+    assert len({plan_key(one, spec, "decoder") for one in (plain, *copies)}) == 4
+    assert plan_key(other_bound, spec, "decoder") == plan_key(copies[0], spec, "decoder")
+    assert len({plan_stem(one, spec, "decoder") for one in (plain, *copies)}) == 4
+
+
+def test_the_form_follows_from_the_grids(quantized: Quantized) -> None:
+    in_halves = Quantization({"output": Product("fp16")})
+    assert (default_form(None), default_form(in_halves)) == ("sequence", "sequence")
+    quantization = quantized("univoc").quantization
+    assert default_form(quantization) == "cell"
+    assert describe_rounding(CELL, quantization) is None
+    said = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
+    assert said is not None
+    assert "products run in fp16 with the rounded weights" in said
+
+
+def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path) -> None:
+    directory = quantized("univoc", "fp8")
+    spec = dataclasses.replace(CELL, targets=(80, 86, 89))
+    with pytest.raises(
+        EngineSpecError, match=r"fp8, which TensorRT multiplies from compute capability 89 on; found 80, 86"
+    ):
+        build_engine(directory, spec, EngineCache(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+    assert able_targets((80, 89, 120), "cell", directory.quantization) == (89, 120)
+    check_grids(dataclasses.replace(spec, form="sequence"), directory.quantization)  # it computes in fp16 there
+    check_grids(spec, quantized("univoc").quantization)
+
+
+@NEEDS_RTX
+@pytest.mark.parametrize("grid", ["int8", "fp8"])
+def test_the_shipped_voice_is_built_in_eight_bits(quantized: Quantized, tmp_path: Path, grid: Grid) -> None:
+    directory = quantized("voice", grid)
+    manifest = build_engine(directory, CELL, EngineCache(tmp_path / "cache")).decoder.manifest
+    assert manifest.targets == ("sm89", "sm120")
+    assert manifest.products == {"recurrent_0": grid, "fc_0": grid, "output": grid}
+    assert manifest.layers["QUANTIZE"] >= 3 * STEPS - 1
+    assert manifest.plan_bytes < 10e6
+
+
+@NEEDS_RTX
+def test_products_of_several_precisions_are_built(quantized: Quantized, tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    mixed = build_engine(quantized("raw", "int8", ("recurrent_0", "fc_1")), CELL, cache).decoder.manifest
+    assert mixed.products is not None
+    assert Counter(mixed.products.values()) == {"int8": 2, "fp16": 4}
+    assert {plugin.name: plugin.count for plugin in mixed.plugins}["CustomGRUPlugin"] == STEPS
+    weights = build_engine(quantized("univoc", "int8", (), True), CELL, cache)
+    assert weights.conditioner.manifest.products is None
+    assert set((weights.decoder.manifest.products or {}).values()) == {"int8 weights"}
+
+
+@NEEDS_RTX
+@pytest.mark.parametrize("target", ["89", "120"])
+@pytest.mark.parametrize(("grid", "kind"), [("int8", "Int8"), ("fp8", "FP8")])
+def test_tensorrt_keeps_the_products_in_eight_bits(
+    quantized: Quantized, tmp_path: Path, grid: Grid, kind: str, target: str
+) -> None:
+    """After all of its fusions, as its log lists the plan's layers."""
+    graph = engine_graph(quantized("univoc", grid), dataclasses.replace(CELL, steps=4), "decoder")
+    write_models(tmp_path, {"graph.onnx": graph}, "graph.weights")
+    program = Path(__file__).with_name("layers_of_plan.py")
+    environment = build_environment("tensorrt_rtx", tmp_path / "lib")
+    command = [sys.executable, str(program), str(tmp_path / "graph.onnx"), target]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    products = [line for line in found.stdout.splitlines() if "LayerType: gemm" in line]
+    assert len(products) == 3 * 4  # each product of each step
+    for line in products:
+        assert re.findall(r"Datatype: (\w+)", line)[:2] == [kind, kind]
