@@ -12,6 +12,8 @@
 ``mse``
     The bound at which rounded values differ least from what they were, by the mean of the squares.
 
+Which of them a quantisation takes by default, `wavernn_trt.calibration.table` says.
+
 A recurrent state cannot leave [-1, 1], whatever is spoken. What reads nothing else needs no bound beyond one; and has
 one as its largest magnitude, since what was not seen may still come.
 """

@@ -24,20 +24,20 @@ and the bounds to round within. The table is what 'wavernn-trt quantize' takes.
 EPILOG = """\
 speech:
   recordings   .wav, .flac, .ogg of any rate (they are resampled to the model's), or folders
-               of them: the model is fed with them. Half a minute of a few voices is plenty;
-               leave some out, to score what comes of it.
+               of them: the model is fed with them. Leave some out, to score what comes of it.
   mels         .npy as 'wavernn-trt vocode' takes them, where there are no recordings: the
                model speaks them first, and is fed with what it said.
 
-methods (the table has the bounds of all):
+methods (the table has the bounds of all; quantize takes percentile for int8 and mse for fp8,
+unless it is told otherwise):
   minmax       the largest magnitude
   percentile   99.99 per cent of the values are below
   entropy      the least divergence between what was seen and what is left of it
   mse          the least mean squared error
 
-The table depends on the model and the files (and, for mels, --seed) alone, not on their order or --batch.
-Whatever ends a run, the same command goes on behind the files that are done: they are kept in a
-hidden file beside the table.
+The table depends on the model and the files (and, for mels, --seed) alone, not on the files'
+order or --batch. Whatever ends a run, the same command goes on behind the files that are
+done: what they had is kept in a hidden file beside the table.
 
 examples:
   wavernn-trt calibrate my-voice some-clips/ -o my-voice.json

@@ -13,6 +13,7 @@ import pytest
 
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.table import (
+    DEFAULT_METHODS,
     METHODS,
     ActivationRange,
     CalibrationInput,
@@ -129,6 +130,12 @@ def test_a_method_chooses_the_bounds(table: CalibrationTable) -> None:
         assert products["output"] == Product("int8", 31.5 - place / 8)
         assert set(products) == set(table.ranges)
     assert table.quantization("int8").table == table.sha256
+
+
+def test_the_default_method_is_the_grids_own(table: CalibrationTable) -> None:
+    assert table.quantization("int8") == table.quantization("int8", "percentile")
+    assert table.quantization("fp8") == table.quantization("fp8", "mse")
+    assert set(DEFAULT_METHODS) == set(LARGEST)
 
 
 def test_bounds_are_taken_where_activations_are_scaled_only(table: CalibrationTable) -> None:
