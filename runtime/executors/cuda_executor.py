@@ -1,7 +1,7 @@
 """The ``cuda`` executor: a model's decoder in the project's own sequence kernel, without TensorRT and without a build.
 
 The weights come from the model directory, the kernel is compiled for the GPU at hand once, and mels are conditioned by
-ONNX Runtime.
+ONNX Runtime. Of a quantised directory it takes the rounded weights; activations have the kernel's own precision.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.engines.spec import EngineSpec
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
+from wavernn_trt.export.quantization import product_names
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import find_compiler
 from wavernn_trt.plugins.errors import KernelError
@@ -56,7 +57,7 @@ class CudaWish:
     """What is asked of the kernel when a model is opened."""
 
     precision: WeightPrecision | None = None
-    """Of the matrix products; ``None``: float16 where the GPU's compute capability is 8.0 or more, else float32."""
+    """Of the matrix products; ``None`` is what `default_precision` says."""
     batch: int | None = None
     """Streams that are decoded together; ``None`` is `SLOTS`."""
     steps: int = EngineSpec.steps
@@ -138,7 +139,7 @@ def open_cuda(
         VocoderError: the GPU does not start, or the kernel cannot run the model on it.
     """
     gpu = require_machine(state or driver_state())
-    precision: WeightPrecision = wish.precision or ("fp16" if gpu.sm >= _HALVES_FROM else "fp32")
+    precision = wish.precision or default_precision(directory, gpu)
     conditioner = _open_conditioner(directory, wish.threads)
     # Here, since it imports ONNX, which only those need who have a GPU.
     from wavernn_trt.runtime.executors.kernel_weights import read_decoder
@@ -154,6 +155,20 @@ def open_cuda(
             f"{directory.path}: the sequence kernel does not run in {precision} on {gpu.name} (sm{gpu.sm}): {error}"
         ) from error
     return CudaExecutor(directory, device, plan, conditioner), f"{plan.name}_sm{gpu.sm}"
+
+
+def default_precision(directory: ModelDirectory, gpu: GpuDevice) -> WeightPrecision:
+    """What a model's weights are stored in where nobody says.
+
+    Returns:
+        float32 where the GPU's compute capability is below 8.0; ``fp8`` where the directory has all of its weights in
+        it, which are then stored as they are; else float16.
+    """
+    if gpu.sm < _HALVES_FROM:
+        return "fp32"
+    products = directory.quantization.products if directory.quantization is not None else {}
+    grids = {products[name].grid if name in products else None for name in product_names(directory.model)}
+    return "fp8" if grids == {"fp8"} else "fp16"
 
 
 def require_machine(state: DriverState) -> GpuDevice:

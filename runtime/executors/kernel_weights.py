@@ -37,6 +37,9 @@ class KernelDecoder:
 def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> KernelDecoder:
     """Reads a decoder.
 
+    A quantised directory's weights come rounded: ``fp8`` stores the very codes of one that is in fp8, and fp32 every
+    number; fp16 rounds what is a code of eight bits times its channel's scale once more, by 2^-11 at most.
+
     Args:
         directory: a verified model directory.
         precision: of the matrices; biases, the table and whatever else is no matrix stay in float32.
