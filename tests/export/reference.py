@@ -119,7 +119,7 @@ def random_univoc_state(seed: int = 0) -> dict[str, Tensor]:
 def small_checkpoint(name: str) -> Checkpoint:
     """A small random model of a layout: univoc, or a member of fatchord's family.
 
-    Of ``odd`` no width is even, and each kind of product has a channel of zeros.
+    Of ``odd`` no hidden width is even, and each kind of product has a channel of zeros.
     """
     audio = AudioConfig(16000, 6, 24, 64, n_mels=6)
     if name == "univoc":
@@ -132,7 +132,7 @@ def small_checkpoint(name: str) -> Checkpoint:
         "linear": dataclasses.replace(SMALL, factors=()),
         "linear_no_aux": dataclasses.replace(SMALL, factors=(), uses_aux=False),
         "turian": dataclasses.replace(SMALL, layers=1, fc_sizes=(7,)),
-        "odd": dataclasses.replace(SMALL, hidden_size=13, fc_sizes=(9, 11), outputs=15),
+        "odd": dataclasses.replace(SMALL, hidden_size=13, fc_sizes=(9, 11)),
     }
     outputs = {"mol": "logistic_mixture", "gauss": "gaussian"}
     state = random_state(layouts.get(name, SMALL))
