@@ -6,6 +6,7 @@ from wavernn_trt.engines.plan_names import building_gpu
 from wavernn_trt.engines.spec import EngineSpec, EngineSpecError, Form
 from wavernn_trt.export.quantization import LARGEST, Product, Quantization
 
+_STEPS, _STEPS_IN_EIGHT_BITS = 1024, 128
 FIRST_WITH_FP8 = 89
 """Compute capability from which TensorRT multiplies fp8 (10 * major + minor)."""
 
@@ -13,6 +14,11 @@ FIRST_WITH_FP8 = 89
 def default_form(quantization: Quantization | None) -> Form:
     """``cell`` where products run in eight bits: the kernel of the form ``sequence`` has none that do."""
     return "cell" if _scaled(quantization) else "sequence"
+
+
+def default_steps(form: Form, quantization: Quantization | None) -> int:
+    """Of a chunk. Products outside of cells are twice the layers to build, and their builds grow beyond linearly."""
+    return _STEPS_IN_EIGHT_BITS if form == "cell" and _scaled(quantization) else _STEPS
 
 
 def able_targets(targets: tuple[int, ...], form: Form, quantization: Quantization | None) -> tuple[int, ...]:

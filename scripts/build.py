@@ -83,7 +83,12 @@ def add_parser(subparsers: Any) -> None:
         "that have the directory's grids)",
     )
     parser.add_argument("--form", choices=("sequence", "cell"), help="default: sequence; cell of a quantised directory")
-    parser.add_argument("--steps", type=positive_integer, default=1024, metavar="N", help="of a chunk (default: 1024)")
+    parser.add_argument(
+        "--steps",
+        type=positive_integer,
+        metavar="N",
+        help="of a chunk (default: 1024; 128 where a quantised directory is unrolled, which takes long to build)",
+    )
     parser.add_argument(
         "--frames", type=_extent, metavar="N", help="of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"
     )
@@ -186,7 +191,7 @@ def _backend(name: str | None) -> Backend:
 
 def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantization | None) -> EngineSpec:
     from wavernn_trt.engines.gpu import driver_state
-    from wavernn_trt.engines.grids import able_targets, default_form
+    from wavernn_trt.engines.grids import able_targets, default_form, default_steps
     from wavernn_trt.engines.spec import EngineSpec, Extent
 
     form = arguments.form or default_form(quantization)
@@ -198,7 +203,7 @@ def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantiz
         backend=backend,
         precision=arguments.precision,
         batch=arguments.batch or Extent.of(8),
-        steps=arguments.steps,
+        steps=arguments.steps or default_steps(form, quantization),
         form=form,
         targets=targets,
         frames=arguments.frames or Extent.of("2:512:4096"),

@@ -26,10 +26,11 @@ from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines.build import build_engine
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.graphs import engine_graph, product_weights
-from wavernn_trt.engines.grids import able_targets, check_grids, default_form, describe_rounding
+from wavernn_trt.engines.grids import able_targets, check_grids, default_form, default_steps, describe_rounding
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.product_precisions import precisions_in_graph
-from wavernn_trt.engines.spec import EngineSpec, EngineSpecError, Extent
+from wavernn_trt.engines.spec import FORMS, EngineSpec, EngineSpecError, Extent
+from wavernn_trt.engines.supervised_build import EngineBuildError
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.export.graph_files import write_models
 from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
@@ -194,6 +195,8 @@ def test_the_form_follows_from_the_grids(quantized: Quantized) -> None:
     assert (default_form(None), default_form(in_halves)) == ("sequence", "sequence")
     quantization = quantized("univoc").quantization
     assert default_form(quantization) == "cell"
+    assert [default_steps(form, quantization) for form in FORMS] == [1024, 128]
+    assert [default_steps(form, None) for form in FORMS] == [1024, 1024]
     assert describe_rounding(CELL, quantization) is None
     said = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
     assert said is not None
@@ -211,6 +214,17 @@ def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path
     assert able_targets((80, 89, 120), "cell", directory.quantization) == (89, 120)
     check_grids(dataclasses.replace(spec, form="sequence"), directory.quantization)  # it computes in fp16 there
     check_grids(spec, quantized("univoc").quantization)
+
+
+@NEEDS_RTX
+def test_a_build_that_would_take_long_is_warned_of(
+    quantized: Quantized, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = dataclasses.replace(CELL, steps=1024, targets=(75,))  # refused at its conditioner, long before
+    with pytest.raises(EngineBuildError):
+        build_engine(quantized("univoc"), spec, EngineCache(tmp_path / "cache"))
+    assert "building 1024 unrolled steps" in caplog.text
+    assert "GB of memory; fewer steps take less" in caplog.text
 
 
 @NEEDS_RTX
