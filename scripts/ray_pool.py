@@ -8,9 +8,10 @@ import os
 import socket
 import sys
 import tempfile
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -127,6 +128,12 @@ class RayPool:
     ) -> Iterator[dict[str, Any]]:
         """What the actors return, row by row; nothing for blocks whose worker died too often."""
         arrow = import_module("pyarrow")
+        names: list[str] = []
+
+        def name_actor() -> dict[str, str]:
+            names.append(f"wavernn-trt-{uuid.uuid4().hex}")
+            return {"name": names[-1]}
+
         compute = self._data.ActorPoolStrategy(
             size=min(self.actors, len(blocks)),
             max_concurrent_calls_per_actor=calls,
@@ -140,6 +147,7 @@ class RayPool:
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = self._data.from_arrow([arrow.table(block) for block in blocks]).map_batches(
                 VocoderActor,
+                ray_remote_args_fn=name_actor,
                 batch_size=None,
                 fn_constructor_args=(loading, options),
                 compute=compute,
@@ -154,6 +162,12 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise VocoderError(f"Ray gave up: {reason[0]}; finished files are kept, and a rerun goes on") from error
+        finally:
+            # An actor that was being started again when the last block was done stays, and so does its share of the
+            # cluster: who needs that next would wait for ever.
+            for name in names:
+                with suppress(ValueError):  # it is gone, as it should be
+                    self._ray.kill(self._ray.get_actor(name))
 
 
 def _spoken(job: Job, row: Mapping[str, Any]) -> Spoken:
