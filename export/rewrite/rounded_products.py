@@ -1,8 +1,9 @@
 """Pass: quantised products as ONNX Runtime computes them on a CPU, and the way back.
 
 A product of ``int8`` becomes ONNX Runtime's own ``MatMulIntegerToFloat``: integers in, exact sums, scales and bias at
-the end. Its activations are uint8 around 128, which is int8's grid moved: only for that pair of types does it have fast
-kernels on x86. (From ``DequantizeLinear`` around a Gemm it makes such nodes too, but not inside a loop's body.)
+the end. Codes are uint8 around 128, which is int8's grid moved: of int8 with int8 it has no fast kernels on x86, and
+those of uint8 with int8 saturate at 16 bits on CPUs without VNNI; those with it have one kernel for both. (From
+``DequantizeLinear`` around a Gemm it makes such nodes too, but not inside a loop's body.)
 
 For all other grids it has no products. Operands are rounded, and multiplied in float32: that has the numbers, so that a
 loss can be measured, and not the speed.
@@ -70,8 +71,8 @@ def restore_products(step: gs.Graph) -> None:
             source, output = codes.inputs[0].inputs[0], node.outputs[0]
             node.inputs.clear()
             node.outputs.clear()
-            values = weight.values.T.astype(np.float32) * scales.values[:, None]
-            restored = gs.Constant(weight.name.removesuffix(".int8"), np.ascontiguousarray(values))
+            values = (weight.values.T.astype(np.float32) - MIDDLE) * scales.values[:, None]
+            restored = gs.Constant(weight.name.removesuffix(".uint8"), np.ascontiguousarray(values))
             step.nodes.append(gs.Node("Gemm", node.name, {"transB": 1}, [source, restored, *bias], [output]))
         elif node.op == "Gemm":
             while node.inputs[0].inputs and node.inputs[0].inputs[0].op in _ROUNDING:
@@ -84,16 +85,17 @@ def _multiply_integers(step: gs.Graph, node: gs.Node, product: Product) -> None:
     node.inputs.clear()
     node.outputs.clear()
     by_output, scales = encode_weight(weight.values, product.grid)
+    moved = (by_output.T.astype(np.int16) + MIDDLE).astype(np.uint8)  # [K, N]
     scale = gs.Constant(f"{name}.activation_scale", np.array(product.scale, np.float32))
     middle = gs.Constant(f"{name}.activation_zero", np.array(MIDDLE, np.uint8))
     codes = add_node(step, "QuantizeLinear", [source, scale, middle], f"{name}.activation_codes")
     operands = [
         codes,
-        gs.Constant(f"{weight.name}.int8", np.ascontiguousarray(by_output.T)),  # [K, N]
+        gs.Constant(f"{weight.name}.uint8", np.ascontiguousarray(moved)),
         scale,
         gs.Constant(f"{weight.name}.scales", scales),
         middle,
-        gs.Constant(f"{weight.name}.zeros", np.zeros(len(scales), np.int8)),
+        middle,
         *bias,
     ]
     step.nodes.append(gs.Node(INTEGER_OPERATOR, name, {}, operands, [output], domain=ORT_DOMAIN))

@@ -38,9 +38,6 @@ def open_session(
     # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
     # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-    # Without VNNI, the fast product of uint8 and int8 saturates at 16 bits (on Zen 3 it is wrong, and 1.2 times as
-    # fast); with this, such a CPU takes one that does not. It changes nothing elsewhere.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(str(directory.file(name)), options, providers=list(providers))
 
 

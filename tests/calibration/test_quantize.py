@@ -73,11 +73,11 @@ def test_the_trained_weights_the_probe_and_the_conditioner_come_along_as_they_we
     assert {tensor.name: tensor.raw_data for tensor in one} == {tensor.name: tensor.raw_data for tensor in other}
 
 
-def test_codes_take_a_quarter_of_the_weights_room(quantised: ModelDirectory, voice: ModelDirectory) -> None:
+def test_codes_take_half_of_the_weights_room(quantised: ModelDirectory, voice: ModelDirectory) -> None:
     table = 256 * 768 * 4  # the embedding's, which stays in float32
     small, large = (directory.file(WEIGHTS).stat().st_size - table for directory in (quantised, voice))
-    # The unrolled decoder holds the codes of two layers in the same layout; the file has them once.
-    assert small < 0.35 * large
+    # A quarter of it twice: TensorRT wants them signed, and ONNX Runtime unsigned.
+    assert small < 0.55 * large
 
 
 def test_it_is_the_same_directory_however_often_it_is_made(
