@@ -56,7 +56,8 @@ def quantize(
     if not quantization.products:
         raise ValueError("every product is kept in float32: nothing is left to quantise")
     quantization.check(model)
-    steps, batch = steps or directory.decoder.steps, batch or directory.decoder.batch
+    steps = directory.decoder.steps if steps is None else steps
+    batch = directory.decoder.batch if batch is None else batch
     check_sizes(steps, batch)
     refuse_to_replace(out_dir, overwrite=overwrite)
     networks = read_networks(directory)

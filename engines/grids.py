@@ -6,7 +6,7 @@ from wavernn_trt.engines.plan_names import building_gpu
 from wavernn_trt.engines.spec import EngineSpec, EngineSpecError, Form
 from wavernn_trt.export.quantization import LARGEST, Product, Quantization
 
-_STEPS, _STEPS_IN_EIGHT_BITS = 1024, 128
+_STEPS, _STEPS_IN_EIGHT_BITS = 1024, 64
 FIRST_WITH_FP8 = 89
 """Compute capability from which TensorRT multiplies fp8 (10 * major + minor)."""
 

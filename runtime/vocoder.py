@@ -129,7 +129,8 @@ class Vocoder:
                 ``cuda``, and for an engine as many as it can.
             threads: CPU threads of a lane; ``None`` leaves it to the backend, with as many lanes as suit the machine.
             precision: ``fp32``, ``fp16``, ``bf16`` or, for ``cuda`` only, ``fp8`` (of weights alone), on a GPU:
-                ``None`` takes the engine that was used last, and for ``cuda`` what suits the GPU.
+                ``None`` takes the engine that was used last; ``cuda`` takes fp8 where all of a quantised directory's
+                products are in it, else what suits the GPU.
             cache: the folder with the engines' plans; ``None`` is the user's own.
             limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
             probe: whether to have the model speak its probe first, and to refuse it if that is not what it was.

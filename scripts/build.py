@@ -87,7 +87,7 @@ def add_parser(subparsers: Any) -> None:
         "--steps",
         type=positive_integer,
         metavar="N",
-        help="of a chunk (default: 1024; 128 where a quantised directory is unrolled, which takes long to build)",
+        help="of a chunk (default: 1024; 64 where a quantised directory is unrolled, which takes long to build)",
     )
     parser.add_argument(
         "--frames", type=_extent, metavar="N", help="of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"

@@ -43,6 +43,8 @@ examples:
 
 products: recurrent_0 and recurrent_1 (each GRU's), input_1 (the second GRU's), fc_0, fc_1, output;
 one GRU and two layers behind it make recurrent_0, fc_0 and output
+
+exit codes: 0 done; 1 no product can be rounded within the budget; 2 wrong usage; 130 interrupted
 """
 _HELD_OUT_ONE_IN = 4
 
@@ -85,7 +87,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="BITS",
         help="bits a sample that may be lost; leaves the most harmful products in float32 until they are not",
     )
-    parser.add_argument("--method", metavar="M", help="of the bounds: minmax, percentile, entropy or mse")
+    parser.add_argument(
+        "--method",
+        metavar="M",
+        help="of the bounds: minmax, percentile, entropy or mse (default: percentile for int8, mse for fp8)",
+    )
     parser.add_argument("--steps", type=positive_integer, metavar="T", help="of decoder.onnx (default: as DIR has it)")
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: as many as suit)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model directory")
@@ -94,7 +100,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Quantises; returns 0.
+    """Quantises; returns 0, or 1 where no product can be rounded within the budget.
 
     Raises:
         ValueError: a mistake in the arguments, before any work is done.
@@ -126,10 +132,18 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = quantization_of(arguments.precision, directory.model, table, arguments.method, arguments.keep)
     measured = _measure(directory, wanted, held_out, table, arguments) if held_out else None
     quantization = wanted if measured is None else measured[1].quantization
-    made = quantize(directory, quantization, arguments.output, steps=arguments.steps, overwrite=arguments.overwrite)
-    report = _report(directory, made, measured, arguments)
+    within = measured is None or bool(quantization.products) or not wanted.products
+    if within:
+        quantize(directory, quantization, arguments.output, steps=arguments.steps, overwrite=arguments.overwrite)
+    report = _report(directory, quantization, measured, arguments)
     print(json.dumps(report, indent=1) if arguments.json else "\n".join(_table(report)))
-    return 0
+    if within:
+        return 0
+    print(
+        f"{PROGRAM}: within {arguments.budget:g} bits no product can be {arguments.precision}; nothing is written",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _share_out(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
@@ -205,20 +219,19 @@ def _complain(file: Path, reason: str) -> None:
 
 def _report(
     directory: ModelDirectory,
-    made: ModelDirectory,
+    quantization: Quantization,
     measured: tuple[LossMeter, Choice] | None,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     from wavernn_trt.export.quantization import product_names
 
-    assert made.quantization is not None
-    rounded = made.quantization.products
+    rounded = quantization.products
     choice = None if measured is None else measured[1]
     return {
         "model": str(directory.path),
-        "output": str(made.path),
+        "output": str(arguments.output) if rounded else None,
         "precision": arguments.precision,
-        "table": made.quantization.table,
+        "table": quantization.table,
         "bits": None if measured is None else measured[0].bits,
         "loss": None if choice is None else choice.loss,
         "budget": arguments.budget,
@@ -229,7 +242,7 @@ def _report(
                 "bound": rounded[name].bound if name in rounded else None,
                 "loss_alone": None if choice is None else choice.sensitivity.get(name),
             }
-            for name in product_names(made.model)
+            for name in product_names(directory.model)
         ],
         "kept": {"asked": list(arguments.keep), "for_budget": [] if choice is None else list(choice.kept)},
     }
@@ -247,4 +260,5 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
         yield f"{report['loss']:+.4f} bits a sample together: {bits:.4f}, in float32 {report['bits']:.4f}"
     else:
         yield "loss not measured: name recordings that were kept out with --held-out"
-    yield f"{report['output']} is made"
+    if report["output"]:
+        yield f"{report['output']} is made"

@@ -256,7 +256,11 @@ def _parser() -> Parser:
     model.add_argument(
         "--backend", default="auto", metavar="NAME", help="as for 'wavernn-trt vocode' (default: %(default)s)"
     )
-    model.add_argument("--precision", choices=WEIGHT_PRECISIONS, help="of the engine (default: of the one used last)")
+    model.add_argument(
+        "--precision",
+        choices=WEIGHT_PRECISIONS,
+        help="of the engine (default: of the one used last; cuda: fp8 for a directory all in it, else what suits)",
+    )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     speech = parser.add_argument_group("speech")
     speech.add_argument("--seed", type=seed, default=0, metavar="N", help="of the random numbers (default: 0)")

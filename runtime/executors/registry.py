@@ -149,7 +149,10 @@ def _open_engine(
     from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
 
     if precision == "fp8":
-        raise VocoderError("precision: found 'fp8', which engines do not have; the backend cuda does")
+        raise VocoderError(
+            "precision: found 'fp8', which only the backend cuda has; engines of a directory that is quantised to fp8 "
+            "multiply in it (leave precision out)"
+        )
     executor, engine = open_tensorrt(directory, EngineWish(backend, precision, batch, cache))
     return _opened(directory, executor, engine)
 

@@ -172,7 +172,7 @@ def test_the_form_follows_from_the_grids(quantized: Quantized) -> None:
     assert (default_form(None), default_form(in_halves)) == ("sequence", "sequence")
     quantization = quantized("univoc").quantization
     assert default_form(quantization) == "cell"
-    assert [default_steps(form, quantization) for form in FORMS] == [1024, 128]
+    assert [default_steps(form, quantization) for form in FORMS] == [1024, 64]
     assert [default_steps(form, None) for form in FORMS] == [1024, 1024]
     assert describe_rounding(CELL, quantization) is None
     said = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)

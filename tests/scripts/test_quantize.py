@@ -89,6 +89,17 @@ def test_a_budget_keeps_the_most_harmful(quantize: Run, table: Path, clips: Path
     assert most not in made.products
 
 
+def test_where_nothing_is_within_the_budget_nothing_is_written(
+    quantize: Run, table: Path, clips: Path, tmp_path: Path
+) -> None:
+    arguments = ("--keep", "recurrent_0,fc_0", "--table", table, "--held-out", clips / "1.wav", "-q")
+    code, out, err = quantize("--precision", "fp8", *arguments, "--budget", 1e-9)
+    assert code == 1
+    assert "no product can be fp8; nothing is written" in err
+    assert "kept for the budget" in out
+    assert not (tmp_path / "out").exists()
+
+
 def test_products_are_kept_by_name_and_weights_alone_need_no_table(quantize: Run, tmp_path: Path) -> None:
     code, out, err = quantize("--precision", "int8-weights", "--keep", "output,fc_0")
     assert code == 0, err
