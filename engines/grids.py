@@ -8,22 +8,23 @@ from wavernn_trt.export.quantization import LARGEST, Product, Quantization
 
 _STEPS, _STEPS_IN_EIGHT_BITS = 1024, 64
 FIRST_WITH_FP8 = 89
-"""Compute capability from which TensorRT multiplies fp8 (10 * major + minor)."""
+"""Compute capability from which TensorRT multiplies fp8, or reads weights of it (10 * major + minor)."""
 
 
 def default_form(quantization: Quantization | None) -> Form:
     """``cell`` where products run in eight bits: the kernel of the form ``sequence`` has none that do."""
-    return "cell" if _scaled(quantization) else "sequence"
+    return "cell" if in_eight_bits(quantization) else "sequence"
 
 
 def default_steps(form: Form, quantization: Quantization | None) -> int:
     """Of a chunk. Products outside of cells are twice the layers to build, and their builds grow beyond linearly."""
-    return _STEPS_IN_EIGHT_BITS if form == "cell" and _scaled(quantization) else _STEPS
+    return _STEPS_IN_EIGHT_BITS if form == "cell" and in_eight_bits(quantization) else _STEPS
 
 
 def able_targets(targets: tuple[int, ...], form: Form, quantization: Quantization | None) -> tuple[int, ...]:
-    """Those of the targets that have every grid that an engine of this form computes in."""
-    return tuple(target for target in targets if target >= FIRST_WITH_FP8 or not _fp8(form, quantization))
+    """Those of the targets that have every grid that an engine of this form has."""
+    fp8 = form == "cell" and any(product.grid == "fp8" for product in _products(quantization))
+    return tuple(target for target in targets if target >= FIRST_WITH_FP8 or not fp8)
 
 
 def check_grids(spec: EngineSpec, quantization: Quantization | None) -> None:
@@ -35,16 +36,18 @@ def check_grids(spec: EngineSpec, quantization: Quantization | None) -> None:
     targets = spec.targets or tuple(device.sm for device in building_gpu())
     able = able_targets(targets, spec.form, quantization)
     if lacking := [str(target) for target in targets if target not in able]:
+        multiplied = any(product.grid == "fp8" and not product.weights_only for product in _products(quantization))
+        what = "products are fp8, which TensorRT multiplies" if multiplied else "weights are fp8, which TensorRT reads"
         raise EngineSpecError(
-            f"targets: this directory's products are fp8, which TensorRT multiplies from compute capability "
-            f"{FIRST_WITH_FP8} on; found {', '.join(lacking)}. Quantise to int8 for those, or build the directory that "
-            "this one was made from"
+            f"targets: this directory's {what} in the form cell from compute capability {FIRST_WITH_FP8} on; found "
+            f"{', '.join(lacking)}. Build the form sequence for those, which has the rounded weights, or quantise to "
+            "int8"
         )
 
 
 def describe_rounding(spec: EngineSpec, quantization: Quantization | None) -> str | None:
     """What to say of an engine that has a quantised directory's weights, and not its products."""
-    if spec.form == "cell" or not _scaled(quantization):
+    if spec.form == "cell" or not in_eight_bits(quantization):
         return None
     return (
         f"form sequence: products run in {spec.precision} with the rounded weights, activations are not rounded; "
@@ -52,10 +55,10 @@ def describe_rounding(spec: EngineSpec, quantization: Quantization | None) -> st
     )
 
 
-def _fp8(form: Form, quantization: Quantization | None) -> bool:
-    return form == "cell" and any(product.grid == "fp8" for product in _scaled(quantization))
+def in_eight_bits(quantization: Quantization | None) -> bool:
+    """Whether both operands of a product are, not its weights alone."""
+    return any(product.grid in LARGEST and not product.weights_only for product in _products(quantization))
 
 
-def _scaled(quantization: Quantization | None) -> list[Product]:
-    products = quantization.products.values() if quantization is not None else ()
-    return [product for product in products if product.grid in LARGEST]
+def _products(quantization: Quantization | None) -> list[Product]:
+    return [] if quantization is None else list(quantization.products.values())
