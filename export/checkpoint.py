@@ -35,6 +35,7 @@ AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
 _LARGEST = 1e9
+_AGAIN = "for what it was, quantise the result again (wavernn-trt quantize)"
 _CHOICES = {"mel_norm": ("slaney", "sum"), "pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
 
 
@@ -127,7 +128,13 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
     try:
         family = recognise(state, model.family == "coqui", overrides.get("family", model.family))
         checkpoint = _build(file, family, state, check_state(family, state), settings, overrides)
-        return dataclasses.replace(checkpoint, source=directory.source)
+        assumed = checkpoint.assumed
+        if directory.quantization is not None:
+            assumed = (
+                *assumed,
+                f"every product in float32: {path} is quantised, its trained weights are not; {_AGAIN}",
+            )
+        return dataclasses.replace(checkpoint, source=directory.source, assumed=assumed)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
 

@@ -28,10 +28,12 @@ def channel_scales(weight: NDArray[Any], grid: Grid) -> FloatArray:
         grid: ``int8`` or ``fp8``.
 
     Returns:
-        float32 [outputs], positive.
+        float32 [outputs], normal numbers above zero.
     """
     largest = np.abs(np.asarray(weight, np.float32)).max(axis=1, initial=0.0)
-    return np.where(largest > 0, largest / np.float32(LARGEST[grid]), 1).astype(np.float32)
+    scales = largest / np.float32(LARGEST[grid])
+    # What is so small that its scale would have lost its digits, or be zero, is a channel of zeros.
+    return np.where(scales >= np.finfo(np.float32).tiny, scales, 1).astype(np.float32)
 
 
 def encode(values: NDArray[Any], scales: NDArray[Any] | float, grid: Grid) -> NDArray[Any]:

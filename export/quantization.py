@@ -7,7 +7,6 @@ Gates, embedding, biases, softmax and sampling are float32 always, and so is the
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -20,6 +19,9 @@ channel's largest weight the grid's largest; activations by one number."""
 GRIDS: tuple[Grid, ...] = get_args(Grid)
 LARGEST: dict[Grid, float] = {"int8": 127.0, "fp8": 448.0}
 """Of the grids that are scaled; the largest number that they are used up to."""
+
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""The normal numbers of float32."""
 
 
 def product_names(model: ModelConfig) -> tuple[str, ...]:
@@ -44,8 +46,9 @@ class Product:
         require(self.grid in GRIDS, "quantization.grid", self.grid, f"one of {', '.join(GRIDS)}")
         require(isinstance(self.weights_only, bool), "quantization.weights_only", self.weights_only, "true or false")
         if self.grid in LARGEST and not self.weights_only:
-            right = isinstance(self.bound, float) and math.isfinite(self.bound) and self.bound > 0
-            require(right, "quantization.bound", self.bound, "a positive number")
+            # Scales are stored as float32; of subnormal ones hardly a digit is left, or nothing.
+            right = isinstance(self.bound, float) and _SMALLEST_SCALE <= self.scale <= _LARGEST_SCALE
+            require(right, "quantization.bound", self.bound, "a positive number, whose scale is a normal float32")
         else:
             require(self.bound is None, "quantization.bound", self.bound, "none: nothing is scaled")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.cache_entries import CacheEntry
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.grids import able_targets, default_form
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.engines.plan_names import plugin_sources
 from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
@@ -114,6 +115,8 @@ def build_command(
         like: a decoder's plan that fits, whose settings are kept.
         frames: of mel, where they are to be other than usual.
     """
+    # By default fp8 would be built in a form that this GPU may not have.
+    fp8_lacks = not able_targets((device.sm,), default_form(directory.quantization), directory.quantization)
     # TensorRT-RTX does not build for every GPU.
     regular = wish.backend == "tensorrt" or device.sm not in RTX_TARGETS
     options: list[tuple[str, object]] = [
@@ -121,7 +124,7 @@ def build_command(
         ("--sm", None if regular else device.sm),
         ("--precision", like.precision if like else wish.precision),
         ("--batch", Extent(*like.batch) if like else wish.batch),
-        ("--form", like.form if like else None),
+        ("--form", like.form if like else "sequence" if fp8_lacks else None),
         ("--steps", like.steps if like else None),
         ("--frames", frames),
         ("-o", wish.cache),

@@ -73,6 +73,17 @@ def test_a_channel_s_largest_weight_is_the_grid_s_largest(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("grid", LARGEST)
+def test_a_channel_too_small_for_a_scale_is_one_of_zeros(grid: Grid) -> None:
+    """A scale of zero would make NaN of it, and one that is subnormal something else on every machine."""
+    tiny = np.finfo(np.float32).tiny
+    weight = np.array([[1e-44, 0], [-tiny, tiny], [2 * tiny * LARGEST[grid], 0]], np.float32)
+    codes, scales = encode_weight(weight, grid)
+    np.testing.assert_array_equal(scales[:2], 1)
+    assert (scales >= tiny).all()
+    np.testing.assert_array_equal(codes.astype(np.float32), [[0, 0], [0, 0], [LARGEST[grid], 0]])
+
+
+@pytest.mark.parametrize("grid", LARGEST)
 def test_rounding_a_rounded_weight_gives_the_same_codes(grid: Grid) -> None:
     product = Product(grid, weights_only=True)
     random = np.random.default_rng(2)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wavernn_trt.export.config import ConfigError
@@ -114,6 +115,15 @@ def test_a_grid_has_a_bound_where_it_is_scaled(grid: Any) -> None:
         with pytest.raises(ConfigError, match="bound"):
             Product(grid, 2.0)
     assert Product(grid, weights_only=True).bound is None
+
+
+@pytest.mark.parametrize("grid", LARGEST)
+def test_a_bound_has_a_scale_that_float32_holds(grid: Any) -> None:
+    smallest = float(np.finfo(np.float32).tiny) * LARGEST[grid]
+    assert np.float32(Product(grid, smallest).scale) == np.finfo(np.float32).tiny
+    for bound in (1e-44, smallest * 0.99, 1e42):
+        with pytest.raises(ConfigError, match=r"a positive number, whose scale is a normal float32"):
+            Product(grid, bound)
 
 
 def test_products_are_named_in_the_order_of_a_step(voice: ModelDirectory) -> None:

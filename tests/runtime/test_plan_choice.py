@@ -18,6 +18,7 @@ import wavernn_trt
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors import plan_choice
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
@@ -121,6 +122,12 @@ def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: 
     read = parser.parse_args(words[1:])
     assert (read.directory, read.backend, read.sm) == (strange.path, "tensorrt-rtx", (89,))
     assert (read.precision, str(read.batch), read.cache) == ("bf16", "16", tmp_path)
+    older = GpuDevice("NVIDIA Pretended 3000", 86)
+    in_fp8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("fp8", 8.0)}))
+    in_int8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("int8", 8.0)}))
+    commands = [build_command(one, EngineWish("tensorrt_rtx"), older) for one in (voice, in_int8, in_fp8)]
+    assert ["--form sequence" in command for command in commands] == [False, False, True]
+    assert "--form" not in build_command(in_fp8, EngineWish("tensorrt_rtx"), GPU)
     hopper = build_command(voice, EngineWish("tensorrt_rtx"), GpuDevice("NVIDIA H100", 90))
     assert hopper == f"wavernn-trt build {voice.path} --backend tensorrt"
 

@@ -55,7 +55,10 @@ def test_the_form_sequence_of_a_quantised_directory_says_what_it_computes(
 ) -> None:
     build = ["build", str(quantized), "--sm", "86", "-o", str(tmp_path / "cache"), "-q"]
     assert main(build) == 2
-    assert "fp8, which TensorRT multiplies in the form cell from compute capability 89 on; found 86" in capsys.readouterr().err
+    assert (
+        "fp8, which TensorRT multiplies in the form cell from compute capability 89 on; found 86"
+        in capsys.readouterr().err
+    )
     assert main([*build, "--form", "sequence"]) == 0
     captured = capsys.readouterr()
     assert "form sequence: products run in fp16 with the rounded weights" in captured.err
