@@ -184,9 +184,11 @@ def _record(vocoder: Vocoder) -> ProbeRecord:
         )
     record = read_probe(config.path, config.model, config.audio)
     if record is None:
+        way = f"wavernn-trt export {config.path} -o {config.path} --overwrite"
+        if _rounding(config.path):  # which that would undo
+            way = "export the model that it was quantised from again (wavernn-trt export), and quantise that again"
         raise NoProbeError(
-            f"{config.path} cannot be probed: an earlier version exported it, without a record. To give it one: "
-            f"wavernn-trt export {config.path} -o {config.path} --overwrite"
+            f"{config.path} cannot be probed: an earlier version exported it, without a record. To give it one: {way}"
         )
     return record
 
@@ -275,8 +277,13 @@ def _compare(
 
 def _rounding(path: Path) -> set[str]:
     """What a model's products are rounded to, as `wavernn_trt.export.quantization.Product` names it."""
-    values = json.loads(read_listed(path, CONFIG)).get("quantization")
-    return set() if values is None else {str(product) for product in Quantization.from_json(values).products.values()}
+    content = read_listed(path, CONFIG)
+    try:
+        values = json.loads(content).get("quantization")
+        quantization = Quantization({}) if values is None else Quantization.from_json(values)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ModelDirectoryError(f"{path / CONFIG} is damaged: {error}; copy the directory again") from None
+    return {str(product) for product in quantization.products.values()}
 
 
 _MEND = "the weights are damaged, or what computes with them: copy the directory again, or export the checkpoint again"

@@ -342,6 +342,32 @@ def of_the_voice(shipped: Vocoder) -> ProbeResult:
     return probe(shipped)
 
 
+def test_a_quantised_directory_without_a_record_is_not_to_be_exported_in_its_place(
+    tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    """Its trained weights are not quantised: what comes out is not what was there."""
+    path = Path(shutil.copytree(quantised("int8", False).path, tmp_path / "voice"))
+    (path / PROBE).unlink()
+    write_manifest(path)
+    with (
+        Vocoder.load(path, "onnxruntime", threads=1) as vocoder,
+        pytest.raises(NoProbeError, match=r"export the model that it was quantised from .*, and quantise that again$"),
+    ):
+        probe(vocoder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "\xff", '{"quantization": 3}', '{"quantization": {"products": {"a": 1}}}']
+)
+def test_a_configuration_damaged_while_the_model_is_in_use_is_found(copy: Path, content: str) -> None:
+    with Vocoder.load(copy, "onnxruntime", threads=1) as vocoder:
+        (copy / "config.json").write_text(content, encoding="latin-1")
+        write_manifest(copy)
+        result = probe(vocoder)
+    assert not result.passed
+    assert "config.json is damaged" in result.reason
+
+
 @pytest.mark.parametrize(("grid", "weights_only"), KINDS)
 def test_a_quantised_voice_passes(
     grid: Grid, weights_only: bool, quantised: Callable[[Grid, bool], ModelDirectory], of_the_voice: ProbeResult
