@@ -35,7 +35,7 @@ AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
 _LARGEST = 1e9
-_AGAIN = "for what it was, quantise the result again (wavernn-trt quantize)"
+_ARE_NOT = "are not; to have it quantised again, give the result to wavernn-trt quantize"
 _CHOICES = {"mel_norm": ("slaney", "sum"), "pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
 
 
@@ -130,10 +130,7 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
         checkpoint = _build(file, family, state, check_state(family, state), settings, overrides)
         assumed = checkpoint.assumed
         if directory.quantization is not None:
-            assumed = (
-                *assumed,
-                f"every product in float32: {path} is quantised, its trained weights are not; {_AGAIN}",
-            )
+            assumed = (*assumed, f"every product in float32: {path} is quantised, its trained weights {_ARE_NOT}")
         return dataclasses.replace(checkpoint, source=directory.source, assumed=assumed)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
