@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
-from wavernn_trt.engines.spec import Backend, Extent
+from wavernn_trt.engines.spec import Backend, Extent, Form
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
@@ -61,6 +61,8 @@ class TensorRTExecutor:
         manifest = engine.decoder.manifest
         self.precision: Precision = manifest.precision
         """Of the decoder's products; how closely they can be held to the model depends on it."""
+        self.form: Form | None = manifest.form
+        """Of the decoder; a quantised model's activations are rounded in the form ``cell`` only."""
         self.slots: int = wish.batch or manifest.batch[1]
         self.steps: int | None = manifest.steps
         self._directory = directory

@@ -66,6 +66,19 @@ def test_an_explicit_null_is_no_quantisation(copy: Path) -> None:
     assert open_model_directory(copy).quantization is None
 
 
+def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
+    copy: Path, voice: ModelDirectory
+) -> None:
+    pytest.importorskip("torch", reason="weights are read into PyTorch")
+    from wavernn_trt.export.checkpoint import read_checkpoint
+
+    assert read_checkpoint(voice.path).assumed == ()
+    rewrite_config(copy, Quantization(PRODUCTS).to_json())
+    (said,) = read_checkpoint(copy).assumed
+    assert said.startswith(f"every product in float32: {copy} is quantised")
+    assert said.endswith("give the result to wavernn-trt quantize")
+
+
 def product(**changes: Any) -> dict[str, Any]:
     return {"products": {"fc_0": {"grid": "int8", "bound": 1.0, "weights_only": False, **changes}}, "table": None}
 

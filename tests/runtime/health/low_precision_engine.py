@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
+from wavernn_trt.engines.graphs import engine_graph
+from wavernn_trt.engines.spec import EngineSpec, Extent
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.rewrite.from_directory import read_networks
@@ -66,8 +69,36 @@ class LowPrecisionEngine:
         raise VocoderError("an engine gives no logits")
 
 
+class CellEngine(LowPrecisionEngine):
+    """An engine of form ``cell``: its graph, whose products round as the directory says, run by ONNX Runtime."""
+
+    form = "cell"
+    slots = 1
+    steps = 8
+
+    def __init__(self, directory: ModelDirectory, precision: Precision) -> None:
+        super().__init__(directory, precision)
+        spec = EngineSpec(targets=(89,), form="cell", steps=self.steps, batch=Extent.of(1), precision=precision)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        # Its optimiser takes a Relu in front of a QuantizeLinear of fp8 away, which has negative codes.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        graph = engine_graph(directory, spec, "decoder").SerializeToString()
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        given = {**vars(chunk), **vars(state)}
+        inputs = {one.name: given[one.name] for one in self._session.get_inputs()}
+        samples, previous, hidden = self._session.run(["samples", "previous_out", "hidden_out"], inputs)
+        return samples, State(previous, hidden)
+
+
 def vocoder(directory: ModelDirectory, precision: Precision, **settings: Any) -> Vocoder:
     """A vocoder that runs such an engine."""
-    executor = LowPrecisionEngine(directory, precision, **settings)
+    return running(LowPrecisionEngine(directory, precision, **settings), directory)
+
+
+def running(executor: LowPrecisionEngine, directory: ModelDirectory) -> Vocoder:
+    """A vocoder of a directory that runs an engine."""
     opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
-    return Vocoder(dataclasses.replace(opened, engine=f"decoder_{precision}"))
+    return Vocoder(dataclasses.replace(opened, engine=f"decoder_{executor.precision}"))

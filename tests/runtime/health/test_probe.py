@@ -25,7 +25,15 @@ from wavernn_trt.export.model_directory import (
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
-from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, ProbeResult, probe, require_probe
+from wavernn_trt.runtime.health.probe import (
+    CELLS_ON_QUANTISED,
+    KERNELS_ON_QUANTISED,
+    NoProbeError,
+    ProbeFailedError,
+    ProbeResult,
+    probe,
+    require_probe,
+)
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
@@ -470,6 +478,45 @@ def test_kernels_that_leave_activations_as_they_are_pass(
         result = probe(vocoder)
     assert not result.passed
     assert "tensorrt_rtx draws samples" in result.reason
+
+
+@pytest.mark.parametrize("grid", ["int8", "fp8"])
+def test_cells_that_round_activations_are_held_closer(
+    grid: Grid, engine: ModuleType, tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    assert CELLS_ON_QUANTISED[grid] < KERNELS_ON_QUANTISED[grid]
+    directory = quantised(grid, False)
+    with engine.running(engine.CellEngine(directory, "fp16"), directory) as vocoder:
+        result = probe(vocoder)
+    assert result.passed, result.reason
+    path = Path(shutil.copytree(directory.path, tmp_path / "voice"))
+    weight = {"int8": "step.fc2.weight.uint8", "fp8": "step.fc2.weight.fp8_values"}[grid]
+    edit_initializer(path, weight, lambda values: np.roll(values, 1, axis=1 if grid == "int8" else 0))
+    with engine.running(engine.CellEngine(open_model_directory(path), "fp16"), directory) as vocoder:
+        result = probe(vocoder)
+    assert not result.passed
+    assert "tensorrt_rtx draws samples" in result.reason
+
+
+DAMAGED_FP8: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
+    "recurrent rows off by one": ("step.rnn2.weight_hh_l0.fp8_values", lambda values: np.roll(values, 1, axis=0)),
+    "outputs swapped": (
+        "step.fc2.weight.fp8_values",
+        lambda values: values[[*range(80), 180, *range(81, 180), 80, *range(181, 256)]],
+    ),
+    "the state's scale halved": ("node_linear_1.activation_scale", halved),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_FP8)
+def test_a_damaged_voice_in_fp8_is_found(
+    name: str, tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
+) -> None:
+    path = Path(shutil.copytree(quantised("fp8", False).path, tmp_path / "voice"))
+    edit_initializer(path, *DAMAGED_FP8[name])
+    result = probed(path)
+    assert not result.passed
+    assert "copy the directory again" in result.reason
 
 
 def test_a_checkpoint_cannot_be_probed(tiny_vocoder: Vocoder) -> None:
