@@ -3,7 +3,7 @@
 ``minmax``
     The largest magnitude that was seen.
 ``percentile``
-    The magnitude that 99.99 per cent of the values do not exceed.
+    The magnitude that 99.99 per cent of the values that are not zero do not exceed.
 ``entropy``
     The bound at which the least information is lost: the divergence (Kullback-Leibler) of the distribution as the grid
     shows it from the distribution that was seen, as TensorRT's calibrator had it (Migacz, "8-bit inference with
@@ -15,7 +15,7 @@
 Which of them a quantisation takes by default, `wavernn_trt.calibration.table` says.
 
 A recurrent state cannot leave [-1, 1], whatever is spoken. What reads nothing else needs no bound beyond one; and has
-one as its largest magnitude, since what was not seen may still come.
+one by minmax and percentile, since what was not seen may still come, and a state that is clipped costs much.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def find_bounds(histogram: Histogram, *, state: bool = False) -> Mapping[Grid, M
             continue
         bounds: dict[Method, float] = {
             "minmax": STATE_BOUND if state else histogram.largest,
-            "percentile": percentile_bound(histogram),
+            "percentile": STATE_BOUND if state else percentile_bound(histogram),
             "entropy": entropy_bound(histogram, grid),
             "mse": mse_bound(histogram, grid),
         }
@@ -72,9 +72,13 @@ def find_bounds(histogram: Histogram, *, state: bool = False) -> Mapping[Grid, M
 
 
 def percentile_bound(histogram: Histogram, percentile: float = PERCENTILE) -> float:
-    """The upper edge of the first bin up to which there are as many values; or the largest, where that is less."""
-    wanted = int(np.ceil(histogram.values * percentile / 100))
-    place = int(np.searchsorted(np.cumsum(histogram.counts), wanted))
+    """The upper edge of the first bin up to which there are as many values; or the largest, where that is less.
+
+    The first bin is left out, for the zeros in it: a ReLU that is seldom open would have nothing else.
+    """
+    counts = np.concatenate([[0], histogram.counts[1:]])
+    wanted = max(1, int(np.ceil(counts.sum() * percentile / 100)))
+    place = min(int(np.searchsorted(np.cumsum(counts), wanted)), BINS - 1)
     return min((place + 1) * histogram.width, histogram.largest)
 
 

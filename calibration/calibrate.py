@@ -13,11 +13,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from wavernn_trt.calibration.bounds import find_bounds
-from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.calibration.errors import CalibrationError, reason_of
 from wavernn_trt.calibration.histogram import Histogram
 from wavernn_trt.calibration.observe import ObservingExecutor
 from wavernn_trt.calibration.partial import MisfitError, Observations, read_observations
-from wavernn_trt.calibration.score import Progress, analyse
+from wavernn_trt.calibration.score import Progress, analyse_speech
 from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
 from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular, read_audio, read_mel
@@ -28,7 +28,7 @@ from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.streams import Stream, decode_streams
 from wavernn_trt.runtime.uniforms import check_seed
-from wavernn_trt.runtime.vocoder import SILENT_PEAK, Vocoder
+from wavernn_trt.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ def calibrate(
         progress: is told of samples as they are done; of a mel, half when they are drawn and half when they are fed.
         failed: is told of files that cannot be used, and the others go on; without it, the first of them ends it.
         notice: is told of files with the same content, of an earlier run, and of little speech.
-        partial: a file to keep what is done in, after each input, and to go on from; removed at the end.
+        partial: a file to keep what is done in, after each input, and to go on from. It is there at the end: who
+            keeps the table removes it.
 
     Raises:
         CalibrationError: nothing to run, a directory that is quantised, or a model that computes NaN.
@@ -110,10 +111,7 @@ def calibrate(
     seconds = sum(seen.done.values()) / directory.audio.sample_rate
     if 0 < seconds < LITTLE_SECONDS:
         notice(f"{seconds:.2f} s of speech is little: what it lacks will be clipped; ten seconds or more are good")
-    table = _table(directory, executor, seen, given, None if forced else seed)
-    if partial is not None:
-        partial.unlink(missing_ok=True)
-    return table
+    return _table(directory, executor, seen, given, None if forced else seed)
 
 
 @dataclass(frozen=True)
@@ -153,14 +151,9 @@ class _Run:
         coding = SampleCoding(self.vocoder.config.model, audio)
         for one in inputs:
             try:
-                speech = analyse(self.vocoder, *read_audio(one.path))
-                peak = float(np.abs(speech.waveform).max())
-                if peak < SILENT_PEAK:
-                    raise CalibrationError(
-                        f"found silence (a peak of {peak:.1e}), expected speech: its ranges would be too small"
-                    )
+                speech = analyse_speech(self.vocoder, *read_audio(one.path))
             except Exception as error:  # whatever is wrong with one file, the others may do
-                self.failed(one.path, _reason(error))
+                self.failed(one.path, reason_of(error))
                 continue
             steps = speech.mel.shape[1] * audio.hop_length
             # The model emits a recording late; before, it is fed silence.
@@ -179,7 +172,7 @@ class _Run:
                     utterance = prepare(request, config.model, config.audio, windows, self.executor.condition)
                     (stream,) = utterance.streams(utterance.condition())
                 except Exception as error:
-                    self.failed(one.path, _reason(error))
+                    self.failed(one.path, reason_of(error))
                     continue
                 drawing.append((one, mel, []))
                 yield stream
@@ -212,7 +205,7 @@ def _identify(inputs: Sequence[Path], failed: Failed, notice: Notice) -> list[_G
             check_regular(path)
             found.append(_Given(path, file_sha256(path)))
         except (ValueError, OSError) as error:
-            failed(path, _reason(error))
+            failed(path, reason_of(error))
     unique: dict[str, _Given] = {}
     for one in sorted(found, key=lambda one: (one.path.name, one.sha256)):
         unique.setdefault(one.sha256, one)
@@ -258,10 +251,6 @@ def _table(
     }
     source = str(directory.source.get("checkpoint", directory.path.name))
     return CalibrationTable(model_hash(directory), source, seed is None, seed, inputs, ranges)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _raise(path: Path, reason: str) -> None:

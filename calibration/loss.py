@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavernn_trt.calibration.errors import CalibrationError
-from wavernn_trt.calibration.quantize import quantize
+from wavernn_trt.calibration.quantize import check_unquantized, quantize
 from wavernn_trt.calibration.score import Progress, Speech, fit_speech
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Quantization
@@ -60,7 +60,11 @@ class LossMeter:
             batch: recordings at a time.
             threads: CPU threads.
             progress: is told of samples as they are done, in every measurement.
+
+        Raises:
+            CalibrationError: a directory that is quantised.
         """
+        check_unquantized(directory)
         self._directory = directory
         self._speech = speech
         self._batch, self._threads, self._progress = batch, threads, progress
@@ -91,10 +95,11 @@ class Choice:
     """Products that were left in float32 for the budget, in that order."""
 
 
-def measurements(quantization: Quantization) -> int:
+def measurements(quantization: Quantization, budget: float | None) -> int:
     """How many times at most `keep_within` has the speech run, that of the `LossMeter` itself included."""
     products = len(quantization.products)
-    return 1 + products + (products if products > 1 else 0)
+    together = 0 if products < 2 else 1 if budget is None else products - 1
+    return 1 + products + together
 
 
 def keep_within(meter: LossMeter, quantization: Quantization, budget: float | None, tell: Tell | None = None) -> Choice:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.calibration.quantize import check_unquantized
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import TEACHER_FORCED, ModelDirectory
 from wavernn_trt.export.rewrite.from_directory import read_networks
@@ -38,10 +38,7 @@ class ObservingExecutor(OnnxRuntimeExecutor):
             CalibrationError: the directory is quantised.
             ModelDirectoryError: its graphs are not this exporter's.
         """
-        if directory.quantization is not None:
-            raise CalibrationError(
-                f"{directory.path} is quantised already; calibrate the directory that it was made from"
-            )
+        check_unquantized(directory)
         super().__init__(directory, threads)
         networks, model = read_networks(directory), directory.model
         products = find_products(networks.step, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.export.model_directory import (
     CHECKPOINT,
     PROBE,
@@ -21,6 +22,16 @@ from wavernn_trt.export.rewrite.explicit_quantization import quantize_products, 
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.rounded_products import round_products
+
+
+def check_unquantized(directory: ModelDirectory) -> None:
+    """Refuses a directory whose products are rounded: what it was made from is needed.
+
+    Raises:
+        CalibrationError: it is one.
+    """
+    if directory.quantization is not None:
+        raise CalibrationError(f"{directory.path} is quantised already; use the directory that it was made from")
 
 
 def quantize(
@@ -51,8 +62,9 @@ def quantize(
         ValueError: nothing to quantise, products that the model does not have, or a directory that is quantised.
     """
     out_dir, model = Path(out_dir), directory.model
-    if directory.quantization is not None:
-        raise ValueError(f"{directory.path} is quantised already; quantise the directory that it was made from")
+    check_unquantized(directory)
+    if out_dir.resolve() == directory.path.resolve():
+        raise CalibrationError(f"{out_dir} is what is to be quantised; choose another place with -o")
     if not quantization.products:
         raise ValueError("every product is kept in float32: nothing is left to quantise")
     quantization.check(model)

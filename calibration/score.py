@@ -18,7 +18,7 @@ from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.runtime.vocoder import SILENT_PEAK, Vocoder
 
 Progress = Callable[[int], None]
 """Is told how many more samples are done."""
@@ -147,6 +147,19 @@ def analyse(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
     if mel.shape[1] * audio.hop_length <= audio.delay:
         raise VocoderError(f"waveform: found {len(recording)} samples, expected at least {audio.delay}")
     return Speech(recording, mel)
+
+
+def analyse_speech(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
+    """As `analyse`, for what ranges or losses are measured on: silence says nothing of either.
+
+    Raises:
+        VocoderError: a recording that cannot be used, or silence.
+    """
+    speech = analyse(vocoder, waveform, sample_rate)
+    peak = float(np.abs(speech.waveform).max())
+    if peak < SILENT_PEAK:
+        raise VocoderError(f"found silence (a peak of {peak:.1e}), expected speech")
+    return speech
 
 
 def fit_speech(

@@ -11,23 +11,24 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.export.config import to_json
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
     DECODER_LOOP,
     MANIFEST,
+    UPSAMPLING,
     WEIGHTS,
     ModelDirectory,
     read_manifest,
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization, product_names
+from wavernn_trt.runtime.jobs.output_files import WholeFile
 
 SCHEMA_VERSION = 1
 """Of the file; a reader refuses versions it does not know."""
@@ -80,15 +81,12 @@ class CalibrationTable:
     ranges: Mapping[str, ActivationRange]
     """By product."""
 
-    def quantization(
-        self, grid: Grid, method: Method | None = None, *, weights_only: bool = False, kept: Collection[str] = ()
-    ) -> Quantization:
+    def quantization(self, grid: Grid, method: Method | None = None, *, kept: Collection[str] = ()) -> Quantization:
         """What the model's products are to be rounded to.
 
         Args:
-            grid: of all products.
-            method: which bounds to take, of grids that are scaled; ``None`` is the grid's of `DEFAULT_METHODS`.
-            weights_only: leave activations as they are.
+            grid: of all products; one that is scaled.
+            method: which bounds to take; ``None`` is the grid's of `DEFAULT_METHODS`.
             kept: products to leave in float32.
 
         Raises:
@@ -97,12 +95,9 @@ class CalibrationTable:
         for name in kept:
             if name not in self.ranges:
                 raise CalibrationError(f"keep: found {name!r}, expected some of {', '.join(self.ranges)}")
-        scaled = grid in LARGEST and not weights_only
-        chosen = method or DEFAULT_METHODS.get(grid, "minmax")
+        chosen = method or DEFAULT_METHODS[grid]
         products = {
-            name: Product(grid, one.bounds[grid][chosen] if scaled else None, weights_only)
-            for name, one in self.ranges.items()
-            if name not in kept
+            name: Product(grid, one.bounds[grid][chosen]) for name, one in self.ranges.items() if name not in kept
         }
         return Quantization(products, self.sha256)
 
@@ -127,17 +122,10 @@ class CalibrationTable:
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(self._content())
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        content = self._content().encode()
+        file = WholeFile(path)
+        file.write(content)
+        file.publish()
 
     def _content(self) -> str:
         return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
@@ -166,7 +154,8 @@ def read_table(path: Path) -> CalibrationTable:
             for grid in LARGEST:
                 for method in METHODS:
                     bound = one.bounds[grid][method]
-                    if not isinstance(bound, float) or not math.isfinite(bound) or bound <= 0:
+                    number = isinstance(bound, int | float) and not isinstance(bound, bool)
+                    if not number or not math.isfinite(bound) or bound <= 0:
                         raise ValueError(f"{name}: the {method} bound of {grid} is {bound!r}")
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CalibrationError(f"{path}: damaged ({error}); {again}") from None
@@ -174,7 +163,9 @@ def read_table(path: Path) -> CalibrationTable:
 
 
 def model_hash(directory: ModelDirectory) -> str:
-    """What a table belongs to: SHA-256 over those of the files that compute the activations."""
+    """What a table belongs to: SHA-256 over what computes the activations, and the mels of recordings."""
     files: dict[str, Any] = read_manifest(directory.file(MANIFEST))
-    parts = [files[name]["sha256"] for name in (CONDITIONER, DECODER_LOOP, WEIGHTS)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    names = [name for name in (CONDITIONER, DECODER_LOOP, WEIGHTS, UPSAMPLING) if name in files]
+    settings = [to_json(directory.model), to_json(directory.audio)]
+    content = json.dumps([*(files[name]["sha256"] for name in names), *settings])
+    return hashlib.sha256(content.encode()).hexdigest()

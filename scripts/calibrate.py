@@ -82,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
+    from wavernn_trt.scripts.extras import need_onnx
+
+    need_onnx("calibrate")
     from wavernn_trt.calibration.calibrate import calibrate
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.jobs.output_files import prepare_output
@@ -125,6 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{partial} has the files that are done; the same command goes on behind them"
         ) from None
     table.write(output)
+    partial.unlink(missing_ok=True)
     if arguments.json:
         report = _report(table, directory.audio.sample_rate)
         elapsed = round(time.perf_counter() - started, 3)

@@ -166,7 +166,7 @@ class RayPool:
             # An actor that was being started again when the last block was done stays, and so does its share of the
             # cluster: who needs that next would wait for ever.
             for name in names:
-                with suppress(ValueError):  # it is gone, as it should be
+                with suppress(ValueError, self._ray.exceptions.RayError):  # it is gone, as it should be, or Ray is
                     self._ray.kill(self._ray.get_actor(name))
 
 

@@ -36,7 +36,7 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
                 raise VocoderError(f"{path}: found no {', '.join(suffixes)} file in this folder")
             found += inside
         elif path.suffix.lower() == MEL_SUFFIX and not mels:
-            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording; a score needs its samples")
+            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording: its samples are needed")
         else:
             found.append(path)
     if not any(path.exists() for path in found):

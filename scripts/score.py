@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,16 +59,18 @@ class _Run:
 
     def speeches(self) -> Iterator[Speech]:
         """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
+        from wavernn_trt.calibration.errors import reason_of
         from wavernn_trt.calibration.score import analyse
+        from wavernn_trt.runtime.audio import read_audio
 
         self.opened.clear()
         for file in self.files:
             if file.error is not None:
                 continue
             try:
-                speech = analyse(self.vocoder, *_read(file.path))
+                speech = analyse(self.vocoder, *read_audio(file.path))
             except Exception as error:  # whatever is wrong with one file, the others can still be scored
-                file.error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+                file.error = reason_of(error)
             else:
                 self.opened.append(file)
                 yield speech
@@ -105,9 +107,14 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         type=lambda text: tuple(text.split(",")),
         metavar="P,…",
-        help="also score with the products rounded: fp32, fp16, bf16, int8, fp8, int8-weights, fp8-weights",
+        help="score with the products rounded, beside fp32: fp16, bf16, int8, fp8, int8-weights, fp8-weights",
     )
-    parser.add_argument("--table", type=path, metavar="TABLE", help="of int8 and fp8, from wavernn-trt calibrate")
+    parser.add_argument(
+        "--table",
+        type=path,
+        metavar="TABLE",
+        help="ranges of activations, which int8 and fp8 need (wavernn-trt calibrate)",
+    )
     parser.add_argument("--teacher-forced-only", action="store_true", help="bits only, which takes half the time")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
@@ -135,8 +142,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_precisions(arguments: argparse.Namespace) -> int:
+    from wavernn_trt.scripts.extras import need_onnx
+
+    need_onnx("score --precision")
     from wavernn_trt.calibration.loss import rounded_vocoder
     from wavernn_trt.calibration.precisions import quantization_of
+    from wavernn_trt.calibration.quantize import check_unquantized
     from wavernn_trt.calibration.table import read_table
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.scripts.recordings import find_recordings
@@ -145,16 +156,22 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
         raise ValueError("--precision: roundings are computed by the backend onnxruntime; leave --backend out")
     paths = find_recordings(arguments.speech)
     directory = open_model_directory(arguments.model)
+    check_unquantized(directory)
     table = None if arguments.table is None else read_table(arguments.table)
     if table is not None:
         table.check(directory)
-    roundings = {name: quantization_of(name, directory.model, table) for name in dict.fromkeys(arguments.precision)}
+    names = dict.fromkeys(("fp32", *arguments.precision))  # the loss of the others is against it
+    roundings = {name: quantization_of(name, directory.model, table) for name in names}
     reports = {}
     for name, quantization in roundings.items():
         with rounded_vocoder(directory, quantization, batch=arguments.batch, threads=arguments.threads) as vocoder:
             report = _score(vocoder, paths, arguments, f"{name} ")
         reports[name] = {**report, "model": str(directory.path), "precision": name}
-    _complain(next(iter(reports.values()))["files"])
+        bits, float32 = report["totals"]["bits"], reports["fp32"]["totals"]["bits"]
+        report["totals"]["loss"] = None if None in (bits, float32) else bits - float32
+    _complain(
+        {entry["input"]: entry for report in reports.values() for entry in report["files"] if entry["error"]}.values()
+    )
     print(json.dumps(list(reports.values()), indent=1) if arguments.json else "\n".join(_precision_table(reports)))
     return 1 if any(report["totals"]["failed"] for report in reports.values()) else 0
 
@@ -180,17 +197,11 @@ def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespac
     return _report(job, arguments.seed, time.perf_counter() - started)
 
 
-def _complain(entries: Sequence[dict[str, Any]]) -> None:
+def _complain(entries: Iterable[dict[str, Any]]) -> None:
     for entry in entries:
         if entry["error"] is not None:
             message = entry["error"].removeprefix(f"{entry['input']}: ")
             print(f"{PROGRAM}: failed: {entry['input']}: {message}", file=sys.stderr)
-
-
-def _read(path: Path) -> tuple[Any, int]:
-    from wavernn_trt.runtime.audio import read_audio
-
-    return read_audio(path)
 
 
 def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:
@@ -244,14 +255,11 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
 
 def _precision_table(reports: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     yield f"{'precision':<12}  {'bits':>8}  {'loss':>8}  {'correlation':>11}  {'seconds':>8}  {'took':>8}"
-    float32 = reports["fp32"]["totals"]["bits"] if "fp32" in reports else None
     for name, report in reports.items():
         totals = report["totals"]
-        bits, correlation = totals["bits"], totals["correlation"]
-        loss = None if None in (bits, float32) else bits - float32
         cells = [
             "-" if value is None else format(value, form)
-            for value, form in ((bits, ".4f"), (loss, "+.4f"), (correlation, ".4f"))
+            for value, form in ((totals["bits"], ".4f"), (totals["loss"], "+.4f"), (totals["correlation"], ".4f"))
         ]
         yield (
             f"{name:<12}  {cells[0]:>8}  {cells[1]:>8}  {cells[2]:>11}  {totals['seconds']:>8.2f}  "

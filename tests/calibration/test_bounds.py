@@ -84,7 +84,8 @@ def test_the_percentile_is_that_of_the_values(shape: str) -> None:
     histogram = Histogram.of(values := draw(shape))
     for percentile in (PERCENTILE, 99.0, 100.0):
         bound = percentile_bound(histogram, percentile)
-        expected = np.percentile(np.abs(values), percentile, method="inverted_cdf")
+        seen = np.abs(values)[np.abs(values) >= histogram.width]  # what is less may be zero
+        expected = np.percentile(seen, percentile, method="inverted_cdf")
         assert expected <= bound <= expected + histogram.width
 
 
@@ -134,3 +135,13 @@ def test_the_zeros_of_a_relu_do_not_move_the_entropy_bound() -> None:
 def test_entropy_of_nothing_but_one_magnitude_is_that_magnitude() -> None:
     for grid in LARGEST:
         assert entropy_bound(Histogram.of(np.full(9, -3.0, np.float32)), grid) == 3.0
+
+
+def test_zeros_of_a_relu_that_is_seldom_open_do_not_make_its_bound() -> None:
+    histogram = Histogram.of(np.concatenate([np.zeros(200_000), np.full(10, 3.0)]).astype(np.float32))
+    assert find_bounds(histogram)["int8"]["percentile"] == pytest.approx(3.0, abs=1e-3)
+
+
+def test_a_state_is_not_clipped_by_what_was_seen_of_it() -> None:
+    bounds = find_bounds(Histogram.of(np.full(1000, 0.3, np.float32)), state=True)["int8"]
+    assert bounds["minmax"] == bounds["percentile"] == 1.0

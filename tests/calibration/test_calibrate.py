@@ -123,7 +123,7 @@ def test_an_interrupted_run_goes_on_behind_the_files_that_are_done(
     table = calibrate(directory, clips, partial=partial, progress=told.append)
     assert read == ["b.wav", "c.wav"]
     assert sum(told) == sum(one.samples for one in table.inputs)
-    assert not partial.exists()
+    assert partial.exists()  # until the table is kept
     monkeypatch.undo()
     assert calibrate(directory, clips).sha256 == table.sha256
 
@@ -141,7 +141,6 @@ def test_what_does_not_fit_is_not_gone_on_from(
     partial.write_bytes(damaged)
     assert calibrate(directory, clips, partial=partial).sha256 == calibrate(directory, clips).sha256
     assert "not used: it is damaged" in caplog.text
-    assert not partial.exists()
 
 
 def bad_files(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.loss import LossMeter, keep_within, measurements, rounded_vocoder
 from wavernn_trt.calibration.precisions import PRECISIONS, quantization_of
+from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.calibration.score import Speech, analyse, fit_speech
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import Product, Quantization
@@ -56,7 +58,7 @@ def test_without_a_budget_all_is_rounded_and_each_product_measured() -> None:
     assert list(choice.sensitivity) == ["output", "recurrent_0", "fc_0"]
     assert choice.kept == ()
     assert [name for name, _ in told] == ["recurrent_0", "fc_0", "output", "recurrent_0, fc_0, output"]
-    assert len(meter.asked) + 1 <= measurements(INT8)
+    assert len(meter.asked) + 1 == measurements(INT8, None)
 
 
 def test_the_most_harmful_are_kept_first_and_no_more_than_needed() -> None:
@@ -81,6 +83,22 @@ def test_nothing_is_rounded_where_nothing_is_within_the_budget() -> None:
     assert choice.quantization.products == {}
     assert choice.loss == 0.0
     assert set(choice.kept) == {*BOUNDS}
+
+
+def test_runs_are_counted_before() -> None:
+    for products in (("output",), ("fc_0", "output"), tuple(BOUNDS)):
+        quantization = INT8.without({*BOUNDS} - {*products})
+        for budget in (None, 0.01):
+            meter = Losses(dict.fromkeys(BOUNDS, 0.5))  # the worst case: none may be rounded
+            keep_within(meter, quantization, budget)
+            asked = [names for names in meter.asked if names]
+            assert len(asked) + 1 == measurements(quantization, budget)
+
+
+def test_a_quantised_directory_is_no_measure(directory: ModelDirectory, tmp_path: Path) -> None:
+    rounded = quantize(directory, INT8, tmp_path / "rounded", steps=1)
+    with pytest.raises(CalibrationError, match="quantised already"):
+        LossMeter(rounded, [])
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])

@@ -114,6 +114,16 @@ def edited(table: CalibrationTable, folder: Path, edit: Edit) -> Path:
     return path
 
 
+def test_other_audio_settings_make_other_mels_and_so_another_table(
+    table: CalibrationTable, directory: ModelDirectory
+) -> None:
+    table.check(directory)
+    for change in ({"fmin": 1.0}, {"delay": 1}):
+        other = dataclasses.replace(directory, audio=dataclasses.replace(directory.audio, **change))
+        with pytest.raises(CalibrationError, match="of another model"):
+            table.check(other)
+
+
 def test_a_table_of_another_model_is_refused(table: CalibrationTable, directory: ModelDirectory) -> None:
     table.check(directory)
     others = dataclasses.replace(table, model="0" * 64)
@@ -136,12 +146,6 @@ def test_the_default_method_is_the_grids_own(table: CalibrationTable) -> None:
     assert table.quantization("int8") == table.quantization("int8", "percentile")
     assert table.quantization("fp8") == table.quantization("fp8", "mse")
     assert set(DEFAULT_METHODS) == set(LARGEST)
-
-
-def test_bounds_are_taken_where_activations_are_scaled_only(table: CalibrationTable) -> None:
-    assert set(table.quantization("fp16").products.values()) == {Product("fp16")}
-    weights = table.quantization("int8", weights_only=True).products
-    assert set(weights.values()) == {Product("int8", weights_only=True)}
 
 
 def test_kept_products_are_left_out(table: CalibrationTable) -> None:

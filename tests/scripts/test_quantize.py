@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import soundfile
 
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.export.model_directory import file_sha256, open_model_directory
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.cli import main
 
@@ -62,7 +63,9 @@ def test_one_command_takes_speech_and_a_model_to_int8(quantize: Run, clips: Path
     assert {name: str(p) for name, p in made.quantization.products.items()} == dict.fromkeys(
         ("recurrent_0", "fc_0", "output"), "int8"
     )
-    assert report["table"] == made.quantization.table
+    assert report["table_sha256"] == made.quantization.table == file_sha256(tmp_path / "out.json")
+    assert [Path(one["input"]).name for one in report["held_out"]] == ["3.wav"]
+    assert not list(tmp_path.glob(".*.partial"))
     assert [product["precision"] for product in report["products"]] == ["int8"] * 3
     assert all(isinstance(product["loss_alone"], float) for product in report["products"])
     assert 0.9 < report["products"][0]["bound"] <= 1.0
@@ -95,7 +98,7 @@ def test_where_nothing_is_within_the_budget_nothing_is_written(
     arguments = ("--keep", "recurrent_0,fc_0", "--table", table, "--held-out", clips / "1.wav", "-q")
     code, out, err = quantize("--precision", "fp8", *arguments, "--budget", 1e-9)
     assert code == 1
-    assert "no product can be fp8; nothing is written" in err
+    assert "no product can be fp8; nothing is made" in err
     assert "kept for the budget" in out
     assert not (tmp_path / "out").exists()
 
@@ -121,8 +124,12 @@ def test_what_was_calibrated_on_is_no_held_out_speech(quantize: Run, table: Path
         (("--precision", "int4"), "found 'int4', expected one of int8, fp8, int8-weights, fp8-weights"),
         (("--precision", "int8"), "make a table of them with: wavernn-trt calibrate"),
         (("--precision", "int8-weights", "--keep", "fc_7"), "found 'fc_7', expected some of recurrent_0, fc_0, output"),
-        (("--precision", "int8-weights", "--keep", "output,fc_0,recurrent_0"), "nothing is left to quantise"),
+        (
+            ("--precision", "int8-weights", "--keep", "output,fc_0,recurrent_0"),
+            "every product: nothing is left to quantise",
+        ),
         (("--precision", "int8-weights", "--budget", "0.01"), "name some with --held-out"),
+        (("--precision", "int8-weights", "--speech", "x.wav"), "rounds no activations"),
         (("--precision", "int8", "--method", "best", "--table", "t"), "found 'best', expected one of minmax"),
         (("--precision", "int8-weights", "--held-out", "EMPTY"), "in this folder"),
         (("--precision", "int8", "--table", "EMPTY/none.json"), "No such file"),
@@ -138,6 +145,41 @@ def test_mistakes_are_named_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_recordings_that_cannot_be_used_are_told_and_the_others_measured_on(
+    quantize: Run, clips: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound")
+    (tmp_path / "twice").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "twice" / name).write_bytes((clips / "1.wav").read_bytes())
+    arguments = ("--precision", "int8-weights", "--held-out", tmp_path / "twice", bad, "--json", "-q")
+    code, out, err = quantize(*arguments)
+    assert code == 1
+    report = json.loads(out)
+    assert [Path(one["input"]).name for one in report["held_out"]] == ["a.wav"]
+    assert [one["input"] for one in report["failed"]] == [str(bad)]
+    assert "bad.wav" in err
+    assert open_model_directory(tmp_path / "out").quantization is not None
+
+
+def test_a_table_that_is_there_is_not_replaced_unasked(quantize: Run, clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("mine")
+    code, _, err = quantize("--precision", "int8", "--speech", clips, "-q")
+    assert code == 2
+    assert "take it with --table" in err
+    assert (tmp_path / "out.json").read_text() == "mine"
+
+
+def test_the_source_is_never_replaced(tmp_path: Path, capsys: Any) -> None:
+    copy = tmp_path / "voice"
+    shutil.copytree(shipped_voice(), copy)
+    code = main(["quantize", str(copy), "-o", str(copy), "--precision", "int8-weights", "--overwrite"])
+    assert code == 2
+    assert "choose another place" in capsys.readouterr().err
+    assert open_model_directory(copy).quantization is None
+
+
 def test_a_quantised_directory_is_not_quantised_again(quantize: Run, tmp_path: Path, capsys: Any) -> None:
     assert quantize("--precision", "int8-weights")[0] == 0
     code = main(["quantize", str(tmp_path / "out"), "--precision", "int8-weights", "-o", str(tmp_path / "again")])
@@ -148,8 +190,11 @@ def test_a_quantised_directory_is_not_quantised_again(quantize: Run, tmp_path: P
 
 def test_silence_is_nothing_to_measure_on(quantize: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan), RATE, subtype="FLOAT")
-    code, _, err = quantize("--precision", "int8-weights", "--held-out", tmp_path / "nan.wav", "-q")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4000), RATE)
+    files = [tmp_path / name for name in ("nan.wav", "silent.wav")]
+    code, _, err = quantize("--precision", "int8-weights", "--held-out", *files, "-q")
     assert code == 2
-    assert "nan.wav" in err
+    assert "nan.wav: found NaN" in err
+    assert "silent.wav: found silence" in err
     assert "none of the recordings to measure on can be used" in err
     assert not (tmp_path / "out").exists()
