@@ -7,6 +7,7 @@ Gates, embedding, biases, softmax and sampling are float32 always, and so is the
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -28,6 +29,14 @@ def product_names(model: ModelConfig) -> tuple[str, ...]:
     """A decoder's matrix products, in the order in which a step computes them."""
     recurrent = ["recurrent_0", *(("input_1", "recurrent_1") if model.layers == 2 else ())]
     return (*recurrent, *(f"fc_{i}" for i in range(len(model.fc_sizes))), "output")
+
+
+def product_sizes(model: ModelConfig) -> dict[str, int]:
+    """How many weights each product has, in the same order."""
+    widths = (model.hidden_size, *model.fc_sizes, model.outputs)
+    dense = [a * b for a, b in itertools.pairwise(widths)]
+    sizes = [3 * model.hidden_size**2] * (2 * model.layers - 1) + dense
+    return dict(zip(product_names(model), sizes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ an activation's scale halved, in int8                   from 13                 
 a matrix of zeros                                       from 185                          from 350
 ======================================================  ================================  =========================
 
-Of fp8, whose rounding costs the most, more is let pass: two rows of the dense layer swapped. Recurrent rows off by one,
-outputs swapped and an activation's scale halved are found.
+Of fp8, whose rounding costs the most, more is let pass: two rows of the dense layer swapped, or the last activation's
+scale halved. Recurrent rows off by one, outputs swapped and the other scales halved are found.
 
 So bounds that clip two thirds of a range can be found as damage is, and are as bad for speech.
 """

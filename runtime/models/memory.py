@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
+from wavernn_trt.export.quantization import Quantization, product_sizes
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
 from wavernn_trt.runtime.executors.registry import ON_A_GPU
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
@@ -45,6 +46,8 @@ def estimated_bytes(
     are up to 15 times as large. For ``cuda``: the same, of which the conditioner stays on the CPU, unless
     ``onnxruntime-gpu`` is installed. For ``torch``: the checkpoint.
 
+    Of a quantised directory, ``onnxruntime`` holds products in int8 as such, and everyone else as for any other.
+
     Args:
         directory: a model directory; only its ``config.json`` is read, and not verified.
         backend: an executor's name.
@@ -54,18 +57,20 @@ def estimated_bytes(
     Raises:
         ModelDirectoryError: it is not one.
     """
-    model, audio = _sizes(directory)
+    model, audio, quantization = _sizes(directory)
     row = 4 * model.columns
     conditioning = _ROWS_A_FRAME * _FRAMES * row
     if backend == "torch":
         return _size(directory, CHECKPOINT)
     if backend in ON_A_GPU:
         share = WEIGHT_BYTES[precision or "fp32"] / WEIGHT_BYTES["fp32"]
-        return round(_size(directory, WEIGHTS) * share + _size(directory, CONDITIONER) + conditioning)
+        weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model)
+        return round(weights * share + _size(directory, CONDITIONER) + conditioning)
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS
     copies = _COPIES_INTERPOLATED if model.interpolated else _COPIES
     decoding = copies * streams * round(audio.sample_rate * FRAME_SECONDS) * row
-    return round(packed * _size(directory, WEIGHTS, CONDITIONER) + decoding + conditioning)
+    weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model, quantization)
+    return round(packed * (weights + _size(directory, CONDITIONER)) + decoding + conditioning)
 
 
 def give_back_memory() -> None:
@@ -87,13 +92,29 @@ def _malloc_trim() -> ctypes._NamedFuncPointer | None:
         return None
 
 
-def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig]:
+def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig, Quantization | None]:
     try:
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        return from_json(ModelConfig, values["model"], "model"), from_json(AudioConfig, values["audio"], "audio")
+        model, audio = (
+            from_json(ModelConfig, values["model"], "model"),
+            from_json(AudioConfig, values["audio"], "audio"),
+        )
+        said = values.get("quantization")
+        return model, audio, None if said is None else Quantization.from_json(said)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         opened = open_model_directory(directory)  # says what is wrong
-        return opened.model, opened.audio
+        return opened.model, opened.audio, opened.quantization
+
+
+def _decoder_bytes(model: ModelConfig, quantization: Quantization | None = None) -> int:
+    """Of a decoder's matrices in float32, but for products that ONNX Runtime multiplies as integers.
+
+    A quantised directory's file does not tell: codes for TensorRT and values for ONNX Runtime stand side by side in it.
+    """
+    table = model.outputs * 3 * model.hidden_size if model.label_feedback else 0
+    products = {} if quantization is None else quantization.products
+    integers = {name for name, one in products.items() if one.grid == "int8" and not one.weights_only}
+    return 4 * table + sum(size * (1 if name in integers else 4) for name, size in product_sizes(model).items())
 
 
 def _size(directory: Path, *names: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,14 @@ from wavernn_trt.export.model_directory import (
     write_config,
     write_manifest,
 )
-from wavernn_trt.export.quantization import GRIDS, LARGEST, Product, Quantization, product_names
+from wavernn_trt.export.quantization import (
+    GRIDS,
+    LARGEST,
+    Product,
+    Quantization,
+    product_names,
+    product_sizes,
+)
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 PRODUCTS = {
@@ -141,6 +149,10 @@ def test_a_bound_has_a_scale_that_float32_holds(grid: Any) -> None:
 
 def test_products_are_named_in_the_order_of_a_step(voice: ModelDirectory) -> None:
     assert product_names(voice.model) == ("recurrent_0", "fc_0", "output")
+    assert list(product_sizes(voice.model).values()) == [3 * 256 * 256, 256 * 192, 192 * 256]
+    two = dataclasses.replace(voice.model, family="fatchord", input_sizes=(64, 64), fc_sizes=(192, 100))
+    assert list(product_sizes(two)) == list(product_names(two))
+    assert sum(product_sizes(two).values()) == two.multiply_adds
 
 
 def test_products_can_be_left_out_and_names_copied() -> None:

@@ -505,6 +505,7 @@ DAMAGED_FP8: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
         lambda values: values[[*range(80), 180, *range(81, 180), 80, *range(181, 256)]],
     ),
     "the state's scale halved": ("node_linear_1.activation_scale", halved),
+    "a dense layer's scale halved": ("node_linear_2.activation_scale", halved),
 }
 
 

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from wavernn_trt.export.model_directory import CONFIG, WEIGHTS, ModelDirectoryError
+from wavernn_trt.export.model_directory import CONFIG, WEIGHTS, ModelDirectoryError, open_model_directory
+from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function grid -> the shipped voice in it, made once."""
+    pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
+    from wavernn_trt.calibration.quantize import quantize
+
+    folder = tmp_path_factory.mktemp("quantised")
+
+    @functools.cache
+    def make(grid: Literal["int8", "fp8"]) -> Path:
+        products = {name: Product(grid, bound) for name, bound in (("recurrent_0", 1.0), ("fc_0", 8.0))}
+        return quantize(open_model_directory(shipped_voice()), Quantization(products), folder / grid, steps=2).path
+
+    return make  # type: ignore[return-value]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc, as Linux has it")
-def test_the_estimate_is_what_a_model_in_use_takes() -> None:
+@pytest.mark.parametrize("grid", ["float32", "int8", "fp8"])
+def test_the_estimate_is_what_a_model_in_use_takes(grid: str, quantised: Callable[[str], Path]) -> None:
     pytest.importorskip("onnxruntime", reason="what it takes is measured")
+    path = shipped_voice() if grid == "float32" else quantised(grid)
     code = """
-import json, numpy as np
+import json, sys, numpy as np
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.conditioning import ConditioningWindows
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
@@ -39,7 +61,7 @@ def use(streams, frames):
         executor.decode(chunk, initial_state(directory.model, streams))
     return executor
 
-directory = open_model_directory(shipped_voice())
+directory = open_model_directory(sys.argv[1])
 mel = np.load(shipped_voice().parent / "sample_mel.npy")
 first = use(1, 1)  # what ONNX Runtime takes for itself
 found = []
@@ -50,9 +72,10 @@ for streams in (1, 8, 16):
     first = first, kept
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     found = json.loads(done.stdout)
-    estimated = [estimated_bytes(shipped_voice(), streams=streams) for streams in (1, 8, 16)]
+    estimated = [estimated_bytes(path, streams=streams) for streams in (1, 8, 16)]
     assert estimated == pytest.approx(found, rel=0.2)
 
 
@@ -64,6 +87,17 @@ def test_more_streams_take_more_and_backends_differ() -> None:
     assert whole - half == (shipped_voice() / WEIGHTS).stat().st_size / 2
     assert estimated_bytes(shipped_voice(), "cuda", "fp16") == half
     assert estimated_bytes(shipped_voice(), "torch") == (shipped_voice() / "checkpoint.safetensors").stat().st_size
+
+
+def test_of_a_quantised_model_what_the_backend_holds_is_counted(quantised: Callable[[str], Path]) -> None:
+    """Whose file holds weights for TensorRT and for ONNX Runtime."""
+    recurrent, dense = 3 * 256 * 256, 256 * 192
+    whole = estimated_bytes(shipped_voice())
+    assert whole - estimated_bytes(quantised("int8")) == pytest.approx(1.4 * 3 * (recurrent + dense), rel=0.02)
+    assert estimated_bytes(quantised("fp8")) == pytest.approx(whole, rel=1e-3)
+    for backend in ("tensorrt_rtx", "cuda"):
+        plain = estimated_bytes(shipped_voice(), backend, "fp16")
+        assert estimated_bytes(quantised("fp8"), backend, "fp16") == pytest.approx(plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}, "audio": 3}', None])
