@@ -1,9 +1,10 @@
-"""Small random models of every layout as model directories."""
+"""Small random models of every layout as model directories; tests/runtime and tests/calibration take them from here."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,25 @@ EXPORT = Path(__file__).resolve().parents[1] / "export"
 
 @pytest.fixture(scope="session")
 def small_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelDirectory]:
-    """A function layout -> its model directory, exported once."""
+    """A function layout -> its model directory, exported once for all processes of pytest-xdist: it takes seconds."""
     pytest.importorskip("torch", reason="models are exported from PyTorch")
     pytest.importorskip("onnx", reason="models are exported to ONNX")
+    filelock = pytest.importorskip("filelock", reason="several processes share the exported models")
     from wavernn_trt.export import export
+    from wavernn_trt.export.model_directory import open_model_directory
 
     reference = _load("reference")
-    folder = tmp_path_factory.mktemp("models")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small_models"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def make(layout: str) -> ModelDirectory:
-        return export(reference.small_checkpoint(layout), folder / f"small-{layout}", steps=4).directory
+        path = folder / f"small-{layout}"
+        with filelock.FileLock(folder / f"{layout}.lock"):
+            if not path.exists():  # it appears whole
+                export(reference.small_checkpoint(layout), path, steps=4)
+        return open_model_directory(path)
 
     return make
 

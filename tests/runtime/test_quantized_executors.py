@@ -38,7 +38,6 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.vocoder import Vocoder
 
-LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian", "odd")
 KINDS: dict[str, tuple[Grid, bool]] = {
     "int8": ("int8", False),
     "int8 weights": ("int8", True),
@@ -128,8 +127,13 @@ def distance(found: FloatArray, expected: FloatArray) -> float:
     return float(np.sqrt(np.square(found.astype(np.float64) - expected).mean()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        *((layout, kind) for layout in ("univoc", "raw", "turian", "odd") for kind in KINDS),
+        *((layout, "int8") for layout in ("mol", "gauss", "no_aux", "linear", "linear_no_aux")),
+    ],
+)
 def test_onnx_runtime_computes_what_the_reference_does(
     layout: str, kind: str, make: Callable[..., ModelDirectory], small_directory: Callable[[str], ModelDirectory]
 ) -> None:
@@ -328,8 +332,20 @@ def test_a_kernel_takes_fp8_where_every_weight_is_in_it(make: Callable[..., Mode
     assert default_precision(make("raw", "int8"), ada) == "fp16"
 
 
-def test_running_one_needs_no_pytorch(make: Callable[..., ModelDirectory], tmp_path: Path) -> None:
-    """Nor does making one."""
+def test_running_one_needs_onnx_runtime_alone(make: Callable[..., ModelDirectory]) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "for name in ('torch', 'onnx', 'ml_dtypes', 'onnx_graphsurgeon'):\n"
+        "    sys.modules[name] = None\n"
+        "from wavernn_trt.runtime.vocoder import Vocoder\n"
+        f"with Vocoder.load({str(make('raw', 'int8').path)!r}, 'onnxruntime', threads=1) as vocoder:\n"
+        "    mel = np.zeros((vocoder.config.audio.n_mels, 2), np.float32)\n"
+        "    assert len(vocoder.vocode(mel)) == 2 * vocoder.config.audio.hop_length\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_making_one_needs_no_pytorch(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
         "sys.modules['torch'] = None\n"
@@ -339,9 +355,8 @@ def test_running_one_needs_no_pytorch(make: Callable[..., ModelDirectory], tmp_p
         "from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice\n"
         "products = Quantization({'output': Product('int8', 28.0)})\n"
         f"quantize(open_model_directory(shipped_voice()), products, {str(tmp_path / 'out')!r}, steps=2)\n"
-        f"for path in ({str(make('raw', 'int8').path)!r}, {str(tmp_path / 'out')!r}):\n"
-        "    with Vocoder.load(path, 'onnxruntime', threads=1) as vocoder:\n"
-        "        mel = np.zeros((vocoder.config.audio.n_mels, 4), np.float32)\n"
-        "        assert len(vocoder.vocode(mel)) == 4 * vocoder.config.audio.hop_length\n"
+        f"with Vocoder.load({str(tmp_path / 'out')!r}, 'onnxruntime', threads=1) as vocoder:\n"
+        "    mel = np.zeros((vocoder.config.audio.n_mels, 2), np.float32)\n"
+        "    assert len(vocoder.vocode(mel)) == 2 * vocoder.config.audio.hop_length\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
