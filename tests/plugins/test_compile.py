@@ -42,8 +42,11 @@ def nvcc() -> Nvcc:
 
 
 def entries(file: KernelFile) -> list[tuple[WeightPrecision, int]]:
-    """What is compiled here, types of weights in turn: every target once, but of the files that take twenty seconds each
-    three of them, unless ``WAVERNN_TRT_ALL_TARGETS`` is set in the environment."""
+    """What is compiled here, types of weights in turn: every target once.
+
+    But of the files that take twenty seconds each, three of them, unless ``WAVERNN_TRT_ALL_TARGETS`` is set in the
+    environment.
+    """
     slow = file not in OF_TILES and "WAVERNN_TRT_ALL_TARGETS" not in os.environ
     targets = [target for target in TARGETS if not slow or target in SOME_TARGETS]
     return [(WEIGHTS[file][i % len(WEIGHTS[file])], target) for i, target in enumerate(targets)]
