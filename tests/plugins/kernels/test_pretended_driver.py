@@ -93,7 +93,7 @@ def expect_all_passed(environment: dict[str, str], *arguments: str | Path) -> No
 def run(environment: dict[str, str], *arguments: str | Path) -> str:
     """What Python prints in a process of its own, which has to end well."""
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=120
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
     return done.stdout
