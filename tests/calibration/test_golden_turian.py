@@ -18,6 +18,8 @@ from wavernn_trt.runtime.vocoder import Vocoder
 
 CLASSES = 1024
 SAMPLES = 125_600
+OF_TORCH = 25_000
+"""Samples that PyTorch is asked for, which steps in Python; the first are quieter, of 2.21 bits."""
 MOST_OTHER = 10
 """Classes that may differ: rounding decides where a random number falls on a boundary between two. The author's own
 PyTorch code differs from the author's C++ in 3."""
@@ -33,8 +35,12 @@ def directory(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(golden / "model.pt", tmp_path_factory.mktemp("turian") / "model", steps=8).directory.path
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_the_golden_classes_are_chosen_again(golden: Path, directory: Path, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "samples", "expected"), [("onnxruntime", SAMPLES, 2.71), ("torch", OF_TORCH, 2.21)]
+)
+def test_the_golden_classes_are_chosen_again(
+    golden: Path, directory: Path, backend: str, samples: int, expected: float
+) -> None:
     waveform, sample_rate = soundfile.read(golden / "golden.wav", dtype="float32")
     labels = np.rint((waveform + 1) / 2 * (CLASSES - 1)).astype(np.int32)
     uniforms = np.load(golden / "uniforms.npy").ravel()
@@ -48,8 +54,12 @@ def test_the_golden_classes_are_chosen_again(golden: Path, directory: Path, back
         cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
         chosen.append(np.argmax(cumulative >= uniforms[here, None], axis=1))
         bits.append(bits_of_samples(vocoder.config.model, piece.logits, labels[here]))
+        if here.stop >= samples:
+            break
 
-    difference = np.abs(np.concatenate(chosen) - labels)
+    found = np.concatenate(chosen)
+    assert len(found) >= samples
+    difference = np.abs(found - labels[: len(found)])
     assert (difference != 0).sum() <= MOST_OTHER
     assert difference.max() <= 1
-    assert np.concatenate(bits).mean() == pytest.approx(2.71, abs=0.01)
+    assert np.concatenate(bits).mean() == pytest.approx(expected, abs=0.01)
