@@ -22,13 +22,17 @@ from wavernn_trt.export.graph_edit import replace_tensor
 from wavernn_trt.export.networks import OPSET, Networks
 
 
+_EXAMPLE_FRAMES = 3
+"""The exporter runs a recurrent conditioner frame by frame, many times over: twelve take it twice as long."""
+
+
 def export_networks(model: WaveRNN, n_mels: int) -> Networks:
     """Exports a model's two networks; batch and frames stay dynamic."""
     config = model.config
     batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=2)
     conditioner = _export(
         model.conditioner,
-        (torch.zeros(2, n_mels, 12),),
+        (torch.zeros(2, n_mels, _EXAMPLE_FRAMES),),
         ["mel"],
         ["conditioning"],
         ({0: batch, 2: frames},),
