@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Makes a model directory whose matrix products (recurrent and fully connected) compute in eight
-bits. vocode, score, serve from it, or build engines of it, as of any other.
+bits. It is used as any other: vocode it, score it, build engines of it.
 
   int8          weights and activations; the fast one on CPUs and GPUs
   fp8           weights and activations in e4m3; GPUs from compute capability 8.9 on
