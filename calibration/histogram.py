@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,14 +87,6 @@ class Histogram:
         exponent = max(self.exponent, holding)
         self.counts = _merged(self.counts, exponent - self.exponent)
         self.exponent = exponent
-
-
-def add_up(histograms: Iterable[Histogram]) -> Histogram:
-    """All of them as one."""
-    total = Histogram()
-    for histogram in histograms:
-        total += histogram
-    return total
 
 
 def _merged(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 _MANY_STEPS, _MINUTES, _GIGABYTES = 512, 8, 3.6
 """Unrolled steps of a model with two GRUs, what building them takes on one core, and the memory that it takes."""
-_MANY_STEPS_IN_EIGHT_BITS = 128
+_MANY_STEPS_IN_EIGHT_BITS = 64
+"""As many as are unrolled by default."""
 
 
 @dataclass(frozen=True)

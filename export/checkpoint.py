@@ -23,6 +23,7 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
+from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.recognition import check_state, recognise, resolve_output
 from wavernn_trt.export.settings import Settings, find_settings
 from wavernn_trt.export.state import load_state
@@ -35,7 +36,6 @@ AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
 _LARGEST = 1e9
-_ARE_NOT = "are not; to have it quantised again, give the result to wavernn-trt quantize"
 _CHOICES = {"mel_norm": ("slaney", "sum"), "pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
 
 
@@ -57,6 +57,8 @@ class Checkpoint:
     """What had to be assumed or could not be followed, a line each, for the command to print."""
     source: Mapping[str, Any] | None = None
     """For a model directory: where it had its weights from."""
+    quantization: Quantization | None = None
+    """For a model directory: what its products are rounded to. The weights here are not."""
 
 
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
@@ -128,10 +130,7 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
     try:
         family = recognise(state, model.family == "coqui", overrides.get("family", model.family))
         checkpoint = _build(file, family, state, check_state(family, state), settings, overrides)
-        assumed = checkpoint.assumed
-        if directory.quantization is not None:
-            assumed = (*assumed, f"every product in float32: {path} is quantised, its trained weights {_ARE_NOT}")
-        return dataclasses.replace(checkpoint, source=directory.source, assumed=assumed)
+        return dataclasses.replace(checkpoint, source=directory.source, quantization=directory.quantization)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
 

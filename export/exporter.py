@@ -39,6 +39,10 @@ from wavernn_trt.export.step_graph import export_networks
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 
+_UNROUNDED = (
+    "every product in float32: the directory is quantised, its trained weights are not; to have it quantised again, "
+    "give the result to wavernn-trt quantize"
+)
 _CHECKED_STEPS = 12
 """Steps of the short unrolled graph that is checked on every export; ``verify`` checks the whole file."""
 
@@ -100,7 +104,10 @@ def export(
         if verify:
             say(f"verifying {steps} steps")
             agreements.append(_verify_decoder(building, exported, fused, model, audio, shape))
-    return ExportResult(open_model_directory(out_dir), tuple(agreements), checkpoint.assumed)
+    assumed = checkpoint.assumed
+    if checkpoint.quantization is not None:
+        assumed = (*assumed, _UNROUNDED)
+    return ExportResult(open_model_directory(out_dir), tuple(agreements), assumed)
 
 
 def rewrite(exported: Networks, model: ModelConfig, audio: AudioConfig) -> tuple[Networks, Networks, list[Agreement]]:

@@ -285,12 +285,15 @@ def _measure(
     from wavernn_trt.scripts.quantize_report import Measured
     from wavernn_trt.scripts.recordings import SecondsBar
 
+    def told(names: str, loss: float) -> None:
+        bar.entitle(f"measuring ({names}: {loss:+.4f})")
+
     runs = measurements(quantization, arguments.budget)
     files = [file for file, _ in held_out.speech for _ in range(runs)]
     with SecondsBar("measuring", files, directory.audio, hidden=arguments.quiet) as bar:
         speech = [speech for _, speech in held_out.speech]
         meter = LossMeter(directory, speech, threads=arguments.threads, progress=bar.advance)
-        return Measured(meter.bits, keep_within(meter, quantization, arguments.budget))
+        return Measured(meter.bits, keep_within(meter, quantization, arguments.budget, told))
 
 
 def _complain(file: Path, reason: str) -> None:

@@ -89,10 +89,10 @@ def lay_out(report: Mapping[str, Any]) -> Iterator[str]:
     else:
         seconds = sum(one["seconds"] for one in report["held_out"])
         bits = report["bits"] + report["loss"]
-        yield (
-            f"{report['loss']:+.4f} bits a sample together: {bits:.4f}, in float32 {report['bits']:.4f}; on "
-            f"{len(report['held_out'])} recordings, {seconds:.1f} s"
-        )
+        together = f"{report['loss']:+.4f} bits a sample together: {bits:.4f}, " if report["output"] else ""
+        many = len(report["held_out"])
+        on = f"on {many} recording{'s' if many > 1 else ''}, {seconds:.1f} s"
+        yield f"{together}in float32 {report['bits']:.4f} bits a sample; {on}"
     if report["output"]:
         yield f"{report['output']} is made"
     if report["table"]:

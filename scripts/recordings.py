@@ -76,6 +76,10 @@ class SecondsBar:
         """Leaves the bar as it stands."""
         self._bar.close()
 
+    def entitle(self, title: str) -> None:
+        """Puts another title before the bar."""
+        self._bar.set_description_str(title)
+
     def advance(self, samples: int) -> None:
         """Tells of more samples, at the model's rate."""
         seconds = samples / self._rate

@@ -191,9 +191,7 @@ def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedMod
     for line in checkpoint.assumed:
         logger.warning("%s: %s", path, line)
     model = checkpoint.model
-    # A directory keeps the trained weights, whatever its products are rounded to.
-    quantization = open_model_directory(path).quantization if path.is_dir() else None
-    executor = TorchExecutor(model, slots=batch or 1, quantization=quantization)
+    executor = TorchExecutor(model, slots=batch or 1, quantization=checkpoint.quantization)
     return OpenedModel(path, model.config, checkpoint.audio, model.upsampling, executor)
 
 

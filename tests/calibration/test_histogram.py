@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wavernn_trt.calibration.errors import CalibrationError
-from wavernn_trt.calibration.histogram import BINS, LOWEST_EXPONENT, Histogram, add_up
+from wavernn_trt.calibration.histogram import BINS, LOWEST_EXPONENT, Histogram
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 usual = st.floats(-64, 64, width=32)
@@ -18,6 +20,13 @@ arrays = st.lists(finite, max_size=40) | st.lists(usual, max_size=40)
 
 def array(values: list[float]) -> NDArray[np.float32]:
     return np.array(values, np.float32)
+
+
+def add_up(histograms: Iterable[Histogram]) -> Histogram:
+    total = Histogram()
+    for histogram in histograms:
+        total += histogram
+    return total
 
 
 def same(one: Histogram, other: Histogram) -> bool:

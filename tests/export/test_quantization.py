@@ -75,15 +75,20 @@ def test_an_explicit_null_is_no_quantisation(copy: Path) -> None:
 
 
 def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
-    copy: Path, voice: ModelDirectory
+    copy: Path, voice: ModelDirectory, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="weights are read into PyTorch")
-    from wavernn_trt.export.checkpoint import read_checkpoint
+    from wavernn_trt.export import export, read_checkpoint
 
-    assert read_checkpoint(voice.path).assumed == ()
+    assert read_checkpoint(voice.path).quantization is None
     rewrite_config(copy, Quantization(PRODUCTS).to_json())
-    (said,) = read_checkpoint(copy).assumed
-    assert said.startswith(f"every product in float32: {copy} is quantised")
+    checkpoint = read_checkpoint(copy)
+    assert checkpoint.quantization == Quantization(PRODUCTS)
+    assert checkpoint.assumed == ()  # the reference rounds it
+    result = export(checkpoint, tmp_path / "again", steps=2)
+    assert result.directory.quantization is None
+    (said,) = result.assumed
+    assert said.startswith("every product in float32: the directory is quantised")
     assert said.endswith("give the result to wavernn-trt quantize")
 
 
