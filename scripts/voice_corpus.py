@@ -118,60 +118,100 @@ def altered(name: str, signal: NDArray[np.float64], rate: int, bits: int, rng: t
     return prepare(name, signal, rate * speed, 10 ** (decibels / 20), bits)
 
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""mel, window, previous labels, labels, and float [B]: 0 where a row starts afresh, 1 where its state goes on."""
+@dataclass(frozen=True)
+class Windows:
+    """A batch: of each row a stretch of a recording."""
+
+    mel: Tensor
+    """float32 [B, N + 2 * context, n_mels]; at a recording's ends the context moves inward instead of being padded, so
+    that the conditioning GRU starts on the first frame, as it does in synthesis."""
+    frames: Tensor
+    """int64 [B, N]: which of those frames condition the samples."""
+    previous: Tensor
+    """int64 [N * hop_length, B]: the label before each."""
+    labels: Tensor
+    """int64 [N * hop_length, B]."""
 
 
-def window_of(recording: Recording, start: int, frames: int, context: int) -> tuple[Tensor, ...]:
-    """One row of a `Batch`, without its last entry.
+class Corpus:
+    """Recordings end to end, where a device can cut windows from them."""
 
-    At a recording's ends the context moves inward instead of being padded: the bidirectional GRU then starts on the
-    first frame, as it does in synthesis.
+    def __init__(self, recordings: Sequence[Recording], device: torch.device) -> None:
+        """Copies them there."""
+        self.frames = torch.tensor([len(recording.mel) for recording in recordings], device=device)
+        """int64 [recordings]: the length of each."""
+        self._first = self.frames.cumsum(0) - self.frames
+        self._mel = torch.cat([recording.mel for recording in recordings]).to(device)
+        self._labels = torch.cat([recording.labels for recording in recordings]).to(device, torch.int16)
+        self._silence = recordings[0].silence
+
+    def windows(self, which: Tensor, start: Tensor, frames: int, context: int) -> Windows:
+        """Cuts a batch.
+
+        Args:
+            which: int64 [B], recordings.
+            start: int64 [B], the first frame of each window.
+            frames: N, length of a window; with its context it is not longer than any of the recordings.
+            context: frames of the mel on each side of it.
+        """
+        hop, wide = AUDIO.hop_length, frames + 2 * context
+        first = (start - context).clamp(min=0).minimum(self.frames[which] - wide)
+        ramp = torch.arange(max(wide, frames * hop + 1), device=start.device)
+        mel = self._mel[(self._first[which] + first)[:, None] + ramp[:wide]]
+        places = (self._first[which] + start) * hop - 1 + ramp[: frames * hop + 1, None]  # [N * hop + 1, B]
+        labels = self._labels[places.clamp(min=0)].long()
+        labels[0] = torch.where(start == 0, self._silence, labels[0])
+        return Windows(mel, (start - first)[:, None] + ramp[:frames], labels[:-1], labels[1:])
+
+    def pieces(self, frames: int) -> tuple[Tensor, Tensor]:
+        """Which recording and which first frame, of all whole pieces of that length."""
+        starts = [torch.arange(0, int(n) - frames + 1, frames, device=self.frames.device) for n in self.frames]
+        return torch.cat([torch.full_like(s, i) for i, s in enumerate(starts)]), torch.cat(starts)
+
+
+def how_often(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
+    """How often each recording is to be drawn, so that every second of the originals is heard as often as any other.
+
+    Args:
+        corpus: originals first, then altered copies, of which there may be none.
+        originals: how many.
+        variant_share: the copies' share of all that is heard.
     """
-    hop, wide = AUDIO.hop_length, frames + 2 * context
-    first = min(max(start - context, 0), len(recording.mel) - wide)
-    labels = recording.labels[start * hop : (start + frames) * hop]
-    before = recording.labels[start * hop - 1] if start else torch.tensor(recording.silence)
-    previous = torch.cat([before[None], labels[:-1]])
-    return recording.mel[first : first + wide], torch.arange(start - first, start - first + frames), previous, labels
+    weights = corpus.frames.double().cpu()
+    weights[:originals] *= (1 - variant_share) / weights[:originals].sum()
+    if len(weights) > originals:
+        weights[originals:] *= variant_share / weights[originals:].sum()
+    return weights
 
 
-def batches(
-    originals: list[Recording],
-    variants: list[Recording],
-    rows: int,
-    frames: int,
-    context: int,
-    rng: torch.Generator,
-) -> Iterator[Batch]:
+def walk(
+    corpus: Corpus, weights: Tensor, rows: int, frames: int, context: int, rng: torch.Generator
+) -> Iterator[tuple[Windows, Tensor]]:
     """Endless batches, in which every row walks through one recording after another.
 
     Args:
-        originals: drawn in proportion to their lengths.
-        variants: altered copies, which are every second draw; may be empty.
+        corpus: what there is to walk through.
+        weights: float [recordings], how often each is drawn.
         rows: recordings walked through at the same time.
         frames: length of a window.
         context: frames of the mel on each side of it.
-        rng: decides what is drawn.
+        rng: of the CPU; decides what is drawn, and where in its first window's length a walk begins.
+
+    Yields:
+        The windows, and float [B]: 0 where a row starts afresh, 1 where its state goes on.
     """
+    device = corpus.frames.device
 
-    def draw() -> Recording:
-        pool = variants if variants and torch.rand((), generator=rng) < 0.5 else originals
-        lengths = torch.tensor([float(len(recording.mel)) for recording in pool])
-        return pool[int(torch.multinomial(lengths, 1, generator=rng))]
+    def draw(below: Tensor) -> tuple[Tensor, Tensor]:
+        which = torch.multinomial(weights, rows, replacement=True, generator=rng).to(device)
+        return which, (torch.rand(rows, generator=rng).to(device) * below[which]).long()
 
-    def random_start(below: int) -> int:
-        return int(torch.randint(below, (), generator=rng))
-
-    walks = [draw() for _ in range(rows)]
-    starts = [random_start(len(walk.mel) - frames + 1) for walk in walks]
-    going_on = [0.0] * rows
+    which, start = draw(corpus.frames - frames + 1)
+    going_on = torch.zeros(rows, device=device)
     while True:
-        windows = [window_of(*walk, frames, context) for walk in zip(walks, starts, strict=True)]
-        mel, window, previous, labels = (torch.stack(column) for column in zip(*windows, strict=True))
-        yield mel, window, previous, labels, torch.tensor(going_on)
-        for row in range(rows):
-            starts[row] += frames
-            going_on[row] = 1.0
-            if starts[row] + frames > len(walks[row].mel):
-                walks[row], starts[row], going_on[row] = draw(), random_start(frames), 0.0
+        yield corpus.windows(which, start, frames, context), going_on
+        start = start + frames
+        ended = start + frames > corpus.frames[which]
+        others, starts = draw(torch.full_like(corpus.frames, frames))
+        which, start = torch.where(ended, others, which), torch.where(ended, starts, start)
+        going_on = 1.0 - ended.float()

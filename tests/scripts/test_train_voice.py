@@ -16,9 +16,13 @@ pytest.importorskip("tqdm", reason="training shows its progress with tqdm")
 import torch
 
 from wavernn_trt.export.families.univoc import univoc_from_state
+from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts import train_voice, voice_corpus
-from wavernn_trt.scripts.train_voice import Recipe, TrainingModel, load, train
-from wavernn_trt.scripts.voice_corpus import AUDIO, batches, prepare, read_folder, window_of
+from wavernn_trt.scripts.train_voice import train
+from wavernn_trt.scripts.voice_checkpoint import load, load_weights
+from wavernn_trt.scripts.voice_corpus import read_folder
+from wavernn_trt.scripts.voice_model import TrainingModel, config_yaml
+from wavernn_trt.scripts.voice_recipe import RECIPES, Recipe, RecipeError, meanings
 
 TINY = Recipe(
     conditioning_size=4,
@@ -30,7 +34,9 @@ TINY = Recipe(
     context=2,
     learning_rate=1e-2,
     variants=1,
+    variant_share=0.5,
     validate_every=10,
+    samples_every=0,
     max_updates=20,
 )
 
@@ -70,7 +76,7 @@ def test_the_checkpoint_is_a_univoc_checkpoint(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_configuration_of_the_default_sizes_is_univocs() -> None:
-    assert train_voice.config_yaml(Recipe()) == (
+    assert config_yaml(Recipe()) == (
         "preprocess: {sr: 16000, hop_length: 200, win_length: 800, n_fft: 2048, n_mels: 80, fmin: 50, "
         "mel_norm: slaney, preemph: 0.97, top_db: 80, ref_db: 20, mulaw: {bits: 8}}\n"
         "model: {n_mels: 80, conditioning_size: 64, embedding_dim: 64, rnn_size: 256, fc_size: 192, bits: 8, "
@@ -86,81 +92,103 @@ def test_resuming_goes_on_from_the_saved_step(folder: Path, tmp_path: Path) -> N
     assert (first["step"], second["step"]) == (10, 20)
     assert second["validation_before"] == pytest.approx(first["validation"])
     saved = load(out / "training.pt")
-    assert saved["updates"] == 20
+    assert saved["step"] == 20
     assert saved["kept_out"] == ["clip0"]
-    with pytest.raises(train_voice.RecipeError, match="keeps out clip0"):
+    with pytest.raises(RecipeError, match="keeps out clip0"):
         train(clips, out, TINY, keep_out=["clip1"], resume=True)
-    with pytest.raises(train_voice.RecipeError, match="budget is used up after 20 updates"):
+    with pytest.raises(RecipeError, match="budget is used up after 20 updates"):
         train(clips, out, dataclasses.replace(TINY, max_updates=20), resume=True)
 
 
 def test_training_begins_with_the_weights_and_sizes_it_is_given(folder: Path, tmp_path: Path) -> None:
     clips = read_folder(folder)
     before = train(clips, tmp_path / "first", TINY)
-    after = train(clips, tmp_path / "second", Recipe(max_updates=1, rows=2), init=tmp_path / "first" / "model.pt")
-    assert after["step"] == before["step"] + 1
+    narrow = dataclasses.replace(TINY, max_updates=1, rnn_size=8)
+    after = train(clips, tmp_path / "second", narrow, init=tmp_path / "first" / "model.pt")
+    assert after["validation_before"] == pytest.approx(before["validation"])
     assert load(tmp_path / "second" / "model.pt")["model"]["fc1.weight"].shape == (16, 16)
 
 
+def test_training_begins_with_an_exported_voice(tmp_path: Path) -> None:
+    weights = load_weights(shipped_voice())
+    TrainingModel(RECIPES["lj-small"]).load_state_dict(weights)
+    with pytest.raises(RecipeError, match=r"manifest\.json"):
+        load_weights(tmp_path)
+
+
 def test_kept_out_clips_are_not_trained_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: set[str] = set()
+    heard: list[set[str]] = []
 
-    def watched(originals, variants, *arguments):  # type: ignore[no-untyped-def]
-        trained.update(recording.name for recording in originals + variants)
-        return batches(originals, variants, *arguments)
+    class Watched(voice_corpus.Corpus):
+        def __init__(self, recordings, device):  # type: ignore[no-untyped-def]
+            heard.append({recording.name for recording in recordings})
+            super().__init__(recordings, device)
 
-    monkeypatch.setattr(train_voice, "batches", watched)
+    monkeypatch.setattr(train_voice, "Corpus", Watched)
     clips = read_folder(folder)
     train(clips, tmp_path / "named", dataclasses.replace(TINY, max_updates=1), keep_out=["clip1"])
-    assert trained == {"clip0", "clip2"}
-    trained.clear()
+    assert heard == [{"clip0", "clip2"}, {"clip1"}]
+    heard.clear()
     train(clips, tmp_path / "last", dataclasses.replace(TINY, max_updates=1))
-    assert trained == {"clip0", "clip1"}
+    assert heard == [{"clip0", "clip1"}, {"clip2"}]
 
 
-def test_a_frame_conditions_the_samples_around_its_centre() -> None:
-    click = np.zeros(AUDIO.sample_rate)
-    click[8000] = 1.0  # the centre of frame 40
-    recording = prepare("click", click, AUDIO.sample_rate, 1.0, bits=8)
-    loudest = int((recording.labels - recording.silence).abs().argmax())
-    assert loudest == 8000 + AUDIO.delay
-    assert loudest // AUDIO.hop_length == int(recording.mel.sum(dim=1).argmax()) == 40
-    assert recording.labels[:8000].eq(128).all()
+def test_samples_and_their_picture_are_written_at_intervals(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="samples are drawn with matplotlib")
+    recipe = dataclasses.replace(TINY, max_updates=5, validate_every=2, samples_every=2)
+    result = train(read_folder(folder), tmp_path / "out", recipe, keep_out=["clip0"])
+    assert sorted(file.name for file in (tmp_path / "out" / "samples").iterdir()) == [
+        "0000004-clip0.wav",
+        "0000004.png",
+        "0000005-clip0.wav",
+        "0000005.png",
+    ]
+    assert -1 <= result["correlation"] <= 1
+    samples, rate = soundfile.read(tmp_path / "out" / "samples" / "0000005-clip0.wav")
+    assert (len(samples), rate) == (97 * 200, 16000)
+    assert np.abs(samples).max() > 0
 
 
-@pytest.mark.parametrize("start", [0, 1, 30, 77, 80])
-def test_windows_line_up_at_both_ends_of_a_recording(start: int) -> None:
-    recording = prepare("voiced", voiced(1.0, 120, AUDIO.sample_rate), AUDIO.sample_rate, 1.0, bits=8)
-    assert recording.mel.shape == (81, 80)
-    mel, window, previous, labels = window_of(recording, start, 1, 16)
-    assert torch.equal(mel[window], recording.mel[start : start + 1])
-    assert torch.equal(labels, recording.labels[200 * start : 200 * (start + 1)])
-    assert torch.equal(previous[1:], labels[:-1])
-    assert previous[0] == (recording.labels[200 * start - 1] if start else 128)
+def test_half_precision_halves_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    train(read_folder(folder), tmp_path, dataclasses.replace(TINY, max_updates=1), float16=True)
+    weights = load_weights(tmp_path / "model.pt")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    assert univoc_from_state(weights).config.hidden_size == TINY.rnn_size
 
 
-def test_rows_hand_their_state_on_until_their_recording_ends() -> None:
-    recording = prepare("voiced", voiced(1.0, 120, AUDIO.sample_rate), AUDIO.sample_rate, 1.0, bits=8)
-    stream = batches([recording], [], rows=2, frames=4, context=4, rng=torch.Generator().manual_seed(1))
-    _, _, _, labels, going_on = next(stream)
-    assert going_on.tolist() == [0, 0]
-    restarts = 0
-    for _ in range(40):
-        last = labels[:, -1]
-        _, _, previous, labels, going_on = next(stream)
-        assert torch.equal(previous[:, 0][going_on == 1], last[going_on == 1])
-        restarts += int((going_on == 0).sum())
-    assert restarts >= 2
+def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    clips, recipe = read_folder(folder), dataclasses.replace(TINY, max_updates=3)
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        train(clips, tmp_path / name, dataclasses.replace(recipe, seed=seed))
+    first, again, other = (load_weights(tmp_path / name / "model.pt") for name in ("first", "again", "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["fc1.weight"], other["fc1.weight"])
 
 
-def test_carried_state_makes_pieces_equal_to_the_whole() -> None:
-    torch.manual_seed(0)
-    model = TrainingModel(TINY)
-    mel, previous = torch.randn(1, 4, 80), torch.randint(256, (1, 800))
-    whole, _ = model(mel, torch.arange(4)[None], previous, torch.zeros(1, 1, 16))
-    first, state = model(mel, torch.tensor([[0, 1]]), previous[:, :400], torch.zeros(1, 1, 16))
-    second, _ = model(mel, torch.tensor([[2, 3]]), previous[:, 400:], state)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(folder: Path, tmp_path: Path) -> None:
+    clips = read_folder(folder)
+    train(clips, tmp_path, dataclasses.replace(TINY, max_updates=1))
+    saved = load(tmp_path / "training.pt")
+    saved["weights"]["fc1.weight"][0, 0] = float("nan")
+    torch.save(saved, tmp_path / "training.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    with pytest.raises(RecipeError, match="the loss is not finite any more"):
+        train(clips, tmp_path, dataclasses.replace(TINY, max_updates=2), resume=True)
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
+    recipe = Recipe(learning_rate=1.0, warm_up=0.1)
+    rates = [train_voice.learning_rate_at(done, recipe) for done in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    assert rates[0] == 0.0
+    assert rates[1] < rates[2] > rates[3] > rates[4]
+    assert rates[2] == pytest.approx(0.976, abs=1e-3)
+    assert rates[4] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_every_option_of_the_recipe_says_what_it_means() -> None:
+    assert list(meanings()) == [field.name for field in dataclasses.fields(Recipe)]
+    assert meanings()["weight_decay"] == "AdamW's."
 
 
 def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,129 @@
+"""Figures, samples and a picture of a voice: `python -m wavernn_trt.scripts.present_voice --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavernn_trt.calibration.score import Moments, Speech, analyse_speech, compare_speech, fit_speech
+from wavernn_trt.export.model_directory import WEIGHTS
+from wavernn_trt.runtime.audio import read_audio, write_wav
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
+from wavernn_trt.scripts.mel_picture import draw_mels, need_matplotlib
+
+_ROUNDS = 5
+
+
+def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dict[str, Any]:
+    """What a voice is measured by.
+
+    Args:
+        vocoder: the voice.
+        speeches: recordings that it was not trained on.
+        seeds: how many outputs of each recording are compared with it.
+
+    Returns:
+        ``bits`` a sample; ``correlation`` of the log-mels, one for each seed; ``seconds`` of speech; ``bytes`` of the
+        decoder's weights.
+    """
+    fits = [fit for _, fit in fit_speech(vocoder, speeches)]
+    samples = sum(fit.samples for fit in fits)
+    correlations = []
+    for seed in range(seeds):
+        moments = Moments()
+        for _, likeness in compare_speech(vocoder, speeches, seed=seed):
+            moments += likeness.moments
+        correlations.append(moments.correlation)
+    return {
+        "bits": sum(fit.bits for fit in fits) / samples,
+        "correlation": correlations,
+        "seconds": samples / vocoder.sample_rate,
+        "bytes": vocoder.opened.path.joinpath(WEIGHTS).stat().st_size,
+    }
+
+
+def real_time_factor(vocoder: Vocoder, speech: Speech) -> dict[str, float]:
+    """Seconds of work a second of audio, one stream: the median of some rounds, and their extremes."""
+    times = []
+    for _ in range(_ROUNDS + 1):
+        began = time.perf_counter()
+        waveform = vocoder.vocode(speech.mel)
+        times.append((time.perf_counter() - began) * vocoder.sample_rate / len(waveform))
+    warm = times[1:]
+    return {"median": statistics.median(warm), "least": min(warm), "most": max(warm)}
+
+
+def present(
+    vocoder: Vocoder, name: str, clips: dict[str, Speech], folder: Path, *, listen: int, seconds: float
+) -> None:
+    """Writes ``CLIP.wav``, ``CLIP-NAME.wav`` and ``NAME.png``.
+
+    Args:
+        vocoder: the voice.
+        name: what it is called.
+        clips: recordings, by name.
+        folder: where to.
+        listen: how many of them, the first.
+        seconds: of each, from its start.
+    """
+    audio = vocoder.config.audio
+    rows = []
+    for clip, speech in list(clips.items())[:listen]:
+        count = min(len(speech.waveform), round(seconds * audio.sample_rate))
+        output = vocoder.vocode(speech.mel)[audio.delay :][:count]
+        for title, waveform in ((clip, speech.waveform[:count]), (f"{clip}-{name}", output)):
+            write_wav(folder / f"{title}.wav", waveform, audio.sample_rate)
+            rows.append((title, mel_spectrogram(np.asarray(waveform, np.float32), audio)))
+    draw_mels(rows, audio, folder / f"{name}.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 2 where the caller has to change something."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wavernn_trt.scripts.present_voice",
+        description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
+        epilog="FOLDER gets NAME.json (bits a sample, log-mel correlation for three seeds, real-time factor on one CPU "
+        "thread, size), CLIP.wav and CLIP-NAME.wav of the first clips, and NAME.png, their spectrograms.",
+    )
+    parser.add_argument("voice", type=Path, help="a model directory")
+    parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="created where missing")
+    parser.add_argument("--name", help="what the voice is called (default: its folder's name)")
+    parser.add_argument("--listen", type=int, default=2, metavar="N", help="clips to write (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.2, metavar="S", help="of each clip written (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    name = options.name or options.voice.resolve().name
+    try:
+        need_matplotlib("present_voice")
+        with Vocoder.load(options.voice, "onnxruntime", threads=1) as vocoder:
+            clips = {path.stem: analyse_speech(vocoder, *read_audio(path)) for path in options.recordings}
+            options.output.mkdir(parents=True, exist_ok=True)
+            watch = MachineWatch()
+            result: dict[str, Any] = {"voice": name, "clips": list(clips)} | figures(vocoder, list(clips.values()))
+            result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))
+            result |= {"others_share": watch.others_share(), "date": time.strftime("%Y-%m-%d")}
+            result |= {"machine": describe_machine(), "versions": describe_versions()}
+            present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
+    except (VocoderError, ValueError, OSError) as error:
+        print(f"present_voice: {error}", file=sys.stderr)
+        return 2
+    (options.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
