@@ -18,6 +18,7 @@ from wavernn_trt.export.model_directory import WEIGHTS
 from wavernn_trt.runtime.audio import read_audio, write_wav
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
 from wavernn_trt.scripts.mel_picture import draw_mels, need_matplotlib
@@ -34,8 +35,8 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         seeds: how many outputs of each recording are compared with it.
 
     Returns:
-        ``bits`` a sample; ``correlation`` of the log-mels, one for each seed; ``seconds`` of speech; ``bytes`` of the
-        decoder's weights.
+        ``bits`` a sample; ``correlation`` of the log-mels, one for each seed; ``ceiling``, what it would be of the
+        recordings themselves in the voice's classes; ``seconds`` of speech; ``bytes`` of the decoder's weights.
     """
     fits = [fit for _, fit in fit_speech(vocoder, speeches)]
     samples = sum(fit.samples for fit in fits)
@@ -45,9 +46,15 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         for _, likeness in compare_speech(vocoder, speeches, seed=seed):
             moments += likeness.moments
         correlations.append(moments.correlation)
+    audio, coding = vocoder.config.audio, SampleCoding(vocoder.config.model, vocoder.config.audio)
+    ceiling = Moments()
+    for speech in speeches:
+        coded = coding.waveform(coding.samples(speech.waveform))
+        ceiling += Moments.of(mel_spectrogram(coded, audio), speech.mel)
     return {
         "bits": sum(fit.bits for fit in fits) / samples,
         "correlation": correlations,
+        "ceiling": ceiling.correlation,
         "seconds": samples / vocoder.sample_rate,
         "bytes": vocoder.opened.path.joinpath(WEIGHTS).stat().st_size,
     }
@@ -93,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.present_voice",
         description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
-        epilog="FOLDER gets NAME.json (bits a sample, log-mel correlation for three seeds, real-time factor on one CPU "
-        "thread, size), CLIP.wav and CLIP-NAME.wav of the first clips, and NAME.png, their spectrograms.",
+        epilog="FOLDER gets NAME.json (bits a sample; log-mel correlation for three seeds, and what it would be of the recordings "
+        "themselves in the voice's classes; real-time factor on one CPU thread; size), CLIP.wav and CLIP-NAME.wav of the first clips, and NAME.png, their spectrograms.",
     )
     parser.add_argument("voice", type=Path, help="a model directory")
     parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")

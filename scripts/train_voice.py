@@ -168,7 +168,10 @@ def train(
     device: torch.device | None = None,
     float16: bool = False,
 ) -> dict[str, float]:
-    """Trains, and writes ``model.pt``, ``config.yaml``, ``training.pt`` and ``samples/`` to ``output``.
+    """Trains, and writes to ``output``.
+
+    ``model.pt`` is the average of the weights that validated best, ``config.yaml`` its settings, ``training.pt`` what
+    can be resumed, and ``samples/`` what became of the kept-out clips.
 
     Args:
         clips: from `read_folder`.
@@ -227,6 +230,7 @@ def train(
     (output / "config.yaml").write_text(config_yaml(recipe))
     result: dict[str, float] = {"validation_before": validate(training.average, validation, recipe)}
     losses: list[Tensor] = []
+    best = saved.get("best", math.inf)
     bar = tqdm(total=100, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     while done < 1:
         losses.append(training.update(*next(batches), learning_rate_at(done, recipe)))
@@ -240,9 +244,12 @@ def train(
         if not math.isfinite(result["training"] + result["validation"]):
             raise RecipeError("the loss is not finite any more; what was saved before is kept; lower --learning-rate")
         content = training.content()
-        save(content | {"kept_out": kept, "seconds": time.monotonic() - began}, output / "training.pt")
         weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
-        save({"model": weights, "step": training.updates}, output / "model.pt")
+        if result["validation"] <= best:
+            best = result["validation"]
+            save({"model": weights, "step": training.updates}, output / "model.pt")
+        content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}
+        save(content, output / "training.pt")
         if recipe.samples_every and (
             training.updates // recipe.validate_every % recipe.samples_every == 0 or done >= 1
         ):
@@ -257,10 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.train_voice",
         description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of FLAC or WAV recordings of a voice.",
-        epilog="OUTPUT gets model.pt and config.yaml, to be exported, and training.pt, to be resumed from. Minutes "
-        "of speech and some hours on two CPU cores give a recognisable voice; --init saves most of that time. Then: "
-        "wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE KEPT_OUT_CLIPS. "
-        "What is printed are bits a sample: of the kept-out clips before, and of both kinds of clips after.",
+        epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the weights that fitted the "
+        "kept-out clips best; training.pt, to be resumed from; and samples of those clips with their spectrograms. "
+        "Minutes of speech and some hours on two CPU cores give a recognisable voice; --init saves most of that time. "
+        "Then: wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE CLIPS. "
+        "Printed are bits a sample, of the kept-out clips before and of both kinds of clips after, and how the "
+        "log-mels of the last samples correlate with those of the kept-out clips.",
     )
     parser.add_argument("folder", type=Path, help="recordings of at least a second each, any sample rate")
     parser.add_argument("output", type=Path, help="folder for the results")
