@@ -95,13 +95,24 @@ def present(
     draw_mels(rows, audio, folder / f"{name}.png")
 
 
+def row(result: dict[str, Any]) -> str:
+    """The README's row of a voice, from its JSON: bits, correlation, what its classes allow, real-time factor, size."""
+    speed = result["real_time_factor"]
+    return (
+        f"| {result['voice']} | {result['bits']:.3f} | {statistics.median(result['correlation']):.3f} "
+        f"| {result['ceiling']:.3f} | {speed['median']:.2f} ({speed['least']:.2f} … {speed['most']:.2f}) "
+        f"| {result['bytes'] / 1e6:.1f} MB |"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 where the caller has to change something."""
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.present_voice",
         description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
-        epilog="FOLDER gets NAME.json (bits a sample; log-mel correlation for three seeds, and what it would be of the recordings "
-        "themselves in the voice's classes; real-time factor on one CPU thread; size), CLIP.wav and CLIP-NAME.wav of the first clips, and NAME.png, their spectrograms.",
+        epilog="FOLDER gets CLIP.wav and CLIP-NAME.wav of the first clips, their spectrograms as NAME.png, and NAME.json:"
+        " bits a sample, the correlation of log-mels for three seeds and what it would be of the recordings themselves "
+        "in the voice's classes, the real-time factor on one CPU thread, and size. Printed is its row of the README.",
     )
     parser.add_argument("voice", type=Path, help="a model directory")
     parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")
@@ -128,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"present_voice: {error}", file=sys.stderr)
         return 2
     (options.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(row(result))
     return 0
 
 
