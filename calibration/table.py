@@ -28,7 +28,7 @@ from wavernn_trt.export.model_directory import (
     read_manifest,
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization, product_names
-from wavernn_trt.runtime.jobs.output_files import WholeFile
+from wavernn_trt.runtime.jobs.output_files import write_whole
 
 SCHEMA_VERSION = 1
 """Of the file; a reader refuses versions it does not know."""
@@ -122,10 +122,7 @@ class CalibrationTable:
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        content = self._content().encode()
-        file = WholeFile(path)
-        file.write(content)
-        file.publish()
+        write_whole(path, self._content().encode())
 
     def _content(self) -> str:
         return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"

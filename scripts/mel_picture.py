@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.jobs.output_files import write_whole
 
 _WIDE, _HIGH = 9.0, 1.7
 _DOTS_PER_INCH = 100
 _SETTINGS: Any = {"font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left"}
 
 
-def need_matplotlib(who: str) -> None:
+class DrawingError(ValueError):
+    """Nothing can be drawn here."""
+
+
+def need_matplotlib() -> None:
     """Refuses to begin where nothing could be drawn.
 
-    Args:
-        who: needs it.
-
     Raises:
-        ValueError: matplotlib is not installed.
+        DrawingError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(f"{who} needs matplotlib; install it with: pip install '.[plot]' in a clone of the project")
+        raise DrawingError(
+            "spectrograms are drawn with matplotlib; install it with: pip install '.[plot]' in a clone of the project"
+        )
 
 
 def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfig, file: Path) -> None:
@@ -65,4 +70,6 @@ def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfi
             axis.set_title(title)
             axis.set_ylabel("mel bin")
         axes[-1].set_xlabel("seconds")
-        figure.savefig(file, dpi=_DOTS_PER_INCH, format="png", metadata={"Software": None})
+        content = io.BytesIO()
+        figure.savefig(content, dpi=_DOTS_PER_INCH, format="png", metadata={"Software": None})
+    write_whole(file, content.getbuffer())

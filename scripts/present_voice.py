@@ -18,8 +18,10 @@ from wavernn_trt.export.model_directory import WEIGHTS
 from wavernn_trt.runtime.audio import read_audio, write_wav
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.jobs.output_files import write_whole
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.arguments import positive_integer, positive_number
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
 from wavernn_trt.scripts.mel_picture import draw_mels, need_matplotlib
 
@@ -45,6 +47,8 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         moments = Moments()
         for _, likeness in compare_speech(vocoder, speeches, seed=seed):
             moments += likeness.moments
+        if moments.correlation is None:
+            raise VocoderError("what the voice makes of these recordings is constant, and correlates with nothing")
         correlations.append(moments.correlation)
     audio, coding = vocoder.config.audio, SampleCoding(vocoder.config.model, vocoder.config.audio)
     ceiling = Moments()
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.present_voice",
         description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
-        epilog="FOLDER gets CLIP.wav and CLIP-NAME.wav of the first clips, their spectrograms as NAME.png, and NAME.json:"
+        epilog="FOLDER gets CLIP.wav and CLIP-NAME.wav of the first clips, NAME.png, their spectrograms, and NAME.json:"
         " bits a sample, the correlation of log-mels for three seeds and what it would be of the recordings themselves "
         "in the voice's classes, the real-time factor on one CPU thread, and size. Printed is its row of the README.",
     )
@@ -118,27 +122,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="created where missing")
     parser.add_argument("--name", help="what the voice is called (default: its folder's name)")
-    parser.add_argument("--listen", type=int, default=2, metavar="N", help="clips to write (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=2.2, metavar="S", help="of each clip written (default: %(default)s)"
+        "--listen", type=positive_integer, default=1, metavar="N", help="clips to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive_number, default=3.0, metavar="S", help="of each clip written (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    name = options.name or options.voice.resolve().name
+    name = Path(options.name or options.voice.resolve().name).name
     try:
-        need_matplotlib("present_voice")
+        need_matplotlib()
         with Vocoder.load(options.voice, "onnxruntime", threads=1) as vocoder:
             clips = {path.stem: analyse_speech(vocoder, *read_audio(path)) for path in options.recordings}
-            options.output.mkdir(parents=True, exist_ok=True)
-            watch = MachineWatch()
+            if len(clips) < len(options.recordings):
+                raise VocoderError("recordings: found two of the same name, expected each to have its own")
             result: dict[str, Any] = {"voice": name, "clips": list(clips)} | figures(vocoder, list(clips.values()))
+            watch = MachineWatch()
             result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))
             result |= {"others_share": watch.others_share(), "date": time.strftime("%Y-%m-%d")}
             result |= {"machine": describe_machine(), "versions": describe_versions()}
+            write_whole(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
             present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
     except (VocoderError, ValueError, OSError) as error:
         print(f"present_voice: {error}", file=sys.stderr)
         return 2
-    (options.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(row(result))
     return 0
 

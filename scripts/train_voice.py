@@ -23,11 +23,13 @@ except ModuleNotFoundError:
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wavernn_trt.runtime.jobs.output_files import write_whole
+from wavernn_trt.runtime.jobs.run import Stop
 from wavernn_trt.scripts.arguments import positive_integer
-from wavernn_trt.scripts.mel_picture import need_matplotlib
-from wavernn_trt.scripts.voice_checkpoint import load, load_weights, save
+from wavernn_trt.scripts.interruption import interruptible
+from wavernn_trt.scripts.mel_picture import DrawingError, need_matplotlib
+from wavernn_trt.scripts.voice_checkpoint import load_training, load_weights, save
 from wavernn_trt.scripts.voice_corpus import (
-    AUDIO,
     Clips,
     Corpus,
     CorpusError,
@@ -44,15 +46,19 @@ from wavernn_trt.scripts.voice_model import TrainingModel, bits_a_sample, config
 from wavernn_trt.scripts.voice_recipe import RECIPES, Recipe, RecipeError, meanings
 from wavernn_trt.scripts.voice_samples import write_samples
 
+_VALIDATED = 40
+"""Frames of a piece that is validated: 0.5 s."""
+_PIECES = 32
+"""Validated together; more would take gigabytes for their logits."""
+
 
 @torch.no_grad()
-def validate(model: TrainingModel, corpus: Corpus, recipe: Recipe, seconds: float = 0.5) -> float:
-    """Bits a sample over whole recordings, cut into pieces that start with an empty state."""
-    frames = int(seconds * AUDIO.sample_rate / AUDIO.hop_length)
-    which, start = corpus.pieces(frames)
+def validate(model: TrainingModel, corpus: Corpus, recipe: Recipe) -> float:
+    """Bits a sample, in float32, over pieces of 0.5 s that start with an empty state; shorter ends are left out."""
+    which, start = corpus.pieces(_VALIDATED)
     total = 0.0
-    for rows in torch.arange(len(which), device=which.device).split(recipe.rows):
-        windows = corpus.windows(which[rows], start[rows], frames, recipe.context)
+    for rows in torch.arange(len(which), device=which.device).split(_PIECES):
+        windows = corpus.windows(which[rows], start[rows], _VALIDATED, recipe.context)
         logits, _ = model(windows, torch.zeros(len(rows), recipe.rnn_size, device=rows.device))
         total += float(bits_a_sample(logits, windows.labels)) * len(rows)
     return total / len(which)
@@ -69,25 +75,14 @@ def learning_rate_at(progress: float, recipe: Recipe) -> float:
     return recipe.learning_rate * min(1.0, progress / recipe.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def check_lengths(recordings: Sequence[Recording], recipe: Recipe) -> None:
+def check_lengths(recordings: Sequence[Recording], frames: int, context: int) -> None:
     """Refuses windows that do not fit into every recording."""
-    shortest = min(len(recording.mel) for recording in recordings)
-    if recipe.frames + 2 * recipe.context > shortest:
-        most = shortest - 2 * recipe.context
+    shortest = min(recordings, key=lambda recording: len(recording.mel))
+    if frames + 2 * context > len(shortest.mel):
         raise RecipeError(
-            f"frames: found {recipe.frames}, expected at most {most}; the shortest clip or variant has {shortest}, and "
-            f"{recipe.context} are added on each side"
+            f"{frames} frames with {context} on each side do not fit: {shortest.name} or its fastest copy has "
+            f"{len(shortest.mel)}; lower --frames or --context, or leave that clip out"
         )
-
-
-def recipe_for(weights: Mapping[str, Tensor], recipe: Recipe, source: Path) -> Recipe:
-    """The recipe with the sizes of weights that are there."""
-    try:
-        recipe = sized_like(weights, recipe)
-        TrainingModel(recipe).load_state_dict(weights)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
-        raise RecipeError(f"{source}: expected the tensors of univoc's network with {AUDIO.n_mels} mels") from None
-    return recipe
 
 
 class Training:
@@ -98,6 +93,7 @@ class Training:
         self.recipe, self.device = recipe, device
         self.model, self.average = TrainingModel(recipe).to(device), TrainingModel(recipe).to(device)
         self.average.load_state_dict(self.model.state_dict())
+        self.average.eval()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
         )
@@ -113,7 +109,7 @@ class Training:
         self.average.load_state_dict(weights)
 
     def update(self, windows: Windows, going_on: Tensor, learning_rate: float) -> Tensor:
-        """One step of the optimizer; bits a sample before it, not yet waited for.
+        """One step of the optimizer; bits a sample before it.
 
         Args:
             windows: a batch.
@@ -123,7 +119,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.float16 if self._half else torch.bfloat16, enabled=self._half):
-            logits, self._hidden = self.model(windows, self._hidden * going_on[:, None])
+            # Not by a product: where float16 overflowed, a state is NaN, and is to be forgotten.
+            before = torch.where(going_on[:, None] > 0, self._hidden, 0.0)
+            logits, self._hidden = self.model(windows, before)
             loss = bits_a_sample(logits, windows.labels)
         self.optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
@@ -167,6 +165,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     float16: bool = False,
+    stop: Stop | None = None,
 ) -> dict[str, float]:
     """Trains, and writes to ``output``.
 
@@ -178,40 +177,41 @@ def train(
         output: folder, created where it is missing.
         recipe: its sizes give way to those of ``init`` or of what is resumed.
         keep_out: clips that are validated on, never trained on; ``None`` is the last eighth. Resuming keeps them.
-        init: what to begin with: a checkpoint or a model directory.
+        init: what to begin with: a checkpoint or a model directory; not together with ``resume``.
         resume: whether to go on from ``output / "training.pt"``.
         device: where; ``None`` is the CPU.
         float16: whether ``model.pt`` is to hold the weights in half precision.
+        stop: ends the training early; what was learnt is validated and saved.
 
     Returns:
-        ``step`` and bits a sample: ``training`` since the last validation, ``validation``, and ``validation_before``;
-        and the ``correlation`` of the log-mels of the last samples.
+        ``step`` and bits a sample: ``training`` since the last validation, ``validation``, ``best`` of all, and
+        ``validation_before``; and the ``correlation`` of the log-mels of the last samples.
 
     Raises:
         RecipeError: what was asked for cannot be trained, or went astray.
         CorpusError: the clips cannot be.
     """
-    saved = load(output / "training.pt") if resume else {}
+    device, stop = device or torch.device("cpu"), stop or Stop()
+    saved = load_training(output / "training.pt") if resume else {}
     weights = saved.get("model") or (load_weights(init) if init else None)
     if weights is not None:
-        recipe = recipe_for(weights, recipe, init or output / "training.pt")
+        try:
+            recipe = sized_like(weights, recipe)
+        except RecipeError as error:
+            raise RecipeError(f"{init or output / 'training.pt'}: {error}") from None
     if keep_out is not None and sorted(keep_out) != saved.get("kept_out", sorted(keep_out)):
         raise RecipeError(f"--keep-out: the training to resume keeps out {', '.join(saved['kept_out'])}")
-    names, kept = split(list(clips), saved.get("kept_out", keep_out))
     if recipe.samples_every:
-        try:
-            need_matplotlib("train_voice --samples-every 0 does without, else it")
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-    device = device or torch.device("cpu")
+        need_matplotlib()
+    names, kept = split(list(clips), saved.get("kept_out", keep_out))
     torch.manual_seed(recipe.seed)
     training = Training(recipe, device)
     if resume:
         training.resume(saved)
     elif weights is not None:
         training.begin_with(weights)
-    began = time.monotonic() - saved.get("seconds", 0.0)
-    done = progress(training.updates, saved.get("seconds", 0.0), recipe)
+    spent = saved.get("seconds", 0.0)
+    done = progress(training.updates, spent, recipe)
     if done >= 1:
         raise RecipeError(
             f"{output}: its budget is used up after {training.updates} updates; raise --minutes or --max-updates"
@@ -219,43 +219,48 @@ def train(
 
     rng = torch.Generator().manual_seed(recipe.seed + training.updates)
     recordings = [prepare(name, *clips[name], 1.0, recipe.bits) for name in names]
-    recordings += [altered(name, *clips[name], recipe.bits, rng) for name in names * recipe.variants]
-    check_lengths(recordings, recipe)
+    if recipe.variant_share:
+        recordings += [altered(name, *clips[name], recipe.bits, rng) for name in names * recipe.variants]
     kept_out = [prepare(name, *clips[name], 1.0, recipe.bits) for name in kept]
+    check_lengths(recordings, recipe.frames, recipe.context)
+    check_lengths(kept_out, _VALIDATED, recipe.context)
     corpus, validation = Corpus(recordings, device), Corpus(kept_out, device)
+    del recordings
     often = how_often(corpus, len(names), recipe.variant_share)
     batches = walk(corpus, often, recipe.rows, recipe.frames, recipe.context, rng)
 
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(config_yaml(recipe))
     result: dict[str, float] = {"validation_before": validate(training.average, validation, recipe)}
-    losses: list[Tensor] = []
+    if not math.isfinite(result["validation_before"]):
+        raise RecipeError(f"{init or output}: its weights give no finite loss")
     best = saved.get("best", math.inf)
-    bar = tqdm(total=100, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
-    while done < 1:
-        losses.append(training.update(*next(batches), learning_rate_at(done, recipe)))
-        done = progress(training.updates, time.monotonic() - began, recipe)
-        bar.update(min(100.0, 100 * done) - bar.n)
-        if training.updates % recipe.validate_every and done < 1:
-            continue
-        result |= {"step": training.updates, "training": float(torch.stack(losses).mean())}
-        result["validation"] = validate(training.average, validation, recipe)
-        losses.clear()
-        if not math.isfinite(result["training"] + result["validation"]):
-            raise RecipeError("the loss is not finite any more; what was saved before is kept; lower --learning-rate")
-        content = training.content()
-        weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
-        if result["validation"] <= best:
-            best = result["validation"]
-            save({"model": weights, "step": training.updates}, output / "model.pt")
-        content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}
-        save(content, output / "training.pt")
-        if recipe.samples_every and (
-            training.updates // recipe.validate_every % recipe.samples_every == 0 or done >= 1
-        ):
-            result["correlation"] = write_samples(weights, kept_out, output / "samples", f"{training.updates:07d}")
-        bar.write(" ".join(f"{name} {value:.4g}" for name, value in result.items()), file=sys.stderr)
-    bar.close()
+    losses: list[Tensor] = []
+    began = time.monotonic() - spent
+    with tqdm(total=100, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
+        while done < 1 and not stop.requested:
+            losses.append(training.update(*next(batches), learning_rate_at(done, recipe)))
+            done = progress(training.updates, time.monotonic() - began, recipe)
+            bar.update(min(100.0, 100 * done) - bar.n)
+            ending = done >= 1 or stop.requested
+            if training.updates % recipe.validate_every and not ending:
+                continue
+            # A batch that overflowed float16 is skipped by the scaler, and has no loss.
+            result |= {"step": training.updates, "training": float(torch.stack(losses).nanmean())}
+            result["validation"] = validate(training.average, validation, recipe)
+            losses.clear()
+            if not math.isfinite(result["validation"]):
+                raise RecipeError("the loss is not finite any more; what was saved is kept; lower --learning-rate")
+            content = training.content()
+            weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
+            if result["validation"] <= best:
+                best = result["best"] = result["validation"]
+                save({"model": weights, "step": training.updates}, output / "model.pt")
+                write_whole(output / "config.yaml", config_yaml(recipe).encode())
+            content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}
+            save(content, output / "training.pt")
+            moment = training.updates // recipe.validate_every
+            if recipe.samples_every and (ending or moment % recipe.samples_every == 0):
+                result["correlation"] = write_samples(weights, kept_out, output / "samples", f"{training.updates:07d}")
+            bar.write(" ".join(f"{name} {value:.4g}" for name, value in result.items()), file=sys.stderr)
     return result
 
 
@@ -271,8 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Printed are bits a sample, of the kept-out clips before and of both kinds of clips after, and how the "
         "log-mels of the last samples correlate with those of the kept-out clips.",
     )
-    parser.add_argument("folder", type=Path, help="recordings of at least a second each, any sample rate")
-    parser.add_argument("output", type=Path, help="folder for the results")
+    parser.add_argument("folder", type=Path, metavar="SPEECH", help="recordings of a second or more, any sample rate")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the results")
     parser.add_argument(
         "--recipe", choices=RECIPES, default="lj-small", help="what the options below begin from (default: lj-small)"
     )
@@ -282,10 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="clips to validate on, their names without suffix (default: the last eighth)",
     )
-    parser.add_argument(
+    origin = parser.add_mutually_exclusive_group()
+    origin.add_argument(
         "--init", type=Path, metavar="MODEL", help="begin with the weights and sizes of a checkpoint or model directory"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt, within the same budget")
+    origin.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt, within the same budget")
     parser.add_argument(
         "--device",
         type=device_named,
@@ -314,12 +320,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             RECIPES[named], **{name: value for name, value in given.items() if value is not None}
         )
         device = options.pop("device") or device_named("cuda" if torch.cuda.is_available() else "cpu")
-        result = train(read_folder(folder), recipe=recipe, device=device, **options)
-    except (RecipeError, CorpusError, OSError) as error:
+        with interruptible() as interruption:
+            result = train(read_folder(folder), recipe=recipe, device=device, stop=interruption.stop, **options)
+    except (RecipeError, CorpusError, DrawingError, OSError) as error:
         print(f"train_voice: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        print(f"train_voice: {str(error).splitlines()[0]}; lower --rows", file=sys.stderr)
+        return 2
     print(" ".join(f"{name} {value:.4g}" for name, value in result.items()))
-    return 0
+    return 128 + interruption.signal if interruption.signal else 0
 
 
 def device_named(name: str) -> torch.device:
@@ -327,11 +337,13 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{name}: expected cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{name}: this PyTorch ({torch.__version__}) can use no GPU here")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(
+            f"found {name!r}, and {torch.cuda.device_count()} GPUs that PyTorch {torch.__version__} can use"
+        )
     return device
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class _GatedWalk(torch.autograd.Function):
@@ -43,6 +44,7 @@ class _GatedWalk(torch.autograd.Function):
         return states[1:]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         labels, states, gates, candidates, recurrent, weight = ctx.saved_tensors
         length, rows, size = candidates.shape

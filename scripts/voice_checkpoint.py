@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from wavernn_trt.export.checkpoint import CheckpointError, read_checkpoint
+from wavernn_trt.runtime.jobs.output_files import write_whole
 from wavernn_trt.scripts.voice_recipe import RecipeError
 
 
 def save(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint so that an interruption leaves the old one whole."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -35,6 +36,19 @@ def load(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: not a checkpoint that can be read ({reason})") from None
     if not isinstance(content, dict) or not {"model", "step"} <= set(content):
         raise RecipeError(f"{path}: expected a dict with 'model' and 'step', as univoc and this script write it")
+    return content
+
+
+def load_training(path: Path) -> dict[str, Any]:
+    """Reads a ``training.pt``.
+
+    Raises:
+        RecipeError: none, or another kind of checkpoint.
+    """
+    content = load(path)
+    missing = {"weights", "optimizer", "scaler", "kept_out", "best", "seconds"} - set(content)
+    if missing:
+        raise RecipeError(f"{path}: found no {', '.join(sorted(missing))}; it cannot be resumed, but --init takes it")
     return content
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from numpy.typing import NDArray
@@ -16,7 +15,10 @@ from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime import mu_law
+from wavernn_trt.runtime.audio import read_audio
+from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
+from wavernn_trt.runtime.vocoder import SILENT_PEAK
 
 AUDIO = AudioConfig(
     sample_rate=16000,
@@ -49,7 +51,7 @@ class Recording:
 
     name: str
     labels: Tensor
-    """int64 [frames * hop_length]: mu-law labels of the pre-emphasised waveform, ``AUDIO.delay`` samples late."""
+    """int16 [frames * hop_length]: mu-law labels of the pre-emphasised waveform, ``AUDIO.delay`` samples late."""
     mel: Tensor
     """float32 [frames, n_mels]."""
     silence: int
@@ -71,7 +73,9 @@ def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bi
     labels = np.full(len(mel) * AUDIO.hop_length, 2 ** (bits - 1), dtype=np.int64)
     spoken = mu_law_labels(pre_emphasis(signal, AUDIO.waveform_preemphasis), bits)[: len(labels) - AUDIO.delay]
     labels[AUDIO.delay : AUDIO.delay + len(spoken)] = spoken
-    return Recording(name, torch.from_numpy(labels), torch.from_numpy(np.ascontiguousarray(mel)), 2 ** (bits - 1))
+    return Recording(
+        name, torch.from_numpy(labels).short(), torch.from_numpy(np.ascontiguousarray(mel)), 2 ** (bits - 1)
+    )
 
 
 Clips = dict[str, tuple[NDArray[np.float64], int]]
@@ -82,21 +86,27 @@ def read_folder(folder: Path) -> Clips:
     """Every FLAC and WAV file of a folder.
 
     Raises:
-        CorpusError: fewer than two files (one to train on, one to keep out), or one too short or not readable.
+        CorpusError: no such folder, fewer than two files (one to train on, one to keep out), or one that is not
+            readable, too short, silent, or of another's name.
     """
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder")
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".flac", ".wav") and path.is_file())
     if len(paths) < 2:
         raise CorpusError(f"{folder}: found {len(paths)} FLAC or WAV files, expected at least 2 recordings of speech")
-    clips = {}
+    clips: Clips = {}
     for path in paths:
         try:
-            signal, rate = soundfile.read(path, dtype="float64", always_2d=True)
-        except RuntimeError as error:  # libsndfile's errors are RuntimeErrors
-            reason = getattr(error, "error_string", error)
-            raise CorpusError(f"{path}: not a recording that can be read ({reason}); move it away") from None
+            signal, rate = read_audio(path)
+        except VocoderError as error:
+            raise CorpusError(f"{error}; move it away") from None
         if len(signal) < SHORTEST * rate:
             raise CorpusError(f"{path}: {len(signal) / rate:.2f} s, expected at least {SHORTEST} s")
-        clips[path.stem] = (signal.mean(axis=1), int(rate))
+        if np.abs(signal).max() < SILENT_PEAK:
+            raise CorpusError(f"{path}: found silence, expected speech; move it away")
+        if path.stem in clips:
+            raise CorpusError(f"{path}: found another recording of that name with another suffix; move one away")
+        clips[path.stem] = (signal.astype(np.float64), rate)
     return clips
 
 
@@ -140,9 +150,10 @@ class Corpus:
         """Copies them there."""
         self.frames = torch.tensor([len(recording.mel) for recording in recordings], device=device)
         """int64 [recordings]: the length of each."""
+        self.shortest = min(len(recording.mel) for recording in recordings)
         self._first = self.frames.cumsum(0) - self.frames
         self._mel = torch.cat([recording.mel for recording in recordings]).to(device)
-        self._labels = torch.cat([recording.labels for recording in recordings]).to(device, torch.int16)
+        self._labels = torch.cat([recording.labels for recording in recordings]).to(device)
         self._silence = recordings[0].silence
 
     def windows(self, which: Tensor, start: Tensor, frames: int, context: int) -> Windows:
@@ -151,10 +162,15 @@ class Corpus:
         Args:
             which: int64 [B], recordings.
             start: int64 [B], the first frame of each window.
-            frames: N, length of a window; with its context it is not longer than any of the recordings.
+            frames: N, length of a window.
             context: frames of the mel on each side of it.
+
+        Raises:
+            CorpusError: a window with its context is longer than a recording.
         """
         hop, wide = AUDIO.hop_length, frames + 2 * context
+        if wide > self.shortest:
+            raise CorpusError(f"windows of {frames} frames and {context} on each side: a recording has {self.shortest}")
         first = (start - context).clamp(min=0).minimum(self.frames[which] - wide)
         ramp = torch.arange(max(wide, frames * hop + 1), device=start.device)
         mel = self._mel[(self._first[which] + first)[:, None] + ramp[:wide]]

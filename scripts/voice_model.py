@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavernn_trt.scripts.training_gru import gru_over_labels
 from wavernn_trt.scripts.voice_corpus import AUDIO, Windows
-from wavernn_trt.scripts.voice_recipe import Recipe
+from wavernn_trt.scripts.voice_recipe import Recipe, RecipeError
 
 
 class TrainingModel(nn.Module):
@@ -53,8 +53,21 @@ def bits_a_sample(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sized_like(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
-    """The recipe with the sizes of a state dict."""
-    return dataclasses.replace(
+    """The recipe with the sizes of a state dict.
+
+    Raises:
+        RecipeError: not this network's tensors.
+    """
+    try:
+        return _sizes(state, recipe)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
+        raise RecipeError(
+            f"expected the tensors of univoc's network with {AUDIO.n_mels} mels and a power of two classes"
+        ) from None
+
+
+def _sizes(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
+    sized = dataclasses.replace(
         recipe,
         conditioning_size=state["rnn1.weight_hh_l0"].shape[1],
         embedding_dim=state["embedding.weight"].shape[1],
@@ -62,6 +75,8 @@ def sized_like(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
         fc_size=state["fc1.weight"].shape[0],
         bits=state["embedding.weight"].shape[0].bit_length() - 1,
     )
+    TrainingModel(sized).load_state_dict(dict(state))
+    return sized
 
 
 def config_yaml(recipe: Recipe) -> str:

@@ -21,6 +21,10 @@ _POSITIVE = (
 )
 
 
+MOST_BITS = 12
+"""4,096 classes, beyond every family's."""
+
+
 class RecipeError(ValueError):
     """An option that has to change: says what was found and what was expected."""
 
@@ -65,7 +69,7 @@ class Recipe:
     samples_every: int = 2
     """Validations between samples and pictures of the kept-out clips; 0 is none, and takes no matplotlib."""
     minutes: float = 90.0
-    """Budget of the whole training; the learning rate reaches zero at its end."""
+    """Budget of the training, without what reading and features take; the learning rate reaches zero at its end."""
     max_updates: int | None = None
     """Ends the training, and its schedule, earlier where that comes first."""
     seed: int = 0
@@ -77,14 +81,19 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name}: found {value}, expected a positive integer")
-        for name in ("minutes", "learning_rate"):
+        for name in ("minutes", "learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RecipeError(f"{name}: found {getattr(self, name)}, expected a positive number")
         for name in ("variants", "context", "samples_every", "seed"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < 2**62:
                 raise RecipeError(f"{name}: found {getattr(self, name)}, expected an integer from 0 on")
-        if not 0 <= self.variant_share < 1:
-            raise RecipeError(f"variant_share: found {self.variant_share}, expected at least 0 and below 1")
+        for name in ("variant_share", "ema_decay", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"{name}: found {getattr(self, name)}, expected at least 0 and below 1")
+        if not 0 < self.warm_up < 1:
+            raise RecipeError(f"warm_up: found {self.warm_up}, expected a number between 0 and 1")
+        if self.bits > MOST_BITS:
+            raise RecipeError(f"bits: found {self.bits}, expected at most {MOST_BITS}")
 
 
 RECIPES = {
@@ -102,7 +111,7 @@ RECIPES = {
         variant_share=0.6,
         validate_every=250,
         samples_every=8,
-        minutes=11.0,
+        minutes=8.0,
     ),
 }
 """``lj-small`` decodes in real time on a CPU's core and is trained on a CPU; ``lj-896`` has univoc's sizes and takes a

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from wavernn_trt.calibration.score import Moments
 from wavernn_trt.export.families.univoc import univoc_from_state
+from wavernn_trt.runtime.audio import write_wav
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.scripts.mel_picture import draw_mels
@@ -81,7 +81,6 @@ def write_samples(
     Raises:
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     recordings = recordings[:_CLIPS]
     frames = min(int(seconds * AUDIO.sample_rate / AUDIO.hop_length), *(len(r.mel) for r in recordings))
     device = next(iter(state.values())).device
@@ -94,6 +93,6 @@ def write_samples(
         original = recording.mel[: output.shape[1]].numpy().T
         moments += Moments.of(output, original)
         pictures += [(f"{recording.name}: recording", original), (f"{recording.name}: {name}", output)]
-        soundfile.write(folder / f"{name}-{recording.name}.wav", waveform, AUDIO.sample_rate)
+        write_wav(folder / f"{name}-{recording.name}.wav", waveform, AUDIO.sample_rate)
     draw_mels(pictures, AUDIO, folder / f"{name}.png")
     return math.nan if moments.correlation is None else moments.correlation

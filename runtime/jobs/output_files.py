@@ -110,6 +110,17 @@ class WholeFile:
             raise
 
 
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file that appears when it is whole; its folder is made if need be.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = WholeFile(path)
+    file.write(content)
+    file.publish()
+
+
 def flush_folder(folder: Path) -> None:
     """Waits until a folder's names are on the disk, where its file system can say so.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ pytest.importorskip("tqdm", reason="training shows its progress with tqdm")
 import torch
 
 from wavernn_trt.export.families.univoc import univoc_from_state
+from wavernn_trt.runtime.jobs.run import Stop
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts import train_voice, voice_corpus
-from wavernn_trt.scripts.train_voice import train
+from wavernn_trt.scripts.train_voice import Training, train
 from wavernn_trt.scripts.voice_checkpoint import load, load_weights
 from wavernn_trt.scripts.voice_corpus import read_folder
 from wavernn_trt.scripts.voice_model import TrainingModel, config_yaml
@@ -94,6 +97,7 @@ def test_resuming_goes_on_from_the_saved_step(folder: Path, tmp_path: Path) -> N
     saved = load(out / "training.pt")
     assert saved["step"] == 20
     assert saved["kept_out"] == ["clip0"]
+    assert saved["best"] == second["best"] <= first["best"]
     with pytest.raises(RecipeError, match="keeps out clip0"):
         train(clips, out, TINY, keep_out=["clip1"], resume=True)
     with pytest.raises(RecipeError, match="budget is used up after 20 updates"):
@@ -221,13 +225,22 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.Captur
         (["--init", "speech/clip0.flac"], "clip0.flac: not a checkpoint that can be read"),
         (["--init", "narrow.pt"], "narrow.pt: expected the tensors of univoc's network with 80 mels"),
         (["--init", "foreign.pt"], "foreign.pt: expected the tensors of univoc's network"),
+        (["--init", "damaged.pt"], "damaged.pt: its weights give no finite loss"),
+        (["--context", "30"], "40 frames with 30 on each side do not fit: clip2 or its fastest copy has 97;"),
+        (["--bits", "13"], "bits: found 13, expected at most 12"),
+        (["--warm-up", "0"], "warm_up: found 0.0, expected a number between 0 and 1"),
+        (["--weight-decay", "-1"], "weight_decay: found -1.0, expected at least 0 and below 1"),
+        (["--clip-norm", "-1"], "clip_norm: found -1.0, expected a positive number"),
+        (["--ema-decay", "nan"], "ema_decay: found nan"),
+        (["--variant-share", "1"], "variant_share: found 1.0"),
+        (["--seed", "99999999999999999999"], "seed: found 99999999999999999999"),
         (["--minutes", "0"], "minutes: found 0.0, expected a positive number"),
         (["--learning-rate", "nan"], "learning_rate: found nan"),
         (["--rows", "0"], "rows: found 0, expected a positive integer"),
         (["--rnn-size", "0"], "rnn_size: found 0"),
         (["--max-updates", "0"], "max_updates: found 0"),
         (["--variants", "-1"], "variants: found -1, expected an integer from 0 on"),
-        (["--frames", "500"], "frames: found 500, expected at most 65; the shortest clip or variant has 97"),
+        (["--frames", "500"], "500 frames with 16 on each side do not fit: clip0 or its fastest copy has 97;"),
     ],
 )
 def test_mistakes_are_named(
@@ -243,11 +256,106 @@ def test_mistakes_are_named(
     narrow["rnn1.weight_ih_l0"] = narrow["rnn1.weight_ih_l0"][:, :20]
     torch.save({"model": narrow, "step": 1}, "narrow.pt")
     torch.save({"model": {"weight": torch.zeros(1)}, "step": 1}, "foreign.pt")
+    damaged = TrainingModel(TINY).state_dict()
+    damaged["fc1.bias"][0] = float("nan")
+    torch.save({"model": damaged, "step": 1}, "damaged.pt")
     assert train_voice.main([str(folder), str(tmp_path / "out"), "--variants", "0", *options]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init", "a.pt", "--resume"], "not allowed with argument"),
+        (["--device", "tpu"], "found 'tpu', expected cpu or cuda"),
+        (["--device", "cuda:99"], "found 'cuda:99', and "),
+        (["--rows", "many"], "invalid int value"),
+    ],
+)
+def test_wrong_usage_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train_voice.main(["speech", "out", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_not_a_training_is_not_resumed(folder: Path, tmp_path: Path) -> None:
+    torch.save({"model": TrainingModel(TINY).state_dict(), "step": 1}, tmp_path / "training.pt")
+    with pytest.raises(RecipeError, match=r"found no best, .* it cannot be resumed, but --init takes it"):
+        train(read_folder(folder), tmp_path, TINY, resume=True)
+
+
+def test_without_matplotlib_nothing_is_begun(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert train_voice.main([str(folder), str(tmp_path / "out")]) == 2
+    assert "pip install '.[plot]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_path: Path) -> None:
+    clips, stop = read_folder(folder), Stop()
+    recipe = dataclasses.replace(TINY, max_updates=30, validate_every=100)
+
+    class Stopping(Training):
+        def update(self, *arguments: Any) -> torch.Tensor:
+            loss = super().update(*arguments)
+            if self.updates == 3:
+                stop.request()
+            return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_voice, "Training", Stopping)
+        assert train(clips, tmp_path, recipe, stop=stop)["step"] == 3
+    assert train(clips, tmp_path, dataclasses.replace(recipe, max_updates=5), resume=True)["step"] == 5
+
+
+def test_a_state_that_overflowed_is_forgotten_where_a_row_begins_anew(folder: Path) -> None:
+    training = Training(TINY, torch.device("cpu"))
+    clips = read_folder(folder)
+    corpus = voice_corpus.Corpus([voice_corpus.prepare(name, *clips[name], 1.0, 8) for name in clips], training.device)
+    windows = corpus.windows(torch.zeros(4, dtype=torch.long), torch.arange(4) * 9, TINY.frames, TINY.context)
+    training._hidden[:] = torch.nan
+    assert not torch.isfinite(training.update(windows, torch.ones(4), 0.0))
+    training = Training(TINY, torch.device("cpu"))
+    training._hidden[:] = torch.nan
+    assert torch.isfinite(training.update(windows, torch.zeros(4), 0.0))
+
+
+@torch.no_grad()
+def test_validation_is_what_the_exported_model_scores(folder: Path) -> None:
+    clips = read_folder(folder)
+    torch.manual_seed(0)
+    model = TrainingModel(TINY)
+    recording = voice_corpus.prepare("clip0", *clips["clip0"], 1.0, 8)
+    found = train_voice.validate(model, voice_corpus.Corpus([recording], torch.device("cpu")), TINY)
+    exported = univoc_from_state(model.state_dict())
+    bits = []
+    for start in (0, 40):
+        first = min(max(start - TINY.context, 0), 97 - 40 - 2 * TINY.context)
+        rows = exported.conditioner(recording.mel[None, first : first + 40 + 2 * TINY.context].transpose(1, 2))[0]
+        hidden, previous = torch.zeros(1, 1, 16), recording.labels[200 * start - 1 : 200 * start or None][-1:].long()
+        if not start:
+            previous = torch.tensor([recording.silence])
+        for t in range(8000):
+            logits, hidden = exported.step(previous, hidden, rows[None, start - first + t // 200])
+            previous = recording.labels[200 * start + t][None].long()
+            bits.append(-torch.log_softmax(logits, dim=1)[0, previous] / np.log(2))
+    assert found == pytest.approx(float(torch.stack(bits).mean()), rel=1e-4)
+
+
+def test_a_missing_folder_silence_and_twins_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(voice_corpus.CorpusError, match="nowhere: no such folder"):
+        read_folder(tmp_path / "nowhere")
+    soundfile.write(folder / "clip0.wav", voiced(1.2, 100, 16000), 16000)
+    with pytest.raises(voice_corpus.CorpusError, match=r"clip0\.wav: found another recording of that name"):
+        read_folder(folder)
+    soundfile.write(folder / "clip0.wav", np.zeros(20000), 16000)
+    with pytest.raises(voice_corpus.CorpusError, match=r"clip0\.wav: found silence"):
+        read_folder(folder)
 
 
 def test_a_clip_that_is_no_recording_is_refused(folder: Path) -> None:

@@ -8,7 +8,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("soxr", reason="training resamples with soxr")
 
-from wavernn_trt.scripts.voice_corpus import AUDIO, Corpus, Recording, how_often, prepare, walk
+from wavernn_trt.export.families.univoc import univoc_from_state
+from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.sample_coding import SampleCoding
+from wavernn_trt.scripts.voice_corpus import AUDIO, Corpus, CorpusError, Recording, how_often, prepare, walk
+from wavernn_trt.scripts.voice_model import TrainingModel
+from wavernn_trt.scripts.voice_recipe import Recipe
 
 CPU = torch.device("cpu")
 FRAMES = (81, 40, 60)
@@ -60,6 +65,24 @@ def test_a_context_longer_than_the_window_is_seen_whole(recordings: list[Recordi
     assert torch.equal(windows.mel[0], recordings[0].mel)
 
 
+def test_a_window_longer_than_a_recording_is_refused(recordings: list[Recording]) -> None:
+    with pytest.raises(CorpusError, match="windows of 9 frames and 16 on each side: a recording has 40"):
+        Corpus(recordings, CPU).windows(torch.tensor([0]), torch.tensor([0]), 9, 16)
+
+
+def test_labels_are_those_that_the_runtime_decodes_and_mels_those_that_it_takes() -> None:
+    rng = np.random.default_rng(0)
+    signal = 0.2 * rng.standard_normal(16000)
+    recording = prepare("noise", signal, AUDIO.sample_rate, 1.0, bits=8)
+    waveform = signal * AUDIO.peak / np.abs(signal).max()
+    model = univoc_from_state(TrainingModel(Recipe()).state_dict()).config
+    late = np.concatenate([np.zeros(AUDIO.delay), waveform])[: len(recording.labels)]
+    expected = SampleCoding(model, AUDIO).samples(late)
+    assert np.array_equal(recording.labels.numpy()[: len(expected)], expected)
+    mel = mel_spectrogram(waveform.astype(np.float32), AUDIO)
+    np.testing.assert_allclose(recording.mel.numpy().T, mel, atol=1e-5)
+
+
 def test_pieces_cover_every_recording_in_order(recordings: list[Recording]) -> None:
     which, start = Corpus(recordings, CPU).pieces(25)
     assert which.tolist() == [0, 0, 0, 1, 2, 2]
@@ -81,7 +104,7 @@ def test_rows_go_on_where_they_were_until_their_recording_ends(recordings: list[
         assert torch.equal(windows.previous[0][goes], last[goes])
         assert torch.equal(windows.mel[torch.arange(5), windows.frames[:, 0], 0][goes], frame[goes] + 1)
         ends = torch.tensor([FRAMES[int(f) // 100_000] - frames for f in frame])  # no further window fits behind these
-        assert (frame[~goes] % 100_000 >= ends[~goes] - 1).all()
+        assert (frame[~goes] % 100_000 >= ends[~goes]).all()
         restarts += int((~goes).sum())
     assert restarts >= 5
 
