@@ -1,0 +1,149 @@
+"""What is in a model directory, for JSON and for people: sizes, work, files, and what TensorRT makes of its graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from wavernn_trt.export.model_directory import CONDITIONER, DECODER, MANIFEST, ModelDirectory, read_manifest
+from wavernn_trt.export.operators import PRECISIONS
+from wavernn_trt.export.quantization import product_names
+
+if TYPE_CHECKING:
+    from wavernn_trt.engines.compatibility import CompatibilityReport
+
+_FLOAT32 = {"grid": "float32", "bound": None, "weights_only": False}
+"""Of a product that is not rounded."""
+_WITHOUT_ONNX = (
+    "not available: node counts and the compatibility report need onnx; "
+    "pip install '.[export]' in a clone of the project"
+)
+
+
+def compatibility_reports(directory: ModelDirectory) -> dict[str, CompatibilityReport]:
+    """What TensorRT makes of the directory's two graphs, by file name; nothing where onnx is not installed."""
+    if importlib.util.find_spec("onnx") is None:
+        return {}
+    import onnx
+
+    from wavernn_trt.engines.compatibility import compatibility_report
+
+    return {
+        name: compatibility_report(
+            onnx.load(str(directory.file(name)), load_external_data=False), static=name == DECODER
+        )
+        for name in (DECODER, CONDITIONER)
+    }
+
+
+def _quantization(directory: ModelDirectory) -> dict[str, Any] | None:
+    """How products are rounded, and where onnx is there, what ``decoder.onnx`` has of that."""
+    quantization = directory.quantization
+    if quantization is None:
+        return None
+    found: dict[str, str] | None = None
+    if importlib.util.find_spec("onnx") is not None:
+        import onnx
+
+        from wavernn_trt.engines.graphs import product_weights
+        from wavernn_trt.engines.product_precisions import precisions_in_graph
+
+        decoder = onnx.load(str(directory.file(DECODER)), load_external_data=False)
+        found = precisions_in_graph(decoder, product_weights(directory))
+    products = {}
+    for name in product_names(directory.model):
+        product = quantization.products.get(name)
+        given = {} if found is None else {"decoder": found.get(name)}
+        products[name] = {**(dataclasses.asdict(product) if product is not None else _FLOAT32), **given}
+    return {"table": quantization.table, "products": products}
+
+
+def _print_quantization(values: dict[str, Any]) -> None:
+    section("products of a step: as ONNX Runtime rounds them, and in eight bits for TensorRT")
+    for name, product in values["products"].items():
+        bound = "" if product["bound"] is None else f", activations up to {product['bound']:g}"
+        rounded = f"{product['grid']}{' weights' if product['weights_only'] else ''}{bound}"
+        decoder = product.get("decoder", "not known without onnx")
+        eight = decoder if decoder is None or decoder not in PRECISIONS else "no: the engine's precision"
+        _row(name, f"{rounded:<36} {eight}")
+    _row("calibration table", f"SHA-256 {values['table'] or 'not recorded'}")
+
+
+def directory_values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:
+    """Everything about a directory, as JSON has it."""
+    model, audio = directory.model, directory.audio
+    return {
+        "directory": str(directory.path),
+        "source": directory.source,
+        "model": dataclasses.asdict(model),
+        "audio": dataclasses.asdict(audio),
+        "decoder": dataclasses.asdict(directory.decoder),
+        "work": {
+            "mflop_per_sample": 2 * model.multiply_adds / 1e6,
+            "weight_bytes_per_sample_float32": 4 * model.multiply_adds,
+            "weight_bytes_per_sample_float16": 2 * model.multiply_adds,
+            "gflop_per_second_of_speech": 2 * model.multiply_adds * audio.sample_rate / 1e9,
+        },
+        "files": read_manifest(directory.path / MANIFEST),
+        "quantization": _quantization(directory),
+        "nodes": {name: {row.operator: row.count for row in report.operators} for name, report in reports.items()},
+        "compatibility": {name: dataclasses.asdict(report) for name, report in reports.items()} or _WITHOUT_ONNX,
+    }
+
+
+def print_directory(directory: ModelDirectory, values: dict[str, Any], reports: dict[str, CompatibilityReport]) -> None:
+    """The same for people, from `directory_values`."""
+    model, audio, decoder, work = directory.model, directory.audio, directory.decoder, values["work"]
+    source = directory.source
+    section("model")
+    _row("family", f"{model.family}, {model.output}, {model.outputs} outputs{', mu-law' if model.mu_law else ''}")
+    _row("recurrent", f"{model.layers} GRU of {model.hidden_size}, input {' and '.join(map(str, model.input_sizes))}")
+    _row("fully connected", ", ".join(map(str, (*model.fc_sizes, model.outputs))))
+    _row("conditioning", ", ".join(f"{group.columns} columns {group.expansion}" for group in model.groups))
+    _row("temperature", f"{model.temperature:g}")
+    _row("parameters", f"{source['parameters']:,}" if "parameters" in source else "not recorded")
+    _row("work a sample", f"{work['mflop_per_sample']:.3f} MFLOP")
+    _row("weights a sample", f"{work['weight_bytes_per_sample_float32']:,} bytes in float32, half in float16")
+    _row("made from", f"{source.get('checkpoint', 'unknown')} by {source.get('exporter', 'unknown')}")
+    _row("", f"SHA-256 {source.get('sha256', 'unknown')}")
+    section("decoder")
+    _row("unrolled", f"{decoder.steps} steps, batch {decoder.batch}, {decoder.window} rows of conditioning")
+    for name, report in reports.items():
+        counts = Counter({row.operator: row.count for row in report.operators})
+        _row(name, f"{sum(counts.values())} nodes; " + ", ".join(f"{n} {op}" for op, n in counts.most_common(3)))
+    if values["quantization"] is not None:
+        _print_quantization(values["quantization"])
+    section("audio")
+    for field in dataclasses.fields(audio):
+        value = getattr(audio, field.name)
+        _row(field.name, "none" if value is None else value)
+    section("files")
+    for name, entry in values["files"].items():
+        _row(name, f"{entry['bytes']:>12,} bytes  {entry['sha256']}", 24)
+    if not reports:
+        print(f"\n{_WITHOUT_ONNX}")
+    for name, report in reports.items():
+        _print_compatibility(name, report)
+
+
+def _print_compatibility(name: str, report: CompatibilityReport) -> None:
+    section(f"compatibility with TensorRT: {name}")
+    width = max(len(row.layer) for row in report.operators)
+    print(f"  {'operator':<20} {'nodes':>6}  {'TensorRT layer':<{width}}  constraint")
+    for row in report.operators:
+        verdict = "" if not row.violations else f"  VIOLATED {row.violations} times"
+        print(f"  {row.operator:<20} {row.count:>6}  {row.layer:<{width}}  {row.constraint or '-'}{verdict}")
+    print(f"  {len(report.violations) or 'no'} violation{'' if len(report.violations) == 1 else 's'}")
+    for violation in report.violations:
+        print(f"    {violation.node} ({violation.operator}): {violation.reason}")
+
+
+def section(title: str) -> None:
+    """A heading."""
+    print(f"\n{title}")
+
+
+def _row(name: str, value: object, width: int = 20) -> None:
+    print(f"  {name:<{width}} {value}")
