@@ -54,7 +54,7 @@ def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfi
         figure = Figure(figsize=(_WIDE, _HIGH * len(rows)), layout="constrained")
         FigureCanvasAgg(figure)  # whatever display there is, or is not
         axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-        low, high = audio.mel_range
+        low, high = audio.mel_range[0], max(float(mel.max()) for _, mel in rows)
         for axis, (title, mel) in zip(axes, rows, strict=True):
             seconds = mel.shape[1] * audio.hop_length / audio.sample_rate
             axis.imshow(

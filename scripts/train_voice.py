@@ -169,8 +169,8 @@ def train(
 ) -> dict[str, float]:
     """Trains, and writes to ``output``.
 
-    ``model.pt`` is the average of the weights that validated best, ``config.yaml`` its settings, ``training.pt`` what
-    can be resumed, and ``samples/`` what became of the kept-out clips.
+    ``model.pt`` is the average of the weights, ``best.pt`` that which validated best, ``config.yaml`` their settings,
+    ``training.pt`` what can be resumed, and ``samples/`` what became of the kept-out clips.
 
     Args:
         clips: from `read_folder`.
@@ -180,7 +180,7 @@ def train(
         init: what to begin with: a checkpoint or a model directory; not together with ``resume``.
         resume: whether to go on from ``output / "training.pt"``.
         device: where; ``None`` is the CPU.
-        float16: whether ``model.pt`` is to hold the weights in half precision.
+        float16: whether ``model.pt`` and ``best.pt`` are to hold the weights in half precision.
         stop: ends the training early; what was learnt is validated and saved.
 
     Returns:
@@ -251,10 +251,10 @@ def train(
                 raise RecipeError("the loss is not finite any more; what was saved is kept; lower --learning-rate")
             content = training.content()
             weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
-            if result["validation"] <= best:
-                best = result["best"] = result["validation"]
-                save({"model": weights, "step": training.updates}, output / "model.pt")
-                write_whole(output / "config.yaml", config_yaml(recipe).encode())
+            result["best"] = best = min(best, result["validation"])
+            write_whole(output / "config.yaml", config_yaml(recipe).encode())
+            for name in ("model.pt", "best.pt") if result["validation"] == best else ("model.pt",):
+                save({"model": weights, "step": training.updates}, output / name)
             content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}
             save(content, output / "training.pt")
             moment = training.updates // recipe.validate_every
@@ -269,8 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.train_voice",
         description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of FLAC or WAV recordings of a voice.",
-        epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the weights that fitted the "
-        "kept-out clips best; training.pt, to be resumed from; and samples of those clips with their spectrograms. "
+        epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the latest weights; best.pt, that "
+        "which fitted the kept-out clips best, should they have been learnt by heart afterwards; training.pt, to be "
+        "resumed from; and samples of the kept-out clips with their spectrograms. "
         "Minutes of speech and some hours on two CPU cores give a recognisable voice; --init saves most of that time. "
         "Then: wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE CLIPS. "
         "Printed are bits a sample, of the kept-out clips before and of both kinds of clips after, and how the "

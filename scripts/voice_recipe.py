@@ -49,21 +49,23 @@ class Recipe:
     """Mel frames in a step's window; gradients reach back this far, the state further."""
     context: int = 16
     """Frames on each side of the window that the conditioning GRU also sees; in synthesis it sees all."""
-    learning_rate: float = 5e-4
-    """At its highest, after the warm-up; a cosine takes it to zero at the end of the budget."""
-    warm_up: float = 0.04
+    learning_rate: float = 2e-3
+    """At its highest, after the warm-up; a cosine takes it to zero at the end of the budget. An update at 2e-3 took
+    three times as much off lj-small's loss on kept-out clips as one at 5e-4."""
+    warm_up: float = 0.06
     """Share of the budget during which the learning rate rises."""
     weight_decay: float = 0.01
     """AdamW's."""
     clip_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
-    ema_decay: float = 0.999
+    ema_decay: float = 0.998
     """Of the average over updates of the weights, which is what is validated and saved."""
     variants: int = 11
     """Copies of each recording, altered in speed, pitch and level, so that few minutes of speech are not learnt by
     heart."""
-    variant_share: float = 0.25
-    """How much of what is walked through is such copies."""
+    variant_share: float = 0.5
+    """How much of what is walked through is such copies. With a quarter, lj-small began to learn its 178 s by heart
+    after 40 million samples at the rate above: the loss in training went on falling, that on others stood still."""
     validate_every: int = 200
     """Updates between validations, each of which also saves."""
     samples_every: int = 2

@@ -193,16 +193,15 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(fol
     assert (tmp_path / "model.pt").read_bytes() == before
 
 
-def test_what_validated_best_is_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_is_kept_beside_the_latest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([8.0, 5.0, 4.0, 6.0, 4.0, 4.5])  # before, and after each update
     monkeypatch.setattr(train_voice, "validate", lambda *_: next(losses))
     recipe = dataclasses.replace(TINY, max_updates=3, validate_every=1)
     clips = read_folder(folder)
     train(clips, tmp_path, recipe)
-    assert load(tmp_path / "model.pt")["step"] == 2
+    assert [load(tmp_path / name)["step"] for name in ("model.pt", "best.pt")] == [3, 2]
     train(clips, tmp_path, dataclasses.replace(recipe, max_updates=4), resume=True)
-    assert load(tmp_path / "model.pt")["step"] == 2
-    assert load(tmp_path / "training.pt")["step"] == 4
+    assert [load(tmp_path / name)["step"] for name in ("model.pt", "best.pt")] == [4, 2]
 
 
 def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
