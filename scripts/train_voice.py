@@ -277,7 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Printed are bits a sample, of the kept-out clips before and of both kinds of clips after, and how the "
         "log-mels of the last samples correlate with those of the kept-out clips.",
     )
-    parser.add_argument("folder", type=Path, metavar="SPEECH", help="recordings of a second or more, any sample rate")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="SPEECH",
+        help="recordings; where one is below 2 s, lower --context",
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the results")
     parser.add_argument(
         "--recipe", choices=RECIPES, default="lj-small", help="what the options below begin from (default: lj-small)"

@@ -47,8 +47,9 @@ class Recipe:
     """Recordings walked through at the same time."""
     frames: int = 2
     """Mel frames in a step's window; gradients reach back this far, the state further."""
-    context: int = 16
-    """Frames on each side of the window that the conditioning GRU also sees; in synthesis it sees all."""
+    context: int = 60
+    """Frames on each side of the window that the conditioning GRU also sees. In synthesis it sees all, and has to have
+    learnt what it becomes after a second of speech: a voice trained with 16 lost 0.03 bits there."""
     learning_rate: float = 2e-3
     """At its highest, after the warm-up; a cosine takes it to zero at the end of the budget. An update at 2e-3 took
     three times as much off lj-small's loss on kept-out clips as one at 5e-4."""

@@ -270,7 +270,7 @@ def test_mistakes_are_named(
     damaged = TrainingModel(TINY).state_dict()
     damaged["fc1.bias"][0] = float("nan")
     torch.save({"model": damaged, "step": 1}, "damaged.pt")
-    assert train_voice.main([str(folder), str(tmp_path / "out"), "--variants", "0", *options]) == 2
+    assert train_voice.main([str(folder), str(tmp_path / "out"), "--variants", "0", "--context", "16", *options]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
