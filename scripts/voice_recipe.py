@@ -117,7 +117,7 @@ RECIPES = {
         minutes=8.0,
     ),
 }
-"""``lj-small`` decodes in real time on a CPU's core and is trained on a CPU; ``lj-896`` has univoc's sizes and takes a
+"""``lj-small`` decodes in about real time on a core and is trained on a CPU; ``lj-896`` has univoc's sizes and takes a
 GPU."""
 
 
