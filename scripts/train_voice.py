@@ -190,6 +190,7 @@ def train(
     Raises:
         RecipeError: what was asked for cannot be trained, or went astray.
         CorpusError: the clips cannot be.
+        DrawingError: samples were asked for, and matplotlib is not installed.
     """
     device, stop = device or torch.device("cpu"), stop or Stop()
     saved = load_training(output / "training.pt") if resume else {}
@@ -236,7 +237,8 @@ def train(
     losses: list[Tensor] = []
     began = time.monotonic() - spent
     with tqdm(total=100, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
-        while done < 1 and not stop.requested:
+        ending = False
+        while not ending:
             losses.append(training.update(*next(batches), learning_rate_at(done, recipe)))
             done = progress(training.updates, time.monotonic() - began, recipe)
             bar.update(min(100.0, 100 * done) - bar.n)

@@ -19,8 +19,6 @@ _POSITIVE = (
     "validate_every",
     "max_updates",
 )
-
-
 MOST_BITS = 12
 """4,096 classes, beyond every family's."""
 
@@ -31,7 +29,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the network and how it is trained; the defaults are those of the voice that ships."""
+    """Sizes of the network and how it is trained; the defaults are for a voice like the one that ships."""
 
     conditioning_size: int = 64
     """Units of the bidirectional GRU over the mel, each way."""

@@ -322,6 +322,9 @@ def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_p
         patch.setattr(train_voice, "Training", Stopping)
         assert train(clips, tmp_path, recipe, stop=stop)["step"] == 3
     assert train(clips, tmp_path, dataclasses.replace(recipe, max_updates=5), resume=True)["step"] == 5
+    # One that was interrupted before its first update has that to show.
+    assert train(clips, tmp_path / "early", recipe, stop=stop)["step"] == 1
+    assert load(tmp_path / "early" / "training.pt")["step"] == 1
 
 
 def test_a_state_that_overflowed_is_forgotten_where_a_row_begins_anew(folder: Path) -> None:
