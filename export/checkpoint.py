@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig, ConfigError, Family, Output, from_json
-from wavernn_trt.export.conventions import ADJUSTABLE, AUDIO, CONFIG_FILES, MU_LAW
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.families.fatchord import fatchord_from_state
 from wavernn_trt.export.families.univoc import univoc_from_state
@@ -23,20 +22,36 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
+from wavernn_trt.export.presets import PRESETS
 from wavernn_trt.export.quantization import Quantization
-from wavernn_trt.export.recognition import check_state, recognise, resolve_output
-from wavernn_trt.export.settings import Settings, find_settings
+from wavernn_trt.export.recognition import check_state, resolve_output
+from wavernn_trt.export.settings import Settings, interpret
+from wavernn_trt.export.settings_files import is_null
+from wavernn_trt.export.settings_sources import find_sources
+from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE
 from wavernn_trt.export.state import load_state
+from wavernn_trt.export.versions import Hints, Version, architecture_of, identify
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
-MODEL_OVERRIDES = ("family", "mode", "mu_law", "temperature", "config")
-AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
+_HOW = ("family", "preset", "config", "entry")
+"""Overrides that choose what is read, and how."""
+_NULLABLE = ("fmax", "peak")
+"""Settings of which None is a value."""
+
+_MAPPING = ("reference_db", "min_level_db", "mel_range", "clip_high")
+"""Settings that natural logarithms do not depend on."""
 
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 _FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
 _LARGEST = 1e9
-_CHOICES = {"mel_norm": ("slaney", "sum"), "pad_mode": ("constant", "reflect"), "log": ("decibel", "natural")}
+_CHOICES = {
+    "mel_norm": ("slaney", "sum"),
+    "pad_mode": ("constant", "reflect"),
+    "log": ("decibel", "natural"),
+    "stft": ("centred", "lws"),
+    "label_scale": ("symmetric", "librosa"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,11 @@ class Checkpoint:
     sha256: str
     """Of that file."""
     assumed: tuple[str, ...]
-    """What had to be assumed or could not be followed, a line each, for the command to print."""
+    """Settings that no source states, a line each."""
+    notes: tuple[str, ...] = ()
+    """What else the user should know, a line each: what was chosen, what is not used, what cannot be expressed."""
+    preset: str | None = None
+    """The version that the checkpoint was recognised as; ``None`` for a model directory."""
     source: Mapping[str, Any] | None = None
     """For a model directory: where it had its weights from."""
     quantization: Quantization | None = None
@@ -64,34 +83,53 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     """Reads a checkpoint, or the weights inside a model directory.
 
-    A setting is the explicit override's; else that of the configuration file beside the checkpoint; else the family's
-    documented default, and then ``assumed`` says so. All sizes are read from the weights' shapes.
+    A setting is the explicit override's; else that of the configuration inside the checkpoint or of the settings file
+    that belongs to it; else that of the preset, and then ``assumed`` names it unless the preset was given. All sizes
+    are read from the weights' shapes.
 
     Args:
         path: the checkpoint file, or a model directory.
-        **overrides: any field of `AudioConfig`; ``family``; ``mode`` (``raw``, ``bits``, ``mol``, ``mold``, ``gauss``
-            or a number of bits); ``mu_law``; ``temperature``; ``config``, the path of the configuration file.
-            An override of ``None`` counts as left out, except for ``fmax`` and ``peak``, where it is a value.
+        **overrides: any field of `AudioConfig`; ``mode`` (``raw``, ``bits``, ``mol``, ``mold``, ``gauss`` or a number
+            of bits); ``mu_law``; ``label_scale``; ``amplitude_feedback``; ``temperature``; ``preset``, a name of
+            `PRESETS`; ``family``; ``config``, the path of the settings file; ``entry``, where the weights stand in the
+            file. An override of ``None`` counts as left out, except for ``fmax`` and ``peak``, where it is a value.
 
     Raises:
         CheckpointError: what was found, what was expected, and the way out.
     """
-    unknown = sorted(set(overrides) - {*MODEL_OVERRIDES, *AUDIO_OVERRIDES})
-    if unknown:
-        known = ", ".join((*MODEL_OVERRIDES, *AUDIO_OVERRIDES))
-        raise CheckpointError(f"unknown setting {unknown[0]!r}, expected one of {known}")
-    overrides = {name: value for name, value in overrides.items() if value is not None or name in ("fmax", "peak")}
+    overrides = _checked(overrides)
     path = Path(path)
     if path.is_dir():
         return _from_directory(path, overrides)
-    stored = load_state(path)
+    entry = overrides.get("entry")
+    stored = load_state(path, None if entry is None else str(entry))
     try:
-        family = recognise(stored.state, stored.wrapped, overrides.get("family"))
-        sizes = check_state(family, stored.state)
-        settings = find_settings(family, path, overrides.get("config"), stored.config)
-        return _build(path, family, stored.state, sizes, settings, overrides)
+        architecture = architecture_of(stored.state)
+        last = stored.state.get("fc3.bias", stored.state.get("fc2.bias"))
+        outputs = 0 if last is None else last.numel()
+        sources = find_sources(path, stored, overrides.get("config"))
+        hints = Hints(stored.entry, stored.keys, outputs, sources.raw)
+        version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
+        sizes = check_state(version.preset.family, stored.state)
+        sources = sources.fitting(sizes)
+        settings = Settings()
+        if sources.raw is not None:
+            settings = interpret(sources.raw, version.preset, overrides.get("sample_rate"))
+        sources.refuse_contradictions(settings, version.preset, overrides)
+        built = _build(path, stored.state, sizes, settings, version, overrides)
+        return dataclasses.replace(built, notes=(*stored.notes, *sources.notes, *built.notes))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _checked(overrides: Mapping[str, object]) -> dict[str, object]:
+    """The overrides that count, with words for a null as None."""
+    known = (*_HOW, *SETTABLE)
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise CheckpointError(f"unknown setting {unknown[0]!r}, expected one of {', '.join(known)}")
+    values = {name: None if is_null(value) else value for name, value in overrides.items()}
+    return {name: value for name, value in values.items() if value is not None or name in _NULLABLE}
 
 
 def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
@@ -100,8 +138,9 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
             f"{path} is a folder without {MANIFEST}, expected a checkpoint file or a model directory that "
             "wavernn-trt export wrote; give the file inside it"
         )
-    if "config" in overrides:
-        raise CheckpointError(f"config: {path} is a model directory and holds its own settings; leave config out")
+    for name in ("config", "preset", "entry"):
+        if name in overrides:
+            raise CheckpointError(f"{name}: {path} is a model directory and holds its own settings; leave {name} out")
     file = path / CHECKPOINT
     try:
         directory = open_model_directory(path)
@@ -119,66 +158,101 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
     except Exception as error:  # safetensors raises its own kinds for a damaged header
         raise CheckpointError(f"{file} cannot be read: {error}; export the original checkpoint again") from None
     model = directory.model
-    settings = Settings(
-        source=f"{path.name}/config.json",
-        audio={field.name: getattr(directory.audio, field.name) for field in dataclasses.fields(AudioConfig)},
-        mode=_MODES[model.output],
-        mu_law=model.mu_law,
-        temperature=model.temperature,
-        sizes={"outputs": model.outputs, "hidden_size": model.hidden_size},
-    )
+    values = {name: getattr(directory.audio, name) for name in AUDIO_FIELDS}
+    values |= {"mode": _MODES[model.output], "mu_law": model.mu_law, "temperature": model.temperature}
+    values |= {"label_scale": model.label_scale, "amplitude_feedback": model.amplitude_feedback}
+    sizes = {"outputs": model.outputs, "hidden_size": model.hidden_size}
+    settings = Settings(f"{path.name}/config.json", values, sizes)
+    preset = next(each for each in PRESETS.values() if each.family == model.family)
+    version = Version(preset, True, "config.json")
     try:
-        family = recognise(state, model.family == "coqui", overrides.get("family", model.family))
-        checkpoint = _build(file, family, state, check_state(family, state), settings, overrides)
-        return dataclasses.replace(checkpoint, source=directory.source, quantization=directory.quantization)
+        if overrides.get("family", model.family) != model.family:
+            raise CheckpointError(f"family: found {model.family}, expected {overrides['family']}; leave family out")
+        architecture_of(state)
+        checkpoint = _build(file, state, check_state(model.family, state), settings, version, overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
+    return dataclasses.replace(
+        checkpoint, source=directory.source, quantization=directory.quantization, preset=None, notes=()
+    )
 
 
 def _build(
     path: Path,
-    family: Family,
     state: dict[str, Tensor],
     sizes: Mapping[str, Any],
     settings: Settings,
+    version: Version,
     overrides: Mapping[str, object],
 ) -> Checkpoint:
     _compare_sizes(settings, sizes)
-    assumed = list(settings.notes)
-    where = f"{settings.source} does not say" if settings.source else f"no {CONFIG_FILES[family][0]} stands beside it"
-
-    audio = _audio(family, settings, sizes, overrides)
-    for name in ADJUSTABLE[family]:
-        if name not in overrides and name not in settings.audio and name not in sizes:
-            assumed.append(f"{name} = {getattr(audio, name)}: {family}'s default, since {where}")
-
-    mode = overrides.get("mode", settings.mode)
+    preset, family = version.preset, version.preset.family
+    stated = {**settings.values, **{name: overrides[name] for name in SETTABLE if name in overrides}}
+    mode = stated.get("mode", preset.mode)
     output = resolve_output(family, sizes["outputs"], mode)
-    if output == "gaussian" and mode is None:
-        assumed.append(f"mode = gauss: 2 outputs could also be classes of 1 bit, but {where}")
-
-    mu_law = overrides.get("mu_law", settings.mu_law)
-    if output != "categorical":
-        if overrides.get("mu_law"):
-            raise CheckpointError(f"mu_law: found {mu_law!r} for a {output} output, expected False; leave it out")
-        mu_law = False
-    elif mu_law is None:
-        mu_law = MU_LAW[family]
-        if family != "univoc":
-            assumed.append(f"mu_law = {mu_law}: {family}'s default, since {where}")
-    if not isinstance(mu_law, bool) or (family == "univoc" and not mu_law):
-        expected = "True for univoc" if family == "univoc" else "True or False"
-        raise CheckpointError(f"mu_law: found {mu_law!r}, expected {expected}; leave it out or correct it")
-
-    temperature = _temperature(overrides.get("temperature", settings.temperature))
+    audio = _audio(family, settings, preset.audio, sizes, overrides)
+    temperature = _temperature(stated.get("temperature"))
+    classes = output == "categorical"
+    mu_law = _mu_law(family, classes, stated.get("mu_law", preset.mu_law), asked=overrides.get("mu_law"))
+    feedback = stated.get("amplitude_feedback", preset.amplitude_feedback) if mu_law else False
+    scale = stated.get("label_scale", preset.label_scale)
+    # A model of this project's training: librosa's scale has no place for a pre-emphasised waveform.
+    if "label_scale" not in stated and family == "univoc" and audio.waveform_preemphasis:
+        scale = "symmetric"
+    for name, value, choices in (
+        ("label_scale", scale, _CHOICES["label_scale"]),
+        ("amplitude_feedback", feedback, (True, False)),
+    ):
+        if value not in choices:
+            raise CheckpointError(f"{name}: found {value!r}, expected {' or '.join(map(str, choices))}; correct it")
     try:
         if family == "univoc":
-            model = univoc_from_state(state, temperature)
+            model = univoc_from_state(state, temperature, scale)
         else:
-            model = fatchord_from_state(state, family, output, mu_law, temperature)
+            model = fatchord_from_state(state, family, output, mu_law, temperature, feedback)
     except ConfigError as error:
         raise CheckpointError(f"{error}; the file is damaged or of an unknown variant") from None
-    return Checkpoint(model, audio, state, path, file_sha256(path), tuple(assumed))
+    assumed = () if version.stated else _assumed(version, settings, stated, sizes, audio, output, mu_law)
+    notes = settings.notes
+    if not version.stated:
+        notes = (f"read as {preset.name} ({preset.about}), by {version.because}; --preset NAME for another", *notes)
+    return Checkpoint(model, audio, state, path, file_sha256(path), assumed, notes, preset.name)
+
+
+def _assumed(
+    version: Version,
+    settings: Settings,
+    stated: Mapping[str, object],
+    sizes: Mapping[str, Any],
+    audio: AudioConfig,
+    output: Output,
+    mu_law: bool,
+) -> tuple[str, ...]:
+    """A line for each setting that users of the project change and that no source states."""
+    preset = version.preset
+    where = f"{settings.source} does not state it" if settings.source else "no settings file was found beside it"
+    lines = []
+    if output == "gaussian" and stated.get("mode", preset.mode) is None:
+        lines.append(f"mode = gauss: 2 outputs could also be classes of 1 bit, and {where}")
+    for name in preset.adjustable:
+        unmapped = audio.log == "natural" and name in _MAPPING
+        if name in stated or name in sizes or unmapped or (name == "mu_law" and output != "categorical"):
+            continue
+        value = mu_law if name == "mu_law" else getattr(audio, name)
+        lines.append(f"{name} = {value}: {preset.name}'s usual value, since {where}")
+    return tuple(lines)
+
+
+def _mu_law(family: Family, classes: bool, value: object, asked: object) -> bool:
+    if not classes:
+        if asked:
+            raise CheckpointError(f"mu_law: found {asked!r} for outputs that are not classes; leave it out")
+        return False
+    value = False if value is None else value
+    if not isinstance(value, bool) or (family == "univoc" and not value):
+        expected = "True for univoc" if family == "univoc" else "True or False"
+        raise CheckpointError(f"mu_law: found {value!r}, expected {expected}; leave it out or correct it")
+    return value
 
 
 def _compare_sizes(settings: Settings, sizes: Mapping[str, Any]) -> None:
@@ -192,27 +266,32 @@ def _compare_sizes(settings: Settings, sizes: Mapping[str, Any]) -> None:
 
 
 def _audio(
-    family: Family, settings: Settings, sizes: Mapping[str, Any], overrides: Mapping[str, object]
+    family: Family,
+    settings: Settings,
+    usual: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    overrides: Mapping[str, object],
 ) -> AudioConfig:
-    given = {name: value for name, value in overrides.items() if name in AUDIO_OVERRIDES}
-    values = {**AUDIO[family], **settings.audio, **given}
+    given = {name: value for name, value in overrides.items() if name in AUDIO_FIELDS}
+    stated = {name: value for name, value in settings.values.items() if name in AUDIO_FIELDS}
+    values = {**usual, **stated, **given}
     for name in ("n_mels", "hop_length"):
         if name not in sizes:
             continue
-        for source, stated in ((settings.source, settings.audio), ("the given settings", given)):
-            if name in stated and stated[name] != sizes[name]:
+        for source, known in ((settings.source, stated), ("the given settings", given)):
+            if name in known and known[name] != sizes[name]:
                 raise CheckpointError(
-                    f"{name}: found {stated[name]!r} in {source}, expected {sizes[name]} from the weights' shapes; "
+                    f"{name}: found {known[name]!r} in {source}, expected {sizes[name]} from the weights' shapes; "
                     "correct it, or leave it out"
                 )
         values[name] = sizes[name]
     for name, choices in _CHOICES.items():
-        if values.get(name, choices[0]) not in choices:
+        if name in AUDIO_FIELDS and values.get(name, choices[0]) not in choices:
             raise CheckpointError(f"{name}: found {values[name]!r}, expected {' or '.join(choices)}; correct it")
     span = values.get("mel_range")
     if span is not None and (not isinstance(span, list | tuple) or len(span) != 2):
         raise CheckpointError(f"mel_range: found {span!r}, expected two numbers, the lowest and the highest level")
-    for name in _FRACTIONS:  # config files write whole levels and frequencies without a point
+    for name in _FRACTIONS:  # settings files write whole levels and frequencies without a point
         if name in values:
             values[name] = _fraction(name, values[name])
     if span is not None:
@@ -222,7 +301,7 @@ def _audio(
     except ConfigError as error:
         raise CheckpointError(f"{error}; correct the setting, or leave it out") from None
     # Training on a pre-emphasised waveform cuts frames in their middle, so that a frame's samples surround its centre.
-    if family == "univoc" and "waveform_preemphasis" in {**settings.audio, **given} and "delay" not in values:
+    if family == "univoc" and "waveform_preemphasis" in {**stated, **given} and "delay" not in values:
         audio = dataclasses.replace(audio, delay=audio.hop_length // 2)
     return audio
 

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-SCHEMA_VERSION = 1
-"""Version of ``config.json``; a reader refuses versions it does not know."""
+SCHEMA_VERSION = 2
+"""Version of ``config.json``. Version 1, which has no ``label_scale``, is read as well; other versions are refused."""
 
 Family = Literal["univoc", "fatchord", "torchaudio", "coqui", "turian"]
 """Whose checkpoint layout and conventions a model follows."""
@@ -27,6 +27,12 @@ Expansion = Literal["held", "kernel", "linear"]
 ``held``: the frame's row, for each of its ``hop_length`` samples. ``kernel``: a weighted sum of the frame's row and its
 neighbours, one set of weights for each position inside a frame. ``linear``: interpolation between the two nearest rows
 over the whole utterance, first sample on the first row and last sample on the last.
+"""
+
+LabelScale = Literal["symmetric", "librosa"]
+"""Which companded value label k of C classes stands for.
+
+``symmetric``: 2k/(C - 1) - 1. ``librosa``: (k - C/2) 2/C, whose middle label is exact silence (`librosa.mu_expand`).
 """
 
 LONGEST_HOP = 8192
@@ -58,6 +64,9 @@ class AudioConfig:
     mel_norm: Literal["slaney", "sum"] = "slaney"
     """``slaney``: each filter has unit area over Hz. ``sum``: each filter's weights add up to one (librosa's ``norm=1``
     since 0.8), which is some 18 dB more at 16 kHz and 2048 points."""
+    stft: Literal["centred", "lws"] = "centred"
+    """``centred``: periodic Hann window, frame t centred on sample t * hop_length. ``lws``: window and frames of the
+    package lws, whose frame t is centred on sample t * hop_length + hop_length - n_fft / 2 (G-Wang)."""
     fmin: float = 0.0
     """Hz, lower edge of the first mel filter."""
     fmax: float | None = None
@@ -68,6 +77,8 @@ class AudioConfig:
     """Coefficient a of y[n] = x[n] - a x[n-1], applied before the features only; 0 is off."""
     log: Literal["decibel", "natural"] = "decibel"
     """``decibel``: 20 log10 of the magnitude, then mapped by the fields below. ``natural``: ln, not mapped."""
+    floor: float = 1e-5
+    """Smallest magnitude before the logarithm; 1e-5 is -100 dB."""
     reference_db: float = 0.0
     """Decibels subtracted from the log-mel before it is mapped to ``mel_range``."""
     min_level_db: float = -100.0
@@ -76,6 +87,8 @@ class AudioConfig:
     """What the model calls its quietest and its loudest level."""
     clip_high: bool = True
     """Whether levels over the upper end of ``mel_range`` are clipped to it."""
+    clip_low: bool = True
+    """Whether levels below the lower end are clipped to it."""
     waveform_preemphasis: float = 0.0
     """Coefficient of the pre-emphasis that the *predicted* waveform carries, undone after decoding; 0 is none."""
     peak: float | None = None
@@ -89,6 +102,11 @@ class AudioConfig:
             require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
         require(self.mel_norm in ("slaney", "sum"), "audio.mel_norm", self.mel_norm, "slaney or sum")
         require(self.pad_mode in ("constant", "reflect"), "audio.pad_mode", self.pad_mode, "constant or reflect")
+        require(self.stft in ("centred", "lws"), "audio.stft", self.stft, "centred or lws")
+        lws = self.stft == "lws"
+        require(
+            not lws or self.n_fft % self.hop_length == 0, "audio.n_fft", self.n_fft, "a multiple of the hop for lws"
+        )
         require(self.log in ("decibel", "natural"), "audio.log", self.log, "decibel or natural")
         require(len(self.mel_range) == 2, "audio.mel_range", self.mel_range, "(low, high)")
         require(self.hop_length <= LONGEST_HOP, "audio.hop_length", self.hop_length, f"at most {LONGEST_HOP}")
@@ -101,6 +119,7 @@ class AudioConfig:
         require(self.win_length <= self.n_fft, "audio.win_length", self.win_length, f"at most n_fft ({self.n_fft})")
         require(self.min_level_db < 0, "audio.min_level_db", self.min_level_db, "a negative level")
         require(self.mel_range[0] < self.mel_range[1], "audio.mel_range", self.mel_range, "(low, high) with low < high")
+        require(0 < self.floor < 1, "audio.floor", self.floor, "above 0 and below 1")
         require(0 <= self.preemphasis < 1, "audio.preemphasis", self.preemphasis, "at least 0 and below 1")
         require(
             0 <= self.waveform_preemphasis < 1,
@@ -142,6 +161,10 @@ class ModelConfig:
     """Rows of conditioning before frame 0, and as many behind the last frame."""
     mu_law: bool = False
     """Whether classes are mu-law companded amplitudes."""
+    label_scale: LabelScale = "symmetric"
+    """Which value a label stands for."""
+    amplitude_feedback: bool = False
+    """Whether a step reads the previous sample's amplitude instead of its companded value (G-Wang's mu-law)."""
     temperature: float = 1.0
     """Divides the logits; folded into the last layer when the checkpoint is read."""
 
@@ -160,6 +183,14 @@ class ModelConfig:
             )
         for name, sizes in (("input_sizes", self.input_sizes), ("fc_sizes", self.fc_sizes)):
             require(all(isinstance(n, int) and n > 0 for n in sizes), f"model.{name}", sizes, "positive integers")
+        scales = get_args(LabelScale)
+        require(self.label_scale in scales, "model.label_scale", self.label_scale, f"one of {', '.join(scales)}")
+        require(
+            not self.amplitude_feedback or (self.mu_law and not self.label_feedback),
+            "model.amplitude_feedback",
+            self.amplitude_feedback,
+            "False: only mu-law classes that are fed back as numbers can be fed back as amplitudes",
+        )
         require(self.outputs >= 2, "model.outputs", self.outputs, "at least 2")
         require(len(self.input_sizes) in (1, 2), "model.input_sizes", self.input_sizes, "one or two recurrent layers")
         require(

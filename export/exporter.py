@@ -55,7 +55,9 @@ class ExportResult:
     agreements: tuple[Agreement, ...]
     """One for each rewriting pass and each decoder file."""
     assumed: tuple[str, ...]
-    """Documented defaults taken for what neither the checkpoint nor a config file nor an option said."""
+    """Settings that no source states, a line each; see `Checkpoint.assumed`."""
+    notes: tuple[str, ...]
+    """What else the user should know, a line each; see `Checkpoint.notes`."""
 
 
 def export(
@@ -104,10 +106,10 @@ def export(
         if verify:
             say(f"verifying {steps} steps")
             agreements.append(_verify_decoder(building, exported, fused, model, audio, shape))
-    assumed = checkpoint.assumed
+    notes = checkpoint.notes
     if checkpoint.quantization is not None:
-        assumed = (*assumed, _UNROUNDED)
-    return ExportResult(open_model_directory(out_dir), tuple(agreements), assumed)
+        notes = (*notes, _UNROUNDED)
+    return ExportResult(open_model_directory(out_dir), tuple(agreements), checkpoint.assumed, notes)
 
 
 def rewrite(exported: Networks, model: ModelConfig, audio: AudioConfig) -> tuple[Networks, Networks, list[Agreement]]:
@@ -151,6 +153,7 @@ def _write_files(
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.state.items()}, folder / CHECKPOINT)
     source = {
         **(checkpoint.source or {"checkpoint": checkpoint.path.name, "sha256": checkpoint.sha256}),
+        **({} if checkpoint.preset is None else {"preset": checkpoint.preset}),
         "exporter": f"wavernn-trt {wavernn_trt.__version__}",
         "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }

@@ -148,12 +148,7 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
             f"{path} is {kind}; expected a model directory. Make one with: wavernn-trt export CHECKPOINT -o DIR"
         )
     _verify(path)
-    values = _read_json(path / CONFIG)
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise ModelDirectoryError(
-            f"{path / CONFIG}: schema version {values.get('schema_version')!r}, this wavernn-trt reads "
-            f"{SCHEMA_VERSION}; export the checkpoint again"
-        )
+    values = _read_config(path)
     try:
         model = from_json(ModelConfig, values.get("model"), "model")
         audio = from_json(AudioConfig, values.get("audio"), "audio")
@@ -178,6 +173,22 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
             )
     source = source if isinstance(source, dict) else {}
     return ModelDirectory(path, model, audio, decoder, source, upsampling, quantization)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The contents of ``config.json``, brought to the present schema version."""
+    values = _read_json(path / CONFIG)
+    version = values.get("schema_version")
+    if version not in (1, SCHEMA_VERSION):
+        raise ModelDirectoryError(
+            f"{path / CONFIG}: schema version {version!r}, this wavernn-trt reads 1 to {SCHEMA_VERSION}; "
+            "export the checkpoint again"
+        )
+    model, audio = values.get("model"), values.get("audio")
+    if version == 1 and isinstance(model, dict) and isinstance(audio, dict):
+        librosa = model.get("family") == "univoc" and not audio.get("waveform_preemphasis")
+        model.setdefault("label_scale", "librosa" if librosa else "symmetric")
+    return values
 
 
 def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.export.families.samplers import CategoricalSampler
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, Rounding
@@ -119,8 +120,8 @@ def _feedback(model: WaveRNN, samples: NDArray[Any]) -> Tensor:
     values = torch.from_numpy(samples)
     if model.config.label_feedback:
         values = values.long()
-    elif model.config.output == "categorical":
-        values = 2 * values.float() / (model.config.outputs - 1.0) - 1.0
+    elif isinstance(model.sampler, CategoricalSampler):
+        values = model.sampler.values.index_select(0, values.long())
     return torch.cat([_first(model), values[:-1]])
 
 

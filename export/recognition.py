@@ -1,4 +1,4 @@
-"""Whose checkpoint it is, and whether its tensors make a whole model of that family."""
+"""Whether tensors make a whole model of a family, and what its outputs are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wavernn_trt.export.config import FAMILIES, Family, Output
+from wavernn_trt.export.config import Family, Output
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.families.fatchord_layout import (
     Shapes,
@@ -19,10 +19,10 @@ from wavernn_trt.export.families.fatchord_layout import (
 
 OUTPUTS: dict[Family, tuple[Output, ...]] = {
     "univoc": ("categorical",),
-    "fatchord": ("categorical", "logistic_mixture"),
-    "torchaudio": ("categorical",),
+    "fatchord": ("categorical", "logistic_mixture", "gaussian"),
+    "torchaudio": ("categorical", "logistic_mixture"),
     "coqui": ("categorical", "logistic_mixture", "gaussian"),
-    "turian": ("categorical",),
+    "turian": ("categorical", "logistic_mixture", "gaussian"),
 }
 """What the last layer can mean in each family."""
 
@@ -32,47 +32,9 @@ _WORDS: dict[str, Output] = {
     "mol": "logistic_mixture",
     "mold": "logistic_mixture",
     "gauss": "gaussian",
+    "gaussian": "gaussian",
 }
-_SAME_NAMES = ("fatchord", "coqui")
 _MOST_BITS = 16
-
-
-def recognise(state: Mapping[str, Tensor], wrapped: bool, given: object = None) -> Family:
-    """Tells the family from the tensors' names.
-
-    Args:
-        state: weights under their own names.
-        wrapped: whether they stood in an entry ``model``; of the two families with equal names, only Coqui does that.
-        given: the family that the user says it is, which decides between equal names.
-
-    Raises:
-        CheckpointError: names of no family, or of another than the given one.
-    """
-    if given is not None and given not in FAMILIES:
-        raise CheckpointError(f"family: found {given!r}, expected one of {', '.join(FAMILIES)}")
-    family = _by_names(state, wrapped)
-    if given is None or given == family:
-        return family
-    if given in _SAME_NAMES and family in _SAME_NAMES:
-        return given
-    raise CheckpointError(f"family: found the tensors of a {family} checkpoint, expected {given}'s; leave family out")
-
-
-def _by_names(state: Mapping[str, Tensor], wrapped: bool) -> Family:
-    if "embedding.weight" in state or "rnn1.weight_ih_l0_reverse" in state:
-        return "univoc"
-    if any(name.startswith(("upsample.upsample_layers.", "upsample.resnet.melresnet_model.")) for name in state):
-        return "torchaudio"
-    if "I.weight" in state:
-        if not any(name.startswith(("rnn2.", "fc2.")) for name in state):
-            return "turian"
-        complete = all(any(name.startswith(part) for name in state) for part in ("upsample.resnet.", "upsample.up_"))
-        return "fatchord" if complete and not wrapped else "coqui"
-    raise CheckpointError(
-        f"found the tensors {_some(state) or 'of no model'}, expected embedding.weight (univoc), upsample.up_layers.* "
-        "and I.weight (fatchord, Coqui, turian) or upsample.upsample_layers.* (torchaudio); "
-        "give the checkpoint of a WaveRNN of one of these families"
-    )
 
 
 def check_state(family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -121,13 +83,18 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
         mode: ``raw``, ``bits``, ``mol``, ``mold``, ``gauss``, a number of bits, or ``None`` to tell from the width.
 
     Raises:
-        CheckpointError: the mode is unknown, not the family's, or contradicts the width.
+        CheckpointError: the mode is unknown, not the family's, contradicts the width, or is needed and not given.
     """
     output: Output
     if mode is None:
         output = "logistic_mixture" if outputs == 30 else "categorical"
-        if outputs == 2 and "gaussian" in OUTPUTS[family]:
+        if outputs == 2 and family == "coqui":
             output = "gaussian"
+        elif outputs == 2:
+            raise CheckpointError(
+                "mode: found 2 outputs, which are a Gaussian (--set mode=gauss), classes of 1 bit (--set mode=1) or a "
+                "beta distribution (not supported), and nothing in the file or beside it tells which; state it"
+            )
     elif isinstance(mode, int) and not isinstance(mode, bool):
         if not 1 <= mode <= _MOST_BITS or outputs != 2**mode:
             raise CheckpointError(
@@ -135,6 +102,8 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
                 "leave mode out, or give the configuration that belongs to this checkpoint"
             )
         output = "categorical"
+    elif isinstance(mode, str) and mode.lower() == "beta":
+        raise CheckpointError("mode: found beta, a beta distribution, which is not supported; expected another output")
     elif isinstance(mode, str) and mode.isdecimal() and len(mode) <= 2:
         return resolve_output(family, outputs, int(mode))
     elif isinstance(mode, str) and mode.lower() in _WORDS:
@@ -202,13 +171,13 @@ def _compare(state: Mapping[str, Tensor], expected: Shapes) -> None:
     missing = [name for name in expected if name not in state]
     if missing:
         raise CheckpointError(
-            f"{_some(missing)} missing, found {len(state)} of {len(expected)} tensors; "
+            f"{some(missing)} missing, found {len(state)} of {len(expected)} tensors; "
             "this is not a complete checkpoint: save all of model.state_dict()"
         )
     unknown = [name for name in state if name not in expected]
     if unknown:
         raise CheckpointError(
-            f"found {_some(unknown)}, expected only {len(expected)} tensors named {_some(expected)}; "
+            f"found {some(unknown)}, expected only {len(expected)} tensors named {some(expected)}; "
             "this is a variant of the architecture that is not known"
         )
     for name, shape in expected.items():
@@ -220,6 +189,7 @@ def _compare(state: Mapping[str, Tensor], expected: Shapes) -> None:
             )
 
 
-def _some(names: Any) -> str:
+def some(names: Any) -> str:
+    """The first of some names, and how many more there are, for messages."""
     names = [str(name)[:80] for name in names]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,239 +1,289 @@
-"""What a configuration file beside a checkpoint says, in this package's own terms."""
+"""What a settings file states, in this package's terms, and what of it is not used."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from wavernn_trt.export.config import Family
-from wavernn_trt.export.config_files import find_config_file, parse_config_file
 from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.presets import Preset
+from wavernn_trt.export.settings_files import SettingsFile
+from wavernn_trt.export.settings_table import SECTIONS, nearest, setting_of, without_effect
+
+_SIZES = (
+    *("hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "factors", "pad", "uses_aux"),
+    *("uses_upsampling", "outputs", "conditioning_size", "embedding_size"),
+)
+_DIRECT = (
+    *("sample_rate", "n_mels", "mel_norm", "pad_mode", "stft", "log", "floor", "reference_db", "min_level_db"),
+    *("mel_range", "clip_high", "clip_low", "waveform_preemphasis", "delay"),
+    *("mu_law", "label_scale", "amplitude_feedback", "temperature"),
+)
+"""Settings that are taken as they are, unless they are null."""
+_MODES = {"raw": "raw", "mixture": "mol", "bits": "raw", "mulaw": "raw"}
+"""G-Wang's input types."""
+_LOSSES = {"crossentropy": "raw", "mol": "mol"}
+"""torchaudio's."""
+_TAKE_MELS = "compute mels with the training's own code"
+_INEXPRESSIBLE = {
+    "stats_path": (None, "", "mel normalised by stored statistics"),
+    "do_amp_to_db_mel": (True, None, "a mel that is not in decibels"),
+    "do_rms_norm": (False, None, "recordings scaled to one RMS level"),
+}
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One value of a settings file."""
+
+    value: Any
+    key: str
+    """Where it stands: sections and key, with dots."""
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """The keys of a settings file, sorted into settings and others."""
+
+    source: str
+    """The file's name."""
+    stated: Mapping[str, Stated]
+    """Settings by their name in `SETTINGS`, as the file writes them."""
+    keys: frozenset[str]
+    """All keys and section names that were read, as hints about the project that wrote them."""
+    notes: tuple[str, ...]
+    """Lines that name what is not used."""
+
+    def get(self, name: str) -> Any:
+        """A setting's value; ``None`` where it is null or not stated."""
+        stated = self.stated.get(name)
+        return None if stated is None else stated.value
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The facts of one configuration file."""
+    """What a settings file states."""
 
     source: str | None = None
-    """The file's name, or how else to call the configuration; ``None`` where there is none."""
-    audio: dict[str, Any] = field(default_factory=dict)
-    """Fields of `AudioConfig`."""
-    mode: str | int | None = None
-    """What the outputs are, in the family's words, or the number of bits."""
-    mu_law: bool | None = None
-    """Whether classes are companded."""
-    temperature: float | None = None
-    """What the logits are to be divided by."""
-    sizes: dict[str, Any] = field(default_factory=dict)
-    """Sizes that the weights tell too, so that a file of another model is noticed."""
+    """The file's name; ``None`` where there is none."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """By the names of `SETTABLE`."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes that the weights determine too, so that a file of another model is noticed."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how the file was chosen and read."""
+    """Lines for the user: what is not used, and what cannot be expressed."""
 
 
-def find_settings(
-    family: Family, checkpoint: Path, given: object = None, stored: Mapping[str, Any] | None = None
-) -> Settings:
-    """Reads the configuration that belongs to a checkpoint.
+def collect(file: SettingsFile) -> RawSettings:
+    """Sorts the keys of a settings file.
+
+    Raises:
+        CheckpointError: two keys state one setting differently, or a section is not an object.
+    """
+    stated: dict[str, Stated] = {}
+    keys: set[str] = set()
+    unused: list[str] = []
+    unknown: list[str] = []
+
+    def read(section: Mapping[str, Any], prefix: str) -> None:
+        for key, value in section.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                keys.add(path)
+                if key in SECTIONS:
+                    read(value, f"{path}.")
+                else:
+                    unused.append(f"{path}.*")
+                continue
+            keys.add(key)
+            name = setting_of(path)
+            if key == "loss" and not isinstance(value, str):
+                name = None  # a training's loss; torchaudio's example names its mode so
+            if name is not None:
+                _state(name, Stated(value, path), stated, file.name)
+            elif key in SECTIONS and not isinstance(value, str) and value is not None:
+                raise CheckpointError(f"{file.name}: {path} is {type(value).__name__}, expected an object")
+            elif without_effect(key) or key in SECTIONS or key == "loss":
+                unused.append(path)
+            else:
+                alike = nearest(key)
+                unknown.append(f"{path} (is {alike} meant?)" if alike else path)
+
+    read(file.values, "")
+    notes = []
+    if unknown:
+        notes.append(f"{file.name}: not known, and not used: {', '.join(unknown)}")
+    computed = [name for name in file.computed if setting_of(name) and setting_of(name) not in stated]
+    if computed:
+        notes.append(
+            f"{file.name}: computed by code, and not read: {', '.join(computed)}; state them with --set NAME=VALUE"
+        )
+    if unused:
+        notes.append(f"{file.name}: without effect here: {', '.join(unused)}")
+    return RawSettings(file.name, stated, frozenset(keys), tuple(notes))
+
+
+def _state(name: str, new: Stated, stated: dict[str, Stated], source: str) -> None:
+    old = stated.get(name)
+    if old is None or old.value is None:
+        stated[name] = new
+    elif new.value is not None and not _same(old.value, new.value):
+        raise CheckpointError(
+            f"{source} contradicts itself: {old.key} = {old.value!r} and {new.key} = {new.value!r}; "
+            "correct the file, or give one without either and state the right value with --set"
+        )
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, str) and isinstance(other, str):
+        return one.lower() == other.lower()
+    return one == other
+
+
+def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: object = None) -> Settings:
+    """Turns a file's settings into values of `SETTABLE`.
 
     Args:
-        family: whose checkpoint it is.
-        checkpoint: its path; the file is looked for in the same folder.
-        given: the path of the file, where the user names one.
-        stored: the configuration inside the checkpoint, used where there is no file.
+        raw: from `collect`.
+        preset: the version of a project that wrote the file, where that is known; some give a key a meaning of its own.
+        sample_rate: Hz, where something that has precedence over the file states it.
 
     Raises:
-        CheckpointError: the file is missing or cannot be understood.
+        CheckpointError: two settings contradict each other.
     """
-    path, notes = find_config_file(family, checkpoint, given)
-    if path is None:
-        return read_settings(family, stored, "the checkpoint's own config") if stored else Settings()
-    settings = read_settings(family, parse_config_file(path), path.name)
-    return Settings(**{**vars(settings), "notes": notes + settings.notes})
-
-
-def read_settings(family: Family, values: object, source: str) -> Settings:
-    """Understands a configuration of a family.
-
-    Raises:
-        CheckpointError: a part of it is not of the kind that the family writes.
-    """
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{source}: found {type(values).__name__}, expected an object with the model's settings")
-    if family == "univoc":
-        return _univoc(values, source)
-    if family == "coqui":
-        return _coqui(values, source)
-    return _flat(values, source, family)
-
-
-def _section(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
-    section = values.get(name)
-    if section is None:
-        return {}
-    if not isinstance(section, Mapping):
-        raise CheckpointError(f"{source}: {name} is {type(section).__name__}, expected an object")
-    return section
-
-
-def _pick(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {ours: values[theirs] for theirs, ours in names.items() if values.get(theirs) is not None}
-
-
-def _negative(value: Any) -> Any:
-    return -value if isinstance(value, int | float) else value
-
-
-_UNIVOC_AUDIO = {
-    "sr": "sample_rate",
-    "hop_length": "hop_length",
-    "win_length": "win_length",
-    "n_fft": "n_fft",
-    "n_mels": "n_mels",
-    "fmin": "fmin",
-    "mel_norm": "mel_norm",
-    "preemph": "preemphasis",
-    "ref_db": "reference_db",
-}
-_UNIVOC_SIZES = {
-    "n_mels": "n_mels",
-    "conditioning_size": "conditioning_size",
-    "embedding_dim": "embedding_size",
-    "rnn_size": "hidden_size",
-    "fc_size": "fc_size",
-}
-
-
-def _univoc(values: Mapping[str, Any], source: str) -> Settings:
-    preprocess, model = _section(values, "preprocess", source), _section(values, "model", source)
-    waveform, sampling = _section(values, "waveform", source), _section(values, "sampling", source)
-    audio = _pick(model, {"sr": "sample_rate", "hop_length": "hop_length"}) | _pick(preprocess, _UNIVOC_AUDIO)
-    if preprocess.get("top_db") is not None:
-        audio["min_level_db"] = _negative(preprocess["top_db"])
-    audio |= _pick(waveform, {"preemphasis": "waveform_preemphasis", "peak": "peak"})
-    bits = model.get("bits", _section(preprocess, "mulaw", source).get("bits"))
-    return Settings(source, audio, bits, None, sampling.get("temperature"), _pick(model, _UNIVOC_SIZES))
-
-
-_COQUI_AUDIO = {
-    "sample_rate": "sample_rate",
-    "hop_length": "hop_length",
-    "win_length": "win_length",
-    "fft_size": "n_fft",
-    "num_mels": "n_mels",
-    "mel_fmin": "fmin",
-    "mel_fmax": "fmax",
-    "stft_pad_mode": "pad_mode",
-    "preemphasis": "preemphasis",
-    "ref_level_db": "reference_db",
-    "min_level_db": "min_level_db",
-}
-_COQUI_SIZES = {
-    "rnn_dims": "hidden_size",
-    "fc_dims": "fc_size",
-    "compute_dims": "compute_size",
-    "res_out_dims": "aux_size",
-    "num_res_blocks": "blocks",
-    "feat_dims": "n_mels",
-    "upsample_factors": "factors",
-    "pad": "pad",
-    "use_aux_net": "uses_aux",
-    "use_upsample_net": "uses_upsampling",
-}
-_TAKE_MELS = "take mels from the training's own code"
-_COQUI_INEXPRESSIBLE = {
-    "stats_path": (None, "", "mel normalised by stored statistics"),
-    "do_amp_to_db_mel": (True, None, "a mel that is not in decibels"),
-    "do_rms_norm": (False, None, "recordings scaled to one RMS level"),
-    "clip_norm": (True, None, "a mel that is not clipped at its lower end"),
-}
-
-
-def _coqui(values: Mapping[str, Any], source: str) -> Settings:
-    stated = _section(values, "audio", source)
-    args = _section(values, "model_args", source) or _section(values, "wavernn_model_params", source)
-    audio = _pick(stated, _COQUI_AUDIO)
-    if "mel_fmax" in stated:
-        audio["fmax"] = stated["mel_fmax"]
-    if "mel_fmin" in stated:
-        audio.setdefault("fmin", 0.0)
-    notes = [
-        f"audio.{name} = {stated[name]!r} in {source}: {meaning} cannot be expressed; {_TAKE_MELS}"
-        for name, (usual, also, meaning) in _COQUI_INEXPRESSIBLE.items()
-        if name in stated and stated[name] not in (usual, also)
+    notes = list(raw.notes)
+    values = {name: raw.get(name) for name in _DIRECT if raw.get(name) is not None}
+    fallback = raw.get("sample_rate") or (preset.audio.get("sample_rate") if preset is not None else None)
+    _frames(raw, values, sample_rate or fallback)
+    _filters(raw, values)
+    _levels(raw, values, preset)
+    _recordings(raw, values)
+    _outputs(raw, values)
+    notes += [
+        f"{raw.stated[name].key} = {raw.get(name)!r} in {raw.source}: {meaning} cannot be expressed; {_TAKE_MELS}"
+        for name, (usual, also, meaning) in _INEXPRESSIBLE.items()
+        if name in raw.stated and raw.get(name) not in (usual, also)
     ]
-    natural = (stated.get("log_func"), stated.get("spec_gain"), stated.get("signal_norm")) == ("np.log", 1, False)
+    for name in list(values):
+        key = raw.stated[name].key if name in raw.stated else name
+        if preset is not None and key.rpartition(".")[2] in preset.unread:
+            del values[name]
+            notes.append(f"{raw.source}: {key} is not used: {preset.name}'s code does not apply it")
+    sizes = {name: raw.get(name) for name in _SIZES if raw.get(name) is not None}
+    return Settings(raw.source, values, sizes, tuple(notes))
+
+
+def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> None:
+    """Window, hop and transform; milliseconds are used where samples are null, as mozilla/TTS and Coqui do."""
+    for name, duration in (("hop_length", "frame_shift_ms"), ("win_length", "frame_length_ms")):
+        milliseconds = raw.get(duration)
+        if raw.get(name) is not None:
+            values[name] = raw.get(name)
+        elif milliseconds is not None:
+            known = isinstance(sample_rate, int | float) and isinstance(milliseconds, int | float)
+            if not known or not math.isfinite(milliseconds) or not 0 < milliseconds < 1e4:
+                raise CheckpointError(
+                    f"{raw.stated[duration].key}: found {milliseconds!r} in {raw.source}, expected milliseconds, with "
+                    "a sample rate to turn them into samples; state both"
+                )
+            values[name] = int(milliseconds / 1000.0 * sample_rate)  # type: ignore[operator]
+    values.update({"n_fft": raw.get("n_fft")} if raw.get("n_fft") is not None else {})
+    bins = raw.get("fft_bins")
+    if isinstance(bins, int):
+        size = 2 * (bins - 1)
+        if values.setdefault("n_fft", size) != size:
+            raise CheckpointError(
+                f"{raw.source} contradicts itself: {raw.stated['n_fft'].key} = {values['n_fft']!r} and "
+                f"{raw.stated['fft_bins'].key} = {bins}, which is {size} samples; correct the file"
+            )
+    if "win_length" in raw.stated and "win_length" not in values and "n_fft" in values:
+        values["win_length"] = values["n_fft"]  # librosa's meaning of None
+
+
+def _filters(raw: RawSettings, values: dict[str, Any]) -> None:
+    if "fmin" in raw.stated:
+        values["fmin"] = 0.0 if raw.get("fmin") is None else raw.get("fmin")
+    if "fmax" in raw.stated:
+        values["fmax"] = raw.get("fmax")
+    if "preemphasis" in raw.stated:
+        values["preemphasis"] = 0.0 if raw.get("preemphasis") is None else raw.get("preemphasis")
+    if raw.get("apply_preemphasis") is False:
+        values["preemphasis"] = 0.0
+
+
+def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> None:
+    if isinstance(raw.get("top_db"), int | float):
+        values.setdefault("min_level_db", -raw.get("top_db"))
+    if isinstance(raw.get("clipped"), bool):
+        values.setdefault("clip_high", raw.get("clipped"))
+        values.setdefault("clip_low", raw.get("clipped"))
+    natural = raw.get("log_func") == "np.log"
+    gain = raw.get("spec_gain")
+    gain = float(gain) if isinstance(gain, int | float) and gain > 0 else 20.0
+    # Levels in other units than decibels: as many decibels make one of them.
+    unit = 20.0 / gain / (math.log(10) if natural else 1.0)
+    if raw.get("normalised") is False:
+        _unmapped_levels(raw, values, natural=natural and gain == 1.0, unit=unit)
+        return
+    if unit != 1.0:
+        usual = {} if preset is None else preset.audio
+        for name in ("reference_db", "min_level_db"):
+            level = values.get(name, usual.get(name))
+            values[name] = level * unit if isinstance(level, int | float) else level
+    top, symmetric = raw.get("max_level"), raw.get("symmetric")
+    if top is None and "max_level" in raw.stated:
+        top = 1.0
+    if isinstance(top, int | float) and "mel_range" not in values:
+        if preset is not None and preset.unit_range:
+            top = 1.0
+        if symmetric is None:
+            symmetric = preset is None or preset.audio.get("mel_range", (-1.0, 1.0))[0] < 0
+        values["mel_range"] = (-top if symmetric else 0.0, top)
+
+
+def _unmapped_levels(raw: RawSettings, values: dict[str, Any], *, natural: bool, unit: float) -> None:
+    """Levels as the logarithm yields them. Old audio processors, with num_freq, subtract the reference even so."""
     if natural:
-        audio["log"] = "natural"
-    elif stated.get("signal_norm", True) is False:
-        notes.append(
-            f"audio.signal_norm = False in {source}: a mel in plain decibels cannot be expressed; {_TAKE_MELS}"
-        )
-    elif stated.get("log_func", "np.log10") != "np.log10" or stated.get("spec_gain", 20) != 20:
-        notes.append(
-            f"audio.log_func and audio.spec_gain in {source}: levels other than 20 log10 cannot be expressed; "
-            + _TAKE_MELS
-        )
-    peak = stated.get("max_norm")
-    if isinstance(peak, int | float):
-        audio["mel_range"] = (-peak if stated.get("symmetric_norm", True) else 0, peak)
-    if isinstance(stated.get("clip_norm"), bool):
-        audio["clip_high"] = stated["clip_norm"]
-    if stated.get("do_sound_norm") is True:
-        audio["peak"] = 0.95
-    mode = args.get("mode", values.get("mode"))
-    return Settings(
-        source,
-        audio,
-        int(mode) if isinstance(mode, str) and mode.isdecimal() and len(mode) <= 2 else mode,
-        args.get("mulaw", values.get("mulaw")),
-        None,
-        _pick(args, _COQUI_SIZES),
-        tuple(notes),
-    )
+        values.setdefault("log", "natural")
+        return
+    values["reference_db"] = values.get("reference_db", 0.0) * unit if "fft_bins" in raw.stated else 0.0
+    values["min_level_db"] = -100.0
+    values["mel_range"] = (-100.0 / unit, 0.0)
+    values["clip_high"] = values["clip_low"] = False
 
 
-_FLAT_AUDIO = {
-    **{
-        name: name
-        for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels", "fmin", "fmax", "pad_mode")
-    },
-    **{
-        name: name
-        for name in ("preemphasis", "min_level_db", "mel_range", "clip_high", "delay", "reference_db", "peak")
-    },
-    "num_mels": "n_mels",
-    "feat_dims": "n_mels",
-    "n_freq": "n_mels",
-}
-_FLAT_SIZES = {
-    "rnn_dims": "hidden_size",
-    "n_rnn": "hidden_size",
-    "fc_dims": "fc_size",
-    "n_fc": "fc_size",
-    "compute_dims": "compute_size",
-    "n_hidden": "compute_size",
-    "res_out_dims": "aux_size",
-    "n_output": "aux_size",
-    "res_blocks": "blocks",
-    "n_res_block": "blocks",
-    "upsample_factors": "factors",
-    "upsample_scales": "factors",
-    "pad": "pad",
-    "n_classes": "outputs",
-}
+def _recordings(raw: RawSettings, values: dict[str, Any]) -> None:
+    if raw.get("use_lws") is True:
+        values.setdefault("stft", "lws")
+    if "peak" in raw.stated:
+        values["peak"] = raw.get("peak")
+    elif raw.get("do_sound_norm") is True:
+        values["peak"] = 0.95
+    elif raw.get("scale_peak") is True:
+        values["peak"] = raw.get("rescaling_max") or 1.0
+    elif raw.get("scale_peak") is False or raw.get("do_sound_norm") is False:
+        values["peak"] = None
 
 
-def _flat(values: Mapping[str, Any], source: str, family: Family) -> Settings:
-    values = {str(name).removeprefix("voc_"): value for name, value in values.items()}
-    audio = _pick(values, _FLAT_AUDIO)
-    if family == "turian":
-        audio |= _pick(values, {"ref_level_db": "reference_db"})  # fatchord has the key too, and never reads it
-    if values.get("peak_norm") is True:
-        audio["peak"] = 1.0
-    mode = values.get("mode")
-    bits = values.get("bits")
-    if bits is not None and str(mode).lower() not in ("mol", "mold"):
+def _outputs(raw: RawSettings, values: dict[str, Any]) -> None:
+    mode, bits, kind = raw.get("mode"), raw.get("bits"), raw.get("input_type")
+    if isinstance(mode, str):
+        mode = _LOSSES.get(mode.lower(), mode)
+        mode = int(mode) if mode.isdecimal() and len(mode) <= 2 else mode
+    if isinstance(kind, str):
+        mode = _MODES.get(kind, mode)
+        if kind == "raw":
+            mode = raw.get("distribution") or "beta"
+            mode = "gauss" if mode == "gaussian" else mode
+        if kind == "mulaw":
+            values.setdefault("mu_law", True)
+            values.setdefault("amplitude_feedback", True)
+            bits = None
+        elif kind == "bits":
+            values.setdefault("mu_law", False)
+    if bits is not None and (mode is None or str(mode).lower() in ("raw", "bits")):
         mode = bits
-    return Settings(source, audio, mode, values.get("mu_law"), values.get("temperature"), _pick(values, _FLAT_SIZES))
+    if mode is not None:
+        values["mode"] = mode

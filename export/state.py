@@ -26,13 +26,13 @@ class StoredState:
 
     state: dict[str, Tensor]
     """Float32 weights under the names that they are stored under; counters left out."""
-    wrapped: bool
-    """Whether they stood in an entry ``model`` beside the training's other data."""
-    config: Mapping[str, Any] | None
-    """The configuration stored in the same file, as Coqui does."""
+    entry: str | None
+    beside: Mapping[str, Any]
+    keys: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def load_state(path: Path) -> StoredState:
+def load_state(path: Path, entry: str | None = None) -> StoredState:
     """Loads a checkpoint file, on the CPU and with ``weights_only=True``.
 
     Raises:
@@ -41,14 +41,14 @@ def load_state(path: Path) -> StoredState:
     loaded = _load(path)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: found a {type(loaded).__name__}, expected a dictionary of tensors; {RESAVE}")
-    entries, wrapped = loaded, False
-    for wrapper in ("model", "state_dict", "model_state_dict"):
+    entries, name = loaded, None
+    for wrapper in ("model", "state_dict", "model_state_dict", "model_state"):
         if isinstance(loaded.get(wrapper), Mapping):
-            entries, wrapped = loaded[wrapper], wrapper == "model"
+            entries, name = loaded[wrapper], wrapper
             break
-    config = loaded.get("config")
     state = _weights(path, entries)
-    return StoredState(state, wrapped, config if wrapped and isinstance(config, Mapping) else None)
+    beside = {k: v for k, v in loaded.items() if k != name and not isinstance(v, Tensor)}
+    return StoredState(state, name, beside, tuple(loaded), ())
 
 
 def _weights(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -29,7 +29,9 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
         audio: the model's audio settings.
 
     Returns:
-        float32 [n_mels, 1 + samples // hop_length]; frame t is centred on sample t * hop_length.
+        float32 [n_mels, frames]. Frame t is centred on sample t * hop_length, and there are 1 + samples // hop_length;
+        with ``stft`` lws, frames lie n_fft / 2 - hop_length earlier, and there are n_fft / hop_length - 1 more than
+        hops begun.
 
     Raises:
         ValueError: not one-dimensional, empty, not finite, or too short for reflect padding.
@@ -43,11 +45,11 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
         signal = pre_emphasis(signal, audio.preemphasis)
     magnitude = mel_magnitude(signal, audio)
     if audio.log == "natural":
-        return np.log(np.maximum(magnitude, MAGNITUDE_FLOOR)).astype(np.float32)
-    decibels = 20.0 * np.log10(np.maximum(magnitude, MAGNITUDE_FLOOR)) - audio.reference_db
+        return np.log(np.maximum(magnitude, audio.floor)).astype(np.float32)
+    decibels = 20.0 * np.log10(np.maximum(magnitude, audio.floor)) - audio.reference_db
     low, high = audio.mel_range
     scaled = low + (high - low) * (decibels - audio.min_level_db) / -audio.min_level_db
-    return np.clip(scaled, low, high if audio.clip_high else None).astype(np.float32)
+    return np.clip(scaled, low if audio.clip_low else None, high if audio.clip_high else None).astype(np.float32)
 
 
 def mel_to_magnitude(mel: Array, audio: AudioConfig) -> NDArray[np.float64]:
@@ -75,12 +77,11 @@ def pre_emphasis(signal: NDArray[np.float64], coefficient: float) -> NDArray[np.
 
 def mel_magnitude(signal: NDArray[np.float64], audio: AudioConfig) -> NDArray[np.float64]:
     """Mel-filtered magnitudes |STFT|, float64 [n_mels, frames]."""
-    half = audio.n_fft // 2
-    if audio.pad_mode == "reflect" and signal.size <= half:
-        raise ValueError(f"{signal.size} samples are too short for a spectrogram: at least {half + 1} are needed")
-    padded = np.pad(signal, half, mode=audio.pad_mode)
+    if audio.stft == "lws":
+        padded, window = _lws_frames(signal, audio)
+    else:
+        padded, window = _centred_frames(signal, audio)
     frames = np.lib.stride_tricks.sliding_window_view(padded, audio.n_fft)[:: audio.hop_length]
-    window = _window(audio.win_length, audio.n_fft)
     bank = mel_filterbank(audio)
     # In blocks, so that an hour of speech does not become gigabytes of spectra.
     blocks = [
@@ -88,6 +89,22 @@ def mel_magnitude(signal: NDArray[np.float64], audio: AudioConfig) -> NDArray[np
         for i in range(0, len(frames), _FRAMES_AT_ONCE)
     ]
     return np.concatenate(blocks, axis=1)
+
+
+def _centred_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The signal padded so that its frames are centred, and the window."""
+    half = audio.n_fft // 2
+    if audio.pad_mode == "reflect" and signal.size <= half:
+        raise ValueError(f"{signal.size} samples are too short for a spectrogram: at least {half + 1} are needed")
+    return np.pad(signal, half, mode=audio.pad_mode), _window(audio.win_length, audio.n_fft)
+
+
+def _lws_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same as the package lws does in its mode "speech", which takes n_fft for the window."""
+    size, hop = audio.n_fft, audio.hop_length
+    window = np.sin(np.pi * (np.arange(size) + 0.5) / size) / np.sqrt(size / hop / 2)
+    behind = -signal.size % hop + size - hop
+    return np.pad(signal, (size - hop, behind)), window
 
 
 @lru_cache(maxsize=8)

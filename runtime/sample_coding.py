@@ -1,14 +1,7 @@
 """What a model's samples mean as amplitudes, and the way back.
 
-===================================  ===========================  ===============
-family                               companded value of label k   mu
-===================================  ===========================  ===============
-univoc, as published                 (k - C/2) 2/C                C - 1
-fatchord, torchaudio, Coqui, turian  2k/(C - 1) - 1               C - 1, or linear
-univoc layout with pre-emphasis      2k/(C - 1) - 1               C - 1
-===================================  ===========================  ===============
-
-Mixtures yield amplitudes as they are.
+`ModelConfig.label_scale` names the companded value of a label: ``symmetric`` in all families but univoc since version
+0.2, whose published code decodes with librosa's scale. mu is C - 1 for C classes. Mixtures yield amplitudes as they are.
 """
 
 from __future__ import annotations
@@ -36,8 +29,7 @@ class SampleCoding:
         self._model = model
         self._preemphasis = audio.waveform_preemphasis
         self._classes = model.outputs if model.output == "categorical" else 0
-        # librosa's scale, which univoc's own code decodes with, is not symmetric: the middle label is exact silence.
-        self._librosa = model.family == "univoc" and not audio.waveform_preemphasis
+        self._librosa = model.label_scale == "librosa"
         self._amplitudes = self._expand(np.arange(self._classes))
 
     def amplitudes(self, samples: NDArray[Any]) -> NDArray[np.float64]:
@@ -75,6 +67,8 @@ class SampleCoding:
         values = samples.astype(np.float32)
         if not self._classes:
             return values
+        if self._model.amplitude_feedback:
+            return self._amplitudes[samples].astype(np.float32)
         # In float32 and in this order, like the sampler: the product with a table would differ in the last bit.
         fed: NDArray[np.float32] = np.float32(2) * values / np.float32(self._classes - 1) - np.float32(1)
         return fed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from wavernn_trt.scripts.arguments import path, positive_integer
 
 if TYPE_CHECKING:
     from wavernn_trt.export.exporter import ExportResult
+    from wavernn_trt.export.settings_table import Setting
 
 DESCRIPTION = """\
 Reads a trained WaveRNN checkpoint and writes a model directory: the conditioner, the decoder
@@ -22,26 +25,29 @@ rewriting pass is checked numerically against the graph before it.
 """
 EPILOG = """\
 checkpoints (recognised by their tensors' names):
-  univoc       model-*.pt of UniversalVocoding, with config.yaml beside it
-  fatchord     latest_weights.pyt of WaveRNN (RAW or MOL)
-  torchaudio   state dict of torchaudio.models.WaveRNN
-  coqui        checkpoint_*.pth of Coqui TTS' wavernn, with config.json beside it
-  turian       state dict of turian's one-GRU variant
+  univoc       UniversalVocoding 0.1 and 0.2: model-*.pt
+  fatchord     fatchord/WaveRNN: latest_weights.pyt; Real-Time-Voice-Cloning: vocoder.pt;
+               ForwardTacotron: wave_575K.pyt, wave_step575k.pt; G-Wang: checkpoint_step*.pth
+  torchaudio   torchaudio.models.WaveRNN, and its example pipeline's checkpoints
+  coqui        Coqui TTS, mozilla/TTS and erogol/WaveRNN: checkpoint_*.pth, best_model.pth.tar
+  turian       turian/ and geneing/WaveRNN-Pytorch, one GRU: model.pt, checkpoint_step*.pth
   or a model directory, to export it again with other --steps or --batch
 
-Sizes come from the tensors. What they cannot tell comes from --set, else from the config file
-beside the checkpoint (config.yaml, config.json, hparams.json or params.json, such as
-{"sample_rate": 22050, "mu_law": true}), or else is the family's default, and then the command
-says so. Settings:
-  mode (raw, mol, gauss or a number of bits), mu_law, sample_rate, hop_length, win_length, n_fft,
-  n_mels, fmin, fmax, mel_norm, pad_mode, preemphasis, log, reference_db, min_level_db, mel_range,
-  clip_high, waveform_preemphasis, peak, delay
+settings: sizes follow from the tensors. The rest is the first that states it of
+  1. --set NAME=VALUE
+  2. the settings inside the checkpoint, else --config FILE, else a settings file beside it
+     that is a WaveRNN's (config, hparams or params .json .yaml .py; read, never run)
+  3. the preset: --preset NAME, or the version that the file or its settings are recognised
+     as; the command prints it, and each setting that nothing states ("assumed")
+Keys that are not used are named, and sources that contradict each other are refused.
+--list-settings prints every key that is read, --list-presets the published versions.
 
 Printed for each check: the largest absolute difference of logits and states. It passes up to
 1e-4 of the largest value, and only if every sample is the same class; else nothing is written.
 
 examples:
   wavernn-trt export model-160000.pt -o voices/ljspeech
+  wavernn-trt export vocoder.pt -o voices/rtvc --preset rtvc
   wavernn-trt export latest_weights.pyt -o voices/raw --set sample_rate=22050 --set mu_law=true
   wavernn-trt export checkpoint.pth -o voices/b64 --batch 64 --verify
 """
@@ -66,7 +72,14 @@ def add_parser(subparsers: Any) -> None:
         "--batch", type=positive_integer, default=1, metavar="N", help="streams of the unrolled decoder (default: 1)"
     )
     parser.add_argument("--family", metavar="NAME", help="refuse any other family than this one")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="config file, if not the one beside the checkpoint")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="settings of a published version, for what no other source states"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings file, if not the one beside the checkpoint"
+    )
+    parser.add_argument("--list-presets", action=_List, lines=_preset_lines, help="print the presets, and exit")
+    parser.add_argument("--list-settings", action=_List, lines=_setting_lines, help="print the settings, and exit")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sample from logits / T: below 1 is less noisy (default: 1)"
     )
@@ -117,6 +130,52 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _List(argparse.Action):
+    """An option that prints lines and ends the command."""
+
+    def __init__(self, lines: Callable[[], Iterator[str]], **options: Any) -> None:
+        """Takes the lines to print."""
+        super().__init__(nargs=0, **options)
+        self._lines = lines
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Prints."""
+        for line in self._lines():
+            print(line)
+        parser.exit()
+
+
+def _preset_lines() -> Iterator[str]:
+    from wavernn_trt.export.presets import PRESETS
+
+    for preset in PRESETS.values():
+        yield f"{preset.name}: {preset.about}"
+        values = {"family": preset.family, "mode": preset.mode, "mu_law": preset.mu_law, **preset.audio}
+        settings = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+        yield textwrap.fill(settings, 96, initial_indent="    ", subsequent_indent="    ")
+        yield f"    read in {preset.source}"
+        if preset.refused is not None:
+            yield f"    not supported: {preset.refused}"
+
+
+def _setting_lines() -> Iterator[str]:
+    from wavernn_trt.export.settings_table import SETTABLE, SETTINGS
+
+    yield "Settings that --set takes and a settings file may hold, with other projects' names for them:"
+    for setting in SETTINGS:
+        if setting.name in SETTABLE:
+            yield _setting_line(setting)
+    yield "Keys of settings files that these follow from, or that the weights' shapes are compared with:"
+    for setting in SETTINGS:
+        if setting.name not in SETTABLE:
+            yield _setting_line(setting)
+
+
+def _setting_line(setting: Setting) -> str:
+    names = ", ".join((setting.name, *setting.aliases))
+    return textwrap.fill(f"{names}: {setting.about}", 96, initial_indent="  ", subsequent_indent="      ")
+
+
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for setting in arguments.set:
@@ -129,7 +188,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             overrides[name] = value  # a bare word
         if isinstance(overrides[name], list):
             overrides[name] = tuple(overrides[name])
-    for name in ("family", "config", "temperature"):
+    for name in ("family", "preset", "config", "temperature"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
     return overrides
@@ -138,6 +197,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 def _print(result: ExportResult) -> None:
     directory = result.directory
     model, audio, decoder = directory.model, directory.audio, directory.decoder
+    for line in result.notes:
+        print(f"note: {line}")
     for line in result.assumed:
         print(f"assumed: {line}")
     print(
@@ -157,7 +218,9 @@ def _as_json(result: ExportResult) -> dict[str, Any]:
         "family": directory.model.family,
         "steps": directory.decoder.steps,
         "batch": directory.decoder.batch,
+        "preset": directory.source.get("preset"),
         "assumed": list(result.assumed),
+        "notes": list(result.notes),
         "checks": [
             {
                 "what": one.what,

@@ -133,6 +133,7 @@ def fatchord_from_state(
     output: Output,
     mu_law: bool = False,
     temperature: float = 1.0,
+    amplitude_feedback: bool = False,
 ) -> WaveRNN:
     """The model that a state dict in fatchord's layout describes; all sizes are read from its shapes.
 
@@ -142,6 +143,7 @@ def fatchord_from_state(
         output: what the last layer's outputs mean.
         mu_law: whether classes are companded amplitudes.
         temperature: divides the logits; for classes only.
+        amplitude_feedback: see `ModelConfig`.
 
     Raises:
         CheckpointError: sizes that no member of the layout has, or a temperature that cannot be applied.
@@ -168,6 +170,7 @@ def fatchord_from_state(
         groups=_groups(layout, "kernel" if layout.factors else "linear"),
         margin=margin,
         mu_law=mu_law,
+        amplitude_feedback=amplitude_feedback,
         temperature=temperature,
     )
     conditioner = FatchordConditioner(layout, margin, 1.0 if layout.factors else INTERPOLATED_MEL_SCALE)
@@ -181,7 +184,7 @@ def fatchord_from_state(
     with torch.no_grad():
         step.fc3.weight.div_(temperature)
         step.fc3.bias.div_(temperature)
-    return WaveRNN(config, conditioner, step, _sampler(output, layout.outputs), upsampling)
+    return WaveRNN(config, conditioner, step, _sampler(config), upsampling)
 
 
 def _groups(layout: FatchordLayout, mel: Expansion) -> tuple[ColumnGroup, ...]:
@@ -191,9 +194,9 @@ def _groups(layout: FatchordLayout, mel: Expansion) -> tuple[ColumnGroup, ...]:
     return tuple(groups)
 
 
-def _sampler(output: Output, outputs: int) -> Sampler:
-    if output == "logistic_mixture":
+def _sampler(model: ModelConfig) -> Sampler:
+    if model.output == "logistic_mixture":
         return LogisticMixtureSampler()
-    if output == "gaussian":
+    if model.output == "gaussian":
         return GaussianSampler()
-    return CategoricalSampler(outputs, label_feedback=False)
+    return CategoricalSampler(model.outputs, label_feedback=False, amplitude_feedback=model.amplitude_feedback)

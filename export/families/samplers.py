@@ -28,16 +28,26 @@ def _exp(x: Tensor) -> Tensor:
 
 
 class CategoricalSampler(Sampler):
-    """A class label; what is fed back is the label itself, or its value in [-1, 1]."""
+    """Draws a class label; feeds back the label itself, or a value in [-1, 1]."""
 
     values: Tensor
 
-    def __init__(self, classes: int, label_feedback: bool) -> None:
-        """``classes`` labels; ``label_feedback`` is univoc's way, values 2k / (classes - 1) - 1 everyone else's."""
+    def __init__(self, classes: int, label_feedback: bool, amplitude_feedback: bool = False) -> None:
+        """Tabulates what is fed back.
+
+        Args:
+            classes: number of labels, C.
+            label_feedback: the label (univoc); else its value 2k/(C - 1) - 1.
+            amplitude_feedback: that value expanded by mu-law (G-Wang's input type ``mulaw``).
+        """
         super().__init__()
         self.label_feedback = label_feedback
         labels = torch.arange(classes, dtype=torch.float32)
-        self.register_buffer("values", 2 * labels / (classes - 1.0) - 1.0)
+        values = 2 * labels / (classes - 1.0) - 1.0
+        if amplitude_feedback:
+            exact = values.double()
+            values = (exact.sign() * (float(classes) ** exact.abs() - 1) / (classes - 1)).float()
+        self.register_buffer("values", values)
 
     def forward(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """See `Sampler`; the sample is an int64 label."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from wavernn_trt.export.config import ColumnGroup, ModelConfig
+from wavernn_trt.export.config import ColumnGroup, LabelScale, ModelConfig
 from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.samplers import CategoricalSampler
 from wavernn_trt.export.families.wavernn import Conditioner, DecoderStep, WaveRNN
@@ -49,7 +49,9 @@ class UnivocStep(DecoderStep):
         return self.fc2(torch.relu(self.fc1(state))), state.unsqueeze(0)
 
 
-def univoc_from_state(state: Mapping[str, Tensor], temperature: float = 1.0) -> WaveRNN:
+def univoc_from_state(
+    state: Mapping[str, Tensor], temperature: float = 1.0, label_scale: LabelScale = "librosa"
+) -> WaveRNN:
     """The model that a univoc state dict (``checkpoint["model"]``) describes; all sizes are read from its shapes."""
     outputs, embedding = state["embedding.weight"].shape
     hidden = state["rnn2.weight_hh_l0"].shape[1]
@@ -65,6 +67,7 @@ def univoc_from_state(state: Mapping[str, Tensor], temperature: float = 1.0) -> 
         fc_sizes=(fc,),
         groups=(ColumnGroup("mel", 2 * conditioning_size, "held"),),
         mu_law=True,
+        label_scale=label_scale,
         temperature=temperature,
     )
     conditioner = UnivocConditioner(n_mels, conditioning_size)

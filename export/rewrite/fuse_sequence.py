@@ -67,6 +67,11 @@ def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
     Raises:
         PatternError: the step is not of the layout that `SequenceShape` describes; names the tensor.
     """
+    if model.amplitude_feedback:
+        raise PatternError(
+            f"{SEQUENCE_OPERATOR} feeds companded values back, this model's amplitudes are needed; "
+            "build it with --form cell, or run it with --backend onnxruntime"
+        )
     step = networks.step
     tensors = step.tensors()
     cells = [node for node in step.nodes if node.op == GRU_OPERATOR]

@@ -188,7 +188,7 @@ def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedMod
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = read_checkpoint(path)
-    for line in checkpoint.assumed:
+    for line in (*checkpoint.assumed, *checkpoint.notes):
         logger.warning("%s: %s", path, line)
     model = checkpoint.model
     executor = TorchExecutor(model, slots=batch or 1, quantization=checkpoint.quantization)

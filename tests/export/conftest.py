@@ -51,7 +51,7 @@ def univoc(reference: ModuleType, tmp_path: Path) -> Path:
     import torch
 
     path = tmp_path / "model-25000.pt"
-    torch.save({"model": reference.random_univoc_state(), "optimizer": {"state": {}}, "step": 5}, path)
+    torch.save({"model": reference.random_univoc_state(), "optimizer": {"state": {}}, "scaler": {}, "step": 5}, path)
     return path
 
 

@@ -87,7 +87,7 @@ def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
     assert checkpoint.assumed == ()  # the reference rounds it
     result = export(checkpoint, tmp_path / "again", steps=2)
     assert result.directory.quantization is None
-    (said,) = result.assumed
+    (said,) = result.notes
     assert said.startswith("every product in float32: the directory is quantised")
     assert said.endswith("give the result to wavernn-trt quantize")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavernn_trt.export.config import AudioConfig, ColumnGroup, Family, ModelConfig
+from wavernn_trt.export.config import AudioConfig, ColumnGroup, Family, LabelScale, ModelConfig
 from wavernn_trt.runtime import mu_law
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import pre_emphasis
@@ -18,14 +18,16 @@ PREEMPHASISED = dataclasses.replace(AUDIO, waveform_preemphasis=0.85)
 
 
 def model(family: Family = "univoc", classes: int = 1024, mu: bool = True) -> ModelConfig:
-    return ModelConfig(family, "categorical", classes, 4, (4,), (4,), (ColumnGroup("mel", 4, "held"),), mu_law=mu)
+    scale: LabelScale = "librosa" if family == "univoc" else "symmetric"
+    group = ColumnGroup("mel", 4, "held")
+    return ModelConfig(family, "categorical", classes, 4, (4,), (4,), (group,), mu_law=mu, label_scale=scale)
 
 
 MIXTURE = dataclasses.replace(model("fatchord", mu=False), output="logistic_mixture", outputs=30)
 CODINGS = [
     SampleCoding(model("univoc"), AUDIO),
     SampleCoding(model("univoc", 512), AUDIO),
-    SampleCoding(model("univoc", 256), PREEMPHASISED),
+    SampleCoding(dataclasses.replace(model("univoc", 256), label_scale="symmetric"), PREEMPHASISED),
     SampleCoding(model("fatchord", 512), AUDIO),
     SampleCoding(model("turian", 1024, mu=False), AUDIO),
     SampleCoding(model("coqui", 2, mu=False), AUDIO),

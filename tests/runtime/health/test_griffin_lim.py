@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("librosa", reason="Griffin-Lim is librosa's")
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.export.conventions import AUDIO
+from wavernn_trt.export.presets import PRESETS
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.runtime.emphasis import DeEmphasis
 from wavernn_trt.runtime.errors import VocoderError
@@ -23,7 +23,7 @@ from wavernn_trt.runtime.vocoder import shipped_voice
 
 VOICE = read_audio(shipped_voice())
 CONVENTIONS = {
-    name: AudioConfig(**{"hop_length": 275, **settings}) for name, settings in AUDIO.items() if name != "torchaudio"
+    name: AudioConfig(**PRESETS[name].audio) for name in ("univoc-0.2", "fatchord", "coqui", "turian", "rtvc")
 }
 CONVENTIONS["natural"] = dataclasses.replace(CONVENTIONS["coqui"], log="natural")
 CONVENTIONS["shipped"] = VOICE

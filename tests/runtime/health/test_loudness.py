@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig, ColumnGroup, ModelConfig
-from wavernn_trt.export.conventions import AUDIO
+from wavernn_trt.export.presets import PRESETS
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.health.loudness import Loudness, frame_amplitudes, loud_amplitude
 
 CONVENTIONS = {
-    name: AudioConfig(**{"hop_length": 275, **settings}) for name, settings in AUDIO.items() if name != "torchaudio"
+    name: AudioConfig(**PRESETS[name].audio) for name in ("univoc-0.2", "fatchord", "coqui", "turian", "rtvc")
 }
 CONVENTIONS["natural"] = dataclasses.replace(CONVENTIONS["coqui"], log="natural")
 MODEL = ModelConfig("univoc", "categorical", 256, 4, (3,), (3,), (ColumnGroup("mel", 12, "held"),), mu_law=True)
