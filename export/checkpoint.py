@@ -285,6 +285,8 @@ def _audio(
                     "correct it, or leave it out"
                 )
         values[name] = sizes[name]
+    if values.get("stft") == "lws":  # whose window is as long as the transform
+        values["win_length"] = values["n_fft"]
     for name, choices in _CHOICES.items():
         if name in AUDIO_FIELDS and values.get(name, choices[0]) not in choices:
             raise CheckpointError(f"{name}: found {values[name]!r}, expected {' or '.join(choices)}; correct it")

@@ -103,10 +103,6 @@ class AudioConfig:
         require(self.mel_norm in ("slaney", "sum"), "audio.mel_norm", self.mel_norm, "slaney or sum")
         require(self.pad_mode in ("constant", "reflect"), "audio.pad_mode", self.pad_mode, "constant or reflect")
         require(self.stft in ("centred", "lws"), "audio.stft", self.stft, "centred or lws")
-        lws = self.stft == "lws"
-        require(
-            not lws or self.n_fft % self.hop_length == 0, "audio.n_fft", self.n_fft, "a multiple of the hop for lws"
-        )
         require(self.log in ("decibel", "natural"), "audio.log", self.log, "decibel or natural")
         require(len(self.mel_range) == 2, "audio.mel_range", self.mel_range, "(low, high)")
         require(self.hop_length <= LONGEST_HOP, "audio.hop_length", self.hop_length, f"at most {LONGEST_HOP}")

@@ -41,6 +41,8 @@ class Preset:
     """Keys that the project writes into its settings and never applies."""
     unit_range: bool = False
     """Whether the vocoder divides mels by their largest level, ``max_abs_value``, first."""
+    window_from_hop: bool = False
+    """Whether a window in milliseconds is the hop in samples times the ratio of both durations."""
     refused: str | None = None
     """Why such a checkpoint cannot be exported."""
 
@@ -279,6 +281,7 @@ _ALL = (
         _MOZILLA,
         mu_law=True,
         adjustable=_COQUI_KEYS,
+        window_from_hop=True,
     ),
     Preset(
         "coqui", "coqui", "Coqui TTS wavernn, its defaults", _COQUI_SOURCE, _COQUI, mu_law=True, adjustable=_COQUI_KEYS

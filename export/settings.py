@@ -157,6 +157,8 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
     values = {name: raw.get(name) for name in _DIRECT if raw.get(name) is not None}
     fallback = raw.get("sample_rate") or (preset.audio.get("sample_rate") if preset is not None else None)
     _frames(raw, values, sample_rate or fallback)
+    if preset is not None and preset.window_from_hop and raw.get("hop_length") is None and "win_length" in values:
+        values["win_length"] = int(values["hop_length"] * raw.get("frame_length_ms") / raw.get("frame_shift_ms"))
     _filters(raw, values)
     _levels(raw, values, preset)
     _recordings(raw, values)

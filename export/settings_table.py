@@ -57,8 +57,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_level", ("max_norm", "max_abs_value", "mel_max_abs_value"), "upper end of mel_range"),
     Setting("symmetric", ("symmetric_norm", "symmetric_mels"), "lower end of mel_range: minus the upper end, or 0"),
     Setting(
-        "clip_high", ("clip_norm", "allow_clipping_in_normalization"), "whether levels above the range are clipped"
+        "clipped", ("clip_norm", "allow_clipping_in_normalization"), "whether levels outside the range are clipped"
     ),
+    Setting("clip_high", (), "whether levels above the range are clipped"),
+    Setting("clip_low", (), "whether levels below it are"),
+    Setting("floor", (), "smallest magnitude before the logarithm"),
+    Setting("stft", (), "centred or lws (window and frames of the package lws)"),
+    Setting("use_lws", (), "true: stft is lws"),
     Setting("peak", (), "level that recordings are scaled to; null: none"),
     Setting("scale_peak", ("peak_norm", "rescale", "rescaling"), "whether recordings are scaled to a peak"),
     Setting("rescaling_max", (), "that peak; without it 1"),
@@ -79,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("aux_size", ("res_out_dims", "n_output", "n_output_melresnet"), "channels that it yields"),
     Setting("blocks", ("res_blocks", "num_res_blocks", "n_res_block"), "residual blocks"),
     Setting("factors", ("upsample_factors", "upsample_scales"), "of the upsampling stages"),
-    Setting("pad", (), "frames that the residual network sees on each side"),
+    Setting("pad", ("padding",), "frames that the residual network sees on each side"),
     Setting("uses_aux", ("use_aux_net",), "whether the decoder reads the residual network's output"),
     Setting("uses_upsampling", ("use_upsample_net",), "false: frames are interpolated"),
     Setting("outputs", ("n_classes",), "width of the last layer"),

@@ -164,6 +164,8 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
         name = _gwang(hints)
     elif some_of("num_freq") and some_of("audio"):
         name = "erogol-lj"
+    elif some_of("wavernn_model_params") and not some_of("log_func"):
+        name = "mozilla"
     elif some_of("audio", "model_args", "wavernn_model_params"):
         name = "coqui"
     elif any(key.startswith(PREFIX) for key in keys):

@@ -15,6 +15,7 @@ need for a model's ``forward``, is replaced by an empty stand-in while the file 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,22 @@ def coqui_wavernn(hop_length: int, **arguments: Any) -> nn.Module:
     audio = SimpleNamespace(hop_length=hop_length, to_dict=dict)
     model: nn.Module = module.Wavernn(SimpleNamespace(model_args=module.WavernnArgs(**arguments), audio=audio))
     return model
+
+
+def coqui_keys() -> dict[str, set[str]]:
+    """The keys of Coqui's WaveRNN settings: in ``audio`` and at the ``top``, without the trainer's own."""
+    coqpit = pytest.importorskip("coqpit", reason="needs coqpit-config (pip install coqpit-config==0.2.5)")
+    shared = _load("TTS", "config/shared_configs.py", {"trainer": {"TrainerConfig": coqpit.Coqpit}})
+    vocoder = _load("TTS", "vocoder/configs/shared_configs.py", {"TTS.config": vars(shared)})
+    stand_ins = {
+        "TTS.vocoder.configs.shared_configs": vars(vocoder),
+        "TTS.vocoder.models.wavernn": {"WavernnArgs": dict},
+    }
+    wavernn = _load("TTS", "vocoder/configs/wavernn_config.py", stand_ins)
+    return {
+        "audio": {field.name for field in dataclasses.fields(shared.BaseAudioConfig)},
+        "top": {field.name for field in dataclasses.fields(wavernn.WavernnConfig)},
+    }
 
 
 class _CoquiBase(nn.Module):
