@@ -45,7 +45,7 @@ class CategoricalSampler(Sampler):
         labels = torch.arange(classes, dtype=torch.float32)
         values = 2 * labels / (classes - 1.0) - 1.0
         if amplitude_feedback:
-            exact = values.double()
+            exact = 2 * labels.double() / (classes - 1.0) - 1.0
             values = (exact.sign() * (float(classes) ** exact.abs() - 1) / (classes - 1)).float()
         self.register_buffer("values", values)
 

@@ -28,13 +28,14 @@ def export_random(name: str, folder: Path) -> Path:
     """
     import torch
 
-    from wavernn_trt.export import export
+    from wavernn_trt.export import export, read_checkpoint
 
     torch.manual_seed(0)
     checkpoint = folder / f"{name}.pt"
     outputs = {"fatchord-512": 512, "fatchord-mol-512": 30}
-    torch.save(_fatchord(outputs[name]) if name in outputs else {"model": _univoc()}, checkpoint)
-    return export(checkpoint, folder / name, steps=16).directory.path
+    torch.save(_fatchord(outputs[name]) if name in outputs else _univoc(), checkpoint)
+    preset = "fatchord" if name in outputs else "univoc-0.2"
+    return export(read_checkpoint(checkpoint, preset=preset), folder / name, steps=16).directory.path
 
 
 def _univoc() -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ AUDIO = {"hop_length": 6, "win_length": 24, "n_fft": 64}
 def voice(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model directory, made once."""
     folder = tmp_path_factory.mktemp("voice")
-    torch.save({"model": reference.random_univoc_state()}, folder / "model-25000.pt")
+    torch.save({"model": reference.random_univoc_state(), "scaler": {}}, folder / "model-25000.pt")
     export(read_checkpoint(folder / "model-25000.pt", **AUDIO), folder / "voice", steps=8)
     return folder / "voice"
 

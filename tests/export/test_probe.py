@@ -45,7 +45,7 @@ GAUSSIAN = dataclasses.replace(MIXTURE, output="gaussian", outputs=2)
 @pytest.fixture(scope="module")
 def directory(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voice")
-    torch.save({"model": reference.random_univoc_state()}, folder / "model.pt")
+    torch.save({"model": reference.random_univoc_state(), "scaler": {}}, folder / "model.pt")
     return export(read_checkpoint(folder / "model.pt", **AUDIO), folder / "voice", steps=2).directory.path
 
 

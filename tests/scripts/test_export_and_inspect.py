@@ -142,7 +142,7 @@ def univoc_file(tmp_path: Path) -> Path:
         state[name] = torch.randn(shape, generator=generator)
     state |= {"fc1.bias": torch.zeros(5), "fc2.bias": torch.zeros(16)}
     path = tmp_path / "model-1.pt"
-    torch.save({"model": state}, path)
+    torch.save({"model": state, "scaler": {}}, path)
     return path
 
 
