@@ -130,7 +130,7 @@ def test_places_that_cannot_be_are_refused(folder: Path) -> None:
     Path("out.flac").mkdir()
     assert pairs(plan_jobs([Path("in/a.wav")], Path("out.flac"))) == {"in/a.wav": "out.flac/a.wav"}
     (folder / "void").mkdir()
-    with pytest.raises(VocoderError, match=r"found no \.wav"):
+    with pytest.raises(VocoderError, match=r"found no recordings \(\.wav, .*\) or mels \(\.npy, .*\) in this folder"):
         plan_jobs([Path("void")], Path("out"))
 
 
