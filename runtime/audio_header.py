@@ -129,11 +129,7 @@ def _chunks(file: BinaryIO, layout: _Layout, end: int, offset: int | None = None
         if size < 0 or content + size > end:
             return
         offset = content + size
-        padding = -offset % layout.alignment
-        # Some writers leave out the byte that pads a chunk of an odd size.
-        if padding and not _is_identifier(_read(file, offset + padding, 4)) and _is_identifier(_read(file, offset, 4)):
-            padding = 0
-        offset += padding
+        offset += -offset % layout.alignment
 
 
 def _measure_chunk(file: BinaryIO, layout: _Layout, chunk: _Chunk, end: int) -> SampleBytes:

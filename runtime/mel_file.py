@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 
 _NUMPY = b"\x93NUMPY"
-_ZIP = b"PK\x03\x04"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+"""An archive, and one without entries."""
 _PICKLE = b"\x80"
 _TORCH_SUFFIXES = (".pt", ".pth")
 _NAMES = 8
@@ -55,7 +56,7 @@ def read_mel(path: str | Path, content: bytes | None = None) -> Array:
 
 def holds_mel(content: bytes) -> bool:
     """Whether bytes are of one of the kinds of files that `read_mel` reads."""
-    return content.startswith((_NUMPY, _ZIP, _PICKLE))
+    return content.startswith((_NUMPY, *_ZIP, _PICKLE))
 
 
 def mel_frames(path: Path) -> int:
@@ -65,7 +66,7 @@ def mel_frames(path: Path) -> int:
         Exception: of any kind, where there is none.
     """
     with path.open("rb") as file:
-        if file.read(4) != _ZIP:
+        if file.read(4) not in _ZIP:
             file.seek(0)
             return int(_header(file)[0][-1])
         with zipfile.ZipFile(file) as archive:

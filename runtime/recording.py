@@ -28,6 +28,8 @@ _BLOCK = 1 << 20
 """Values that are read at a time."""
 _MOST_FRAMES = 1 << 40
 """Frames that a header may state; libsndfile gives more where the header leaves the number open."""
+_MORE = 40
+"""How many times as long as its file an MP3 is that begins with frames of 320 kbit/s and goes on with 8."""
 _OGG_PAGE = 27 + 255 + 255 * 255
 """Bytes of the largest Ogg page (RFC 3533)."""
 _SIGNATURES = (
@@ -79,8 +81,8 @@ def read_recording(path: str | Path, content: bytes | None = None) -> Recording:
 
 def recording_seconds(path: Path) -> float:
     """Seconds of a recording by its header; 0 where the header leaves them open or cannot be read."""
-    with suppress(VocoderError), _opened(path, None) as (_, _, sound):
-        frames = int(sound.frames)
+    with suppress(VocoderError), _opened(path, None) as (file, _, sound):
+        frames = int(sound.frames) // (_MORE if _estimates_length(file) else 1)
         return frames / int(sound.samplerate) if 0 < frames < _MOST_FRAMES else 0.0
     return 0.0
 
@@ -96,7 +98,6 @@ def _opened(path: str | Path, content: bytes | None) -> Iterator[tuple[BinaryIO,
             source = file
             if size is not None and size.corrections:
                 source = _corrected(file, size)
-            source.seek(0)
             with _sound(path, file, source, size) as sound:
                 yield file, size, sound
     except OSError as error:
@@ -149,6 +150,10 @@ class _Source:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        # libsndfile stops at its estimate, which is half of an MP3 whose first frames are its largest.
+        self._beyond = _MORE * file.seek(0, os.SEEK_END) if _estimates_length(file) else 0
+        self._at_end = False
+        file.seek(0)
 
     def readinto(self, buffer: Any) -> int:
         content = self._file.read(len(buffer))
@@ -162,12 +167,13 @@ class _Source:
         raise io.UnsupportedOperation("not writable")
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() + (self._beyond if self._at_end else 0)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at_end = whence == os.SEEK_END and offset == 0
         with suppress(OSError, ValueError, OverflowError):
             self._file.seek(offset, whence)
-        return self._file.tell()
+        return self.tell()
 
 
 def _read_blocks(sound: SoundFile) -> tuple[list[FloatArray], str]:
@@ -200,12 +206,10 @@ def _shortage(file: BinaryIO, sound: SoundFile, size: SampleBytes | None, found:
     rate, promised = int(sound.samplerate), 0
     if size is not None:
         if size.missing and not found:
-            return (
-                f"its header promises {size.promised} bytes of them, and the file has {size.present}: it is cut short"
-            )
+            return f"cut short: the file has {size.present} of the {size.promised} bytes that its header promises"
         if size.promised is not None and size.present:
             promised = found * size.promised // size.present
-    elif found < sound.frames < _MOST_FRAMES and (sound.format != "MP3" or _states_its_length(file)):
+    elif found < sound.frames < _MOST_FRAMES and not _estimates_length(file):
         promised = int(sound.frames)
     because = f" ({reason})" if reason else ""
     if promised > found:
@@ -217,11 +221,17 @@ def _shortage(file: BinaryIO, sound: SoundFile, size: SampleBytes | None, found:
     return ""
 
 
-def _states_its_length(file: BinaryIO) -> bool:
-    """Whether an MP3 has a header with the number of its frames; without one, libsndfile estimates it."""
+def _estimates_length(file: BinaryIO) -> bool:
+    """Whether a file is an MP3 that does not state its length, so that libsndfile estimates it from the file's."""
     file.seek(0)
-    start = file.read(1 << 16)
-    return any(word in start for word in (b"Xing", b"Info", b"VBRI"))
+    start = file.read(10)
+    if start[:3] == b"ID3":  # behind the tag, whose size has seven bits a byte
+        file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True)))
+        start = file.read(4)
+    else:
+        file.seek(len(start[:4]))
+    synchronised = len(start) >= 4 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0 and start[1] & 0x06 != 0
+    return synchronised and not any(word in file.read(200) for word in (b"Xing", b"Info", b"VBRI"))
 
 
 def _ogg_ends(file: BinaryIO) -> bool:

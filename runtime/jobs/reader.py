@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavernn_trt.runtime.errors import ExecutorError
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.input_files import is_mel
 from wavernn_trt.runtime.jobs.output_files import is_finished, prepare_output
 from wavernn_trt.runtime.jobs.plan import Job
@@ -74,6 +74,8 @@ class JobReader:
     def _open(self, job: Job) -> tuple[Request, tuple[str, ...]]:
         """The request, and what is wrong with the input although it could be read."""
         fold, overlap = self._options.fold, self._options.overlap
+        if job.content == b"":
+            raise VocoderError(f"{job.input}: found nothing, expected a recording or a mel")
         if is_mel(job.input) if job.content is None else holds_mel(job.content):
             mel = read_mel(job.input, job.content)
             return Request(mel, job.seed, None, fold, overlap, job.sample_rate), ()
