@@ -30,7 +30,7 @@ from wavernn_trt.export.state import load_state
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
-MODEL_OVERRIDES = ("family", "mode", "mu_law", "temperature", "config")
+MODEL_OVERRIDES = ("family", "mode", "mu_law", "temperature", "config", "entry")
 AUDIO_OVERRIDES = tuple(field.name for field in dataclasses.fields(AudioConfig))
 
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
@@ -70,7 +70,8 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     Args:
         path: the checkpoint file, or a model directory.
         **overrides: any field of `AudioConfig`; ``family``; ``mode`` (``raw``, ``bits``, ``mol``, ``mold``, ``gauss``
-            or a number of bits); ``mu_law``; ``temperature``; ``config``, the path of the configuration file.
+            or a number of bits); ``mu_law``; ``temperature``; ``config``, the path of the configuration file;
+            ``entry``, the entry of the file that holds the weights, see `load_state`.
             An override of ``None`` counts as left out, except for ``fmax`` and ``peak``, where it is a value.
 
     Raises:
@@ -84,12 +85,18 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         return _from_directory(path, overrides)
-    stored = load_state(path)
+    entry = overrides.pop("entry", None)
+    if entry is not None and not isinstance(entry, str):
+        raise CheckpointError(f"entry: found {entry!r}, expected the name of an entry in {path}")
+    stored = load_state(path, entry)
+    wrapped, config = stored.entry == "model", stored.beside.get("config")
     try:
-        family = recognise(stored.state, stored.wrapped, overrides.get("family"))
+        family = recognise(stored.state, wrapped, overrides.get("family"))
         sizes = check_state(family, stored.state)
-        settings = find_settings(family, path, overrides.get("config"), stored.config)
-        return _build(path, family, stored.state, sizes, settings, overrides)
+        stored_config = config if wrapped and isinstance(config, Mapping) else None
+        settings = find_settings(family, path, overrides.get("config"), stored_config)
+        checkpoint = _build(path, family, stored.state, sizes, settings, overrides)
+        return dataclasses.replace(checkpoint, assumed=(*stored.notes, *checkpoint.assumed))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -102,6 +109,8 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
         )
     if "config" in overrides:
         raise CheckpointError(f"config: {path} is a model directory and holds its own settings; leave config out")
+    if "entry" in overrides:
+        raise CheckpointError(f"entry: {path} is a model directory and holds one network; leave entry out")
     file = path / CHECKPOINT
     try:
         directory = open_model_directory(path)

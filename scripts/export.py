@@ -29,6 +29,12 @@ checkpoints (recognised by their tensors' names):
   turian       state dict of turian's one-GRU variant
   or a model directory, to export it again with other --steps or --batch
 
+The weights are found in any entry of the file (model_state, state_dict, model, generator, ema, ...)
+and under any prefix (module., _orig_mod., model., ...). Averaged weights are preferred to others;
+--entry NAME chooses. .pt files of both of torch's formats, safetensors, .npz, and a zip or tar archive
+with one checkpoint are read; nothing in a file is ever run. What stands in an archive with several is
+chosen with --entry FILE or --entry FILE:NAME.
+
 Sizes come from the tensors. What they cannot tell comes from --set, else from the config file
 beside the checkpoint (config.yaml, config.json, hparams.json or params.json, such as
 {"sample_rate": 22050, "mu_law": true}), or else is the family's default, and then the command
@@ -67,6 +73,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--family", metavar="NAME", help="refuse any other family than this one")
     parser.add_argument("--config", type=Path, metavar="FILE", help="config file, if not the one beside the checkpoint")
+    parser.add_argument(
+        "--entry",
+        metavar="NAME",
+        help="which of several networks in the file, such as ema or model.net",
+    )
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sample from logits / T: below 1 is less noisy (default: 1)"
     )
@@ -129,7 +140,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             overrides[name] = value  # a bare word
         if isinstance(overrides[name], list):
             overrides[name] = tuple(overrides[name])
-    for name in ("family", "config", "temperature"):
+    for name in ("family", "config", "temperature", "entry"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
     return overrides
