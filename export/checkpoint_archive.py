@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, printable
 
 _CHECKPOINTS = (".pt", ".pth", ".pyt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
 _SETTINGS = (".json", ".yaml", ".yml", ".py", ".toml", ".cfg", ".ini", ".txt")
@@ -84,6 +84,7 @@ def open_tar_member(name: str, file: BinaryIO, size: int, entry: str | None) -> 
                 stored.append(_Stored(info.name, info.size, partial(_extract, archive, info)))
             if len(stored) > _MOST_MEMBERS:
                 raise CheckpointError(f"{name}: found more than {_MOST_MEMBERS} files in it; unpack it first")
+        _read_to_end(name, archive, size)  # the checksum of a compressed archive stands there
         with _open_member(name, "tar", stored, entry) as member:
             yield member
 
@@ -95,6 +96,12 @@ def check_ratio(name: str, size: int, compressed: int) -> None:
             f"{name}: {compressed} bytes claim to unpack to {size}, expected at most {_RATIO} times as many, as "
             "weights hardly compress; do not unpack this archive, get the checkpoint from its source again"
         )
+
+
+def _read_to_end(name: str, archive: tarfile.TarFile, size: int) -> None:
+    stream = archive.fileobj
+    while stream is not None and stream.read(_PIECE):
+        check_ratio(name, stream.tell(), size)
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -123,7 +130,9 @@ def _open_member(name: str, kind: str, stored: Sequence[_Stored], entry: str | N
         while piece := source.read(_PIECE):
             size += len(piece)
             if size > chosen.size:
-                raise CheckpointError(f"{name}: {chosen.name} is larger than the archive states; it is damaged")
+                raise CheckpointError(
+                    f"{name}: {printable(chosen.name)} is larger than the archive states; it is damaged"
+                )
             target.write(piece)
         target.seek(0)
         yield Member(chosen.name, target, size, inner, texts)
@@ -158,5 +167,5 @@ def _is_visible(name: str) -> bool:
 
 
 def _some(stored: Sequence[_Stored]) -> str:
-    names = ["".join(c if c.isprintable() else "?" for c in each.name[:80]) for each in stored]
+    names = [printable(each.name) for each in stored]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "it is empty"

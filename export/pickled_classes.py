@@ -26,7 +26,7 @@ _SHOWN = 6
 
 
 def named_classes(file: IO[bytes]) -> tuple[str, ...]:
-    """The classes and functions besides tensors that a pickle names, in order; those before the damage if it is damaged.
+    """The classes and functions besides tensors that a pickle names, in order, up to where it is damaged.
 
     Args:
         file: at the start of a pickle; up to four that follow each other are looked through.

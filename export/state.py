@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavernn_trt.export.checkpoint_file import FileContent, read_checkpoint_file
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.pickled_classes import RESAVE
 from wavernn_trt.export.state_choice import choose
 from wavernn_trt.export.state_entries import TOP, Candidate, Found, find_candidates, is_counter
@@ -67,8 +67,8 @@ def _stored_state(content: FileContent) -> StoredState:
     found = find_candidates(value)
     if found.quantised:
         raise CheckpointError(
-            f"{found.quantised[0]} holds quantised weights, expected floating-point ones; give the checkpoint from "
-            "before the quantisation (wavernn-trt quantize rounds weights itself)"
+            f"{printable(found.quantised[0])} holds quantised weights, expected floating-point ones; give the "
+            "checkpoint from before the quantisation (wavernn-trt quantize rounds weights itself)"
         )
     if not found.candidates:
         _refuse_without_network(content, found)
@@ -108,8 +108,8 @@ def _refuse_without_network(content: FileContent, found: Found) -> None:
         raise CheckpointError(f"found a {type(value).__name__}{shape}, expected a dictionary of tensors; {RESAVE}")
     if not value or any(isinstance(item, Mapping) and not item for item in value.values()):
         raise CheckpointError("found an empty dictionary, expected weights; the training saved no model")
-    entries = ", ".join(str(key)[:40] for key in list(value)[:12])
-    optimizer = f" ({', '.join(found.optimizers[:3])}: an optimizer's state)" if found.optimizers else ""
+    entries = ", ".join(printable(key, 40) for key in list(value)[:12])
+    optimizer = f" ({printable(', '.join(found.optimizers[:3]))}: an optimizer's state)" if found.optimizers else ""
     raise CheckpointError(f"found no tensors in its entries {entries}{optimizer}, expected weights; {RESAVE}")
 
 
@@ -121,15 +121,15 @@ def _weights(candidate: Candidate, limit: int) -> dict[str, Tensor]:
             continue
         if not isinstance(name, str):
             raise CheckpointError(
-                f"entry {str(name)[:80]!r} is a {type(value).__name__} without a name, expected weights by name; "
+                f"entry {printable(name)!r} is a {type(value).__name__} without a name, expected weights by name; "
                 f"{RESAVE}"
             )
         try:
-            state[name] = _weight(name, value, limit)
+            state[name] = _weight(printable(name), value, limit)
         except (RuntimeError, NotImplementedError, TypeError) as error:  # of tensors that have no plain values
             raise CheckpointError(
-                f"{name} is a {type(value).__name__} that cannot be read ({str(error)[:80]}), expected dense "
-                f"floating-point weights; {RESAVE}"
+                f"{printable(name)} is a {type(value).__name__} that cannot be read ({str(error)[:80]}), expected "
+                f"dense floating-point weights; {RESAVE}"
             ) from None
     return state
 
@@ -172,13 +172,15 @@ def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]
             continue
         if g.shape != (*v.shape[:1], *(1,) * (v.dim() - 1)):
             raise CheckpointError(
-                f"{whole} is weight-normalised over other axes than all but the first ({list(g.shape)} for "
+                f"{printable(whole)} is weight-normalised over other axes than all but the first ({list(g.shape)} for "
                 f"{list(v.shape)}), expected plain weights; save after torch.nn.utils.remove_weight_norm"
             )
         norm = v.double().flatten(1).norm(dim=1).reshape(g.shape)
         folded[name] = (g.double() * v.double() / norm).float()
         if not torch.isfinite(folded[name]).all():
-            raise CheckpointError(f"{whole} is weight-normalised with a direction of zeros; the file is damaged")
+            raise CheckpointError(
+                f"{printable(whole)} is weight-normalised with a direction of zeros; the file is damaged"
+            )
         parts |= {other}
     result = {}
     for name, value in state.items():
@@ -190,8 +192,8 @@ def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]
     for name in result:
         if _REPARAMETRISED.fullmatch(name):
             raise CheckpointError(
-                f"{name} is one part of a weight that is computed from several (spectral normalisation or pruning), "
-                "expected plain weights; save after torch.nn.utils.parametrize.remove_parametrizations, "
+                f"{printable(name)} is one part of a weight that is computed from several (spectral "
+                "normalisation or pruning), expected plain weights; save after torch.nn.utils.parametrize.remove_parametrizations, "
                 "remove_spectral_norm or prune.remove"
             )
     return result, len(folded)

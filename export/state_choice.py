@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.state_entries import TOP, Candidate, Found, is_counter
 
 _STATISTICS = (".running_mean", ".running_var")
@@ -51,16 +51,18 @@ def choose(found: Found, entry: str | None) -> Choice:
     else:
         notes = list(usable[0].notes)
         if entry is None and (plain or tied[0].entry != TOP):
-            names = " or ".join(each.entry for each in plain)
+            names = " or ".join(each.shown for each in plain)
             others = f"; --entry {names} takes the others" if names else ""
-            notes.insert(0, f"averaged weights taken from {tied[0].entry!r}{others}")
+            notes.insert(0, f"averaged weights taken from {tied[0].shown!r}{others}")
     left_out = dict(tied[0].beside)
     if entry is None:
         considered = [each.entry for each in (*plain, *averaged)]
         others_found = [each for each in candidates if _is_notable(each) and each.entry not in considered]
         left_out |= {each.entry: len(each.values) for each in others_found}
     if left_out:
-        notes.append("left out: " + ", ".join(f"{name} ({count} tensors)" for name, count in left_out.items()))
+        notes.append(
+            "left out: " + ", ".join(f"{printable(name)} ({count} tensors)" for name, count in left_out.items())
+        )
     return Choice(tied[0], tuple(notes))
 
 
@@ -80,7 +82,7 @@ def _usable(averaged: Sequence[Candidate], found: Found) -> tuple[list[Choice], 
 
 def describe(candidates: Sequence[Candidate]) -> str:
     """Names of entries with the number of their tensors."""
-    shown = ", ".join(f"{each.entry} ({len(each.values)} tensors)" for each in candidates[:_SHOWN])
+    shown = ", ".join(f"{each.shown} ({len(each.values)} tensors)" for each in candidates[:_SHOWN])
     return shown + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
 
 
@@ -98,9 +100,7 @@ def _at(found: Found, entry: str) -> tuple[Candidate, ...]:
 
 def _refuse_entry(found: Found, entry: str) -> None:
     if entry in found.optimizers:
-        raise CheckpointError(
-            f"entry: {entry!r} is an optimizer's state, expected weights: {describe(found.candidates)}"
-        )
+        raise CheckpointError(f"entry: {entry!r} is an optimizer's state, expected one of {describe(found.candidates)}")
     if [each.path for each in found.candidates] == [()]:
         count = len(found.candidates[0].values)
         raise CheckpointError(
@@ -137,21 +137,23 @@ def _complete(averaged: Candidate, model: Candidate | None) -> Choice | str:
     if not averaged.named:
         named = _named(averaged, model) if model else None
         if named is None:
-            return f"averaged weights in {averaged.entry!r} have no names, and do not match the model's: not used"
+            return f"averaged weights in {averaged.shown!r} have no names, and do not match the model's: not used"
         averaged = named
     if model is None:
         return Choice(averaged, ())
     missing = [name for name in model.values if name not in averaged.values and not is_counter(name)]
     trained = [name for name in missing if not _is_untrained(name)]
     if trained:
-        return f"averaged weights in {averaged.entry!r} lack {trained[0]} and {len(trained) - 1} more: not used"
+        return (
+            f"averaged weights in {averaged.shown!r} lack {printable(trained[0])} and {len(trained) - 1} more: not used"
+        )
     if not missing:
         return Choice(averaged, ())
     values = {name: averaged.values.get(name, value) for name, value in model.values.items()} | averaged.values
     kinds = {"upsampling kernels" if name.startswith(_KERNELS) else "running statistics" for name in missing}
     return Choice(
         replace(averaged, values=values),
-        (f"{averaged.entry!r} lacks {' and '.join(sorted(kinds))}: {len(missing)} tensors taken from {model.entry!r}",),
+        (f"{averaged.shown!r} lacks {' and '.join(sorted(kinds))}: {len(missing)} tensors taken from {model.shown!r}",),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavernn_trt.export.errors import printable
 from wavernn_trt.export.pickled_numpy import StoredArray
 
 TOP = "."
@@ -64,6 +65,11 @@ class Candidate:
     def entry(self) -> str:
         """The path with dots."""
         return ".".join(self.path) or TOP
+
+    @property
+    def shown(self) -> str:
+        """The entry in messages."""
+        return printable(self.entry)
 
 
 @dataclass(frozen=True)
@@ -160,11 +166,9 @@ class _Search:
         if any(_DISCRIMINATOR.fullmatch(part) for part in path):
             self.candidates.append(Candidate(path, "", dict(tensors), -1, False))
             return
-        prefixes = sorted(
-            {match[1] for name in tensors if isinstance(name, str) and (match := _ANCHOR.fullmatch(name))},
-            key=lambda prefix: -len(prefix),
-        )
-        groups: dict[str, dict[Any, Tensor]] = {prefix: {} for prefix in prefixes}
+        anchors = [match for name in tensors if isinstance(name, str) and (match := _ANCHOR.fullmatch(name))]
+        groups: dict[str, dict[Any, Tensor]] = {match[1]: {} for match in anchors}
+        prefixes = sorted(groups, key=len, reverse=True)
         rest: dict[Any, Tensor] = {}
         for name, tensor in tensors.items():
             for prefix in prefixes:
