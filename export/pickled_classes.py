@@ -13,7 +13,7 @@ RESAVE = "save it again with torch.save(model.state_dict(), path), where the tra
 
 # What torch.load(weights_only=True) reads by itself.
 _TENSORS = re.compile(
-    r"torch\.(?:\w+|_utils\._rebuild\w+|_tensor\._rebuild\w+|nn\.parameter\.Parameter|serialization\._get_layout"
+    r"torch\.(?:(?!ScriptObject)\w+|_utils\._rebuild\w+|_tensor\._rebuild\w+|nn\.parameter\.Parameter|serialization\._get_layout"
     r"|storage\.\w+)|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:bytearray|set|complex)"
 )
 _COMMANDS = re.compile(
@@ -66,6 +66,11 @@ def refuse_classes(classes: Iterable[str]) -> str:
         return (
             f"found a pickle that would run {', '.join(commands[:_SHOWN])} when it is loaded, which no training "
             f"stores. {nothing}do not load this file anywhere, get the checkpoint from a source that you trust"
+        )
+    if "torch.ScriptObject" in classes:
+        return (
+            f"found packed objects of TorchScript{shown}, as quantised models hold in place of weights. "
+            f"{nothing}give the checkpoint from before the quantisation (wavernn-trt quantize rounds weights itself)"
         )
     if any(name.startswith("torch.nn.modules.") for name in classes):
         return (

@@ -87,7 +87,7 @@ def _from_bytes(dtype: object, data: object) -> NDArray[Any] | None:
 
 def _scalar(dtype: object = None, data: object = None, *_: object) -> object:
     values = _from_bytes(dtype, data)
-    return values[0].item() if values is not None and len(values) == 1 else None
+    return values[0].item() if values is not None and len(values) == 1 else _Inert()
 
 
 def _defaultdict(*_: object) -> dict[Any, Any]:

@@ -106,6 +106,10 @@ def _refuse_without_network(content: FileContent, found: Found) -> None:
     if not isinstance(value, Mapping):
         shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
         raise CheckpointError(f"found a {type(value).__name__}{shape}, expected a dictionary of tensors; {RESAVE}")
+    if found.unnamed:
+        raise CheckpointError(
+            f"found tensors without names in {printable(found.unnamed[0])!r}, expected weights by name; {RESAVE}"
+        )
     if not value or any(isinstance(item, Mapping) and not item for item in value.values()):
         raise CheckpointError("found an empty dictionary, expected weights; the training saved no model")
     entries = ", ".join(printable(key, 40) for key in list(value)[:12])
@@ -142,7 +146,9 @@ def _weight(name: str, value: Tensor, limit: int) -> Tensor:
         )
     if value.is_meta:
         raise CheckpointError(f"{name} has a shape and no values (device meta), expected weights; {RESAVE}")
-    if not value.is_floating_point() or value.layout != torch.strided or value.is_nested:
+    if value.is_nested:
+        raise CheckpointError(f"{name} is a nested tensor, expected dense floating-point weights; {RESAVE}")
+    if not value.is_floating_point() or value.layout != torch.strided:
         raise CheckpointError(
             f"{name} is {value.dtype}, {value.layout}; expected dense floating-point weights; {RESAVE}"
         )
@@ -193,7 +199,7 @@ def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]
         if _REPARAMETRISED.fullmatch(name):
             raise CheckpointError(
                 f"{printable(name)} is one part of a weight that is computed from several (spectral "
-                "normalisation or pruning), expected plain weights; save after torch.nn.utils.parametrize.remove_parametrizations, "
-                "remove_spectral_norm or prune.remove"
+                "normalisation or pruning), expected plain weights; save after torch.nn.utils.parametrize."
+                "remove_parametrizations, remove_spectral_norm or prune.remove"
             )
     return result, len(folded)

@@ -110,8 +110,8 @@ def _refuse_entry(found: Found, entry: str) -> None:
 
 
 def _is_notable(candidate: Candidate) -> bool:
-    """Whether leaving it out has to be said: not for a counter or a random generator's state."""
-    return sum(value.is_floating_point() and value.numel() > 1 for value in candidate.values.values()) > 1
+    """Whether leaving it out has to be said: not for counters, statistics or a random generator's state."""
+    return any(value.is_floating_point() and value.dim() > 1 for value in candidate.values.values())
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -137,7 +137,8 @@ def _complete(averaged: Candidate, model: Candidate | None) -> Choice | str:
     if not averaged.named:
         named = _named(averaged, model) if model else None
         if named is None:
-            return f"averaged weights in {averaged.shown!r} have no names, and do not match the model's: not used"
+            reason = "do not match the model's" if model else "there is no model to take them from"
+            return f"averaged weights in {averaged.shown!r} have no names, and {reason}: not used"
         averaged = named
     if model is None:
         return Choice(averaged, ())

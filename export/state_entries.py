@@ -31,13 +31,13 @@ _PREFIXES = (
     *("model_ema", "_forward_module", "averaged_model"),
 )
 _AVERAGED = re.compile(r"(?:.*[_.-])?(?:ema|averaged?|avg|swa|shadow|polyak)(?:[_.\d-].*)?", re.IGNORECASE)
-_DISCRIMINATOR = re.compile(r"(?:.*_)?(?:disc|discriminators?|critic|mpd|msd|mrd)(?:_.*)?", re.IGNORECASE)
+_DISCRIMINATOR = re.compile(r"(?:.*_)?(?:disc|discriminators?|critic|mpd|msd|mrd|net_?d)(?:_.*)?", re.IGNORECASE)
 _OPTIMIZER_MEMBERS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "max_exp_avg_sq"}
 _BACKUP = "collected_params"
 """A copy of the weights that some moving averages keep while they are evaluated."""
 _OWN_TRAINING = {"weights", "kept_out", "optimizer"}
 """Entries beside ``model`` in this project's training.pt, where ``model`` holds the averaged weights."""
-_DEEPEST = 8
+_DEEPEST = 20
 _MOST_NODES = 20_000
 _LONGEST_LIST = 1000
 
@@ -83,6 +83,8 @@ class Found:
     """The ids of the mappings that the candidates stand in."""
     quantised: tuple[str, ...]
     """Names of packed, quantised weights."""
+    unnamed: tuple[str, ...]
+    """Entries that are lists of tensors."""
 
 
 def is_optimizer(value: object) -> bool:
@@ -111,7 +113,11 @@ def find_candidates(value: object) -> Found:
     search = _Search(value)
     search.walk(value, (), 0)
     return Found(
-        tuple(search.candidates), tuple(search.optimizers), frozenset(search.networks), tuple(search.quantised)
+        tuple(search.candidates),
+        tuple(search.optimizers),
+        frozenset(search.networks),
+        tuple(search.quantised),
+        tuple(search.unnamed),
     )
 
 
@@ -126,6 +132,7 @@ class _Search:
         self.optimizers: list[str] = []
         self.networks: set[int] = set()
         self.quantised: list[str] = []
+        self.unnamed: list[str] = []
         self._seen: set[int] = set()
         own = isinstance(top, Mapping) and top.keys() >= _OWN_TRAINING
         self._averaged_model = ("model",) if own else None
@@ -152,9 +159,11 @@ class _Search:
                     self.walk(item, (*path, str(name)), depth + 1)
         elif isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
             self._seen.add(id(value))
-            if self._is_averaged(path) and value and all(as_tensor(item) is not None for item in value):
-                self._add_unnamed(dict(enumerate(value)), path)
-                self.networks.add(id(value))
+            if value and all(as_tensor(item) is not None for item in value):
+                self.unnamed.append(".".join(path) or TOP)
+                if self._is_averaged(path):
+                    self._add_unnamed(dict(enumerate(value)), path)
+                    self.networks.add(id(value))
                 return
             for i, item in enumerate(value):
                 self.walk(item, (*path, str(i)), depth + 1)

@@ -170,6 +170,7 @@ def test_a_discriminator_of_the_same_kind_is_not_taken_for_the_network(
     state: State, other: State, read: Callable[..., StoredState]
 ) -> None:
     _is_state(read({"generator": state, "discriminator": other}), state)
+    _is_state(read({"netG": state, "netD": other}), state)
     _is_state(read({**_under("discriminator.", other), **_under("generator.", state)}), state)
     _is_state(read({**state, **_under("disc.", {"a.weight": torch.ones(2)})}), state)
 
@@ -373,6 +374,11 @@ def test_an_optimizer_s_state_is_refused_as_one(value: State, read: Callable[...
         ({}, "found an empty dictionary"),
         ({"state_dict": {}}, "found an empty dictionary"),
         ([1, 2], "found a list, expected a dictionary of tensors"),
+        (
+            {"params": [torch.ones(2), torch.ones(3)]},
+            "found tensors without names in 'params', expected weights by name",
+        ),
+        ({"ema": [torch.ones(2), torch.ones(3)]}, "'ema' have no names, and there is no model to take them from"),
         (torch.ones(80, 9), r"found a Tensor of shape \[80, 9\], expected a dictionary of tensors"),
         ({"epoch": 3, "config": {"a": 1}}, "found no tensors in its entries epoch, config, expected weights"),
         (
@@ -459,9 +465,19 @@ def test_weights_of_other_kinds_are_refused_for_what_they_are(
 @pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="this torch has no quantised tensors any more")
 @pytest.mark.filterwarnings("ignore")
 def test_quantised_weights_are_refused_as_quantised(state: State, read: Callable[..., StoredState]) -> None:
+    packed = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.GRU(3, 3)), dtype=torch.qint8)
+    with pytest.raises(CheckpointError, match=r"packed objects of TorchScript .* before the quantisation"):
+        read({"model": packed.state_dict()})
     quantised = torch.quantize_per_tensor(state["fc1.weight"], 0.1, 0, torch.qint8)
     with pytest.raises(CheckpointError, match=r"fc1\.weight is torch\.qint8, quantised; .* before the quantisation"):
         read({"model": {**state, "fc1.weight": quantised}})
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_as_nested(state: State, read: Callable[..., StoredState]) -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(CheckpointError, match=r"fc1\.weight is a nested tensor, expected dense"):
+        read({**state, "fc1.weight": nested})
 
 
 # What stands beside
@@ -484,6 +500,9 @@ def test_plain_values_beside_the_weights_are_kept(state: State, read: Callable[.
             "size": torch.Size([2, 3]),
             "milestones": {1000: 0.5},
             "device": torch.device("cpu"),
+            "date": np.datetime64("2020-01-01"),
+            "objects": np.array([{"a": 1}], dtype=object),
+            "dtype": np.float32,
             "random": torch.zeros(5000, dtype=torch.uint8),
             "losses": [0.5] * 5000,
         }
