@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
 import pickle
+import random
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -258,6 +260,26 @@ def test_damaged_archives_are_refused_as_damaged(state: State, tmp_path: Path) -
         flipped[len(flipped) // 2] ^= 1
         path.write_bytes(flipped)
         assert "damaged" in _refused(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "safetensors"])
+def test_any_damage_ends_in_weights_or_in_an_error_for_the_user(kind: str, state: State, tmp_path: Path) -> None:
+    inside = {"a.pt": _saved({"model": state, "loss": np.float64(1)}, _use_new_zipfile_serialization=False)}
+    path = tmp_path / "file"
+    if kind == "safetensors":
+        path.write_bytes(safetensors.save(state))
+    else:
+        _zip(path, inside) if kind == "zip" else _tar(path, inside)
+    content = path.read_bytes()
+    choose = random.Random(2)
+    for _ in range(120):
+        damaged = bytearray(content)
+        damaged[choose.randrange(min(len(content), choose.choice((100, 3000, 10**9))))] ^= 1 << choose.randrange(8)
+        if choose.random() < 0.2:
+            damaged = damaged[: choose.randrange(len(damaged))]
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            load_state(path)
 
 
 def test_an_encrypted_zip_is_refused_as_encrypted(state: State, tmp_path: Path) -> None:
