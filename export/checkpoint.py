@@ -102,13 +102,15 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     if path.is_dir():
         return _from_directory(path, overrides)
     entry = overrides.get("entry")
-    stored = load_state(path, None if entry is None else str(entry))
+    if entry is not None and not isinstance(entry, str):
+        raise CheckpointError(f"entry: found {entry!r}, expected the name of an entry in {path}")
+    stored = load_state(path, entry)
     try:
         architecture = architecture_of(stored.state)
         last = stored.state.get("fc3.bias", stored.state.get("fc2.bias"))
         outputs = 0 if last is None else last.numel()
         sources = find_sources(path, stored, overrides.get("config"))
-        hints = Hints(stored.entry, stored.keys, outputs, sources.raw)
+        hints = Hints(stored.keys, outputs, sources.raw)
         version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
         sizes = check_state(version.preset.family, stored.state)
         sources = sources.fitting(sizes)
@@ -298,6 +300,9 @@ def _audio(
             values[name] = _fraction(name, values[name])
     if span is not None:
         values["mel_range"] = tuple(_fraction("mel_range", end) for end in span)
+    for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels", "delay"):
+        if isinstance(values.get(name), int) and abs(values[name]) > _LARGEST:
+            raise CheckpointError(f"{name}: found {str(values[name])[:20]}, expected a number of ordinary size")
     try:
         audio = from_json(AudioConfig, values, "audio")
     except ConfigError as error:

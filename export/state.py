@@ -1,10 +1,8 @@
-"""Reading weights from a file without running anything that the file may hold."""
+"""Reads the weights of a network from a checkpoint file, wherever in the file they stand."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,143 +11,195 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.checkpoint_file import FileContent, read_checkpoint_file
+from wavernn_trt.export.errors import CheckpointError, printable
+from wavernn_trt.export.pickled_classes import RESAVE
+from wavernn_trt.export.state_choice import choose
+from wavernn_trt.export.state_entries import TOP, Candidate, Found, find_candidates, is_counter
+from wavernn_trt.export.stored_values import plain_values
 
-RESAVE = "save it again with torch.save(model.state_dict(), path), where the training code is installed"
-_PICKLE = b"\x80"
-_ZIP = b"PK"
+_NORMALISED = re.compile(r"(?P<base>.*)_g|(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.original0")
+_REPARAMETRISED = re.compile(r"(?:.*\.)?parametrizations\..*|.*_orig")
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """What a checkpoint file holds."""
+    """The weights in a checkpoint file, and what stands beside them."""
 
     state: dict[str, Tensor]
-    """Float32 weights under the names that they are stored under; counters left out."""
+    """Float32 weights by name, prefixes removed; counters left out."""
     entry: str | None
+    """Where they stand: ``model_state``, ``ema.shadow``; ``None`` for a bare state dict."""
     beside: Mapping[str, Any]
+    """All other plain values of the file, nested: text, numbers, booleans, ``None``, lists and dictionaries of them.
+
+    ``files`` holds the text of settings files by name, where the checkpoint stands in an archive with some.
+    """
     keys: tuple[str, ...]
+    """Names of the top-level entries of the file."""
     notes: tuple[str, ...]
+    """Lines for the user: what was preferred, completed, folded or left out."""
 
 
 def load_state(path: Path, entry: str | None = None) -> StoredState:
     """Loads a checkpoint file, on the CPU and with ``weights_only=True``.
 
+    Averaged weights are preferred to others. Prefixes of names (``module.``, ``_orig_mod.``, ...) are removed, and
+    weight normalisation is folded into the weights.
+
+    Args:
+        path: a file that ``torch.save`` wrote, safetensors, ``.npz``, or an archive with one of these inside.
+        entry: the entry to read, with dots for nested ones; in an archive with several checkpoints, the name of one
+            or ``NAME:ENTRY``; ``None`` where the file holds one network.
+
     Raises:
-        CheckpointError: no such file, not a checkpoint, damaged, or more than weights in it.
+        CheckpointError: no such file, not a checkpoint, damaged, more than weights in it, no network in it, or several.
     """
-    loaded = _load(path)
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}: found a {type(loaded).__name__}, expected a dictionary of tensors; {RESAVE}")
-    entries, name = loaded, None
-    for wrapper in ("model", "state_dict", "model_state_dict", "model_state"):
-        if isinstance(loaded.get(wrapper), Mapping):
-            entries, name = loaded[wrapper], wrapper
-            break
-    state = _weights(path, entries)
-    beside = {k: v for k, v in loaded.items() if k != name and not isinstance(v, Tensor)}
-    return StoredState(state, name, beside, tuple(loaded), ())
+    content = read_checkpoint_file(path, entry)
+    try:
+        return _stored_state(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{content.name}: {error}") from None
 
 
-def _weights(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    if not entries:
-        raise CheckpointError(f"{path}: found an empty dictionary, expected weights; the training saved no model")
-    limit = path.stat().st_size
+def _stored_state(content: FileContent) -> StoredState:
+    value = content.value
+    found = find_candidates(value)
+    if found.quantised:
+        raise CheckpointError(
+            f"{printable(found.quantised[0])} holds quantised weights, expected floating-point ones; give the "
+            "checkpoint from before the quantisation (wavernn-trt quantize rounds weights itself)"
+        )
+    if not found.candidates:
+        _refuse_without_network(content, found)
+    choice = choose(found, content.entry)
+    notes = [*content.notes, *choice.notes]
+    state, folded = _fold_weight_norm(_weights(choice.candidate, content.size))
+    if folded:
+        notes.append(f"weight normalisation folded into {folded} weights")
+    beside, complete = plain_values(value, found.networks)
+    if not complete:
+        notes.append("too many values beside the weights: some settings in the file were not read")
+    if content.metadata:
+        beside = {**beside, **content.metadata}
+    if content.texts:
+        beside = {**beside, "files": dict(content.texts)}
+    return StoredState(
+        state=state,
+        entry=None if choice.candidate.entry == TOP else choice.candidate.entry,
+        beside=beside,
+        keys=tuple(str(key) for key in value) if isinstance(value, Mapping) else (),
+        notes=tuple(notes),
+    )
+
+
+def _refuse_without_network(content: FileContent, found: Found) -> None:
+    value = content.value
+    if TOP in found.optimizers:
+        name = content.name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(": ", 1)[-1]
+        wanted = name.replace("optim", "weights") if "optim" in name and "optimizer" not in name else ""
+        wanted = wanted or "latest_weights.pyt"
+        raise CheckpointError(
+            "found an optimizer's state, expected the weights of a model; give the file that the training wrote beside "
+            f"it, such as {wanted}"
+        )
+    if not isinstance(value, Mapping):
+        shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
+        raise CheckpointError(f"found a {type(value).__name__}{shape}, expected a dictionary of tensors; {RESAVE}")
+    if found.unnamed:
+        raise CheckpointError(
+            f"found tensors without names in {printable(found.unnamed[0])!r}, expected weights by name; {RESAVE}"
+        )
+    if not value or any(isinstance(item, Mapping) and not item for item in value.values()):
+        raise CheckpointError("found an empty dictionary, expected weights; the training saved no model")
+    entries = ", ".join(printable(key, 40) for key in list(value)[:12])
+    optimizer = f" ({printable(', '.join(found.optimizers[:3]))}: an optimizer's state)" if found.optimizers else ""
+    raise CheckpointError(f"found no tensors in its entries {entries}{optimizer}, expected weights; {RESAVE}")
+
+
+def _weights(candidate: Candidate, limit: int) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    for name, value in entries.items():
+    for name, value in candidate.values.items():
         # fatchord counts its training steps, batch normalisation its batches: neither is a weight.
-        if name in ("step", "module.step") or (isinstance(name, str) and name.endswith(".num_batches_tracked")):
+        if is_counter(name):
             continue
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str):
             raise CheckpointError(
-                f"{path}: entry {str(name)[:80]!r} is a {type(value).__name__}, expected a tensor; {RESAVE}"
+                f"entry {printable(name)!r} is a {type(value).__name__} without a name, expected weights by name; "
+                f"{RESAVE}"
             )
-        state[name] = _weight(path, name, value, limit)
-    if state and all(name.startswith("module.") for name in state):  # torch.nn.DataParallel's prefix
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+        try:
+            state[name] = _weight(printable(name), value, limit)
+        except (RuntimeError, NotImplementedError, TypeError) as error:  # of tensors that have no plain values
+            raise CheckpointError(
+                f"{printable(name)} is a {type(value).__name__} that cannot be read ({str(error)[:80]}), expected "
+                f"dense floating-point weights; {RESAVE}"
+            ) from None
     return state
 
 
-def _weight(path: Path, name: str, value: Tensor, limit: int) -> Tensor:
-    if not value.is_floating_point() or value.layout != torch.strided or value.is_quantized:
+def _weight(name: str, value: Tensor, limit: int) -> Tensor:
+    if value.is_quantized:
         raise CheckpointError(
-            f"{path}: {name} is {value.dtype}, {value.layout}; expected dense floating-point weights; {RESAVE}"
+            f"{name} is {value.dtype}, quantised; expected dense floating-point weights; give the checkpoint from "
+            "before the quantisation (wavernn-trt quantize rounds weights itself)"
+        )
+    if value.is_meta:
+        raise CheckpointError(f"{name} has a shape and no values (device meta), expected weights; {RESAVE}")
+    if value.is_nested:
+        raise CheckpointError(f"{name} is a nested tensor, expected dense floating-point weights; {RESAVE}")
+    if not value.is_floating_point() or value.layout != torch.strided:
+        raise CheckpointError(
+            f"{name} is {value.dtype}, {value.layout}; expected dense floating-point weights; {RESAVE}"
         )
     if not 0 < value.numel() <= limit:  # a view with zero strides could claim any size
-        raise CheckpointError(
-            f"{path}: {name} has {value.numel()} elements in a file of {limit} bytes; the file is damaged"
-        )
+        raise CheckpointError(f"{name} has {value.numel()} elements in a file of {limit} bytes; the file is damaged")
     weight = value.detach().to(torch.float32).contiguous().clone()
     if not torch.isfinite(weight).all():
         raise CheckpointError(
-            f"{path}: {name} holds NaN or infinite weights, expected finite ones; the training diverged, "
-            "use an earlier checkpoint"
+            f"{name} holds NaN or infinite weights, expected finite ones; the training diverged, use an earlier "
+            "checkpoint"
         )
     return weight
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there; expected a checkpoint that torch.save wrote")
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; expected a checkpoint file") from None
-    if not start:
-        raise CheckpointError(f"{path} is empty, expected a checkpoint that torch.save wrote; copy the file again")
-    if start == _ZIP:
-        _check_archive(path)
-    elif start[:1] != _PICKLE:
-        raise CheckpointError(
-            f"{path}: found neither a zip archive nor a pickle, expected a checkpoint that torch.save wrote; "
-            "give the .pt, .pth or .pyt file itself"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged file torch says that its pickle protocol is a strange one
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch says "Unsupported global"/"GLOBAL ..." for anything that would have to be imported and called.
-        if "global" in str(error).lower():
+def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Weights ``g * v / |v|``, the norm over all but the first axis, in place of ``g`` and ``v``, and how many."""
+    folded: dict[str, Tensor] = {}
+    parts: set[str] = set()
+    for name, g in state.items():
+        match = _NORMALISED.fullmatch(name)
+        if not match:
+            continue
+        whole = match["base"] or f"{match['module']}{match['name']}"
+        other = f"{whole}_v" if match["base"] else f"{name.removesuffix('0')}1"
+        v = state.get(other)
+        if v is None or whole in state:
+            continue
+        if g.shape != (*v.shape[:1], *(1,) * (v.dim() - 1)):
             raise CheckpointError(
-                f"{path}: found pickled Python objects besides tensors, which would run code when they are loaded. "
-                f"Nothing of it was run. Expected weights only; {RESAVE}"
-            ) from None
-        raise _damaged(path) from None
-    except MemoryError:
-        raise CheckpointError(
-            f"{path} does not fit into memory, expected a checkpoint that does; free some, or copy the file again in "
-            "case it is damaged"
-        ) from None
-    # A damaged pickle can make torch raise almost anything; every one of them means the same to the user.
-    except Exception:
-        raise _damaged(path) from None
-
-
-def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-                raise CheckpointError(
-                    f"{path}: found a TorchScript archive, which is a program, expected weights only; "
-                    "save model.state_dict() of the model that was scripted"
-                )
-            # Torch does not compare the checksums, and so would take flipped bits for weights.
-            wrong = archive.testzip()
-    except CheckpointError:
-        raise
-    except Exception:
-        raise _damaged(path) from None
-    if wrong is not None:
-        raise CheckpointError(
-            f"{path} is damaged: {wrong} does not have the checksum that it was stored with; copy the file again "
-            "(if it was saved under torch.serialization.set_crc32_options(False), save it again without)"
-        )
-
-
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged or incomplete, expected a checkpoint that torch.save wrote; copy the file again"
-    )
+                f"{printable(whole)} is weight-normalised over other axes than all but the first ({list(g.shape)} for "
+                f"{list(v.shape)}), expected plain weights; save after torch.nn.utils.remove_weight_norm"
+            )
+        norm = v.double().flatten(1).norm(dim=1).reshape(g.shape)
+        folded[name] = (g.double() * v.double() / norm).float()
+        if not torch.isfinite(folded[name]).all():
+            raise CheckpointError(
+                f"{printable(whole)} is weight-normalised with a direction of zeros; the file is damaged"
+            )
+        parts |= {other}
+    result = {}
+    for name, value in state.items():
+        match = _NORMALISED.fullmatch(name) if name in folded else None
+        if match:
+            result[match["base"] or f"{match['module']}{match['name']}"] = folded[name]
+        elif name not in parts:
+            result[name] = value
+    for name in result:
+        if _REPARAMETRISED.fullmatch(name):
+            raise CheckpointError(
+                f"{printable(name)} is one part of a weight that is computed from several (spectral "
+                "normalisation or pruning), expected plain weights; save after torch.nn.utils.parametrize."
+                "remove_parametrizations, remove_spectral_norm or prune.remove"
+            )
+    return result, len(folded)

@@ -51,8 +51,6 @@ class Version:
 class Hints:
     """What may tell versions apart."""
 
-    entry: str | None
-    """Where the weights stood in the file; ``None`` for a bare state dict."""
     keys: Collection[str]
     """Names of the file's top-level entries."""
     outputs: int
@@ -187,7 +185,6 @@ def _gwang(hints: Hints) -> str:
 
 def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tuple[str | None, str]:
     keys = set(hints.keys)
-    entry = f"its entry {hints.entry}"
     if architecture == "univoc" and not given:
         if "scaler" in keys:
             return "univoc-0.2", "its entry scaler"
@@ -196,18 +193,18 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
         raise _undecided("univoc-0.1", "univoc-0.2", "versions 0.1 and 0.2 have the same tensors")
     if architecture != "two GRUs" or given:
         return None, ""
-    if hints.entry == "model_state":
-        return "rtvc", entry
+    if "model_state" in keys:
+        return "rtvc", "its entry model_state"
     if "optim" in keys:
         return "forwardtacotron-v2", "its entry optim"
-    if hints.entry == "state_dict" and not keys.isdisjoint({"global_step", "global_epoch"}):
+    if "state_dict" in keys and not keys.isdisjoint({"global_step", "global_epoch"}):
         if hints.outputs == 30:
             return "gwang-mixture", "its entries global_step and global_epoch"
         if hints.outputs == 2:
             raise _undecided("gwang-gaussian", "gwang-beta", "2 outputs are a Gaussian or a beta distribution")
         raise _undecided("gwang-bits", "gwang-mulaw", f"{hints.outputs} classes are linear or mu-law companded")
-    if hints.entry == "model":
-        return "coqui", entry
+    if "model" in keys:
+        return "coqui", "its entry model"
     return "fatchord", "its tensors"
 
 

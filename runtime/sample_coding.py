@@ -1,7 +1,7 @@
 """What a model's samples mean as amplitudes, and the way back.
 
-`ModelConfig.label_scale` names the companded value of a label: ``symmetric`` in all families but univoc since version
-0.2, whose published code decodes with librosa's scale. mu is C - 1 for C classes. Mixtures yield amplitudes as they are.
+`ModelConfig.label_scale` names the companded value of a label: ``symmetric`` in all projects but UniversalVocoding 0.2,
+whose code decodes with librosa's scale. mu is C - 1 for C classes. Mixtures yield amplitudes as they are.
 """
 
 from __future__ import annotations

@@ -33,6 +33,11 @@ checkpoints (recognised by their tensors' names):
   turian       turian/ and geneing/WaveRNN-Pytorch, one GRU: model.pt, checkpoint_step*.pth
   or a model directory, to export it again with other --steps or --batch
 
+weights are found in any entry of the file (model_state, state_dict, model, generator, ema, …)
+and under any prefix (module., _orig_mod., model., …); averaged weights are preferred, and
+--entry NAME chooses. Read are both of torch's formats, safetensors, .npz, and a zip or tar
+archive with one checkpoint (of several: --entry FILE or FILE:NAME); nothing in a file is run.
+
 settings: sizes follow from the tensors. The rest is the first that states it of
   1. --set NAME=VALUE
   2. the settings inside the checkpoint, else --config FILE, else a settings file beside it
@@ -77,6 +82,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings file, if not the one beside the checkpoint"
+    )
+    parser.add_argument(
+        "--entry", metavar="NAME", help="which of several networks in the file, such as ema or model.net"
     )
     parser.add_argument("--list-presets", action=_List, lines=_preset_lines, help="print the presets, and exit")
     parser.add_argument("--list-settings", action=_List, lines=_setting_lines, help="print the settings, and exit")
@@ -188,7 +196,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             overrides[name] = value  # a bare word
         if isinstance(overrides[name], list):
             overrides[name] = tuple(overrides[name])
-    for name in ("family", "preset", "config", "temperature"):
+    for name in ("family", "preset", "config", "temperature", "entry"):
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
     return overrides

@@ -192,6 +192,8 @@ def test_other_folders_are_refused(fatchord: Path, tmp_path: Path) -> None:
     folder = _directory(read_checkpoint(fatchord), tmp_path / "voice")
     with pytest.raises(CheckpointError, match="leave config out"):
         read_checkpoint(folder, config="hparams.json")
+    with pytest.raises(CheckpointError, match="holds its own settings; leave entry out"):
+        read_checkpoint(folder, entry="ema")
     damaged = bytearray((folder / CHECKPOINT).read_bytes())
     damaged[-1] ^= 1
     (folder / CHECKPOINT).write_bytes(damaged)

@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are PyTorch's")
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+load_file = pytest.importorskip("safetensors.torch", reason="model directories hold safetensors").load_file
 
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.export.model_directory import open_model_directory, write_manifest
@@ -33,6 +34,21 @@ def test_export_says_what_it_made_and_assumed(univoc_file: Path, tmp_path: Path,
     for line in ("fold the embedding", "hoist the conditioning", "fuse the gates", "unroll", "loop", "decoder.onnx"):
         assert line in out
     assert "8 of 8 samples equal" in out
+
+
+def test_export_says_which_weights_it_took_and_takes_others(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
+    weights = torch.load(univoc_file, weights_only=True)["model"]
+    averaged = {f"module.{name}": value + 0.01 for name, value in weights.items()}
+    torch.save({"model": weights, "ema": {"shadow": averaged}}, univoc_file)
+    found = {}
+    for entry, options in {"ema.shadow": (), "model": ("--entry", "model")}.items():
+        code, out, err = run(capsys, "export", univoc_file, "-o", tmp_path / entry, "--steps", 2, "-q", *options)
+        assert code == 0, err
+        note = "averaged weights taken from 'ema.shadow'; --entry model takes the others"
+        assert (note in out) == (entry == "ema.shadow")
+        found[entry] = load_file(tmp_path / entry / "checkpoint.safetensors")
+    assert torch.equal(found["model"]["fc1.bias"], weights["fc1.bias"])
+    assert torch.equal(found["ema.shadow"]["fc1.bias"], weights["fc1.bias"] + 0.01)
 
 
 def test_the_progress_bar_ends_full(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
@@ -66,6 +82,7 @@ def test_export_as_json(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
         (["--batch", "-1"], "--batch: found '-1'"),
         (["--temperature", "0"], "temperature"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--entry", "ema"], "entry: found no 'ema', expected one of model ("),
     ],
 )
 def test_export_refuses_in_one_line(
