@@ -270,7 +270,8 @@ def erogol(root: Path) -> Outputs:
             hop_length=processor.hop_length,
             sample_rate=processor.sample_rate,
         )
-        give_weights(model, 6)
+        # Without an upsampling network the mel is multiplied by 0.045: louder weights keep it audible.
+        give_weights(model, 6, 1.0 if config.get("use_upsample_net", True) else 0.06)
         sampler = module.sample_from_discretized_mix_logistic
         run = run_forced(module, model, mel, processor.hop_length, lambda m, n=model: n.generate(m, False, 0, 0))
         module.sample_from_discretized_mix_logistic = sampler

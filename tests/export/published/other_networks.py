@@ -192,7 +192,7 @@ def univoc_0_1(root: Path) -> Outputs:
         bits=audio["bits"],
         hop_length=audio["hop_length"],
     )
-    give_weights(model, 8)
+    give_weights(model, 8, 0.3)
     mel = features[:, FIRST : FIRST + FRAMES]
     yield (
         "univoc-0.1",
@@ -230,7 +230,7 @@ def univoc_0_2(root: Path) -> Outputs:
     small = {name: sizes[name] for name in ("conditioning_size", "embedding_dim", "rnn_size", "fc_size")}
     given = {"n_mels": audio["n_mels"], "hop_length": audio["hop_length"], "bits": bits, "sr": audio["sr"]}
     model = module.Vocoder(**given, **small)
-    give_weights(model, 9)
+    give_weights(model, 9, 0.3)
     mel = features[:, FIRST : FIRST + FRAMES]
     yield (
         "univoc-0.2",
@@ -255,7 +255,7 @@ def torchaudio(root: Path) -> Outputs:
     params = {**utils._get_wrnn_params(), "n_res_block": BLOCKS, "n_rnn": RNN, "n_fc": FC}
     params |= {"n_hidden": COMPUTE, "n_output": AUX}
     model = network.WaveRNN(**params).eval()
-    give_weights(model, 10)
+    give_weights(model, 10, 0.3)
     wave = recording(22050)
     natural = np.log(np.maximum(_torchaudio_mel(functional, wave), 1e-5)).astype(np.float32)
     recorder = Recorder(model, labels_of(256, FRAMES * 275))
