@@ -308,7 +308,8 @@ def _audio(
     except ConfigError as error:
         raise CheckpointError(f"{error}; correct the setting, or leave it out") from None
     # Training on a pre-emphasised waveform cuts frames in their middle, so that a frame's samples surround its centre.
-    if family == "univoc" and "waveform_preemphasis" in {**stated, **given} and "delay" not in values:
+    known = {**stated, **given}
+    if family == "univoc" and "waveform_preemphasis" in known and "delay" not in known:
         audio = dataclasses.replace(audio, delay=audio.hop_length // 2)
     return audio
 

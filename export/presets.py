@@ -133,11 +133,13 @@ _UNIVOC_0_2: dict[str, Any] = {
     "n_fft": 2048,
     "fmin": 50.0,
     "mel_norm": "sum",
+    "pad_mode": "reflect",
     "preemphasis": 0.97,
     "reference_db": 20.0,
     "min_level_db": -80.0,
     "mel_range": (-1.0, 0.0),
     "clip_high": False,
+    "delay": 400,
 }
 
 _FATCHORD_KEYS = ("sample_rate", "win_length", "n_fft", "fmin", "min_level_db", "mu_law")

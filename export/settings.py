@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,9 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
         CheckpointError: two settings contradict each other.
     """
     notes = list(raw.notes)
+    if preset is not None:
+        raw, ignored = _without_unread(raw, preset)
+        notes += ignored
     values = {name: raw.get(name) for name in _DIRECT if raw.get(name) is not None}
     fallback = raw.get("sample_rate") or (preset.audio.get("sample_rate") if preset is not None else None)
     _frames(raw, values, sample_rate or fallback)
@@ -168,13 +172,20 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
         for name, (usual, also, meaning) in _INEXPRESSIBLE.items()
         if name in raw.stated and raw.get(name) not in (usual, also)
     ]
-    for name in list(values):
-        key = raw.stated[name].key if name in raw.stated else name
-        if preset is not None and key.rpartition(".")[2] in preset.unread:
-            del values[name]
-            notes.append(f"{raw.source}: {key} is not used: {preset.name}'s code does not apply it")
     sizes = {name: raw.get(name) for name in _SIZES if raw.get(name) is not None}
     return Settings(raw.source, values, sizes, tuple(notes))
+
+
+def _without_unread(raw: RawSettings, preset: Preset) -> tuple[RawSettings, list[str]]:
+    """The settings without those that the project writes and never applies, and a note for each of these."""
+    unread = {name for name, stated in raw.stated.items() if stated.key.rpartition(".")[2] in preset.unread}
+    notes = [
+        f"{raw.source}: {raw.stated[name].key} is not used: {preset.name}'s code does not apply it"
+        for name in raw.stated
+        if name in unread
+    ]
+    kept = {name: stated for name, stated in raw.stated.items() if name not in unread}
+    return dataclasses.replace(raw, stated=kept), notes
 
 
 def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> None:

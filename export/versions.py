@@ -150,8 +150,7 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
         elif some_of("preprocess", "conditioning_size", "rnn_size"):
             name = "univoc-0.2"
     elif architecture == "one GRU":
-        kind = hints.settings.get("input_type")
-        name = {"mulaw": "geneing-mulaw", "mixture": "geneing-mixture", "raw": "geneing-beta"}.get(kind, "turian")
+        name = _of_input_type("geneing", hints.settings) if some_of("input_type") else "turian"
     elif architecture == "torchaudio":
         name = "torchaudio"
     elif some_of("dsp"):
@@ -159,7 +158,7 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
     elif some_of("mel_max_abs_value") or (some_of("max_abs_value") and some_of("synthesis_batch_size")):
         name = "rtvc"
     elif some_of("input_type"):
-        name = _gwang(hints)
+        name = _of_input_type("gwang", hints.settings)
     elif some_of("num_freq") and some_of("audio"):
         name = "erogol-lj"
     elif some_of("wavernn_model_params") and not some_of("log_func"):
@@ -171,16 +170,13 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
     return name, f"the keys of {source}"
 
 
-def _gwang(hints: Hints) -> str:
-    assert hints.settings is not None
-    kind = hints.settings.get("input_type")
-    if kind == "mulaw":
-        return "gwang-mulaw"
-    if kind == "mixture":
-        return "gwang-mixture"
+def _of_input_type(project: str, settings: RawSettings) -> str:
+    """The preset of G-Wang's or geneing's project for the key input_type."""
+    kind = settings.get("input_type")
     if kind == "raw":
-        return "gwang-gaussian" if hints.settings.get("distribution") == "gaussian" else "gwang-beta"
-    return "gwang-bits"
+        gaussian = project == "gwang" and settings.get("distribution") == "gaussian"
+        return "gwang-gaussian" if gaussian else f"{project}-beta"
+    return f"{project}-{kind}" if kind in ("mulaw", "mixture") else f"{project}-bits"
 
 
 def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tuple[str | None, str]:
@@ -191,18 +187,22 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
         if {"model", "optimizer", "scheduler", "step"} <= keys:
             return "univoc-0.1", "its entries, without a scaler"
         raise _undecided("univoc-0.1", "univoc-0.2", "versions 0.1 and 0.2 have the same tensors")
-    if architecture != "two GRUs" or given:
+    if given or architecture not in ("one GRU", "two GRUs"):
+        return None, ""
+    if "state_dict" in keys and not keys.isdisjoint({"global_step", "global_epoch"}):
+        project = "geneing" if architecture == "one GRU" else "gwang"
+        if hints.outputs == 30:
+            return f"{project}-mixture", "its entries global_step and global_epoch"
+        if hints.outputs == 2:
+            raise _undecided("gwang-gaussian", f"{project}-beta", "2 outputs are a Gaussian or a beta distribution")
+        why = f"{hints.outputs} classes are linear or mu-law companded"
+        raise _undecided(f"{project}-bits", f"{project}-mulaw", why)
+    if architecture == "one GRU":
         return None, ""
     if "model_state" in keys:
         return "rtvc", "its entry model_state"
     if "optim" in keys:
         return "forwardtacotron-v2", "its entry optim"
-    if "state_dict" in keys and not keys.isdisjoint({"global_step", "global_epoch"}):
-        if hints.outputs == 30:
-            return "gwang-mixture", "its entries global_step and global_epoch"
-        if hints.outputs == 2:
-            raise _undecided("gwang-gaussian", "gwang-beta", "2 outputs are a Gaussian or a beta distribution")
-        raise _undecided("gwang-bits", "gwang-mulaw", f"{hints.outputs} classes are linear or mu-law companded")
     if "model" in keys:
         return "coqui", "its entry model"
     return "fatchord", "its tensors"

@@ -154,8 +154,8 @@ def test_each_key_is_one_setting() -> None:
             1,
             "hparams.py",
             GENEING_PY,
-            "turian",
-            {"mel_range": (-4.0, 4.0), "preemphasis": 0.0, "win_length": 24, "fmin": 95.0, "fmax": 3800.0},
+            "geneing-bits",
+            {"mel_range": (-4.0, 4.0), "preemphasis": 0.97, "win_length": 24, "fmin": 95.0, "fmax": 3800.0},
         ),
         (
             2,
