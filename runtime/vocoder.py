@@ -22,6 +22,7 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.crowd import keep_under_way
@@ -101,6 +102,7 @@ class Vocoder:
         self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
         self._coding = SampleCoding(opened.model, opened.audio)
         self._scheduler = Scheduler(self.executor, self._windows, self._coding, self.batch, limits)
+        self._conditioner = MelConditioner(opened.model, opened.audio, self._windows, self.executor)
         self._arriving: dict[int | None, ArrivingMel] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
 
@@ -473,7 +475,7 @@ class Vocoder:
         return self._arriving[lookahead]
 
     def _prepare(self, request: Request) -> Utterance:
-        return prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        return prepare(request, self.config.model, self.config.audio, self._conditioner, self._scheduler.slots)
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -522,10 +524,9 @@ class Vocoder:
         Raises:
             VocoderError: as for `teacher_forced`, or no samples.
         """
-        audio, condition = self.config.audio, self.executor.condition
+        model, audio, condition = self.config.model, self.config.audio, self._conditioner
         streams = (
-            forced_stream(condition(check_mel(mel, audio)), samples, self._windows, self._coding)
-            for mel, samples in utterances
+            forced_stream(condition(check_mel(mel, audio)), samples, model, self._coding) for mel, samples in utterances
         )
         return force_streams(self.executor, self._windows, streams, batch or self.batch)
 
