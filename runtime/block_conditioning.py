@@ -88,6 +88,7 @@ class BlockConditioning:
             return True
         needed = self._touched(start)
         with self._lock:
+            self._release(needed.start)
             missing = {number for number in range(needed.start, needed.stop + 1) if self._exists(number)}
             missing -= self._held.keys() | self._asked
             for number in list(missing):
@@ -101,14 +102,14 @@ class BlockConditioning:
         return able
 
     def window(self, start: int) -> Window:
-        """See `Conditioning`. Blocks before the window are released."""
+        """See `Conditioning`; the stream reads nothing before it any more."""
         needed = self._touched(start)
         with self._lock:
             missing = [number for number in needed if number not in self._held]
         for number in missing:
             self.hold(number)
         with self._lock:
-            self._held = {number: rows for number, rows in self._held.items() if number >= needed.start}
+            self._release(needed.start)
             blocks = [self._held[number] for number in needed]
         # Row r belongs to frame r - margin; rows outside the mel are zero.
         first = start // self._windows.hop_length - self._windows.model.margin
@@ -118,6 +119,9 @@ class BlockConditioning:
             begin, end = max(0, at), min(len(rows), at + len(block))
             rows[begin:end] = block[begin - at : end - at]
         return self._windows.lay_out(rows, start, self.steps)
+
+    def _release(self, before: int) -> None:
+        self._held = {number: rows for number, rows in self._held.items() if number >= before}
 
     def _touched(self, start: int) -> range:
         """The numbers of the blocks whose rows the window of the chunk from ``start`` on reads."""

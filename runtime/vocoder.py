@@ -363,8 +363,9 @@ class Vocoder:
         The mel may itself be arriving: an iterator over pieces of it, float [n_mels, k] or single frames [n_mels], is
         pulled in a thread of its own, some two seconds ahead. Samples of a frame are drawn when `lookahead` frames
         behind it are there. Convolutional conditioners (fatchord, torchaudio, Coqui) then give what they make of the
-        whole mel, but for rounding; univoc's, which hears the whole mel in both directions, is run over windows, and
-        more look-ahead makes that better. Bits never depend on how the mel is cut into pieces.
+        whole mel: bit for bit where it has more than 256 frames, else but for rounding; univoc's, which hears the
+        whole mel in both directions, is run over windows, and more look-ahead makes that better. Bits never depend on
+        how the mel is cut into pieces.
 
         Args:
             mel: see `vocode`; or an iterator over its pieces.

@@ -67,29 +67,29 @@ class ConditioningAhead:
 
     def run(self) -> None:
         """Works until the scheduler is closed, or another takes over."""
-        while (begun := self._next()) is not None:
-            task, work = begun
-            failure: BaseException | None = None
-            try:
-                work()
-            except BaseException as error:  # streams wait for this thread, whatever it is
-                failure = error
-            with self._owner.lock:
-                if self._replaced:
-                    return
-                self._busy = None
-            if failure is None:
-                self._owner.wake()
-            else:
-                self._owner.spoiled(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        while self._turn():
+            pass
 
-    def _next(self) -> tuple[Task, Work] | None:
+    def _turn(self) -> bool:
+        """Does a piece of work, or waits for one; returns whether to go on. Keeps neither mel nor rows."""
         with self._owner.lock:
-            while True:
-                while not self._queue:
-                    if not self._owner.rest(None):
-                        return None
-                task, work = self._queue.popleft()
-                if not task.ended:
-                    self._busy = task, time.monotonic()
-                    return task, work
+            if not self._queue:
+                return self._owner.rest(None)
+            task, work = self._queue.popleft()
+            if task.ended:
+                return True
+            self._busy = task, time.monotonic()
+        failure: BaseException | None = None
+        try:
+            work()
+        except BaseException as error:  # streams wait for this thread, whatever it is
+            failure = error
+        with self._owner.lock:
+            if self._replaced:
+                return False
+            self._busy = None
+        if failure is None:
+            self._owner.wake()
+        else:
+            self._owner.spoiled(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        return True

@@ -305,37 +305,42 @@ class Scheduler:
     # The conditioning thread, and the watchdog's.
 
     def _condition(self) -> None:
-        while True:
-            self.drop_late()
-            with self._changed:
-                if self._closed:
-                    return
-                task = self._next_to_condition()
-                if task is None:
-                    self._changed.wait()
-                    continue
-                self._fresh.remove(task)
-                self._fresh.took(task)
-                self._conditioning = mine = (task, time.monotonic())
-                self._conditioning_bytes += task.utterance.conditioning_bytes
-            try:
-                conditioning = task.utterance.condition()
-                failure: BaseException | None = None
-            except BaseException as error:  # whatever it is, others wait for this thread
-                failure = error
-            with self._changed:
-                if self._conditioning is not mine:
-                    return  # given up by the watchdog; another thread does this now
-                if failure is None and task in self._tasks:
-                    task.conditioning = conditioning
-                    self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
-                else:
-                    self._conditioning = None
-                    self._conditioning_bytes -= task.utterance.conditioning_bytes
-            if failure is not None:
-                self._end(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        while self._condition_next():
+            pass
+
+    def _condition_next(self) -> bool:
+        """Conditions an utterance, or waits for one; returns whether to go on. Keeps neither mel nor rows."""
+        self.drop_late()
+        with self._changed:
+            if self._closed:
+                return False
+            task = self._next_to_condition()
+            if task is None:
+                self._changed.wait()
+                return True
+            self._fresh.remove(task)
+            self._fresh.took(task)
+            self._conditioning = mine = (task, time.monotonic())
+            self._conditioning_bytes += task.utterance.conditioning_bytes
+        try:
+            conditioning = task.utterance.condition()
+            failure: BaseException | None = None
+        except BaseException as error:  # whatever it is, others wait for this thread
+            failure = error
+        with self._changed:
+            if self._conditioning is not mine:
+                return False  # given up by the watchdog; another thread does this now
+            if failure is None and task in self._tasks:
+                task.conditioning = conditioning
+                self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
             else:
-                self._make_ready(task)
+                self._conditioning = None
+                self._conditioning_bytes -= task.utterance.conditioning_bytes
+        if failure is not None:
+            self._end(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        else:
+            self._make_ready(task)
+        return True
 
     def _next_to_condition(self) -> Task | None:
         """Whose turn it is, among those that will soon have a slot."""
