@@ -25,6 +25,7 @@ from wavernn_trt.runtime.conditioning import ConditioningWindows
 from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.input_files import check_regular, is_mel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
+from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.streams import Stream, decode_streams
@@ -163,6 +164,7 @@ class _Run:
     def _drawn(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
         config, opened = self.vocoder.config, self.vocoder.opened
         windows = ConditioningWindows(config.model, config.audio, self.vocoder.chunk, opened.upsampling)
+        condition = MelConditioner(config.model, config.audio, windows, self.executor)
         drawing: list[tuple[_Given, FloatArray, list[NDArray[Any]]]] = []
 
         def streams() -> Iterator[Stream]:
@@ -170,7 +172,7 @@ class _Run:
                 try:
                     mel = check_mel(read_mel(one.path), config.audio)
                     request = Request(mel, self.seed)
-                    utterance = prepare(request, config.model, config.audio, windows, self.executor.condition)
+                    utterance = prepare(request, config.model, config.audio, condition)
                     (stream,) = utterance.streams(utterance.condition())
                 except Exception as error:
                     self.failed(one.path, reason_of(error))

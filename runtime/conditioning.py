@@ -6,6 +6,7 @@ around it (``kernel`` and ``linear`` groups); here those rows, indices and weigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from wavernn_trt.export.model_directory import window_rows
 from wavernn_trt.runtime.errors import VocoderError
 
 FloatArray = NDArray[np.float32]
+Want = Callable[[Callable[[], None]], None]
+"""Takes work to be done in another thread soon."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ class Conditioning(Protocol):
     def window(self, start: int) -> Window:
         """The window of the chunk from ``start`` on, which is below `steps`."""
 
+    def for_stream(self, want: Want | None) -> Conditioning:
+        """The same conditioning for one stream, which reads forward from where it starts.
+
+        Args:
+            want: given the work after which `ready` becomes true; ``None`` where `window` may compute it itself.
+        """
+
 
 class WholeConditioning:
     """The conditioning of a mel that is all there."""
@@ -67,6 +77,10 @@ class WholeConditioning:
     def window(self, start: int) -> Window:
         """See `Conditioning`."""
         return self._windows.cut(self._rows, start)
+
+    def for_stream(self, want: Want | None) -> WholeConditioning:
+        """See `Conditioning`."""
+        return self
 
 
 class ConditioningWindows:

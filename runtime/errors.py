@@ -30,3 +30,12 @@ class ExecutorError(RuntimeError):
 
 class DamagedOutputError(ExecutorError):
     """The executor yields what no model means: NaN, or a waveform that stands where it must move."""
+
+
+def executor_error(error: BaseException) -> ExecutorError:
+    """Any error of an executor, as callers are given it."""
+    if isinstance(error, ExecutorError):
+        return error
+    failure = ExecutorError(f"the executor failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 
@@ -39,11 +39,7 @@ class Request:
 
 
 def prepare(
-    request: Request,
-    model: ModelConfig,
-    audio: AudioConfig,
-    windows: ConditioningWindows,
-    condition: Callable[[FloatArray], FloatArray],
+    request: Request, model: ModelConfig, audio: AudioConfig, condition: MelConditioner, streams: int = 1
 ) -> Utterance:
     """Checks a request.
 
@@ -51,13 +47,15 @@ def prepare(
         request: what is asked.
         model: the model.
         audio: its audio settings.
-        windows: cuts conditioning into chunks.
-        condition: the executor's.
+        condition: conditions the model's mels.
+        streams: that are decoded at a time, at most.
 
     Raises:
         VocoderError: something in it is not usable; the message says what was found and what is expected.
     """
-    mel = check_mel(request.mel, audio, request.sample_rate).copy()  # the caller's array may change while it waits
+    mel = check_mel(request.mel, audio, request.sample_rate)
+    if np.may_share_memory(mel, np.asarray(request.mel)):
+        mel = mel.copy()  # the caller's array may change while it waits
     frames = mel.shape[1]
     steps = frames * audio.hop_length
     if request.samples is not None:
@@ -65,16 +63,13 @@ def prepare(
     folds = plan_folds(steps, request.fold, request.overlap)
     numbers = _uniforms(request, model, steps, len(folds))
 
-    def conditioning() -> Conditioning:
-        return WholeConditioning(windows, condition(mel))
-
-    rows = frames + 2 * model.margin
-    size = rows * model.columns * np.dtype(np.float32).itemsize
+    # Of a folded utterance, the next fold's first rows are computed while those before it are decoded.
+    at_a_time = 1 if len(folds) == 1 else min(len(folds), streams + 1)
     return Utterance(
-        conditioning,
-        frames,
+        lambda: condition(mel),
+        condition.frames_of_a_run(frames),
         steps,
-        size,
+        condition.nbytes(frames, at_a_time),
         folds if len(folds) > 1 else (),
         numbers,
         lambda: OutputGuard(model, audio, mel),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.runtime.conditioning import Conditioning, ConditioningWindows, FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
 from wavernn_trt.runtime.sample_coding import SampleCoding
@@ -19,35 +20,36 @@ from wavernn_trt.runtime.sample_coding import SampleCoding
 class ForcedStream:
     """Teacher forcing of one utterance, from its first step on."""
 
-    rows: FloatArray
-    """The utterance's conditioning, [N + 2 * margin, columns]."""
+    conditioning: Conditioning
+    """The utterance's."""
     previous: NDArray[Any]
     """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
 
 
 def forced_stream(
-    rows: FloatArray, samples: ArrayLike, windows: ConditioningWindows, coding: SampleCoding
+    conditioning: Conditioning, samples: ArrayLike, model: ModelConfig, coding: SampleCoding
 ) -> ForcedStream:
     """A stream that is fed with the sample before each step, and first with what generation begins with.
 
     Args:
-        rows: the utterance's conditioning, [N + 2 * margin, columns].
+        conditioning: the utterance's, all of whose mel is there.
         samples: [n], labels or values for mixtures.
-        windows: knows the utterance's steps.
+        model: says what the first step is fed with.
         coding: knows what samples the model can emit.
 
     Raises:
         VocoderError: none, more than the utterance's steps, or samples that this model cannot have emitted.
     """
     checked = coding.check(samples)
-    steps = windows.total_steps(rows)
+    steps = conditioning.steps
+    assert steps is not None
     if not len(checked):
         raise VocoderError("samples: found none, expected at least one")
     if len(checked) > steps:
         raise VocoderError(f"samples: found {len(checked)}, expected at most the mel's {steps}")
     fed = coding.feedback(checked)
-    first = np.array([windows.model.first_previous], fed.dtype)
-    return ForcedStream(rows, np.concatenate([first, fed[:-1]]))
+    first = np.array([model.first_previous], fed.dtype)
+    return ForcedStream(conditioning, np.concatenate([first, fed[:-1]]))
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def force_streams(
         if not active:
             return
         slots = _slots(executor, len(active))
-        cuts = [windows.cut(one.stream.rows, one.next) for one in active]
+        cuts = [one.stream.conditioning.window(one.next) for one in active]
         fed = [one.stream.previous[one.next : one.next + windows.steps] for one in active]
         # Steps behind the end are thrown away; they need any valid input.
         padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]

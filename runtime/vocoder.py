@@ -22,6 +22,7 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.crowd import keep_under_way
@@ -101,6 +102,7 @@ class Vocoder:
         self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
         self._coding = SampleCoding(opened.model, opened.audio)
         self._scheduler = Scheduler(self.executor, self._windows, self._coding, self.batch, limits)
+        self._conditioner = MelConditioner(opened.model, opened.audio, self._windows, self.executor)
         self._arriving: dict[int | None, ArrivingMel] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
 
@@ -361,8 +363,9 @@ class Vocoder:
         The mel may itself be arriving: an iterator over pieces of it, float [n_mels, k] or single frames [n_mels], is
         pulled in a thread of its own, some two seconds ahead. Samples of a frame are drawn when `lookahead` frames
         behind it are there. Convolutional conditioners (fatchord, torchaudio, Coqui) then give what they make of the
-        whole mel, but for rounding; univoc's, which hears the whole mel in both directions, is run over windows, and
-        more look-ahead makes that better. Bits never depend on how the mel is cut into pieces.
+        whole mel: bit for bit where it has more than 256 frames, else but for rounding; univoc's, which hears the
+        whole mel in both directions, is run over windows, and more look-ahead makes that better. Bits never depend on
+        how the mel is cut into pieces.
 
         Args:
             mel: see `vocode`; or an iterator over its pieces.
@@ -473,7 +476,7 @@ class Vocoder:
         return self._arriving[lookahead]
 
     def _prepare(self, request: Request) -> Utterance:
-        return prepare(request, self.config.model, self.config.audio, self._windows, self.executor.condition)
+        return prepare(request, self.config.model, self.config.audio, self._conditioner, self._scheduler.slots)
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -522,10 +525,9 @@ class Vocoder:
         Raises:
             VocoderError: as for `teacher_forced`, or no samples.
         """
-        audio, condition = self.config.audio, self.executor.condition
+        model, audio, condition = self.config.model, self.config.audio, self._conditioner
         streams = (
-            forced_stream(condition(check_mel(mel, audio)), samples, self._windows, self._coding)
-            for mel, samples in utterances
+            forced_stream(condition(check_mel(mel, audio)), samples, model, self._coding) for mel, samples in utterances
         )
         return force_streams(self.executor, self._windows, streams, batch or self.batch)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from wavernn_trt.runtime.arriving.conditioning_blocks import Condition, ConditioningBlocks, condition_run
 from wavernn_trt.runtime.arriving.sliding_rows import SlidingRows
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, Window
+from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, Want, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 
 
@@ -106,6 +106,10 @@ class GrowingConditioning:
             self._rows.release(self._asked - self._kept)
             self._changed.notify_all()
         return self._windows.lay_out(rows, start, total)
+
+    def for_stream(self, want: Want | None) -> GrowingConditioning:
+        """See `Conditioning`; the thread that feeds it does the work."""
+        return self
 
     def append(self, frames: FloatArray) -> None:
         """Adds frames [n_mels, k], and conditions what they allow; rows are published when all of it is done.

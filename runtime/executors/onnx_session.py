@@ -19,7 +19,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 def open_session(
-    directory: ModelDirectory, name: str, threads: int, providers: Sequence[Provider] = CPU
+    directory: ModelDirectory, name: str, threads: int, providers: Sequence[Provider] = CPU, *, arena: bool = True
 ) -> onnxruntime.InferenceSession:
     """Opens one of the directory's graphs.
 
@@ -28,12 +28,14 @@ def open_session(
         name: of the file.
         threads: CPU threads of a run.
         providers: where it computes, the preferred first.
+        arena: whether memory is kept for the next run; right where all runs need much the same.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
     # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
     # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
     # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
@@ -61,8 +63,17 @@ class OnnxConditioner:
     """Runs ``conditioner.onnx``; any number of threads at once."""
 
     def __init__(self, directory: ModelDirectory, threads: int, providers: Sequence[Provider] = CPU) -> None:
-        """Opens its session; see `open_session`."""
-        self._session = open_session(directory, CONDITIONER, threads, providers)
+        """Opens its session; see `open_session`.
+
+        A convolutional conditioner has one thread: MLAS (ONNX Runtime's matrix products) sums a convolution's channels
+        in other parts where threads share its columns and few are left to each, so that bits would depend on the
+        machine and on the mel's length. A frame takes 0.03 ms (fatchord's published size).
+
+        There is no arena, which would keep the memory of the longest mel so far: 1.8 GiB instead of 2.8 at most, and
+        1.0 instead of 2.8 afterwards, for an hour of the shipped voice's mel; runs take no longer.
+        """
+        threads = threads if directory.model.family == "univoc" else 1
+        self._session = open_session(directory, CONDITIONER, threads, providers, arena=False)
         self.shapes: dict[str, list[int | str]] = {
             value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }

@@ -17,6 +17,8 @@ _STEPS = 16
 """Root mean square of a loud frame's amplitude, in the finest steps that the model's samples have."""
 _QUIETEST = 10 ** (-50 / 20)
 """The same as an amplitude, for models whose samples have no steps."""
+_FRAMES_AT_A_TIME = 1024
+"""Of a whole mel: a frame takes some kilobytes while its amplitude is estimated."""
 _LOUDEST_BINS = 0.1
 """Share of a frame's bins, the loudest, that do not make it loud: hum or a tone, which no voice was trained to speak,
 may well come out as silence."""
@@ -36,8 +38,7 @@ class Loudness:
         self._audio = audio
         self._threshold = loud_amplitude(model, audio)
         self._before = np.zeros(1, np.int64)  # [frames + 1], samples of loud frames before each
-        if mel is not None:
-            self.extend(mel)
+        self._mel = mel  # its frames are looked at when they are asked for, which is seldom
 
     def extend(self, mel: FloatArray) -> None:
         """Takes the next frames, float32 [n_mels, frames]."""
@@ -50,6 +51,8 @@ class Loudness:
 
     def _until(self, sample: int) -> int:
         frame, position = divmod(sample, self._audio.hop_length)
+        while self._mel is not None and (known := len(self._before) - 1) < min(frame + 1, self._mel.shape[1]):
+            self.extend(self._mel[:, known : known + _FRAMES_AT_A_TIME])
         if frame >= len(self._before) - 1:
             return int(self._before[-1])
         return int(self._before[frame]) + (position if self._before[frame + 1] > self._before[frame] else 0)

@@ -17,9 +17,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from wavernn_trt.runtime.conditioning import ConditioningWindows
-from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError
+from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError, executor_error
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.sample_coding import SampleCoding
+from wavernn_trt.runtime.scheduling.conditioning_ahead import ConditioningAhead
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.sinks import Sink
@@ -89,6 +90,7 @@ class Scheduler:
         self._dated: dict[Task, None] = {}
         self._conditioning: tuple[Task, float] | None = None
         self._conditioning_bytes = 0
+        self._ahead = ConditioningAhead(self)
         self._lanes: list[LaneWorker] = []
         self._threads: list[threading.Thread] = []
         self._counters = Counters()
@@ -241,7 +243,10 @@ class Scheduler:
         fold, stream = task.waiting.popleft()
         task.started = True
         self._ready.took(task)
-        if not task.waiting:
+        if task.waiting:
+            _, following = task.waiting[0]
+            following.conditioning.ready(following.start)  # its first rows are computed meanwhile
+        else:
             self._ready.remove(task)
             self._changed.notify_all()  # the queue has room, and more can be conditioned
         return task, fold, stream
@@ -273,7 +278,7 @@ class Scheduler:
             conditioning = task.conditioning
             self._end(task, None if conditioning is None else conditioning.error)
 
-    def spoiled(self, task: Task, error: Exception) -> None:
+    def spoiled(self, task: Task, error: BaseException) -> None:
         """See `Orders`."""
         self._end(task, error)
 
@@ -300,37 +305,42 @@ class Scheduler:
     # The conditioning thread, and the watchdog's.
 
     def _condition(self) -> None:
-        while True:
-            self.drop_late()
-            with self._changed:
-                if self._closed:
-                    return
-                task = self._next_to_condition()
-                if task is None:
-                    self._changed.wait()
-                    continue
-                self._fresh.remove(task)
-                self._fresh.took(task)
-                self._conditioning = mine = (task, time.monotonic())
-                self._conditioning_bytes += task.utterance.conditioning_bytes
-            try:
-                conditioning = task.utterance.condition()
-                failure: BaseException | None = None
-            except BaseException as error:  # whatever it is, others wait for this thread
-                failure = error
-            with self._changed:
-                if self._conditioning is not mine:
-                    return  # given up by the watchdog; another thread does this now
-                if failure is None and task in self._tasks:
-                    task.conditioning = conditioning
-                    self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
-                else:
-                    self._conditioning = None
-                    self._conditioning_bytes -= task.utterance.conditioning_bytes
-            if failure is not None:
-                self._end(task, failure if isinstance(failure, VocoderError) else _executor_error(failure))
+        while self._condition_next():
+            pass
+
+    def _condition_next(self) -> bool:
+        """Conditions an utterance, or waits for one; returns whether to go on. Keeps neither mel nor rows."""
+        self.drop_late()
+        with self._changed:
+            if self._closed:
+                return False
+            task = self._next_to_condition()
+            if task is None:
+                self._changed.wait()
+                return True
+            self._fresh.remove(task)
+            self._fresh.took(task)
+            self._conditioning = mine = (task, time.monotonic())
+            self._conditioning_bytes += task.utterance.conditioning_bytes
+        try:
+            conditioning = task.utterance.condition()
+            failure: BaseException | None = None
+        except BaseException as error:  # whatever it is, others wait for this thread
+            failure = error
+        with self._changed:
+            if self._conditioning is not mine:
+                return False  # given up by the watchdog; another thread does this now
+            if failure is None and task in self._tasks:
+                task.conditioning = conditioning
+                self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
             else:
-                self._make_ready(task)
+                self._conditioning = None
+                self._conditioning_bytes -= task.utterance.conditioning_bytes
+        if failure is not None:
+            self._end(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        else:
+            self._make_ready(task)
+        return True
 
     def _next_to_condition(self) -> Task | None:
         """Whose turn it is, among those that will soon have a slot."""
@@ -347,7 +357,7 @@ class Scheduler:
         failure = None
         if conditioning is not None:  # else it has ended meanwhile
             try:
-                task.begin(conditioning, self._coding)
+                task.begin(conditioning, self._coding, lambda work: self._condition_ahead(task, work))
             except Exception as error:
                 failure = error
         with self._changed:
@@ -359,6 +369,13 @@ class Scheduler:
             self._changed.notify_all()
         if failure is not None:
             self._end(task, failure)
+
+    def _condition_ahead(self, task: Task, work: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._ahead.started:
+                self._ahead.started = True
+                self._start(self._ahead.run, "conditioning ahead")
+            self._ahead.want(task, work)
 
     def _open_lanes(self) -> None:
         streams = sum(len(lane.seats) for lane in self._lanes) + sum(len(task.waiting) for task in self._ready)
@@ -390,13 +407,19 @@ class Scheduler:
                     self._conditioning_bytes -= stuck[0].utterance.conditioning_bytes
                     self._failures += 1
                     self._start(self._condition, "conditioning")
+                late = self._ahead.late(now - most)
+                if late is not None:
+                    self._failures += 1
+                    self._ahead = self._ahead.successor()
+                    self._start(self._ahead.run, "conditioning ahead")
             self.drop_late()
             error = ExecutorError(f"backend {self._executor.name} does not answer; it had {most:g} s")
             for lane in hung:
                 self.lost(lane, error)
-            if stuck is not None:
-                self._give_up_executor(error)
-                self._end(stuck[0], error)
+            for task in (stuck[0] if stuck is not None else None, late):
+                if task is not None:
+                    self._give_up_executor(error)
+                    self._end(task, error)
 
     # How utterances end.
 
@@ -406,7 +429,7 @@ class Scheduler:
                 self._counters.restarted += 1
             self._make_ready(task, first=True)
         else:
-            self._end(task, _executor_error(error))
+            self._end(task, executor_error(error))
 
     def _give_up_executor(self, error: BaseException) -> None:
         with self._lock:
@@ -419,7 +442,7 @@ class Scheduler:
             tasks = list(self._tasks)
         logger.error("%s", self._broken)
         for task in tasks:
-            self._end(task, _executor_error(error))
+            self._end(task, executor_error(error))
 
     def _end(self, task: Task, error: BaseException | None) -> None:
         """Ends an utterance, once, whoever is first."""
@@ -491,11 +514,3 @@ class Scheduler:
 def _give_up(scheduler: Scheduler | None, task: Task | None) -> None:
     if scheduler is not None and task is not None:
         scheduler._end(task, CancelledError())
-
-
-def _executor_error(error: BaseException) -> ExecutorError:
-    if isinstance(error, ExecutorError):
-        return error
-    failure = ExecutorError(f"the executor failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure

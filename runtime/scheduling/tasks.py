@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
+from wavernn_trt.runtime.conditioning import Conditioning, FloatArray, Want
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
@@ -53,15 +53,15 @@ class Task:
     delivered: int = 0
     """Samples that the sink was given, in this attempt or an earlier one."""
 
-    def begin(self, conditioning: Conditioning, coding: SampleCoding) -> None:
-        """Begins an attempt; no lane has the utterance, or none that matters."""
+    def begin(self, conditioning: Conditioning, coding: SampleCoding, want: Want) -> None:
+        """Begins an attempt; no lane has the utterance, or none that matters. ``want``: see `Conditioning`."""
         with self.delivery:
             self.assembly = Assembly(self.utterance, coding)
             guard = self.utterance.guard()
             self.guards = [guard, *(guard.another() for _ in self.utterance.folds[1:])]
             self.produced = 0
         self.started = False
-        self.waiting = deque(enumerate(self.utterance.streams(conditioning)))
+        self.waiting = deque(enumerate(self.utterance.streams(conditioning, want)))
 
     def deliver(self, attempt: int, fold: int, piece: Piece) -> tuple[int, bool]:
         """Gives the sink what a piece adds to the waveform.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import Conditioning, FloatArray
+from wavernn_trt.runtime.conditioning import Conditioning, FloatArray, Want
 from wavernn_trt.runtime.folding import Fold, join_folds
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.sample_coding import SampleCoding
@@ -24,11 +24,11 @@ class Utterance:
     condition: Callable[[], Conditioning]
     """Runs the conditioner, or the part of it that can be run yet."""
     frames: int
-    """Of the mel, as far as it is known."""
+    """Of the mel that one run of the conditioner takes."""
     steps: int | None
     """To be decoded; ``None`` is all, however many frames may come."""
     conditioning_bytes: int
-    """That its conditioning takes."""
+    """That its conditioning takes at most, at a time."""
     folds: Sequence[Fold]
     """How it is cut; empty where it is not."""
     uniforms: Callable[[int], UniformSource]
@@ -36,12 +36,14 @@ class Utterance:
     guard: Callable[[], OutputGuard]
     """A watch over what is decoded."""
 
-    def streams(self, conditioning: Conditioning) -> list[Stream]:
-        """A stream for each fold."""
+    def streams(self, conditioning: Conditioning, want: Want | None = None) -> list[Stream]:
+        """A stream for each fold; for ``want`` see `Conditioning.for_stream`."""
         if not self.folds:
-            return [Stream(conditioning, self.uniforms(0), 0, self.steps)]
-        numbered = enumerate(self.folds)
-        return [Stream(conditioning, self.uniforms(i), fold.first, fold.stop) for i, fold in numbered]
+            return [Stream(conditioning.for_stream(want), self.uniforms(0), 0, self.steps)]
+        return [
+            Stream(conditioning.for_stream(want), self.uniforms(i), fold.first, fold.stop)
+            for i, fold in enumerate(self.folds)
+        ]
 
 
 class Assembly:
