@@ -235,13 +235,13 @@ def _assumed(
     where = f"{settings.source} does not state it" if settings.source else "no settings file was found beside it"
     lines = []
     if output == "gaussian" and stated.get("mode", preset.mode) is None:
-        lines.append(f"mode = gauss: 2 outputs could also be classes of 1 bit, and {where}")
+        lines.append(f"mode = gauss: 2 outputs could also be classes of 1 bit; {where}")
     for name in preset.adjustable:
         unmapped = audio.log == "natural" and name in _MAPPING
         if name in stated or name in sizes or unmapped or (name == "mu_law" and output != "categorical"):
             continue
         value = mu_law if name == "mu_law" else getattr(audio, name)
-        lines.append(f"{name} = {value}: {preset.name}'s usual value, since {where}")
+        lines.append(f"{name} = {value}: usual in {preset.name}; {where}")
     return tuple(lines)
 
 

@@ -145,14 +145,19 @@ _UNIVOC_0_2: dict[str, Any] = {
 _FATCHORD_KEYS = ("sample_rate", "win_length", "n_fft", "fmin", "min_level_db", "mu_law")
 _FORWARD_KEYS = ("sample_rate", "win_length", "n_fft", "fmin", "fmax", "mu_law")
 _TURIAN_KEYS = ("sample_rate", "win_length", "n_fft", "fmin", "fmax", "reference_db", "min_level_db", "mu_law")
-_COQUI_KEYS = (*("sample_rate", "hop_length", "win_length", "n_fft", "fmin", "fmax", "pad_mode", "preemphasis"),)
-_COQUI_KEYS += ("reference_db", "min_level_db", "mel_range", "clip_high", "mu_law")
-_UNIVOC_KEYS = ("sample_rate", "hop_length", "win_length", "n_fft", "fmin", "preemphasis", "reference_db")
-_UNIVOC_KEYS += ("min_level_db",)
+_COQUI_KEYS = (
+    *("sample_rate", "hop_length", "win_length", "n_fft", "fmin", "fmax", "pad_mode", "preemphasis"),
+    *("reference_db", "min_level_db", "mel_range", "clip_high", "mu_law"),
+)
+_UNIVOC_KEYS = (
+    *("sample_rate", "hop_length", "win_length", "n_fft", "fmin", "preemphasis", "reference_db", "min_level_db"),
+)
 _GWANG_KEYS = ("sample_rate", "n_fft", "fmin", "fmax", "preemphasis", "reference_db", "min_level_db")
 _GWANG_UNREAD = ("win_length", "rescaling", "rescaling_max", "allow_clipping_in_normalization")
-_GENEING_UNREAD = ("symmetric_mels", "signal_normalization", "allow_clipping_in_normalization", "preemphasize")
-_GENEING_UNREAD += ("rescaling", "rescaling_max")
+_GENEING_UNREAD = (
+    *("symmetric_mels", "signal_normalization", "allow_clipping_in_normalization", "preemphasize"),
+    *("rescaling", "rescaling_max"),
+)
 
 _FATCHORD_SOURCE = "fatchord/WaveRNN 83c08fd: hparams.py, utils/dsp.py, models/fatchord_version.py"
 _RTVC_SOURCE = "CorentinJ/Real-Time-Voice-Cloning 865eba8: vocoder/hparams.py, synthesizer/hparams.py"

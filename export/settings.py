@@ -192,6 +192,8 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
     """Window, hop and transform; milliseconds are used where samples are null, as mozilla/TTS and Coqui do."""
     for name, duration in (("hop_length", "frame_shift_ms"), ("win_length", "frame_length_ms")):
         milliseconds = raw.get(duration)
+        if isinstance(milliseconds, int | float) and milliseconds < 0:
+            milliseconds = None  # r9y9's "off"
         if raw.get(name) is not None:
             values[name] = raw.get(name)
         elif milliseconds is not None:
@@ -201,7 +203,7 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
                     f"{raw.stated[duration].key}: found {milliseconds!r} in {raw.source}, expected milliseconds, with "
                     "a sample rate to turn them into samples; state both"
                 )
-            values[name] = int(milliseconds / 1000.0 * sample_rate)  # type: ignore[operator]
+            values[name] = int(milliseconds / 1000.0 * sample_rate)
     values.update({"n_fft": raw.get("n_fft")} if raw.get("n_fft") is not None else {})
     bins = raw.get("fft_bins")
     if isinstance(bins, int):
@@ -237,7 +239,8 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
     gain = float(gain) if isinstance(gain, int | float) and gain > 0 else 20.0
     # Levels in other units than decibels: as many decibels make one of them.
     unit = 20.0 / gain / (math.log(10) if natural else 1.0)
-    if raw.get("normalised") is False:
+    plain = "min_level_db" in raw.stated and values.get("min_level_db") is None
+    if raw.get("normalised") is False or plain:
         _unmapped_levels(raw, values, natural=natural and gain == 1.0, unit=unit)
         return
     if unit != 1.0:

@@ -102,7 +102,7 @@ def identify(architecture: Architecture, hints: Hints, family: object = None, pr
             raise CheckpointError(
                 f"family: found the tensors of a {families[0]} checkpoint, expected {family}'s; leave family out"
             )
-        families = (family,)  # type: ignore[assignment]
+        families = (family,)
     if preset is not None:
         return Version(_named(preset, families), True, "the preset that was given")
     name, because = _by_settings(architecture, hints)

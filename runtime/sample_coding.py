@@ -68,7 +68,8 @@ class SampleCoding:
         if not self._classes:
             return values
         if self._model.amplitude_feedback:
-            return self._amplitudes[samples].astype(np.float32)
+            amplitudes: NDArray[np.float32] = self._amplitudes[samples].astype(np.float32)
+            return amplitudes
         # In float32 and in this order, like the sampler: the product with a table would differ in the last bit.
         fed: NDArray[np.float32] = np.float32(2) * values / np.float32(self._classes - 1) - np.float32(1)
         return fed

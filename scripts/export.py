@@ -207,8 +207,12 @@ def _print(result: ExportResult) -> None:
     model, audio, decoder = directory.model, directory.audio, directory.decoder
     for line in result.notes:
         print(f"note: {line}")
+    by_reason: dict[str, list[str]] = {}
     for line in result.assumed:
-        print(f"assumed: {line}")
+        setting, _, reason = line.partition(": ")
+        by_reason.setdefault(reason, []).append(setting)
+    for reason, settings in by_reason.items():
+        print(f"assumed: {', '.join(settings)}: {reason}")
     print(
         f"{directory.path}: {model.family}, hidden {model.hidden_size}, {model.outputs} outputs ({model.output}), "
         f"{audio.sample_rate} Hz, hop {audio.hop_length}; {decoder.steps} steps, batch {decoder.batch}"

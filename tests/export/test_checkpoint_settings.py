@@ -55,9 +55,7 @@ def test_defaults_are_taken_and_told(fatchord: Path) -> None:
     assert checkpoint.model.config.mu_law
     told = [line.split(" = ")[0] for line in checkpoint.assumed]
     assert told == ["sample_rate", "win_length", "n_fft", "fmin", "min_level_db", "mu_law"]
-    assert checkpoint.assumed[0] == (
-        "sample_rate = 22050: fatchord's usual value, since no settings file was found beside it"
-    )
+    assert checkpoint.assumed[0] == ("sample_rate = 22050: usual in fatchord; no settings file was found beside it")
 
 
 def test_nothing_is_told_where_everything_is_said(fatchord: Path) -> None:
@@ -74,7 +72,7 @@ def test_fatchord_s_hparams(fatchord: Path) -> None:
     )
     checkpoint = read_checkpoint(fatchord)
     assert (checkpoint.audio.sample_rate, checkpoint.model.config.mu_law) == (8000, False)
-    assert checkpoint.assumed[0] == ("win_length = 1100: fatchord's usual value, since hparams.json does not state it")
+    assert checkpoint.assumed[0] == ("win_length = 1100: usual in fatchord; hparams.json does not state it")
     assert read_checkpoint(fatchord, sample_rate=11025).audio.sample_rate == 11025
 
 
