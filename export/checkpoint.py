@@ -307,10 +307,14 @@ def _audio(
         audio = from_json(AudioConfig, values, "audio")
     except ConfigError as error:
         raise CheckpointError(f"{error}; correct the setting, or leave it out") from None
-    # Training on a pre-emphasised waveform cuts frames in their middle, so that a frame's samples surround its centre.
     known = {**stated, **given}
-    if family == "univoc" and "waveform_preemphasis" in known and "delay" not in known:
-        audio = dataclasses.replace(audio, delay=audio.hop_length // 2)
+    if family == "univoc" and "delay" not in known:
+        if "waveform_preemphasis" in known:
+            # This project's training cuts frames in their middle, so that a frame's samples surround its centre.
+            audio = dataclasses.replace(audio, delay=audio.hop_length // 2)
+        elif usual.get("delay"):
+            # UniversalVocoding 0.2 pads the waveform by half a window before it cuts labels from its start.
+            audio = dataclasses.replace(audio, delay=audio.win_length // 2)
     return audio
 
 

@@ -156,11 +156,13 @@ def test_univoc_s_config_with_references(univoc: Path) -> None:
         n_mels=6,
         fmin=40.0,
         mel_norm="sum",
+        pad_mode="reflect",
         preemphasis=0.9,
         reference_db=10.0,
         min_level_db=-70.0,
         mel_range=(-1.0, 0.0),
         clip_high=False,
+        delay=100,
     )
 
 
