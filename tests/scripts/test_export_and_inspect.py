@@ -39,7 +39,7 @@ def test_export_says_what_it_made_and_assumed(univoc_file: Path, tmp_path: Path,
 def test_export_says_which_weights_it_took_and_takes_others(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
     weights = torch.load(univoc_file, weights_only=True)["model"]
     averaged = {f"module.{name}": value + 0.01 for name, value in weights.items()}
-    torch.save({"model": weights, "ema": {"shadow": averaged}}, univoc_file)
+    torch.save({"model": weights, "ema": {"shadow": averaged}, "scaler": {}}, univoc_file)
     found = {}
     for entry, options in {"ema.shadow": (), "model": ("--entry", "model")}.items():
         code, out, err = run(capsys, "export", univoc_file, "-o", tmp_path / entry, "--steps", 2, "-q", *options)
