@@ -18,13 +18,14 @@ pytest.importorskip("tqdm", reason="training shows its progress with tqdm")
 
 import torch
 
+from wavernn_trt.export.checkpoint import read_checkpoint
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.runtime.jobs.run import Stop
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts import train_voice, voice_corpus
 from wavernn_trt.scripts.train_voice import Training, train
 from wavernn_trt.scripts.voice_checkpoint import load, load_weights
-from wavernn_trt.scripts.voice_corpus import read_folder
+from wavernn_trt.scripts.voice_corpus import AUDIO, read_folder
 from wavernn_trt.scripts.voice_model import TrainingModel, config_yaml
 from wavernn_trt.scripts.voice_recipe import RECIPES, Recipe, RecipeError, meanings
 from wavernn_trt.scripts.voice_samples import write_samples
@@ -383,3 +384,11 @@ def test_a_clip_too_short_is_refused(folder: Path) -> None:
     soundfile.write(folder / "click.wav", np.zeros(1600), 16000)
     with pytest.raises(voice_corpus.CorpusError, match=r"click\.wav: 0\.10 s, expected at least 1\.0 s"):
         read_folder(folder)
+
+
+def test_an_exported_voice_has_the_settings_that_it_was_trained_with(tmp_path: Path) -> None:
+    torch.save({"model": TrainingModel(TINY).state_dict(), "step": 1}, tmp_path / "model.pt")
+    (tmp_path / "config.yaml").write_text(config_yaml(TINY))
+    checkpoint = read_checkpoint(tmp_path / "model.pt")
+    assert (checkpoint.audio, checkpoint.assumed) == (AUDIO, ())
+    assert checkpoint.model.config.label_scale == "symmetric"
