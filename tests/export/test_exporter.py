@@ -18,7 +18,7 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 import wavernn_trt
 from wavernn_trt.export import CheckpointError, export, exporter, read_checkpoint
-from wavernn_trt.export.model_directory import ModelDirectoryError, file_sha256, open_model_directory
+from wavernn_trt.export.model_directory import ModelDirectoryError, file_sha256, open_model_directory, write_manifest
 from wavernn_trt.export.rewrite.check import RewriteError
 
 AUDIO = {"hop_length": 6, "win_length": 24, "n_fft": 64}
@@ -266,3 +266,21 @@ def test_what_is_no_directory_is_refused(tmp_path: Path, exported: Path) -> None
 def test_a_copied_directory_opens(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "copy")
     assert open_model_directory(tmp_path / "copy").model == open_model_directory(exported).model
+
+
+@pytest.mark.parametrize(("preemphasis", "scale"), [(0.0, "librosa"), (0.85, "symmetric")])
+def test_a_directory_of_schema_version_1_has_the_label_scale_that_its_samples_had(
+    preemphasis: float, scale: str, exported: Path
+) -> None:
+    values = json.loads((exported / "config.json").read_text())
+    values["schema_version"] = 1
+    values["audio"]["waveform_preemphasis"] = preemphasis
+    for name in ("label_scale", "amplitude_feedback"):
+        del values["model"][name]
+    for name in ("stft", "floor", "clip_low"):
+        del values["audio"][name]
+    (exported / "config.json").write_text(json.dumps(values))
+    write_manifest(exported)
+    directory = open_model_directory(exported)
+    assert (directory.model.label_scale, directory.model.amplitude_feedback) == (scale, False)
+    assert (directory.audio.stft, directory.audio.floor, directory.audio.clip_low) == ("centred", 1e-5, True)
