@@ -41,7 +41,19 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
         raise ValueError("the waveform holds NaN or infinite samples")
     if audio.preemphasis:
         signal = pre_emphasis(signal, audio.preemphasis)
-    magnitude = mel_magnitude(signal, audio)
+    return magnitude_to_mel(mel_magnitude(signal, audio), audio)
+
+
+def magnitude_to_mel(magnitude: NDArray[np.float64], audio: AudioConfig) -> Array:
+    """Maps mel-filtered magnitudes to the levels that the model takes; the inverse of `mel_to_magnitude`.
+
+    Args:
+        magnitude: [n_mels, frames], not negative.
+        audio: the model's audio settings.
+
+    Returns:
+        float32 [n_mels, frames].
+    """
     if audio.log == "natural":
         return np.log(np.maximum(magnitude, MAGNITUDE_FLOOR)).astype(np.float32)
     decibels = 20.0 * np.log10(np.maximum(magnitude, MAGNITUDE_FLOOR)) - audio.reference_db
@@ -101,16 +113,28 @@ def _window(win_length: int, n_fft: int) -> NDArray[np.float64]:
 def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
     """Triangular filters on Slaney's mel scale, [n_mels, n_fft // 2 + 1]; see `AudioConfig.mel_norm`."""
     fmax = audio.fmax if audio.fmax is not None else audio.sample_rate / 2
-    edges = _mel_to_hz(np.linspace(_hz_to_mel(audio.fmin), _hz_to_mel(fmax), audio.n_mels + 2))
-    bins = np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate)
-    ramps = edges[:, None] - bins[None]
-    width = np.diff(edges)[:, None]
-    bank: NDArray[np.float64] = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
+    edges = mel_to_hz(np.linspace(hz_to_mel(audio.fmin), hz_to_mel(fmax), audio.n_mels + 2))
+    bank = triangles(edges, np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate))
     if audio.mel_norm == "sum":
         bank /= np.maximum(bank.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     else:
         bank *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
     return bank
+
+
+def triangles(edges: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Triangular filters of height one.
+
+    Args:
+        edges: Hz [filters + 2]; filter i rises from edge i, is one at edge i + 1 and falls to zero at edge i + 2.
+        frequencies: Hz [bins], of the Fourier transform.
+
+    Returns:
+        [filters, bins].
+    """
+    ramps = edges[:, None] - frequencies[None]
+    width = np.diff(edges)[:, None]
+    return np.asarray(np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:])))
 
 
 # Slaney's Auditory Toolbox scale: linear up to 1 kHz (66.67 Hz a mel), logarithmic above (27 steps for a factor 6.4).
@@ -120,11 +144,13 @@ _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
 _LOG_STEP = np.log(6.4) / 27
 
 
-def _hz_to_mel(frequency: float) -> float:
+def hz_to_mel(frequency: float) -> float:
+    """Hz to Slaney's mel scale."""
     if frequency < _BREAK_HZ:
         return frequency / _LINEAR_HZ
     return float(_BREAK_MEL + np.log(frequency / _BREAK_HZ) / _LOG_STEP)
 
 
-def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's mel scale to Hz."""
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL)))

@@ -1,0 +1,122 @@
+"""Which part of a recording the frames of a mel spectrogram stand for: hop length, sample rate and delay.
+
+Frames are matched by loudness over time. Ranks are correlated, so that the mel's levels need not be known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis
+
+Array = NDArray[np.float64]
+
+RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Hz, of published speech corpora and models."""
+_HOPS = (80, 100, 128, 160, 200, 240, 256, 275, 300, 320, 400, 441, 480, 512)
+"""Samples, of published models."""
+_SLACK = 2
+"""Frames that a mel of the same hop may have more or less."""
+_EMPHASIS = 0.97
+"""Pre-emphasis under which the energy of speech follows the mean of its log-mel."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A hypothesis of where the frames lie."""
+
+    analysis: Analysis
+    delay: float
+    """Samples at the signal's rate; frame t is centred on t * hop_length + delay."""
+    correlation: float
+    """Rank correlation of the loudness."""
+
+
+def expected_frames(recording: AnalysedRecording, analysis: Analysis) -> int:
+    """Frames of the recording's own mel."""
+    return 1 + int(recording.signal(analysis.signal_rate).size // analysis.hop_length)
+
+
+def alignments(loudness: Array, recording: AnalysedRecording, model: Analysis) -> list[Alignment]:
+    """Hypotheses, the likeliest first.
+
+    Args:
+        loudness: [frames], of the mel; any increasing function of it.
+        recording: that the mel should be of.
+        model: the model's own analysis.
+    """
+    found = []
+    energies: dict[tuple[int, int], Array] = {}
+    for analysis in _time_bases(len(loudness), recording, model):
+        key = (analysis.signal_rate, analysis.win_length)
+        if key not in energies:
+            energies[key] = _energy(recording.signal(analysis.signal_rate, _EMPHASIS), analysis.win_length)
+        best = Alignment(analysis, 0.0, -1.0)
+        for delay in _delays(len(loudness), recording, analysis):
+            value = _correlation(loudness, energies[key], analysis, delay)
+            if value > best.correlation:
+                best = Alignment(analysis, delay, value)
+        found.append(best)
+    return sorted(found, key=lambda one: -one.correlation)
+
+
+def _time_bases(frames: int, recording: AnalysedRecording, model: Analysis) -> Iterator[Analysis]:
+    yield model
+    if abs(expected_frames(recording, model) - frames) <= _SLACK:
+        return
+    candidates: list[Analysis] = []
+    size = recording.signal(model.signal_rate).size
+    shortest, longest = size // (frames + _SLACK), size // max(1, frames - 1 - _SLACK)
+    if longest - shortest <= 40:
+        candidates += [dataclasses.replace(model, hop_length=hop) for hop in range(max(1, shortest), longest + 1)]
+    else:
+        candidates += [dataclasses.replace(model, hop_length=hop) for hop in _HOPS]
+    for rate in RATES:
+        if rate != model.signal_rate:
+            elsewhere = dataclasses.replace(model, signal_rate=rate, sample_rate=rate)
+            candidates += [elsewhere, dataclasses.replace(elsewhere, sample_rate=model.sample_rate)]
+            candidates += [dataclasses.replace(elsewhere, hop_length=hop) for hop in _HOPS]
+    for analysis in dict.fromkeys(candidates):
+        near = abs(expected_frames(recording, analysis) - frames) <= _SLACK + 1
+        if near and analysis.possible and analysis != model:
+            yield analysis
+
+
+def _delays(frames: int, recording: AnalysedRecording, analysis: Analysis) -> list[float]:
+    """Delays to be tried: some frames either way, and every half frame where one is much shorter than the other."""
+    hop = analysis.hop_length
+    near = [hop * steps / 2 for steps in range(-5, 6)]
+    missing = expected_frames(recording, analysis) - frames
+    if abs(missing) <= _SLACK:
+        return near
+    far = range(0, 2 * missing) if missing > 0 else range(2 * missing, 0)
+    return near + [hop * steps / 2 for steps in far]
+
+
+def _energy(signal: Array, window: int) -> Array:
+    """Energy [samples] of the window around each sample."""
+    sums = np.concatenate([[0.0], np.cumsum(signal**2)])
+    samples = np.arange(signal.size)
+    last = np.minimum(samples + window // 2, signal.size)
+    return np.asarray(sums[last] - sums[np.maximum(samples - window // 2, 0)])
+
+
+def _correlation(loudness: Array, energy: Array, analysis: Analysis, delay: float) -> float:
+    centres = np.round(np.arange(len(loudness)) * analysis.hop_length + delay).astype(np.intp)
+    inside = (centres >= 0) & (centres < energy.size)
+    if inside.sum() < min(20, len(loudness)) or inside.sum() < len(loudness) / 2:
+        return -1.0
+    a, b = _ranks(loudness[inside]), _ranks(energy[centres[inside]])
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread else -1.0
+
+
+def _ranks(values: Array) -> Array:
+    ranks = np.empty(values.size)
+    ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
+    return ranks
