@@ -42,17 +42,20 @@ def expected_frames(recording: AnalysedRecording, analysis: Analysis) -> int:
     return 1 + int(recording.signal(analysis.signal_rate).size // analysis.hop_length)
 
 
-def alignments(loudness: Array, recording: AnalysedRecording, model: Analysis) -> list[Alignment]:
+def alignments(
+    loudness: Array, recording: AnalysedRecording, model: Analysis, *, other_hops: bool = False
+) -> list[Alignment]:
     """Hypotheses, the likeliest first.
 
     Args:
         loudness: [frames], of the mel; any increasing function of it.
         recording: that the mel should be of.
         model: the model's own analysis.
+        other_hops: whether to try other hop lengths even where the number of frames is about that of the model's.
     """
     found = []
     energies: dict[tuple[int, int], Array] = {}
-    for analysis in _time_bases(len(loudness), recording, model):
+    for analysis in _time_bases(len(loudness), recording, model, other_hops=other_hops):
         key = (analysis.signal_rate, analysis.win_length)
         if key not in energies:
             energies[key] = _energy(recording.signal(analysis.signal_rate, _EMPHASIS), analysis.win_length)
@@ -65,9 +68,11 @@ def alignments(loudness: Array, recording: AnalysedRecording, model: Analysis) -
     return sorted(found, key=lambda one: -one.correlation)
 
 
-def _time_bases(frames: int, recording: AnalysedRecording, model: Analysis) -> Iterator[Analysis]:
+def _time_bases(
+    frames: int, recording: AnalysedRecording, model: Analysis, *, other_hops: bool
+) -> Iterator[Analysis]:
     yield model
-    if abs(expected_frames(recording, model) - frames) <= _SLACK:
+    if abs(expected_frames(recording, model) - frames) <= _SLACK and not other_hops:
         return
     candidates: list[Analysis] = []
     size = recording.signal(model.signal_rate).size

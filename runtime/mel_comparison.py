@@ -20,7 +20,7 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.mel_alignment import alignments, expected_frames
 from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis, model_analysis
 from wavernn_trt.runtime.mel_conventions import CONVENTIONS
-from wavernn_trt.runtime.mel_levels import LevelMap, describe, identify, model_levels
+from wavernn_trt.runtime.mel_levels import SAME_DB, LevelMap, describe, identify, model_levels
 from wavernn_trt.runtime.mel_search import EXACT_DB, Explanation, Search
 
 Array = NDArray[np.float64]
@@ -33,6 +33,10 @@ FaultKind = Literal[
 
 UNEXPLAINED_DB = 1.0
 """Residual above which a mel is called different though no cause is found; other resamplers and paddings leave less."""
+_OTHER_HOPS_DB = 0.7
+"""Residual above which hop lengths are tried that give the same number of frames, give or take two."""
+_EXACTLY_DB = 0.1
+"""Decibels; a constant level that another analysis has to meet to be preferred to another reference."""
 _SILENT_PEAK = 1e-4
 _SMALLEST = 1e-12
 """Of values without a logarithm."""
@@ -193,11 +197,16 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
         )
     explained = []
     for linear, search in usable:
-        start = search.best_alignment(hypotheses)
+        start = search.best_alignment(hypotheses, model)
         # A logarithm of values that have one already is no straight line, whose slope would be 1 or 2.
         if linear and not 0.6 <= start.map.scale <= 2.6:
             continue
-        explained.append((search.search(start, model), linear, search))
+        found = search.search(start, model)
+        if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:
+            start = search.best_alignment(alignments(loudness, recording, model, other_hops=True), model, most=40)
+            if start.analysis.hop_length != model.hop_length:
+                found = min(found, search.search(start, model), key=lambda one: one.residual_db)
+        explained.append((found, linear, search))
     return min(explained, key=lambda one: one[0].residual_db)
 
 
@@ -206,13 +215,13 @@ def _best_level(
 ) -> Explanation:
     """Prefers, among explanations that differ by a constant level only, one whose level is the model's."""
 
-    def offsets(one: Explanation) -> bool:
-        levels = identify(one.map, one.typical_db, audio, one.residual_db, gain_db, peak_db)
+    def offset(one: Explanation, same_db: float) -> bool:
+        levels = identify(one.map, one.typical_db, audio, one.residual_db, gain_db, peak_db, same_db)
         return any(kind == "dB reference" for kind, _ in levels.faults)
 
-    if math.isinf(explanation.residual_db) or not offsets(explanation):
+    if math.isinf(explanation.residual_db) or not offset(explanation, SAME_DB):
         return explanation
-    return next((other for other in search.as_good(explanation) if not offsets(other)), explanation)
+    return next((other for other in search.as_good(explanation) if not offset(other, _EXACTLY_DB)), explanation)
 
 
 def _notes(frames: int, recording: AnalysedRecording, explanation: Explanation, model: Analysis) -> Iterator[str]:

@@ -16,7 +16,7 @@ NATURAL = math.log(10) / 20
 _RANGES = ((0.0, 1.0), (-1.0, 1.0), (-4.0, 4.0), (-1.0, 0.0), (0.0, 4.0), (-2.0, 2.0), (-3.0, 3.0), (-8.0, 8.0))
 _MINIMA = (-100.0, -80.0, -120.0, -115.0, -110.0, -90.0, -70.0, -60.0)
 _REFERENCES = (0.0, 20.0, 16.0, 25.0)
-_SAME_DB = 0.5
+SAME_DB = 0.5
 """Decibels; a smaller difference of level is no fault."""
 _SAME_SCALE = 0.01
 """Relative."""
@@ -73,7 +73,13 @@ def describe(audio: AudioConfig) -> str:
 
 
 def identify(
-    found: LevelMap, typical_db: float, audio: AudioConfig, residual_db: float, gain_db: float | None, peak_db: float
+    found: LevelMap,
+    typical_db: float,
+    audio: AudioConfig,
+    residual_db: float,
+    gain_db: float | None,
+    peak_db: float,
+    same_db: float = SAME_DB,
 ) -> Levels:
     """Names the levels of a mel.
 
@@ -85,8 +91,9 @@ def identify(
         gain_db: decibels by which the model's own scaling of recordings (``audio.peak``) raised this one; ``None``
             where the model has none.
         peak_db: decibels of the recording's peak, for the text.
+        same_db: decibels that are no difference of level.
     """
-    same_db, same_scale = _SAME_DB + 0.2 * residual_db, _SAME_SCALE + 0.02 * residual_db
+    same_db, same_scale = same_db + 0.2 * residual_db, _SAME_SCALE + 0.02 * residual_db
 
     def louder(candidate: LevelMap) -> float | None:
         """Decibels by which the mel lies above a candidate; ``None`` where the scales differ."""

@@ -135,11 +135,18 @@ class Search:
                 step = max(1, step // 2)
         return best
 
-    def best_alignment(self, hypotheses: list[Alignment], most: int = 12) -> Explanation:
-        """The best explanation among alignments, the model's own preferred where it is as good."""
-        tried = [self.explain(one.analysis, one.delay) for one in hypotheses[:most]]
-        for one in hypotheses[:most]:  # the loudness tells delays to half a frame only
-            tried.append(self.explain(one.analysis, 0.0))
+    def best_alignment(self, hypotheses: list[Alignment], model: Analysis, most: int = 12) -> Explanation:
+        """The best explanation among alignments.
+
+        Args:
+            hypotheses: the likeliest first.
+            model: the model's own analysis.
+            most: how many are tried, besides those of the model's hop at any sample rate.
+        """
+        chosen = hypotheses[:most]
+        chosen += [one for one in hypotheses[most:] if one.analysis.hop_length == model.hop_length]
+        # Loudness tells delays to half a frame only.
+        tried = [self.explain(one.analysis, delay) for one in chosen for delay in {one.delay, 0.0}]
         return min(tried, key=lambda one: one.residual_db)
 
     def search(self, start: Explanation, model: Analysis) -> Explanation:
@@ -148,10 +155,13 @@ class Search:
         for _ in range(_MOST_CHANGES):
             if best.residual_db <= EXACT_DB:
                 break
-            tried = [self.explain(analysis, best.delay) for analysis in changes(best.analysis, model)]
-            for analysis in other_rates(best.analysis):
-                delay = best.delay * analysis.signal_rate / best.analysis.signal_rate
-                tried += [self.explain(analysis, delay) for delay in {0.0, delay}]
+            # A wrong analysis fits best with a wrong delay; the right one may do so only with the delay before that.
+            hops = {one.delay / one.analysis.hop_length for one in (start, best)}
+            tried = [
+                self.explain(analysis, hop * analysis.hop_length)
+                for hop in hops
+                for analysis in (*changes(best.analysis, model), *other_rates(best.analysis))
+            ]
             changed = min(tried, key=lambda one: one.residual_db)
             changed = self.aligned(self._tuned(changed))
             if not changed.residual_db <= _GAIN * best.residual_db or math.isinf(changed.residual_db):
@@ -175,6 +185,8 @@ class Search:
         """Explanations by analyses that only a constant level tells apart, and that leave no larger residual."""
         most = max(1.2 * explanation.residual_db, explanation.residual_db + EXACT_DB / 4)
         for analysis in near_ties(explanation.analysis):
+            if analysis.signal_rate not in (explanation.analysis.signal_rate, self._recording.sample_rate):
+                continue  # a recording is rarely taken at a rate that is neither the model's nor its own
             delay = explanation.delay * analysis.signal_rate / explanation.analysis.signal_rate
             other = self.explain(analysis, delay)
             if other.residual_db <= most:
