@@ -20,9 +20,10 @@ from wavernn_trt.calibration.partial import MisfitError, Observations, read_obse
 from wavernn_trt.calibration.score import Progress, analyse_speech
 from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
-from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular, read_audio, read_mel
+from wavernn_trt.runtime.audio import read_audio, read_mel
 from wavernn_trt.runtime.conditioning import ConditioningWindows
 from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.input_files import check_regular, is_mel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.sample_coding import SampleCoding
@@ -187,9 +188,9 @@ class _Run:
 
 
 def _are_recordings(inputs: Sequence[Path]) -> bool:
-    mels = [path for path in inputs if path.suffix.lower() == MEL_SUFFIX]
+    mels = [path for path in inputs if is_mel(path)]
     if not inputs:
-        raise CalibrationError("found no input, expected recordings of speech, or mels (.npy)")
+        raise CalibrationError("found no input, expected recordings of speech, or mels (.npy, .npz, .pt)")
     if mels and len(mels) < len(inputs):
         raise CalibrationError(
             f"found mels ({mels[0]}) among recordings, expected one kind: give the recordings alone, which say more"
@@ -241,7 +242,9 @@ def _table(
     seed: int | None,
 ) -> CalibrationTable:
     if not seen.done:
-        raise CalibrationError("none of the files can be used, expected recordings of speech, or mels (.npy)")
+        raise CalibrationError(
+            "none of the files can be used, expected recordings of speech, or mels (.npy, .npz, .pt)"
+        )
     inputs = tuple(
         CalibrationInput(one.path.name, one.sha256, seen.done[one.sha256]) for one in given if one.sha256 in seen.done
     )

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import stat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.jobs.output_files import WholeFile
+from wavernn_trt.runtime.jobs.output_files import OutputFile, WholeFile
+from wavernn_trt.runtime.mel_file import read_mel as read_mel
+from wavernn_trt.runtime.recording import read_recording
+from wavernn_trt.runtime.standard_streams import StandardOutput, is_standard_output
 from wavernn_trt.runtime.streaming.pcm import to_int16
 
 FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
-"""Recordings that are looked for in folders."""
-MEL_SUFFIX = ".npy"
-"""Mel spectrograms."""
 SLOWEST, FASTEST = 1000, 1_000_000
 """Hz; a damaged header may name any rate, and a second at 1 Hz would become an hour of resampling."""
 
 
 def read_audio(path: str | Path) -> tuple[FloatArray, int]:
-    """Reads a recording and mixes it down to one channel.
+    """Reads a recording and mixes it down to one channel; a warning is logged where the file is cut short.
 
     Args:
-        path: WAV, FLAC, Ogg, or whatever else libsndfile reads.
+        path: WAV, FLAC, Ogg, MP3, or whatever else libsndfile reads.
 
     Returns:
         float32 [samples] in [-1, 1], and the sample rate in Hz.
@@ -38,24 +35,10 @@ def read_audio(path: str | Path) -> tuple[FloatArray, int]:
     Raises:
         VocoderError: not there, not readable, empty, or not finite.
     """
-    import soundfile  # loads libsndfile, which vocoding arrays does not need
-
-    check_regular(path)
-    try:
-        # Opened here, because libsndfile would say "System error" for a missing file.
-        with Path(path).open("rb") as file:
-            samples, sample_rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise VocoderError(f"{path}: {error.strerror or error}") from None
-    except (RuntimeError, ValueError, TypeError) as error:  # libsndfile's errors are RuntimeErrors
-        # The message would name the open file as Python prints it; libsndfile's own reason does not.
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        raise VocoderError(f"{path}: not a recording that can be read ({reason}); expected WAV, FLAC or Ogg") from None
-    if not len(samples):
-        raise VocoderError(f"{path}: found no samples, expected a recording")
-    if not np.isfinite(samples).all():
-        raise VocoderError(f"{path}: found NaN or infinite samples, expected finite ones")
-    return samples.mean(axis=1, dtype=np.float32), int(sample_rate)
+    recording = read_recording(path)
+    for warning in recording.warnings:
+        logger.warning("%s: %s", path, warning)
+    return recording.samples, recording.sample_rate
 
 
 def resample(waveform: ArrayLike, sample_rate: float, target: int) -> FloatArray:
@@ -94,39 +77,6 @@ def resample(waveform: ArrayLike, sample_rate: float, target: int) -> FloatArray
     return resampled
 
 
-def read_mel(path: str | Path) -> NDArray[np.generic]:
-    """Reads a mel spectrogram that ``numpy.save`` wrote; pickled objects are not loaded.
-
-    Raises:
-        VocoderError: not there, or not an array of numbers.
-    """
-    check_regular(path)
-    try:
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise VocoderError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # numpy parses the header as Python, and lets that parser's errors through
-        raise VocoderError(f"{path}: not an array that can be read ({error}); save it with numpy.save") from None
-    if not isinstance(values, np.ndarray):
-        raise VocoderError(f"{path}: found an archive of arrays, expected one array; save it with numpy.save")
-    return values
-
-
-def check_regular(path: str | Path) -> None:
-    """Refuses what is not a regular file; opening a pipe would wait for its writer for ever.
-
-    Raises:
-        VocoderError: not there, or a folder, pipe or device.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise VocoderError(f"{path}: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode):
-        kind = "directory" if stat.S_ISDIR(mode) else "pipe or device"
-        raise VocoderError(f"{path}: found a {kind}, expected a regular file")
-
-
 def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> None:
     """Writes a mono WAV file; at no time is there a partial file of that name.
 
@@ -155,8 +105,8 @@ def clipping(path: Path, clipped: int, samples: int) -> str:
     return f"{path}: {clipped} of {samples} samples are clipped; --float keeps them"
 
 
-def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> WholeFile:
-    """Writes a mono WAV file that has no name yet; see `write_wav`.
+def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> OutputFile:
+    """Writes a mono WAV file that has no name yet, or keeps it back from standard output; see `write_wav`.
 
     Returns:
         The file, to be flushed, published or discarded.
@@ -169,6 +119,6 @@ def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     # 16 bits are rounded here, as those of streams are: libsndfile rounds down, which is half a step of offset.
     encoded, subtype = (samples, "FLOAT") if floating else (to_int16(samples), "PCM_16")
     soundfile.write(content, encoded, sample_rate, subtype=subtype, format="WAV")
-    file = WholeFile(Path(path))
+    file = StandardOutput() if is_standard_output(Path(path)) else WholeFile(Path(path))
     file.write(content.getbuffer())
     return file

@@ -23,9 +23,9 @@ and the bounds to round within. The table is what 'wavernn-trt quantize' takes.
 """
 EPILOG = """\
 speech:
-  recordings   .wav, .flac, .ogg of any rate (they are resampled to the model's), or folders
-               of them: the model is fed with them. Leave some out, to score what comes of it.
-  mels         .npy as 'wavernn-trt vocode' takes them, where there are no recordings: the
+  recordings   .wav, .flac, .mp3, … of any rate (they are resampled to the model's), or
+               folders of them: the model is fed with them. Leave some out, to score what comes of it.
+  mels         .npy, .npz or .pt as 'wavernn-trt vocode' takes them, where there are no recordings: the
                model speaks them first, and is fed with what it said.
 
 methods (the table has the bounds of all; quantize takes percentile for int8 and mse for fp8,

@@ -180,13 +180,12 @@ def _directory(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
 
 
 def _recordings(paths: Sequence[Path]) -> list[Path]:
-    from wavernn_trt.runtime.audio import AUDIO_SUFFIXES
     from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.input_files import find_files
 
     found: list[Path] = []
     for one in paths:
-        inside = sorted(file for file in one.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-        found += inside if one.is_dir() else [one]
+        found += find_files(one, mels=False)[0] if one.is_dir() else [one]
     if not found:
         raise VocoderError("recordings: found none, expected at least one behind the model directory")
     return found

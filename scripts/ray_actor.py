@@ -6,6 +6,7 @@ first. Rows are what Ray hands around: a dictionary of columns, a job each.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ class VocoderActor:
             rows: from `to_rows`.
 
         Returns:
-            A row for each job, as they end: its number, status, samples, elapsed and error as in `JobResult`; backend
-            and engine of the vocoder. Behind them one that says what has ``stopped`` the run, if something has; or only
-            rows with a ``refusal``, if there is no vocoder.
+            A row for each job, as they end: its number, status, samples, elapsed and error as in `JobResult`, the
+            warnings as JSON; backend and engine of the vocoder. Behind them one that says what has ``stopped`` the
+            run, if something has; or only rows with a ``refusal``, if there is no vocoder.
         """
         jobs = dict(_jobs(rows))
         if self._refusal:
@@ -111,6 +112,7 @@ class VocoderActor:
             "samples": result.samples,
             "elapsed": result.elapsed,
             "error": result.error or "",
+            "warnings": json.dumps(result.warnings),
             "backend": self._vocoder.backend,
             "engine": self._vocoder.engine or "",
         }
@@ -129,6 +131,7 @@ _EMPTY = {
     "samples": 0,
     "elapsed": 0.0,
     "error": "",
+    "warnings": "[]",
     "backend": "",
     "engine": "",
     "stopped": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -176,7 +177,8 @@ def _spoken(job: Job, row: Mapping[str, Any]) -> Spoken:
         import soundfile
 
         samples, status = soundfile.info(job.output).frames, "done"
-    result = JobResult(job, status, samples, float(row["elapsed"]), row["error"] or None)
+    said = tuple(json.loads(row["warnings"]))
+    result = JobResult(job, status, samples, float(row["elapsed"]), row["error"] or None, warnings=said)
     return Spoken(result, row["backend"], row["engine"] or None)
 
 

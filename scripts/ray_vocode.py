@@ -122,6 +122,8 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
                     bar.decoded(result.samples)
                 elif result.status == "failed":
                     bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+                for warning in result.warnings:
+                    bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
                 bar.closed(result)
                 if report is not None:
                     own = {"backend": spoken.backend, "engine": spoken.engine}
@@ -136,6 +138,8 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
         print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
     if not arguments.quiet:
         print(totals.summary(len(jobs) - totals.counts.total(), *by, "on Ray"), file=sys.stderr)
+        if jobs.left_out:
+            print(f"{PROGRAM}: {jobs.left_out.summary()}", file=sys.stderr)
     if number is not None:
         what = "interrupted" if number == signal.SIGINT else "terminated"
         print(f"{PROGRAM}: {what}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
@@ -146,6 +150,7 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
 @contextmanager
 def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable[Spoken]]:
     """What comes of the jobs, as it comes. Those that are done already need no worker; where all are, none starts."""
+    from wavernn_trt.runtime.jobs.output_files import is_finished
     from wavernn_trt.runtime.jobs.run import JobOptions, JobResult
     from wavernn_trt.scripts.ray_actor import Loading
     from wavernn_trt.scripts.ray_pool import Pool, Spoken, open_pool
@@ -153,7 +158,7 @@ def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable
     there: list[int] = []
     todo: list[int] = []
     for number, job in enumerate(jobs):
-        (todo if arguments.overwrite or not os.path.isfile(job.output) else there).append(number)
+        (todo if arguments.overwrite or not is_finished(job.output) else there).append(number)
     skipped = (Spoken(JobResult(jobs[number], "skipped")) for number in there)
     if not todo:
         yield skipped

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wavernn_trt.export.config import AudioConfig
 
+logger = logging.getLogger(__name__)
+
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
 
 
 def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]:
-    """The files that inputs mean, those of a folder by name.
+    """The files that inputs mean, those of a folder by name; a warning names what is left out of a folder.
 
     Args:
         inputs: files, and folders of them.
@@ -20,22 +23,20 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
     Raises:
         VocoderError: a folder without any, none of the files exists, or a mel where only recordings will do.
     """
-    from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX
     from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.input_files import describe_inputs, find_files, is_mel
 
-    suffixes = (*AUDIO_SUFFIXES, MEL_SUFFIX) if mels else tuple(AUDIO_SUFFIXES)
     found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-            ]
+            inside, left_out = find_files(path, mels=mels)
             if not inside:
-                raise VocoderError(f"{path}: found no {', '.join(suffixes)} file in this folder")
+                others = f"; {left_out.summary()}" if left_out else ""
+                raise VocoderError(f"{path}: found no {describe_inputs(mels=mels)} in this folder{others}")
+            if left_out:
+                logger.warning("%s: %s", path, left_out.summary())
             found += inside
-        elif path.suffix.lower() == MEL_SUFFIX and not mels:
+        elif is_mel(path) and not mels:
             raise VocoderError(f"{path}: found a mel spectrogram, expected a recording: its samples are needed")
         else:
             found.append(path)

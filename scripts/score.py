@@ -41,6 +41,7 @@ examples:
 class _File:
     path: Path
     error: str | None = None
+    warnings: tuple[str, ...] = ()
     fit: Fit | None = None
     likeness: Likeness | None = None
 
@@ -61,14 +62,16 @@ class _Run:
         """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
         from wavernn_trt.calibration.errors import reason_of
         from wavernn_trt.calibration.score import analyse
-        from wavernn_trt.runtime.audio import read_audio
+        from wavernn_trt.runtime.recording import read_recording
 
         self.opened.clear()
         for file in self.files:
             if file.error is not None:
                 continue
             try:
-                speech = analyse(self.vocoder, *read_audio(file.path))
+                recording = read_recording(file.path)
+                file.warnings = recording.warnings
+                speech = analyse(self.vocoder, recording.samples, recording.sample_rate)
             except Exception as error:  # whatever is wrong with one file, the others can still be scored
                 file.error = reason_of(error)
             else:
@@ -170,7 +173,12 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
         bits, float32 = report["totals"]["bits"], reports["fp32"]["totals"]["bits"]
         report["totals"]["loss"] = None if None in (bits, float32) else bits - float32
     _complain(
-        {entry["input"]: entry for report in reports.values() for entry in report["files"] if entry["error"]}.values()
+        {
+            entry["input"]: entry
+            for report in reports.values()
+            for entry in report["files"]
+            if entry["error"] or entry["warnings"]
+        }.values()
     )
     print(json.dumps(list(reports.values()), indent=1) if arguments.json else "\n".join(_precision_table(reports)))
     return 1 if any(report["totals"]["failed"] for report in reports.values()) else 0
@@ -199,6 +207,8 @@ def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespac
 
 def _complain(entries: Iterable[dict[str, Any]]) -> None:
     for entry in entries:
+        for warning in entry["warnings"]:
+            print(f"{PROGRAM}: warning: {entry['input']}: {warning}", file=sys.stderr)
         if entry["error"] is not None:
             message = entry["error"].removeprefix(f"{entry['input']}: ")
             print(f"{PROGRAM}: failed: {entry['input']}: {message}", file=sys.stderr)
@@ -239,6 +249,7 @@ def _entry(file: _File, rate: int) -> dict[str, Any]:
         "correlation": file.likeness.moments.correlation if file.likeness else None,
         "spoken": file.likeness.samples / rate if file.likeness else 0.0,
         "error": file.error,
+        "warnings": list(file.warnings),
     }
 
 

@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 where the caller has to change something."""
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.train_voice",
-        description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of FLAC or WAV recordings of a voice.",
+        description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of recordings of a voice.",
         epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the latest weights; best.pt, that "
         "which fitted the kept-out clips best, should they have been learnt by heart afterwards; training.pt, to be "
         "resumed from; and samples of the kept-out clips with their spectrograms. "

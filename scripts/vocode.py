@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, seed
 
 if TYPE_CHECKING:
-    from wavernn_trt.runtime.jobs.plan import JobPlan
+    from wavernn_trt.runtime.jobs.plan import Job, JobPlan
     from wavernn_trt.runtime.jobs.report import JobReport
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
@@ -25,12 +27,22 @@ again in the model's voice and at its sample rate (copy synthesis).
 """
 EPILOG = """\
 inputs:
-  speech.wav .flac .ogg  a recording, of any sample rate and number of channels
-  mel.npy                a mel spectrogram [n_mels, frames], floating-point, in the model's
-                         range, as numpy.save writes it
-  a folder               every such file in it, recursively; its structure is kept
+  speech.wav .flac .mp3  a recording, of any sample rate and number of channels, in any format
+                         that libsndfile reads: also .ogg .opus .aiff .au .caf .w64 … (not
+                         .m4a .aac .wma .webm: ffmpeg -i speech.m4a speech.wav)
+  mel.npy .npz .pt       a mel spectrogram [n_mels, frames], floating-point, in the model's
+                         range: numpy.save's, numpy.savez's with one array or one named mel,
+                         a PyTorch tensor (needs PyTorch; nothing but tensors is loaded)
+  a folder               every such file in it, recursively; its structure is kept. Other
+                         files are left out, and counted at the end. Where a.wav and a.mp3
+                         lie beside each other, they become a.wav.wav and a.mp3.wav
   list.jsonl             a manifest: a line {"input": "a.wav", "output": "b.wav", "seed": 1}
                          for each file; all but "input" may be left out
+  - or /dev/stdin        a recording or a mel from a pipe, as the only input; -o - writes the
+                         WAV file of a single input to standard output
+
+A recording that is cut short, or whose header is that of a pipe, is read as far as the file
+goes; a warning says what is missing. A mel that is cut short is an error.
 
 The same input and seed give the same waveform, whatever is vocoded beside it.
 
@@ -48,6 +60,7 @@ examples:
   wavernn-trt vocode chapter.npy -o chapter.wav --fold      faster for one long utterance
   wavernn-trt vocode mels/ -o speech/ --report speech.jsonl --quiet
   wavernn-trt vocode list.jsonl -o speech/ --json > report.json
+  ffmpeg -i speech.m4a -f wav - | wavernn-trt vocode - -o - | aplay
 
 exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
 130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
@@ -67,9 +80,14 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("inputs", nargs="+", type=path, metavar="INPUT", help="what to speak, see below")
+    parser.add_argument("inputs", nargs="+", type=_input, metavar="INPUT", help="what to speak, see below")
     parser.add_argument(
-        "-o", "--output", required=True, type=path, metavar="OUT", help="a .wav file for a single input, else a folder"
+        "-o",
+        "--output",
+        required=True,
+        type=_output,
+        metavar="OUT",
+        help="a .wav file or - (standard output) for a single input, else a folder",
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the voice that is shipped)")
@@ -152,14 +170,19 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import check_report
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+    from wavernn_trt.runtime.standard_streams import check_standard_output, is_standard_output
     from wavernn_trt.runtime.vocoder import Vocoder
 
+    if is_standard_output(arguments.output):
+        if arguments.json:
+            raise VocoderError("--json: standard output takes the WAV file; name a .wav file, or use --report")
+        check_standard_output()
     if arguments.overlap is not None and arguments.fold is None:
         raise VocoderError("--overlap only has a meaning together with --fold")
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
     if arguments.report is not None:
         check_report(arguments.report, arguments.inputs)
-    jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
+    jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=True)
     limits = SchedulerLimits(lanes=arguments.lanes)
     vocoder = Vocoder.load(
         arguments.model,
@@ -194,13 +217,14 @@ def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
     return Vocoder(vocoder.opened, batch, limits)
 
 
-def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, report: JobReport | None) -> int:
+def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, report: JobReport | None) -> int:
     from wavernn_trt.runtime.jobs.report import result_row
     from wavernn_trt.runtime.jobs.run import JobOptions, JobsStopped, run_jobs
     from wavernn_trt.scripts.interruption import interruptible
     from wavernn_trt.scripts.progress import ProgressBar
     from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
 
+    jobs = _with_streams_read(plan)
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
     rate = vocoder.sample_rate
     totals = Totals(rate)
@@ -220,21 +244,34 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, jobs: JobPlan, repo
                         document.add(row)
                     if result.status == "failed":
                         bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+                    for warning in result.warnings:
+                        bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
             except JobsStopped as error:
                 stopped = str(error)
     left = len(jobs) - totals.counts.total()
     if interruption.signal is not None:
         stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
     if document is not None:
-        document.close(totals=totals.row(), stopped=stopped)
+        document.close(totals=totals.row(), stopped=stopped, left_out=plan.left_out.row())
     if stopped is not None and interruption.signal is None:
         print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
     if not arguments.quiet:
         print(totals.summary(left, vocoder.backend, vocoder.engine), file=sys.stderr)
+        if plan.left_out:
+            print(f"{PROGRAM}: {plan.left_out.summary()}", file=sys.stderr)
     if interruption.signal is not None:
         print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
         return 128 + interruption.signal
     return 1 if totals.counts["failed"] or stopped is not None else 0
+
+
+def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
+    """The jobs; a stream is read here, where Ctrl-C ends the waiting for it."""
+    from wavernn_trt.runtime.standard_streams import is_input_stream, read_input_stream
+
+    if len(plan) != 1 or not is_input_stream(plan[0].input):
+        return plan
+    return [replace(plan[0], content=read_input_stream(plan[0].input))]
 
 
 def _about(vocoder: Vocoder) -> dict[str, Any]:
@@ -255,6 +292,18 @@ def _open_report(path: Path, vocoder: Vocoder) -> JobReport:
         "engine": vocoder.engine,
     }
     return JobReport(path, common)
+
+
+def _input(text: str) -> Path:
+    from wavernn_trt.runtime.standard_streams import STANDARD_INPUT
+
+    return STANDARD_INPUT if text == "-" else path(text)  # ./- is a file of that name
+
+
+def _output(text: str) -> Path:
+    from wavernn_trt.runtime.standard_streams import STANDARD_OUTPUT
+
+    return STANDARD_OUTPUT if text == "-" else path(text)
 
 
 def _fold(text: str) -> int:

@@ -26,6 +26,7 @@ class Totals:
         self._sample_rate = sample_rate
         self._samples = 0
         self._clipped = 0
+        self._warned = 0
         self._started = time.perf_counter()
 
     def add(self, result: JobResult) -> None:
@@ -33,6 +34,7 @@ class Totals:
         self.counts[result.status] += 1
         self._samples += result.samples
         self._clipped += result.clipped > 0
+        self._warned += bool(result.warnings)
 
     def row(self) -> dict[str, Any]:
         """As JSON has them."""
@@ -61,8 +63,9 @@ class Totals:
         speed = f"; real-time factor {totals['rtf']:.2f}" if totals["rtf"] is not None else ""
         hint = " (outputs are there; --overwrite makes them anew)" if totals["skipped"] else ""
         clipped = f"; {self._clipped} with clipped samples (--float keeps them)" if self._clipped else ""
+        warned = f"; {self._warned} with warnings" if self._warned else ""
         spoken = f"{totals['seconds']:.1f} s of speech in {totals['elapsed']:.1f} s"
-        return f"{PROGRAM}: {', '.join(counts)}{hint}{clipped}; {spoken}{speed} ({', '.join(filter(None, by))})"
+        return f"{PROGRAM}: {', '.join(counts)}{hint}{clipped}{warned}; {spoken}{speed} ({', '.join(filter(None, by))})"
 
 
 class JsonDocument:

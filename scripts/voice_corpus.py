@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from wavernn_trt.runtime import mu_law
 from wavernn_trt.runtime.audio import read_audio
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
+from wavernn_trt.runtime.input_files import find_files
 from wavernn_trt.runtime.vocoder import SILENT_PEAK
+
+logger = logging.getLogger(__name__)
 
 AUDIO = AudioConfig(
     sample_rate=16000,
@@ -83,7 +87,7 @@ Clips = dict[str, tuple[NDArray[np.float64], int]]
 
 
 def read_folder(folder: Path) -> Clips:
-    """Every FLAC and WAV file of a folder.
+    """Every recording of a folder, not of those beneath it; a warning names what is left out.
 
     Raises:
         CorpusError: no such folder, fewer than two files (one to train on, one to keep out), or one that is not
@@ -91,9 +95,12 @@ def read_folder(folder: Path) -> Clips:
     """
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".flac", ".wav") and path.is_file())
+    paths, left_out = find_files(folder, mels=False, beneath=False)
     if len(paths) < 2:
-        raise CorpusError(f"{folder}: found {len(paths)} FLAC or WAV files, expected at least 2 recordings of speech")
+        others = f"; {left_out.summary()}" if left_out else ""
+        raise CorpusError(f"{folder}: found {len(paths)} recordings, expected at least 2 of speech{others}")
+    if left_out:
+        logger.warning("%s: %s", folder, left_out.summary())
     clips: Clips = {}
     for path in paths:
         try:

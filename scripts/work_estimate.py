@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
+from wavernn_trt.runtime.input_files import check_regular, is_mel
+from wavernn_trt.runtime.jobs.output_files import is_finished
 from wavernn_trt.runtime.jobs.plan import Job
+from wavernn_trt.runtime.mel_file import mel_frames
+from wavernn_trt.runtime.recording import recording_seconds
+from wavernn_trt.runtime.standard_streams import is_input_stream
 
 _SAMPLE = 256
 """Headers that are read. Of files whose lengths spread by half, the mean is then known to three per cent."""
@@ -39,7 +42,7 @@ class WorkEstimate:
             if not going_on():
                 break
             job = jobs[place]
-            there = not overwrite and os.path.isfile(job.output)
+            there = not overwrite and is_finished(job.output)
             seconds.append(0.0 if there else estimate_seconds(job.input, audio))
         self.complete = len(seconds) == len(places)
         """Whether `left` may be asked."""
@@ -64,13 +67,12 @@ def estimate_seconds(path: Path, audio: AudioConfig) -> float:
         path: a recording or a mel.
         audio: says what a mel's frame lasts.
     """
+    if is_input_stream(path):
+        return 0.0  # opening it would take from what is to be read
     try:
         check_regular(path)
-        if path.suffix.lower() == MEL_SUFFIX:
-            frames = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
-            return float(frames * audio.hop_length / audio.sample_rate)
-        import soundfile
-
-        return float(soundfile.info(path).duration)
+        if is_mel(path):
+            return float(mel_frames(path) * audio.hop_length / audio.sample_rate)
+        return recording_seconds(path)
     except Exception:
         return 0.0

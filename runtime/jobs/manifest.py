@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from wavernn_trt.runtime.audio import MEL_SUFFIX, check_regular
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.input_files import MEL_SUFFIXES, check_regular, is_mel
 from wavernn_trt.runtime.uniforms import check_seed
 
 MANIFEST_SUFFIX = ".jsonl"
@@ -76,10 +76,10 @@ def _entry(line: str) -> Entry:
     rate = entry.get("sample_rate")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
         raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
-    if rate is not None and source.suffix.lower() != MEL_SUFFIX:
+    if rate is not None and not is_mel(source):
         raise VocoderError(
-            f"sample_rate: found {rate} for {source}, expected it for mels ({MEL_SUFFIX}) only; leave it out, since a "
-            "recording's file says its rate"
+            f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
+            "leave it out, since a recording's file says its rate"
         )
     seed = entry.get("seed")
     own = None if str(target) == usual_output(str(source)) else str(target)

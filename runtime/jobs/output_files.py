@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from wavernn_trt.runtime.jobs.file_lock import is_still, try_lock
+from wavernn_trt.runtime.standard_streams import is_standard_output
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,31 @@ def prepare_output(path: Path, *, prove: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def is_finished(path: Path) -> bool:
+    """Whether an output is there already; standard output never is, even where it is redirected to a file."""
+    return not is_standard_output(path) and os.path.isfile(path)  # Path.is_file raises for a name too long
+
+
+class OutputFile(Protocol):
+    """What is written whole or not at all."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its name appears; ``None`` where it has none."""
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Takes what comes next."""
+
+    def flush(self) -> None:
+        """Waits until the contents are kept."""
+
+    def publish(self) -> None:
+        """Makes the contents appear."""
+
+    def discard(self) -> None:
+        """Gives the contents up."""
+
+
 class WholeFile:
     """A file that is written under a temporary name, in the folder where it gets its own when it is whole.
 
@@ -70,6 +96,11 @@ class WholeFile:
         prepare_output(path, prove=False)
         with _errors_naming(path):
             self._temporary, self._file = _create(path)
+
+    @property
+    def folder(self) -> Path:
+        """Where its name appears."""
+        return self.path.parent
 
     def write(self, content: bytes | memoryview) -> None:
         """Writes what comes next."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from wavernn_trt.runtime.audio import MEL_SUFFIX, read_audio, read_mel
-from wavernn_trt.runtime.errors import ExecutorError
-from wavernn_trt.runtime.jobs.output_files import prepare_output
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.input_files import is_mel
+from wavernn_trt.runtime.jobs.output_files import is_finished, prepare_output
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, failure, stopping_reason
 from wavernn_trt.runtime.jobs.state import Ended, Exhausted, JobState, UnderWay
+from wavernn_trt.runtime.mel_file import holds_mel, read_mel
+from wavernn_trt.runtime.recording import read_recording
 from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.standard_streams import is_standard_output
 from wavernn_trt.runtime.vocoder import Vocoder
 
 
@@ -47,17 +49,17 @@ class JobReader:
             self._take(job)
 
     def _take(self, job: Job) -> None:
-        if not self._options.overwrite and os.path.isfile(job.output):  # Path.is_file raises for a name too long
+        if not self._options.overwrite and is_finished(job.output):
             self._state.messages.put(Ended(JobResult(job, "skipped")))
             return
         started = time.perf_counter()
         try:
-            request = self._open(job)
+            request, warnings = self._open(job)
             self._prepare(job.output)
         except Exception as error:  # whatever is wrong with one file, the others can still be spoken
             self._fail(job, error)
             return
-        one = UnderWay(job, started, self._size(request))
+        one = UnderWay(job, started, self._size(request), warnings)
         if not self._state.room.grow(one.size):
             return
         try:
@@ -69,14 +71,21 @@ class JobReader:
         else:
             self._state.follow(one, ticket)
 
-    def _open(self, job: Job) -> Request:
+    def _open(self, job: Job) -> tuple[Request, tuple[str, ...]]:
+        """The request, and what is wrong with the input although it could be read."""
         fold, overlap = self._options.fold, self._options.overlap
-        if job.input.suffix.lower() == MEL_SUFFIX:
-            mel = read_mel(job.input)
-            return Request(mel, job.seed, None, fold, overlap, job.sample_rate)
-        return Request(self._vocoder.mel(*read_audio(job.input)), job.seed, None, fold, overlap)
+        if job.content == b"":
+            raise VocoderError(f"{job.input}: found nothing, expected a recording or a mel")
+        if is_mel(job.input) if job.content is None else holds_mel(job.content):
+            mel = read_mel(job.input, job.content)
+            return Request(mel, job.seed, None, fold, overlap, job.sample_rate), ()
+        recording = read_recording(job.input, job.content)
+        mel = self._vocoder.mel(recording.samples, recording.sample_rate)
+        return Request(mel, job.seed, None, fold, overlap), recording.warnings
 
     def _prepare(self, output: Path) -> None:
+        if is_standard_output(output):
+            return
         prepare_output(output, prove=output.parent != self._proved)
         self._proved = output.parent
 

@@ -41,6 +41,7 @@ def result_row(result: JobResult, sample_rate: int) -> dict[str, Any]:
         "sample_rate": sample_rate,
         "rtf": real_time_factor(result.elapsed, seconds),
         "error": result.error,
+        "warnings": list(result.warnings),
     }
 
 

@@ -34,6 +34,8 @@ class JobResult:
     error: str | None = None
     clipped: int = 0
     """Samples that 16 bits did not hold."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the input although it could be read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class JobsStopped(RuntimeError):
     """No further job can succeed; those without a result are left for the next run. Says why, and the way out."""
 
 
-def failure(job: Job, error: BaseException) -> JobResult:
+def failure(job: Job, error: BaseException, warnings: tuple[str, ...] = ()) -> JobResult:
     """The result of a job that failed."""
     logger.debug("%s failed", job.input, exc_info=error)
     text = str(error) or type(error).__name__
@@ -70,7 +72,7 @@ def failure(job: Job, error: BaseException) -> JobResult:
         text = f"{error.filename or job.output}: {error.strerror}"
     elif not isinstance(error, ValueError):
         text = f"{type(error).__name__}: {text}"
-    return JobResult(job, "failed", error=text.removeprefix(f"{job.input}: "))
+    return JobResult(job, "failed", error=text.removeprefix(f"{job.input}: "), warnings=warnings)
 
 
 def stopping_reason(error: BaseException) -> str | None:

@@ -26,6 +26,8 @@ class UnderWay:
     """When its input was read, on the clock of `time.perf_counter`."""
     size: int
     """Bytes that it has in the `Room`."""
+    warnings: tuple[str, ...] = ()
+    """See `JobResult`."""
 
 
 @dataclass(frozen=True)

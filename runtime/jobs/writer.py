@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 from wavernn_trt.runtime.audio import begin_wav, clipped_samples, clipping
-from wavernn_trt.runtime.jobs.output_files import WholeFile, flush_folder
+from wavernn_trt.runtime.jobs.output_files import OutputFile, flush_folder
 from wavernn_trt.runtime.jobs.result import JobResult, JobsStopped, failure, stopping_reason
 from wavernn_trt.runtime.jobs.state import JobState, UnderWay
 from wavernn_trt.runtime.scheduling.ticket import Ticket
@@ -31,7 +31,7 @@ class _Written:
     """A file that has no name yet, or has it already."""
 
     one: UnderWay
-    file: WholeFile
+    file: OutputFile
     samples: int
     clipped: int
 
@@ -76,8 +76,10 @@ class JobWriter:
                 written.append(begun)
         written = [each for each in written if self._succeeds(each, each.file.flush)]
         written = [each for each in written if self._succeeds(each, each.file.publish)]
-        for folder in {each.file.path.parent for each in written}:
-            inside = [each for each in written if each.file.path.parent == folder]
+        for folder in {each.file.folder for each in written}:
+            if folder is None:
+                continue
+            inside = [each for each in written if each.file.folder == folder]
             try:
                 flush_folder(folder)
             except OSError as error:
@@ -86,7 +88,10 @@ class JobWriter:
                     self._fail(each.one, error)
         for each in written:
             elapsed = time.perf_counter() - each.one.started
-            self._state.ended(each.one, JobResult(each.one.job, "done", each.samples, elapsed, None, each.clipped))
+            self._state.ended(each.one, self._done(each, elapsed))
+
+    def _done(self, each: _Written, elapsed: float) -> JobResult:
+        return JobResult(each.one.job, "done", each.samples, elapsed, None, each.clipped, each.one.warnings)
 
     def _begin(self, one: UnderWay, ticket: Ticket) -> _Written | None:
         try:
@@ -95,7 +100,7 @@ class JobWriter:
             self._state.ended(one, None)
             return None
         except Exception as error:
-            self._state.ended(one, failure(one.job, error))
+            self._state.ended(one, failure(one.job, error, one.warnings))
             return None
         if self._state.full:
             self._state.ended(one, None)
@@ -121,7 +126,7 @@ class JobWriter:
         return True
 
     def _fail(self, one: UnderWay, error: Exception) -> None:
-        self._state.ended(one, failure(one.job, error))
+        self._state.ended(one, failure(one.job, error, one.warnings))
         if (reason := stopping_reason(error)) is not None:
             self._state.full = True
             self._state.halt(JobsStopped(reason))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wavernn_trt.runtime.audio import AUDIO_SUFFIXES, MEL_SUFFIX, read_audio, read_mel
+from wavernn_trt.runtime.audio import read_audio, read_mel
 from wavernn_trt.runtime.conditioning import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.input_files import describe_inputs, find_files, is_mel
 from wavernn_trt.runtime.jobs.manifest import MANIFEST_SUFFIX, read_manifest
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request
@@ -110,7 +111,7 @@ def _read_speech(vocoder: Vocoder, paths: Sequence[Path]) -> Speech:
         if sum(mel.shape[1] for mel in mels) >= most:
             break
         try:
-            mel = read_mel(file) if file.suffix.lower() == MEL_SUFFIX else vocoder.mel(*read_audio(file))
+            mel = read_mel(file) if is_mel(file) else vocoder.mel(*read_audio(file))
             mels.append(check_mel(mel, audio))
         except VocoderError as error:
             named = str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
@@ -121,12 +122,11 @@ def _read_speech(vocoder: Vocoder, paths: Sequence[Path]) -> Speech:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    known = (*AUDIO_SUFFIXES, MEL_SUFFIX)
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
+            found, _ = find_files(path)
             if not found:
-                raise VocoderError(f"--mels: {path}: found no {', '.join(known)} file in this folder")
+                raise VocoderError(f"--mels: {path}: found no {describe_inputs()} in this folder")
             yield from found
         elif path.suffix.lower() == MANIFEST_SUFFIX:
             for entry in read_manifest(path):

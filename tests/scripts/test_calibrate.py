@@ -120,7 +120,7 @@ def test_mels_are_spoken_first(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("empty",), "found no .wav, .flac, .ogg, .npy file"),
+        (("empty",), "empty: found no recordings (.wav, "),
         (("gone.wav",), "no such file or folder"),
         (("silent.wav",), "none of the files can be used"),
         (("clips", "mel.npy"), "expected one kind"),

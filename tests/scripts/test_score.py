@@ -96,7 +96,7 @@ def test_all_files_bad(tmp_path: Path, capsys: Any) -> None:
     ("arguments", "message"),
     [
         (("mel.npy",), "found a mel spectrogram, expected a recording"),
-        (("empty",), "found no .wav, .flac, .ogg file"),
+        (("empty",), "empty: found no recordings (.wav, "),
         (("clips", "--seconds", "0"), "expected a positive number"),
         (("clips", "--seconds", "1e-9"), "at least a sample's length"),
         (("clips", "--seed", "-1"), "expected an integer from 0"),

@@ -222,7 +222,7 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "notes.txt").write_text("no speech here")
     assert train_voice.main([str(tmp_path), str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
-    assert "found 0 FLAC or WAV files, expected at least 2 recordings" in message
+    assert "found 0 recordings, expected at least 2 of speech" in message
     assert "Traceback" not in message
 
 

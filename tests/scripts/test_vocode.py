@@ -81,7 +81,7 @@ def test_the_json_document_and_the_report_say_the_same(
     np.save("in/bad.npy", tiny_mel(5).T)
     assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl", "--seed", "4") == 1
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["backend", "engine", "model", "sample_rate", "files", "totals", "stopped"]
+    assert list(document) == ["backend", "engine", "model", "sample_rate", "files", "totals", "stopped", "left_out"]
     assert document["stopped"] is None
     rows = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
     common = {"run": rows[0]["run"], "model_sha256": None, "backend": "torch", "engine": None}

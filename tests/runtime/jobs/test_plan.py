@@ -130,7 +130,7 @@ def test_places_that_cannot_be_are_refused(folder: Path) -> None:
     Path("out.flac").mkdir()
     assert pairs(plan_jobs([Path("in/a.wav")], Path("out.flac"))) == {"in/a.wav": "out.flac/a.wav"}
     (folder / "void").mkdir()
-    with pytest.raises(VocoderError, match=r"found no \.wav"):
+    with pytest.raises(VocoderError, match=r"found no recordings \(\.wav, .*\) or mels \(\.npy, .*\) in this folder"):
         plan_jobs([Path("void")], Path("out"))
 
 
@@ -142,3 +142,81 @@ def test_a_missing_file_among_others_is_left_to_its_job(folder: Path) -> None:
 def test_links_in_circles_end(folder: Path) -> None:
     (folder / "in" / "loop").symlink_to(folder / "in", target_is_directory=True)
     assert len(plan_jobs([Path("in")], Path("out"))) == 3
+
+
+def test_files_that_differ_in_their_suffix_alone_keep_it(folder: Path) -> None:
+    for name in ("in/a.mp3", "in/deep/b.npy", "in/deep/a.ogg"):
+        Path(name).touch()
+    expected = {
+        "in/a.mp3": "out/a.mp3.wav",
+        "in/a.wav": "out/a.wav.wav",
+        "in/c.npy": "out/c.wav",
+        "in/deep/a.ogg": "out/deep/a.wav",
+        "in/deep/b.FLAC": "out/deep/b.FLAC.wav",
+        "in/deep/b.npy": "out/deep/b.npy.wav",
+    }
+    assert pairs(plan_jobs([Path("in")], Path("out"))) == expected
+    named = plan_jobs([Path("in/a.wav"), Path("in/a.mp3"), Path("in/c.npy")], Path("out"))
+    assert pairs(named) == {name: expected[name] for name in ("in/a.wav", "in/a.mp3", "in/c.npy")}
+    assert named[1].output == Path("out/a.mp3.wav")
+
+
+def test_a_file_that_is_added_is_never_taken_for_done(folder: Path) -> None:
+    before = pairs(plan_jobs([Path("in")], Path("out")))
+    Path("in/a.aiff").touch()  # comes before a.wav, whose output is out/a.wav
+    after = pairs(plan_jobs([Path("in")], Path("out")))
+    assert after["in/a.aiff"] not in before.values()
+    Path("in/a.aiff").unlink()
+    assert pairs(plan_jobs([Path("in")], Path("out"))) == before
+
+
+def test_names_that_clash_even_so_are_refused(folder: Path) -> None:
+    for name in ("in/a.mp3", "in/a.mp3.flac"):
+        Path(name).touch()
+    with pytest.raises(VocoderError, match=r"would both become out/a\.mp3\.wav; .* name their outputs in a manifest"):
+        plan_jobs([Path("in")], Path("out"))
+
+
+def test_outputs_beside_their_inputs_are_not_vocoded_by_the_next_run(folder: Path) -> None:
+    Path("in/a.wav").unlink()
+    for job in plan_jobs([Path("in")], Path("in")):
+        job.output.touch()
+    with pytest.raises(VocoderError, match="overwritten by its own output"):
+        plan_jobs([Path("in")], Path("in"))
+
+
+def test_what_is_left_out_of_folders_is_counted(folder: Path) -> None:
+    for name in ("in/a.m4a", "in/deep/b.m4a", "in/.hidden.m4a", "in/.git/config", "in/out/report.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    plan = plan_jobs([Path("in")], Path("in/out"))
+    assert plan.left_out.row() == {
+        "files": 3,
+        "kinds": {".m4a": 2, ".txt": 1},
+        "first": plan.left_out.names,
+    }
+    assert sorted(plan.left_out.names) == ["in/a.m4a", "in/deep/b.m4a", "in/notes.txt"]
+    Path("void").mkdir()
+    Path("void/x.m4a").touch()
+    with pytest.raises(VocoderError, match=r"in this folder; left out 1 file that is no recording or mel: \.m4a 1"):
+        plan_jobs([Path("void")], Path("out"))
+
+
+def test_a_stream_is_a_single_input_with_a_file_name_for_its_output(folder: Path) -> None:
+    stream = Path("/dev/stdin")
+    for source in (stream, Path("/dev/fd/63"), Path("/proc/self/fd/3")):
+        for out in (Path("a.wav"), Path("/dev/stdout")):
+            plan = plan_jobs([source], out, streams=True)
+            assert pairs(plan) == {source.as_posix(): out.as_posix()}
+            assert plan.output_folders() == ({Path()} if out == Path("a.wav") else set())
+    for inputs, out, message in (
+        ([stream], "out", "found a folder, but /dev/stdin has no name"),
+        ([stream, Path("in/a.wav")], "out", "found a stream among several inputs"),
+        ([Path("in")], "/dev/stdout", "found standard output for several inputs"),
+        ([Path("in/a.wav"), Path("in/c.npy")], "/dev/stdout", "found standard output for several inputs"),
+    ):
+        with pytest.raises(VocoderError, match=message):
+            plan_jobs(inputs, Path(out), streams=True)
+    for source, out in ((stream, "a.wav"), (Path("in/a.wav"), "/dev/stdout")):
+        with pytest.raises(VocoderError, match="found a stream, expected a file or a folder"):
+            plan_jobs([source], Path(out))

@@ -42,6 +42,7 @@ def test_a_row_says_what_became_of_a_file() -> None:
         "sample_rate": 16000,
         "rtf": 0.5,
         "error": None,
+        "warnings": [],
     }
     failed = result_row(JobResult(job, "failed", error="no\nmel"), 16000)
     assert (failed["rtf"], failed["error"]) == (None, "no\nmel")

@@ -1,0 +1,236 @@
+"""``wavernn-trt vocode``: folders of mixed files, damaged inputs, standard input and standard output."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.scripts.cli import main
+
+MakeMel = Callable[..., NDArray[np.float32]]
+RATE, HOP = 16000, 40
+SECONDS = 120
+"""Longer than any of these processes takes on any machine."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with in/a.wav, in/b.mp3, in/c.opus, in/d.aiff, in/e.npz and in/f.m4a, on the tiny voice."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: tiny_vocoder)
+    Path("in").mkdir()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
+    soundfile.write("in/a.wav", noise, RATE)
+    soundfile.write("in/b.mp3", noise, RATE)
+    soundfile.write("in/c.opus", noise, RATE, format="OGG", subtype="OPUS")
+    soundfile.write("in/d.aiff", noise, RATE)
+    np.savez("in/e.npz", mel=tiny_mel(9), text=np.arange(3))
+    Path("in/f.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(40))
+    return tmp_path
+
+
+def vocode(*arguments: str) -> int:
+    return main(["vocode", *arguments])
+
+
+def test_every_file_that_can_be_read_is_made_and_the_others_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vocode("in", "-o", "out", "--json") == 0
+    captured = capsys.readouterr()
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
+    assert "5 done" in captured.err
+    assert "wavernn-trt: left out 1 file that is no recording or mel: .m4a 1 (in/f.m4a)\n" in captured.err
+    document = json.loads(captured.out)
+    assert document["left_out"] == {"files": 1, "kinds": {".m4a": 1}, "first": ["in/f.m4a"]}
+    assert all(file["warnings"] == [] for file in document["files"])
+    assert vocode("in", "-o", "out", "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_format_that_is_not_read_fails_with_the_way_out_when_it_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vocode("in/f.m4a", "-o", "out.wav") == 1
+    error = capsys.readouterr().err
+    assert "failed: in/f.m4a: found MPEG-4 (AAC or ALAC), a format that libsndfile does not read" in error
+    assert "ffmpeg -i in/f.m4a in/f.wav" in error
+
+
+def test_a_recording_that_is_cut_short_is_made_and_reported_everywhere(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path("in/a.wav").read_bytes()
+    Path("in/a.wav").write_bytes(whole[: 44 + 2000])
+    np.save("in/mel.npy", np.load("in/e.npz")["mel"])
+    Path("in/mel.npy").write_bytes(Path("in/mel.npy").read_bytes()[:-100])
+    assert vocode("in", "-o", "out", "--json", "--report", "report.jsonl") == 1
+    captured = capsys.readouterr()
+    warning = "cut short: found 0.06 s of the 0.12 s that its header promises"
+    assert f"wavernn-trt: warning: in/a.wav: {warning}\n" in captured.err
+    assert "5 done, 1 failed; 1 with warnings; " in captured.err
+    assert "failed: in/mel.npy: not an array that can be read: it is cut short" in captured.err
+    rows = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
+    for said in (rows, json.loads(captured.out)["files"]):
+        (row,) = [row for row in said if row["warnings"]]
+        assert (row["input"], row["status"], row["warnings"]) == ("in/a.wav", "done", [warning])
+    assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
+    assert vocode("in/a.wav", "-o", "again.wav", "-q") == 0
+    assert warning in capsys.readouterr().err
+
+
+def test_a_resumed_folder_of_equal_names_makes_each_file_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in/a.flac").write_bytes(Path("in/d.aiff").read_bytes())
+    assert vocode("in", "-o", "out") == 0
+    assert {"a.flac.wav", "a.wav.wav"} <= {path.name for path in Path("out").iterdir()}
+    assert vocode("in", "-o", "out") == 0
+    assert "0 done, 6 skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in/a.wav", "-o", "-", "--json"], "--json: standard output takes the WAV file"),
+        (["in", "-o", "-"], "found standard output for several inputs, expected a folder"),
+        (["-", "in/a.wav", "-o", "out"], "/dev/stdin: found a stream among several inputs, expected it alone"),
+        (["-", "-o", "out"], "has no name; name a .wav file, or - for standard output"),
+    ],
+)
+def test_streams_stand_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert vocode(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_file_of_that_name_is_no_stream(folder: Path) -> None:
+    Path("-").write_bytes(Path("in/a.wav").read_bytes())
+    assert vocode("./-", "-o", "out.wav") == 0
+    assert Path("out.wav").exists()
+
+
+def begin(*arguments: str, code: str = "", **options: Any) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, on the shipped voice."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    code = f"import sys\n{code}\nfrom wavernn_trt.scripts.cli import main\nsys.exit(main())"
+    command = [sys.executable, "-c", code, "vocode", *arguments, "--backend", "onnxruntime", "--threads", "1"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+
+
+def piped(content: bytes, *arguments: str, **options: Any) -> tuple[int, bytes, str]:
+    process = begin(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+    out, err = process.communicate(content, timeout=SECONDS)
+    return process.returncode, out, err.decode()
+
+
+@pytest.fixture
+def mel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float32]:
+    """A short mel of the shipped voice."""
+    monkeypatch.chdir(tmp_path)
+    whole: NDArray[np.float32] = np.load(shipped_voice().parent / "sample_mel.npy")
+    return whole[:, :6]
+
+
+def test_a_mel_from_a_pipe_becomes_a_wav_on_standard_output(mel: NDArray[np.float32]) -> None:
+    np.save("mel.npy", mel)
+    np.savez("mel.npz", mel=mel, other=mel)
+    assert piped(b"", "mel.npy", "-o", "file.wav", "-q")[0] == 0
+    expected = Path("file.wav").read_bytes()
+    for name, stream in (("mel.npy", "-"), ("mel.npz", "/dev/stdin")):
+        code, out, err = piped(Path(name).read_bytes(), stream, "-o", "-")
+        assert code == 0, err
+        assert out == expected
+        assert "1 done" in err
+    assert piped(b"", "mel.npy", "-o", "/dev/stdout", "-q")[:2] == (0, expected)
+    assert sorted(path.name for path in Path().iterdir()) == ["file.wav", "mel.npy", "mel.npz"]
+
+
+def test_a_recording_from_a_pipe_becomes_a_file(mel: NDArray[np.float32]) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, np.random.default_rng(0).uniform(-0.5, 0.5, 2000), RATE, format="WAV")
+    header = content.getvalue()[:40] + b"\xff\xff\xff\xff"  # as ffmpeg writes it into a pipe
+    code, out, err = piped(header + content.getvalue()[44:], "-", "-o", "new/copy.wav", "--json", "--report", "r.jsonl")
+    assert code == 0, err
+    (row,) = json.loads(out)["files"]
+    assert (row["input"], row["output"], row["warnings"]) == ("/dev/stdin", "new/copy.wav", [])
+    assert soundfile.info("new/copy.wav").frames == row["samples"] == (1 + 2000 // 200) * 200
+    assert json.loads(Path("r.jsonl").read_text())["input"] == "/dev/stdin"
+    assert "0 done, 1 skipped" in piped(b"", "-", "-o", "new/copy.wav")[2], "it is there"
+
+
+def test_standard_output_in_a_file_is_written_over(mel: NDArray[np.float32]) -> None:
+    np.save("mel.npy", mel)
+    with open("out.wav", "wb") as out:
+        process = begin("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=out)
+        assert process.communicate(timeout=SECONDS)[1] == b""
+    assert process.returncode == 0
+    assert soundfile.info("out.wav").frames == 6 * 200
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs /dev/fd")
+def test_process_substitution_is_an_input(mel: NDArray[np.float32]) -> None:
+    np.save("mel.npy", mel)
+    reader, writer = os.pipe()
+    process = begin(f"/dev/fd/{reader}", "-o", "out.wav", "-q", stdin=subprocess.DEVNULL, pass_fds=(reader,))
+    os.close(reader)
+    with open(writer, "wb") as stream:
+        stream.write(Path("mel.npy").read_bytes())
+    assert process.communicate(timeout=SECONDS)[1] == b""
+    assert soundfile.info("out.wav").frames == 6 * 200
+
+
+def test_a_stream_that_holds_nothing_usable_is_a_failed_file(mel: NDArray[np.float32]) -> None:
+    for content, message in (
+        (b"", "failed: /dev/stdin: found nothing, expected a recording or a mel"),
+        (b"neither a recording nor a mel", "failed: /dev/stdin: not a recording that can be read"),
+    ):
+        code, out, err = piped(content, "-", "-o", "-", "-q")
+        assert (code, out) == (1, b"")
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_a_failed_file(mel: NDArray[np.float32]) -> None:
+    np.save("mel.npy", mel)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = begin("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=writer)
+    os.close(writer)
+    error = process.communicate(timeout=SECONDS)[1].decode()
+    assert process.returncode == 1
+    assert error == "wavernn-trt: failed: mel.npy: /dev/stdout: Broken pipe\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_ends_the_waiting_for_standard_input(mel: NDArray[np.float32]) -> None:
+    announced = """
+from wavernn_trt.runtime import standard_streams
+read = standard_streams.read_input_stream
+def announce(path):
+    print("waiting", file=sys.stderr, flush=True)
+    return read(path)
+standard_streams.read_input_stream = announce
+"""
+    process = begin("-", "-o", "-", code=announced, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"waiting\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 130
+    out, err = process.communicate()
+    assert out == b""
+    assert err.endswith(b"wavernn-trt: interrupted\n")
