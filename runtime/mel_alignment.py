@@ -68,9 +68,7 @@ def alignments(
     return sorted(found, key=lambda one: -one.correlation)
 
 
-def _time_bases(
-    frames: int, recording: AnalysedRecording, model: Analysis, *, other_hops: bool
-) -> Iterator[Analysis]:
+def _time_bases(frames: int, recording: AnalysedRecording, model: Analysis, *, other_hops: bool) -> Iterator[Analysis]:
     yield model
     if abs(expected_frames(recording, model) - frames) <= _SLACK and not other_hops:
         return

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.mel_alignment import alignments, expected_frames
 from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis, model_analysis
@@ -111,7 +112,8 @@ def compare_mel(mel: ArrayLike, waveform: ArrayLike, sample_rate: int, audio: Au
         values = values[0]
     if values.ndim != 2 or min(values.shape) < 1:
         raise VocoderError(
-            f"mel: found shape {values.shape}, expected [{audio.n_mels}, frames]; compare the mels of a batch one by one"
+            f"mel: found shape {values.shape}, expected [{audio.n_mels}, frames]; "
+            "compare the mels of a batch one by one"
         )
     turns = _orientations(values.shape, audio.n_mels)
     best = min(
@@ -139,9 +141,9 @@ def _compare(
     mel: NDArray[np.floating], turned: bool, waveform: ArrayLike, sample_rate: int, audio: AudioConfig
 ) -> MelComparison:
     samples = np.asarray(waveform, np.float32)
-    peak = float(np.abs(samples).max()) if samples.size else 0.0
-    if samples.ndim != 1 or peak < _SILENT_PEAK:
-        raise VocoderError("recording: found silence or no mono waveform, expected speech")
+    peak = float(np.abs(resample(samples, sample_rate, audio.sample_rate)).max())  # as Vocoder.recording scales it
+    if peak < _SILENT_PEAK:
+        raise VocoderError("recording: found silence, expected speech")
     gain = 1.0 if audio.peak is None else audio.peak / peak
     recording = AnalysedRecording(samples, sample_rate, gain)
     faults: list[MelFault] = []
@@ -177,9 +179,7 @@ def _compare(
             if explanation.analysis.signal_rate == model.signal_rate:
                 deviation = search.deviation_db(model, explanation.delay, model_levels(audio))
         faults += levels
-    return MelComparison(
-        tuple(faults), tuple(notes), deviation, explanation.residual_db, scale, offset, convention
-    )
+    return MelComparison(tuple(faults), tuple(notes), deviation, explanation.residual_db, scale, offset, convention)
 
 
 def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tuple[Explanation, bool, Search]:
@@ -286,7 +286,11 @@ def _analysis_faults(analysis: Analysis, model: Analysis) -> Iterator[MelFault]:
 
 
 def _filters(analysis: Analysis) -> str:
-    norms = {"slaney": "filters of unit area", "sum": "filters whose weights add up to one", "none": "filters of height one"}
+    norms = {
+        "slaney": "filters of unit area",
+        "sum": "filters whose weights add up to one",
+        "none": "filters of height one",
+    }
     return f"{norms[analysis.norm]} on {'Slaney' if analysis.scale == 'slaney' else 'HTK'}'s mel scale"
 
 

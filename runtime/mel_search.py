@@ -162,6 +162,12 @@ class Search:
                 for hop in hops
                 for analysis in (*changes(best.analysis, model), *other_rates(best.analysis))
             ]
+            # Hops that are rounded to samples drift apart, so that the delays found so far are off.
+            tried += [
+                self.explain(analysis, float(hop * analysis.hop_length))
+                for hop in (-1, 0, 1)
+                for analysis in other_rates(best.analysis)
+            ]
             changed = min(tried, key=lambda one: one.residual_db)
             changed = self.aligned(self._tuned(changed))
             if not changed.residual_db <= _GAIN * best.residual_db or math.isinf(changed.residual_db):
@@ -204,7 +210,7 @@ class Search:
                 moved = [
                     self.explain(dataclasses.replace(best.analysis, **{name: round(value + way * step, 6)}), best.delay)
                     for way in (-1, 1)
-                    if 0 <= value + way * step and (name != "preemphasis" or value + way * step < 1)
+                    if value + way * step >= 0 and (name != "preemphasis" or value + way * step < 1)
                 ]
                 nearer = min(moved, key=lambda one: one.residual_db)
                 if nearer.residual_db < best.residual_db:

@@ -26,21 +26,25 @@ _FLOOR_DB = 25.0
 """Decibels over the model's lowest level that a narrow range has to be, so that it is no quiet recording."""
 _OUTSIDE = 0.2
 """Share of cells outside the range, by more than a twentieth of it; acoustic models overshoot in a few per cent."""
+_LOUD_NATURAL = (-1.0, 0.25)
+"""A natural logarithm, and the share of cells above it from which a mel is louder than speech: of 30 clips at most 3%."""
 _AT_FLOOR = 0.005
 """Share of cells with the very same lowest value, from which that is a floor: the mel was clipped there."""
 _ROUGH = 1.15
 """Second differences along frames against those along bands, from which a square mel looks transposed. Measured on
 30 clips in windows of n_mels frames: at most 1.08 as it should be, over 1.15 in nine of ten that are transposed."""
 _FLOORS = (
-    (math.log(1e-5), "the natural logarithm's (ln 1e-5), as of Tacotron 2 or HiFi-GAN", "tacotron2"),
-    (math.log(1e-7), "Vocos's (ln 1e-7)", "vocos"),
-    (-4.0, "of levels mapped to [-4, 4], as Coqui's", "coqui"),
-    (0.0, "of levels mapped to [0, 1] or [0, 4], as fatchord's", "fatchord"),
-    (-1.0, "of levels mapped to [-1, 0] or [-1, 1], as UniversalVocoding's", "univoc"),
-    (-10.0, "of log10 with a floor of 1e-10, as ESPnet's", "espnet"),
-    (-100.0, "of decibels with a floor of 1e-5", None),
+    (math.log(1e-5), 4.0, "of the natural logarithm (ln 1e-5), as of Tacotron 2 or HiFi-GAN", "tacotron2"),
+    (math.log(1e-7), 4.0, "of Vocos (ln 1e-7)", "vocos"),
+    (-4.0, 4.0, "of levels mapped to [-4, 4], as of Coqui TTS", "coqui"),
+    (0.0, 1.1, "of levels mapped to [0, 1], as of fatchord's WaveRNN", "fatchord"),
+    (0.0, math.inf, "of levels mapped to [0, 4] or the like", None),
+    (-1.0, 0.3, "of levels mapped to [-1, 0], as of UniversalVocoding", "univoc"),
+    (-1.0, 1.1, "of levels mapped to [-1, 1]", None),
+    (-10.0, 1.0, "of log10 with a floor of 1e-10, as of ESPnet", "espnet"),
+    (-100.0, 40.0, "of decibels with a floor of 1e-5", None),
 )
-"""Lowest values of published conventions, what they are, and their names for ``--mel-from``."""
+"""Lowest values of published conventions, the highest that they reach, what they are, and names for ``--mel-from``."""
 
 
 def mel_warnings(mel: ArrayLike, audio: AudioConfig) -> list[str]:
@@ -81,6 +85,11 @@ def _warnings(mel: NDArray[np.float64], axes: int, audio: AudioConfig) -> Iterat
         )
     elif lowest >= (low + high) / 2 and audio.log == "decibel":
         yield f"the mel has no value below {lowest:.4g}: {takes}, and speech has pauses; {_WAY_OUT}"
+    if audio.log == "natural" and float((mel > _LOUD_NATURAL[0]).mean()) > _LOUD_NATURAL[1]:
+        yield (
+            f"the mel is louder than speech: {100 * (mel > _LOUD_NATURAL[0]).mean():.0f}% of its values are above "
+            f"{_LOUD_NATURAL[0]:g}, and the model takes natural logarithms of magnitudes; {_WAY_OUT}"
+        )
     if audio.log == "decibel":
         below = float((mel < low - span / 20).mean())
         over = float((mel > high + span / 20).mean()) if audio.clip_high else 0.0
@@ -107,8 +116,9 @@ def _foreign_floor(mel: NDArray[np.float64], audio: AudioConfig) -> str | None:
     if clipped < _AT_FLOOR or clipped == 1.0 or abs(lowest - low) < 0.02 * (high - low):
         return None
     # float16 rounds by up to a part in 2048
-    for value, text, name in _FLOORS:
-        if abs(lowest - value) <= max(1e-4, 6e-4 * abs(value)):
+    highest = float(mel.max())
+    for value, most, text, name in _FLOORS:
+        if highest <= most and abs(lowest - value) <= max(1e-4, 6e-4 * abs(value)):
             convert = f": convert it with --mel-from {name}" if name is not None else ""
             return (
                 f"{100 * clipped:.1f}% of the mel's values are {lowest:.5g}, the floor {text}; this model's floor is "
