@@ -19,7 +19,7 @@ from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.mel_alignment import alignments, expected_frames
-from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis, model_analysis
+from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis, FilterNorm, model_analysis
 from wavernn_trt.runtime.mel_conventions import CONVENTIONS
 from wavernn_trt.runtime.mel_levels import SAME_DB, LevelMap, describe, identify, model_levels
 from wavernn_trt.runtime.mel_search import EXACT_DB, Explanation, Search
@@ -38,6 +38,10 @@ _OTHER_HOPS_DB = 0.7
 """Residual above which hop lengths are tried that give the same number of frames, give or take two."""
 _EXACTLY_DB = 0.1
 """Decibels; a constant level that another analysis has to meet to be preferred to another reference."""
+_PUBLISHED_FRAMES = 3
+"""Frames that a published convention's mel may have more or less than expected to be tried."""
+_PUBLISHED_GAIN = 0.6
+"""Share of the residual that it may leave at most to be preferred."""
 _SILENT_PEAK = 1e-4
 _SMALLEST = 1e-12
 """Of values without a logarithm."""
@@ -202,12 +206,37 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
         if linear and not 0.6 <= start.map.scale <= 2.6:
             continue
         found = search.search(start, model)
+        if found.residual_db > EXACT_DB:
+            found = _published(found, values.shape[1], search, recording, model)
         if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:
             start = search.best_alignment(alignments(loudness, recording, model, other_hops=True), model, most=40)
             if start.analysis.hop_length != model.hop_length:
                 found = min(found, search.search(start, model), key=lambda one: one.residual_db)
         explained.append((found, linear, search))
     return min(explained, key=lambda one: one[0].residual_db)
+
+
+def _published(
+    found: Explanation, frames: int, search: Search, recording: AnalysedRecording, model: Analysis
+) -> Explanation:
+    """The analysis of a published convention, where that explains the mel better: several settings differ at once."""
+    best = found
+    for one in CONVENTIONS:
+        if one.sample_rate is None or one.hop_length is None or one.win_length is None or one.n_fft is None:
+            continue
+        fmax = None if one.fmax == math.inf else one.fmax
+        norm: FilterNorm = "none" if one.filters == "htk" else "sum" if one.filters == "sum" else "slaney"
+        analysis = Analysis(
+            one.sample_rate, one.sample_rate, one.hop_length, one.win_length, one.n_fft, model.n_mels, one.fmin or 0.0,
+            fmax, one.preemphasis or 0.0, norm, "htk" if one.filters == "htk" else "slaney", one.power,
+        )  # fmt: skip
+        if abs(expected_frames(recording, analysis) - frames) > _PUBLISHED_FRAMES:
+            continue
+        tried = [search.explain(analysis, hops * one.hop_length) for hops in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        nearest = search.aligned(min(tried, key=lambda each: each.residual_db))
+        if nearest.residual_db < max(EXACT_DB, _PUBLISHED_GAIN * best.residual_db):
+            best = nearest
+    return best
 
 
 def _best_level(
@@ -257,9 +286,9 @@ def _analysis_faults(analysis: Analysis, model: Analysis) -> Iterator[MelFault]:
             "hop length", f"{analysis.hop_length} samples", f"{model.hop_length} samples",
             f"{_RECOMPUTE} (if the model was trained so: export it with --set hop_length={analysis.hop_length})", False,
         )  # fmt: skip
-    windows = {(model.win_length, model.n_fft), (in_time["win_length"], in_time["n_fft"]),
-               (in_time["win_length"], model.n_fft)}  # fmt: skip
-    if (analysis.win_length, analysis.n_fft) not in windows:
+    same = (analysis.win_length, analysis.n_fft) == (model.win_length, model.n_fft)
+    same_in_time = rate != 1 and abs(analysis.win_length / in_time["win_length"] - 1) < 0.02
+    if not same and not same_in_time:
         yield MelFault(
             "window", f"{analysis.win_length} samples in a transform of {analysis.n_fft}",
             f"{model.win_length} in {model.n_fft}", _RECOMPUTE, False,
@@ -267,7 +296,7 @@ def _analysis_faults(analysis: Analysis, model: Analysis) -> Iterator[MelFault]:
     if (analysis.norm, analysis.scale) != (model.norm, model.scale):
         yield MelFault("mel filters", _filters(analysis), _filters(model), _RECOMPUTE, False)
     for name, own, trained in (("fmin", analysis.fmin, model.fmin), ("fmax", analysis.top, model.top)):
-        unchanged = analysis.fmax == model.fmax if name == "fmax" else own == trained
+        unchanged = own == trained or (name == "fmax" and analysis.fmax == model.fmax)
         clamped = name == "fmax" and rate != 1 and trained > analysis.sample_rate / 2
         if not unchanged and not clamped:
             kind: Literal["fmin", "fmax"] = "fmin" if name == "fmin" else "fmax"
@@ -317,9 +346,13 @@ def _level_faults(
         return [MelFault("log base", text, describe(audio), remedy, False)], levels.note, None, None
     if not levels.faults:
         return [], levels.note, None, None
+    if levels.map is not None:
+        found = levels.map
     scale = model.scale / found.scale
-    offset = model.offset - scale * found.offset
-    remedy = f"model_mel = {scale:.6g} * mel {'-' if offset < 0 else '+'} {abs(offset):.6g}{_clip(audio)}"
+    offset = round(model.offset - scale * found.offset, 9)
+    factor = "" if abs(scale - 1) < 1e-6 else f"{scale:.6g} * "
+    term = f" {'-' if offset < 0 else '+'} {abs(offset):.6g}" if offset else ""
+    remedy = f"model_mel = {factor}mel{term}{_clip(audio)}"
     faults = [MelFault(kind, text, describe(audio), remedy, True) for kind, text in levels.faults]
     return faults, levels.note, scale, offset
 

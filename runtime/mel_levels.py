@@ -40,6 +40,8 @@ class Levels:
     """Kind and description of each difference from the model."""
     note: str = ""
     """A difference that is no fault."""
+    map: LevelMap | None = None
+    """The map of the convention that was recognised, free of errors of measurement; ``None`` where none was."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def identify(
             return Levels(())
         if gain_db is not None and abs(shift - unscaled) <= same_db:
             return Levels((), f"level: the recording was not scaled to a peak of {audio.peak:g} ({shift:+.1f} dB)")
-        return Levels((_offset_fault(shift, same_db, audio, peak_db),))
+        offset = LevelMap(model.scale, model.offset + round(shift, 2) * model.scale)
+        return Levels((_offset_fault(shift, same_db, audio, peak_db),), map=offset)
     fallback: tuple[_Candidate, float] | None = None
     for candidate in _candidates(audio):
         shift = louder(candidate.map)
@@ -120,7 +123,7 @@ def identify(
         if abs(shift) <= same_db or (gain_db is not None and abs(shift - unscaled) <= same_db):
             if abs(shift) > same_db:
                 note = f"level: the recording was not scaled to a peak of {audio.peak:g} ({shift:+.1f} dB)"
-            return Levels(tuple((kind, candidate.text) for kind in candidate.kinds), note)
+            return Levels(tuple((kind, candidate.text) for kind in candidate.kinds), note, candidate.map)
         if fallback is None or abs(shift) < abs(fallback[1]):
             fallback = candidate, shift
     if fallback is not None:

@@ -27,6 +27,10 @@ _KEPT = 0.95
 """Share of cells that a residual is of; the others may be outliers, such as cells near the Nyquist frequency."""
 _GAIN = 0.85
 """A change of the analysis is tried further if it leaves at most this share of the residual."""
+_CLOSE = 4
+"""Changes, if they are about as good, whose delay is adjusted before one of them is taken."""
+_TUNED = 0.95
+"""A value off the grid of usual ones has to leave at most this share."""
 _MOST_CHANGES = 6
 
 _FMIN = (0.0, 20.0, 30.0, 40.0, 50.0, 55.0, 60.0, 70.0, 80.0, 90.0, 95.0, 100.0, 110.0, 125.0, 150.0)
@@ -155,21 +159,21 @@ class Search:
         for _ in range(_MOST_CHANGES):
             if best.residual_db <= EXACT_DB:
                 break
+            rates = list(other_rates(best.analysis)) if best.analysis.signal_rate == model.signal_rate else []
             # A wrong analysis fits best with a wrong delay; the right one may do so only with the delay before that.
             hops = {one.delay / one.analysis.hop_length for one in (start, best)}
             tried = [
                 self.explain(analysis, hop * analysis.hop_length)
                 for hop in hops
-                for analysis in (*changes(best.analysis, model), *other_rates(best.analysis))
+                for analysis in (*changes(best.analysis, model), *rates)
             ]
             # Hops that are rounded to samples drift apart, so that the delays found so far are off.
             tried += [
-                self.explain(analysis, float(hop * analysis.hop_length))
-                for hop in (-1, 0, 1)
-                for analysis in other_rates(best.analysis)
+                self.explain(analysis, float(hop * analysis.hop_length)) for hop in (-1, 0, 1) for analysis in rates
             ]
-            changed = min(tried, key=lambda one: one.residual_db)
-            changed = self.aligned(self._tuned(changed))
+            tried.sort(key=lambda one: one.residual_db)
+            close = [one for one in tried[:_CLOSE] if one.residual_db <= tried[0].residual_db / _GAIN]
+            changed = min((self.aligned(self._tuned(one)) for one in close), key=lambda one: one.residual_db)
             if not changed.residual_db <= _GAIN * best.residual_db or math.isinf(changed.residual_db):
                 break
             best = changed
@@ -213,7 +217,7 @@ class Search:
                     if value + way * step >= 0 and (name != "preemphasis" or value + way * step < 1)
                 ]
                 nearer = min(moved, key=lambda one: one.residual_db)
-                if nearer.residual_db < best.residual_db:
+                if nearer.residual_db < _TUNED * best.residual_db:
                     best, value = nearer, getattr(nearer.analysis, name)
         return best
 

@@ -27,7 +27,7 @@ _FLOOR_DB = 25.0
 _OUTSIDE = 0.2
 """Share of cells outside the range, by more than a twentieth of it; acoustic models overshoot in a few per cent."""
 _LOUD_NATURAL = (-1.0, 0.25)
-"""A natural logarithm, and the share of cells above it from which a mel is louder than speech: of 30 clips at most 3%."""
+"""A natural logarithm, and the share of cells above it from which a mel is louder than speech (30 clips: up to 3%)."""
 _AT_FLOOR = 0.005
 """Share of cells with the very same lowest value, from which that is a floor: the mel was clipped there."""
 _ROUGH = 1.15
