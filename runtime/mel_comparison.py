@@ -206,6 +206,9 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
         if linear and not 0.6 <= start.map.scale <= 2.6:
             continue
         found = search.search(start, model)
+        if found.residual_db > EXACT_DB and start.analysis != model:
+            own = search.best_alignment([one for one in hypotheses if one.analysis == model], model)
+            found = min(found, search.search(own, model), key=lambda one: one.residual_db)
         if found.residual_db > EXACT_DB:
             found = _published(found, values.shape[1], search, recording, model)
         if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:

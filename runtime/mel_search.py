@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,25 +159,36 @@ class Search:
         for _ in range(_MOST_CHANGES):
             if best.residual_db <= EXACT_DB:
                 break
-            rates = list(other_rates(best.analysis)) if best.analysis.signal_rate == model.signal_rate else []
             # A wrong analysis fits best with a wrong delay; the right one may do so only with the delay before that.
             hops = {one.delay / one.analysis.hop_length for one in (start, best)}
-            tried = [
+            changed = self._nearest(
                 self.explain(analysis, hop * analysis.hop_length)
                 for hop in hops
-                for analysis in (*changes(best.analysis, model), *rates)
-            ]
-            # Hops that are rounded to samples drift apart, so that the delays found so far are off.
-            tried += [
-                self.explain(analysis, float(hop * analysis.hop_length)) for hop in (-1, 0, 1) for analysis in rates
-            ]
-            tried.sort(key=lambda one: one.residual_db)
-            close = [one for one in tried[:_CLOSE] if one.residual_db <= tried[0].residual_db / _GAIN]
-            changed = min((self.aligned(self._tuned(one)) for one in close), key=lambda one: one.residual_db)
+                for analysis in changes(best.analysis, model)
+            )
+            if changed.residual_db > EXACT_DB and best.analysis.signal_rate == model.signal_rate:
+                rates = (self._roughly_aligned(analysis, hops) for analysis in other_rates(best.analysis))
+                changed = min(changed, self._nearest(rates), key=lambda one: one.residual_db)
             if not changed.residual_db <= _GAIN * best.residual_db or math.isinf(changed.residual_db):
                 break
             best = changed
         return self.simplified(best, model)
+
+    def _nearest(self, tried: Iterable[Explanation]) -> Explanation:
+        """The best of several explanations, once the delays of the best ones are adjusted."""
+        ordered = sorted(tried, key=lambda one: one.residual_db)
+        close = [one for one in ordered[:_CLOSE] if one.residual_db <= ordered[0].residual_db / _GAIN]
+        return min((self.aligned(self._tuned(one)) for one in close), key=lambda one: one.residual_db)
+
+    def _roughly_aligned(self, analysis: Analysis, hops: set[float]) -> Explanation:
+        """An analysis with the best delay of some, in hops; where hops are rounded to samples, frames drift apart."""
+        hop = analysis.hop_length
+        tried = (self.explain(analysis, delay * hop) for delay in hops | {-1.0, 0.0, 1.0})
+        best = min(tried, key=lambda one: one.residual_db)
+        for part in (4, 8):
+            moved = [self.explain(analysis, best.delay + way * hop / part) for way in (-1, 1)]
+            best = min(best, *moved, key=lambda one: one.residual_db)
+        return best
 
     def simplified(self, explanation: Explanation, model: Analysis) -> Explanation:
         """The explanation without the changes that it does not need."""
