@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -69,8 +70,9 @@ def model_analysis(audio: AudioConfig) -> Analysis:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=32)
 def filterbank(analysis: Analysis) -> Array:
-    """Mel filters [n_mels, n_fft // 2 + 1]."""
+    """Mel filters [n_mels, n_fft // 2 + 1]; not to be written to."""
     if analysis.scale == "slaney":
         mels = np.linspace(hz_to_mel(analysis.fmin), hz_to_mel(analysis.top), analysis.n_mels + 2)
         edges = mel_to_hz(mels)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.mel_alignment import alignments, expected_frames
+from wavernn_trt.runtime.mel_alignment import Alignment, alignments, expected_frames
 from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis, FilterNorm, model_analysis
 from wavernn_trt.runtime.mel_conventions import CONVENTIONS
 from wavernn_trt.runtime.mel_levels import SAME_DB, LevelMap, describe, identify, model_levels
@@ -120,10 +120,12 @@ def compare_mel(mel: ArrayLike, waveform: ArrayLike, sample_rate: int, audio: Au
             "compare the mels of a batch one by one"
         )
     turns = _orientations(values.shape, audio.n_mels)
-    best = min(
-        (_compare(values.T if turned else values, turned, waveform, sample_rate, audio) for turned in turns),
-        key=lambda one: one.residual_db,
-    )
+    compared: list[MelComparison] = []
+    for turned in turns:
+        compared.append(_compare(values.T if turned else values, turned, waveform, sample_rate, audio))
+        if compared[-1].identified:
+            break
+    best = min(compared, key=lambda one: one.residual_db)
     return MelComparison(**{**vars(best), "faults": (*shape_faults, *best.faults)})
 
 
@@ -199,24 +201,38 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
             f"mel: found {values.shape[1]} frames with too few loud cells to compare; give a mel and a recording of at "
             "least a second of speech"
         )
-    explained = []
-    for linear, search in usable:
-        start = search.best_alignment(hypotheses, model)
-        # A logarithm of values that have one already is no straight line, whose slope would be 1 or 2.
-        if linear and not 0.6 <= start.map.scale <= 2.6:
-            continue
-        found = search.search(start, model)
-        if found.residual_db > EXACT_DB and start.analysis != model:
-            own = search.best_alignment([one for one in hypotheses if one.analysis == model], model)
-            found = min(found, search.search(own, model), key=lambda one: one.residual_db)
-        if found.residual_db > EXACT_DB:
-            found = _published(found, values.shape[1], search, recording, model)
-        if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:
-            start = search.best_alignment(alignments(loudness, recording, model, other_hops=True), model, most=40)
-            if start.analysis.hop_length != model.hop_length:
-                found = min(found, search.search(start, model), key=lambda one: one.residual_db)
-        explained.append((found, linear, search))
+    starts = [(search.best_alignment(hypotheses, model), linear, search) for linear, search in usable]
+    # A logarithm of values that have one already is no straight line, whose slope would be 1 or 2.
+    starts = [one for one in starts if not one[1] or 0.6 <= one[0].map.scale <= 2.6]
+    explained: list[tuple[Explanation, bool, Search]] = []
+    for start, linear, search in sorted(starts, key=lambda one: one[0].residual_db):
+        explained.append((_searched(start, values, hypotheses, search, recording, model), linear, search))
+        if explained[-1][0].residual_db <= EXACT_DB:
+            break
     return min(explained, key=lambda one: one[0].residual_db)
+
+
+def _searched(
+    start: Explanation,
+    values: Array,
+    hypotheses: list[Alignment],
+    search: Search,
+    recording: AnalysedRecording,
+    model: Analysis,
+) -> Explanation:
+    """The best explanation that a search finds from one start, or from others where that leaves a residual."""
+    found = search.search(start, model)
+    if found.residual_db > EXACT_DB and start.analysis != model:
+        own = search.best_alignment([one for one in hypotheses if one.analysis == model], model)
+        found = min(found, search.search(own, model), key=lambda one: one.residual_db)
+    if found.residual_db > EXACT_DB:
+        found = _published(found, values.shape[1], search, recording, model)
+    if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:
+        others = alignments(values.mean(axis=0), recording, model, other_hops=True)
+        start = search.best_alignment(others, model, most=40)
+        if start.analysis.hop_length != model.hop_length:
+            found = min(found, search.search(start, model), key=lambda one: one.residual_db)
+    return found
 
 
 def _published(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,10 @@ _KEPT = 0.95
 """Share of cells that a residual is of; the others may be outliers, such as cells near the Nyquist frequency."""
 _GAIN = 0.85
 """A change of the analysis is tried further if it leaves at most this share of the residual."""
+_RATES_DB = 0.15
+"""Residual above which other sample rates are tried whose mels have as many frames."""
+_RATES_GAIN = 0.6
+"""Share of the residual that another sample rate may leave at most."""
 _CLOSE = 4
 """Changes, if they are about as good, whose delay is adjusted before one of them is taken."""
 _TUNED = 0.95
@@ -155,26 +159,36 @@ class Search:
 
     def search(self, start: Explanation, model: Analysis) -> Explanation:
         """Changes the analysis, one setting after the other, while that explains more; then drops idle changes."""
+        best = self._climb(start, model, rates=False)
+        if best.residual_db > _RATES_DB and start.analysis.signal_rate == model.signal_rate:
+            elsewhere = self._climb(start, model, rates=True)
+            if elsewhere.residual_db < _RATES_GAIN * best.residual_db:
+                best = elsewhere
+        return self._simplified(best, model)
+
+    def _climb(self, start: Explanation, model: Analysis, *, rates: bool) -> Explanation:
+        """Takes the best change as long as there is one; with ``rates``, that to another sample rate at first."""
         best = self.aligned(start)
         for _ in range(_MOST_CHANGES):
             if best.residual_db <= EXACT_DB:
                 break
             # A wrong analysis fits best with a wrong delay; the right one may do so only with the delay before that.
-            hops = {one.delay / one.analysis.hop_length for one in (start, best)}
-            changed = self._nearest(
-                self.explain(analysis, hop * analysis.hop_length)
-                for hop in hops
-                for analysis in changes(best.analysis, model)
-            )
-            if changed.residual_db > EXACT_DB and best.analysis.signal_rate == model.signal_rate:
-                rates = (self._roughly_aligned(analysis, hops) for analysis in other_rates(best.analysis))
-                changed = min(changed, self._nearest(rates), key=lambda one: one.residual_db)
+            hops = {round(one.delay / one.analysis.hop_length, 2) for one in (start, best)}
+            if rates and best.analysis.signal_rate == model.signal_rate:
+                tried = [self._roughly_aligned(analysis, hops) for analysis in other_rates(best.analysis)]
+            else:
+                tried = [
+                    self.explain(analysis, hop * analysis.hop_length)
+                    for hop in hops
+                    for analysis in changes(best.analysis, model)
+                ]
+            changed = self._nearest(tried)
             if not changed.residual_db <= _GAIN * best.residual_db or math.isinf(changed.residual_db):
                 break
             best = changed
-        return self.simplified(best, model)
+        return best
 
-    def _nearest(self, tried: Iterable[Explanation]) -> Explanation:
+    def _nearest(self, tried: list[Explanation]) -> Explanation:
         """The best of several explanations, once the delays of the best ones are adjusted."""
         ordered = sorted(tried, key=lambda one: one.residual_db)
         close = [one for one in ordered[:_CLOSE] if one.residual_db <= ordered[0].residual_db / _GAIN]
@@ -190,7 +204,7 @@ class Search:
             best = min(best, *moved, key=lambda one: one.residual_db)
         return best
 
-    def simplified(self, explanation: Explanation, model: Analysis) -> Explanation:
+    def _simplified(self, explanation: Explanation, model: Analysis) -> Explanation:
         """The explanation without the changes that it does not need."""
         best = explanation
         for fields in (("fmin",), ("fmax",), ("win_length", "n_fft"), ("norm", "scale"), ("preemphasis",), ("power",)):
