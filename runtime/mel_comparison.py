@@ -346,7 +346,7 @@ def _linear_faults(found: LevelMap, analysis: Analysis, audio: AudioConfig) -> l
     exponent = found.scale / analysis.power
     kind = "power" if exponent * analysis.power > 1.5 else "magnitude"
     if analysis.power == 2:
-        remedy = "vocode --mel-from librosa-power (up to about 1 dB; better compute the mel from the recording)"
+        remedy = "vocode --mel-from librosa-power (an error of about 1 dB; better compute the mel from the recording)"
     else:
         root = "mel" if abs(found.scale - 1) < 0.1 else f"mel ** {1 / found.scale:.3g}"
         remedy = f"take the logarithm: {describe(audio)}, of magnitude = {root}"
@@ -361,7 +361,7 @@ def _level_faults(
     if merged:  # the mel of a power spectrum: 10 log10 of it is part of the same mistake
         text = "; ".join(["mel of the power spectrum, where that of the magnitudes is expected",
                           *(text for _, text in levels.faults)])  # fmt: skip
-        remedy = f"{_RECOMPUTE} exactly; --mel-from librosa-db converts up to about 1 dB"
+        remedy = f"{_RECOMPUTE} exactly; --mel-from librosa-db has an error of about 1 dB"
         return [MelFault("log base", text, describe(audio), remedy, False)], levels.note, None, None
     if not levels.faults:
         return [], levels.note, None, None
