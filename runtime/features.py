@@ -122,7 +122,7 @@ def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
     return bank
 
 
-def triangles(edges: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+def triangles(edges: NDArray[np.float64], frequencies: NDArray[np.floating]) -> NDArray[np.float64]:
     """Triangular filters of height one.
 
     Args:

@@ -23,7 +23,7 @@ from wavernn_trt.runtime.mel_comparison import MelComparison, compare_mel
 librosa = pytest.importorskip("librosa", reason="librosa computes the mels that are compared")
 
 Array = NDArray[Any]
-SAMPLES = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "samples"
+SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
 
 MODELS = {
     "univoc": AudioConfig(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.mel_alignment import RATES, Alignment
-from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis
-from wavernn_trt.runtime.mel_levels import LevelMap
+from wavernn_trt.runtime.mel_comparison.alignment import RATES, Alignment
+from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis
+from wavernn_trt.runtime.mel_comparison.levels import LevelMap
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.mel_analysis import AnalysedRecording, Analysis
+from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis
 
 Array = NDArray[np.float64]
 
