@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ _MORE = 40
 """How many times as long as its file an MP3 is that begins with frames of 320 kbit/s and goes on with 8."""
 _OGG_PAGE = 27 + 255 + 255 * 255
 """Bytes of the largest Ogg page (RFC 3533)."""
+_DOUBT = re.compile(r"^.*(?:truncated|should be).*$", re.MULTILINE)
+"""What libsndfile's log says of a file with fewer bytes than its header states."""
 _SIGNATURES = (
     (4, b"ftyp", "MPEG-4 (AAC or ALAC)"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
@@ -95,9 +98,7 @@ def _opened(path: str | Path, content: bytes | None) -> Iterator[tuple[BinaryIO,
     try:
         with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
             size = measure_samples(file)
-            source = file
-            if size is not None and size.corrections:
-                source = _corrected(file, size)
+            source = _corrected(file, size) if size is not None and size.corrections else file
             with _sound(path, file, source, size) as sound:
                 yield file, size, sound
     except OSError as error:
@@ -209,6 +210,8 @@ def _shortage(file: BinaryIO, sound: SoundFile, size: SampleBytes | None, found:
             return f"cut short: the file has {size.present} of the {size.promised} bytes that its header promises"
         if size.promised is not None and size.present:
             promised = found * size.promised // size.present
+    elif sound.format == "NIST":
+        promised = _nist_frames(file)
     elif found < sound.frames < _MOST_FRAMES and not _estimates_length(file):
         promised = int(sound.frames)
     because = f" ({reason})" if reason else ""
@@ -216,6 +219,8 @@ def _shortage(file: BinaryIO, sound: SoundFile, size: SampleBytes | None, found:
         return f"cut short: found {found / rate:.2f} s of the {promised / rate:.2f} s that its header promises{because}"
     if reason:
         return f"damaged or cut short: it can be read for {found / rate:.2f} s and no further{because}"
+    if size is None and (doubt := _DOUBT.search(sound.extra_info)) is not None:
+        return f"cut short: found {found / rate:.2f} s (libsndfile: {doubt[0].strip(' *.')})"
     if sound.format == "OGG" and not _ogg_ends(file):
         return f"cut short: found {found / rate:.2f} s, and the Ogg stream breaks off before its last page"
     return ""
@@ -232,6 +237,13 @@ def _estimates_length(file: BinaryIO) -> bool:
         file.seek(len(start[:4]))
     synchronised = len(start) >= 4 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0 and start[1] & 0x06 != 0
     return synchronised and not any(word in file.read(200) for word in (b"Xing", b"Info", b"VBRI"))
+
+
+def _nist_frames(file: BinaryIO) -> int:
+    """The number of frames that a NIST SPHERE header states; 0 if it does not."""
+    file.seek(0)
+    stated = re.search(rb"^sample_count -i ([0-9]{1,15})$", file.read(1024), re.MULTILINE)
+    return int(stated[1]) if stated else 0
 
 
 def _ogg_ends(file: BinaryIO) -> bool:

@@ -33,13 +33,15 @@ def read_input_stream(path: Path) -> bytes:
         VocoderError: it is a terminal, or is not open for reading.
     """
     match = _DESCRIPTOR.fullmatch(path.as_posix())
+    if match is None and sys.stdin is None:  # as Python has it where the shell closed it
+        raise VocoderError(f"{path}: standard input is closed, expected a recording or a mel from a pipe or a file")
     try:
         descriptor = int(match[1]) if match else sys.stdin.fileno()
         with open(descriptor, "rb", closefd=False) as stream:
             if stream.isatty():
                 raise VocoderError(f"{path}: found a terminal, expected a recording or a mel from a pipe or a file")
             return stream.read()
-    except (OSError, ValueError, AttributeError, OverflowError) as error:  # closed before Python started: None
+    except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, VocoderError):
             raise
         raise VocoderError(f"{path}: it cannot be read ({getattr(error, 'strerror', None) or error})") from None

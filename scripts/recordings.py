@@ -18,7 +18,7 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
 
     Args:
         inputs: files, and folders of them.
-        mels: whether mel spectrograms will do as well.
+        mels: whether mel spectrograms will do as well; of a folder only where it has no recordings.
 
     Raises:
         VocoderError: a folder without any, none of the files exists, or a mel where only recordings will do.
@@ -29,7 +29,9 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
     found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside, left_out = find_files(path, mels=mels)
+            inside, left_out = find_files(path, mels=False)
+            if mels and not inside:
+                inside, left_out = find_files(path)
             if not inside:
                 others = f"; {left_out.summary()}" if left_out else ""
                 raise VocoderError(f"{path}: found no {describe_inputs(mels=mels)} in this folder{others}")

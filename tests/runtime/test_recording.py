@@ -170,6 +170,15 @@ def test_other_cut_recordings_are_reported_too(kind: str) -> None:
         np.testing.assert_array_equal(samples, read(content)[0][: len(samples)])
 
 
+@pytest.mark.parametrize("kind", ["NIST", "VOC", "SVX", "MAT4"])
+def test_rarer_formats_are_reported_where_their_header_shows_it(kind: str) -> None:
+    content = encoded(kind)
+    assert read(content)[1] == ()
+    samples, (warning,) = read(content[: int(len(content) * 0.6)])
+    assert warning.startswith(f"cut short: found {len(samples) / RATE:.2f} s ")
+    assert 0.5 < len(samples) / RATE < 0.65
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_an_ogg_stream_without_its_last_page_is_reported(subtype: str) -> None:
     content = encoded("OGG", subtype, samples=80_000)

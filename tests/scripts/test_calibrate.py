@@ -148,3 +148,10 @@ def test_the_output_must_be_a_file(clips: Path, capsys: Any) -> None:
     code, out, err = run(capsys, shipped_voice(), clips, "-o", clips, "--overwrite")
     assert (code, out) == (2, "")
     assert "is there already; name a file" in err
+
+
+def test_mels_beside_the_recordings_of_a_folder_are_left_out(clips: Path, capsys: Any, caplog: Any) -> None:
+    np.save(clips / "a.npy", np.zeros((20, 4), np.float32))
+    code, _, err = run(capsys, shipped_voice(), clips, "-o", clips.parent / "voice.json", "-q")
+    assert code == 0, err
+    assert "left out 1 file that is no recording: .npy 1" in caplog.text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
@@ -188,6 +190,17 @@ def test_a_worker_speaks_as_the_command_does(folder: Path, monkeypatch: pytest.M
     assert dict(zip(told["number"], told["samples"], strict=True)) == {0: 160, 1: 0}
     assert any("22050 Hz" in error for error in told["error"])
     assert told["refusal"] == ["", ""]
+
+
+def test_what_a_worker_warns_of_comes_back(folder: Path) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, np.random.default_rng(0).uniform(-0.5, 0.5, 2000), 16000, format="WAV")
+    Path("in/cut.wav").write_bytes(content.getvalue()[:2044])
+    jobs = plan_jobs([Path("in/cut.wav")], Path("out"))
+    told = VocoderActor(LOADING, JobOptions())(to_rows(jobs, [0]))
+    result = ray_pool._spoken(jobs[0], {name: values[0] for name, values in told.items()}).result
+    assert result.status == "done"
+    assert result.warnings == ("cut short: found 0.06 s of the 0.12 s that its header promises",)
 
 
 def test_a_worker_that_cannot_load_the_model_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

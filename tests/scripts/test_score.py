@@ -145,3 +145,14 @@ def test_precisions_that_round_activations_need_a_table(clips: Path, tmp_path: P
     assert list(reports) == ["fp32", "int8", "fp8"]
     assert len(set(reports.values())) == 3
     assert max(reports.values()) - min(reports.values()) < 1
+
+
+def test_a_cut_recording_and_left_out_files_are_reported(clips: Path, capsys: Any, caplog: Any) -> None:
+    path = clips / "a.wav"
+    path.write_bytes(path.read_bytes()[:-600])
+    np.save(clips / "a.npy", np.zeros((80, 4), np.float32))
+    code, out, err = run(capsys, shipped_voice(), clips, "--json", "--teacher-forced-only", "-q")
+    assert code == 0
+    assert err.count("a.wav: cut short: found 0.04 s of the 0.06 s that its header promises") == 1
+    assert [len(entry["warnings"]) for entry in json.loads(out)["files"]] == [1, 0]
+    assert "left out 1 file that is no recording: .npy 1" in caplog.text

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("soxr", reason="training resamples with soxr")
@@ -11,7 +14,16 @@ pytest.importorskip("soxr", reason="training resamples with soxr")
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.scripts.voice_corpus import AUDIO, Corpus, CorpusError, Recording, how_often, prepare, walk
+from wavernn_trt.scripts.voice_corpus import (
+    AUDIO,
+    Corpus,
+    CorpusError,
+    Recording,
+    how_often,
+    prepare,
+    read_folder,
+    walk,
+)
 from wavernn_trt.scripts.voice_model import TrainingModel
 from wavernn_trt.scripts.voice_recipe import Recipe
 
@@ -115,3 +127,17 @@ def test_copies_are_heard_as_often_as_asked_and_long_recordings_more(recordings:
     assert weights[2].item() == pytest.approx(0.25)
     assert (weights[0] / weights[1]).item() == pytest.approx(81 / 40)
     assert how_often(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
+
+
+def test_a_folder_s_recordings_of_every_format_are_read_and_its_other_files_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 24000)
+    for name in ("a.wav", "b.mp3", "c.aiff"):
+        soundfile.write(tmp_path / name, noise, 16000)
+    (tmp_path / "d.m4a").touch()
+    assert list(read_folder(tmp_path)) == ["a", "b", "c"]
+    assert "left out 1 file that is no recording: .m4a 1" in caplog.text
+    soundfile.write(tmp_path / "a.flac", noise, 16000)
+    with pytest.raises(CorpusError, match="another recording of that name with another suffix"):
+        read_folder(tmp_path)

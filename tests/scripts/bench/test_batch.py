@@ -259,7 +259,7 @@ def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder,
     with pytest.raises(VocoderError, match=r"--mels: .*c\.npy: .*expected"):
         find_speech(tiny_vocoder, [tmp_path / "c.npy"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VocoderError, match=r"empty: found no \.wav"):
+    with pytest.raises(VocoderError, match=r"empty: found no recordings \(\.wav"):
         find_speech(tiny_vocoder, [tmp_path / "empty"])
 
 
