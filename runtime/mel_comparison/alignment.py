@@ -22,6 +22,11 @@ _HOPS = (80, 100, 128, 160, 200, 240, 256, 275, 300, 320, 400, 441, 480, 512)
 """Samples, of published models."""
 _SLACK = 2
 """Frames that a mel of the same hop may have more or less."""
+_MOST_DELAYS = 300
+_COARSEST = 6
+"""Half frames between delays; the loudness of speech changes little in that time."""
+_MOST_FRAMES = 4000
+"""Frames that are correlated; of longer mels every second, third … is."""
 _EMPHASIS = 0.97
 """Pre-emphasis under which the energy of speech follows the mean of its log-mel."""
 
@@ -91,14 +96,15 @@ def _time_bases(frames: int, recording: AnalysedRecording, model: Analysis, *, o
 
 
 def _delays(frames: int, recording: AnalysedRecording, analysis: Analysis) -> list[float]:
-    """Delays to be tried: some frames either way, and every half frame where one is much shorter than the other."""
+    """Delays to be tried: some frames either way, and up to some seconds where one is much shorter than the other."""
     hop = analysis.hop_length
     near = [hop * steps / 2 for steps in range(-5, 6)]
     missing = expected_frames(recording, analysis) - frames
     if abs(missing) <= _SLACK:
         return near
-    far = range(0, 2 * missing) if missing > 0 else range(2 * missing, 0)
-    return near + [hop * steps / 2 for steps in far]
+    step = min(_COARSEST, -(-2 * abs(missing) // _MOST_DELAYS))
+    furthest = min(2 * abs(missing), step * _MOST_DELAYS)
+    return near + [hop * steps / 2 * (1 if missing > 0 else -1) for steps in range(0, furthest, step)]
 
 
 def _energy(signal: Array, window: int) -> Array:
@@ -110,7 +116,9 @@ def _energy(signal: Array, window: int) -> Array:
 
 
 def _correlation(loudness: Array, energy: Array, analysis: Analysis, delay: float) -> float:
-    centres = np.round(np.arange(len(loudness)) * analysis.hop_length + delay).astype(np.intp)
+    frames = np.arange(0, len(loudness), 1 + len(loudness) // _MOST_FRAMES)
+    loudness = loudness[frames]
+    centres = np.round(frames * analysis.hop_length + delay).astype(np.intp)
     inside = (centres >= 0) & (centres < energy.size)
     if inside.sum() < min(20, len(loudness)) or inside.sum() < len(loudness) / 2:
         return -1.0

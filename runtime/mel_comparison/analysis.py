@@ -91,16 +91,16 @@ def filterbank(analysis: Analysis) -> Array:
 class AnalysedRecording:
     """A recording that is analysed in many ways at chosen frames."""
 
-    def __init__(self, waveform: NDArray[np.float32], sample_rate: int, gain: float = 1.0) -> None:
+    def __init__(self, waveform: NDArray[np.float32], sample_rate: int, peak: float | None = None) -> None:
         """Takes the recording.
 
         Args:
             waveform: float [samples], mono.
             sample_rate: Hz.
-            gain: factor on all samples.
+            peak: to which the recording is scaled once it is resampled; ``None`` leaves the level alone.
         """
         self._waveform = waveform
-        self._gain = gain
+        self._peak = peak
         self.sample_rate = sample_rate
         self._signals: dict[tuple[int, float], Array] = {}
         self._spectra: dict[tuple[object, ...], Array] = {}
@@ -112,8 +112,9 @@ class AnalysedRecording:
             if preemphasis:
                 self._signals[key] = pre_emphasis(self.signal(rate), preemphasis)
             else:
-                resampled = resample(self._waveform, self.sample_rate, rate)
-                self._signals[key] = self._gain * resampled.astype(np.float64)
+                resampled = resample(self._waveform, self.sample_rate, rate).astype(np.float64)
+                gain = 1.0 if self._peak is None else self._peak / np.abs(resampled).max()
+                self._signals[key] = gain * resampled
         return self._signals[key]
 
     def inside(self, analysis: Analysis, frames: NDArray[np.intp], delay: float) -> NDArray[np.bool_]:

@@ -103,8 +103,7 @@ def _compare(
     peak = float(np.abs(resample(samples, sample_rate, audio.sample_rate)).max())  # as Vocoder.recording scales it
     if peak < _SILENT_PEAK:
         raise VocoderError("recording: found silence, expected speech")
-    gain = 1.0 if audio.peak is None else audio.peak / peak
-    recording = AnalysedRecording(samples, sample_rate, gain)
+    recording = AnalysedRecording(samples, sample_rate, audio.peak)
     faults: list[MelFault] = []
     if turned:
         shape = f"shape {list(mel.T.shape)}, [frames, n_mels]"
@@ -117,7 +116,7 @@ def _compare(
         model = Analysis(**{**vars(model), "n_mels": mel.shape[0]})
     values = mel.astype(np.float64)
     explanation, linear, search = _explain(values, recording, model)
-    gain_db = None if audio.peak is None else 20 * math.log10(gain)
+    gain_db = None if audio.peak is None else 20 * math.log10(audio.peak / peak)
     peak_db = 20 * math.log10(peak)
     if not linear:
         explanation = _best_level(explanation, search, audio, gain_db, peak_db)
