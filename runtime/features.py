@@ -16,8 +16,6 @@ from wavernn_trt.export.config import AudioConfig
 
 Array = NDArray[np.float32]
 
-MAGNITUDE_FLOOR = 1e-5
-"""Smallest mel magnitude before the logarithm: -100 dB, in every family."""
 _FRAMES_AT_ONCE = 512
 
 
@@ -43,13 +41,30 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
         raise ValueError("the waveform holds NaN or infinite samples")
     if audio.preemphasis:
         signal = pre_emphasis(signal, audio.preemphasis)
-    magnitude = mel_magnitude(signal, audio)
+    return magnitude_to_mel(mel_magnitude(signal, audio), audio)
+
+
+def magnitude_to_mel(magnitude: NDArray[np.float64], audio: AudioConfig) -> Array:
+    """Maps mel-filtered magnitudes to the levels that the model takes; the inverse of `mel_to_magnitude`.
+
+    Args:
+        magnitude: [n_mels, frames], not negative.
+        audio: the model's audio settings.
+
+    Returns:
+        float32 [n_mels, frames].
+    """
     if audio.log == "natural":
         return np.log(np.maximum(magnitude, audio.floor)).astype(np.float32)
     decibels = 20.0 * np.log10(np.maximum(magnitude, audio.floor)) - audio.reference_db
     low, high = audio.mel_range
     scaled = low + (high - low) * (decibels - audio.min_level_db) / -audio.min_level_db
     return np.clip(scaled, low if audio.clip_low else None, high if audio.clip_high else None).astype(np.float32)
+
+
+def lowest_level(audio: AudioConfig) -> float:
+    """The level of digital silence, in the range that the model takes."""
+    return float(magnitude_to_mel(np.zeros(1), audio)[0])
 
 
 def mel_to_magnitude(mel: Array, audio: AudioConfig) -> NDArray[np.float64]:
@@ -96,19 +111,25 @@ def _centred_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[ND
     half = audio.n_fft // 2
     if audio.pad_mode == "reflect" and signal.size <= half:
         raise ValueError(f"{signal.size} samples are too short for a spectrogram: at least {half + 1} are needed")
-    return np.pad(signal, half, mode=audio.pad_mode), _window(audio.win_length, audio.n_fft)
+    return np.pad(signal, half, mode=audio.pad_mode), hann_window(audio.win_length, audio.n_fft)
 
 
 def _lws_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The same as the package lws does in its mode "speech", which takes n_fft for the window."""
     size, hop = audio.n_fft, audio.hop_length
-    window = np.sin(np.pi * (np.arange(size) + 0.5) / size) / np.sqrt(size / hop / 2)
     behind = -signal.size % hop + size - hop
-    return np.pad(signal, (size - hop, behind)), window
+    return np.pad(signal, (size - hop, behind)), lws_window(size, hop)
 
 
 @lru_cache(maxsize=8)
-def _window(win_length: int, n_fft: int) -> NDArray[np.float64]:
+def lws_window(n_fft: int, hop_length: int) -> NDArray[np.float64]:
+    """The window of the package lws, [n_fft]: a half sine, scaled by the overlap of frames."""
+    return np.asarray(np.sin(np.pi * (np.arange(n_fft) + 0.5) / n_fft) / np.sqrt(n_fft / hop_length / 2))
+
+
+@lru_cache(maxsize=8)
+def hann_window(win_length: int, n_fft: int) -> NDArray[np.float64]:
+    """A periodic Hann window of ``win_length`` samples in the middle of ``n_fft``, zeros around it."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
     left = (n_fft - win_length) // 2
     return np.pad(hann, (left, n_fft - win_length - left))
@@ -118,16 +139,28 @@ def _window(win_length: int, n_fft: int) -> NDArray[np.float64]:
 def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
     """Triangular filters on Slaney's mel scale, [n_mels, n_fft // 2 + 1]; see `AudioConfig.mel_norm`."""
     fmax = audio.fmax if audio.fmax is not None else audio.sample_rate / 2
-    edges = _mel_to_hz(np.linspace(_hz_to_mel(audio.fmin), _hz_to_mel(fmax), audio.n_mels + 2))
-    bins = np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate)
-    ramps = edges[:, None] - bins[None]
-    width = np.diff(edges)[:, None]
-    bank: NDArray[np.float64] = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
+    edges = mel_to_hz(np.linspace(hz_to_mel(audio.fmin), hz_to_mel(fmax), audio.n_mels + 2))
+    bank = triangles(edges, np.fft.rfftfreq(audio.n_fft, 1 / audio.sample_rate))
     if audio.mel_norm == "sum":
         bank /= np.maximum(bank.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     else:
         bank *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
     return bank
+
+
+def triangles(edges: NDArray[np.float64], frequencies: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Triangular filters of height one.
+
+    Args:
+        edges: Hz [filters + 2]; filter i rises from edge i, is one at edge i + 1 and falls to zero at edge i + 2.
+        frequencies: Hz [bins], of the Fourier transform.
+
+    Returns:
+        [filters, bins].
+    """
+    ramps = edges[:, None] - frequencies[None]
+    width = np.diff(edges)[:, None]
+    return np.asarray(np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:])))
 
 
 # Slaney's Auditory Toolbox scale: linear up to 1 kHz (66.67 Hz a mel), logarithmic above (27 steps for a factor 6.4).
@@ -137,11 +170,13 @@ _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ
 _LOG_STEP = np.log(6.4) / 27
 
 
-def _hz_to_mel(frequency: float) -> float:
+def hz_to_mel(frequency: float) -> float:
+    """Hz to Slaney's mel scale."""
     if frequency < _BREAK_HZ:
         return frequency / _LINEAR_HZ
     return float(_BREAK_MEL + np.log(frequency / _BREAK_HZ) / _LOG_STEP)
 
 
-def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's mel scale to Hz."""
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL)))

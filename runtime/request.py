@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +15,11 @@ from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.mel_conditioner import MelConditioner
+from wavernn_trt.runtime.mel_warnings import mel_warnings
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Request:
     """Hz that the mel was made for; if given, it is checked."""
     samples: int | None = None
     """Speak no more than the first so many."""
+    warn: bool = True
+    """Log a warning where the mel cannot be as the model was trained on (`mel_warnings`)."""
 
 
 def prepare(
@@ -56,6 +62,9 @@ def prepare(
     mel = check_mel(request.mel, audio, request.sample_rate)
     if np.may_share_memory(mel, np.asarray(request.mel)):
         mel = mel.copy()  # the caller's array may change while it waits
+    if request.warn:
+        for warning in mel_warnings(request.mel, audio):
+            logger.warning("%s", warning)
     frames = mel.shape[1]
     steps = frames * audio.hop_length
     if request.samples is not None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wavernn_trt.export.config import AudioConfig
 
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 2**10,
@@ -60,6 +65,73 @@ def duration(text: str) -> float:
     if number is None or unit not in _SECONDS:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a time such as 30d, 12h or 2w (s, m, h, d, w)")
     return number * _SECONDS[unit]
+
+
+def add_mel_from(parser: Any) -> None:
+    """Adds ``--mel-from``.
+
+    Args:
+        parser: a parser or a group of one.
+    """
+    parser.add_argument(
+        "--mel-from",
+        action=_MelFrom,
+        metavar="NAME",
+        help="levels of the mels, which are converted to the model's: tacotron2, hifigan, coqui, fatchord, rtvc, "
+        "librosa-power, …; 'list' prints all (default: mels have the model's levels)",
+    )
+
+
+class _MelFrom(argparse.Action):
+    """Checks a convention's name; ``list`` prints the names and ends the program, as ``--help`` does."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        from wavernn_trt.runtime.mel_conventions import CONVENTIONS, names
+
+        if values == "list":
+            for one in CONVENTIONS:
+                also = f"; also: {', '.join(one.aliases)}" if one.aliases else ""
+                print(f"{one.name:<14} {one.summary}{also}")
+            parser.exit(0)
+        if values not in names():
+            parser.error(f"argument --mel-from: found {values!r}, expected list or one of {', '.join(names())}")
+        setattr(namespace, self.dest, values)
+
+
+def check_mel_from(name: str | None, files: Iterable[Path]) -> None:
+    """Refuses ``--mel-from`` where no input is a mel.
+
+    Args:
+        name: the option's value.
+        files: the inputs.
+
+    Raises:
+        VocoderError: no file is a mel.
+    """
+    from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.input_files import is_mel
+    from wavernn_trt.runtime.standard_streams import is_input_stream
+
+    if name is not None and not any(is_mel(file) or is_input_stream(file) for file in files):
+        raise VocoderError("--mel-from: found recordings only, expected a mel; a recording's mel is always the model's")
+
+
+def mel_from_differences(name: str | None, audio: AudioConfig) -> str | None:
+    """What ``--mel-from`` does not convert, as a line for people; ``None`` where that is nothing.
+
+    Args:
+        name: the option's value.
+        audio: the model's audio settings.
+    """
+    from wavernn_trt.runtime.mel_conventions import differences
+
+    different = differences(name, audio) if name is not None else []
+    if not different:
+        return None
+    return (
+        f"warning: --mel-from {name} converts levels only. Mels of {name} usually have: {'; '.join(different)}. Such "
+        "mels sound wrong unless they were computed with the model's settings"
+    )
 
 
 def _measured(text: str) -> tuple[float | None, str]:

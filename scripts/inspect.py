@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.scripts.arguments import path
+from wavernn_trt.scripts.inspect_mel import inspect_mel
 from wavernn_trt.scripts.inspect_report import compatibility_reports, directory_values, print_directory, section
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ Prints what is in a model directory: family, sizes, work for a sample, audio set
 their hashes, and the compatibility report: what TensorRT makes of every operator, on which
 condition, and each node that breaks one. Exits with 1 if a node does. Of a quantised directory, it
 also prints how each product of a step is rounded, and which of them TensorRT finds in eight bits.
+
+With --mel and --recording, it compares that mel spectrogram with the model's own features of the
+recording, instead of printing the above, and names what differs: transposed, batch axis, hop length,
+sample rate, window, fmin, fmax, mel filters, pre-emphasis, log base, dB reference or normalisation
+range; and how to convert it, where it can be. Exits with 1 if something differs. With --mel alone,
+shape and range are checked.
 
 Of a plan: its bindings, precisions, targets and plugins, the precision of each product, the layers of
 the network it was built from and, where a GPU and its driver are there, those that TensorRT made of
@@ -49,13 +57,19 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="also have the model speak the short mel that came with it, and compare; exits with 1 if it is damaged",
     )
+    parser.add_argument("--mel", type=path, metavar="M", help="a mel (.npy, .npz, .pt) to compare with the model")
+    parser.add_argument("--recording", type=path, metavar="R", help="the recording that the mel was computed from")
     parser.add_argument(
         "--backend", default="onnxruntime", metavar="NAME", help="of --probe, as vocode takes it (default: %(default)s)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints; returns 1 where the compatibility report has violations, or a plan is damaged."""
+    """Prints; returns 1 where the report has violations, a plan is damaged, or a mel does not fit."""
+    if arguments.mel is not None or arguments.recording is not None:
+        if arguments.probe:
+            raise ValueError("--probe: found it together with --mel or --recording; run them one after the other")
+        return inspect_mel(arguments.directory, arguments.mel, arguments.recording, as_json=arguments.json)
     if arguments.directory.suffix == ".plan" and not arguments.directory.is_dir():
         if arguments.probe:
             raise ValueError(

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
-from wavernn_trt.scripts.arguments import path, positive_integer, positive_number, seed
+from wavernn_trt.scripts.arguments import (
+    add_mel_from,
+    check_mel_from,
+    mel_from_differences,
+    path,
+    positive_integer,
+    positive_number,
+    seed,
+)
 from wavernn_trt.scripts.cli import Parser
 
 if TYPE_CHECKING:
@@ -85,6 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed)
     model = arguments.model or shipped_voice()
     audio = _audio(model, arguments.backend)
+    check_mel_from(arguments.mel_from, (job.input for job in jobs))
+    if (different := mel_from_differences(arguments.mel_from, audio)) is not None:
+        print(f"{PROGRAM}: {different}", file=sys.stderr)
     with ExitStack() as stack:
         report = None
         if arguments.report is not None:
@@ -171,7 +182,7 @@ def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable
         arguments.precision,
         _absolute(arguments.cache),
     )
-    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
+    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
     pool = Pool(arguments.address, arguments.actors, arguments.cpus_per_actor, arguments.gpus_per_actor)
     with open_pool(pool, arguments.backend) as opened, _terminable():
         if not arguments.quiet:
@@ -268,6 +279,7 @@ def _parser() -> Parser:
     )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     speech = parser.add_argument_group("speech")
+    add_mel_from(speech)
     speech.add_argument("--seed", type=seed, default=0, metavar="N", help="of the random numbers (default: 0)")
     speech.add_argument(
         "--batch", type=positive_integer, metavar="N", help="utterances that each worker decodes together (default: 8)"

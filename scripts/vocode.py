@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
-from wavernn_trt.scripts.arguments import path, positive_integer, seed
+from wavernn_trt.scripts.arguments import (
+    add_mel_from,
+    check_mel_from,
+    mel_from_differences,
+    path,
+    positive_integer,
+    seed,
+)
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.jobs.plan import Job, JobPlan
@@ -54,8 +61,15 @@ many files:
   stops nothing; a disk that is full, or an executor that fails again and again, does.
   --report keeps a line for each file as it ends, and later runs append to it.
 
+mels of other projects:
+  --mel-from tacotron2 (coqui, fatchord, librosa-power, …) converts the levels of such mels to
+  the model's; 'wavernn-trt vocode --mel-from list' prints all names. Sample rate, hop length,
+  mel filters, fmin, fmax and pre-emphasis cannot be converted: a warning names what usually
+  differs. 'wavernn-trt inspect DIR --mel M --recording R' finds what a mel has otherwise.
+
 examples:
   wavernn-trt vocode speech.flac -o copy.wav
+  wavernn-trt vocode taco.npy -o speech.wav --mel-from tacotron2
   wavernn-trt vocode mels/ -o speech/ --model my-voice --batch 16
   wavernn-trt vocode chapter.npy -o chapter.wav --fold      faster for one long utterance
   wavernn-trt vocode mels/ -o speech/ --report speech.jsonl --quiet
@@ -116,6 +130,7 @@ def add_parser(subparsers: Any) -> None:
         help="decode in N threads, each with its share of --batch (default: what suits the backend and the machine)",
     )
     speech = parser.add_argument_group("speech")
+    add_mel_from(speech)
     speech.add_argument(
         "--seed",
         type=seed,
@@ -183,6 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         check_report(arguments.report, arguments.inputs)
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=True)
+    check_mel_from(arguments.mel_from, (job.input for job in jobs))
     limits = SchedulerLimits(lanes=arguments.lanes)
     vocoder = Vocoder.load(
         arguments.model,
@@ -193,6 +209,8 @@ def run(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
         limits=limits,
     )
+    if (different := mel_from_differences(arguments.mel_from, vocoder.config.audio)) is not None:
+        print(f"{PROGRAM}: {different}", file=sys.stderr)
     if arguments.batch is None:
         vocoder = suited(vocoder, len(jobs), limits)
     with ExitStack() as stack:
@@ -225,7 +243,7 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, repo
     from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
 
     jobs = _with_streams_read(plan)
-    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite)
+    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
     rate = vocoder.sample_rate
     totals = Totals(rate)
     document = JsonDocument(sys.stdout, _about(vocoder)) if arguments.json else None

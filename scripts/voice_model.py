@@ -85,7 +85,8 @@ def config_yaml(recipe: Recipe) -> str:
     return (
         f"preprocess: {{sr: {a.sample_rate}, hop_length: {a.hop_length}, win_length: {a.win_length}, n_fft: {a.n_fft}, "
         f"n_mels: {a.n_mels}, fmin: {a.fmin:g}, mel_norm: {a.mel_norm}, pad_mode: {a.pad_mode}, "
-        f"preemph: {a.preemphasis}, top_db: {-a.min_level_db:g}, ref_db: {a.reference_db:g}, mulaw: {{bits: {r.bits}}}}}\n"
+        f"preemph: {a.preemphasis}, top_db: {-a.min_level_db:g}, ref_db: {a.reference_db:g}, "
+        f"mulaw: {{bits: {r.bits}}}}}\n"
         f"model: {{n_mels: {a.n_mels}, conditioning_size: {r.conditioning_size}, embedding_dim: {r.embedding_dim}, "
         f"rnn_size: {r.rnn_size}, fc_size: {r.fc_size}, bits: {r.bits}, hop_length: {a.hop_length}, "
         f"sr: {a.sample_rate}}}\n"

@@ -14,7 +14,9 @@ from wavernn_trt.runtime.jobs.output_files import is_finished, prepare_output
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, failure, stopping_reason
 from wavernn_trt.runtime.jobs.state import Ended, Exhausted, JobState, UnderWay
+from wavernn_trt.runtime.mel_conventions import convert
 from wavernn_trt.runtime.mel_file import holds_mel, read_mel
+from wavernn_trt.runtime.mel_warnings import mel_warnings
 from wavernn_trt.runtime.recording import read_recording
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.standard_streams import is_standard_output
@@ -77,11 +79,14 @@ class JobReader:
         if job.content == b"":
             raise VocoderError(f"{job.input}: found nothing, expected a recording or a mel")
         if is_mel(job.input) if job.content is None else holds_mel(job.content):
-            mel = read_mel(job.input, job.content)
-            return Request(mel, job.seed, None, fold, overlap, job.sample_rate), ()
+            mel, audio = read_mel(job.input, job.content), self._vocoder.config.audio
+            if self._options.mel_from is not None:
+                mel = convert(mel, self._options.mel_from, audio)
+            warnings = tuple(mel_warnings(mel, audio))
+            return Request(mel, job.seed, None, fold, overlap, job.sample_rate, warn=False), warnings
         recording = read_recording(job.input, job.content)
         mel = self._vocoder.mel(recording.samples, recording.sample_rate)
-        return Request(mel, job.seed, None, fold, overlap), recording.warnings
+        return Request(mel, job.seed, None, fold, overlap, warn=False), recording.warnings
 
     def _prepare(self, output: Path) -> None:
         if is_standard_output(output):

@@ -48,6 +48,8 @@ class JobOptions:
     """32-bit floating-point WAV files instead of 16-bit ones."""
     overwrite: bool = False
     """Make outputs anew that are there; else their jobs are skipped."""
+    mel_from: str | None = None
+    """Level convention of the mels, as `wavernn_trt.runtime.mel_conventions` names it; ``None`` is the model's own."""
 
 
 class Progress(Protocol):

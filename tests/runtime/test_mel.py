@@ -27,12 +27,18 @@ def test_mels_become_contiguous_float32(dtype: type, frames: int) -> None:
     assert (checked == 0.5).all()
 
 
+def test_the_mel_of_a_batch_of_one_is_taken() -> None:
+    mel = np.linspace(0, 1, 400, dtype=np.float32).reshape(1, 80, 5)
+    assert np.array_equal(check_mel(mel, FATCHORD), mel[0])
+
+
 @pytest.mark.parametrize(
     ("mel", "message"),
     [
         (np.zeros((80, 0)), "no frames"),
         (np.zeros((5, 80)), r"found shape \(5, 80\), expected \[80, frames\]; it looks transposed: pass mel.T"),
-        (np.zeros((1, 80, 5)), "one by one, or as a list to vocode_batch"),
+        (np.zeros((2, 80, 5)), "one by one, or as a list to vocode_batch"),
+        (np.zeros((1, 5, 80)), r"transposed mel of a batch of one: pass mel\[0\].T"),
         (np.zeros((40, 5)), r"found shape \(40, 5\), expected \[80, frames\]$"),
         (np.zeros(80), r"found shape \(80,\)"),
         (np.zeros((80, 5), np.int16), "found int16, expected floating-point numbers"),
