@@ -117,6 +117,7 @@ def collect(file: SettingsFile) -> RawSettings:
     if unknown:
         notes.append(f"{file.name}: not known, and not used: {', '.join(unknown)}")
     computed = [name for name in file.computed if setting_of(name) and setting_of(name) not in stated]
+    computed += [line for line in file.computed if line.startswith("from ")]
     if computed:
         notes.append(
             f"{file.name}: computed by code, and not read: {', '.join(computed)}; state them with --set NAME=VALUE"

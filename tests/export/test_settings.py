@@ -389,7 +389,7 @@ def test_python_settings_are_never_run(fatchord: Path, tmp_path: Path) -> None:
         tmp_path,
         "hparams.py",
         f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nsample_rate = 8000\n"
-        "win_length = int(0.003 * sample_rate)\nn_fft = 2 ** 6\nfmin = -5 + 15.0\n",
+        "win_length = round(0.003 * sample_rate)\nn_fft = max(64, 32)\nfmin = -5 + 15.0\n",
     )
     read = read_checkpoint(fatchord)
     assert (read.audio.sample_rate, read.audio.fmin) == (8000, 10.0)
