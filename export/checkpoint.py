@@ -22,13 +22,14 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
-from wavernn_trt.export.presets import PRESETS
+from wavernn_trt.export.presets import PRESETS, Preset
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.recognition import check_state, resolve_output
+from wavernn_trt.export.setting_values import plain_value
 from wavernn_trt.export.settings import Settings, interpret
 from wavernn_trt.export.settings_files import is_null
 from wavernn_trt.export.settings_sources import find_sources
-from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE
+from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE, setting_of
 from wavernn_trt.export.state import load_state
 from wavernn_trt.export.versions import Hints, Version, architecture_of, identify
 
@@ -129,8 +130,10 @@ def _checked(overrides: Mapping[str, object]) -> dict[str, object]:
     known = (*_HOW, *SETTABLE)
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise CheckpointError(f"unknown setting {unknown[0]!r}, expected one of {', '.join(known)}")
-    values = {name: None if is_null(value) else value for name, value in overrides.items()}
+        here = setting_of(unknown[0].lower())
+        meant = f" ({here} is meant?)" if here in SETTABLE else ""
+        raise CheckpointError(f"unknown setting {unknown[0]!r}{meant}, expected one of {', '.join(known)}")
+    values = {name: None if is_null(value) else plain_value(name, value) for name, value in overrides.items()}
     return {name: value for name, value in values.items() if value is not None or name in _NULLABLE}
 
 
@@ -192,7 +195,7 @@ def _build(
     stated = {**settings.values, **{name: overrides[name] for name in SETTABLE if name in overrides}}
     mode = stated.get("mode", preset.mode)
     output = resolve_output(family, sizes["outputs"], mode)
-    audio = _audio(family, settings, preset.audio, sizes, overrides)
+    audio = _audio(preset, settings, sizes, overrides)
     temperature = _temperature(stated.get("temperature"))
     classes = output == "categorical"
     mu_law = _mu_law(family, classes, stated.get("mu_law", preset.mu_law), asked=overrides.get("mu_law"))
@@ -268,12 +271,9 @@ def _compare_sizes(settings: Settings, sizes: Mapping[str, Any]) -> None:
 
 
 def _audio(
-    family: Family,
-    settings: Settings,
-    usual: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    overrides: Mapping[str, object],
+    preset: Preset, settings: Settings, sizes: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> AudioConfig:
+    family, usual = preset.family, preset.audio
     given = {name: value for name, value in overrides.items() if name in AUDIO_FIELDS}
     stated = {name: value for name, value in settings.values.items() if name in AUDIO_FIELDS}
     values = {**usual, **stated, **given}
@@ -306,7 +306,7 @@ def _audio(
     try:
         audio = from_json(AudioConfig, values, "audio")
     except ConfigError as error:
-        raise CheckpointError(f"{error}; correct the setting, or leave it out") from None
+        raise CheckpointError(f"{error}; {_way_out(str(error), preset, settings, stated, given)}") from None
     known = {**stated, **given}
     if family == "univoc" and "delay" not in known:
         if "waveform_preemphasis" in known:
@@ -316,6 +316,18 @@ def _audio(
             # UniversalVocoding 0.2 pads the waveform by half a window before it cuts labels from its start.
             audio = dataclasses.replace(audio, delay=audio.win_length // 2)
     return audio
+
+
+def _way_out(
+    error: str, preset: Preset, settings: Settings, stated: Mapping[str, Any], given: Mapping[str, Any]
+) -> str:
+    """What to do about a wrong audio setting: it depends on the source that states it."""
+    name = error.partition(":")[0].removeprefix("audio.")
+    if name in given or name not in AUDIO_FIELDS:
+        return "correct the setting, or leave it out"
+    if name in stated:
+        return f"correct it in {settings.source}, or state the right value with --set {name}=VALUE"
+    return f"no source states it, and this is {preset.name}'s usual value: state it with --set {name}=VALUE"
 
 
 def _fraction(name: str, value: object) -> object:

@@ -10,8 +10,9 @@ from typing import Any
 
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import Preset
+from wavernn_trt.export.setting_values import misfit, plain_value
 from wavernn_trt.export.settings_files import SettingsFile
-from wavernn_trt.export.settings_table import SECTIONS, nearest, setting_of, without_effect
+from wavernn_trt.export.settings_table import SECTIONS, SETTABLE, nearest, setting_of, without_effect
 
 _SIZES = (
     *("hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "factors", "pad", "uses_aux"),
@@ -27,6 +28,8 @@ _MODES = {"raw": "raw", "mixture": "mol", "bits": "raw", "mulaw": "raw"}
 """G-Wang's input types."""
 _LOSSES = {"crossentropy": "raw", "mol": "mol"}
 """torchaudio's."""
+_LOGARITHMS = ("np.log10", "np.log")
+"""Values of Coqui's log_func."""
 _TAKE_MELS = "compute mels with the training's own code"
 _INEXPRESSIBLE = {
     "stats_path": (None, "", "mel normalised by stored statistics"),
@@ -103,7 +106,7 @@ def collect(file: SettingsFile) -> RawSettings:
             if key == "loss" and not isinstance(value, str):
                 name = None  # a training's loss; torchaudio's example names its mode so
             if name is not None:
-                _state(name, Stated(value, path), stated, file.name)
+                _state(name, Stated(plain_value(name, value), path), stated, file.name)
             elif key in SECTIONS and not isinstance(value, str) and value is not None:
                 raise CheckpointError(f"{file.name}: {path} is {type(value).__name__}, expected an object")
             elif without_effect(key) or key in SECTIONS or key == "loss":
@@ -159,6 +162,7 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
     if preset is not None:
         raw, ignored = _without_unread(raw, preset)
         notes += ignored
+    _check_kinds(raw)
     values = {name: raw.get(name) for name in _DIRECT if raw.get(name) is not None}
     fallback = raw.get("sample_rate") or (preset.audio.get("sample_rate") if preset is not None else None)
     _frames(raw, values, sample_rate or fallback)
@@ -189,6 +193,22 @@ def _without_unread(raw: RawSettings, preset: Preset) -> tuple[RawSettings, list
     return dataclasses.replace(raw, stated=kept), notes
 
 
+def _check_kinds(raw: RawSettings) -> None:
+    """Refuses values of the wrong type; those that ``--set`` can replace are checked when it has been applied."""
+    for name, stated in raw.stated.items():
+        if stated.value is None or name in SETTABLE or name in _SIZES:
+            continue
+        expected = misfit(name, stated.value)
+        if name == "log_func" and stated.value not in _LOGARITHMS:
+            expected = " or ".join(_LOGARITHMS)
+        elif name == "spec_gain" and expected is None and not 0 < stated.value < math.inf:
+            expected = "a positive number"
+        if expected is not None:
+            raise CheckpointError(
+                f"{stated.key}: found {stated.value!r} in {raw.source}, expected {expected}; correct it"
+            )
+
+
 def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> None:
     """Window, hop and transform; milliseconds are used where samples are null, as mozilla/TTS and Coqui do."""
     for name, duration in (("hop_length", "frame_shift_ms"), ("win_length", "frame_length_ms")):
@@ -198,8 +218,11 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
         if raw.get(name) is not None:
             values[name] = raw.get(name)
         elif milliseconds is not None:
-            known = isinstance(sample_rate, int | float) and isinstance(milliseconds, int | float)
-            if not known or not math.isfinite(milliseconds) or not 0 < milliseconds < 1e4:
+            if (
+                not isinstance(sample_rate, int | float)
+                or not math.isfinite(milliseconds)
+                or not 0 < milliseconds < 1e4
+            ):
                 raise CheckpointError(
                     f"{raw.stated[duration].key}: found {milliseconds!r} in {raw.source}, expected milliseconds, with "
                     "a sample rate to turn them into samples; state both"
@@ -236,8 +259,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
         values.setdefault("clip_high", raw.get("clipped"))
         values.setdefault("clip_low", raw.get("clipped"))
     natural = raw.get("log_func") == "np.log"
-    gain = raw.get("spec_gain")
-    gain = float(gain) if isinstance(gain, int | float) and gain > 0 else 20.0
+    gain = 20.0 if raw.get("spec_gain") is None else float(raw.get("spec_gain"))
     # Levels in other units than decibels: as many decibels make one of them.
     unit = 20.0 / gain / (math.log(10) if natural else 1.0)
     plain = "min_level_db" in raw.stated and values.get("min_level_db") is None

@@ -190,6 +190,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set: found {setting!r}, expected NAME=VALUE, as in --set sample_rate=22050")
+        if name in overrides:
+            raise ValueError(f"--set: {name} is given twice; give it once")
         try:
             overrides[name] = json.loads(value)
         except ValueError:
@@ -198,6 +200,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             overrides[name] = tuple(overrides[name])
     for name in ("family", "preset", "config", "temperature", "entry"):
         if getattr(arguments, name) is not None:
+            if name in overrides:
+                raise ValueError(f"--set {name} and --{name} are both given; give one of them")
             overrides[name] = getattr(arguments, name)
     return overrides
 
