@@ -89,6 +89,7 @@ def collect(file: SettingsFile) -> RawSettings:
     stated: dict[str, Stated] = {}
     keys: set[str] = set()
     unused: list[str] = []
+    sections: list[str] = []
     unknown: list[str] = []
 
     def read(section: Mapping[str, Any], prefix: str) -> None:
@@ -99,7 +100,7 @@ def collect(file: SettingsFile) -> RawSettings:
                 if key in SECTIONS:
                     read(value, f"{path}.")
                 else:
-                    unused.append(f"{path}.*")
+                    sections.append(f"{path}.*")
                 continue
             keys.add(key)
             name = setting_of(path)
@@ -125,6 +126,8 @@ def collect(file: SettingsFile) -> RawSettings:
         notes.append(
             f"{file.name}: computed by code, and not read: {', '.join(computed)}; state them with --set NAME=VALUE"
         )
+    if sections:
+        notes.append(f"{file.name}: sections that are not a vocoder's settings, and not used: {', '.join(sections)}")
     if unused:
         notes.append(f"{file.name}: without effect here: {', '.join(unused)}")
     return RawSettings(file.name, stated, frozenset(keys), tuple(notes))

@@ -144,15 +144,16 @@ _NAMES = {alias: setting.name for setting in SETTINGS for alias in (setting.name
 def setting_of(path: str) -> str | None:
     """The name here of a project's key, which may stand behind the names of its sections and dots.
 
-    ``None`` for keys that are no setting of a vocoder's arithmetic.
+    ``None`` for keys that are no setting of a vocoder's arithmetic. Case does not matter.
     """
+    path = path.lower()
     key = path.rpartition(".")[2]
-    return _IN_SECTION.get(path) or _NAMES.get(key) or _NAMES.get(key.removeprefix(PREFIX))
+    return _IN_SECTION.get(".".join(path.split(".")[-2:])) or _NAMES.get(key) or _NAMES.get(key.removeprefix(PREFIX))
 
 
 def without_effect(key: str) -> bool:
     """Whether a key is known and has no effect on how a trained vocoder is run."""
-    bare = key.removeprefix(PREFIX)
+    bare = key.lower().removeprefix(PREFIX)
     return bare in _NO_EFFECT or bare.startswith(_NO_EFFECT_PREFIXES)
 
 
