@@ -26,12 +26,12 @@ from wavernn_trt.export.presets import PRESETS, Preset
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.recognition import check_state, resolve_output
 from wavernn_trt.export.setting_values import plain_value
-from wavernn_trt.export.settings import Settings, interpret
+from wavernn_trt.export.settings import Settings
 from wavernn_trt.export.settings_files import is_null
 from wavernn_trt.export.settings_sources import find_sources
 from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE, setting_of
 from wavernn_trt.export.state import load_state
-from wavernn_trt.export.versions import Hints, Version, architecture_of, identify
+from wavernn_trt.export.versions import FAMILIES_OF, Hints, Version, architecture_of, identify
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
@@ -111,14 +111,11 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
         last = stored.state.get("fc3.bias", stored.state.get("fc2.bias"))
         outputs = 0 if last is None else last.numel()
         sources = find_sources(path, stored, overrides.get("config"))
-        hints = Hints(stored.keys, outputs, sources.raw)
-        version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
-        sizes = check_state(version.preset.family, stored.state)
+        sizes = check_state(FAMILIES_OF[architecture][0], stored.state)
         sources = sources.fitting(sizes)
-        settings = Settings()
-        if sources.raw is not None:
-            settings = interpret(sources.raw, version.preset, overrides.get("sample_rate"))
-        sources.refuse_contradictions(settings, version.preset, overrides)
+        hints = Hints(stored.keys, outputs, sources.hints)
+        version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
+        settings = sources.resolve(version.preset, overrides)
         built = _build(path, stored.state, sizes, settings, version, overrides)
         return dataclasses.replace(built, notes=(*stored.notes, *sources.notes, *built.notes))
     except CheckpointError as error:

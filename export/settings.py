@@ -175,6 +175,9 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
     _levels(raw, values, preset)
     _recordings(raw, values)
     _outputs(raw, values)
+    kind = raw.get("input_type")
+    if kind is not None and str(kind).lower() not in _MODES:
+        notes.append(f"{raw.source}: {raw.stated['input_type'].key} = {kind!r} is not known, and not used")
     notes += [
         f"{raw.stated[name].key} = {raw.get(name)!r} in {raw.source}: {meaning} cannot be expressed; {_TAKE_MELS}"
         for name, (usual, also, meaning) in _INEXPRESSIBLE.items()
@@ -315,10 +318,11 @@ def _outputs(raw: RawSettings, values: dict[str, Any]) -> None:
         mode = _LOSSES.get(mode.lower(), mode)
         mode = int(mode) if mode.isdecimal() and len(mode) <= 2 else mode
     if isinstance(kind, str):
+        kind = kind.lower()
         mode = _MODES.get(kind, mode)
         if kind == "raw":
             mode = raw.get("distribution") or "beta"
-            mode = "gauss" if mode == "gaussian" else mode
+            mode = "gauss" if str(mode).lower() == "gaussian" else mode
         if kind == "mulaw":
             values.setdefault("mu_law", True)
             values.setdefault("amplitude_feedback", True)

@@ -201,8 +201,9 @@ def _decoded(name: str, content: bytes) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
-        if values.setdefault(name, value) != value:
+        if name in values and values[name] != value:
             raise ValueError(f"{name} is stated twice, with two values")
+        values[name] = value
     return values
 
 

@@ -101,7 +101,8 @@ PREFIX = "voc_"
 
 SECTIONS = frozenset(
     {"audio", "preprocess", "preprocessing", "dsp", "waveform", "sampling", "mulaw", "model", "model_args", "vocoder"}
-    | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args"}
+    | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args", "params"}
+    | {"settings"}
 )
 """Names of sections (objects) that hold settings of a vocoder; a section of any other name is not read."""
 
