@@ -36,7 +36,7 @@ from wavernn_trt.export.versions import FAMILIES_OF, Hints, Version, architectur
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
 _HOW = ("family", "preset", "config", "entry")
-"""Overrides that choose what is read, and how."""
+"""Overrides that are not settings: they select what is read."""
 _NULLABLE = ("fmax", "peak")
 """Settings of which None is a value."""
 
@@ -66,17 +66,17 @@ class Checkpoint:
     state: dict[str, Tensor]
     """The trained weights, float32, under the family's own names, as stored: no temperature applied."""
     path: Path
-    """The file that they came from."""
+    """The file that holds the weights."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of that file, hexadecimal."""
     assumed: tuple[str, ...]
     """Settings that no source states, a line each."""
     notes: tuple[str, ...] = ()
-    """What else the user should know, a line each: what was chosen, what is not used, what cannot be expressed."""
+    """Lines for the user: what was chosen, what is not used, what cannot be expressed."""
     preset: str | None = None
     """The version that the checkpoint was recognised as; ``None`` for a model directory."""
     source: Mapping[str, Any] | None = None
-    """For a model directory: where it had its weights from."""
+    """For a model directory: the origin of its weights."""
     quantization: Quantization | None = None
     """For a model directory: what its products are rounded to. The weights here are not."""
 
@@ -84,9 +84,9 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     """Reads a checkpoint, or the weights inside a model directory.
 
-    A setting is the explicit override's; else that of the configuration inside the checkpoint or of the settings file
-    that belongs to it; else that of the preset, and then ``assumed`` names it unless the preset was given. All sizes
-    are read from the weights' shapes.
+    A setting is the explicit override's; else that of the settings inside the checkpoint, then of the file that
+    ``config`` names, or, without both, of the settings file beside it; else that of the preset, and then ``assumed``
+    names it unless the preset was given. All sizes are read from the weights' shapes.
 
     Args:
         path: the checkpoint file, or a model directory.
@@ -191,7 +191,12 @@ def _build(
     preset, family = version.preset, version.preset.family
     stated = {**settings.values, **{name: overrides[name] for name in SETTABLE if name in overrides}}
     mode = stated.get("mode", preset.mode)
-    output = resolve_output(family, sizes["outputs"], mode)
+    try:
+        output = resolve_output(family, sizes["outputs"], mode)
+    except CheckpointError as error:
+        if "mode" in overrides or "mode" not in settings.values:
+            raise
+        raise CheckpointError(f"{error} ({settings.source} states the mode; --set mode=VALUE replaces it)") from None
     audio = _audio(preset, settings, sizes, overrides)
     temperature = _temperature(stated.get("temperature"))
     classes = output == "categorical"

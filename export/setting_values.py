@@ -36,7 +36,7 @@ def plain_value(name: str, value: Any) -> Any:
         if isinstance(value, str):
             return _WORDS.get(value.strip().lower(), value)
         return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
-    if name in _INTEGERS:
+    if name in _INTEGERS or name == "mode":  # which may be a number of bits
         value = _number(value)
         return int(value) if isinstance(value, float) and value.is_integer() else value
     if name in _FRACTIONS:

@@ -1,4 +1,4 @@
-"""What a settings file states, in this package's terms, and what of it is not used."""
+"""Interprets a settings file: values in this package's terms, and notes that name what is not used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.presets import Preset
 from wavernn_trt.export.setting_values import misfit, plain_value
 from wavernn_trt.export.settings_files import SettingsFile
@@ -56,7 +56,7 @@ class RawSettings:
     stated: Mapping[str, Stated]
     """Settings by their name in `SETTINGS`, as the file writes them."""
     keys: frozenset[str]
-    """All keys and section names that were read, as hints about the project that wrote them."""
+    """All keys and section names, with or without a value that is read: hints about the project that wrote them."""
     notes: tuple[str, ...]
     """Lines that name what is not used."""
 
@@ -94,11 +94,13 @@ def collect(file: SettingsFile) -> RawSettings:
 
     def read(section: Mapping[str, Any], prefix: str) -> None:
         for key, value in section.items():
-            path = f"{prefix}{key}"
+            path = f"{prefix}{printable(key)}"
             if isinstance(value, Mapping):
                 keys.add(path)
                 if key in SECTIONS:
                     read(value, f"{path}.")
+                elif setting_of(path) is not None:
+                    unknown.append(f"{path} (an object)")
                 else:
                     sections.append(f"{path}.*")
                 continue
@@ -130,7 +132,7 @@ def collect(file: SettingsFile) -> RawSettings:
         notes.append(f"{file.name}: sections that are not a vocoder's settings, and not used: {', '.join(sections)}")
     if unused:
         notes.append(f"{file.name}: without effect here: {', '.join(unused)}")
-    return RawSettings(file.name, stated, frozenset(keys), tuple(notes))
+    return RawSettings(file.name, stated, frozenset({*keys, *file.computed}), tuple(notes))
 
 
 def _state(name: str, new: Stated, stated: dict[str, Stated], source: str) -> None:
@@ -244,7 +246,7 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
                 f"{raw.stated['fft_bins'].key} = {bins}, which is {size} samples; correct the file"
             )
     if "win_length" in raw.stated and "win_length" not in values and "n_fft" in values:
-        values["win_length"] = values["n_fft"]  # librosa's meaning of None
+        values["win_length"] = values["n_fft"]  # as librosa treats None
 
 
 def _filters(raw: RawSettings, values: dict[str, Any]) -> None:
@@ -289,7 +291,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
 
 
 def _unmapped_levels(raw: RawSettings, values: dict[str, Any], *, natural: bool, unit: float) -> None:
-    """Levels as the logarithm yields them. Old audio processors, with num_freq, subtract the reference even so."""
+    """Levels without a mapping to a range. Old audio processors, those with num_freq, subtract the reference anyway."""
     if natural:
         values.setdefault("log", "natural")
         return

@@ -6,12 +6,14 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.python_settings import read_python_settings
 from wavernn_trt.export.settings_table import PREFIX, SECTIONS, setting_of
 from wavernn_trt.export.yaml_settings import read_yaml_settings, walk
@@ -24,15 +26,15 @@ _SHOWN = 4
 _USUAL = tuple(
     f"{stem}.{suffix}" for stem in ("config", "hparams", "params") for suffix in ("json", "yaml", "yml", "py")
 )
-"""File names that hold settings whatever is in them, the likeliest first."""
+"""Usual names of settings files, the likeliest first; such a file must be readable."""
 _OTHERS = ("*.json", "*.yaml", "*.yml", "*hparams*.py")
-"""Patterns of names that may: their contents decide."""
+"""Patterns of other names; the contents decide."""
 _VOCODER_WORDS = """
 rnn_dims upsample_factors upsample_scales mulaw mu_law mode conditioning_size conditioning_channels n_rnn input_type
 use_aux_net rnn_channels wavernn_model_params mulaw_quantize_channels voc_model_id mel_max_abs_value
 """
 _VOCODER_KEYS = frozenset(_VOCODER_WORDS.split())
-"""Keys that only a vocoder's settings have; ``voc_`` before a key says so as well."""
+"""Keys that only a vocoder's settings have, beside those with the prefix ``voc_``."""
 _OTHER_MODELS_WORDS = """
 characters text_cleaner text_cleaners phonemes use_phonemes attention_type prenet_type gradual_training
 enable_eos_bos_chars encoder_embedding_dim postnet_embedding_dim n_symbols symbols_embedding_dim tts_embed_dims
@@ -56,11 +58,11 @@ class SettingsFile:
 
     @property
     def foreign(self) -> str | None:
-        """What says that these are another kind of model's settings; ``None`` if they may be a WaveRNN's."""
+        """The entry that marks another kind of model's settings; ``None`` if they may be a WaveRNN's."""
         keys = set(_keys(self.values))
         model = self.values.get("model")
         if isinstance(model, str) and model.lower().replace("_", "") != "wavernn":
-            return f"model = {model!r}"
+            return f"model = {printable(model)!r}"
         if keys & _VOCODER_KEYS or any(key.startswith(PREFIX) for key in keys):
             return None
         found = sorted(set(_keys(self.values, inside=None)) & _OTHER_MODELS_KEYS)
@@ -81,34 +83,64 @@ def settings_beside(checkpoint: Path) -> tuple[tuple[SettingsFile, ...], tuple[s
     Raises:
         CheckpointError: a file with one of the usual names cannot be parsed.
     """
+    paths, left_out = _candidates(checkpoint.parent)
+    files, notes = _sorted(((path.name, partial(parse_settings_file, path)) for path in paths), "beside the checkpoint")
+    if left_out:
+        notes.append(f"{left_out} more files beside the checkpoint were not looked at: name one with --config")
+    return tuple(files), tuple(notes)
+
+
+def settings_in_archive(texts: Mapping[str, str]) -> tuple[tuple[SettingsFile, ...], tuple[str, ...]]:
+    """The same for the texts in a checkpoint's archive, by their names there."""
+    names = [name for name in texts if any(fnmatch(Path(name).name, pattern) for pattern in (*_USUAL, *_OTHERS))]
+    names.sort(key=lambda name: Path(name).name not in _USUAL)
+    parsers = ((name, partial(_parse_member, name, texts[name])) for name in names)
+    files, notes = _sorted(parsers, "in the archive")
+    return tuple(replace(file, name=f"{file.name} in the archive") for file in files), tuple(notes)
+
+
+def _parse_member(name: str, text: str) -> SettingsFile:
+    try:
+        return parse_settings(name, text)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "it is nested too deep"
+        raise CheckpointError(
+            f"{name} in the archive cannot be read: {reason}; unpack the archive, and correct the file"
+        ) from None
+
+
+def _sorted(
+    parsers: Iterable[tuple[str, Callable[[], SettingsFile]]], where: str
+) -> tuple[list[SettingsFile], list[str]]:
+    """Files with settings of a WaveRNN, or else those with a usual name; and notes that name the others."""
     found: list[SettingsFile] = []
     notes: list[str] = []
     empty: list[SettingsFile] = []
     unread: list[str] = []
-    candidates, left_out = _candidates(checkpoint.parent)
-    for path in candidates:
+    for name, parse in parsers:
+        usual = Path(name).name in _USUAL
         try:
-            file = parse_settings_file(path)
+            file = parse()
         except CheckpointError:
-            if path.name in _USUAL:
+            if usual:
                 raise
-            unread.append(path.name)
+            unread.append(printable(name))
             continue
         if (reason := file.foreign) is not None:
-            notes.append(f"{file.name} beside the checkpoint is not used: it is another model's ({reason})")
+            notes.append(f"{file.name} {where} is not used: it is another model's ({reason})")
         elif file.known:
             found.append(file)
-        elif path.name in _USUAL:
+        elif usual:
             empty.append(file)
-    if found:
+    if found and empty:
         names = ", ".join(file.name for file in empty)
-        notes += [f"{names} beside the checkpoint: no settings of a WaveRNN, and not used"] if empty else []
+        notes.append(f"{names} {where}: no settings of a WaveRNN, and not used")
     if unread:
         more = f" and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
         notes.append(f"cannot be read as settings, and not used: {', '.join(unread[:_SHOWN])}{more}")
-    if left_out:
-        notes.append(f"{left_out} more files beside the checkpoint were not looked at: name one with --config")
-    return tuple(found or empty), tuple(notes)
+    return found or empty, notes
 
 
 def _candidates(folder: Path) -> tuple[list[Path], int]:
@@ -182,7 +214,14 @@ def parse_settings(name: str, text: str) -> SettingsFile:
         values = json.loads(text, object_pairs_hook=_object)
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{name}: found {type(values).__name__}, expected an object with the model's settings")
-    return SettingsFile(name, with_nulls(values), computed)
+    if not values.keys().isdisjoint({"wandb_version", "_wandb"}):
+        # Weights & Biases writes {name: {desc: ..., value: ...}}.
+        values = {
+            key: item["value"] if isinstance(item, Mapping) and "value" in item else item
+            for key, item in values.items()
+            if key not in ("wandb_version", "_wandb")
+        }
+    return SettingsFile(printable(name), with_nulls(values), computed)
 
 
 def _decoded(name: str, content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Where a checkpoint's settings come from: the file itself, a settings file that the user names, or one beside it."""
+"""Finds a checkpoint's settings: in the file itself, in a file that the user names, or in one beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import Preset
 from wavernn_trt.export.settings import RawSettings, Settings, collect, interpret
-from wavernn_trt.export.settings_files import SettingsFile, named_settings, parse_settings, settings_beside, with_nulls
+from wavernn_trt.export.settings_files import (
+    SettingsFile,
+    named_settings,
+    parse_settings,
+    settings_beside,
+    settings_in_archive,
+    with_nulls,
+)
 from wavernn_trt.export.settings_table import setting_of
 from wavernn_trt.export.state import StoredState
 
@@ -29,27 +36,27 @@ class Sources:
     """The settings that were found."""
 
     raw: RawSettings | None
-    """Those that are used; ``None`` where there are none."""
+    """The source with the highest precedence; ``None`` where there is none."""
     own: bool
-    """Whether they stand in the checkpoint file."""
+    """Whether they stand in the checkpoint file, or in the archive that it stands in."""
     named: bool
     """Whether the user named the file."""
     others: tuple[RawSettings, ...]
-    """Settings of lower precedence: files beside the checkpoint, or the named file where the checkpoint has its own."""
+    """Other files: beside the checkpoint, in its archive, or named where the checkpoint has settings of its own."""
     notes: tuple[str, ...]
     """Lines for the user."""
 
     @property
     def hints(self) -> RawSettings | None:
         """The keys and values of all sources that are used."""
-        if self.raw is None or not (self.own and self.named):
+        if self.raw is None or not self.own:
             return self.raw
-        other = self.others[0]
+        files = (self.raw, *self.others)
         return dataclasses.replace(
             self.raw,
-            source=f"{self.raw.source} and {other.source}",
-            stated={**other.stated, **{name: each for name, each in self.raw.stated.items() if each.value is not None}},
-            keys=self.raw.keys | other.keys,
+            source=" and ".join(file.source for file in files),
+            stated={name: each for file in files[::-1] for name, each in file.stated.items() if each.value is not None},
+            keys=frozenset().union(*(file.keys for file in files)),
         )
 
     def fitting(self, sizes: Mapping[str, Any]) -> Sources:
@@ -112,28 +119,37 @@ def find_sources(path: Path, stored: StoredState, given: object = None) -> Sourc
     Raises:
         CheckpointError: a file cannot be read, or contradicts itself.
     """
-    own = _inside(stored)
+    own, notes = _inside(stored)
     if given is not None:
         file = named_settings(given)
         foreign = f"{file.name} is another model's ({file.foreign}); what it states of audio is used, as it is named"
-        notes = () if file.foreign is None else (foreign,)
-        if own is None:
-            return Sources(collect(file), False, True, (), notes)
-        return Sources(own, True, True, (collect(file),), notes)
-    beside, notes = settings_beside(path)
-    if own is not None:
-        names = ", ".join(file.name for file in beside)
+        notes += () if file.foreign is None else (foreign,)
+        files = (*own, collect(file))
+        return Sources(files[0], bool(own), True, files[1:], notes)
+    beside, others = settings_beside(path)
+    if own:
         if beside:
-            notes = (*notes, f"{names} beside the checkpoint is not used: the checkpoint holds its own settings")
-        return Sources(own, True, False, (), notes)
-    files = [collect(file) for file in beside]
-    if not files:
-        return Sources(None, False, False, (), notes)
-    return Sources(files[0], False, False, tuple(files[1:]), notes)
+            names = ", ".join(file.name for file in beside)
+            notes += (f"{names} beside the checkpoint is not used: the checkpoint holds its own settings",)
+        return Sources(own[0], True, False, own[1:], (*notes, *others))
+    notes += others
+    files = tuple(collect(file) for file in beside)
+    return Sources(files[0] if files else None, False, False, files[1:], notes)
 
 
-def _inside(stored: StoredState) -> RawSettings | None:
-    """The settings that stand in the checkpoint file: in all sections that hold some, and at its top."""
+def _inside(stored: StoredState) -> tuple[tuple[RawSettings, ...], tuple[str, ...]]:
+    """The settings in the checkpoint, else those in the archive that it stands in; and notes."""
+    texts = stored.beside.get("files")
+    files, notes = settings_in_archive(texts) if isinstance(texts, Mapping) else ((), ())
+    own = _entries(stored)
+    if own is not None:
+        notes = (*notes, *(f"{file.name} is not used: the checkpoint holds its own settings" for file in files))
+        return (own,), notes
+    return tuple(collect(file) for file in files), notes
+
+
+def _entries(stored: StoredState) -> RawSettings | None:
+    """The settings in a checkpoint's entries: in all sections that hold some, and at its top."""
     values: dict[str, Any] = {}
     for name in _SECTIONS:
         section = _section(name, stored.beside.get(name))
@@ -148,14 +164,6 @@ def _inside(stored: StoredState) -> RawSettings | None:
         return collect(SettingsFile(_OWN, only))
     if values or top:
         return collect(SettingsFile(_OWN, {**with_nulls(top), **values}))
-    files = stored.beside.get("files")
-    for name, text in files.items() if isinstance(files, Mapping) else ():
-        try:
-            file = parse_settings(str(name), str(text))
-        except Exception as error:
-            raise CheckpointError(f"{name} in the archive cannot be read: {str(error)[:200]}") from None
-        if file.known and file.foreign is None:
-            return collect(dataclasses.replace(file, name=f"{name} in the archive"))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which project, and which version of it, a checkpoint is of: from its tensors, its file and its settings."""
+"""Identifies the project and version of a checkpoint from its tensors, its entries and its settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wavernn_trt.export.settings import RawSettings
 from wavernn_trt.export.settings_table import PREFIX
 
 Architecture = Literal["univoc", "torchaudio", "two GRUs", "one GRU", "two GRUs without a network"]
-"""What tensors' names determine. The last lacks the residual or the upsampling network, as only Coqui's code allows."""
+"""What the names of tensors determine. The last lacks the residual or the upsampling network (Coqui only)."""
 
 FAMILIES_OF: dict[Architecture, tuple[Family, ...]] = {
     "univoc": ("univoc",),
@@ -33,7 +33,7 @@ _DEFAULTS: dict[Family, str] = {
     "coqui": "coqui",
     "turian": "turian",
 }
-"""What a checkpoint without hints is taken for; what is assumed of it is printed."""
+"""Presets of checkpoints without hints; the settings that they supply are reported as assumed."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Version:
     stated: bool
     """Whether the user named it."""
     because: str
-    """What it was recognised by, for messages."""
+    """The property that identified it, for messages."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What may tell versions apart."""
+    """Properties of a checkpoint that distinguish versions."""
 
     keys: Collection[str]
     """Names of the file's top-level entries."""
@@ -87,9 +87,9 @@ def identify(architecture: Architecture, hints: Hints, family: object = None, pr
 
     Args:
         architecture: from `architecture_of`.
-        hints: what may tell.
-        family: that the user names, which excludes versions of others.
-        preset: that the user names.
+        hints: of the checkpoint.
+        family: given by the user; excludes versions of other families.
+        preset: given by the user.
 
     Raises:
         CheckpointError: the named family or preset is unknown or of another architecture, no hint decides between
@@ -217,7 +217,7 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
 
 def _undecided(one: str, other: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"the version is not known: {why}, and nothing in the file or beside it tells which. Name it with --preset "
+        f"the version is not known: {why}, and no entry or settings file decides. Name it with --preset "
         f"{one} ({PRESETS[one].about}) or --preset {other} ({PRESETS[other].about}), or put the training's settings "
         "file beside the checkpoint"
     )

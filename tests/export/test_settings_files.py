@@ -127,3 +127,8 @@ def test_a_small_file_cannot_stand_for_billions_of_values(tmp_path: Path) -> Non
 def test_a_folder_in_place_of_a_settings_file_is_refused_as_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder, expected a settings file; give the file inside it"):
         named_settings(tmp_path)
+
+
+def test_settings_that_weights_and_biases_wrote_are_read(tmp_path: Path) -> None:
+    text = '{"wandb_version": 1, "_wandb": {"value": {}}, "sample_rate": {"desc": null, "value": 8000}}'
+    assert parse_settings_file(_write(tmp_path, "config.json", text)).values == {"sample_rate": 8000}

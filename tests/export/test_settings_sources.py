@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,3 +106,68 @@ def test_another_model_s_file_is_used_where_it_is_named_and_that_is_noted(fatcho
     read = read_checkpoint(fatchord, config=config)
     assert read.audio.sample_rate == 8000
     assert read.notes[0].startswith("tts.json is another model's (model = 'tacotron2')")
+
+
+def _zip(reference: ModuleType, folder: Path, members: dict[str, object]) -> Path:
+    content = io.BytesIO()
+    torch.save(reference.random_state(), content)
+    with zipfile.ZipFile(folder / "voice.zip", "w") as archive:
+        archive.writestr("voice/model.pt", content.getvalue())
+        for name, values in members.items():
+            archive.writestr(name, values if isinstance(values, str) else json.dumps(values))
+    return folder / "voice.zip"
+
+
+def test_files_in_an_archive_that_are_no_settings_do_not_matter(reference: ModuleType, tmp_path: Path) -> None:
+    members = {"README.txt": "A voice.", "train.py": "print 'Python 2'", "notes.json": "{oops", "requirements.txt": ""}
+    config = {"sample_rate": 8000, **FRAMES}
+    read = read_checkpoint(_zip(reference, tmp_path, {**members, "voice/config.json": config}))
+    assert read.audio.sample_rate == 8000
+    assert "cannot be read as settings, and not used: notes.json" in read.notes
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"config.json": "{oops"}, r"config\.json in the archive cannot be read: .*; unpack the archive, and correct"),
+        (
+            {"config.json": {"sample_rate": 8000, **FRAMES}, "hparams.json": {"sample_rate": 9000}},
+            r"found 8000 in config\.json in the archive and 9000 in hparams\.json in the archive",
+        ),
+    ],
+)
+def test_settings_in_an_archive_are_checked_as_those_beside_a_checkpoint(
+    members: dict[str, object], message: str, reference: ModuleType, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(_zip(reference, tmp_path, members))
+
+
+def test_settings_in_an_archive_complete_each_other(reference: ModuleType, tmp_path: Path) -> None:
+    members: dict[str, object] = {"config.json": {"sample_rate": 8000}, "hparams.json": FRAMES, "readme.md": "x"}
+    members["tts/config.json"] = {"model": "tacotron2", "audio": {"sample_rate": 24000}}
+    read = read_checkpoint(_zip(reference, tmp_path, members))
+    assert (read.audio.sample_rate, read.audio.n_fft) == (8000, 64)
+    assert any("tts/config.json in the archive is not used: it is another model's" in note for note in read.notes)
+
+
+def test_keys_whose_values_are_imported_are_hints(reference: ModuleType, tmp_path: Path) -> None:
+    torch.save({"model_state": reference.random_state()}, tmp_path / "vocoder.pt")
+    text = "from synthesizer.hparams import hparams as _syn_hp\nvoc_mode = 'RAW'\nsample_rate = _syn_hp.sample_rate\n"
+    _write(tmp_path, "hparams.py", text + "mel_max_abs_value = _syn_hp.max_abs_value\n")
+    read = read_checkpoint(tmp_path / "vocoder.pt")
+    assert read.preset == "rtvc"
+    assert any("computed by code, and not read: sample_rate, mel_max_abs_value" in note for note in read.notes)
+
+
+def test_names_in_notes_cannot_control_a_terminal(fatchord: Path) -> None:
+    _write(fatchord.parent, "config.json", {"\x1b[2Jx": 1, "y\x07": {"a": 1}, "sample_rate": 8000, **FRAMES})
+    assert not any(letter in "".join(read_checkpoint(fatchord).notes) for letter in "\x1b\x07")
+
+
+def test_a_mode_of_a_file_that_does_not_fit_names_the_file(fatchord: Path) -> None:
+    _write(fatchord.parent, "config.json", {"sample_rate": 8000, "mode": 4.0, **FRAMES})
+    assert read_checkpoint(fatchord).model.config.output == "categorical"
+    _write(fatchord.parent, "config.json", {"sample_rate": 8000, "mode": 9, **FRAMES})
+    with pytest.raises(CheckpointError, match=r"found 9 bits for 16 outputs.*\(config\.json states the mode; --set"):
+        read_checkpoint(fatchord)
