@@ -10,7 +10,8 @@ from typing import Any
 
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import Preset
-from wavernn_trt.export.settings import RawSettings, Settings, collect, interpret
+from wavernn_trt.export.raw_settings import RawSettings, collect
+from wavernn_trt.export.settings import Settings, interpret
 from wavernn_trt.export.settings_files import (
     SettingsFile,
     named_settings,

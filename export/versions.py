@@ -11,8 +11,8 @@ from torch import Tensor
 from wavernn_trt.export.config import FAMILIES, Family
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import PRESETS, Preset
+from wavernn_trt.export.raw_settings import RawSettings
 from wavernn_trt.export.recognition import some
-from wavernn_trt.export.settings import RawSettings
 from wavernn_trt.export.settings_table import PREFIX
 
 Architecture = Literal["univoc", "torchaudio", "two GRUs", "one GRU", "two GRUs without a network"]
