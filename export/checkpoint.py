@@ -22,20 +22,21 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
-from wavernn_trt.export.presets import PRESETS
+from wavernn_trt.export.presets import PRESETS, Preset
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.recognition import check_state, resolve_output
-from wavernn_trt.export.settings import Settings, interpret
+from wavernn_trt.export.setting_values import plain_value
+from wavernn_trt.export.settings import Settings
 from wavernn_trt.export.settings_files import is_null
 from wavernn_trt.export.settings_sources import find_sources
-from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE
+from wavernn_trt.export.settings_table import AUDIO_FIELDS, SETTABLE, setting_of
 from wavernn_trt.export.state import load_state
-from wavernn_trt.export.versions import Hints, Version, architecture_of, identify
+from wavernn_trt.export.versions import FAMILIES_OF, Hints, Version, architecture_of, identify
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
 _HOW = ("family", "preset", "config", "entry")
-"""Overrides that choose what is read, and how."""
+"""Overrides that are not settings: they select what is read."""
 _NULLABLE = ("fmax", "peak")
 """Settings of which None is a value."""
 
@@ -65,17 +66,17 @@ class Checkpoint:
     state: dict[str, Tensor]
     """The trained weights, float32, under the family's own names, as stored: no temperature applied."""
     path: Path
-    """The file that they came from."""
+    """The file that holds the weights."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of that file, hexadecimal."""
     assumed: tuple[str, ...]
     """Settings that no source states, a line each."""
     notes: tuple[str, ...] = ()
-    """What else the user should know, a line each: what was chosen, what is not used, what cannot be expressed."""
+    """Lines for the user: what was chosen, what is not used, what cannot be expressed."""
     preset: str | None = None
     """The version that the checkpoint was recognised as; ``None`` for a model directory."""
     source: Mapping[str, Any] | None = None
-    """For a model directory: where it had its weights from."""
+    """For a model directory: the origin of its weights."""
     quantization: Quantization | None = None
     """For a model directory: what its products are rounded to. The weights here are not."""
 
@@ -83,9 +84,9 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
     """Reads a checkpoint, or the weights inside a model directory.
 
-    A setting is the explicit override's; else that of the configuration inside the checkpoint or of the settings file
-    that belongs to it; else that of the preset, and then ``assumed`` names it unless the preset was given. All sizes
-    are read from the weights' shapes.
+    A setting is the explicit override's; else that of the settings inside the checkpoint, then of the file that
+    ``config`` names, or, without both, of the settings file beside it; else that of the preset, and then ``assumed``
+    names it unless the preset was given. All sizes are read from the weights' shapes.
 
     Args:
         path: the checkpoint file, or a model directory.
@@ -110,14 +111,11 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
         last = stored.state.get("fc3.bias", stored.state.get("fc2.bias"))
         outputs = 0 if last is None else last.numel()
         sources = find_sources(path, stored, overrides.get("config"))
-        hints = Hints(stored.keys, outputs, sources.raw)
-        version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
-        sizes = check_state(version.preset.family, stored.state)
+        sizes = check_state(FAMILIES_OF[architecture][0], stored.state)
         sources = sources.fitting(sizes)
-        settings = Settings()
-        if sources.raw is not None:
-            settings = interpret(sources.raw, version.preset, overrides.get("sample_rate"))
-        sources.refuse_contradictions(settings, version.preset, overrides)
+        hints = Hints(stored.keys, outputs, sources.hints)
+        version = identify(architecture, hints, overrides.get("family"), overrides.get("preset"))
+        settings = sources.resolve(version.preset, overrides)
         built = _build(path, stored.state, sizes, settings, version, overrides)
         return dataclasses.replace(built, notes=(*stored.notes, *sources.notes, *built.notes))
     except CheckpointError as error:
@@ -129,8 +127,10 @@ def _checked(overrides: Mapping[str, object]) -> dict[str, object]:
     known = (*_HOW, *SETTABLE)
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise CheckpointError(f"unknown setting {unknown[0]!r}, expected one of {', '.join(known)}")
-    values = {name: None if is_null(value) else value for name, value in overrides.items()}
+        here = setting_of(unknown[0].lower())
+        meant = f" ({here} is meant?)" if here in SETTABLE else ""
+        raise CheckpointError(f"unknown setting {unknown[0]!r}{meant}, expected one of {', '.join(known)}")
+    values = {name: None if is_null(value) else plain_value(name, value) for name, value in overrides.items()}
     return {name: value for name, value in values.items() if value is not None or name in _NULLABLE}
 
 
@@ -191,8 +191,13 @@ def _build(
     preset, family = version.preset, version.preset.family
     stated = {**settings.values, **{name: overrides[name] for name in SETTABLE if name in overrides}}
     mode = stated.get("mode", preset.mode)
-    output = resolve_output(family, sizes["outputs"], mode)
-    audio = _audio(family, settings, preset.audio, sizes, overrides)
+    try:
+        output = resolve_output(family, sizes["outputs"], mode)
+    except CheckpointError as error:
+        if "mode" in overrides or "mode" not in settings.values:
+            raise
+        raise CheckpointError(f"{error} ({settings.source} states the mode; --set mode=VALUE replaces it)") from None
+    audio = _audio(preset, settings, sizes, overrides)
     temperature = _temperature(stated.get("temperature"))
     classes = output == "categorical"
     mu_law = _mu_law(family, classes, stated.get("mu_law", preset.mu_law), asked=overrides.get("mu_law"))
@@ -268,12 +273,9 @@ def _compare_sizes(settings: Settings, sizes: Mapping[str, Any]) -> None:
 
 
 def _audio(
-    family: Family,
-    settings: Settings,
-    usual: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    overrides: Mapping[str, object],
+    preset: Preset, settings: Settings, sizes: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> AudioConfig:
+    family, usual = preset.family, preset.audio
     given = {name: value for name, value in overrides.items() if name in AUDIO_FIELDS}
     stated = {name: value for name, value in settings.values.items() if name in AUDIO_FIELDS}
     values = {**usual, **stated, **given}
@@ -306,7 +308,7 @@ def _audio(
     try:
         audio = from_json(AudioConfig, values, "audio")
     except ConfigError as error:
-        raise CheckpointError(f"{error}; correct the setting, or leave it out") from None
+        raise CheckpointError(f"{error}; {_way_out(str(error), preset, settings, stated, given)}") from None
     known = {**stated, **given}
     if family == "univoc" and "delay" not in known:
         if "waveform_preemphasis" in known:
@@ -316,6 +318,18 @@ def _audio(
             # UniversalVocoding 0.2 pads the waveform by half a window before it cuts labels from its start.
             audio = dataclasses.replace(audio, delay=audio.win_length // 2)
     return audio
+
+
+def _way_out(
+    error: str, preset: Preset, settings: Settings, stated: Mapping[str, Any], given: Mapping[str, Any]
+) -> str:
+    """What to do about a wrong audio setting: it depends on the source that states it."""
+    name = error.partition(":")[0].removeprefix("audio.")
+    if name in given or name not in AUDIO_FIELDS:
+        return "correct the setting, or leave it out"
+    if name in stated:
+        return f"correct it in {settings.source}, or state the right value with --set {name}=VALUE"
+    return f"no source states it, and this is {preset.name}'s usual value: state it with --set {name}=VALUE"
 
 
 def _fraction(name: str, value: object) -> object:

@@ -1,4 +1,4 @@
-"""Recognises files that are no checkpoint by their first bytes, and says what to do with each."""
+"""Recognises files that are no checkpoint by their first bytes, and names the way out for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets: the settings of checkpoints that projects published, for what their files do not state.
+"""Presets: settings of published checkpoints, used for what their files do not state.
 
 Values are read in each project's own code at the revision named in ``source``; ``tests/export/published`` holds what
 that code computes, and tests compare.
@@ -22,7 +22,7 @@ class Preset:
     family: Family
     """The architecture."""
     about: str
-    """One line: whose checkpoints."""
+    """One line: the project and its checkpoints."""
     source: str
     """Repository and revision that the values were read in."""
     audio: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Whether tensors make a whole model of a family, and what its outputs are."""
+"""Checks that tensors are a complete model of a family, and resolves what its outputs mean."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_state(family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Checks that exactly the family's tensors are there, with shapes that agree.
 
     Returns:
-        The sizes that the shapes tell, by name.
+        The sizes that follow from the shapes, by name.
 
     Raises:
         CheckpointError: names the first tensor that is missing, unknown or of the wrong shape.
@@ -80,7 +80,7 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
     Args:
         family: whose checkpoint it is.
         outputs: width of the last layer.
-        mode: ``raw``, ``bits``, ``mol``, ``mold``, ``gauss``, a number of bits, or ``None`` to tell from the width.
+        mode: ``raw``, ``bits``, ``mol``, ``mold``, ``gauss``, a number of bits, or ``None`` to use the width.
 
     Raises:
         CheckpointError: the mode is unknown, not the family's, contradicts the width, or is needed and not given.
@@ -93,7 +93,7 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
         elif outputs == 2:
             raise CheckpointError(
                 "mode: found 2 outputs, which are a Gaussian (--set mode=gauss), classes of 1 bit (--set mode=1) or a "
-                "beta distribution (not supported), and nothing in the file or beside it tells which; state it"
+                "beta distribution (not supported), and no entry or settings file decides; state it"
             )
     elif isinstance(mode, int) and not isinstance(mode, bool):
         if not 1 <= mode <= _MOST_BITS or outputs != 2**mode:
@@ -113,7 +113,7 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
     if output not in OUTPUTS[family]:
         raise CheckpointError(
             f"mode: found {outputs} outputs, {output}, expected {' or '.join(OUTPUTS[family])} for {family}; "
-            "leave mode out, or say whose checkpoint it is with family"
+            "leave mode out, or name the family with --family"
         )
     right = {
         "categorical": outputs >= 2 and outputs & (outputs - 1) == 0,

@@ -1,4 +1,4 @@
-"""What a settings file states, in this package's terms, and what of it is not used."""
+"""Interprets a settings file: values in this package's terms, and notes that name what is not used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import Preset
-from wavernn_trt.export.settings_files import SettingsFile
-from wavernn_trt.export.settings_table import SECTIONS, nearest, setting_of, without_effect
+from wavernn_trt.export.raw_settings import RawSettings
+from wavernn_trt.export.setting_values import misfit
+from wavernn_trt.export.settings_table import SETTABLE
 
 _SIZES = (
     *("hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "factors", "pad", "uses_aux"),
@@ -27,40 +28,14 @@ _MODES = {"raw": "raw", "mixture": "mol", "bits": "raw", "mulaw": "raw"}
 """G-Wang's input types."""
 _LOSSES = {"crossentropy": "raw", "mol": "mol"}
 """torchaudio's."""
+_LOGARITHMS = ("np.log10", "np.log")
+"""Values of Coqui's log_func."""
 _TAKE_MELS = "compute mels with the training's own code"
 _INEXPRESSIBLE = {
     "stats_path": (None, "", "mel normalised by stored statistics"),
     "do_amp_to_db_mel": (True, None, "a mel that is not in decibels"),
     "do_rms_norm": (False, None, "recordings scaled to one RMS level"),
 }
-
-
-@dataclass(frozen=True)
-class Stated:
-    """One value of a settings file."""
-
-    value: Any
-    key: str
-    """Where it stands: sections and key, with dots."""
-
-
-@dataclass(frozen=True)
-class RawSettings:
-    """The keys of a settings file, sorted into settings and others."""
-
-    source: str
-    """The file's name."""
-    stated: Mapping[str, Stated]
-    """Settings by their name in `SETTINGS`, as the file writes them."""
-    keys: frozenset[str]
-    """All keys and section names that were read, as hints about the project that wrote them."""
-    notes: tuple[str, ...]
-    """Lines that name what is not used."""
-
-    def get(self, name: str) -> Any:
-        """A setting's value; ``None`` where it is null or not stated."""
-        stated = self.stated.get(name)
-        return None if stated is None else stated.value
 
 
 @dataclass(frozen=True)
@@ -75,72 +50,6 @@ class Settings:
     """Sizes that the weights determine too, so that a file of another model is noticed."""
     notes: tuple[str, ...] = ()
     """Lines for the user: what is not used, and what cannot be expressed."""
-
-
-def collect(file: SettingsFile) -> RawSettings:
-    """Sorts the keys of a settings file.
-
-    Raises:
-        CheckpointError: two keys state one setting differently, or a section is not an object.
-    """
-    stated: dict[str, Stated] = {}
-    keys: set[str] = set()
-    unused: list[str] = []
-    unknown: list[str] = []
-
-    def read(section: Mapping[str, Any], prefix: str) -> None:
-        for key, value in section.items():
-            path = f"{prefix}{key}"
-            if isinstance(value, Mapping):
-                keys.add(path)
-                if key in SECTIONS:
-                    read(value, f"{path}.")
-                else:
-                    unused.append(f"{path}.*")
-                continue
-            keys.add(key)
-            name = setting_of(path)
-            if key == "loss" and not isinstance(value, str):
-                name = None  # a training's loss; torchaudio's example names its mode so
-            if name is not None:
-                _state(name, Stated(value, path), stated, file.name)
-            elif key in SECTIONS and not isinstance(value, str) and value is not None:
-                raise CheckpointError(f"{file.name}: {path} is {type(value).__name__}, expected an object")
-            elif without_effect(key) or key in SECTIONS or key == "loss":
-                unused.append(path)
-            else:
-                alike = nearest(key)
-                unknown.append(f"{path} (is {alike} meant?)" if alike else path)
-
-    read(file.values, "")
-    notes = []
-    if unknown:
-        notes.append(f"{file.name}: not known, and not used: {', '.join(unknown)}")
-    computed = [name for name in file.computed if setting_of(name) and setting_of(name) not in stated]
-    if computed:
-        notes.append(
-            f"{file.name}: computed by code, and not read: {', '.join(computed)}; state them with --set NAME=VALUE"
-        )
-    if unused:
-        notes.append(f"{file.name}: without effect here: {', '.join(unused)}")
-    return RawSettings(file.name, stated, frozenset(keys), tuple(notes))
-
-
-def _state(name: str, new: Stated, stated: dict[str, Stated], source: str) -> None:
-    old = stated.get(name)
-    if old is None or old.value is None:
-        stated[name] = new
-    elif new.value is not None and not _same(old.value, new.value):
-        raise CheckpointError(
-            f"{source} contradicts itself: {old.key} = {old.value!r} and {new.key} = {new.value!r}; "
-            "correct the file, or give one without either and state the right value with --set"
-        )
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, str) and isinstance(other, str):
-        return one.lower() == other.lower()
-    return one == other
 
 
 def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: object = None) -> Settings:
@@ -158,6 +67,7 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
     if preset is not None:
         raw, ignored = _without_unread(raw, preset)
         notes += ignored
+    _check_kinds(raw)
     values = {name: raw.get(name) for name in _DIRECT if raw.get(name) is not None}
     fallback = raw.get("sample_rate") or (preset.audio.get("sample_rate") if preset is not None else None)
     _frames(raw, values, sample_rate or fallback)
@@ -167,6 +77,9 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
     _levels(raw, values, preset)
     _recordings(raw, values)
     _outputs(raw, values)
+    kind = raw.get("input_type")
+    if kind is not None and str(kind).lower() not in _MODES:
+        notes.append(f"{raw.source}: {raw.stated['input_type'].key} = {kind!r} is not known, and not used")
     notes += [
         f"{raw.stated[name].key} = {raw.get(name)!r} in {raw.source}: {meaning} cannot be expressed; {_TAKE_MELS}"
         for name, (usual, also, meaning) in _INEXPRESSIBLE.items()
@@ -188,6 +101,22 @@ def _without_unread(raw: RawSettings, preset: Preset) -> tuple[RawSettings, list
     return dataclasses.replace(raw, stated=kept), notes
 
 
+def _check_kinds(raw: RawSettings) -> None:
+    """Refuses values of the wrong type; those that ``--set`` can replace are checked when it has been applied."""
+    for name, stated in raw.stated.items():
+        if stated.value is None or name in SETTABLE or name in _SIZES:
+            continue
+        expected = misfit(name, stated.value)
+        if name == "log_func" and stated.value not in _LOGARITHMS:
+            expected = " or ".join(_LOGARITHMS)
+        elif name == "spec_gain" and expected is None and not 0 < stated.value < math.inf:
+            expected = "a positive number"
+        if expected is not None:
+            raise CheckpointError(
+                f"{stated.key}: found {stated.value!r} in {raw.source}, expected {expected}; correct it"
+            )
+
+
 def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> None:
     """Window, hop and transform; milliseconds are used where samples are null, as mozilla/TTS and Coqui do."""
     for name, duration in (("hop_length", "frame_shift_ms"), ("win_length", "frame_length_ms")):
@@ -197,8 +126,11 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
         if raw.get(name) is not None:
             values[name] = raw.get(name)
         elif milliseconds is not None:
-            known = isinstance(sample_rate, int | float) and isinstance(milliseconds, int | float)
-            if not known or not math.isfinite(milliseconds) or not 0 < milliseconds < 1e4:
+            if (
+                not isinstance(sample_rate, int | float)
+                or not math.isfinite(milliseconds)
+                or not 0 < milliseconds < 1e4
+            ):
                 raise CheckpointError(
                     f"{raw.stated[duration].key}: found {milliseconds!r} in {raw.source}, expected milliseconds, with "
                     "a sample rate to turn them into samples; state both"
@@ -214,7 +146,7 @@ def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> No
                 f"{raw.stated['fft_bins'].key} = {bins}, which is {size} samples; correct the file"
             )
     if "win_length" in raw.stated and "win_length" not in values and "n_fft" in values:
-        values["win_length"] = values["n_fft"]  # librosa's meaning of None
+        values["win_length"] = values["n_fft"]  # as librosa treats None
 
 
 def _filters(raw: RawSettings, values: dict[str, Any]) -> None:
@@ -235,8 +167,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
         values.setdefault("clip_high", raw.get("clipped"))
         values.setdefault("clip_low", raw.get("clipped"))
     natural = raw.get("log_func") == "np.log"
-    gain = raw.get("spec_gain")
-    gain = float(gain) if isinstance(gain, int | float) and gain > 0 else 20.0
+    gain = 20.0 if raw.get("spec_gain") is None else float(raw.get("spec_gain"))
     # Levels in other units than decibels: as many decibels make one of them.
     unit = 20.0 / gain / (math.log(10) if natural else 1.0)
     plain = "min_level_db" in raw.stated and values.get("min_level_db") is None
@@ -260,7 +191,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
 
 
 def _unmapped_levels(raw: RawSettings, values: dict[str, Any], *, natural: bool, unit: float) -> None:
-    """Levels as the logarithm yields them. Old audio processors, with num_freq, subtract the reference even so."""
+    """Levels without a mapping to a range. Old audio processors, those with num_freq, subtract the reference anyway."""
     if natural:
         values.setdefault("log", "natural")
         return
@@ -289,10 +220,11 @@ def _outputs(raw: RawSettings, values: dict[str, Any]) -> None:
         mode = _LOSSES.get(mode.lower(), mode)
         mode = int(mode) if mode.isdecimal() and len(mode) <= 2 else mode
     if isinstance(kind, str):
+        kind = kind.lower()
         mode = _MODES.get(kind, mode)
         if kind == "raw":
             mode = raw.get("distribution") or "beta"
-            mode = "gauss" if mode == "gaussian" else mode
+            mode = "gauss" if str(mode).lower() == "gaussian" else mode
         if kind == "mulaw":
             values.setdefault("mu_law", True)
             values.setdefault("amplitude_feedback", True)

@@ -44,15 +44,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mel_norm", (), "slaney (unit area) or sum (weights add up to one)"),
     Setting("pad_mode", ("stft_pad_mode",), "constant or reflect"),
     Setting("preemphasis", ("preemph", "pre_emphasis"), "coefficient; null: 0"),
-    Setting("apply_preemphasis", ("preemphasize",), "false: the coefficient above is not applied"),
+    Setting("apply_preemphasis", ("preemphasize",), "false: the coefficient preemphasis is not applied"),
     Setting("waveform_preemphasis", (), "coefficient of the pre-emphasis that the predicted waveform carries"),
     Setting("log", (), "decibel or natural"),
     Setting("log_func", (), "np.log10 or np.log (Coqui)"),
     Setting("spec_gain", (), "factor of log_func: 20 for decibels, 1 for a natural logarithm (Coqui)"),
     Setting("reference_db", ("ref_level_db", "ref_db"), "decibels subtracted from levels"),
     Setting("min_level_db", (), "level that becomes the lower end of mel_range; null: levels stay in decibels"),
-    Setting("top_db", (), "its negative is min_level_db (UniversalVocoding 0.2)"),
-    Setting("mel_range", (), "two numbers: what the model calls its quietest and its loudest level"),
+    Setting("top_db", (), "dynamic range; min_level_db is its negative (UniversalVocoding 0.2)"),
+    Setting("mel_range", (), "two numbers: the model's values for the lowest and the highest level"),
     Setting("normalised", ("signal_norm", "signal_normalization"), "false: levels are not mapped to a range"),
     Setting("max_level", ("max_norm", "max_abs_value", "mel_max_abs_value"), "upper end of mel_range"),
     Setting("symmetric", ("symmetric_norm", "symmetric_mels"), "lower end of mel_range: minus the upper end, or 0"),
@@ -60,15 +60,15 @@ SETTINGS: tuple[Setting, ...] = (
         "clipped", ("clip_norm", "allow_clipping_in_normalization"), "whether levels outside the range are clipped"
     ),
     Setting("clip_high", (), "whether levels above the range are clipped"),
-    Setting("clip_low", (), "whether levels below it are"),
+    Setting("clip_low", (), "whether levels below the range are clipped"),
     Setting("floor", (), "smallest magnitude before the logarithm"),
     Setting("stft", (), "centred or lws (window and frames of the package lws)"),
     Setting("use_lws", (), "true: stft is lws"),
     Setting("peak", (), "level that recordings are scaled to; null: none"),
     Setting("scale_peak", ("peak_norm", "rescale", "rescaling"), "whether recordings are scaled to a peak"),
-    Setting("rescaling_max", (), "that peak; without it 1"),
+    Setting("rescaling_max", (), "peak that recordings are scaled to with scale_peak (default: 1)"),
     Setting("do_sound_norm", (), "whether recordings are scaled to a peak of 0.95 (Coqui)"),
-    Setting("delay", (), "samples by which the output lags behind the recording"),
+    Setting("delay", (), "delay of the output against the recording, in samples"),
     Setting("mode", ("voc_mode", "loss"), "raw, mol, gauss, a number of bits, … : what the outputs are"),
     Setting("bits", ("n_bits",), "2 to this power is the number of classes"),
     Setting("input_type", (), "raw, mixture, bits or mulaw (G-Wang, geneing)"),
@@ -81,15 +81,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("hidden_size", ("rnn_dims", "n_rnn", "rnn_size", "rnn_channels"), "units of each recurrent layer"),
     Setting("fc_size", ("fc_dims", "n_fc", "fc_channels"), "units of the first dense layer"),
     Setting("compute_size", ("compute_dims", "n_hidden", "n_hidden_melresnet"), "channels inside the residual network"),
-    Setting("aux_size", ("res_out_dims", "n_output", "n_output_melresnet"), "channels that it yields"),
+    Setting("aux_size", ("res_out_dims", "n_output", "n_output_melresnet"), "output channels of the residual network"),
     Setting("blocks", ("res_blocks", "num_res_blocks", "n_res_block"), "residual blocks"),
-    Setting("factors", ("upsample_factors", "upsample_scales"), "of the upsampling stages"),
-    Setting("pad", ("padding",), "frames that the residual network sees on each side"),
+    Setting("factors", ("upsample_factors", "upsample_scales"), "factors of the upsampling stages"),
+    Setting("pad", ("padding",), "context of the residual network on each side, in frames"),
     Setting("uses_aux", ("use_aux_net",), "whether the decoder reads the residual network's output"),
     Setting("uses_upsampling", ("use_upsample_net",), "false: frames are interpolated"),
     Setting("outputs", ("n_classes",), "width of the last layer"),
     Setting("conditioning_size", ("conditioning_channels",), "units of UniversalVocoding's first network"),
-    Setting("embedding_size", ("embedding_dim",), "width of its embedding"),
+    Setting("embedding_size", ("embedding_dim",), "width of UniversalVocoding's embedding"),
     # What no setting here can express; a value other than the usual one is reported.
     Setting("stats_path", (), "mean and variance that mels are normalised by (Coqui)"),
     Setting("do_amp_to_db_mel", (), "false: mels are not in decibels (Coqui)"),
@@ -101,7 +101,8 @@ PREFIX = "voc_"
 
 SECTIONS = frozenset(
     {"audio", "preprocess", "preprocessing", "dsp", "waveform", "sampling", "mulaw", "model", "model_args", "vocoder"}
-    | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args"}
+    | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args", "params"}
+    | {"settings"}
 )
 """Names of sections (objects) that hold settings of a vocoder; a section of any other name is not read."""
 
@@ -144,15 +145,16 @@ _NAMES = {alias: setting.name for setting in SETTINGS for alias in (setting.name
 def setting_of(path: str) -> str | None:
     """The name here of a project's key, which may stand behind the names of its sections and dots.
 
-    ``None`` for keys that are no setting of a vocoder's arithmetic.
+    ``None`` for keys that are no setting of a vocoder's arithmetic. Case does not matter.
     """
+    path = path.lower()
     key = path.rpartition(".")[2]
-    return _IN_SECTION.get(path) or _NAMES.get(key) or _NAMES.get(key.removeprefix(PREFIX))
+    return _IN_SECTION.get(".".join(path.split(".")[-2:])) or _NAMES.get(key) or _NAMES.get(key.removeprefix(PREFIX))
 
 
 def without_effect(key: str) -> bool:
     """Whether a key is known and has no effect on how a trained vocoder is run."""
-    bare = key.removeprefix(PREFIX)
+    bare = key.lower().removeprefix(PREFIX)
     return bare in _NO_EFFECT or bare.startswith(_NO_EFFECT_PREFIXES)
 
 

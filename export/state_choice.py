@@ -110,7 +110,7 @@ def _refuse_entry(found: Found, entry: str) -> None:
 
 
 def _is_notable(candidate: Candidate) -> bool:
-    """Whether leaving it out has to be said: not for counters, statistics or a random generator's state."""
+    """Whether leaving it out is reported: not for counters, statistics or a random generator's state."""
     return any(value.is_floating_point() and value.dim() > 1 for value in candidate.values.values())
 
 

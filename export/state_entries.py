@@ -122,7 +122,7 @@ def find_candidates(value: object) -> Found:
 
 
 def is_counter(name: object) -> bool:
-    """Whether a tensor's name says that it is no weight."""
+    """Whether a tensor's name is that of a counter, which is no weight."""
     return isinstance(name, str) and name.rpartition(".")[2] in COUNTERS
 
 

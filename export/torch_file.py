@@ -1,4 +1,4 @@
-"""Loads files in torch's two formats with ``weights_only=True``, and says why one cannot be loaded."""
+"""Loads files in torch's two formats with ``weights_only=True``, and explains why one cannot be loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
         raise _refuse_pickle(name, file, str(error)) from None
     except MemoryError:
         raise
-    # A damaged pickle can make torch raise almost anything; every one of them means the same to the user.
+    # Torch raises almost any kind of error for a damaged pickle.
     except Exception:
         raise damaged(name) from None
 
@@ -59,12 +59,12 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
 def _torch_load(file: BinaryIO, allowed: AbstractContextManager[Any]) -> Any:
     file.seek(0)
     with warnings.catch_warnings(), allowed:
-        warnings.simplefilter("ignore")  # of a damaged file torch says that its pickle protocol is a strange one
+        warnings.simplefilter("ignore")  # torch warns of an unusual pickle protocol in damaged files
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _refuse_pickle(name: str, file: BinaryIO, reason: str) -> CheckpointError:
-    """Torch's reasons, told apart: an unknown class, a pickle protocol that it does not read, or damage."""
+    """Classifies torch's reason for a refusal: an unknown class, a pickle protocol that it does not read, or damage."""
     file.seek(0)
     try:
         if file.read(2) == _ZIP:

@@ -1,4 +1,4 @@
-"""Which project, and which version of it, a checkpoint is of: from its tensors, its file and its settings."""
+"""Identifies the project and version of a checkpoint from its tensors, its entries and its settings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor
 from wavernn_trt.export.config import FAMILIES, Family
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.presets import PRESETS, Preset
+from wavernn_trt.export.raw_settings import RawSettings
 from wavernn_trt.export.recognition import some
-from wavernn_trt.export.settings import RawSettings
 from wavernn_trt.export.settings_table import PREFIX
 
 Architecture = Literal["univoc", "torchaudio", "two GRUs", "one GRU", "two GRUs without a network"]
-"""What tensors' names determine. The last lacks the residual or the upsampling network, as only Coqui's code allows."""
+"""What the names of tensors determine. The last lacks the residual or the upsampling network (Coqui only)."""
 
-_FAMILIES: dict[Architecture, tuple[Family, ...]] = {
+FAMILIES_OF: dict[Architecture, tuple[Family, ...]] = {
     "univoc": ("univoc",),
     "torchaudio": ("torchaudio",),
     "two GRUs": ("fatchord", "coqui"),
     "one GRU": ("turian",),
     "two GRUs without a network": ("coqui",),
 }
+"""Families of one architecture have the same tensors."""
 _DEFAULTS: dict[Family, str] = {
     "univoc": "univoc-0.2",
     "fatchord": "fatchord",
@@ -32,7 +33,7 @@ _DEFAULTS: dict[Family, str] = {
     "coqui": "coqui",
     "turian": "turian",
 }
-"""What a checkpoint without hints is taken for; what is assumed of it is printed."""
+"""Presets of checkpoints without hints; the settings that they supply are reported as assumed."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Version:
     stated: bool
     """Whether the user named it."""
     because: str
-    """What it was recognised by, for messages."""
+    """The property that identified it, for messages."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What may tell versions apart."""
+    """Properties of a checkpoint that distinguish versions."""
 
     keys: Collection[str]
     """Names of the file's top-level entries."""
@@ -86,15 +87,15 @@ def identify(architecture: Architecture, hints: Hints, family: object = None, pr
 
     Args:
         architecture: from `architecture_of`.
-        hints: what may tell.
-        family: that the user names, which excludes versions of others.
-        preset: that the user names.
+        hints: of the checkpoint.
+        family: given by the user; excludes versions of other families.
+        preset: given by the user.
 
     Raises:
         CheckpointError: the named family or preset is unknown or of another architecture, no hint decides between
             versions whose waveforms differ, or such a checkpoint cannot be exported.
     """
-    families = _FAMILIES[architecture]
+    families = FAMILIES_OF[architecture]
     if family is not None:
         if family not in FAMILIES:
             raise CheckpointError(f"family: found {family!r}, expected one of {', '.join(FAMILIES)}")
@@ -116,11 +117,11 @@ def identify(architecture: Architecture, hints: Hints, family: object = None, pr
 
 
 def _named(name: object, families: Collection[Family]) -> Preset:
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise CheckpointError(
             f"preset: found {name!r}, expected one of {', '.join(PRESETS)}; wavernn-trt export --list-presets"
         )
-    preset = PRESETS[str(name)]
+    preset = PRESETS[name]
     if preset.family not in families:
         raise CheckpointError(
             f"preset: {preset.name} is of the family {preset.family}, found the tensors of a "
@@ -172,11 +173,17 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
 
 def _of_input_type(project: str, settings: RawSettings) -> str:
     """The preset of G-Wang's or geneing's project for the key input_type."""
-    kind = settings.get("input_type")
+    kind = str(settings.get("input_type")).lower()
     if kind == "raw":
-        gaussian = project == "gwang" and settings.get("distribution") == "gaussian"
+        gaussian = project == "gwang" and str(settings.get("distribution")).lower() == "gaussian"
         return "gwang-gaussian" if gaussian else f"{project}-beta"
-    return f"{project}-{kind}" if kind in ("mulaw", "mixture") else f"{project}-bits"
+    if kind not in ("mulaw", "mixture", "bits"):
+        stated = settings.stated["input_type"]
+        raise CheckpointError(
+            f"{stated.key}: found {stated.value!r} in {settings.source}, expected raw, mixture, bits or mulaw; correct "
+            "it, or name the version with --preset (--list-presets prints them)"
+        )
+    return f"{project}-{kind}"
 
 
 def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tuple[str | None, str]:
@@ -189,10 +196,10 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
         raise _undecided("univoc-0.1", "univoc-0.2", "versions 0.1 and 0.2 have the same tensors")
     if given or architecture not in ("one GRU", "two GRUs"):
         return None, ""
-    if "state_dict" in keys and not keys.isdisjoint({"global_step", "global_epoch"}):
+    if {"state_dict", "global_epoch"} <= keys:  # Lightning has global_step as well, and epoch
         project = "geneing" if architecture == "one GRU" else "gwang"
         if hints.outputs == 30:
-            return f"{project}-mixture", "its entries global_step and global_epoch"
+            return f"{project}-mixture", "its entries state_dict and global_epoch"
         if hints.outputs == 2:
             raise _undecided("gwang-gaussian", f"{project}-beta", "2 outputs are a Gaussian or a beta distribution")
         why = f"{hints.outputs} classes are linear or mu-law companded"
@@ -210,7 +217,7 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
 
 def _undecided(one: str, other: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"the version is not known: {why}, and nothing in the file or beside it tells which. Name it with --preset "
+        f"the version is not known: {why}, and no entry or settings file decides. Name it with --preset "
         f"{one} ({PRESETS[one].about}) or --preset {other} ({PRESETS[other].about}), or put the training's settings "
         "file beside the checkpoint"
     )

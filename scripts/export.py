@@ -40,8 +40,9 @@ archive with one checkpoint (of several: --entry FILE or FILE:NAME); nothing in 
 
 settings: sizes follow from the tensors. The rest is the first that states it of
   1. --set NAME=VALUE
-  2. the settings inside the checkpoint, else --config FILE, else a settings file beside it
-     that is a WaveRNN's (config, hparams or params .json .yaml .py; read, never run)
+  2. the settings inside the checkpoint (or in its archive), then those in --config FILE; where
+     neither is there, a settings file beside it that is a WaveRNN's (config, hparams or params
+     .json .yaml .py; read, never run)
   3. the preset: --preset NAME, or the version that the file or its settings are recognised
      as; the command prints it, and each setting that nothing states ("assumed")
 Keys that are not used are named, and sources that contradict each other are refused.
@@ -190,14 +191,18 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set: found {setting!r}, expected NAME=VALUE, as in --set sample_rate=22050")
+        if name in overrides:
+            raise ValueError(f"--set: {name} is given twice; give it once")
         try:
             overrides[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             overrides[name] = value  # a bare word
         if isinstance(overrides[name], list):
             overrides[name] = tuple(overrides[name])
     for name in ("family", "preset", "config", "temperature", "entry"):
         if getattr(arguments, name) is not None:
+            if name in overrides:
+                raise ValueError(f"--set {name} and --{name} are both given; give one of them")
             overrides[name] = getattr(arguments, name)
     return overrides
 

@@ -131,7 +131,7 @@ def test_output_follows_from_width_and_mode(
         (30, {"mu_law": True}, "found True for outputs that are not classes"),
         (16, {"temperature": 0}, "temperature: found 0, expected a positive number"),
         (16, {"temperature": "hot"}, "temperature: found 'hot'"),
-        (16, {"mu_law": 1}, "mu_law: found 1, expected True or False"),
+        (16, {"mu_law": 2}, "mu_law: found 2, expected True or False"),
     ],
 )
 def test_contradictory_modes_are_refused(

@@ -45,6 +45,7 @@ def test_presets_are_whole(preset: Any) -> None:
         ("model", {"optimizer": {}, "step": 1, "epoch": 1}, 16, "coqui"),
         ("state_dict", RESUMED, 30, "gwang-mixture"),
         ("state_dict", {"best_loss": 1.0}, 16, "fatchord"),
+        ("state_dict", {"global_step": 3, "epoch": 1, "pytorch-lightning_version": "1.9"}, 30, "fatchord"),
     ],
 )
 def test_entries_decide(
@@ -80,6 +81,17 @@ def test_classes_of_g_wang_are_asked_for(reference: ModuleType, tmp_path: Path) 
     assert read_checkpoint(path).model.config.amplitude_feedback
 
 
+@pytest.mark.parametrize("kind", ["mulaw-quantize", "", None, ["mulaw"]])
+def test_an_unknown_input_type_is_not_guessed(kind: object, reference: ModuleType, tmp_path: Path) -> None:
+    path = _save(reference.random_state(), tmp_path, "state_dict", **RESUMED)
+    (tmp_path / "hparams.json").write_text(json.dumps({"input_type": kind}))
+    with pytest.raises(CheckpointError, match=r"input_type: found .* in hparams\.json, expected raw, mixture, bits or"):
+        read_checkpoint(path)
+    assert read_checkpoint(path, preset="gwang-mulaw").model.config.amplitude_feedback
+    (tmp_path / "hparams.json").write_text(json.dumps({"input_type": "MuLaw"}))
+    assert read_checkpoint(path).preset == "gwang-mulaw"
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_two_outputs_are_asked_for(layers: int, reference: ModuleType, tmp_path: Path) -> None:
     layout = dataclasses.replace(reference.SMALL, outputs=2, layers=layers, fc_sizes=(7,) * layers)
@@ -102,8 +114,9 @@ def test_one_gru_with_a_mixture_is_read(reference: ModuleType, tmp_path: Path) -
 
 
 def test_a_preset_that_does_not_fit_is_refused(fatchord: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected one of fatchord, rtvc"):
-        read_checkpoint(fatchord, preset="fatcord")
+    for name in ("fatcord", {"a": 1}):
+        with pytest.raises(CheckpointError, match="expected one of fatchord, rtvc"):
+            read_checkpoint(fatchord, preset=name)
     with pytest.raises(CheckpointError, match="turian is of the family turian, found the tensors of a fatchord or"):
         read_checkpoint(fatchord, preset="turian")
     with pytest.raises(CheckpointError, match="beta distribution, which is not supported"):

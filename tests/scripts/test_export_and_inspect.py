@@ -75,6 +75,9 @@ def test_export_as_json(univoc_file: Path, tmp_path: Path, capsys: Any) -> None:
     [
         (["--set", "sample_rate"], "expected NAME=VALUE"),
         (["--set", "colour=red"], "unknown setting 'colour'"),
+        (["--set", "fmin=1", "--set", "fmin=2"], "--set: fmin is given twice"),
+        (["--set", "temperature=1", "--temperature", "2"], "--set temperature and --temperature are both given"),
+        (["--set", "mode=" + "[" * 9999], "mode: found"),
         (["--set", "sample_rate=-3"], "sample_rate"),
         (["--family", "fatchord"], "fatchord"),
         (["--steps", "0"], "--steps: found '0', expected a positive integer"),
