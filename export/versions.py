@@ -36,6 +36,10 @@ _DEFAULTS: dict[Family, str] = {
 """Presets of checkpoints without hints; the settings that they supply are reported as assumed."""
 
 
+_TRAINER_ENTRIES = frozenset({"optimizer", "scheduler", "epoch", "step", "loss", "model_loss", "model_disc"})
+"""What mozilla's and Coqui's trainers store beside the entry ``model``."""
+
+
 @dataclass(frozen=True)
 class Version:
     """A checkpoint's version."""
@@ -211,7 +215,11 @@ def _by_entries(architecture: Architecture, hints: Hints, *, given: bool) -> tup
     if "optim" in keys:
         return "forwardtacotron-v2", "its entry optim"
     if "model" in keys:
-        return "coqui", "its entry model"
+        if keys.isdisjoint(_TRAINER_ENTRIES):
+            raise _undecided(
+                "coqui", "fatchord", "Coqui's checkpoints and those of fatchord's code have the same tensors"
+            )
+        return "coqui", "its entry model beside a training's"
     return "fatchord", "its tensors"
 
 

@@ -27,7 +27,7 @@ _COPIES = 4.3
 _COPIES_INTERPOLATED = 3.1
 """The same where it is interpolated."""
 _ROWS_A_FRAME = 3.0
-"""Rows of conditioning in memory for each frame of the longest mel."""
+"""On a GPU: rows of conditioning in memory for each frame of the longest mel."""
 _FRAMES = 1000
 """Frames of the longest mel; some 12 seconds."""
 
@@ -40,11 +40,11 @@ def estimated_bytes(
 ) -> int:
     """Memory that a model takes once it is in use.
 
-    For ``onnxruntime``: the weights, and what decoding and conditioning a mel of 1000 frames takes besides, which is
-    the greater part (8 streams of a univoc of 896 units: 45 MB and 150 MB). For an engine: the weights in its
-    precision, as a plan of form ``sequence`` holds them, and the same conditioning, on the GPU; plans of form ``cell``
-    are up to 15 times as large. For ``cuda``: the same, of which the conditioner stays on the CPU, unless
-    ``onnxruntime-gpu`` is installed. For ``torch``: the checkpoint.
+    For ``onnxruntime``: the weights, and what decoding takes besides, which is the greater part; the conditioner gives
+    its memory back after each run, and rows that wait are counted by the scheduler (``conditioning_bytes``). For an
+    engine: the weights in its precision, as a plan of form ``sequence`` holds them, and the conditioning of a mel of
+    1000 frames, on the GPU; plans of form ``cell`` are up to 15 times as large. For ``cuda``: the same, of which the
+    conditioner stays on the CPU, unless ``onnxruntime-gpu`` is installed. For ``torch``: the checkpoint.
 
     Of a quantised directory, ``onnxruntime`` holds products in int8 as such, and everyone else as for any other.
 
@@ -59,18 +59,17 @@ def estimated_bytes(
     """
     model, audio, quantization = _sizes(directory)
     row = 4 * model.columns
-    conditioning = _ROWS_A_FRAME * _FRAMES * row
     if backend == "torch":
         return _size(directory, CHECKPOINT)
     if backend in ON_A_GPU:
         share = WEIGHT_BYTES[precision or "fp32"] / WEIGHT_BYTES["fp32"]
         weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model)
-        return round(weights * share + _size(directory, CONDITIONER) + conditioning)
+        return round(weights * share + _size(directory, CONDITIONER) + _ROWS_A_FRAME * _FRAMES * row)
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS
     copies = _COPIES_INTERPOLATED if model.interpolated else _COPIES
     decoding = copies * streams * round(audio.sample_rate * FRAME_SECONDS) * row
     weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model, quantization)
-    return round(packed * (weights + _size(directory, CONDITIONER)) + decoding + conditioning)
+    return round(packed * (weights + _size(directory, CONDITIONER)) + decoding)
 
 
 def give_back_memory() -> None:

@@ -112,7 +112,7 @@ def test_output_follows_from_width_and_mode(
     outputs: int, mode: object, expected: str, reference: ModuleType, tmp_path: Path
 ) -> None:
     layout = dataclasses.replace(reference.SMALL, outputs=outputs)
-    torch.save({"model": reference.random_state(layout)}, tmp_path / "model.pth")
+    torch.save({"model": reference.random_state(layout), "optimizer": {}}, tmp_path / "model.pth")
     assert read_checkpoint(tmp_path / "model.pth", mode=mode).model.config.output == expected
 
 
@@ -177,7 +177,7 @@ def test_a_model_directory_gives_the_same_checkpoint_back(fatchord: Path, tmp_pa
 
 def test_an_ambiguous_output_survives_a_model_directory(reference: ModuleType, tmp_path: Path) -> None:
     state = reference.random_state(dataclasses.replace(reference.SMALL, outputs=2))
-    torch.save({"model": state}, tmp_path / "model.pth")
+    torch.save({"model": state, "optimizer": {}}, tmp_path / "model.pth")
     for mode in ("gauss", 1):
         original = read_checkpoint(tmp_path / "model.pth", mode=mode)
         again = read_checkpoint(_directory(original, tmp_path / f"voice-{mode}"))

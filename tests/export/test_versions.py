@@ -70,6 +70,13 @@ def test_univoc_s_versions_differ_by_an_entry(reference: ModuleType, tmp_path: P
     assert read_checkpoint(tmp_path / "c.pt", preset="univoc-0.1").audio.mel_range == (0.0, 1.0)
 
 
+def test_a_bare_entry_model_is_asked_for(reference: ModuleType, tmp_path: Path) -> None:
+    path = _save(reference.random_state(), tmp_path, "model")
+    with pytest.raises(CheckpointError, match=r"--preset coqui .* or --preset fatchord"):
+        read_checkpoint(path)
+    assert read_checkpoint(path, family="fatchord").audio.mel_range == (0.0, 1.0)
+
+
 def test_classes_of_g_wang_are_asked_for(reference: ModuleType, tmp_path: Path) -> None:
     path = _save(reference.random_state(), tmp_path, "state_dict", **RESUMED)
     with pytest.raises(CheckpointError, match=r"16 classes are linear or mu-law companded.*--preset gwang-bits"):
