@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
-from wavernn_trt.export.config import AudioConfig, ConfigError, Family, Output, from_json
+from wavernn_trt.export.audio_settings import LARGEST, audio_config
+from wavernn_trt.export.config import AudioConfig, ConfigError, Family, LabelScale, Output
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.families.fatchord import fatchord_from_state
 from wavernn_trt.export.families.univoc import univoc_from_state
@@ -22,7 +23,7 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
-from wavernn_trt.export.presets import PRESETS, Preset
+from wavernn_trt.export.presets import PRESETS
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.recognition import check_state, resolve_output
 from wavernn_trt.export.setting_values import plain_value
@@ -44,15 +45,6 @@ _MAPPING = ("reference_db", "min_level_db", "mel_range", "clip_high")
 """Settings that natural logarithms do not depend on."""
 
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
-_FRACTIONS = tuple(field.name for field in dataclasses.fields(AudioConfig) if str(field.type).startswith("float"))
-_LARGEST = 1e9
-_CHOICES = {
-    "mel_norm": ("slaney", "sum"),
-    "pad_mode": ("constant", "reflect"),
-    "log": ("decibel", "natural"),
-    "stft": ("centred", "lws"),
-    "label_scale": ("symmetric", "librosa"),
-}
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ def _build(
         if "mode" in overrides or "mode" not in settings.values:
             raise
         raise CheckpointError(f"{error} ({settings.source} states the mode; --set mode=VALUE replaces it)") from None
-    audio = _audio(preset, settings, sizes, overrides)
+    audio = audio_config(preset, settings, sizes, overrides)
     temperature = _temperature(stated.get("temperature"))
     classes = output == "categorical"
     mu_law = _mu_law(family, classes, stated.get("mu_law", preset.mu_law), asked=overrides.get("mu_law"))
@@ -207,7 +199,7 @@ def _build(
     if "label_scale" not in stated and family == "univoc" and audio.waveform_preemphasis:
         scale = "symmetric"
     for name, value, choices in (
-        ("label_scale", scale, _CHOICES["label_scale"]),
+        ("label_scale", scale, get_args(LabelScale)),
         ("amplitude_feedback", feedback, (True, False)),
     ):
         if value not in choices:
@@ -272,77 +264,9 @@ def _compare_sizes(settings: Settings, sizes: Mapping[str, Any]) -> None:
             )
 
 
-def _audio(
-    preset: Preset, settings: Settings, sizes: Mapping[str, Any], overrides: Mapping[str, object]
-) -> AudioConfig:
-    family, usual = preset.family, preset.audio
-    given = {name: value for name, value in overrides.items() if name in AUDIO_FIELDS}
-    stated = {name: value for name, value in settings.values.items() if name in AUDIO_FIELDS}
-    values = {**usual, **stated, **given}
-    for name in ("n_mels", "hop_length"):
-        if name not in sizes:
-            continue
-        for source, known in ((settings.source, stated), ("the given settings", given)):
-            if name in known and known[name] != sizes[name]:
-                raise CheckpointError(
-                    f"{name}: found {known[name]!r} in {source}, expected {sizes[name]} from the weights' shapes; "
-                    "correct it, or leave it out"
-                )
-        values[name] = sizes[name]
-    if values.get("stft") == "lws":  # whose window is as long as the transform
-        values["win_length"] = values["n_fft"]
-    for name, choices in _CHOICES.items():
-        if name in AUDIO_FIELDS and values.get(name, choices[0]) not in choices:
-            raise CheckpointError(f"{name}: found {values[name]!r}, expected {' or '.join(choices)}; correct it")
-    span = values.get("mel_range")
-    if span is not None and (not isinstance(span, list | tuple) or len(span) != 2):
-        raise CheckpointError(f"mel_range: found {span!r}, expected two numbers, the lowest and the highest level")
-    for name in _FRACTIONS:  # settings files write whole levels and frequencies without a point
-        if name in values:
-            values[name] = _fraction(name, values[name])
-    if span is not None:
-        values["mel_range"] = tuple(_fraction("mel_range", end) for end in span)
-    for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels", "delay"):
-        if isinstance(values.get(name), int) and abs(values[name]) > _LARGEST:
-            raise CheckpointError(f"{name}: found {str(values[name])[:20]}, expected a number of ordinary size")
-    try:
-        audio = from_json(AudioConfig, values, "audio")
-    except ConfigError as error:
-        raise CheckpointError(f"{error}; {_way_out(str(error), preset, settings, stated, given)}") from None
-    known = {**stated, **given}
-    if family == "univoc" and "delay" not in known:
-        if "waveform_preemphasis" in known:
-            # This project's training cuts frames in their middle, so that a frame's samples surround its centre.
-            audio = dataclasses.replace(audio, delay=audio.hop_length // 2)
-        elif usual.get("delay"):
-            # UniversalVocoding 0.2 pads the waveform by half a window before it cuts labels from its start.
-            audio = dataclasses.replace(audio, delay=audio.win_length // 2)
-    return audio
-
-
-def _way_out(
-    error: str, preset: Preset, settings: Settings, stated: Mapping[str, Any], given: Mapping[str, Any]
-) -> str:
-    """What to do about a wrong audio setting: it depends on the source that states it."""
-    name = error.partition(":")[0].removeprefix("audio.")
-    if name in given or name not in AUDIO_FIELDS:
-        return "correct the setting, or leave it out"
-    if name in stated:
-        return f"correct it in {settings.source}, or state the right value with --set {name}=VALUE"
-    return f"no source states it, and this is {preset.name}'s usual value: state it with --set {name}=VALUE"
-
-
-def _fraction(name: str, value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value  # refused with all other wrong types
-    if not abs(value) < _LARGEST:  # NaN too
-        raise CheckpointError(f"{name}: found {str(value)[:20]}, expected a number of ordinary size; correct it")
-    return float(value)
-
-
 def _temperature(value: object) -> float:
     if value is None:
         return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LARGEST:
         raise CheckpointError(f"temperature: found {value!r}, expected a positive number; 1 leaves the logits alone")
     return float(value)
