@@ -1,4 +1,4 @@
-"""Graphs small enough to build in seconds: a product into one GRU cell, and a chunk as one node."""
+"""Builds tiny ONNX graphs with the plugins: a product followed by one GRU cell, and a chunk as one node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wavernn_trt import runtime
@@ -87,9 +89,16 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
     return _model(graph), {name: inputs[name] for name in chunk}
 
 
+def onnx_runtime(graph: bytes, inputs: Arrays) -> NDArray[Any]:
+    """Returns the only output of a graph in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, inputs)
+    return np.asarray(result)
+
+
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     """With the versions of the shipped voice's decoder, and its function: the cell in standard operators."""
-    # Making the function anew would need onnx-graphsurgeon.
+    # Building the function would need onnx-graphsurgeon.
     shipped = onnx.load(str(_SHIPPED), load_external_data=False)
     return helper.make_model(
         graph, functions=shipped.functions, opset_imports=shipped.opset_import, ir_version=shipped.ir_version
