@@ -94,37 +94,50 @@ def prebuild(folder: Path, targets: Iterable[int], variants: dict[str, tuple[str
     return notes
 
 
+def why_unusable(folder: Path | None) -> str | None:
+    """Returns why a folder's cubins cannot be taken for these sources; ``None`` where they can."""
+    if folder is None:
+        return "no prebuilt cubins were given"
+    try:
+        if _description(folder)["sources"] == source_hash():
+            return None
+    except KernelError as error:
+        return str(error)
+    return f"the cubins in {folder} are of other sources"
+
+
 def open_cubins(folder: Path | None, own: Path, defines: tuple[str, ...] = ()) -> tuple[KernelCache, str]:
     """Opens a cache of compiled kernels.
 
     Args:
-        folder: of prebuilt cubins, or ``None``.
-        own: where kernels are compiled to instead, if there is none or it is of other sources.
+        folder: of prebuilt cubins; without one, kernels are compiled as they are needed.
+        own: where they are compiled to then.
         defines: of a variant.
 
     Returns:
         The cache, and in words where its cubins come from.
 
     Raises:
-        KernelError: there are no usable prebuilt cubins and no compiler.
+        KernelError: the prebuilt cubins cannot be taken, or there are none and no compiler.
     """
-    reason = "no prebuilt cubins"
-    if folder is not None:
-        try:
-            told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-            prebuilt: Compiler = PrebuiltCompiler(folder, str(told["kind"]), str(told["version"]))
-            matches = told["sources"] == source_hash()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise KernelError(f"{folder}: found no folder of 'run --prebuild' ({error})") from error
-        if matches:
-            compiler = WithDefines(prebuilt, defines) if defines else prebuilt
-            return KernelCache(folder, compiler), f"prebuilt by {prebuilt.kind} {prebuilt.version}"
-        reason = f"the cubins in {folder} are of other sources"
-    local = find_compiler()
-    return (
-        KernelCache(own, WithDefines(local, defines) if defines else local),
-        f"{reason}: compiled here by {local.kind} {local.version}",
-    )
+    if folder is None:
+        compiler = find_compiler()
+        origin = f"compiled as needed by {compiler.kind} {compiler.version}"
+        return KernelCache(own, WithDefines(compiler, defines) if defines else compiler), origin
+    if reason := why_unusable(folder):
+        raise KernelError(reason)
+    told = _description(folder)
+    prebuilt = PrebuiltCompiler(folder, told["kind"], told["version"])
+    origin = f"prebuilt by {prebuilt.kind} {prebuilt.version}"
+    return KernelCache(folder, WithDefines(prebuilt, defines) if defines else prebuilt), origin
+
+
+def _description(folder: Path) -> dict[str, str]:
+    try:
+        told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        return {name: str(told[name]) for name in ("kind", "version", "sources")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(f"{folder} is no folder of 'run --prebuild' ({error})") from error
 
 
 def microbenchmarks_program(folder: Path, target: int) -> Path:

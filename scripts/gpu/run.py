@@ -19,13 +19,15 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.targets import TARGETS
 from wavernn_trt.scripts.arguments import path, positive_integers, positive_number
-from wavernn_trt.scripts.gpu.cubins import prebuild
-from wavernn_trt.scripts.gpu.session import Run
+from wavernn_trt.scripts.gpu.cubins import prebuild, why_unusable
+from wavernn_trt.scripts.gpu.session import Part, Run
 from wavernn_trt.scripts.gpu.stages import SECONDS, STAGES, parts_of
 from wavernn_trt.scripts.gpu.table import lay_out
 from wavernn_trt.scripts.gpu.tools import find_tool
 
 PROGRAM = "wavernn_trt.scripts.gpu.run"
+COMPILE_SHARE = 0.4
+"""Of the time, that compiling may take where there are no prebuilt cubins."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,10 +65,13 @@ def execute(run: Run, stages: Sequence[str]) -> int:
     Returns:
         0 if nothing failed, else 1.
     """
+    _compile(run)
     host_build = _start_host_build(run) if "correctness" in stages else None
+    begin = run.elapsed
     try:
         for stage in (stage for stage in STAGES if stage in stages):
-            until = STAGES[stage] / SECONDS * run.seconds if len(stages) > 1 else run.seconds
+            share = STAGES[stage] / SECONDS if len(stages) > 1 else 1.0
+            until = begin + share * (run.seconds - begin)
             for part in parts_of(run, stage, until):
                 run.execute(part, until)
                 run.write()
@@ -80,6 +85,18 @@ def execute(run: Run, stages: Sequence[str]) -> int:
     run.write()
     print(table, flush=True)
     return int(any(one.status == "failed" for one in run.found()))
+
+
+def _compile(run: Run) -> None:
+    """Compiles all kernels for this GPU where no usable cubins were given; the stages share the time that is left."""
+    if (reason := why_unusable(run.cubins)) is None:
+        return
+    run.findings("compile").add("cubins", "noted", f"{reason}: compiled here")
+    run.cubins = run.work / "cubins"
+    command = [sys.executable, "-m", PROGRAM, "--prebuild", str(run.cubins)]
+    targets = ["--targets", str(driver_state().devices[0].sm)]
+    run.execute(Part("compile", [*command, *targets], COMPILE_SHARE * run.seconds), run.seconds)
+    run.write()
 
 
 def _start_host_build(run: Run) -> subprocess.Popen[bytes] | None:

@@ -50,7 +50,7 @@ class Run:
             out: folder for the results.
             work: folder for logs and compiled kernels, on the same machine.
             seconds: of the whole run.
-            cubins: folder of prebuilt cubins.
+            cubins: folder of prebuilt cubins, if any.
             kernels: those that are checked and timed.
         """
         self.out, self.work, self.seconds, self.kernels = out, work, seconds, tuple(kernels)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wavernn_trt.engines.gpu import driver_state
@@ -18,6 +18,7 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.choices import PRECISIONS, kernels_with
 from wavernn_trt.scripts.gpu.cubins import VARIANTS, build_microbenchmarks, microbenchmarks_program
 from wavernn_trt.scripts.gpu.findings import FindingsFile, crashed_kernels, failed_kernels
+from wavernn_trt.scripts.gpu.results import choices
 from wavernn_trt.scripts.gpu.sanitizer import TOOLS, judge, sanitizer_command
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
 from wavernn_trt.scripts.gpu.tools import find_tool
@@ -149,6 +150,16 @@ def _sound(run: Run) -> list[str]:
     return [kernel for kernel in run.kernels if kernel in kernels_with("fp16") and kernel not in bad]
 
 
+def _fastest(run: Run) -> list[str]:
+    """The kernels that were fastest with the fewest and with the most streams; two others where nothing was timed."""
+    sound = _sound(run)
+    rows = sorted(choices(run.found()), key=lambda row: (row["batch"], row["step_us"]))
+    names = [str(row["kernel"]).split()[0] for row in rows if row["precision"] == "fp16"]
+    largest = [str(row["kernel"]).split()[0] for row in rows if row["batch"] == rows[-1]["batch"]]
+    order = [*names[:1], *largest[:1], *reversed(sound)]
+    return [kernel for kernel in dict.fromkeys(order) if kernel in sound][:2]
+
+
 def _correctness(run: Run, until: float) -> Iterator[Part]:
     """fp16 first, then compute-sanitizer over two kernels, then the other precisions."""
     tests = _TESTS / "test_correctness.py"
@@ -159,18 +170,20 @@ def _correctness(run: Run, until: float) -> Iterator[Part]:
         more = (*chosen, "--gpu-precisions", precision)
         yield run.tests(f"correctness {precision}", *more, seconds=share * (until - run.elapsed))
         if number == 0:
-            _sanitizers(run, tests, until)
+            _sanitizers(run, tests, until, TOOLS[:2])
+    _sanitizers(run, tests, until, TOOLS[2:])
 
 
-def _sanitizers(run: Run, tests: Path, until: float) -> None:
-    """compute-sanitizer: memcheck over each kernel that ended its process, every tool over two of the others."""
+def _sanitizers(run: Run, tests: Path, until: float, tools: Sequence[str]) -> None:
+    """compute-sanitizer's tools over two kernels; memcheck over each kernel that ended its process, too."""
     sanitizer = find_tool("compute-sanitizer")
     if sanitizer is None:
         text = "compute-sanitizer is not on PATH (the whole CUDA toolkit has it)"
         run.findings("sanitizer").add("compute-sanitizer", "skipped", text)
         return
-    crashed = [(kernel, TOOLS[0]) for kernel in run.kernels if kernel in crashed_kernels(run.found())]
-    for kernel, tool in [*crashed, *itertools.product(_sound(run)[-2:], TOOLS)]:
+    crashed = crashed_kernels(run.found()) if TOOLS[0] in tools else set()
+    looked_at = [(kernel, TOOLS[0]) for kernel in run.kernels if kernel in crashed]
+    for kernel, tool in [*looked_at, *itertools.product(_fastest(run), tools)]:
         name = f"sanitizer {tool} {kernel}"
         log = run.work / f"{tool}_{kernel}_report.log"
         more = ["--gpu-kernels", kernel, "--gpu-precisions", "fp16", "--gpu-test-seconds", "60"]

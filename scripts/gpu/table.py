@@ -52,9 +52,9 @@ def _lines(about: Mapping[str, Any], findings: Sequence[Finding], detail: int) -
         noted = [one for one in here if one.status == "noted" or (not tests and one.status == "passed")]
         timed = [one for one in noted if one.numbers.get("kind") == "kernel"]
         for one in [one for one in noted if one not in timed][:detail]:
-            yield f"   {_short(one.name)}: {one.text[:_TEXT]}"
+            yield f"   {_short(one.name)}: {' '.join(one.text.split())[:_TEXT]}"
         for reason, count in Counter(one.text for one in here if one.status == "skipped").most_common(detail):
-            yield f"   skipped ({count}): {reason[:_TEXT]}"
+            yield f"   skipped ({count}): {' '.join(reason.split())[:_TEXT]}"
         failed = [one for one in here if one.status == "failed"]
         for one in failed[:detail]:
             yield f"   FAILED {_short(one.name)}: {' '.join(one.text.split())[-_TEXT:]}"

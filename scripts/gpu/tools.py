@@ -21,6 +21,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.close()
+            Path(file.name).chmod(0o644)  # temporary files are their owner's alone
             Path(file.name).replace(path)
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
