@@ -19,6 +19,7 @@ from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice, LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.sequence_plan import THREADS, TILES
+from wavernn_trt.plugins.stepped_plan import SteppedPlan
 from wavernn_trt.plugins.targets import Device
 
 logger = logging.getLogger(__name__)
@@ -27,16 +28,23 @@ logger = logging.getLogger(__name__)
 class GruCellKernel:
     """``CustomGRUPlugin``'s kernel: one launch is one cell."""
 
-    def __init__(self, hidden_size: int, precision: Precision, cache: KernelCache | None = None) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        precision: Precision,
+        cache: KernelCache | None = None,
+        loaded: KernelsByDevice | None = None,
+    ) -> None:
         """Nothing is compiled yet.
 
         Args:
             hidden_size: H.
             precision: of the recurrent weights.
             cache: of compiled kernels; the user's unless given.
+            loaded: kernels of this precision that are loaded already, in place of the cache's.
         """
         self._hidden_size, self._precision = hidden_size, precision
-        self._kernels = KernelsByDevice(precision, cache)
+        self._kernels = loaded or KernelsByDevice(precision, cache)
 
     def prepare(self) -> None:
         """Compiles and loads the kernels for the current device, so that a launch can be captured into a CUDA graph.
@@ -76,6 +84,7 @@ class SequenceKernel:
         precision: WeightPrecision,
         cache: KernelCache | None = None,
         choice: Choice | None = None,
+        loaded: KernelsByDevice | None = None,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -85,10 +94,11 @@ class SequenceKernel:
             cache: of compiled kernels, and of what was measured; the user's unless given.
             choice: the kernel for every batch; for each batch the one that was measured to be fastest on the device at
                 hand, or else is estimated to be, unless given.
+            loaded: kernels of this precision that are loaded already, in place of the cache's.
         """
         self.shape, self.precision = shape, precision
         self._choice = choice
-        self._kernels = KernelsByDevice(precision, cache)
+        self._kernels = loaded or KernelsByDevice(precision, cache)
         self._measured: dict[tuple[Device, int], Mapping[Choice, float]] = {}
         self._ready: dict[tuple[Device, int], tuple[Choice, Any]] = {}
         self._lock = threading.Lock()
@@ -100,9 +110,7 @@ class SequenceKernel:
 
     def with_choice(self, choice: Choice) -> SequenceKernel:
         """The same model in a given kernel for every batch; what is loaded is shared."""
-        other = SequenceKernel(self.shape, self.precision, choice=choice)
-        other._kernels = self._kernels
-        return other
+        return SequenceKernel(self.shape, self.precision, choice=choice, loaded=self._kernels)
 
     def prepare(self, batch: int) -> None:
         """Compiles and loads what a batch needs on the current device, so that its launch can be captured.
@@ -130,6 +138,15 @@ class SequenceKernel:
             KernelError: as `prepare`.
         """
         return self._on_current_device(batch)[2]
+
+    def launches(self, batch: int, steps: int) -> int:
+        """Kernels that a chunk launches.
+
+        Raises:
+            KernelError: as `prepare`.
+        """
+        plan = self.plan(batch)
+        return plan.launches(steps) if isinstance(plan, SteppedPlan) else 1
 
     def workspace_bytes(self, batch: int, steps: int, window: int) -> int:
         """Bytes of device memory that a launch needs beside its operands, by whichever kernel and on any device.

@@ -10,7 +10,7 @@ from wavernn_trt.plugins.form import Choice, ChunkSizes, refusal_by_tensor_cores
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import VARIANTS, ResidentPlan, plan_resident
+from wavernn_trt.plugins.resident_plan import MOST_STAMPED, VARIANTS, ResidentPlan, plan_resident
 from wavernn_trt.plugins.sequence_plan import THREADS
 from wavernn_trt.plugins.targets import Device
 
@@ -33,7 +33,9 @@ class ResidentForm:
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
         """See `Form`."""
-        return 0 if precision == "fp32" else lay_out_resident(shape, batch).total
+        if precision == "fp32":
+            return 0
+        return lay_out_resident(shape, batch, stamped=batch <= MOST_STAMPED).total
 
     def check(self, kernels: LoadedKernels, plan: ResidentPlan) -> None:
         """See `Form`."""

@@ -17,6 +17,8 @@ from wavernn_trt.plugins.targets import Device
 
 PATCH_ROWS, PATCH_COLUMNS = 8, 32
 """Rows, or streams, and columns that a tensor core's operands come in; see kernels/patch.h."""
+MOST_STAMPED = 256
+"""Streams of a batch whose words may be stamped; the workspace of larger ones has no room for stamps."""
 _SUMS_BYTES = 4 * PATCH_ROWS * PATCH_ROWS
 _GATES_BYTES = 32 * PATCH_ROWS * PATCH_ROWS
 """Of a set of eight units' waiting gates with eight streams; kernels/resident_stages.h, WaitingGates."""
@@ -148,6 +150,10 @@ def plan_resident(
         raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
     variant = VARIANTS[kernel]
     streams = -(-batch // groups)
+    if variant.stamped and batch > MOST_STAMPED:
+        raise KernelError(
+            f"{kernel} takes a batch of up to {MOST_STAMPED}, found {batch}: take another kernel (stepped)"
+        )
     if variant.stamped and streams > variant.streams:
         raise KernelError(
             f"{kernel} takes {variant.streams} streams a group, found {streams}: take "

@@ -74,7 +74,7 @@ DEVICE void clear(PatchSums (&sums)[Rows][Streams]) {
         const Block&, Number, const Patch& upper, const Patch& lower, const Patch& streams, PatchSums& upper_sums, \
         PatchSums& lower_sums) {                                                                                   \
         _Pragma("unroll") for (int half = 0; half < 2; ++half) {                                                   \
-            asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                             \
+            asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                             \
                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                             \
                 : "+f"(upper_sums.part[0][0]), "+f"(upper_sums.part[0][1]), "+f"(lower_sums.part[0][0]),           \
                   "+f"(lower_sums.part[0][1])                                                                      \

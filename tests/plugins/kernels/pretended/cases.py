@@ -28,6 +28,7 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.operations import SequenceOperation
 from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.sequence_plan import THREADS
 from wavernn_trt.plugins.targets import Device
@@ -301,7 +302,7 @@ def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache
     with primary_context():
         with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
             kernels.gru_cell(CELL, {**inputs, "gates": inputs["gates"][:1]})
-        with pytest.raises(KernelError, match=r"cuLibraryLoadData failed with CUDA_ERROR_ILLEGAL_ADDRESS: [^.]*$"):
+        with pytest.raises(KernelError, match=r"cuMemAlloc failed with CUDA_ERROR_ILLEGAL_ADDRESS: [^.]*$"):
             kernels.gru_cell(CELL)
     with primary_context():
         assert CELL.excess(kernels.gru_cell(CELL)) <= 1
@@ -320,6 +321,71 @@ def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: Device, cache
         kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
         with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.* has to be prepared before"):
             kernel.launch(CELL.batch, one.pointers, one.stream.handle)
+
+
+def test_a_captured_first_launch_finds_its_code_loaded(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without cuFuncLoad the launch itself would load it, and spoil the capture."""
+    call = driver.call
+    with cell(cache) as one:
+        one.stream.captured(lambda stream: one.launch())
+    monkeypatch.setattr(driver, "call", lambda name, *rest: () if name == "cuFuncLoad" else call(name, *rest))
+    refused = pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+    with cell(cache) as one, spoilt_capture(one.stream), refused:
+        one.launch()
+
+
+def test_the_function_allows_as_much_shared_memory_as_the_kernel(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = driver.call
+    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    assert driver.LoadedKernel(library, "gru_cell_4", 0, device).blocks_per_multiprocessor(THREADS, UNASKED + 1) == 1
+    monkeypatch.setattr(driver, "call", lambda name, *rest: () if name == "cuFuncSetAttribute" else call(name, *rest))
+    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, device)
+    with pytest.raises(KernelError, match="cuOccupancyMaxActiveBlocksPerMultiprocessor failed with"):
+        kernel.blocks_per_multiprocessor(THREADS, UNASKED + 1)
+
+
+def test_cases_of_one_precision_share_the_loaded_kernels(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bytes] = []
+    load = driver.load_library
+    monkeypatch.setattr(driver, "load_library", lambda cubin: loaded.append(cubin) or load(cubin))
+    kernels = DeviceKernels(cache)
+    for shape in list(small_shapes().values())[:3]:
+        case = SequenceCase(shape, "fp16", 1, steps=1)
+        kernels.sequence(case, case.inputs(), choice=GENERAL)
+    assert len(loaded) == 1
+
+
+def test_many_launches_without_a_capture_are_warned_of_once(
+    device: Device, cache: KernelCache, stream: DeviceStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plugin's enqueue; those that warm up before each capture are not meant."""
+    case = SequenceCase(CHUNK.shape, "fp16", 3, steps=2)
+    bound = SequenceOperation(case.shape).bind("fp16")
+    bound._kernel = SequenceKernel(case.shape, "fp16", cache, Choice("stepped"))  # type: ignore[attr-defined]
+    inputs, outputs = case.inputs(), case.poisoned_outputs()
+    operands = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
+    sizes = {"B": case.batch, "T": case.steps, "W": case.window}
+    bound.prepare(sizes)
+    with scratch(bound.workspace_bytes(sizes)) as workspace, on_device(operands) as (pointers, _):
+
+        def enqueue(handle: int = stream.handle) -> None:
+            bound.launch(sizes, pointers, workspace, handle)
+
+        for _ in range(3):  # lanes that are opened
+            enqueue()
+            stream.captured(enqueue)
+        assert not caplog.records
+        for _ in range(4):
+            enqueue()
+        stream.synchronize()
+    (record,) = caplog.records
+    assert "3 chunks were enqueued on a stream that no CUDA graph captures; each is 13 launches" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["cuMemAlloc", "cuMemFree", "cuCtxSynchronize", "cuStreamSynchronize"])

@@ -41,6 +41,9 @@ struct Kernel {
     int tile;  // of those that are one function for all tiles
     int (*function)(const void*, int precision, int blocks, int warps, int shared_bytes) = nullptr;  // of the others
     int most_shared = SHARED_UNASKED;
+    // Of its function, which is the same handle here; code is loaded lazily, for as long as the context lives.
+    int most_shared_of_function = SHARED_UNASKED;
+    unsigned long long loaded_in = 0;
 };
 
 struct LaunchAttribute {
@@ -203,8 +206,21 @@ int cuKernelGetFunction(Kernel** function, Kernel* kernel) {
     return *function = kernel, usable();
 }
 
+int cuFuncSetAttribute(Kernel* function, int attribute, int value) {
+    NEED(kernels.count(function), INVALID_HANDLE);
+    NEED(attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES && value <= SHARED_OPTIN, INVALID_VALUE);
+    return function->most_shared_of_function = value, usable();
+}
+
+int cuFuncLoad(Kernel* function) {
+    NEED(kernels.count(function), INVALID_HANDLE);
+    NEED_SUCCESS(usable_outside_of_captures());
+    return function->loaded_in = context.number, SUCCESS;
+}
+
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel, int threads, std::size_t shared_bytes) {
     NEED(kernels.count(kernel) && 0 < threads && threads <= MOST_THREADS, INVALID_VALUE);
+    NEED(int(shared_bytes) <= kernel->most_shared_of_function, INVALID_VALUE);
     return *blocks = std::min(pretended_room, SHARED_IN_ALL / (int(shared_bytes) + SHARED_TAKEN)), usable();
 }
 
@@ -213,6 +229,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** argument
     NEED(kernels.count(kernel), INVALID_HANDLE);
     NEED(grid[1] == 1 && grid[2] == 1 && block[1] == 1 && block[2] == 1 && arguments && !extra, INVALID_VALUE);
     NEED(block[0] % 32 == 0 && int(shared_bytes) <= kernel->most_shared, INVALID_VALUE);
+    if (kernel->loaded_in != context.number) NEED_SUCCESS(cuFuncLoad(kernel));
     int room;
     NEED_SUCCESS(cuOccupancyMaxActiveBlocksPerMultiprocessor(&room, kernel, int(block[0]), shared_bytes));
     for (const LaunchAttribute* attribute = attributes; attribute < attributes + attribute_count; ++attribute) {
