@@ -225,7 +225,7 @@ class HostKernels:
             for name in ("previous", "hidden"):
                 outputs[f"{name}_out"] = operands[names.index(name)]
         logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
-        layout = lay_out_resident(case.shape, case.batch, stamped=plan.variant.stamped)
+        layout = lay_out_resident(case.shape, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.cleared] = 0
         arguments = resident_arguments(

@@ -16,9 +16,8 @@ struct StreamTile {
 };
 
 // Operands of all streams as words of two, from one stream's to the next's at a distance of whole patches.
-template <typename Mail>
 struct OperandMail {
-    Mail mail;
+    Mailbox mail;
     int columns;
 
     // Words from one stream to the next.
@@ -100,9 +99,9 @@ private:
 };
 
 // Adds this warp's columns of `Sets` sets' products to sums. Waits for operands that have not come.
-template <int Sets, int SetOctets, int StreamOctets, typename Weight, typename Mail>
+template <int Sets, int SetOctets, int StreamOctets, typename Weight>
 DEVICE void add_products(
-    const Block& block, const OctetShare<Weight, SetOctets>& weights, int first_set, const OperandMail<Mail>& operands,
+    const Block& block, const OctetShare<Weight, SetOctets>& weights, int first_set, const OperandMail& operands,
     int step, const StreamTile<StreamOctets>& tile, int waits, PatchSums (&sums)[Sets * SetOctets][StreamOctets]) {
     // Patches of columns that are asked for before the first is waited for.
     constexpr int ahead = StreamOctets == 1 ? 4 : StreamOctets == 2 ? 2 : 1;

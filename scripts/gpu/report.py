@@ -134,9 +134,6 @@ def _speed(findings: Sequence[Finding]) -> Iterator[str]:
             here = (row for row in rows if (row["model"], row["precision"]) == name)
             yield from (_sequence_row(row, product, peers) for row in sorted(here, key=lambda row: int(row["batch"])))
         yield from NOTES.splitlines()
-    for found in findings:
-        if found.numbers.get("kind") == "tuning":
-            yield f"{found.subject:<14} {found.line:<20} {found.text[:_TEXT]}"
     if rows := by_kind.get("cell", []):
         yield from _cell_rows(rows, ceilings.get("copy", {}).get("bytes_per_second"))
     for reason, count in Counter(found.text for found in findings if found.status == "skipped").items():

@@ -5,15 +5,13 @@ What PyTorch does at the same batch is timed right behind them, in the same proc
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from statistics import median
 
-from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.choice_table import ChoiceTable
-from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.choice_table import FILE, Row, read_rows, write_rows
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
 from wavernn_trt.scripts.gpu.cell_speed import cell_tasks
@@ -56,7 +54,6 @@ def tasks(settings: Settings) -> list[Task]:
     for precision in ("fp8", "bf16"):
         for batch in FEW_BATCHES:
             found += _batch(chunks, UNIVOC, precision, batch)
-    found.append(Task("tuning", "finds the same", "", functools.partial(_tune, chunks, UNIVOC, "fp16", 8)))
     return [*found, *cell_tasks(settings), Task("clocks", "at the end", "", clocks)]
 
 
@@ -107,7 +104,7 @@ def _candidate(chunks: _Chunks, name: str, precision: WeightPrecision, batch: in
     held = chunks.get(name, precision, batch)
     choices = [choice for choice in held.shortlist(chunks.right(precision)) if choice.kernel == kernel]
     if not choices:
-        return Outcome("noted", "estimated to be slower than others")
+        return Outcome("noted", "no plan of it takes the batch, or others were timed")
     times = []
     for choice in choices:
         held.check(choice)
@@ -155,8 +152,12 @@ def _best(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) ->
 def _keep(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> None:
     """Puts what was timed where the runtime looks for it."""
     _, device = driver.current_device()
-    table = ChoiceTable(kernel_cache(chunks.settings.folder).folder)
-    table.keep(STANDARD[name].shape, precision, batch, device, chunks.journal.of(name, precision, batch))
+    path = kernel_cache(chunks.settings.folder).folder / FILE
+    best = next(iter(chunks.journal.of(name, precision, batch)))
+    row = Row((device.sm, device.sm), (precision,), (batch, batch), best.kernel, best.groups)
+    old = read_rows(path) if path.exists() else ()
+    kept = [one for one in old if (one.sm, one.precisions, one.batch) != (row.sm, row.precisions, row.batch)]
+    write_rows(path, [row, *kept])
 
 
 def _plan_numbers(held: TimedChunks, choice: Choice) -> dict[str, object]:
@@ -164,21 +165,3 @@ def _plan_numbers(held: TimedChunks, choice: Choice) -> dict[str, object]:
     plan = held.plans()[choice]
     names = ("grid", "blocks", "shared_bytes", "resident_share")
     return {name: getattr(plan, name) for name in names if hasattr(plan, name)}
-
-
-def _tune(chunks: _Chunks, name: str, precision: Precision, batch: int) -> Outcome:
-    """The product's own measurement, beside this one: does it take the same kernel?"""
-    for kernel in kernels_in(chunks.settings, precision):
-        require_proved(chunks.settings, f"{kernel} {precision}")  # it launches all of them
-    here = chunks.journal.of(name, precision, batch)
-    if not here:
-        raise MissingError("not timed: no kernel was right, or the time was up")
-    try:
-        found = chunks.get(name, precision, batch).tuned(LESS_STEPS)
-    except KernelError as error:
-        return Outcome("failed", str(error))
-    _keep(chunks, name, precision, batch)  # long chunks tell more
-    best, other = next(iter(found)), next(iter(here))
-    text = f"{best} at {found[best]:.2f} us a step; here {other} at {here[other]:.2f} us"
-    rows = [{**dataclasses.asdict(choice), "step_us": time} for choice, time in found.items()]
-    return Outcome("noted", text, {"kind": "tuning", "measured": rows})

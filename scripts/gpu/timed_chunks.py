@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.choice import candidates, estimate
+from wavernn_trt.plugins.choice import candidates
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scratch
 from wavernn_trt.plugins.form import Choice
@@ -24,8 +23,8 @@ from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
 
 DISTINCT = 16
 """Streams with conditioning and states of their own; a larger batch repeats them, with other random numbers."""
-PRUNED, MOST = 4.0, 5
-"""What is estimated to take so many times as long as the best is not timed, nor more than so many kernels."""
+MOST = 6
+"""Kernels and numbers of groups that are timed."""
 EQUAL_LABELS = 0.9
 """Of the step that is looked at; a random number may fall between two roundings."""
 
@@ -74,22 +73,13 @@ class TimedChunks:
         return dict(candidates(case.shape, case.precision, case.batch, device))
 
     def shortlist(self, kernels: list[str]) -> list[Choice]:
-        """What is worth timing: each kernel's best by the estimate, then what else is estimated to be fast.
+        """What is timed: of each kernel the fewest groups that take the batch, then more groups.
 
         Args:
             kernels: that may be timed.
         """
-        case = self.case
-        _, device = driver.current_device()
-        times = {
-            choice: estimate(case.shape, case.precision, case.batch, plan, device)
-            for choice, plan in self.plans().items()
-            if choice.kernel in kernels
-        }
-        order = sorted(times, key=lambda one: times[one])
-        order = [choice for choice in order if times[choice] <= PRUNED * times[order[0]]]
+        order = [choice for choice in self.plans() if choice.kernel in kernels]
         firsts = list({choice.kernel: choice for choice in reversed(order)}.values())
-        firsts.sort(key=lambda one: times[one])
         return [*firsts, *(choice for choice in order if choice not in firsts)][:MOST]
 
     def launch(self, choice: Choice, steps: int) -> float:
@@ -139,16 +129,6 @@ class TimedChunks:
         right = samples.min() >= 0 and samples.max() < self.case.shape.outputs if labels else abs(samples).max() <= 1
         if not right or not np.isfinite(hidden).all():
             raise ValueError(f"{choice}: the timed chunk has samples that do not exist, or states that are no numbers")
-
-    def tuned(self, steps: int) -> Mapping[Choice, float]:
-        """What `wavernn_trt.plugins.tuning` measures with the same weights, in chunks of so many steps."""
-        from wavernn_trt.plugins.tuning import measure_kernels
-
-        shape = self.case.shape
-        first = len(shape.chunk_inputs())
-        weights = self._pointers[first : first + len(shape.weight_inputs())]
-        kernel = SequenceKernel(shape, self.case.precision, self._cache)
-        return measure_kernels(kernel, self.case.batch, weights, self._scales, window=self.case.window, steps=steps)
 
     @functools.cached_property
     def _first_step(self) -> tuple[Arrays, Arrays]:

@@ -117,7 +117,7 @@ def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precisio
         pytest.skip(f"needs a GPU: {state.reason}")
 
     def make(precision: Precision) -> Vocoder:
-        executor, kernel = open_cuda(voice, CudaWish(precision, BATCH, STEPS), state, cubins, tune=False)
+        executor, kernel = open_cuda(voice, CudaWish(precision, BATCH, STEPS), state, cubins)
         return Vocoder(OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, kernel))
 
     return make

@@ -134,7 +134,7 @@ def test_a_long_chunk_is_the_reference_that_is_fed_with_its_samples(
     checks = Checks(Settings(Path(), host=True))
     checks.__dict__["runner"] = careless
     case, steps = (small_model(name), precision, 2, 100), 100
-    kernels = ["sequence"] if precision == "fp32" else ["sequence", "resident_plain_16"]
+    kernels = ["sequence"] if precision == "fp32" else ["sequence", "resident_stamped_16"]
     for kernel in kernels:
         assert checks.launch_full(kernel, *case).status == "passed"
     for kernel in kernels:

@@ -69,7 +69,8 @@ def choices(case: SequenceCase, groups: int) -> list[Choice]:
     _, device = driver.current_device()
     every = [choice for choice, _ in candidates(case.shape, case.precision, case.batch, device)]
     found = [choice for choice in every if choice.groups == groups]
-    assert {"sequence", "resident_plain_16"} <= {choice.kernel for choice in found} or case.precision == "fp32"
+    kernels = {choice.kernel for choice in found}
+    assert {"sequence", "resident_stamped_16"} <= kernels or case.precision == "fp32"
     return found
 
 

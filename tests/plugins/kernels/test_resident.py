@@ -6,6 +6,7 @@ What the matrix instructions of a GPU compute is spelled out in kernels/patch.h;
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -33,7 +34,7 @@ def test_kernels_are_the_reference(host_kernels: HostKernels, model: str, precis
         case = SequenceCase(SHAPES[model], precision, batch, steps=4)
         inputs = case.inputs()
         for kernel, variant in VARIANTS.items():
-            groups = -(-batch // variant.streams) if variant.stamped else 1
+            groups = -(-batch // variant.streams)
             found = host_kernels.resident(case, inputs, kernel, groups=groups, blocks=blocks, warps=warps)
             assert case.excess(found, inputs) <= 1, (kernel, batch)
 
@@ -54,8 +55,8 @@ def test_operands_are_rounded_where_the_reference_rounds_them(
 def test_odd_sizes(host_kernels: HostKernels, model: str, hidden_size: int) -> None:
     """Of one step where sizes are large: two runs that are rounded differently drift apart."""
     shape = small_shapes(hidden_size, fc_size=hidden_size + 6, classes=11)[model]
-    for kernel, precision in zip(VARIANTS, ("fp16", "bf16", "fp8", "fp16"), strict=True):
-        case = SequenceCase(shape, precision, batch=5, steps=1 if hidden_size > 33 else 4)  # type: ignore[arg-type]
+    for kernel, precision in itertools.product(VARIANTS, PRECISIONS):
+        case = SequenceCase(shape, precision, batch=5, steps=1 if hidden_size > 33 else 4)
         inputs = case.inputs()
         found = host_kernels.resident(case, inputs, kernel, blocks=3)
         assert case.excess(found, inputs) <= (SINGLE_STEP_EXCESS if case.steps == 1 else 1), kernel
@@ -92,7 +93,7 @@ def test_groups_of_blocks_share_the_streams_out(
 def test_a_streams_bits_do_not_depend_on_its_neighbours_or_place(
     host_kernels: HostKernels, kernel: str, model: str
 ) -> None:
-    batch = 8 * VARIANTS[kernel].stream_octets if VARIANTS[kernel].stamped else 43
+    batch = VARIANTS[kernel].streams
     case = SequenceCase(SHAPES[model], "fp16", batch)
     inputs = case.inputs()
     one = host_kernels.resident(case, inputs, kernel)
@@ -160,8 +161,8 @@ def test_every_code_of_fp8_is_multiplied_as_the_number_it_stands_for(host_kernel
     inputs["output_weight"] = np.stack([numbers, numbers[::-1]])
     inputs["conditioning"][:, 0, -256:] = np.eye(256)  # what the fully connected layer takes of it
     for misalign in (False, True):
-        shared_bytes = shared_bytes_for(case, "resident_plain_32", share)
-        found = host_kernels.resident(case, inputs, "resident_plain_32", shared_bytes=shared_bytes, misalign=misalign)
+        settings = {"groups": 16, "shared_bytes": shared_bytes_for(case, "resident_stamped_16", share, groups=16)}
+        found = host_kernels.resident(case, inputs, "resident_stamped_16", misalign=misalign, **settings)
         np.testing.assert_array_equal(found["logits"][:, 0], inputs["output_weight"].T)
 
 
@@ -192,7 +193,7 @@ def test_indices_outside_of_their_tensors_read_the_nearest_row(host_kernels: Hos
         np.testing.assert_array_equal(found, expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kernel", ["resident_stamped_8", "resident_plain_16"])
+@pytest.mark.parametrize("kernel", VARIANTS)
 def test_a_block_that_never_comes_ends_the_kernel_with_a_message(host_kernels: HostKernels, kernel: str) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -212,11 +213,10 @@ def test_a_block_that_never_comes_ends_the_kernel_with_a_message(host_kernels: H
     assert MISSING in done.stderr
 
 
-def shared_bytes_for(case: SequenceCase, kernel: str, share: float) -> int:
+def shared_bytes_for(case: SequenceCase, kernel: str, share: float, groups: int = 1) -> int:
     """Shared memory that keeps that part of the weights, of two blocks of two warps."""
-    plan = plan_resident(
-        case.shape, case.precision, case.batch, Device("host", 0, 2, 1 << 20, 1 << 20), kernel, warps=2
-    )
+    device = Device("host", 0, 2 * groups, 1 << 20, 1 << 20)
+    plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, groups=groups, warps=2)
     weights = sum(matrix.resident * matrix.set_bytes for matrix in plan.matrices.values())
     return plan.shared_bytes - weights + int(share * weights)
 

@@ -19,7 +19,7 @@ import pytest
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.arguments import GruArguments
-from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.choice_table import FILE, Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
@@ -155,16 +155,25 @@ def test_a_kernel_for_tensor_cores_gets_what_it_needs(
         assert case.excess(found, inputs) <= 1
 
 
-def test_what_was_measured_to_be_fastest_is_taken(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
-    measured = {Choice("resident_plain_16"): 3.0, Choice("sequence"): 2.0, Choice("of another version"): 1.0}
-    ChoiceTable(cache.folder).keep(CHUNK.shape, "fp16", 3, device, measured)
+def test_measured_rows_come_first_and_the_table_where_they_do_not_run(
+    device: Device, tmp_path: Path, room: ctypes.c_int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = KernelCache(tmp_path)
+    write_rows(tmp_path / FILE, [Row((90, 90), ("fp16",), (3, 3), "sequence", 1)])
     kernel = SequenceKernel(CHUNK.shape, "fp16", cache)
-    assert kernel.choice(3) == Choice("sequence")
-    assert kernel.choice(2).kernel == "resident_stamped_8"  # of this batch nothing is known
+    assert kernel.choice(3) == GENERAL
+    assert kernel.choice(2) == Choice("resident_stamped_8")  # of this batch nothing is known
     room.value = 0
     with pytest.raises(KernelError, match=r"needs \d+ blocks of"):
         SequenceKernel(CHUNK.shape, "fp16", cache, GENERAL).plan(3)
-    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for nobody
+    caplog.clear()
+    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for none
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        f"batch 3 on Pretended GPU is not decoded by {kernel}, 1 group of blocks"
+        for kernel in ("sequence", "resident_stamped_8")
+    ]
+    with pytest.raises(KernelError, match=r"no kernel decodes this model in fp32 on Pretended GPU \(sm_90\): sequence"):
+        SequenceKernel(CHUNK.shape, "fp32", cache).plan(3)
 
 
 def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
