@@ -149,7 +149,7 @@ class HostKernels:
             groups: groups of blocks.
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
-            misalign: puts every operand where no vector of 16 bytes begins.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
             waits: how often a block looks for the others before the process is ended.
             absent: blocks that are never started, so that the others wait in vain.
 
@@ -160,7 +160,8 @@ class HostKernels:
         precision = engine_precision(case.precision)
         plan = plan_sequence(case.shape, precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        operands = [_place(inputs[operand.name], misalign) for operand in case.shape.inputs()]
+        stored, _ = store_operands(case.shape.inputs(), inputs, case.precision)
+        operands = _place_operands(case, stored, misalign)
         outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
         layout = lay_out(case.shape, precision, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
@@ -204,7 +205,7 @@ class HostKernels:
             groups: groups of blocks.
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
-            misalign: puts every operand where no vector of 16 bytes begins.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
             waits: how often a thread looks for what has not come before the process is ended.
             absent: blocks that are never started, so that the others wait in vain.
             in_place: writes the state to where it is read.
@@ -218,7 +219,7 @@ class HostKernels:
         plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = [_place(array, misalign) for array in stored]
+        operands = _place_operands(case, stored, misalign)
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
             names = [operand.name for operand in case.shape.inputs()]
@@ -257,7 +258,7 @@ class HostKernels:
             case: what to run; not in ``fp32``.
             inputs: of the case.
             streams: of a tile; see `wavernn_trt.plugins.stepped_plan.plan_stepped`.
-            misalign: puts every operand where no vector of 16 bytes begins.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
             in_place: writes the state to where it is read.
 
         Returns:
@@ -267,7 +268,7 @@ class HostKernels:
         plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = [_place(array, misalign) for array in stored]
+        operands = _place_operands(case, stored, misalign)
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
             names = [operand.name for operand in case.shape.inputs()]
@@ -296,6 +297,14 @@ class HostKernels:
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._library, name)(*arguments):
             raise KernelError(f"{name} has no kernel for {arguments[1:]}")
+
+
+def _place_operands(case: SequenceCase, stored: Sequence[NDArray[Any]], misalign: bool) -> list[NDArray[Any]]:
+    """Copies of a chunk's operands; weights are aligned, as TensorRT's tensors and allocations are."""
+    return [
+        _place(array, misalign and operand.kind != "weight")
+        for operand, array in zip(case.shape.inputs(), stored, strict=True)
+    ]
 
 
 def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:

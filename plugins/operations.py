@@ -142,7 +142,7 @@ class SequenceOperation:
 
     def inputs(self) -> tuple[Operand, ...]:
         """See `Operation`."""
-        return self.shape.inputs()
+        return self.shape.inputs_of_node()
 
     def outputs(self) -> tuple[Operand, ...]:
         """See `Operation`."""

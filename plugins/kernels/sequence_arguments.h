@@ -13,10 +13,13 @@ enum PlaceName { GATES_0, SKIP, GATES_1, PLACE_FC_0, PLACE_FC_1, PLACES };
 enum OutputKind { CATEGORICAL, LOGISTIC_MIXTURE, GAUSSIAN };
 
 constexpr int MOST_GROUPS_OF_COLUMNS = 2;
+// wavernn_trt.export.operators.WEIGHT_COLUMNS
+constexpr int WEIGHT_COLUMNS = 32;
 
 // A weight matrix, and how much of a block's share of it lies in shared memory.
 struct Matrix {
-    // [rows, columns], in the engine's precision; null where the model has none.
+    // [rows, columns], in the engine's precision; null where the model has none. Begins at a multiple of VECTOR_BYTES,
+    // and its rows are padded with zeros to a multiple of WEIGHT_COLUMNS.
     const void* weight;
     // [rows]
     const float* bias;

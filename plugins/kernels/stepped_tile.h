@@ -42,7 +42,7 @@ struct SteppedTile {
 
 DEVICE int whole_patches(int columns) { return (columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS; }
 
-// Numbers from one stream's operands to the next's.
+// Numbers from one stream's operands to the next's, and from one row of weights to the next.
 DEVICE int operand_pitch(int columns) { return whole_patches(columns) * PATCH_COLUMNS; }
 
 // Which rows of a matrix a tile has. What is behind the last row or stream is computed from the last, and dropped.
@@ -60,26 +60,24 @@ struct TileRows {
 // What one product multiplies.
 template <typename C>
 struct Factors {
-    const typename C::Weight* weights;   // [rows, columns]
+    const typename C::Weight* weights;   // [rows, pitch]
     const typename C::Number* operands;  // [B, pitch]
-    // Whether rows can be copied sixteen bytes at a time.
-    bool aligned;
 
     DEVICE Factors(const Matrix& matrix, const void* streams)
         : weights(static_cast<const typename C::Weight*>(matrix.weight)),
-          operands(static_cast<const typename C::Number*>(streams)),
-          aligned(rows_are_aligned(weights, matrix.columns)) {}
+          operands(static_cast<const typename C::Number*>(streams)) {}
 };
 
 // The tile's patches on their way to shared memory.
 template <typename C>
 class Supply {
 public:
-    DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch)
-        : columns_(columns) {
+    static_assert(PATCH_COLUMNS == WEIGHT_COLUMNS, "rows are padded to whole patches");
+
+    DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch) {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int row = chunk / CHUNKS_A_ROW;
-            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * columns;
+            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * operand_pitch(columns);
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int stream = min(first_stream + chunk / CHUNKS_A_STREAM, batch - 1);
@@ -91,16 +89,7 @@ public:
     DEVICE void fetch(const Block& block, const Factors<C>& factors, int column_patch, unsigned char* slot) const {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
-            const typename C::Weight* from = factors.weights + row_offset_[turn][part] + column;
-            if (factors.aligned && column < columns_) {
-                copy_words_later(slot + chunk * VECTOR_BYTES, from);
-            } else {
-                typename C::Weight* to = reinterpret_cast<typename C::Weight*>(slot + chunk * VECTOR_BYTES);
-#pragma unroll 1
-                for (int i = 0; i < C::ROW_CHUNK; i += PIECE) {
-                    keep_piece(to + i, from + i, columns_ - column - i, false);
-                }
-            }
+            copy_words_later(slot + chunk * VECTOR_BYTES, factors.weights + row_offset_[turn][part] + column);
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_STREAM * C::STREAM_CHUNK;
@@ -130,7 +119,6 @@ private:
         }
     }
 
-    int columns_;
     int row_offset_[(ROW_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
     int stream_offset_[(STREAM_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
 };

@@ -181,7 +181,7 @@ def test_addresses_land_where_their_names_say(precision: WeightPrecision) -> Non
     shape = SHAPES["two layers, skip, values"]
     names = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
     scaled = list(MATRICES) if precision == "fp8" else []
-    addresses = {name: 1000 + i for i, name in enumerate([*names, *(f"scale of {name}" for name in scaled)])}
+    addresses = {name: 16 * (1000 + i) for i, name in enumerate([*names, *(f"scale of {name}" for name in scaled)])}
     plan = plan_resident(shape, precision, 3, H100, "resident_stamped_8")
     made = resident_arguments(shape, precision, plan, (3, 6, 4), list(addresses.values()), 1 << 20)
     seen = {name: getattr(made.s, name) for name, kind, *_ in made.s._fields_ if kind is ctypes.c_void_p}

@@ -31,6 +31,7 @@ from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
 from wavernn_trt.plugins.operations import SequenceOperation
 from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import Device
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
@@ -80,7 +81,7 @@ def cell(cache: KernelCache) -> Iterator[Prepared]:
 def chunk(kernel: SequenceKernel, case: SequenceCase, stream: DeviceStream, missing: int = 0) -> Iterator[Prepared]:
     """A chunk, whose workspace lacks some bytes."""
     sizes, inputs, outputs = (case.batch, case.steps, case.window), case.inputs(), case.poisoned_outputs()
-    operands = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
+    operands = [*store_operands(case.shape.inputs(), inputs, case.precision)[0], *outputs.values()]
     with scratch(kernel.workspace_bytes(*sizes) - missing) as workspace, on_device(operands) as (pointers, copy_back):
 
         def launch(shift: int = 0) -> None:
@@ -378,7 +379,7 @@ def test_many_launches_without_a_capture_are_warned_of_once(
     bound = SequenceOperation(case.shape).bind("fp16")
     bound._kernel = SequenceKernel(case.shape, "fp16", cache, Choice("stepped"))  # type: ignore[attr-defined]
     inputs, outputs = case.inputs(), case.poisoned_outputs()
-    operands = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
+    operands = [*store_operands(case.shape.inputs(), inputs, case.precision)[0], *outputs.values()]
     sizes = {"B": case.batch, "T": case.steps, "W": case.window}
     bound.prepare(sizes)
     with scratch(bound.workspace_bytes(sizes)) as workspace, on_device(operands) as (pointers, _):

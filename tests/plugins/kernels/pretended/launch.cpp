@@ -109,9 +109,9 @@ Result check(const GruArguments& a, int number) {
     return check(4, {a.gates, a.hidden, a.recurrent_bias, a.next_hidden});
 }
 
-Result check(const SequenceArguments& a, int number) {
+Result check(const SequenceArguments& a, int) {
     for (const wavernn::Matrix& matrix : a.matrices) {
-        NEED_SUCCESS(check(number, {matrix.weight}));
+        NEED_SUCCESS(check(16, {matrix.weight}));
         NEED_SUCCESS(check(4, {matrix.bias}));
     }
     NEED_SUCCESS(check(16, {a.counters, a.states[0], a.states[1], a.features[0], a.features[1]}));
@@ -125,10 +125,10 @@ Result check(const SequenceArguments& a, int number) {
     return SUCCESS;
 }
 
-Result check(const SteppedArguments& p, int number) {
+Result check(const SteppedArguments& p, int) {
     NEED_SUCCESS(check(16, {p.operands[0], p.operands[1], p.results, p.features, p.step_logits}));
     for (const float* scales : p.scales) NEED_SUCCESS(check(4, {scales}));
-    for (const wavernn::Matrix& matrix : p.s.matrices) NEED_SUCCESS(check(number, {matrix.weight}));
+    for (const wavernn::Matrix& matrix : p.s.matrices) NEED_SUCCESS(check(16, {matrix.weight}));
     return check(4, {p.step, p.next_step, p.s.conditioning, p.s.uniforms, p.s.hidden, p.s.hidden_out, p.s.skipped});
 }
 
