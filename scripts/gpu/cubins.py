@@ -10,38 +10,33 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavernn_trt.plugins.compile import KernelCache, source_hash
-from wavernn_trt.plugins.compilers import Compiled, Compiler, find_compiler
+from wavernn_trt.plugins.compile import KernelCache, KernelFile, source_hash
+from wavernn_trt.plugins.compilers import Compiled, find_compiler
 from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.scripts.gpu.tools import find_tool, write_atomically
 
 MICROBENCHMARKS = Path(__file__).with_name("microbenchmarks.cu")
 _DESCRIPTION = "compiler.json"
-
-VARIANTS: dict[str, tuple[str, ...]] = {}
-"""Compile-time switches of the kernels, ``NAME=VALUE``, by a name for the table; each is timed beside the default."""
+VARIANT_PRECISIONS: tuple[WeightPrecision, ...] = ("fp16",)
 
 
 @dataclass(frozen=True)
-class WithDefines:
-    """A compiler that passes further definitions; its cubins are entries of their own in a cache."""
+class Variant:
+    """Kernels built with other compile-time switches than the defaults."""
 
-    compiler: Compiler
-    defines: tuple[str, ...]
+    file: KernelFile
+    """The file of kernels that the switches are about; its kernels' names begin with it."""
+    switches: tuple[str, ...]
+    """``NAME=VALUE``."""
 
-    @property
-    def kind(self) -> str:
-        """See `Compiler`."""
-        return self.compiler.kind
 
-    @property
-    def version(self) -> str:
-        """See `Compiler`; the definitions are part of it."""
-        return " ".join((self.compiler.version, *self.defines))
-
-    def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
-        """See `Compiler`."""
-        return self.compiler.compile(source, (*defines, *self.defines), target)
+VARIANTS: dict[str, Variant] = {
+    "serial-polls": Variant("resident", ("WAVERNN_POLLS_IN_FLIGHT=0",)),
+    "row-order": Variant("stepped", ("WAVERNN_FRAGMENT_ORDER=0",)),
+}
+"""What is timed beside the defaults, to know what they gain: one load at a time in a sweep over stamped words, and
+weights in the order of rows."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,12 @@ class PrebuiltCompiler:
         )
 
 
-def prebuild(folder: Path, targets: Iterable[int], variants: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
     """Compiles every kernel, every variant of them, and the microbenchmarks.
 
     Args:
         folder: where to; it may hold cubins already.
         targets: compute capabilities, 10 * major + minor.
-        variants: definitions by name; `VARIANTS` unless given.
 
     Returns:
         Notes on what could not be built.
@@ -79,8 +73,10 @@ def prebuild(folder: Path, targets: Iterable[int], variants: dict[str, tuple[str
         KernelError: there is no compiler, or a kernel does not compile.
     """
     compiler, targets = find_compiler(), tuple(targets)
-    for defines in ((), *(VARIANTS if variants is None else variants).values()):
-        KernelCache(folder, WithDefines(compiler, defines) if defines else compiler).get_all(targets=targets)
+    KernelCache(folder, compiler).get_all(targets=targets)
+    for variant in VARIANTS.values():
+        cache = KernelCache(folder, compiler, variant.switches)
+        cache.get_all((variant.file,), VARIANT_PRECISIONS, targets)
     described = {"kind": compiler.kind, "version": compiler.version, "sources": source_hash()}
     write_atomically(folder / _DESCRIPTION, json.dumps(described).encode())
     notes = []
@@ -106,13 +102,13 @@ def why_unusable(folder: Path | None) -> str | None:
     return f"the cubins in {folder} are of other sources"
 
 
-def open_cubins(folder: Path | None, own: Path, defines: tuple[str, ...] = ()) -> tuple[KernelCache, str]:
+def open_cubins(folder: Path | None, own: Path, switches: Sequence[str] = ()) -> tuple[KernelCache, str]:
     """Opens a cache of compiled kernels.
 
     Args:
         folder: of prebuilt cubins; without one, kernels are compiled as they are needed.
         own: where they are compiled to then.
-        defines: of a variant.
+        switches: of a variant.
 
     Returns:
         The cache, and in words where its cubins come from.
@@ -123,13 +119,13 @@ def open_cubins(folder: Path | None, own: Path, defines: tuple[str, ...] = ()) -
     if folder is None:
         compiler = find_compiler()
         origin = f"compiled as needed by {compiler.kind} {compiler.version}"
-        return KernelCache(own, WithDefines(compiler, defines) if defines else compiler), origin
+        return KernelCache(own, compiler, switches), origin
     if reason := why_unusable(folder):
         raise KernelError(reason)
     told = _description(folder)
     prebuilt = PrebuiltCompiler(folder, told["kind"], told["version"])
     origin = f"prebuilt by {prebuilt.kind} {prebuilt.version}"
-    return KernelCache(folder, WithDefines(prebuilt, defines) if defines else prebuilt), origin
+    return KernelCache(folder, prebuilt, switches), origin
 
 
 def _description(folder: Path) -> dict[str, str]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.scripts.gpu.findings import Finding
+from wavernn_trt.plugins.choice_table import FILE, Row, write_rows
+from wavernn_trt.plugins.forms import KERNELS
+from wavernn_trt.scripts.gpu.findings import Finding, failed_kernels
+from wavernn_trt.scripts.gpu.models import STANDARD
 from wavernn_trt.scripts.gpu.tools import write_atomically
 
-RESULTS, CHOICES, LOGS = "results.json", "choices.json", "logs.tar.gz"
+RESULTS, CHOICES, LOGS = "results.json", FILE, "logs.tar.gz"
 MOST_BYTES = 15 << 20
 """Of each file."""
 
@@ -37,26 +41,48 @@ def write_results(folder: Path, work: Path, about: Mapping[str, Any], findings: 
             row["numbers"].pop("repeats", None)
         content = json.dumps({**about, "shortened": True, "findings": rows}, default=str).encode()
     write_atomically(folder / RESULTS, content)
-    write_atomically(folder / CHOICES, json.dumps(choices(findings), indent=1).encode())
+    write_rows(folder / CHOICES, choices(findings))
+    (folder / CHOICES).chmod(0o644)
     write_atomically(folder / LOGS, _archive(work))
 
 
-def choices(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Returns what was timed, fastest kernel of each model, precision and batch first."""
+def timed_rows(findings: Sequence[Finding]) -> list[Finding]:
+    """Returns what was timed in kernels as they are built by default, fastest of each batch first."""
+    failed = failed_kernels(findings)
     rows = [
-        {
-            "model": one.numbers["model"],
-            "precision": one.precision,
-            "batch": one.numbers["batch"],
-            "kernel": one.kernel,
-            "groups": one.numbers["groups"],
-            "steps": one.numbers["steps"],
-            "step_us": one.numbers["step_us"],
-        }
+        one
         for one in findings
-        if one.numbers.get("kind") == "kernel"
+        if one.numbers.get("kind") == "kernel" and one.kernel in KERNELS and (one.kernel, one.precision) not in failed
     ]
-    return sorted(rows, key=lambda row: (row["model"], row["precision"], row["batch"], row["step_us"]))
+    return sorted(rows, key=lambda one: (one.numbers["model"], one.precision, one.numbers["batch"], _step(one)))
+
+
+def choices(findings: Sequence[Finding]) -> list[Row]:
+    """Returns the fastest kernels as rows that the runtime takes in place of its table.
+
+    A batch that was timed has a row of its own; batches between two of them take the kernel of the larger one, with as
+    few groups as they need.
+    """
+    sm = next((int(one.numbers["sm"]) for one in findings if one.name == "GPU" and "sm" in one.numbers), None)
+    if sm is None:
+        return []
+    exact: list[Row] = []
+    between: list[Row] = []
+    rows = [one for one in timed_rows(findings) if one.numbers["model"] == next(iter(STANDARD))]
+    for precision, group in itertools.groupby(rows, key=lambda one: one.precision):
+        last = 0
+        for batch, ranked in itertools.groupby(group, key=lambda one: int(one.numbers["batch"])):
+            best = next(ranked)
+            precisions: Any = (precision,)
+            exact.append(Row((sm, sm), precisions, (batch, batch), best.kernel, int(best.numbers["groups"])))
+            if last + 1 < batch:
+                between.append(Row((sm, sm), precisions, (last + 1, batch - 1), best.kernel))
+            last = batch
+    return exact + between
+
+
+def _step(one: Finding) -> float:
+    return float(one.numbers["step_us"])
 
 
 def _archive(work: Path) -> bytes:

@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", choices=tuple(VARIANTS), help="compile-time switches; none unless given")
     arguments = parser.parse_args(argv)
     findings = FindingsFile(arguments.findings, arguments.part)
-    defines = VARIANTS.get(arguments.variant, ())
-    cache, origin = open_cubins(arguments.cubins, arguments.work / "kernels", defines)
+    switches = VARIANTS[arguments.variant].switches if arguments.variant else ()
+    cache, origin = open_cubins(arguments.cubins, arguments.work / "kernels", switches)
     with primary_context():
         if arguments.what == "load":
             load(findings, cache, origin)

@@ -18,7 +18,7 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.choices import PRECISIONS, kernels_with
 from wavernn_trt.scripts.gpu.cubins import VARIANTS, build_microbenchmarks, microbenchmarks_program
 from wavernn_trt.scripts.gpu.findings import FindingsFile, crashed_kernels, failed_kernels
-from wavernn_trt.scripts.gpu.results import choices
+from wavernn_trt.scripts.gpu.results import timed_rows
 from wavernn_trt.scripts.gpu.sanitizer import TOOLS, judge, sanitizer_command
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
 from wavernn_trt.scripts.gpu.tools import find_tool
@@ -111,7 +111,7 @@ def _speed(run: Run) -> Iterator[Part]:
     for kernel in run.kernels:
         if kernel not in kernels_with("fp16"):
             continue
-        for variant in (None, *(name for name in VARIANTS if name != "trace")):
+        for variant in (None, *(name for name, one in VARIANTS.items() if kernel.startswith(one.file))):
             found, name = run.found(), " ".join(filter(None, ("speed", kernel, variant)))
             if kernel in crashed_kernels(found) or (kernel, "fp16") in failed_kernels(found):
                 run.findings(name).add("not timed", "skipped", "its first launches failed")
@@ -153,10 +153,12 @@ def _sound(run: Run) -> list[str]:
 def _fastest(run: Run) -> list[str]:
     """The kernels that were fastest with the fewest and with the most streams; two others where nothing was timed."""
     sound = _sound(run)
-    rows = sorted(choices(run.found()), key=lambda row: (row["batch"], row["step_us"]))
-    names = [str(row["kernel"]).split()[0] for row in rows if row["precision"] == "fp16"]
-    largest = [str(row["kernel"]).split()[0] for row in rows if row["batch"] == rows[-1]["batch"]]
-    order = [*names[:1], *largest[:1], *reversed(sound)]
+    rows = [one for one in timed_rows(run.found()) if one.precision == "fp16"]
+    batches = sorted({one.numbers["batch"] for one in rows})
+    ends = [
+        next(one.kernel for one in rows if one.numbers["batch"] == batch) for batch in (*batches[:1], *batches[-1:])
+    ]
+    order = [*ends, *reversed(sound)]
     return [kernel for kernel in dict.fromkeys(order) if kernel in sound][:2]
 
 

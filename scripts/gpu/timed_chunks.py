@@ -16,6 +16,7 @@ from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
 
@@ -23,6 +24,8 @@ DISTINCT = 16
 """Streams with conditioning and states of their own; a larger batch repeats them, with other random numbers."""
 EQUAL_LABELS = 0.9
 """Share of the first step's labels that has to be the reference's; a random number may fall between two roundings."""
+WAITS = 1 << 20
+"""How often a thread looks for what other blocks write: a kernel that waits in vain leaves within a second."""
 STATES = 1e-2
 """Root mean square error of the first step's states, of at most 1, that is allowed in low precision."""
 
@@ -77,7 +80,9 @@ class TimedChunks:
             kernel.prepare(case.batch)
             self._kernels[choice] = kernel
         prepared = self._kernels[choice]
-        return lambda handle: prepared.launch(case.batch, steps, case.window, self._pointers, self._workspace, handle)
+        return lambda handle: prepared.launch(
+            case.batch, steps, case.window, self._pointers, self._workspace, handle, WAITS
+        )
 
     def seconds(self, choice: Choice, steps: int) -> float:
         """Returns how long a chunk takes, replayed from a CUDA graph as the runtime does."""
@@ -94,6 +99,7 @@ class TimedChunks:
         self.work(choice, 1)(self.stream.handle)
         self.stream.synchronize()
         self._fetch(self._outputs.values())
+        self._require_ended(choice, 1)
         samples = np.ravel(self._outputs["samples"])[: self._few, None]
         expected = self._first_step
         if self.case.shape.output == "categorical":
@@ -112,11 +118,17 @@ class TimedChunks:
             ValueError: they do not, or are not.
         """
         self._fetch(self._outputs.values())
+        self._require_ended(choice, steps)
         samples, hidden = np.ravel(self._outputs["samples"])[: self.case.batch * steps], self._outputs["hidden_out"]
         labels = self.case.shape.output == "categorical"
         right = samples.min() >= 0 and samples.max() < self.case.shape.outputs if labels else abs(samples).max() <= 1
         if not right or not np.isfinite(hidden).all():
             raise ValueError(f"{choice}: the timed chunk has samples that do not exist, or states that are not finite")
+
+    def _require_ended(self, choice: Choice, steps: int) -> None:
+        samples = np.ravel(self._outputs["samples"])[: self.case.batch * steps].reshape(self.case.batch, steps)
+        if (stall := find_stall(samples)) is not None:
+            raise ValueError(f"{choice}: {stall}")
 
     @functools.cached_property
     def _first_step(self) -> dict[str, Any]:

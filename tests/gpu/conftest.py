@@ -24,6 +24,7 @@ from wavernn_trt.plugins.device_kernels import primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.cubins import open_cubins
 from wavernn_trt.scripts.gpu.findings import CRASHED, FindingsFile, crashed_kernels, failed_kernels
+from wavernn_trt.scripts.gpu.timed_chunks import WAITS
 
 TEST_SECONDS = 40.0
 LOST = 70
@@ -109,7 +110,7 @@ def cubins(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def checks(gpu: None, cubins: KernelCache) -> Checks:
     """Checks of kernels on the GPU."""
-    return Checks(DeviceRunner(cubins))
+    return Checks(DeviceRunner(cubins, WAITS))
 
 
 @pytest.fixture(scope="session")

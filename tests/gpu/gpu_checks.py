@@ -32,6 +32,7 @@ from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.host_kernels import HostKernels
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.scripts.gpu.choices import choices_of
 from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
@@ -60,6 +61,20 @@ class DeviceRunner(DeviceKernels):
     """Runs cases on the GPU whose context is current."""
 
     captures = True
+
+    def sequence(
+        self,
+        case: SequenceCase,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        choice: Choice | None = None,
+        captured: bool = False,
+    ) -> Arrays:
+        """See `Runner`; fails where the kernel waited in vain."""
+        found = super().sequence(case, inputs, choice=choice, captured=captured)
+        stall = find_stall(found["samples"])
+        assert stall is None, stall
+        return found
 
     @property
     def device(self) -> Device:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from wavernn_trt import runtime
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION, SEQUENCE_OPERATOR
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+from wavernn_trt.plugins.stored_weights import store_operands
 
 BATCH, WIDTH, UNITS = 3, 12, 40
 _SHIPPED = Path(runtime.__file__).parent / "voices" / "lj-small" / "decoder.onnx"
@@ -84,7 +85,11 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
             helper.make_tensor_value_info(name, types.get(str(value.dtype), TensorProto.FLOAT), value.shape)
             for name, value in case.poisoned_outputs().items()
         ],
-        [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in chunk],
+        [
+            numpy_helper.from_array(value, operand.name)
+            for operand, value in zip(operands, store_operands(operands, inputs, "fp32")[0], strict=True)
+            if operand.name not in chunk
+        ],
     )
     return _model(graph), {name: inputs[name] for name in chunk}
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wavernn_trt.plugins.choice_table import read_rows
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.forms import KERNELS
@@ -219,6 +220,7 @@ def test_sanitizers_look_at_the_fastest_kernels_and_at_those_that_crashed(
     kernels = ("one", "two", "three")
     run.kernels = kernels
     monkeypatch.setattr(stages, "kernels_with", lambda precision: list(kernels))
+    monkeypatch.setattr(results, "KERNELS", kernels)
     findings = [timed(kernels[0], 1, 5.0), timed(kernels[1], 1, 4.0), timed(kernels[0], 8, 9.0)]
     for one in findings:
         run.findings("speed").add(one.name, one.status, kernel=one.kernel, precision="fp16", numbers=one.numbers)
@@ -293,25 +295,36 @@ def test_speeds_stand_beside_what_proves_them_and_targets() -> None:
     assert [one[1] for one in words] == ["met", "missed", "met", "missed"]
 
 
-def test_choices_are_sorted_by_time_and_the_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [timed("stepped", 64, 9.0), timed("other", 64, 8.0), timed("other", 1, 5.0)]
-    assert [(row["batch"], row["kernel"]) for row in choices(findings)] == [
-        (1, "other"),
-        (64, "other"),
-        (64, "stepped"),
+def test_choices_replace_the_runtimes_table(tmp_path: Path) -> None:
+    one, other = KERNELS[:2]
+    findings = [timed(one, 64, 9.0), timed(other, 64, 8.0), timed(other, 1, 5.0), timed(f"{one} variant", 1, 1.0)]
+    assert choices(findings) == []  # of which GPU is not known
+    findings.append(Finding("load", "GPU", "noted", numbers={"sm": 90}))
+    write_results(tmp_path, tmp_path, ABOUT, findings)
+    rows = read_rows(tmp_path / results.CHOICES)
+    assert [(row.batch, row.kernel, row.groups) for row in rows] == [
+        ((1, 1), other, 12),
+        ((64, 64), other, 12),
+        ((2, 63), other, None),
     ]
+    assert all(row.applies(90, "fp16", row.batch[0]) for row in rows)
+    findings.append(Finding("correctness fp16", "t::a", "failed", "", other, "fp16"))
+    assert [(row.batch, row.kernel) for row in choices(findings)] == [((64, 64), one), ((1, 63), one)]
+
+
+def test_the_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "MOST_BYTES", 20_000)
     work = tmp_path / "work"
     work.mkdir()
     (work / "small.log").write_text("words")
     (work / "large.ncu-rep").write_bytes(bytes(range(256)) * 100)
-    write_results(tmp_path, work, ABOUT, findings)
+    write_results(tmp_path, work, ABOUT, [timed("stepped", 64, 9.0)])
     with tarfile.open(tmp_path / results.LOGS) as archive:
         assert archive.getnames() == ["logs/small.log", "logs/LEFT_OUT.txt"]
         listed = archive.extractfile("logs/LEFT_OUT.txt")
         assert listed is not None
         assert "large.ncu-rep: 25600 bytes" in listed.read().decode()
-    assert len(json.loads((tmp_path / results.RESULTS).read_text())["findings"]) == 3
+    assert len(json.loads((tmp_path / results.RESULTS).read_text())["findings"]) == 1
 
 
 def test_what_the_microbenchmarks_print_are_findings(tmp_path: Path) -> None:
@@ -340,14 +353,15 @@ class Compilers:
 def test_prebuilt_cubins_are_taken_whatever_the_local_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cubins, "find_tool", lambda name: None)
     monkeypatch.setattr(cubins, "find_compiler", lambda: Compilers("13.0"))
-    notes = cubins.prebuild(tmp_path / "cubins", (90,), {"fast": ("WAVERNN_FAST=1",)})
+    notes = cubins.prebuild(tmp_path / "cubins", (90,))
     assert notes == ["microbenchmarks for sm_90: nvcc is not on PATH"]
     monkeypatch.setattr(cubins, "find_compiler", lambda: Compilers("12.8"))
     cache, origin = cubins.open_cubins(tmp_path / "cubins", tmp_path / "own")
     assert origin == "prebuilt by fake 13.0"
     assert cache.get("stepped", "fp16", 90).cubin.endswith(b" 90 13.0")
-    variant, _ = cubins.open_cubins(tmp_path / "cubins", tmp_path / "own", ("WAVERNN_FAST=1",))
-    assert b"'WAVERNN_FAST=1'" in variant.get("stepped", "fp16", 90).cubin
+    for variant in cubins.VARIANTS.values():
+        other, _ = cubins.open_cubins(tmp_path / "cubins", tmp_path / "own", variant.switches)
+        assert f"'{variant.switches[0]}'".encode() in other.get(variant.file, "fp16", 90).cubin
     with pytest.raises(KernelError, match=r"has no cubin of stepped.cu for sm_80 .*--prebuild FOLDER --targets 80"):
         cache.get("stepped", "fp16", 80)
 

@@ -19,7 +19,7 @@ from wavernn_trt.scripts.gpu import speed, timed_chunks
 from wavernn_trt.scripts.gpu.choices import kernels_with
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import STANDARD, univoc_shape
-from wavernn_trt.scripts.gpu.results import choices
+from wavernn_trt.scripts.gpu.results import timed_rows
 
 MODEL = "univoc-896"
 BATCHES = (1, 8)
@@ -52,7 +52,9 @@ def test_the_best_number_of_groups_is_found(findings: FindingsFile, cache: Kerne
     speed.time_kernel(findings, cache, kernel, MODEL, "fp16", BATCHES, kernel)
     found = findings.read()
     assert [one.status for one in found] == ["noted"] * len(BATCHES), [one.text for one in found]
-    assert [(row["kernel"], row["batch"], row["steps"]) for row in choices(found)] == [(kernel, b, 4) for b in BATCHES]
+    assert [(one.kernel, one.numbers["batch"], one.numbers["steps"]) for one in timed_rows(found)] == [
+        (kernel, batch, 4) for batch in BATCHES
+    ]
     for one in found:
         assert len(one.numbers["repeats"]) == 2
         assert one.numbers["samples_per_second"] > 0

@@ -242,6 +242,12 @@ int cuStreamBeginCapture(Stream* stream, int) {
     return context.capturing = true, SUCCESS;
 }
 
+int cuStreamIsCapturing(Stream* stream, int* status) {
+    NEED_SUCCESS(usable());
+    NEED(context.streams.count(stream), INVALID_HANDLE);
+    return *status = stream->captured != nullptr, SUCCESS;
+}
+
 int cuStreamEndCapture(Stream* stream, Graph** graph) {
     NEED_SUCCESS(usable());
     NEED(context.streams.count(stream) && stream->captured, INVALID_VALUE);
