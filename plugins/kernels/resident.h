@@ -13,6 +13,7 @@
 #pragma once
 
 #include "resident_stages.h"
+#include "trace.h"
 
 namespace wavernn {
 
@@ -124,6 +125,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
     // Gates are begun ahead: there is a step before the first that does nothing else.
 #pragma unroll 1
     for (int step = -1; step < a.steps; ++step) {
+        TRACE(0, step);
         const auto previous_of = [&](int stream) {
             if (step == 0) {
                 return given_previous(a, stream);
@@ -134,6 +136,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
         for (int layer = 0; layer < (step < 0 ? 0 : a.layers); ++layer) {
             for_stream_tiles<C>(
                 streams, [&](const typename C::Tile& tile) { gru_stage(c, layer, step, tile, previous_of); });
+            TRACE(1 + layer, step);
         }
         OperandMail from = c.features(a.layers - 1);
 #pragma unroll 1
@@ -147,14 +150,17 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
                 }
             });
             from = c.activations(i);
+            TRACE(3 + i, step);
         }
         if (step < 0) {
             continue;
         }
         for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) { output_stage(c, from, step, tile); });
+        TRACE(5, step);
         if (alone) {
             const Drawn drawn = draw_stage(c, streams.first, step);
             latest = drawn.previous;
+            TRACE(6, step);
             if (group.rank() == 0 && block.thread() == 0) {
                 keep_sample(a, streams.first, step, drawn.sample);
             }
@@ -168,6 +174,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
                 c.previous().put(step, streams.first + i, drawn.previous);
             }
         }
+        TRACE(6, step);
     }
     group.sync(block, a.steps);  // previous may be where previous_out is: all have read it
     if (block.thread() == 0) {

@@ -22,6 +22,7 @@ public:
           step_(*p.step) {}
 
     DEVICE void run() {
+        TRACE(4 + 2 * (name_ - FC_0), step_);
         const TileRows rows = TileRows::of_rows(first_row_, matrix_.rows, C::RUN);
         const Supply<C> supply(block_, rows, matrix_.columns, first_stream_, a_.batch);
         TileSums<C, 1> sums;
@@ -35,6 +36,7 @@ public:
                 finish(sums, s, lane, part, first + other, other);
             }
         });
+        TRACE(5 + 2 * (name_ - FC_0), step_);
     }
 
 private:

@@ -6,6 +6,7 @@
 #include "stepped_arguments.h"
 #include "stepped_conditioning.h"
 #include "stepped_product.h"
+#include "trace.h"
 
 namespace wavernn {
 
@@ -39,6 +40,7 @@ public:
           step_(LAYER == 0 ? *p.next_step : *p.step) {}
 
     DEVICE void run() {
+        TRACE(2 * LAYER, step_);
         const int size = a_.hidden_size;
         const TileRows rows = TileRows::of_units(first_unit_, size);
         const Supply<C> supply(block_, rows, size, first_stream_, a_.batch);
@@ -55,6 +57,7 @@ public:
             *p_.step = step_;
         }
         finish(sums);
+        TRACE(2 * LAYER + 1, step_);
     }
 
 private:

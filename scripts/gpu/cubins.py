@@ -37,6 +37,9 @@ VARIANTS: dict[str, Variant] = {
 }
 """What is timed beside the defaults, to know what they gain: one load at a time in a sweep over stamped words, and
 weights in the order of rows."""
+TRACE = "WAVERNN_TRACE=1"
+"""The switch of the trace build; see kernels/trace.h."""
+TRACED_FILES: tuple[KernelFile, ...] = ("resident", "stepped")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
     for variant in VARIANTS.values():
         cache = KernelCache(folder, compiler, variant.switches)
         cache.get_all((variant.file,), VARIANT_PRECISIONS, targets)
+    KernelCache(folder, compiler, (TRACE,)).get_all(TRACED_FILES, VARIANT_PRECISIONS, targets)
     described = {"kind": compiler.kind, "version": compiler.version, "sources": source_hash()}
     write_atomically(folder / _DESCRIPTION, json.dumps(described).encode())
     notes = []

@@ -31,12 +31,12 @@ from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WEIGHT_PRECISIONS, Weig
 from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.scripts.arguments import path, positive_integers
 from wavernn_trt.scripts.gpu.choices import choices_of, kernels_with
-from wavernn_trt.scripts.gpu.cubins import VARIANTS, open_cubins
+from wavernn_trt.scripts.gpu.cubins import TRACE, TRACED_FILES, VARIANTS, open_cubins
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
 from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
-PARTS = ("load", "time", "cells", "peers", "once")
+PARTS = ("load", "time", "trace", "cells", "peers", "once")
 BATCHES = (1, 8, 64, 512, 4096)
 RUNS, SHORT_RUNS, WARM_UP = 20, 7, 2
 SHORT_STEPS = 64
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     findings = FindingsFile(arguments.findings, arguments.part)
     switches = VARIANTS[arguments.variant].switches if arguments.variant else ()
+    if arguments.what == "trace":
+        switches = (TRACE,)
     cache, origin = open_cubins(arguments.cubins, arguments.work / "kernels", switches)
     with primary_context():
         if arguments.what == "load":
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             time_peers(findings, arguments.model)
         elif arguments.kernel is None:
             parser.error(f"{arguments.what} needs --kernel")
+        elif arguments.what == "trace":
+            trace(findings, cache, arguments.kernel, arguments.model, arguments.batches)
         elif arguments.what == "once":
             launch_once(cache, arguments.kernel, arguments.model, arguments.precision, arguments.batches[0])
         else:
@@ -223,6 +227,16 @@ def _best(chunks: TimedChunks, kernel: str) -> tuple[dict[str, Any], str]:
     best = min(results, key=lambda one: float(one["step_us"]))
     short = [{"groups": one.groups, "step_us": 1e6 * time / SHORT_STEPS} for one, time in ranked.items()]
     return {**best, "short_chunks": short}, ""
+
+
+def trace(findings: FindingsFile, cache: KernelCache, kernel: str, model: str, batches: Sequence[int]) -> None:
+    """Records the cycles of each stage in a trace build."""
+    from wavernn_trt.scripts.gpu.trace import trace_kernel
+
+    for file in TRACED_FILES:
+        for batch in batches if kernel.startswith(file) else ():
+            with task(findings, f"{model} fp16 batch {batch} {kernel}", f"{kernel} trace", "fp16"):
+                trace_kernel(findings, cache, file, kernel, model, batch)
 
 
 def launch_once(cache: KernelCache, kernel: str, model: str, precision: WeightPrecision, batch: int) -> None:

@@ -16,7 +16,7 @@ from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.choices import PRECISIONS, kernels_with
-from wavernn_trt.scripts.gpu.cubins import VARIANTS, build_microbenchmarks, microbenchmarks_program
+from wavernn_trt.scripts.gpu.cubins import TRACED_FILES, VARIANTS, build_microbenchmarks, microbenchmarks_program
 from wavernn_trt.scripts.gpu.findings import FindingsFile, crashed_kernels, failed_kernels
 from wavernn_trt.scripts.gpu.results import timed_rows
 from wavernn_trt.scripts.gpu.sanitizer import TOOLS, judge, sanitizer_command
@@ -120,11 +120,10 @@ def _speed(run: Run) -> Iterator[Part]:
 
 
 def _trace(run: Run) -> Iterator[Part]:
-    if "trace" not in VARIANTS:
-        run.findings("trace").add("trace", "skipped", "the kernels have no trace build")
-        return
+    """Kernels of the trace build; one that is traced has another name in the findings."""
     for kernel in _sound(run):
-        yield run.speed("trace", f"trace {kernel}", "--kernel", kernel, "--variant", "trace", "--batches", "1,64")
+        if kernel.startswith(TRACED_FILES):
+            yield run.speed("trace", f"trace {kernel}", "--kernel", kernel, "--batches", "1,64,4096", seconds=15.0)
 
 
 def _profile(run: Run) -> Iterator[Part]:

@@ -14,6 +14,7 @@ from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scr
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
 from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.plugins.stalls import find_stall
@@ -50,7 +51,7 @@ class TimedChunks:
         self.case = dataclasses.replace(case, batch=batch)
         self._inputs = _repeated(self.case, inputs, self._few)
         self._outputs = self.case.poisoned_outputs()
-        self._cache = cache
+        self.loaded = KernelsByDevice(precision, cache)
         self._kernels: dict[Choice, SequenceKernel] = {}
         self._replays: dict[tuple[Choice, int], Work] = {}
         shape = self.case.shape
@@ -76,7 +77,7 @@ class TimedChunks:
         """
         case = self.case
         if choice not in self._kernels:
-            kernel = SequenceKernel(case.shape, case.precision, self._cache, choice)
+            kernel = SequenceKernel(case.shape, case.precision, choice=choice, loaded=self.loaded)
             kernel.prepare(case.batch)
             self._kernels[choice] = kernel
         prepared = self._kernels[choice]

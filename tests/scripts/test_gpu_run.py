@@ -40,6 +40,7 @@ from wavernn_trt.scripts.gpu.sanitizer import judge
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
 from wavernn_trt.scripts.gpu.stages import STAGES
 from wavernn_trt.scripts.gpu.table import lay_out, verdict
+from wavernn_trt.scripts.gpu.trace import stage_cycles
 
 ABOUT = {"date": "2000-01-01", "seconds": 300.0}
 FAKE_TESTS = """
@@ -325,6 +326,18 @@ def test_the_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert listed is not None
         assert "large.ncu-rep: 25600 bytes" in listed.read().decode()
     assert len(json.loads((tmp_path / results.RESULTS).read_text())["findings"]) == 1
+
+
+def test_cycles_of_a_trace_are_those_between_the_places_that_were_reached() -> None:
+    clocks = np.zeros((64, 256, 16), np.int64)
+    for step in range(64):  # one layer, one hidden layer: places 0, 1, 3, 5 and 6, on two blocks
+        clocks[step, :2, [0, 1, 3, 5, 6]] = 1000 * (step + 1) + np.array([[0], [100], [250], [450], [700]])
+    expected = {"layer 0": 100, "fully connected 0": 150, "output": 200, "draw": 250, "step": 1000}
+    assert stage_cycles("resident", clocks) == expected
+    assert stage_cycles("resident", np.zeros_like(clocks)) == {}
+    launches = np.zeros_like(clocks)
+    launches[:, 0, [0, 1]], launches[:, 1, [10, 11]] = (500, 900), (90, 100)  # clocks of two multiprocessors
+    assert stage_cycles("stepped", launches) == {"layer 0": 400, "draw": 10}
 
 
 def test_what_the_microbenchmarks_print_are_findings(tmp_path: Path) -> None:

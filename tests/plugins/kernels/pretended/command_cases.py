@@ -76,5 +76,18 @@ def test_a_wrong_kernel_is_not_timed(
     assert "8 of 8 labels of the first step are wrong" in found.text
 
 
+@pytest.mark.parametrize(
+    ("kernel", "cycles"),
+    [("resident_stamped_8", {"layer 0": 10.0, "draw": 10.0, "step": 40960.0}), ("stepped", {"layer 0": 10.0})],
+)
+def test_the_trace_build_is_read(
+    findings: FindingsFile, cache: KernelCache, kernel: str, cycles: dict[str, float]
+) -> None:
+    speed.trace(findings, cache, kernel, MODEL, (1,))
+    (found,) = findings.read()
+    assert (found.status, found.kernel) == ("noted", f"{kernel} trace"), found.text
+    assert cycles.items() <= found.numbers["cycles"].items()
+
+
 def test_a_chunk_is_launched_for_a_profiler(cache: KernelCache) -> None:
     speed.launch_once(cache, "stepped", MODEL, "fp16", 8)
