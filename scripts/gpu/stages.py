@@ -114,7 +114,7 @@ def _speed(run: Run) -> Iterator[Part]:
         for variant in (None, *(name for name, one in VARIANTS.items() if kernel.startswith(one.file))):
             found, name = run.found(), " ".join(filter(None, ("speed", kernel, variant)))
             if kernel in crashed_kernels(found) or (kernel, "fp16") in failed_kernels(found):
-                run.findings(name).add("not timed", "skipped", "its first launches failed")
+                run.findings(name).add("not timed", "skipped", "the kernel failed before")
                 continue
             yield run.speed("time", name, "--kernel", kernel, *(("--variant", variant) if variant else ()))
 

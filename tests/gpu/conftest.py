@@ -79,7 +79,9 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.node.get_closest_marker("large") and (kernel, precision) in failed_kernels(before):
             pytest.skip("the kernel failed before, in a smaller case")
         findings.begin(request.node.nodeid, kernel, precision)
-    faulthandler.dump_traceback_later(float(request.config.getoption("--gpu-test-seconds", TEST_SECONDS)), exit=True)
+    if request.node.get_closest_marker("gpu"):
+        seconds = float(request.config.getoption("--gpu-test-seconds", TEST_SECONDS))
+        faulthandler.dump_traceback_later(seconds, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
     if "checks" in request.fixturenames and driver.is_lost():

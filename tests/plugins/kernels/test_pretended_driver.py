@@ -27,7 +27,8 @@ def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
     cells = "(cell_is_the_reference or of_a_cell) and not 896 and not 1030 and not 130"
     chunks = "(first_launches and block) or (cut and gaussian and not full) or one_step and mixture"
     tests = HERE.parents[1] / "gpu" / "test_correctness.py"
-    expect_all_passed(pretended_gpu, tests, "-m", "gpu", "-k", f"({cells}) or {chunks}", "--gpu-precisions", "fp16")
+    options = ("--gpu-precisions", "fp16", "--gpu-test-seconds", "250")
+    expect_all_passed(pretended_gpu, tests, "-m", "gpu", "-k", f"({cells}) or {chunks}", *options)
     expect_all_passed(pretended_gpu, HERE.parent / "test_operations.py", "-m", "gpu")
 
 
