@@ -43,6 +43,18 @@ class Operand:
     """``weight`` is a matrix in the engine's precision, [rows, columns] for ``rows`` outputs of ``columns`` inputs."""
 
 
+WEIGHT_COLUMNS = 32
+"""Rows of a sequence node's weights are padded with zeros to a multiple of so many columns: kernels read whole ones."""
+
+
+def padded_weight(operand: Operand) -> Operand:
+    """A weight as a sequence node takes it, with its padding; any other operand as it is."""
+    if operand.kind != "weight":
+        return operand
+    rows, columns = (int(size) for size in operand.shape)
+    return dataclasses.replace(operand, shape=(rows, -(-columns // WEIGHT_COLUMNS) * WEIGHT_COLUMNS))
+
+
 @dataclass(frozen=True)
 class SequenceShape:
     """What a ``WaveRNNSequencePlugin`` node computes.
@@ -169,6 +181,10 @@ class SequenceShape:
     def inputs(self) -> tuple[Operand, ...]:
         """All of the node's inputs, in order."""
         return self.chunk_inputs() + self.weight_inputs()
+
+    def inputs_of_node(self) -> tuple[Operand, ...]:
+        """The node's inputs as a graph and the kernels have them: as `inputs`, with the weights' rows padded."""
+        return tuple(padded_weight(operand) for operand in self.inputs())
 
     def outputs_of_node(self) -> tuple[Operand, ...]:
         """The node's outputs, in order."""

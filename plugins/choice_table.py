@@ -1,96 +1,136 @@
-"""What was measured on a GPU, kept in a file: how long each kernel takes for a model's step."""
+"""Which kernel decodes a batch: a small table, and files with the same rows from a measurement.
+
+A file is JSON::
+
+    {"schema": 1, "rows": [
+      {"sm": [90, 90], "precisions": ["fp16", "bf16"], "batch": [1, 8], "kernel": "resident_stamped_8", "groups": 1},
+      {"sm": [80, null], "precisions": ["fp16"], "batch": [9, null], "kernel": "stepped", "groups": null}
+    ]}
+
+Ranges include both ends; ``null`` as an upper end means any, as ``groups`` as few as take the batch.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import json
-import math
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.export.operators import SequenceShape
-from wavernn_trt.plugins.compile import source_hash
-from wavernn_trt.plugins.form import Choice
+from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.forms import KERNELS
-from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
 
-_SCHEMA = 2
+FILE = "choices.json"
+"""The file's name in the folder of compiled kernels."""
+ANY = sys.maxsize
+"""An upper end without a bound."""
+_SCHEMA = 1
+_FIELDS = ("sm", "precisions", "batch", "kernel", "groups")
 
 
-class ChoiceTable:
-    """A folder with a file for each GPU, model, precision and batch that was measured. Several processes may use it."""
+@dataclass(frozen=True)
+class Row:
+    """A kernel for a range of GPUs and batches."""
 
-    def __init__(self, folder: Path) -> None:
-        """Nothing is read yet; the folder of compiled kernels is meant."""
-        self._folder = folder
+    sm: tuple[int, int]
+    """The first and last compute capability, 10 * major + minor."""
+    precisions: tuple[WeightPrecision, ...]
+    batch: tuple[int, int]
+    """The smallest and largest batch."""
+    kernel: str
+    """Of `wavernn_trt.plugins.forms.KERNELS`."""
+    groups: int | None = None
+    """Groups of blocks; as few as take the batch unless given."""
 
-    def find(
-        self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device
-    ) -> Mapping[Choice, float]:
-        """Microseconds of a step by choice, fastest first; empty where nothing was measured, or by other kernels.
+    def applies(self, sm: int, precision: WeightPrecision, batch: int) -> bool:
+        """Whether the row is about a batch on a GPU."""
+        return (
+            self.sm[0] <= sm <= self.sm[1] and self.batch[0] <= batch <= self.batch[1] and precision in self.precisions
+        )
 
-        Those of a kernel that failed are infinite: it is not to be tried again.
-        """
-        path, key = self._entry(shape, precision, batch, device)
+
+_LOW: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
+
+TABLE: tuple[Row, ...] = (
+    Row((80, ANY), _LOW, (1, 8), "resident_stamped_8"),
+    Row((80, ANY), _LOW, (9, 32), "resident_stamped_16"),
+    # GPUs of 8.6 and 8.9 have the shared memory for one or two copies of a model's weights, the others for more.
+    Row((80, 80), _LOW, (33, 96), "resident_stamped_16"),
+    Row((90, ANY), _LOW, (33, 96), "resident_stamped_16"),
+    Row((80, ANY), _LOW, (1, ANY), "stepped"),
+    Row((0, 79), ("fp16", "bf16"), (1, ANY), "sequence"),
+    Row((0, ANY), ("fp32",), (1, ANY), "sequence"),
+)
+"""The first row that applies, and that the device can run, decodes a batch. Bounds are counted from the kernels'
+instructions and exchanges; none was measured on a GPU."""
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Reads a file of rows.
+
+    Raises:
+        KernelError: the file cannot be read or is none of these; says what was found and what to do.
+    """
+    way_out = "measure again, or delete the file: a built-in table is used without it"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KernelError(f"{path} cannot be read as JSON ({error}); {way_out}") from error
+    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not isinstance(content.get("rows"), list):
+        raise KernelError(f"{path}: expected an object with schema {_SCHEMA} and a list of rows; {way_out}")
+    try:
+        return tuple(_row(one) for one in content["rows"])
+    except ValueError as error:
+        raise KernelError(f"{path}: {error}; {way_out}") from error
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes a file of rows, in place of the one before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"schema": _SCHEMA, "rows": [_json(row) for row in rows]}
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if told["key"] != key:
-                return {}
-            found = {
-                Choice(str(one["kernel"]), int(one["groups"])): math.inf if one["failed"] else float(one["step_us"])
-                for one in told["measured"]
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        known = {choice: time for choice, time in found.items() if choice.kernel in KERNELS}
-        return dict(sorted(known.items(), key=lambda item: item[1]))
+            json.dump(content, file, indent=1)
+            file.close()
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
-    def keep(
-        self,
-        shape: SequenceShape,
-        precision: WeightPrecision,
-        batch: int,
-        device: Device,
-        measured: Mapping[Choice, float],
-    ) -> Path:
-        """Writes what was measured, in microseconds of a step; see `find`.
 
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        path, key = self._entry(shape, precision, batch, device)
-        rows = [
-            {**dataclasses.asdict(choice), "failed": math.isinf(time), "step_us": None if math.isinf(time) else time}
-            for choice, time in measured.items()
-        ]
-        what = {"key": key, "device": device.name, "precision": precision, "batch": batch, "measured": rows}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._folder, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                json.dump(what, file, indent=1)
-                file.close()
-                Path(file.name).replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(file.name).unlink()
-                raise
-        return path
+def _json(row: Row) -> dict[str, Any]:
+    values = dataclasses.asdict(row)
+    for name in ("sm", "batch"):
+        first, last = values[name]
+        values[name] = [first, None if last == ANY else last]
+    return values
 
-    def _entry(
-        self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device
-    ) -> tuple[Path, dict[str, Any]]:
-        key = {
-            "schema": _SCHEMA,
-            "sources": source_hash(),
-            "device": dataclasses.asdict(device),
-            "shape": shape.to_attributes(),
-            "precision": precision,
-            "batch": batch,
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self._folder / f"measured_sm{device.sm}_{precision}_batch{batch}_{digest[:16]}.json", key
+
+def _row(value: Any) -> Row:
+    if not isinstance(value, dict) or sorted(value) != sorted(_FIELDS):
+        raise ValueError(f"found the row {value!r}, expected an object with {', '.join(_FIELDS)}")
+    kernel, groups, precisions = value["kernel"], value["groups"], value["precisions"]
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel: found {kernel!r}, expected one of {', '.join(KERNELS)}")
+    if groups is not None and (type(groups) is not int or groups < 1):
+        raise ValueError(f"groups: found {groups!r}, expected a positive integer or null")
+    if not isinstance(precisions, list) or not set(map(str, precisions)) <= set(WEIGHT_PRECISIONS):
+        raise ValueError(f"precisions: found {precisions!r}, expected a list of {', '.join(WEIGHT_PRECISIONS)}")
+    return Row(_range("sm", value["sm"]), tuple(precisions), _range("batch", value["batch"]), kernel, groups)
+
+
+def _range(name: str, value: Any) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2 and type(value[0]) is int:
+        last = ANY if value[1] is None else value[1]
+        if type(last) is int and 0 <= value[0] <= last:
+            return value[0], last
+    raise ValueError(f"{name}: found {value!r}, expected [first, last] or [first, null]")

@@ -80,7 +80,15 @@ def matrix_argument(
         columns: of the matrix.
         resident: how much of a block's share is copied to shared memory.
         shared_offset: to where, in bytes.
+
+    Raises:
+        ValueError: the matrix is not aligned.
     """
+    if address[name] % VECTOR_BYTES:
+        raise ValueError(
+            f"{SEQUENCE_OPERATOR}: found {name} at {address[name]:#x}, expected a multiple of {VECTOR_BYTES}: its rows "
+            "are read that many bytes at a time"
+        )
     bias = BIASES[MATRICES.index(name)]
     return Matrix(address[name], address.get(bias or ""), rows, columns, resident, shared_offset)
 

@@ -15,15 +15,27 @@ from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.plugins.stored_weights import store_operands
 
 
 class DeviceKernels:
-    """Runs cases on the device whose context is current; every call allocates, copies and waits."""
+    """Runs cases on the device whose context is current; every call allocates, copies and waits.
 
-    def __init__(self, cache: KernelCache | None = None) -> None:
-        """Uses that cache of compiled kernels; the user's unless given."""
-        self._cache = cache
+    Compiled kernels are loaded once for each precision, and stay loaded as long as this object lives.
+    """
+
+    def __init__(self, cache: KernelCache | None = None, waits: int = WAITS) -> None:
+        """Loads nothing yet.
+
+        Args:
+            cache: of compiled kernels; the user's unless given.
+            waits: how often a thread looks for what other blocks write before the kernel gives up.
+        """
+        self._cache, self._waits = cache, waits
+        self._loaded: dict[WeightPrecision, KernelsByDevice] = {}
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
         """Runs a cell.
@@ -36,7 +48,7 @@ class DeviceKernels:
         Raises:
             KernelError: there is no GPU, or a call fails.
         """
-        kernel = GruCellKernel(case.hidden_size, case.precision, self._cache)
+        kernel = GruCellKernel(case.hidden_size, case.precision, loaded=self._kernels(case.precision))
         kernel.prepare()
         next_hidden = np.full((case.batch, case.hidden_size), np.nan, np.float32)
         with on_device([*(inputs or case.inputs()).values(), next_hidden]) as (pointers, fetch):
@@ -66,16 +78,21 @@ class DeviceKernels:
         Raises:
             KernelError: there is no GPU, or a call fails.
         """
-        kernel = SequenceKernel(case.shape, case.precision, self._cache, choice)
+        kernel = SequenceKernel(case.shape, case.precision, choice=choice, loaded=self._kernels(case.precision))
         kernel.prepare(case.batch)
         sizes = (case.batch, case.steps, case.window)
         outputs = case.poisoned_outputs()
         operands, scales = store_operands(case.shape.inputs(), inputs, case.precision)
         workspace = np.full(kernel.workspace_bytes(*sizes), 0xFF, np.uint8)
         with on_device([*operands, *outputs.values(), *scales, workspace]) as (pointers, fetch):
-            _run(lambda stream: kernel.launch(*sizes, pointers[:-1], pointers[-1], stream), captured)
+            _run(lambda stream: kernel.launch(*sizes, pointers[:-1], pointers[-1], stream, self._waits), captured)
             fetch(outputs.values())
         return outputs
+
+    def _kernels(self, precision: WeightPrecision) -> KernelsByDevice:
+        if precision not in self._loaded:
+            self._loaded[precision] = KernelsByDevice(precision, self._cache)
+        return self._loaded[precision]
 
 
 @contextlib.contextmanager

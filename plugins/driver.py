@@ -46,6 +46,8 @@ class LoadedKernel:
     def __init__(self, library: Any, name: str, ordinal: int, device: Device) -> None:
         """Looks it up and loads its code now, so that a launch can be captured into a CUDA graph.
 
+        The driver may load code lazily: without ``cuFuncLoad`` a first launch would load it, which a capture refuses.
+
         Args:
             library: from `load_library`.
             name: of the kernel.
@@ -56,7 +58,10 @@ class LoadedKernel:
         (kernel,) = call("cuLibraryGetKernel", library, name.encode())
         allowed = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         call("cuKernelSetAttribute", allowed, device.shared_per_block, kernel, self._driver.CUdevice(ordinal))
-        call("cuKernelGetFunction", kernel)
+        (function,) = call("cuKernelGetFunction", kernel)
+        # Occupancy is asked of the function, launches name the kernel: both have to allow so much shared memory.
+        call("cuFuncSetAttribute", function, allowed, device.shared_per_block)
+        call("cuFuncLoad", function)
         self._kernel = kernel
         self._function = self._driver.CUfunction(int(kernel))
 
@@ -170,6 +175,20 @@ def call(name: str, *arguments: Any) -> tuple[Any, ...]:
         _, words = driver.cuGetErrorString(status)
         raise KernelError(f"{name} failed with {status.name}: {(words or b'no description').decode()}")
     return tuple(results)
+
+
+def is_capturing(stream: int) -> bool:
+    """Whether what is put on a stream goes into a CUDA graph.
+
+    Args:
+        stream: a stream's handle.
+
+    Raises:
+        KernelError: the handle is no stream's.
+    """
+    driver = _driver()
+    (status,) = call("cuStreamIsCapturing", driver.CUstream(stream))
+    return bool(status == driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE)
 
 
 def is_lost() -> bool:

@@ -44,6 +44,7 @@ def build_host_kernels(
     lanes: int = 1,
     sanitizer: Sanitizer | None = None,
     sources: Path = SOURCES,
+    switches: Sequence[str] = (),
 ) -> Path:
     """Compiles a library of kernels for this machine, its parts at the same time.
 
@@ -53,6 +54,7 @@ def build_host_kernels(
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
         sources: the folder of the kernels.
+        switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
 
     Returns:
         ``library``.
@@ -62,6 +64,7 @@ def build_host_kernels(
     """
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wconversion", "-Wno-unknown-pragmas", f"-DWAVERNN_HOST_LANES={lanes}"]
+    flags += [f"-D{switch}" for switch in switches]
     if sanitizer is not None:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(parts)) as pool:
@@ -149,8 +152,8 @@ class HostKernels:
             groups: groups of blocks.
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
-            misalign: puts every operand where no vector of 16 bytes begins.
-            waits: how often a block looks for the others before the process is ended.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
+            waits: how often a block looks for the others before the kernel gives up.
             absent: blocks that are never started, so that the others wait in vain.
 
         Returns:
@@ -160,7 +163,8 @@ class HostKernels:
         precision = engine_precision(case.precision)
         plan = plan_sequence(case.shape, precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        operands = [_place(inputs[operand.name], misalign) for operand in case.shape.inputs()]
+        stored, _ = store_operands(case.shape.inputs(), inputs, case.precision)
+        operands = _place_operands(case, stored, misalign)
         outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
         layout = lay_out(case.shape, precision, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
@@ -204,8 +208,8 @@ class HostKernels:
             groups: groups of blocks.
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
-            misalign: puts every operand where no vector of 16 bytes begins.
-            waits: how often a thread looks for what has not come before the process is ended.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
+            waits: how often a thread looks for what has not come before the kernel gives up.
             absent: blocks that are never started, so that the others wait in vain.
             in_place: writes the state to where it is read.
 
@@ -218,14 +222,14 @@ class HostKernels:
         plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = [_place(array, misalign) for array in stored]
+        operands = _place_operands(case, stored, misalign)
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
             names = [operand.name for operand in case.shape.inputs()]
             for name in ("previous", "hidden"):
                 outputs[f"{name}_out"] = operands[names.index(name)]
         logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
-        layout = lay_out_resident(case.shape, case.batch, stamped=plan.variant.stamped)
+        layout = lay_out_resident(case.shape, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.cleared] = 0
         arguments = resident_arguments(
@@ -257,7 +261,7 @@ class HostKernels:
             case: what to run; not in ``fp32``.
             inputs: of the case.
             streams: of a tile; see `wavernn_trt.plugins.stepped_plan.plan_stepped`.
-            misalign: puts every operand where no vector of 16 bytes begins.
+            misalign: puts every operand but the weights where no vector of 16 bytes begins.
             in_place: writes the state to where it is read.
 
         Returns:
@@ -267,7 +271,7 @@ class HostKernels:
         plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
         outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
         stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = [_place(array, misalign) for array in stored]
+        operands = _place_operands(case, stored, misalign)
         scales = [_place(array, misalign) for array in scales_of_rows]
         if in_place:
             names = [operand.name for operand in case.shape.inputs()]
@@ -296,6 +300,14 @@ class HostKernels:
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._library, name)(*arguments):
             raise KernelError(f"{name} has no kernel for {arguments[1:]}")
+
+
+def _place_operands(case: SequenceCase, stored: Sequence[NDArray[Any]], misalign: bool) -> list[NDArray[Any]]:
+    """Copies of a chunk's operands; weights are aligned, as TensorRT's tensors and allocations are."""
+    return [
+        _place(array, misalign and operand.kind != "weight")
+        for operand, array in zip(case.shape.inputs(), stored, strict=True)
+    ]
 
 
 def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:

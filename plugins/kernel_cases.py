@@ -27,6 +27,8 @@ operand at the edge between two numbers is rounded to the other one; over the st
 reference are two runs with errors of the same size. In a single step they are far closer."""
 SINGLE_STEP_EXCESS = 0.2
 """What `SequenceCase.excess` may be after one step. A kernel that rounded nothing would be at a half."""
+MOST_FLIPS = 0.05
+"""The share of a chunk's labels that may be the neighbour of the reference's; one label always may."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,61 @@ class SequenceCase:
         return decode_sequence(self.shape, inputs, self.precision)
 
     def excess(self, found: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> float:
-        """A kernel's largest error as a multiple of what is allowed, infinite where a label differs."""
+        """A kernel's largest error as a multiple of what is allowed.
+
+        Where labels differ, the reference is fed with the kernel's own labels, and each of those must be one that the
+        reference draws with logits inside their tolerance; else the error is infinite. So it is where more than
+        `MOST_FLIPS` of the labels differ.
+        """
         expected = self.expected(inputs)
+        forced = None
+        drawn = found.get("samples") if self.shape.output == "categorical" else None
+        if drawn is not None and (drawn != expected["samples"]).any():
+            if not ((drawn >= 0) & (drawn < self.shape.outputs)).all():
+                return np.inf
+            forced = self._fed(drawn, inputs)
+            expected = decode_sequence(self.shape, inputs, self.precision, forced[:, :-1])
+        plain = expected
+        if self.precision != "fp32":
+            plain = decode_sequence(self.shape, inputs, "fp32", None if forced is None else forced[:, :-1])
+        if forced is not None:
+            if not self._may_flip(found["samples"], expected, plain, inputs):
+                return np.inf
+            expected = {**expected, "samples": found["samples"], "previous_out": forced[:, -1]}
         labels = [name for name, value in found.items() if value.dtype != np.float32]
         if any((found[name] != expected[name]).any() for name in labels):
             return np.inf
-        plain = expected if self.precision == "fp32" else decode_sequence(self.shape, inputs, "fp32")
         values = {name: value for name, value in found.items() if name not in labels}
         return _excess(values, expected, plain, self.precision)
+
+    def _fed(self, labels: NDArray[np.int32], inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """What each step and the one behind the chunk are fed with, [B, T + 1], where labels [B, T] are drawn."""
+        previous = inputs["previous"]
+        drawn: NDArray[Any] = labels
+        if not self.shape.label_feedback:
+            drawn = 2 * labels.astype(np.float32) / np.float32(self.shape.outputs - 1) - 1
+        return np.concatenate([previous[:, None], drawn.astype(previous.dtype)], axis=1)
+
+    def _may_flip(
+        self, labels: NDArray[np.int32], expected: Arrays, plain: Arrays, inputs: Mapping[str, NDArray[Any]]
+    ) -> bool:
+        """Whether the random number of each label lies in its interval, widened by what the logits may be off.
+
+        Logits that are each off by up to e move a cumulative probability F by up to 2 e F (1 - F).
+        """
+        if (labels != expected["samples"]).sum() > max(1, MOST_FLIPS * labels.size):
+            return False
+        logits = expected["logits"].astype(np.float64)
+        allowed = _allowed(expected["logits"], plain["logits"], self.precision)
+        likelihood = np.exp(logits - logits.max(axis=2, keepdims=True))
+        edges = np.pad(np.cumsum(likelihood / likelihood.sum(axis=2, keepdims=True), axis=2), ((0, 0), (0, 0), (1, 0)))
+        reach = 2 * allowed * edges * (1 - edges) + TOLERANCE
+        lower, upper = (
+            np.take_along_axis(one, labels[..., None] + side, 2)[..., 0]
+            for side, one in enumerate((edges - reach, edges + reach))
+        )
+        uniforms = inputs["uniforms"][:, :, 0]
+        return bool(((lower <= uniforms) & (uniforms <= upper)).all())
 
     def _centre(self, inputs: Arrays) -> None:
         if self.shape.output == "gaussian":
@@ -163,17 +212,21 @@ def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArr
     return np.asarray(both[:, 0] / 2, np.float32)
 
 
+def _allowed(expected: NDArray[np.float32], plain: NDArray[np.float32], precision: WeightPrecision) -> float:
+    """The error that a kernel's values may have: the largest one in ``fp32``, else the root of the mean square."""
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if precision == "fp32":
+        return allowed
+    return allowed + LOW_TOLERANCE * float(np.sqrt(np.square(plain - expected).mean()))
+
+
 def _excess(found: Mapping[str, Any], expected: Arrays, plain: Arrays, precision: WeightPrecision) -> float:
     worst = 0.0
     for name, value in found.items():
-        scale = max(1.0, float(np.abs(expected[name]).max()))
         difference = np.abs(value - expected[name])
-        if precision == "fp32":
-            error = difference.max() / (TOLERANCE * scale)
-        else:
-            allowed = TOLERANCE * scale + LOW_TOLERANCE * float(np.sqrt(np.square(plain[name] - expected[name]).mean()))
-            error = np.sqrt(np.square(difference).mean()) / allowed
-        worst = max(worst, float(np.nan_to_num(error, nan=np.inf)))
+        error = difference.max() if precision == "fp32" else np.sqrt(np.square(difference).mean())
+        share = error / _allowed(expected[name], plain[name], precision)
+        worst = max(worst, float(np.nan_to_num(share, nan=np.inf)))
     return worst
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.plugins.choice import candidates, estimate, refusals
-from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.choice import choices, plan_choice
+from wavernn_trt.plugins.choice_table import FILE, Row, read_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
@@ -18,7 +18,8 @@ from wavernn_trt.plugins.forms import FORMS, form_of
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice, LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES
+from wavernn_trt.plugins.sequence_plan import THREADS, TILES, WAITS
+from wavernn_trt.plugins.stepped_plan import SteppedPlan
 from wavernn_trt.plugins.targets import Device
 
 logger = logging.getLogger(__name__)
@@ -27,16 +28,23 @@ logger = logging.getLogger(__name__)
 class GruCellKernel:
     """``CustomGRUPlugin``'s kernel: one launch is one cell."""
 
-    def __init__(self, hidden_size: int, precision: Precision, cache: KernelCache | None = None) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        precision: Precision,
+        cache: KernelCache | None = None,
+        loaded: KernelsByDevice | None = None,
+    ) -> None:
         """Nothing is compiled yet.
 
         Args:
             hidden_size: H.
             precision: of the recurrent weights.
             cache: of compiled kernels; the user's unless given.
+            loaded: kernels of this precision that are loaded already, in place of the cache's.
         """
         self._hidden_size, self._precision = hidden_size, precision
-        self._kernels = KernelsByDevice(precision, cache)
+        self._kernels = loaded or KernelsByDevice(precision, cache)
 
     def prepare(self) -> None:
         """Compiles and loads the kernels for the current device, so that a launch can be captured into a CUDA graph.
@@ -76,33 +84,32 @@ class SequenceKernel:
         precision: WeightPrecision,
         cache: KernelCache | None = None,
         choice: Choice | None = None,
+        loaded: KernelsByDevice | None = None,
+        table: Path | None = None,
     ) -> None:
         """Nothing is compiled yet.
 
         Args:
             shape: the model.
             precision: of its weights.
-            cache: of compiled kernels, and of what was measured; the user's unless given.
-            choice: the kernel for every batch; for each batch the one that was measured to be fastest on the device at
-                hand, or else is estimated to be, unless given.
+            cache: of compiled kernels; the user's unless given.
+            choice: the kernel for every batch; what `wavernn_trt.plugins.choice.choices` gives unless given.
+            loaded: kernels of this precision that are loaded already, in place of the cache's.
+            table: a file of measured rows (`wavernn_trt.plugins.choice_table`); ``choices.json`` in the cache's folder,
+                where there is one, unless given.
         """
         self.shape, self.precision = shape, precision
         self._choice = choice
-        self._kernels = KernelsByDevice(precision, cache)
-        self._measured: dict[tuple[Device, int], Mapping[Choice, float]] = {}
+        self._kernels = loaded or KernelsByDevice(precision, cache)
+        self._table = table
+        self._rows: tuple[Row, ...] | None = None
         self._ready: dict[tuple[Device, int], tuple[Choice, Any]] = {}
         self._lock = threading.Lock()
 
     @property
     def cache(self) -> KernelCache:
-        """Of compiled kernels; what was measured lies there too."""
+        """Of compiled kernels; a file of measured rows may lie there too."""
         return self._kernels.cache
-
-    def with_choice(self, choice: Choice) -> SequenceKernel:
-        """The same model in a given kernel for every batch; what is loaded is shared."""
-        other = SequenceKernel(self.shape, self.precision, choice=choice)
-        other._kernels = self._kernels
-        return other
 
     def prepare(self, batch: int) -> None:
         """Compiles and loads what a batch needs on the current device, so that its launch can be captured.
@@ -131,6 +138,15 @@ class SequenceKernel:
         """
         return self._on_current_device(batch)[2]
 
+    def launches(self, batch: int, steps: int) -> int:
+        """Kernels that a chunk launches.
+
+        Raises:
+            KernelError: as `prepare`.
+        """
+        plan = self.plan(batch)
+        return plan.launches(steps) if isinstance(plan, SteppedPlan) else 1
+
     def workspace_bytes(self, batch: int, steps: int, window: int) -> int:
         """Bytes of device memory that a launch needs beside its operands, by whichever kernel and on any device.
 
@@ -142,7 +158,16 @@ class SequenceKernel:
         del steps, window  # only the state of a step or two is kept
         return max(form.workspace_bytes(self.shape, self.precision, batch) for form in FORMS)
 
-    def launch(self, batch: int, steps: int, window: int, pointers: Sequence[int], workspace: int, stream: int) -> None:
+    def launch(
+        self,
+        batch: int,
+        steps: int,
+        window: int,
+        pointers: Sequence[int],
+        workspace: int,
+        stream: int,
+        waits: int = WAITS,
+    ) -> None:
         """Puts a chunk on a stream; allocates nothing and waits for nothing.
 
         Args:
@@ -154,6 +179,8 @@ class SequenceKernel:
                 previous_out and hidden_out may be previous and hidden.
             workspace: device address of as many bytes as `workspace_bytes` says, a multiple of 256.
             stream: a CUDA stream's handle.
+            waits: how often a thread looks for what other blocks are to write before the kernel gives up, and marks the
+                chunk's last samples; see `wavernn_trt.plugins.stalls.find_stall`.
 
         Raises:
             KernelError: as `prepare`, or the launch fails.
@@ -162,25 +189,7 @@ class SequenceKernel:
         kernels, choice, plan = self._on_current_device(batch)
         sizes = (batch, steps, window)
         form = form_of(choice.kernel)
-        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream)
-
-    def forget(self) -> None:
-        """Chooses anew at the next call, by what the cache then holds: another process has measured."""
-        with self._lock:
-            self._measured.clear()
-            self._ready.clear()
-
-    def learn(self, device: Device, batch: int, measured: Mapping[Choice, float]) -> None:
-        """Chooses by what was measured from the next call on, whether or not the cache could keep it.
-
-        Args:
-            device: where it was measured.
-            batch: B.
-            measured: see `wavernn_trt.plugins.choice_table.ChoiceTable.find`.
-        """
-        with self._lock:
-            self._measured[device, batch] = measured
-            self._ready.pop((device, batch), None)
+        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream, waits)
 
     def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
         kernels = self._kernels.on_current_device()
@@ -193,41 +202,35 @@ class SequenceKernel:
         return kernels, *ready
 
     def _choose(self, kernels: LoadedKernels, batch: int) -> tuple[Choice, Any]:
-        """The first of the wanted kernels that the device holds."""
+        """The first of the wanted kernels that the device runs."""
         device = kernels.device
         if self._choice is not None:
-            form = form_of(self._choice.kernel)
-            if (reason := form.refusal(self.precision, device)) is not None:
-                raise KernelError(f"{self._choice.kernel} does not run: {reason}")
-            plan = form.plan(self.shape, self.precision, batch, device, self._choice)
-            form.check(kernels, plan)
-            return self._choice, plan
-        measured = self._measured.get((device, batch))
-        if measured is None:
-            measured = ChoiceTable(self.cache.folder).find(self.shape, self.precision, batch, device)
-        failed = [choice for choice, time in measured.items() if math.isinf(time)]
-        plans = {
-            choice: plan
-            for choice, plan in candidates(self.shape, self.precision, batch, device)
-            if choice not in failed
-        }
-        order = [choice for choice in measured if choice in plans]
-        order += sorted(plans, key=lambda choice: estimate(self.shape, self.precision, batch, plans[choice], device))
-        refused = None
-        for choice in order:
+            return self._choice, self._checked(kernels, batch, self._choice)
+        refused: list[str] = []
+        for choice, known in choices(self.precision, batch, device, self._measured_rows()):
             try:
-                form_of(choice.kernel).check(kernels, plans[choice])
+                plan = self._checked(kernels, batch, choice)
             except KernelError as error:
-                refused = refused or error
-                # What was fastest and no longer runs is worth a word: who is slower now would not know why.
-                logger.log(logging.WARNING if choice in measured else logging.DEBUG, "not %s: %s", choice, error)
+                refused.append(str(error) if str(error).startswith(choice.kernel) else f"{choice.kernel}: {error}")
+                # The wanted kernel is faster: a user who gets another one has to know why.
+                logger.warning("batch %d on %s is not decoded by %s: %s", batch, device.name, choice, error)
                 continue
-            source = f"{measured[choice]:.2f} us a step, measured" if choice in measured else "not measured yet"
+            source = "measured" if known else "by the built-in table"
             logger.info("batch %d on %s: %s (%s)", batch, device.name, choice, source)
-            return choice, plans[choice]
-        failures = [f"{choice}: it failed here when it was timed" for choice in failed]
-        reasons = "; ".join([*refusals(self.shape, self.precision, batch, device), *failures])
-        raise refused or KernelError(
-            f"no kernel decodes this model in {self.precision} on {device.name} (sm_{device.sm}): {reasons}. Build the "
-            "cell form of it (--form cell), or take another precision"
+            return choice, plan
+        raise KernelError(
+            f"no kernel decodes this model in {self.precision} on {device.name} (sm_{device.sm}): "
+            f"{'; '.join(refused) or 'none has this precision there'}. Build the cell form of it (--form cell), or "
+            "take another precision"
         )
+
+    def _checked(self, kernels: LoadedKernels, batch: int, choice: Choice) -> Any:
+        plan = plan_choice(self.shape, self.precision, batch, kernels.device, choice)
+        form_of(choice.kernel).check(kernels, plan)
+        return plan
+
+    def _measured_rows(self) -> tuple[Row, ...]:
+        if self._rows is None:
+            path = self._table or self.cache.folder / FILE
+            self._rows = read_rows(path) if self._table is not None or path.exists() else ()
+        return self._rows

@@ -45,6 +45,15 @@ class LoadedKernels:
                 self._kernels[name] = driver.LoadedKernel(self._libraries[file], name, self._ordinal, self.device)
             return self._kernels[name]
 
+    def variable(self, file: KernelFile, name: str) -> tuple[int, int]:
+        """Device address and bytes of a global variable of a file whose kernels are loaded.
+
+        Raises:
+            KernelError: the file has none of that name.
+        """
+        address, size = driver.call("cuLibraryGetGlobal", self._libraries[file], name.encode())
+        return int(address), int(size)
+
 
 class KernelsByDevice:
     """The kernels of one precision on whichever device is current."""

@@ -41,8 +41,11 @@ class WaveRNNSequencePlugin(OpRun):
         attributes = {item.name: helper.get_attribute_value(item) for item in self.onnx_node.attribute}
         shape = SequenceShape.from_attributes(attributes)
         operands = shape.inputs()
-        match_shapes(type(self).__name__, operands, [array.shape for array in arrays])
-        inputs = {operand.name: array for operand, array in zip(operands, arrays, strict=True)}
+        match_shapes(type(self).__name__, shape.inputs_of_node(), [array.shape for array in arrays])
+        inputs = {
+            operand.name: array[:, : operand.shape[1]] if operand.kind == "weight" else array
+            for operand, array in zip(operands, arrays, strict=True)
+        }
         precision = precision_of([inputs[operand.name].dtype for operand in operands if operand.kind == "weight"])
         results = decode_sequence(shape, inputs, precision)
         return tuple(results[operand.name] for operand in shape.outputs_of_node())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,12 @@ from wavernn_trt.plugins.operand_shapes import gru_operands
 
 if TYPE_CHECKING:
     from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+
+logger = logging.getLogger(__name__)
+
+_UNCAPTURED = 2
+"""Chunks of many launches that are enqueued without a capture, in succession, before a warning: TensorRT wants one to
+warm up before each capture, and two lanes may be opened at once."""
 
 Sizes = Mapping[str, int]
 """B, T, W and C of a node, as `wavernn_trt.plugins.operand_shapes.match_shapes` finds them."""
@@ -135,7 +142,7 @@ class SequenceOperation:
 
     def inputs(self) -> tuple[Operand, ...]:
         """See `Operation`."""
-        return self.shape.inputs()
+        return self.shape.inputs_of_node()
 
     def outputs(self) -> tuple[Operand, ...]:
         """See `Operation`."""
@@ -212,6 +219,7 @@ class _GruKernel:
 class _SequenceKernel:
     def __init__(self, shape: SequenceShape, precision: Precision) -> None:
         self._shape, self._precision = shape, precision
+        self._uncaptured, self._warned = 0, False
 
     @functools.cached_property
     def _kernel(self) -> SequenceKernel:
@@ -226,6 +234,18 @@ class _SequenceKernel:
         return self._kernel.workspace_bytes(sizes["B"], sizes["T"], sizes["W"])
 
     def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
+        launches = self._kernel.launches(sizes["B"], sizes["T"])
+        if launches > 1 and not self._warned:
+            self._uncaptured = 0 if driver.is_capturing(stream) else self._uncaptured + 1
+            if self._uncaptured > _UNCAPTURED:
+                self._warned = True
+                logger.warning(
+                    "%s: %d chunks were enqueued on a stream that no CUDA graph captures; each is %d launches from "
+                    "Python, which takes far longer than the kernels. Capture the enqueue in a CUDA graph",
+                    SEQUENCE_OPERATOR,
+                    self._uncaptured,
+                    launches,
+                )
         self._kernel.launch(sizes["B"], sizes["T"], sizes["W"], pointers, workspace, stream)
 
 

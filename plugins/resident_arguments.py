@@ -14,7 +14,8 @@ from wavernn_trt.plugins.sequence_plan import MOST_GROUPS, WAITS
 from wavernn_trt.plugins.workspace import COUNTER_BYTES
 
 _ALIGNMENT = 256
-_STAMPED_BYTES, _PLAIN_BYTES = 8, 4
+_WORD_BYTES = 8
+"""A word and its stamp."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def lay_out_mail(shape: SequenceShape, batch: int) -> Mail:
     return Mail(states, features, activations, logits, previous, used)
 
 
-def lay_out_resident(shape: SequenceShape, batch: int, *, stamped: bool = True) -> ResidentWorkspace:
-    """Where a batch's buffers lie, on any device; ``stamped`` words need most room."""
+def lay_out_resident(shape: SequenceShape, batch: int) -> ResidentWorkspace:
+    """Where a batch's buffers lie, on any device."""
     counters = MOST_GROUPS * COUNTER_BYTES
     words = lay_out_mail(shape, batch).words
-    skipped = counters + words * (_STAMPED_BYTES if stamped else _PLAIN_BYTES)
+    skipped = counters + words * _WORD_BYTES
     total = skipped + (4 * batch * shape.hidden_size if shape.skip else 0)
-    return ResidentWorkspace(counters, skipped if stamped else counters, skipped, total)
+    return ResidentWorkspace(counters, skipped, skipped, total)
 
 
 def resident_arguments(
@@ -100,7 +101,7 @@ def resident_arguments(
     scaled = [name for name in MATRICES if name in plan.matrices] if precision == "fp8" else []
     operands = len(pointers) - len(scaled)
     common, address = chunk_arguments(shape, sizes, pointers[:operands], workspace, all_logits)
-    layout, mail = lay_out_resident(shape, sizes[0], stamped=plan.variant.stamped), lay_out_mail(shape, sizes[0])
+    layout, mail = lay_out_resident(shape, sizes[0]), lay_out_mail(shape, sizes[0])
     common.counters = workspace
     common.skipped = workspace + layout.skipped if shape.skip else None
     common.groups, common.blocks, common.waits = plan.groups, plan.blocks, waits

@@ -10,8 +10,8 @@ from wavernn_trt.plugins.form import Choice, ChunkSizes, refusal_by_tensor_cores
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import VARIANTS, ResidentPlan, plan_resident
-from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.resident_plan import MOST_STREAMS, VARIANTS, ResidentPlan, plan_resident
+from wavernn_trt.plugins.sequence_plan import THREADS, WAITS
 from wavernn_trt.plugins.targets import Device
 
 
@@ -33,7 +33,7 @@ class ResidentForm:
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
         """See `Form`."""
-        return 0 if precision == "fp32" else lay_out_resident(shape, batch).total
+        return 0 if precision == "fp32" or batch > MOST_STREAMS else lay_out_resident(shape, batch).total
 
     def check(self, kernels: LoadedKernels, plan: ResidentPlan) -> None:
         """See `Form`."""
@@ -50,10 +50,11 @@ class ResidentForm:
         pointers: Sequence[int],
         workspace: int,
         stream: int,
+        waits: int = WAITS,
     ) -> None:
         """See `Form`."""
-        arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace)
-        layout = lay_out_resident(shape, sizes[0], stamped=plan.variant.stamped)
+        arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace, waits=waits)
+        layout = lay_out_resident(shape, sizes[0])
         driver.clear(workspace, layout.cleared, stream)
         kernel = kernels.get("resident", plan.kernel)
         kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=True)

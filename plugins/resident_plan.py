@@ -17,6 +17,8 @@ from wavernn_trt.plugins.targets import Device
 
 PATCH_ROWS, PATCH_COLUMNS = 8, 32
 """Rows, or streams, and columns that a tensor core's operands come in; see kernels/patch.h."""
+MOST_STREAMS = 256
+"""Of a batch: what is larger, the stepped kernels decode faster, and the stamped words would take much memory."""
 _SUMS_BYTES = 4 * PATCH_ROWS * PATCH_ROWS
 _GATES_BYTES = 32 * PATCH_ROWS * PATCH_ROWS
 """Of a set of eight units' waiting gates with eight streams; kernels/resident_stages.h, WaitingGates."""
@@ -27,11 +29,7 @@ class Variant:
     """One of the kernels."""
 
     stream_octets: int
-    """Octets of streams that are computed together."""
-    sets: int
-    """Octets of units that are multiplied at a time."""
-    stamped: bool
-    """Whether blocks wait for words, else at barriers. Stamped, a group's streams are all computed together."""
+    """Octets of streams that are computed together: all of a group's."""
 
     @property
     def streams(self) -> int:
@@ -40,10 +38,8 @@ class Variant:
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "resident_stamped_8": Variant(1, 1, True),
-    "resident_stamped_16": Variant(2, 1, True),
-    "resident_plain_16": Variant(2, 2, False),
-    "resident_plain_32": Variant(4, 2, False),
+    "resident_stamped_8": Variant(1),
+    "resident_stamped_16": Variant(2),
 }
 """By the kernel's name."""
 
@@ -81,7 +77,7 @@ class ResidentPlan:
     shared_logits: int
     """Where the logits of one stream lie."""
     shared_shares: int
-    """Where it is kept which sets of each matrix are the block's."""
+    """Where it is kept which sets of each matrix are the block's, and behind it whether the block waits no more."""
     shared_meeting: int
     """Where the warps' sums meet."""
     shared_gates: int
@@ -148,10 +144,12 @@ def plan_resident(
         raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
     variant = VARIANTS[kernel]
     streams = -(-batch // groups)
-    if variant.stamped and streams > variant.streams:
+    if batch > MOST_STREAMS:
+        raise KernelError(f"{kernel} takes a batch of up to {MOST_STREAMS}, found {batch}: take the kernel stepped")
+    if streams > variant.streams:
         raise KernelError(
             f"{kernel} takes {variant.streams} streams a group, found {streams}: take "
-            f"{-(-batch // variant.streams)} groups, or a kernel whose words are plain (resident_plain_32)"
+            f"{-(-batch // variant.streams)} groups, or the kernel stepped"
         )
     used = 0
 
@@ -161,15 +159,15 @@ def plan_resident(
         return offset
 
     in_turn = 2 if variant.stream_octets == 1 else 1
-    waiting = -(-_octets(shape.hidden_size) // blocks) if variant.stamped else variant.sets
-    sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES)), take(4 * shape.outputs)
-    meeting = take(in_turn * warps * 3 * variant.sets * variant.stream_octets * _SUMS_BYTES)
+    waiting = -(-_octets(shape.hidden_size) // blocks)
+    sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES) + 4), take(4 * shape.outputs)
+    meeting = take(in_turn * warps * 3 * variant.stream_octets * _SUMS_BYTES)
     gates = take(shape.layers * waiting * variant.stream_octets * _GATES_BYTES)
     if used > device.shared_per_block:
         raise KernelError(
             f"{kernel} needs {used} bytes of shared memory beside the weights, and a block of {device.name} "
             f"(sm_{device.sm}) has {device.shared_per_block}: take fewer groups, so that each has more blocks, a "
-            "kernel that computes fewer streams together, or the general one (sequence)"
+            "kernel that computes fewer streams together, or the kernel stepped"
         )
     shapes = {operand.name: operand.shape for operand in shape.weight_inputs()}
     matrices: dict[str, OctetPlan] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import Operand
+from wavernn_trt.export.operators import Operand, padded_weight
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.rounding import FloatArray, round_to, store, widen
 
@@ -64,6 +64,8 @@ def store_operands(
 ) -> tuple[list[NDArray[Any]], list[FloatArray]]:
     """Operands as they lie in memory, and the scales of the weights among them, as kernels are given them.
 
+    Rows of weights are padded with zeros; see `wavernn_trt.export.operators.padded_weight`.
+
     Args:
         operands: of a chunk.
         arrays: by the operands' names.
@@ -85,7 +87,8 @@ def store_operands(
             raise ValueError(
                 f"weight {operand.name}: found values up to {np.abs(array).max():g}, which {precision} cannot hold"
             )
-        values.append(stored.values)
+        padding = int(padded_weight(operand).shape[1]) - array.shape[1]
+        values.append(np.pad(stored.values, ((0, 0), (0, padding))))
     return values, scales
 
 

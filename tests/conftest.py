@@ -40,7 +40,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
-    skipped = {report.nodeid.split("::")[0] for report in reporter.stats.get("skipped", [])}
+    # Tests that need a GPU are skipped wherever there is none.
+    reports = (report for report in reporter.stats.get("skipped", []) if "gpu" not in report.keywords)
+    skipped = {report.nodeid.split("::")[0] for report in reports}
     others = [report for kind in ("passed", "failed", "xfailed") for report in reporter.stats.get(kind, [])]
     ran = {report.nodeid.split("::")[0] for report in others}
     if hidden := sorted(skipped - ran):
@@ -54,13 +56,17 @@ def host_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not on PATH; the kernels' host build needs it")
     filelock = pytest.importorskip("filelock", reason="several processes share the kernels' host build")
-    from wavernn_trt.scripts.gpu.runners import host_library
+    from wavernn_trt.plugins.host_kernels import build_host_kernels
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     with filelock.FileLock(folder / "host_build.lock"):
-        return host_library(folder / "host_build")
+        library = folder / "host_build" / "kernels.so"
+        if not library.exists():
+            library.parent.mkdir(exist_ok=True)
+            build_host_kernels(library.with_suffix(".part")).replace(library)
+        return library
 
 
 TINY_MELS = 20

@@ -24,6 +24,7 @@ from wavernn_trt.export.operators import (
     SEQUENCE_OPERATOR,
     Precision,
     SequenceShape,
+    padded_weight,
 )
 from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder
 from wavernn_trt.export.rewrite.fuse_gates import PatternError
@@ -149,6 +150,8 @@ def sequence_decoder(
     for operand in fused.shape.weight_inputs():
         values = fused.weights[operand.name]
         assert values.shape == operand.shape, operand.name
+        if operand.kind == "weight":
+            values = np.pad(values, ((0, 0), (0, int(padded_weight(operand).shape[1]) - values.shape[1])))
         operands.append(weight_constant(operand.name, values, precision if operand.kind == "weight" else "fp32"))
     sizes = {"B": batch, "T": steps, "W": window}
     outputs = [

@@ -6,12 +6,12 @@ namespace {
 
 using wavernn::Block;
 
-template <int StreamOctets, int Sets, bool stamped>
+template <int StreamOctets>
 int run_resident(
     const wavernn::ResidentArguments& arguments, int precision, int blocks, int warps, std::size_t shared_bytes) {
     return wavernn::choose_weight(precision, [&](auto weight) {
         wavernn::run_grid(blocks, warps, shared_bytes, [&](const Block& block) {
-            wavernn::resident<decltype(weight), StreamOctets, Sets, stamped>(block, arguments);
+            wavernn::resident<decltype(weight), StreamOctets>(block, arguments);
         });
     });
 }
@@ -22,22 +22,12 @@ extern "C" {
 
 int wavernn_resident_stamped_8(
     const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
-    return run_resident<1, 1, true>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
+    return run_resident<1>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
 }
 
 int wavernn_resident_stamped_16(
     const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
-    return run_resident<2, 1, true>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
-}
-
-int wavernn_resident_plain_16(
-    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
-    return run_resident<2, 2, false>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
-}
-
-int wavernn_resident_plain_32(
-    const wavernn::ResidentArguments* arguments, int precision, int blocks, int warps, int shared_bytes) {
-    return run_resident<4, 2, false>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
+    return run_resident<2>(*arguments, precision, blocks, warps, static_cast<std::size_t>(shared_bytes));
 }
 
 }  // extern "C"

@@ -1,101 +1,83 @@
 // What the blocks of a group tell each other: words of 32 bits in global memory.
 //
-// Stamped, each word travels together with the number of the step that it belongs to, in one store that is seen
+// Each word travels together with the number of the step that it belongs to, in one store that is seen
 // whole or not at all. Who wants it looks until the stamp is there: no barrier, and one way through the second-
 // level cache instead of three. A word may be overwritten two steps later: whoever writes it then has read what
 // every block of the group wrote in the step between, and each of them wrote that behind its last look at the old
 // word. Those accesses are relaxed: what orders them is that every word is computed from those that were looked at,
 // and __syncthreads inside a block. Memory must hold no stamp of a step to come: it is cleared before each launch.
-//
-// Plain, a word is only itself, and takes half of the room and of the traffic; a barrier of the group has to stand
-// between writing and reading it.
 #pragma once
 
-#include "block.h"
+#include "waiting.h"
 
 namespace wavernn {
-
-// Counts how often a thread looks for what has not come.
-struct Patience {
-    int left;
-
-    DEVICE void spend() {
-        if (--left < 0) {
-            give_up();
-        }
-        keep_waiting();
-    }
-};
 
 // Of a step; those of the state before the first step, -1, is one. Never zero.
 DEVICE unsigned stamp_of(int step) { return static_cast<unsigned>(step + 2); }
 
 // Words of one kind, twice: those of even and of odd steps.
-template <bool stamped>
 class Mailbox {
 public:
     // words: of all streams, in one half; first: the first of them, counted in words from the mail's beginning.
-    DEVICE Mailbox(void* mail, long long first, long long words) : words_(words) {
-        if constexpr (stamped) {
-            stamped_ = static_cast<unsigned long long*>(mail) + first;
-        } else {
-            plain_ = static_cast<unsigned*>(mail) + first;
-        }
-    }
+    DEVICE Mailbox(void* mail, long long first, long long words)
+        : stamped_(static_cast<unsigned long long*>(mail) + first), words_(words) {}
 
     DEVICE void put(int step, long long index, unsigned word) const {
-        if constexpr (stamped) {
-            put_stamped(stamped_ + half(step) + index, word, stamp_of(step));
-        } else {
-            plain_[half(step) + index] = word;
-        }
+        put_stamped(stamped_ + half(step) + index, word, stamp_of(step));
     }
 
     // Waits for a word.
-    DEVICE unsigned take(int step, long long index, int waits) const {
-        if constexpr (stamped) {
-            Patience patience = {waits};
-            unsigned long long found = look_at(stamped_ + half(step) + index);
-            while (found >> 32 != stamp_of(step)) {
-                patience.spend();
-                found = look_at(stamped_ + half(step) + index);
-            }
-            return static_cast<unsigned>(found);
-        } else {
-            return plain_[half(step) + index];
+    DEVICE unsigned take(int step, long long index, const Watch& watch) const {
+        int left = watch.waits();
+        unsigned long long found = look_at(stamped_ + half(step) + index);
+        while (found >> 32 != stamp_of(step) && watch.go_on(left, FOR_WORDS, step)) {
+            found = look_at(stamped_ + half(step) + index);
+        }
+        return static_cast<unsigned>(found);
+    }
+
+    // Four neighbours with their stamps; index is a multiple of four.
+    struct Four {
+        unsigned long long word[4];
+    };
+
+    DEVICE void load(int step, long long index, Four& four) const {
+        const unsigned long long* from = stamped_ + half(step) + index;
+        unsigned long long both[2][2];
+        look_at_two(from, both[0]);
+        look_at_two(from + 2, both[1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            four.word[i] = both[i / 2][i % 2];
         }
     }
 
-    // Reads four neighbours, of which the first `count` are wanted and the others become zeros; index is a
-    // multiple of four. Says whether all of them have come.
-    DEVICE bool look(int step, long long index, int count, Words& words) const {
+    // Takes the stamps off. The first `count` are wanted, the others become zeros. Says whether all of those have come:
+    // without a branch, so that nothing is waited for before the answer is used.
+    DEVICE static bool unpack(int step, int count, const Four& four, Words& words) {
         bool here = true;
-        if constexpr (stamped) {
-            const unsigned long long* from = stamped_ + half(step) + index;
-            unsigned long long four[2][2];
-            look_at_two(from, four[0]);
-            look_at_two(from + 2, four[1]);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                here = here && (i >= count || four[i / 2][i % 2] >> 32 == stamp_of(step));
-                words.word[i] = i < count ? static_cast<unsigned>(four[i / 2][i % 2]) : 0u;
-            }
-        } else {
-            words = load_words(plain_ + half(step) + index);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                words.word[i] = i < count ? words.word[i] : 0u;
-            }
+        for (int i = 0; i < 4; ++i) {
+            const bool wanted = i < count;
+            const bool stamped = static_cast<unsigned>(four.word[i] >> 32) == stamp_of(step);
+            here &= !wanted | stamped;
+            words.word[i] = wanted ? static_cast<unsigned>(four.word[i]) : 0u;
         }
         return here;
     }
 
+    // Reads four neighbours; see unpack.
+    DEVICE bool look(int step, long long index, int count, Words& words) const {
+        Four four;
+        load(step, index, four);
+        return unpack(step, count, four, words);
+    }
+
     // The same, and waits for them.
-    DEVICE Words take_four(int step, long long index, int count, int waits) const {
-        Patience patience = {waits};
+    DEVICE Words take_four(int step, long long index, int count, const Watch& watch) const {
+        int left = watch.waits();
         Words words;
-        while (!look(step, index, count, words)) {
-            patience.spend();
+        while (!look(step, index, count, words) && watch.go_on(left, FOR_WORDS, step)) {
         }
         return words;
     }
@@ -103,8 +85,7 @@ public:
 private:
     DEVICE long long half(int step) const { return (step & 1) * words_; }
 
-    unsigned long long* stamped_ = nullptr;
-    unsigned* plain_ = nullptr;
+    unsigned long long* stamped_;
     long long words_;
 };
 

@@ -12,6 +12,7 @@ namespace wavernn {
 template <typename Weight, int Octets>
 class OctetShare {
 public:
+    static_assert(PATCH_COLUMNS == WEIGHT_COLUMNS, "rows are padded to whole patches");
     static_assert(Octets == 1 || Octets == 3, "rows, or gates");
 
     // Sets that a matrix has.
@@ -21,11 +22,9 @@ public:
         : weight_(static_cast<const Weight*>(matrix.weight)),
           kept_(reinterpret_cast<Weight*>(block.shared() + matrix.shared_offset)),
           rows_(matrix.rows / Octets),
-          columns_(matrix.columns),
           patches_((matrix.columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS),
           resident_(matrix.resident),
-          sets_(sets),
-          aligned_(pieces_are_aligned(weight_, matrix.columns)) {}
+          sets_(sets) {}
 
     // Sets of this block.
     DEVICE int count() const { return sets_.count; }
@@ -46,7 +45,7 @@ public:
                 if (set < resident_) {
                     words = kept_piece(place(set, octet, column_patch, lane));
                 } else if (set < sets_.count && row_of(lane) < rows(set)) {
-                    words = read_piece(from(set, octet, column_patch, lane), left(column_patch, lane), aligned_);
+                    words = constant_piece(from(set, octet, column_patch, lane));
                 } else {
                     words = Words{{0, 0, 0, 0}};
                 }
@@ -62,10 +61,11 @@ public:
             const int octet = i / patches_ % Octets;
             const int set = i / patches_ / Octets;
             for_parts(block, [&](int lane, int) {
-                const bool there = set < sets_.count && row_of(lane) < rows(set);
-                const Weight* address = there ? from(set, octet, column_patch, lane) : weight_;
-                keep_piece(
-                    place(set, octet, column_patch, lane), address, there ? left(column_patch, lane) : 0, aligned_);
+                if (set < sets_.count && row_of(lane) < rows(set)) {
+                    keep_piece(place(set, octet, column_patch, lane), from(set, octet, column_patch, lane));
+                } else {
+                    clear_piece(place(set, octet, column_patch, lane));
+                }
             });
         }
     }
@@ -77,19 +77,13 @@ private:
 
     DEVICE const Weight* from(int set, int octet, int column_patch, int lane) const {
         const long long row = static_cast<long long>(octet) * rows_ + first_row(set) + row_of(lane);
-        return weight_ + row * columns_ + column_patch * PATCH_COLUMNS + piece_of(lane) * PIECE;
-    }
-
-    // Columns from a lane's piece on.
-    DEVICE int left(int column_patch, int lane) const {
-        return columns_ - column_patch * PATCH_COLUMNS - piece_of(lane) * PIECE;
+        return weight_ + (row * patches_ + column_patch) * PATCH_COLUMNS + piece_of(lane) * PIECE;
     }
 
     const Weight* weight_;
     Weight* kept_;
-    int rows_, columns_, patches_, resident_;
+    int rows_, patches_, resident_;
     Span sets_;
-    bool aligned_;
 };
 
 }  // namespace wavernn

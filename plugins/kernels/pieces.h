@@ -57,58 +57,27 @@ DEVICE Words kept_piece(const E4M3* address) {
     return spread(eight);
 }
 
-// Keeps a lane's piece of a row as it is stored: `count` numbers from an address of any alignment, zeros behind
-// them.
+// Keeps a lane's piece of a row as it is stored.
 template <typename Weight>
-DEVICE void keep_piece(Weight* kept, const Weight* address, int count, bool aligned) {
-    if (aligned && count >= PIECE) {
-        if constexpr (sizeof(Weight) == 2) {
-            store_words(kept, load_constant_words(address));
-        } else {
-            unsigned eight[2];
-            load_constant_two(address, eight);
-            store_two(kept, eight);
-        }
-        return;
-    }
-#pragma unroll 1
-    for (int i = 0; i < PIECE; ++i) {
-        kept[i].bits = i < count ? address[i].bits : decltype(kept[i].bits)(0);
-    }
-}
-
-// The first `count` numbers of a piece, of any alignment, and zeros behind them.
-template <typename Weight>
-DEVICE_APART Words read_ragged(const Weight* address, int count) {
-    constexpr int in_word = 4 / static_cast<int>(sizeof(Weight));
-    unsigned words[4] = {0, 0, 0, 0};
-#pragma unroll 1
-    for (int i = 0; i < min(count, PIECE); ++i) {
-        const unsigned number = static_cast<unsigned>(address[i].bits) << (i % in_word * (32 / in_word));
-#pragma unroll
-        for (int word = 0; word < 4; ++word) {
-            words[word] |= i / in_word == word ? number : 0u;
-        }
-    }
+DEVICE void keep_piece(Weight* kept, const Weight* address) {
     if constexpr (sizeof(Weight) == 2) {
-        return Words{{words[0], words[1], words[2], words[3]}};
+        store_words(kept, load_constant_words(address));
     } else {
-        const unsigned eight[2] = {words[0], words[1]};
-        return spread(eight);
+        unsigned eight[2];
+        load_constant_two(address, eight);
+        store_two(kept, eight);
     }
 }
 
-// A lane's piece of a row in global memory: `count` of its numbers are there, zeros behind them.
+// Zeros in its place.
 template <typename Weight>
-DEVICE Words read_piece(const Weight* address, int count, bool aligned) {
-    return aligned && count >= PIECE ? constant_piece(address) : read_ragged(address, count);
-}
-
-// Whether every row of a matrix begins where whole pieces can be read.
-template <typename Weight>
-DEVICE bool pieces_are_aligned(const Weight* matrix, int columns) {
-    constexpr int bytes = PIECE * static_cast<int>(sizeof(Weight));
-    return columns % PIECE == 0 && address_of(matrix) % bytes == 0;
+DEVICE void clear_piece(Weight* kept) {
+    if constexpr (sizeof(Weight) == 2) {
+        store_words(kept, Words{{0, 0, 0, 0}});
+    } else {
+        const unsigned nothing[2] = {0, 0};
+        store_two(kept, nothing);
+    }
 }
 
 }  // namespace wavernn

@@ -7,17 +7,9 @@ using wavernn::ResidentArguments;
 using Weight = wavernn::WAVERNN_NUMBER;
 
 KERNEL(256, 1) resident_stamped_8(const __grid_constant__ ResidentArguments arguments) {
-    wavernn::resident<Weight, 1, 1, true>(Block(), arguments);
+    wavernn::resident<Weight, 1>(Block(), arguments);
 }
 
 KERNEL(256, 1) resident_stamped_16(const __grid_constant__ ResidentArguments arguments) {
-    wavernn::resident<Weight, 2, 1, true>(Block(), arguments);
-}
-
-KERNEL(256, 1) resident_plain_16(const __grid_constant__ ResidentArguments arguments) {
-    wavernn::resident<Weight, 2, 2, false>(Block(), arguments);
-}
-
-KERNEL(256, 1) resident_plain_32(const __grid_constant__ ResidentArguments arguments) {
-    wavernn::resident<Weight, 4, 2, false>(Block(), arguments);
+    wavernn::resident<Weight, 2>(Block(), arguments);
 }

@@ -5,15 +5,15 @@
 // octets; what the next stage needs of all blocks goes through the second-level cache. The grid must be resident
 // as a whole: it is launched as a cooperative one.
 //
-// A step waits for the one before, so with few streams it is the way from stage to stage that takes time. There
+// A step waits for the one before, so with few streams it is the way from stage to stage that takes time. So
 //   - words are stamped, and nobody waits at a barrier (mailbox.h);
 //   - the product of the state, more than half of a step's work, is made while the fully connected layers' words are
 //     under way: it needs nothing of the sample;
 //   - of a single stream every block draws the sample itself, since that is faster than to be told.
-// With many streams, operands are what takes time: words are plain, and a barrier stands behind each stage.
 #pragma once
 
 #include "resident_stages.h"
+#include "trace.h"
 
 namespace wavernn {
 
@@ -88,22 +88,18 @@ DEVICE void begin_all_gates(const C& c, int step, const typename C::Tile& tile) 
 #pragma unroll 1
     for (int layer = 0; layer < c.a.layers; ++layer) {
 #pragma unroll 1
-        for (int set = 0; set < sets; set += C::SETS) {
+        for (int set = 0; set < sets; ++set) {
             begin_gates(c, layer, step, tile, set);
         }
     }
 }
 
-// A GRU layer's stage. What it waits for has been begun where words are stamped, and is begun here where they are
-// not.
+// A GRU layer's stage, whose gates have been begun.
 template <typename C, typename Previous>
 DEVICE void gru_stage(const C& c, int layer, int step, const typename C::Tile& tile, Previous previous_of) {
     const int sets = c.units(RECURRENT_0).count();
 #pragma unroll 1
-    for (int set = 0; set < sets; set += C::SETS) {
-        if constexpr (!C::STAMPED) {
-            begin_gates(c, layer, step, tile, set);
-        }
+    for (int set = 0; set < sets; ++set) {
         if (layer == 0) {
             finish_gates_0(c, step, tile, set, previous_of);
         } else {
@@ -112,61 +108,59 @@ DEVICE void gru_stage(const C& c, int layer, int step, const typename C::Tile& t
     }
 }
 
-template <typename Weight, int StreamOctets, int Sets, bool stamped>
+template <typename Weight, int StreamOctets>
 DEVICE void resident(const Block& block, const ResidentArguments& r) {
-    using C = ResidentContext<Weight, StreamOctets, Sets, stamped>;
+    using C = ResidentContext<Weight, StreamOctets>;
     const SequenceArguments& a = r.s;
-    Group group(block, a.groups, a.blocks, a.counters, a.waits);
     typename C::Meeting meeting(reinterpret_cast<float*>(block.shared() + r.shared_meeting));
-    const C c = {block, group, r, a, meeting};
+    unsigned* stopped = reinterpret_cast<unsigned*>(block.shared() + r.shared_shares + MATRICES * sizeof(Span));
+    Group group(block, a.groups, a.blocks, a.counters, a.waits, stopped);
+    const Watch watch(group.error(), stopped, block.rank(), a.waits);
+    const C c = {block, group, r, a, meeting, watch};
     const Span streams = group.streams(a.batch);
-    const bool alone = stamped && streams.count == 1;
+    const bool alone = streams.count == 1;
     unsigned latest = 0;
-    const auto between_stages = [&] {
-        if constexpr (!stamped) {
-            group.sync(block);
-        }
-    };
     share_matrices(c);
     begin_chunk(c, streams);
-    between_stages();
-    // Where gates are begun ahead, there is a step before the first that does nothing else.
+    // Gates are begun ahead: there is a step before the first that does nothing else.
 #pragma unroll 1
-    for (int step = stamped ? -1 : 0; step < a.steps; ++step) {
+    for (int step = -1; step < a.steps; ++step) {
+        TRACE(0, step);
         const auto previous_of = [&](int stream) {
             if (step == 0) {
                 return given_previous(a, stream);
             }
-            return alone ? latest : c.previous().take(step - 1, stream, a.waits);
+            return alone ? latest : c.previous().take(step - 1, stream, watch);
         };
 #pragma unroll 1
         for (int layer = 0; layer < (step < 0 ? 0 : a.layers); ++layer) {
             for_stream_tiles<C>(
                 streams, [&](const typename C::Tile& tile) { gru_stage(c, layer, step, tile, previous_of); });
-            between_stages();
+            TRACE(1 + layer, step);
         }
-        OperandMail<typename C::Mail> from = c.features(a.layers - 1);
+        OperandMail from = c.features(a.layers - 1);
 #pragma unroll 1
         for (int i = 0; i < a.fc_layers; ++i) {
             for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) {
                 if (step >= 0) {
                     fc_stage(c, i, from, step, tile);
                 }
-                if (stamped && i == 0 && step + 1 < a.steps) {
+                if (i == 0 && step + 1 < a.steps) {
                     begin_all_gates(c, step + 1, tile);
                 }
             });
-            between_stages();
             from = c.activations(i);
+            TRACE(3 + i, step);
         }
         if (step < 0) {
             continue;
         }
         for_stream_tiles<C>(streams, [&](const typename C::Tile& tile) { output_stage(c, from, step, tile); });
-        between_stages();
+        TRACE(5, step);
         if (alone) {
             const Drawn drawn = draw_stage(c, streams.first, step);
             latest = drawn.previous;
+            TRACE(6, step);
             if (group.rank() == 0 && block.thread() == 0) {
                 keep_sample(a, streams.first, step, drawn.sample);
             }
@@ -180,14 +174,18 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
                 c.previous().put(step, streams.first + i, drawn.previous);
             }
         }
-        between_stages();
+        TRACE(6, step);
     }
-    group.sync(block);  // previous may be where previous_out is: all have read it
+    group.sync(block, a.steps);  // previous may be where previous_out is: all have read it
     if (block.thread() == 0) {
+        const unsigned error = read_published(group.error());
 #pragma unroll 1
         for (int i = group.rank(); i < streams.count; i += group.blocks()) {
             const int stream = streams.first + i;
-            keep_previous(a, stream, alone ? latest : c.previous().take(a.steps - 1, stream, a.waits));
+            keep_previous(a, stream, alone ? latest : c.previous().take(a.steps - 1, stream, watch));
+            if (error != 0) {
+                keep_sample(a, stream, a.steps - 1, error);
+            }
         }
     }
 }

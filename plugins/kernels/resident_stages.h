@@ -17,50 +17,48 @@ struct WaitingGates {
 };
 static_assert(sizeof(WaitingGates) == 32, "wavernn_trt.plugins.resident_plan makes room for so many bytes");
 
-// What all stages of a kernel need. Sets: of octets, that are multiplied at a time.
-template <typename Weight_, int StreamOctets_, int Sets_, bool stamped_>
+// What all stages of a kernel need.
+template <typename Weight_, int StreamOctets_>
 struct ResidentContext {
     using Weight = Weight_;
     using Number = Operand<Weight>;
-    using Mail = Mailbox<stamped_>;
     using Tile = StreamTile<StreamOctets_>;
     static constexpr int STREAM_OCTETS = StreamOctets_;
     static constexpr int STREAMS = StreamOctets_ * PATCH_ROWS;
-    static constexpr int SETS = Sets_;
-    static constexpr bool STAMPED = stamped_;
-    // Of gates; of rows three times as many sets meet in the same room.
-    using Meeting = MeetingPlace<3 * SETS, STREAM_OCTETS>;
+    // A set of gates, or three of rows.
+    using Meeting = MeetingPlace<3, STREAM_OCTETS>;
 
     const Block& block;
     const Group& group;
     const ResidentArguments& r;
     const SequenceArguments& a;
     Meeting& meeting;
+    const Watch& watch;
 
-    DEVICE Mail mail(long long first, long long words_a_stream) const {
-        return Mail(r.mail, first, words_a_stream * a.batch);
+    DEVICE Mailbox mail(long long first, long long words_a_stream) const {
+        return Mailbox(r.mail, first, words_a_stream * a.batch);
     }
 
-    DEVICE OperandMail<Mail> operands(long long first, int columns) const {
-        OperandMail<Mail> found = {Mail(r.mail, first, 0), columns};
+    DEVICE OperandMail operands(long long first, int columns) const {
+        OperandMail found = {Mailbox(r.mail, first, 0), columns};
         found.mail = mail(first, found.pitch());
         return found;
     }
 
-    DEVICE OperandMail<Mail> states(int layer) const { return operands(r.mail_states[layer], a.hidden_size); }
+    DEVICE OperandMail states(int layer) const { return operands(r.mail_states[layer], a.hidden_size); }
 
     // What the layer behind a GRU reads.
-    DEVICE OperandMail<Mail> features(int layer) const {
+    DEVICE OperandMail features(int layer) const {
         return a.skip ? operands(r.mail_features[layer], a.hidden_size) : states(layer);
     }
 
-    DEVICE OperandMail<Mail> activations(int i) const {
+    DEVICE OperandMail activations(int i) const {
         return operands(r.mail_activations[i], a.matrices[FC_0 + i].rows);
     }
 
-    DEVICE Mail logits() const { return mail(r.mail_logits, (a.outputs + 3) / 4 * 4); }
+    DEVICE Mailbox logits() const { return mail(r.mail_logits, (a.outputs + 3) / 4 * 4); }
 
-    DEVICE Mail previous() const { return mail(r.mail_previous, 1); }
+    DEVICE Mailbox previous() const { return mail(r.mail_previous, 1); }
 
     // The sets of a matrix that are this block's. Shared out once, since that takes divisions.
     DEVICE Span& share_of_matrix(MatrixName name) const {
@@ -82,8 +80,7 @@ struct ResidentContext {
     // Where a unit of a layer waits, of one stream of a tile.
     DEVICE WaitingGates& waiting(int layer, int set, int streams, int row, int stream) const {
         WaitingGates* all = reinterpret_cast<WaitingGates*>(block.shared() + r.shared_gates);
-        const int sets = STAMPED ? r.most_sets : SETS;
-        const int index = ((layer * sets + set) * STREAM_OCTETS + streams) * PATCH_ROWS + row;
+        const int index = ((layer * r.most_sets + set) * STREAM_OCTETS + streams) * PATCH_ROWS + row;
         return all[index * PATCH_ROWS + stream];
     }
 };
@@ -103,38 +100,38 @@ DEVICE void for_row_pairs(const Block& block, Use use) {
 }
 
 // The state's product with a layer's recurrent weights, for the step behind `step`, and all that can be added to
-// it before the sample or the layer in between is there. Of the block's sets from `first_set` on.
+// it before the sample or the layer in between is there. Of one of the block's sets.
 template <typename C>
-DEVICE void begin_gates(const C& c, int layer, int step, const typename C::Tile& tile, int first_set) {
+DEVICE void begin_gates(const C& c, int layer, int step, const typename C::Tile& tile, int set) {
     const SequenceArguments& a = c.a;
     const MatrixName name = layer == 0 ? RECURRENT_0 : RECURRENT_1;
     const OctetShare<typename C::Weight, 3> weights = c.units(name);
-    PatchSums sums[3 * C::SETS][C::STREAM_OCTETS];
+    PatchSums sums[3][C::STREAM_OCTETS];
     clear(sums);
-    add_products<C::SETS>(c.block, weights, first_set, c.states(layer), step - 1, tile, a.waits, sums);
+    add_products<1>(c.block, weights, set, c.states(layer), step - 1, tile, c.watch, sums);
     c.meeting.meet(c.block, sums);
     const float* recurrent_bias = a.matrices[name].bias;
     const float* input_bias = layer == 0 ? a.gates_bias_0 : a.gates_bias_1;
-    for_row_pairs<C::SETS, C::STREAM_OCTETS>(c.block, [&](int set, int streams, int row, int stream) {
+    for_row_pairs<1, C::STREAM_OCTETS>(c.block, [&](int, int streams, int row, int stream) {
         const int place = streams * PATCH_ROWS + stream;
-        if (first_set + set >= weights.count() || place >= tile.count) {
+        if (place >= tile.count) {
             return;
         }
 #pragma unroll 1
-        for (int i = row; i < min(row + 2, weights.rows(first_set + set)); ++i) {
-            const int unit = weights.first_row(first_set + set) + i;
+        for (int i = row; i < min(row + 2, weights.rows(set)); ++i) {
+            const int unit = weights.first_row(set) + i;
             const long long at = (static_cast<long long>(layer) * a.batch + tile.first + place) * a.hidden_size + unit;
             float recurrent[3];
             float input[3];
 #pragma unroll
             for (int gate = 0; gate < 3; ++gate) {
                 const int column = gate * a.hidden_size + unit;
-                recurrent[gate] = c.meeting.sum(c.block, 3 * set + gate, streams, i, stream) * c.scale(name, column) +
+                recurrent[gate] = c.meeting.sum(c.block, gate, streams, i, stream) * c.scale(name, column) +
                                   recurrent_bias[column];
                 input[gate] = conditioning_at(a, tile.first + place, step, layer == 0 ? GATES_0 : GATES_1, column) +
                               input_bias[column];
             }
-            WaitingGates& gates = c.waiting(layer, C::STAMPED ? first_set + set : set, streams, i, stream);
+            WaitingGates& gates = c.waiting(layer, set, streams, i, stream);
             gates.input = {input[0], input[1], input[2]};
             gates.recurrent = {recurrent[0], recurrent[1], recurrent[2]};
             gates.hidden = step == 0 ? a.hidden[at] : a.hidden_out[at];
@@ -157,16 +154,16 @@ DEVICE void put_units(
 
 // The gates of layer 0 are complete when the previous sample is there.
 template <typename C, typename Previous>
-DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, int first_set, Previous previous_of) {
+DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, int set, Previous previous_of) {
     const SequenceArguments& a = c.a;
     const OctetShare<typename C::Weight, 3> weights = c.units(RECURRENT_0);
-    for_row_pairs<C::SETS, C::STREAM_OCTETS>(c.block, [&](int set, int streams, int row, int stream) {
+    for_row_pairs<1, C::STREAM_OCTETS>(c.block, [&](int, int streams, int row, int stream) {
         const int place = streams * PATCH_ROWS + stream;
-        const int there = first_set + set < weights.count() ? weights.rows(first_set + set) - row : 0;
+        const int there = weights.rows(set) - row;
         if (there <= 0 || place >= tile.count) {
             return;
         }
-        const int first_unit = weights.first_row(first_set + set) + row;
+        const int first_unit = weights.first_row(set) + row;
         const unsigned previous = previous_of(tile.first + place);
         float states[2] = {0.0f, 0.0f};
         float features[2] = {0.0f, 0.0f};
@@ -176,7 +173,7 @@ DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, i
                 break;
             }
             const int unit = first_unit + i;
-            const WaitingGates& gates = c.waiting(0, C::STAMPED ? first_set + set : set, streams, row + i, stream);
+            const WaitingGates& gates = c.waiting(0, set, streams, row + i, stream);
             const Gates input = {
                 gates.input.reset + fed_back(a, previous, unit),
                 gates.input.update + fed_back(a, previous, a.hidden_size + unit),
@@ -194,20 +191,20 @@ DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, i
 
 // Those of layer 1, when the features of layer 0 are.
 template <typename C>
-DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, int first_set) {
+DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, int set) {
     const SequenceArguments& a = c.a;
     const OctetShare<typename C::Weight, 3> weights = c.units(INPUT_1);
-    PatchSums sums[3 * C::SETS][C::STREAM_OCTETS];
+    PatchSums sums[3][C::STREAM_OCTETS];
     clear(sums);
-    add_products<C::SETS>(c.block, weights, first_set, c.features(0), step, tile, a.waits, sums);
+    add_products<1>(c.block, weights, set, c.features(0), step, tile, c.watch, sums);
     c.meeting.meet(c.block, sums);
-    for_row_pairs<C::SETS, C::STREAM_OCTETS>(c.block, [&](int set, int streams, int row, int stream) {
+    for_row_pairs<1, C::STREAM_OCTETS>(c.block, [&](int, int streams, int row, int stream) {
         const int place = streams * PATCH_ROWS + stream;
-        const int there = first_set + set < weights.count() ? weights.rows(first_set + set) - row : 0;
+        const int there = weights.rows(set) - row;
         if (there <= 0 || place >= tile.count) {
             return;
         }
-        const int first_unit = weights.first_row(first_set + set) + row;
+        const int first_unit = weights.first_row(set) + row;
         float states[2] = {0.0f, 0.0f};
         float features[2] = {0.0f, 0.0f};
 #pragma unroll
@@ -216,12 +213,11 @@ DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, i
                 break;
             }
             const int unit = first_unit + i;
-            const int waiting_set = C::STAMPED ? first_set + set : set;
-            const WaitingGates& gates = c.waiting(1, waiting_set, streams, row + i, stream);
+            const WaitingGates& gates = c.waiting(1, set, streams, row + i, stream);
             float input[3] = {gates.input.reset, gates.input.update, gates.input.candidate};
 #pragma unroll
             for (int gate = 0; gate < 3; ++gate) {
-                input[gate] += c.meeting.sum(c.block, 3 * set + gate, streams, row + i, stream) *
+                input[gate] += c.meeting.sum(c.block, gate, streams, row + i, stream) *
                                c.scale(INPUT_1, gate * a.hidden_size + unit);
             }
             states[i] = gru_update({input[0], input[1], input[2]}, gates.recurrent, gates.hidden);
@@ -239,15 +235,15 @@ DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, i
 // A fully connected layer: use(stream, first row, rows that are there, their sums) for pairs of neighbouring rows.
 template <typename C, typename Use>
 DEVICE void multiply_rows(
-    const C& c, MatrixName name, const OperandMail<typename C::Mail>& from, int step, const typename C::Tile& tile,
+    const C& c, MatrixName name, const OperandMail& from, int step, const typename C::Tile& tile,
     Use use) {
-    constexpr int sets_at_once = 3 * C::SETS;
+    constexpr int sets_at_once = 3;
     const OctetShare<typename C::Weight, 1> weights = c.rows(name);
 #pragma unroll 1
     for (int first_set = 0; first_set < weights.count(); first_set += sets_at_once) {
         PatchSums sums[sets_at_once][C::STREAM_OCTETS];
         clear(sums);
-        add_products<sets_at_once>(c.block, weights, first_set, from, step, tile, c.a.waits, sums);
+        add_products<sets_at_once>(c.block, weights, first_set, from, step, tile, c.watch, sums);
         c.meeting.meet(c.block, sums);
         for_row_pairs<sets_at_once, C::STREAM_OCTETS>(c.block, [&](int set, int streams, int row, int stream) {
             const int place = streams * PATCH_ROWS + stream;
@@ -272,7 +268,7 @@ DEVICE void multiply_rows(
 // A hidden one and its ReLU.
 template <typename C>
 DEVICE void fc_stage(
-    const C& c, int i, const OperandMail<typename C::Mail>& from, int step, const typename C::Tile& tile) {
+    const C& c, int i, const OperandMail& from, int step, const typename C::Tile& tile) {
     const PlaceName place = i == 0 ? PLACE_FC_0 : PLACE_FC_1;
     const MatrixName name = i == 0 ? FC_0 : FC_1;
     multiply_rows(c, name, from, step, tile, [&](int stream, int row, int there, float (&values)[2]) {
@@ -290,7 +286,7 @@ DEVICE void fc_stage(
 // The last layer.
 template <typename C>
 DEVICE void output_stage(
-    const C& c, const OperandMail<typename C::Mail>& from, int step, const typename C::Tile& tile) {
+    const C& c, const OperandMail& from, int step, const typename C::Tile& tile) {
     const SequenceArguments& a = c.a;
     multiply_rows(c, OUTPUT, from, step, tile, [&](int stream, int row, int there, const float (&values)[2]) {
 #pragma unroll
@@ -316,7 +312,7 @@ DEVICE Drawn draw_stage(const C& c, int stream, int step) {
 #pragma unroll 1
     for (int k = 4 * c.block.thread(); k < c.a.outputs; k += 4 * c.block.threads()) {
         const int count = min(4, c.a.outputs - k);
-        const Words four = c.logits().take_four(step, first + k, count, c.a.waits);
+        const Words four = c.logits().take_four(step, first + k, count, c.watch);
         for (int i = 0; i < count; ++i) {
             logits[k + i] = float_of_bits(four.word[i]);
         }

@@ -13,10 +13,13 @@ enum PlaceName { GATES_0, SKIP, GATES_1, PLACE_FC_0, PLACE_FC_1, PLACES };
 enum OutputKind { CATEGORICAL, LOGISTIC_MIXTURE, GAUSSIAN };
 
 constexpr int MOST_GROUPS_OF_COLUMNS = 2;
+// wavernn_trt.export.operators.WEIGHT_COLUMNS
+constexpr int WEIGHT_COLUMNS = 32;
 
 // A weight matrix, and how much of a block's share of it lies in shared memory.
 struct Matrix {
-    // [rows, columns], in the engine's precision; null where the model has none.
+    // [rows, columns], in the engine's precision; null where the model has none. Begins at a multiple of VECTOR_BYTES,
+    // and its rows are padded with zeros to a multiple of WEIGHT_COLUMNS.
     const void* weight;
     // [rows]
     const float* bias;
@@ -95,7 +98,7 @@ struct SequenceArguments {
     // How often a block looks for the others of its group before it gives up.
     int waits;
     // In bytes from the beginning of shared memory: two tiles of operands, each [tile, pitch] numbers; then sums of
-    // the sampler.
+    // the sampler, and behind those the flag that the block waits no more.
     int shared_operands;
     int shared_sampler;
 };

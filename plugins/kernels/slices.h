@@ -18,7 +18,7 @@ public:
           copied_(reinterpret_cast<Number*>(block.shared() + matrix.shared_offset)),
           sets_(group.share(gates ? matrix.rows / 3 : (matrix.rows + Rows - 1) / Rows)),
           pitch_(padded<Number>(matrix.columns)),
-          aligned_(rows_are_aligned(weight_, matrix.columns)) {}
+          weight_pitch_((matrix.columns + WEIGHT_COLUMNS - 1) / WEIGHT_COLUMNS * WEIGHT_COLUMNS) {}
 
     // How many sets of rows this block owns.
     DEVICE int count() const { return sets_.count; }
@@ -37,10 +37,10 @@ public:
 #pragma unroll
         for (int r = 0; r < Rows; ++r) {
             found.row[r] = resident ? copied_ + (set * Rows + r) * pitch_
-                                    : weight_ + static_cast<long long>(row(set, r)) * matrix_.columns;
+                                    : weight_ + static_cast<long long>(row(set, r)) * weight_pitch_;
         }
-        found.length = resident ? pitch_ : matrix_.columns;
-        found.aligned = resident || aligned_;
+        found.length = pitch_;
+        found.aligned = true;
         return found;
     }
 
@@ -49,10 +49,10 @@ public:
         const int sets = min(matrix_.resident, sets_.count);
 #pragma unroll 1
         for (int i = block.warp(); i < sets * Rows; i += block.warps()) {
-            const Number* from = weight_ + static_cast<long long>(row(i / Rows, i % Rows)) * matrix_.columns;
+            const Number* from = weight_ + static_cast<long long>(row(i / Rows, i % Rows)) * weight_pitch_;
 #pragma unroll 4
-            for (int k = block.lane(); k < pitch_; k += LANES) {
-                copied_[i * pitch_ + k] = k < matrix_.columns ? from[k] : narrow<Number>(0.0f);
+            for (int k = block.lane() * VECTOR<Number>; k < pitch_; k += LANES * VECTOR<Number>) {
+                store_words(copied_ + i * pitch_ + k, load_words(from + k));
             }
         }
     }
@@ -62,8 +62,7 @@ private:
     const Number* weight_;
     Number* copied_;
     Span sets_;
-    int pitch_;
-    bool aligned_;
+    int pitch_, weight_pitch_;
 };
 
 template <typename Number>

@@ -4,6 +4,7 @@
 
 #include "sampling.h"
 #include "stepped_rows.h"
+#include "trace.h"
 
 namespace wavernn {
 
@@ -93,6 +94,7 @@ DEVICE int pick_in_warp(const Block& block, const float* logits, int classes, fl
 DEVICE void draw_step(const Block& block, const SteppedArguments& p) {
     const SequenceArguments& a = p.s;
     const int step = *p.step;
+    TRACE(10, step);
     if (block.rank() == 0 && block.thread() == 0) {
         *p.next_step = step + 1;
     }
@@ -113,6 +115,7 @@ DEVICE void draw_step(const Block& block, const SteppedArguments& p) {
     const Drawn drawn = drawn_from(a, logits, chosen, uniforms);
     keep_sample(a, stream, step, drawn.sample);
     keep_previous(a, stream, drawn.previous);
+    TRACE(11, step);
 }
 
 }  // namespace wavernn

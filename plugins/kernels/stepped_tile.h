@@ -5,7 +5,8 @@
 // the copies to the others are under way.
 #pragma once
 
-#include "pieces.h"
+#include "fragments.h"
+#include "stepped_arguments.h"
 
 namespace wavernn {
 
@@ -42,10 +43,11 @@ struct SteppedTile {
 
 DEVICE int whole_patches(int columns) { return (columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS; }
 
-// Numbers from one stream's operands to the next's.
+// Numbers from one stream's operands to the next's, and from one row of weights to the next.
 DEVICE int operand_pitch(int columns) { return whole_patches(columns) * PATCH_COLUMNS; }
 
-// Which rows of a matrix a tile has. What is behind the last row or stream is computed from the last, and dropped.
+// Which rows of a matrix a tile has, counted in fragments where weights are in their order. What is behind the last row
+// or stream is computed from the last, and dropped.
 struct TileRows {
     // Of the first run, and from one run to the next.
     int first;
@@ -55,31 +57,55 @@ struct TileRows {
     int last;
 
     DEVICE int row(int run, int place) const { return min(min(first + place, last_of_run) + run * distance, last); }
+
+    // Of a GRU: units of three gates.
+    DEVICE static TileRows of_units(int first, int units) {
+        const int per_gate = WAVERNN_FRAGMENT_ORDER ? fragments_down(units) : units;
+        return {WAVERNN_FRAGMENT_ORDER ? first / FRAGMENT_ROWS : first, per_gate, per_gate - 1, 3 * per_gate - 1};
+    }
+
+    // Of other layers: from one run to the next there are `run` rows.
+    DEVICE static TileRows of_rows(int first, int rows, int run) {
+        const int last = (WAVERNN_FRAGMENT_ORDER ? fragments_down(rows) : rows) - 1;
+        const int unit = WAVERNN_FRAGMENT_ORDER ? FRAGMENT_ROWS : 1;
+        return {first / unit, run / unit, last, last};
+    }
 };
+
+// The weights of a matrix, in the order that the kernels read.
+DEVICE const void* ordered_weights(const SteppedArguments& p, int name) {
+    return WAVERNN_FRAGMENT_ORDER ? p.fragments[name] : p.s.matrices[name].weight;
+}
 
 // What one product multiplies.
 template <typename C>
 struct Factors {
-    const typename C::Weight* weights;   // [rows, columns]
+    const typename C::Weight* weights;   // of ordered_weights
     const typename C::Number* operands;  // [B, pitch]
-    // Whether rows can be copied sixteen bytes at a time.
-    bool aligned;
 
-    DEVICE Factors(const Matrix& matrix, const void* streams)
-        : weights(static_cast<const typename C::Weight*>(matrix.weight)),
-          operands(static_cast<const typename C::Number*>(streams)),
-          aligned(rows_are_aligned(weights, matrix.columns)) {}
+    DEVICE Factors(const SteppedArguments& p, int matrix, const void* streams)
+        : weights(static_cast<const typename C::Weight*>(ordered_weights(p, matrix))),
+          operands(static_cast<const typename C::Number*>(streams)) {}
 };
 
 // The tile's patches on their way to shared memory.
 template <typename C>
 class Supply {
 public:
-    DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch)
-        : columns_(columns) {
+    static_assert(PATCH_COLUMNS == WEIGHT_COLUMNS, "rows are padded to whole patches");
+
+    DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch) {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
+#if WAVERNN_FRAGMENT_ORDER
+            const int fragment = chunk / CHUNKS_A_FRAGMENT;
+            const int row = rows.row(fragment / C::ROW_WARPS, fragment % C::ROW_WARPS);
+            row_offset_[turn][part] =
+                row * whole_patches(columns) * FRAGMENT + chunk % CHUNKS_A_FRAGMENT * C::ROW_CHUNK;
+#else
             const int row = chunk / CHUNKS_A_ROW;
-            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * columns;
+            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * operand_pitch(columns) +
+                                      chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
+#endif
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int stream = min(first_stream + chunk / CHUNKS_A_STREAM, batch - 1);
@@ -90,17 +116,8 @@ public:
     // Begins to copy a patch of columns to a slot.
     DEVICE void fetch(const Block& block, const Factors<C>& factors, int column_patch, unsigned char* slot) const {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
-            const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
-            const typename C::Weight* from = factors.weights + row_offset_[turn][part] + column;
-            if (factors.aligned && column < columns_) {
-                copy_words_later(slot + chunk * VECTOR_BYTES, from);
-            } else {
-                typename C::Weight* to = reinterpret_cast<typename C::Weight*>(slot + chunk * VECTOR_BYTES);
-#pragma unroll 1
-                for (int i = 0; i < C::ROW_CHUNK; i += PIECE) {
-                    keep_piece(to + i, from + i, columns_ - column - i, false);
-                }
-            }
+            const int column = column_patch * (WAVERNN_FRAGMENT_ORDER ? FRAGMENT : PATCH_COLUMNS);
+            copy_words_later(slot + chunk * VECTOR_BYTES, factors.weights + row_offset_[turn][part] + column);
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_STREAM * C::STREAM_CHUNK;
@@ -112,6 +129,7 @@ public:
 private:
     static constexpr int CHUNKS_A_ROW = PATCH_COLUMNS / C::ROW_CHUNK;
     static constexpr int CHUNKS_A_STREAM = PATCH_COLUMNS / C::STREAM_CHUNK;
+    static constexpr int CHUNKS_A_FRAGMENT = FRAGMENT / C::ROW_CHUNK;
     static constexpr int ROW_CHUNKS = C::ROWS * CHUNKS_A_ROW;
     static constexpr int STREAM_CHUNKS = C::STREAMS * CHUNKS_A_STREAM;
     static constexpr int COPIERS = C::WARPS * PATCH_LANES;
@@ -130,7 +148,6 @@ private:
         }
     }
 
-    int columns_;
     int row_offset_[(ROW_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
     int stream_offset_[(STREAM_CHUNKS + COPIERS - 1) / COPIERS][PARTS];
 };

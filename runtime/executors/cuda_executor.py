@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device
@@ -119,7 +121,8 @@ def open_cuda(
     state: DriverState | None = None,
     cache: KernelCache | None = None,
     *,
-    tune: bool = True,
+    table: Path | None = None,
+    waits: int = WAITS,
 ) -> tuple[CudaExecutor, str]:
     """Opens a model on the first GPU.
 
@@ -127,8 +130,10 @@ def open_cuda(
         directory: a verified model directory.
         wish: what is asked for.
         state: what the driver says; by default it is asked.
-        cache: of compiled kernels, and of what was measured; the user's unless given.
-        tune: whether the kernels that could run are timed first, where that was not done before on this GPU.
+        cache: of compiled kernels; the user's unless given.
+        table: a file of measured rows that says which kernel decodes a batch; ``choices.json`` in the cache's folder,
+            where there is one, unless given.
+        waits: polls before the kernel gives up; see `wavernn_trt.plugins.launch.SequenceKernel.launch`.
 
     Returns:
         The executor, and a name for what it runs: the kernel, its precision and the GPU's compute capability.
@@ -149,7 +154,8 @@ def open_cuda(
     window = window_rows(directory.model, directory.audio, wish.steps)
     try:
         slots = wish.batch or SLOTS
-        plan = KernelPlan(device, weights, slots=slots, steps=wish.steps, window=window, cache=cache, tune=tune)
+        sizes = {"slots": slots, "steps": wish.steps, "window": window}
+        plan = KernelPlan(device, weights, **sizes, cache=cache, table=table, waits=waits)
     except KernelError as error:
         raise VocoderError(
             f"{directory.path}: the sequence kernel does not run in {precision} on {gpu.name} (sm{gpu.sm}): {error}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,11 @@ from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.tuning import STEPS, is_measured, measure_kernels, measuring_alone
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder  # which imports ONNX
-
-logger = logging.getLogger(__name__)
 
 
 class KernelPlan:
@@ -35,7 +33,8 @@ class KernelPlan:
         steps: int,
         window: int,
         cache: KernelCache | None = None,
-        tune: bool = True,
+        table: Path | None = None,
+        waits: int = WAITS,
     ) -> None:
         """Compiles and loads the kernel, plans its launch, and uploads the weights.
 
@@ -45,15 +44,16 @@ class KernelPlan:
             slots: streams of every chunk.
             steps: of every chunk.
             window: rows of conditioning that a chunk reads.
-            cache: of compiled kernels, and of what was measured; the user's unless given.
-            tune: whether the kernels that could run are timed first, where that was not done before on this device.
+            cache: of compiled kernels; the user's unless given.
+            table: a file of measured rows; see `SequenceKernel`.
+            waits: polls before the kernel gives up; see `SequenceKernel.launch`.
 
         Raises:
             KernelError: there is no compiler, the kernel does not load, or the device has no room for its launch.
             VocoderError: the device's memory does not suffice.
         """
         shape = decoder.shape
-        self.slots, self.steps, self.window = slots, steps, window
+        self.slots, self.steps, self.window, self.waits = slots, steps, window, waits
         self.precision: WeightPrecision = decoder.precision
         sizes = {"B": slots, "T": steps, "W": window}
         self.bindings = (
@@ -61,14 +61,12 @@ class KernelPlan:
             *(_binding(one, "output", sizes) for one in shape.outputs_of_node()),
         )
         self.shape: SequenceShape = shape
-        self.kernel = SequenceKernel(shape, decoder.precision, cache)
+        self.kernel = SequenceKernel(shape, decoder.precision, cache, table=table)
         self._device = device
         with device.current():
             self.kernel.plan(slots)  # before the weights: what does not fit is refused at once
             self.weights = _upload(device, decoder.weights)
             self.scales = _upload(device, decoder.scales)
-            if tune and not is_measured(self.kernel, slots):
-                self._measure()
 
     @property
     def name(self) -> str:
@@ -76,22 +74,6 @@ class KernelPlan:
         with self._device.current():
             choice = self.kernel.choice(self.slots)
         return f"{choice.kernel}_{self.precision}" + (f"_groups{choice.groups}" if choice.groups > 1 else "")
-
-    def _measure(self) -> None:
-        with measuring_alone(self.kernel):
-            if is_measured(self.kernel, self.slots):  # by whoever was waited for
-                self.kernel.forget()
-                return
-            logger.info("measuring which kernel is fastest here for %d streams; it is kept", self.slots)
-            addresses = [[buffer.address for buffer in buffers] for buffers in (self.weights, self.scales)]
-            measure_kernels(
-                self.kernel,
-                self.slots,
-                *addresses,
-                window=self.window,
-                steps=min(self.steps, STEPS),
-                report=lambda choice, time: logger.info("%s: %.2f us a step", choice, time),
-            )
 
     def context(self, *, one_shape: bool) -> KernelContext:
         """See `Plan`."""
@@ -135,7 +117,8 @@ class KernelContext:
             *plan.scales,
         ]
         pointers = [buffer.address for buffer in operands]
-        plan.kernel.launch(plan.slots, plan.steps, plan.window, pointers, self._workspace.address, stream.handle)
+        sizes = (plan.slots, plan.steps, plan.window)
+        plan.kernel.launch(*sizes, pointers, self._workspace.address, stream.handle, plan.waits)
 
     def capturable(self, stream: Stream) -> bool:
         """See `PlanContext`. A launch allocates nothing and waits for nothing."""

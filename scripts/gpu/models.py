@@ -1,4 +1,4 @@
-"""Models of the sizes that people train, as the sequence kernel sees them, with random inputs as long as one likes."""
+"""Decoders of the published sizes, and random chunks of any length for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_STEPS = 1024
 
 @dataclass(frozen=True)
 class StandardModel:
-    """A model, and what decides how many rows of conditioning its chunks read."""
+    """A decoder, and what determines how many rows of conditioning its chunks read."""
 
     shape: SequenceShape
     hop_length: int
@@ -27,12 +27,12 @@ class StandardModel:
     """Rows before and behind a frame that a step reads."""
 
     def window(self, steps: int = CHUNK_STEPS) -> int:
-        """Rows of a chunk's window, wherever in a frame it begins."""
+        """Rows of a chunk's window; enough for any first position in a frame."""
         return (self.hop_length - 1 + steps - 1) // self.hop_length + 1 + 2 * self.margin
 
     @property
     def multiply_adds(self) -> int:
-        """Of the matrix products of one sample; as many weights are read for it."""
+        """Multiplications with addition in one sample's matrix products; as many weights are read for it."""
         return multiply_adds(self.shape)
 
 
@@ -90,10 +90,12 @@ STANDARD = {
 def long_chunk(
     model: StandardModel, precision: WeightPrecision, batch: int, steps: int = CHUNK_STEPS
 ) -> tuple[SequenceCase, Arrays]:
-    """A chunk of many steps and its inputs. Its random numbers are anywhere, so that no reference tells its labels.
+    """Makes a chunk of many steps and its inputs.
+
+    Its random numbers are not centred in the classes' intervals: labels differ where kernels round differently.
 
     Args:
-        model: of which.
+        model: the decoder.
         precision: of its weights.
         batch: streams.
         steps: of the chunk.

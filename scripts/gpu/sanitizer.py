@@ -1,98 +1,48 @@
-"""Whether compute-sanitizer finds races and stray accesses in a small subset of the cases."""
+"""Runs compute-sanitizer over small cases of a kernel, and reads what it reports."""
 
 from __future__ import annotations
 
-import functools
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavernn_trt.plugins.forms import KERNELS
-from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Status, Task
+from wavernn_trt.scripts.gpu.findings import Status
 
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+TOOLS = ("memcheck", "synccheck", "racecheck", "initcheck")
 FOUND_SOMETHING = 86
-"""Exit code that the tool is told to give."""
-SECONDS = 40.0
-"""That a tool may take."""
-_TOOLKIT = Path("/usr/local/cuda/bin/compute-sanitizer")
+"""Exit code that the tool is asked for where it finds something."""
 
 
-def tasks(settings: Settings) -> list[Task]:
-    """What memcheck says of each kernel that ended its process; then every tool over all of the others."""
-    found = []
-    for kernel in settings.lost:
-        run = functools.partial(_check, TOOLS[0], settings, (kernel,))
-        found.append(Task("compute-sanitizer", f"{TOOLS[0]}, {kernel}", "", run))
-    others = tuple(
-        kernel for kernel in ("gru_cell", *KERNELS) if settings.wants(kernel) and kernel not in settings.lost
-    )
-    for tool in TOOLS:
-        found.append(Task("compute-sanitizer", tool, "", functools.partial(_check, tool, settings, others)))
-    return found
-
-
-def command(sanitizer: str, tool: str, folder: Path, kernels: Sequence[str]) -> list[str]:
-    """What is started: the subset in one process, under a tool.
+def sanitizer_command(sanitizer: Path, tool: str, log: Path, tests: Path, more: Sequence[str]) -> list[str]:
+    """Returns the command that runs small cases under a tool.
 
     Args:
         sanitizer: path of compute-sanitizer.
         tool: one of `TOOLS`.
-        folder: of the run; compiled kernels are found there.
-        kernels: whose cases are run.
+        log: file for the tool's report.
+        tests: ``tests/gpu/test_correctness.py``.
+        more: further options of pytest; they choose the kernel.
     """
-    options = [f"--tool={tool}", f"--error-exitcode={FOUND_SOMETHING}", f"--log-file={_log(tool, folder, kernels)}"]
-    run = [sys.executable, "-m", "wavernn_trt.scripts.gpu", "--subset", "sanitizer", "--out", str(folder)]
-    return [sanitizer, *options, *run, "--kernels", ",".join(kernels)]
+    options = [f"--tool={tool}", f"--error-exitcode={FOUND_SOMETHING}", f"--log-file={log}"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", "small_for_sanitizers"]
+    return [str(sanitizer), *options, *pytest, str(tests), *more]
 
 
-def _check(tool: str, settings: Settings, kernels: Sequence[str]) -> Outcome:
-    sanitizer = shutil.which("compute-sanitizer") or (str(_TOOLKIT) if _TOOLKIT.exists() else None)
-    if sanitizer is None:
-        raise MissingError("compute-sanitizer is not on PATH (it comes with the whole CUDA toolkit)")
-    try:
-        done = subprocess.run(
-            command(sanitizer, tool, settings.folder, kernels),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return Outcome("skipped", f"no end within {SECONDS:.0f} s")
-    return judge(tool, done.returncode, _read(_log(tool, settings.folder, kernels)), done.stdout + done.stderr)
-
-
-def judge(tool: str, code: int, log: str, output: str) -> Outcome:
-    """What a tool's end means.
+def judge(tool: str, code: int, log: str, output: str) -> tuple[Status, str]:
+    """Returns what the end of a tool means.
 
     Args:
         tool: its name.
         code: its exit code.
-        log: what it wrote.
-        output: what the subset printed.
+        log: its report.
+        output: what the tests printed.
     """
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", log)
     last = summary[-1] if summary else next((line for line in reversed(output.splitlines()) if line.strip()), "")
-    numbers = {"exit_code": code, "log": log[-4000:]}
     if code == 0 and summary:
-        return Outcome("passed", last, numbers)
+        return "passed", last
     if code == FOUND_SOMETHING:
-        return Outcome("failed", last, numbers)
+        return "failed", last
     # A tool that cannot attach (permissions, an unsupported GPU) says nothing about the kernels.
-    status: Status = "failed" if code == 1 and summary else "skipped"
-    return Outcome(status, f"{tool} ended with {code}: {last[:200]}", numbers)
-
-
-def _log(tool: str, folder: Path, kernels: Sequence[str]) -> Path:
-    return folder / (f"{tool}.log" if len(kernels) > 1 else f"{tool}_{kernels[0]}.log")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return "failed" if code == 1 and summary else "skipped", f"{tool} ended with {code}: {last[:200]}"

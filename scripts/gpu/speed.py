@@ -1,184 +1,297 @@
-"""How fast the kernels are that were right: every kernel that may be the best for a batch, and then the best two.
+"""``python -m wavernn_trt.scripts.gpu.speed``: one timing part of `wavernn_trt.scripts.gpu.run`, in its own process.
 
-What PyTorch does at the same batch is timed right behind them, in the same process.
+It appends to the run's file of findings; a task that hangs ends the process after `TASK_SECONDS`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
+import contextlib
+import faulthandler
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
+from typing import Any
 
-from wavernn_trt.export.operators import PRECISIONS, Precision
+import numpy as np
+
+from wavernn_trt.export import operators
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.compile import WEIGHTS, KernelCache
+from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.device_stream import DeviceStream, on_device
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
-from wavernn_trt.scripts.gpu.cell_speed import cell_tasks
-from wavernn_trt.scripts.gpu.correctness import kernels_in
-from wavernn_trt.scripts.gpu.environment import clocks
-from wavernn_trt.scripts.gpu.journal import Journal, Timed
-from wavernn_trt.scripts.gpu.measuring import SHORT_RUNS, repeats, require_proved, speeds
+from wavernn_trt.plugins.forms import KERNELS, form_of
+from wavernn_trt.plugins.kernel_cases import GruCase
+from wavernn_trt.plugins.launch import GruCellKernel
+from wavernn_trt.plugins.loaded_kernels import LoadedKernels
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WEIGHT_PRECISIONS, WeightPrecision
+from wavernn_trt.plugins.resources import resource_report
+from wavernn_trt.scripts.arguments import path, positive_integers
+from wavernn_trt.scripts.gpu.choices import choices_of, kernels_with
+from wavernn_trt.scripts.gpu.cubins import TRACE, TRACED_FILES, VARIANTS, open_cubins
+from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
-from wavernn_trt.scripts.gpu.peer_speed import ceiling_tasks, graph_task, loop_task
-from wavernn_trt.scripts.gpu.runners import kernel_cache
-from wavernn_trt.scripts.gpu.targets import FATCHORD, UNIVOC
-from wavernn_trt.scripts.gpu.tasks import MissingError, Outcome, Settings, Task
 from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
-BATCHES = (1, 1024, 64, 4096, 8, 256, 16, 2048, 32, 128, 512, 2, 4)
-"""Those that say most come first, in case that time runs out."""
-FEW_BATCHES = (1, 64, 1024, 8)
-"""Where all would tell little more."""
-FIRST_BATCHES = 1
-"""Of each model, that come before everything else."""
+PARTS = ("load", "time", "trace", "cells", "peers", "once")
+BATCHES = (1, 8, 64, 512, 4096)
+RUNS, SHORT_RUNS, WARM_UP = 20, 7, 2
 SHORT_STEPS = 64
-"""Of the chunks by which kernels are ranked."""
+"""Steps of the chunks by which the numbers of groups are ranked."""
 BEST = 2
 """So many of them are timed with long chunks."""
 PATIENCE, LESS_STEPS = 0.05, 128
 """Seconds that a long chunk may take; a slower one has fewer steps."""
+PRUNED = 2.0
+"""A number of groups that takes so many times as long as the best is timed once only."""
+TASK_SECONDS = 30.0
+CELL_UNITS, CELL_BATCHES, CELLS = 896, (1, 16, 256), 64
+"""Sizes of GRU cells, and how many of them are in one CUDA graph."""
 
 
-def tasks(settings: Settings) -> list[Task]:
-    """Ceilings first, then what is asked for most."""
-    found = [Task("clocks", "at the beginning", "", functools.partial(_begin, settings)), *ceiling_tasks()]
-    chunks = _Chunks(settings)
-    for name in (UNIVOC, FATCHORD):
-        found += _batch(chunks, name, "fp16", 1)
-        found.append(loop_task(name, 1))
-    for batch in BATCHES[FIRST_BATCHES:]:
-        found += _batch(chunks, UNIVOC, "fp16", batch)
-    for batch in FEW_BATCHES[1:]:
-        found += _batch(chunks, FATCHORD, "fp16", batch)
-    for precision in ("fp8", "bf16"):
-        for batch in FEW_BATCHES:
-            found += _batch(chunks, UNIVOC, precision, batch)
-    found.append(Task("tuning", "finds the same", "", functools.partial(_tune, chunks, UNIVOC, "fp16", 8)))
-    return [*found, *cell_tasks(settings), Task("clocks", "at the end", "", clocks)]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one part and returns 0; what fails is a finding."""
+    parser = argparse.ArgumentParser(prog="python -m wavernn_trt.scripts.gpu.speed", description=__doc__)
+    parser.add_argument("what", choices=PARTS)
+    parser.add_argument("--findings", type=path, required=True, help="file of JSON lines to append to")
+    parser.add_argument("--part", required=True, help="name of the part in the findings")
+    parser.add_argument("--cubins", type=path, help="folder of 'run --prebuild'")
+    parser.add_argument("--work", type=path, required=True, help="folder for kernels compiled here")
+    parser.add_argument("--kernel", choices=KERNELS, help="for time and once")
+    parser.add_argument("--model", choices=tuple(STANDARD), default=next(iter(STANDARD)))
+    parser.add_argument("--precision", choices=WEIGHT_PRECISIONS, default="fp16")
+    parser.add_argument("--batches", type=positive_integers, default=BATCHES)
+    parser.add_argument("--variant", choices=tuple(VARIANTS), help="compile-time switches; none unless given")
+    arguments = parser.parse_args(argv)
+    findings = FindingsFile(arguments.findings, arguments.part)
+    switches = VARIANTS[arguments.variant].switches if arguments.variant else ()
+    if arguments.what == "trace":
+        switches = (TRACE,)
+    cache, origin = open_cubins(arguments.cubins, arguments.work / "kernels", switches)
+    with primary_context():
+        if arguments.what == "load":
+            load(findings, cache, origin)
+        elif arguments.what == "cells":
+            time_cells(findings, cache)
+        elif arguments.what == "peers":
+            from wavernn_trt.scripts.gpu.peers import time_peers  # it imports torch
+
+            time_peers(findings, arguments.model)
+        elif arguments.kernel is None:
+            parser.error(f"{arguments.what} needs --kernel")
+        elif arguments.what == "trace":
+            trace(findings, cache, arguments.kernel, arguments.model, arguments.batches)
+        elif arguments.what == "once":
+            launch_once(cache, arguments.kernel, arguments.model, arguments.precision, arguments.batches[0])
+        else:
+            label = " ".join(filter(None, (arguments.kernel, arguments.variant)))
+            time_kernel(
+                findings, cache, arguments.kernel, arguments.model, arguments.precision, arguments.batches, label
+            )
+    return 0
 
 
-def _batch(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> Iterator[Task]:
-    """Each kernel in a task of its own, so that one which does not end leaves the others their numbers."""
-    line = f"{name}, batch {batch}"
-    for kernel in kernels_in(chunks.settings, precision):
-        run = functools.partial(_candidate, chunks, name, precision, batch, kernel)
-        yield Task(f"{kernel} {precision}", line, "a short chunk", run, kernel)
-    yield Task(f"best {precision}", line, "", functools.partial(_best, chunks, name, precision, batch))
-    if precision in PRECISIONS:
-        yield graph_task(name, precision, batch)
-
-
-class _Chunks:
-    """What is on the GPU: one model, precision and batch at a time."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.journal = Journal(settings.folder)
-        self._key: tuple[str, WeightPrecision, int] | None = None
-        self._held: TimedChunks | None = None
-
-    def get(self, name: str, precision: WeightPrecision, batch: int) -> TimedChunks:
-        key = (name, precision, batch)
-        if self._held is None or self._key != key:
-            if self._held is not None:
-                self._held.close()
-                self._held = None
-            cache = kernel_cache(self.settings.folder)
-            self._held = TimedChunks(STANDARD[name], precision, batch, cache, CHUNK_STEPS)
-            self._key = key
-        return self._held
-
-    def right(self, precision: WeightPrecision) -> list[str]:
-        """Kernels that may be timed."""
-        kernels = kernels_in(self.settings, precision)
-        return [kernel for kernel in kernels if f"{kernel} {precision}" in self.settings.proved]
-
-
-def _begin(settings: Settings) -> Outcome:
-    Journal(settings.folder).clear()
-    return clocks()
-
-
-def _candidate(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int, kernel: str) -> Outcome:
-    require_proved(chunks.settings, f"{kernel} {precision}")
-    held = chunks.get(name, precision, batch)
-    choices = [choice for choice in held.shortlist(chunks.right(precision)) if choice.kernel == kernel]
-    if not choices:
-        return Outcome("noted", "estimated to be slower than others")
-    times = []
-    for choice in choices:
-        held.check(choice)
-        taken = repeats(functools.partial(held.launch, choice, SHORT_STEPS), SHORT_RUNS)
-        times.append(1e6 * median(taken) / SHORT_STEPS)
-        row = Timed(name, precision, batch, choice.kernel, choice.groups, SHORT_STEPS, times[-1])
-        chunks.journal.add(row)
-    told = (f"{choice.groups} groups {time:.2f} us" for choice, time in zip(choices, times, strict=True))
-    return Outcome("noted", ", ".join(told), {"kind": "candidate", "step_us": times})
-
-
-def _best(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> Outcome:
-    ranked = list(chunks.journal.of(name, precision, batch))
-    if not ranked:
-        raise MissingError("not timed: no kernel was right, or the time was up")
-    held = chunks.get(name, precision, batch)
-    results = []
-    for choice in ranked[:BEST]:
-        held.launch(choice, LESS_STEPS)
-        steps = CHUNK_STEPS if held.launch(choice, CHUNK_STEPS) <= PATIENCE else LESS_STEPS
-        held.require_whole(choice, CHUNK_STEPS)
-        taken = repeats(functools.partial(held.launch, choice, steps))
-        results.append((median(taken) / steps, choice, [batch * steps / seconds for seconds in taken], steps))
-        chunks.journal.add(
-            Timed(name, precision, batch, choice.kernel, choice.groups, CHUNK_STEPS, 1e6 * results[-1][0])
-        )
-    step, choice, values, steps = min(results, key=lambda one: one[0])
-    _keep(chunks, name, precision, batch)
-    return Outcome("noted", f"{median(values):,.0f} samples/s by {choice}", {
-        **speeds(values),
-        **_plan_numbers(held, choice),
-        "kind": "sequence",
-        "model": name,
-        "precision": precision,
-        "batch": batch,
-        "steps": steps,
-        "kernel": choice.kernel,
-        "groups": choice.groups,
-        "step_us": 1e6 * step,
-        "flops": 2 * STANDARD[name].multiply_adds * median(values),
-        "weight_bytes_per_second": WEIGHT_BYTES[precision] * STANDARD[name].multiply_adds / step,
-    })  # fmt: skip
-
-
-def _keep(chunks: _Chunks, name: str, precision: WeightPrecision, batch: int) -> None:
-    """Puts what was timed where the runtime looks for it."""
-    _, device = driver.current_device()
-    table = ChoiceTable(kernel_cache(chunks.settings.folder).folder)
-    table.keep(STANDARD[name].shape, precision, batch, device, chunks.journal.of(name, precision, batch))
-
-
-def _plan_numbers(held: TimedChunks, choice: Choice) -> dict[str, object]:
-    """What the plan says of itself, whatever form it has."""
-    plan = held.plans()[choice]
-    names = ("grid", "blocks", "shared_bytes", "resident_share")
-    return {name: getattr(plan, name) for name in names if hasattr(plan, name)}
-
-
-def _tune(chunks: _Chunks, name: str, precision: Precision, batch: int) -> Outcome:
-    """The product's own measurement, beside this one: does it take the same kernel?"""
-    for kernel in kernels_in(chunks.settings, precision):
-        require_proved(chunks.settings, f"{kernel} {precision}")  # it launches all of them
-    here = chunks.journal.of(name, precision, batch)
-    if not here:
-        raise MissingError("not timed: no kernel was right, or the time was up")
+@contextlib.contextmanager
+def task(findings: FindingsFile, name: str, kernel: str = "", precision: str = "") -> Iterator[None]:
+    """Turns what is raised into a finding, and ends the process if it hangs or its context is lost."""
+    findings.begin(name, kernel, precision)
+    faulthandler.dump_traceback_later(TASK_SECONDS, exit=True)
     try:
-        found = chunks.get(name, precision, batch).tuned(LESS_STEPS)
-    except KernelError as error:
-        return Outcome("failed", str(error))
-    _keep(chunks, name, precision, batch)  # long chunks tell more
-    best, other = next(iter(found)), next(iter(here))
-    text = f"{best} at {found[best]:.2f} us a step; here {other} at {here[other]:.2f} us"
-    rows = [{**dataclasses.asdict(choice), "step_us": time} for choice, time in found.items()]
-    return Outcome("noted", text, {"kind": "tuning", "measured": rows})
+        yield
+    except Exception as error:  # every failure is a line of the table
+        findings.add(name, "failed", f"{type(error).__name__}: {error}", kernel=kernel, precision=precision)
+        if driver.is_lost():
+            sys.exit(f"the CUDA context is lost: {error}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def load(findings: FindingsFile, cache: KernelCache, origin: str) -> None:
+    """Loads every cubin and asks for the occupancy of every plan; launches nothing."""
+    ordinal, device = driver.current_device()
+    (version,) = driver.call("cuDriverGetVersion")
+    attribute = driver.constant("CUdevice_attribute", "CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE")
+    (l2,) = driver.call("cuDeviceGetAttribute", attribute, ordinal)
+    _, memory = driver.call("cuMemGetInfo")
+    text = (
+        f"{device.name}, sm_{device.sm}, {device.multiprocessors} multiprocessors, {memory / 2**30:.1f} GiB, "
+        f"{device.shared_per_block // 1024} KiB shared a block, L2 {l2 >> 20} MiB, driver of CUDA "
+        f"{version // 1000}.{version % 1000 // 10}"
+    )
+    numbers = {"sm": device.sm, "multiprocessors": device.multiprocessors, "memory_bytes": memory, "l2_bytes": l2}
+    findings.add("GPU", "noted", text, numbers={**numbers, "name": device.name, "driver": version})
+    findings.add("cubins", "noted", origin)
+    loaded: dict[WeightPrecision, LoadedKernels] = {}
+    for file, precisions in WEIGHTS.items():
+        for precision in precisions:
+            name = f"{file} {precision}"
+            with task(findings, name):
+                kernels = loaded.setdefault(precision, LoadedKernels(ordinal, device, precision, cache))
+                found = resource_report([cache.get(file, precision, device.sm)])
+                for one in found:
+                    kernels.get(file, one.kernel)
+                spilled = sum(one.spill_stores + one.spill_loads for one in found)
+                registers = max(one.registers for one in found)
+                text = f"{len(found)} kernels loaded, at most {registers} registers, {spilled} bytes spilled"
+                rows = {one.kernel: one.registers for one in found}
+                findings.add(name, "failed" if spilled else "passed", text, numbers={"registers": rows})
+    for precision, kernels in loaded.items():
+        for kernel in kernels_with(precision):
+            _occupancy(findings, kernels, kernel, precision)
+
+
+def _occupancy(findings: FindingsFile, kernels: LoadedKernels, kernel: str, precision: WeightPrecision) -> None:
+    name = f"{kernel} {precision} occupancy"
+    with task(findings, name):
+        held, refused = [], []
+        for model, standard in STANDARD.items():
+            for batch in BATCHES:
+                for choice, plan in choices_of(kernel, standard.shape, precision, batch, kernels.device):
+                    where = f"{model} batch {batch} groups {choice.groups}"
+                    try:
+                        form_of(kernel).check(kernels, plan)
+                        held.append(where)
+                    except KernelError as error:
+                        refused.append(f"{where}: {error}")
+        text = f"{len(held)} plans fit, {len(refused)} do not" + (f": {refused[0]}" if refused else "")
+        numbers = {"fit": held, "refused": refused}
+        findings.add(name, "passed" if held or not refused else "failed", text, numbers=numbers)
+
+
+def time_kernel(
+    findings: FindingsFile,
+    cache: KernelCache,
+    kernel: str,
+    model: str,
+    precision: WeightPrecision,
+    batches: Sequence[int],
+    label: str,
+) -> None:
+    """Times the best number of groups of one kernel at each batch, once its first step was right."""
+    for batch in batches:
+        name = f"{model} {precision} batch {batch} {label}"
+        with task(findings, name, label, precision):
+            chunks = TimedChunks(STANDARD[model], precision, batch, cache, CHUNK_STEPS)
+            with contextlib.closing(chunks):
+                numbers, refused = _best(chunks, kernel)
+            if not numbers:
+                findings.add(name, "skipped", refused or "it has no plan for this batch on this GPU")
+                continue
+            step, values = numbers["step_us"], numbers["repeats"]
+            adds = STANDARD[model].multiply_adds
+            numbers |= {
+                "kind": "kernel",
+                "model": model,
+                "batch": batch,
+                "samples_per_second": batch / step * 1e6,
+                "flops": 2 * adds * batch / step * 1e6,
+                "weight_bytes_per_second": WEIGHT_BYTES[precision] * adds / step * 1e6,
+            }
+            spread = (max(values) - min(values)) / median(values)
+            text = f"{step:.2f} us a step, {numbers['samples_per_second']:,.0f} samples/s, spread {100 * spread:.1f} %"
+            findings.add(name, "noted", text, numbers=numbers)
+
+
+def _best(chunks: TimedChunks, kernel: str) -> tuple[dict[str, Any], str]:
+    """Returns the numbers of the fastest number of groups, or why there is none."""
+    _, device = driver.current_device()
+    case, refused = chunks.case, ""
+    ranked: dict[Choice, float] = {}
+    for choice, _ in choices_of(kernel, case.shape, case.precision, case.batch, device):
+        try:
+            chunks.work(choice, 1)
+        except KernelError as error:
+            if driver.is_lost():
+                raise
+            refused = str(error)
+            continue
+        chunks.check_first_step(choice)
+        once = functools.partial(chunks.seconds, choice, SHORT_STEPS)
+        once()
+        ranked[choice] = once()
+        if ranked[choice] <= PRUNED * min(ranked.values()):
+            ranked[choice] = median(repeats(once, SHORT_RUNS))
+    results: list[dict[str, Any]] = []
+    for choice in sorted(ranked, key=lambda one: ranked[one])[:BEST]:
+        chunks.seconds(choice, LESS_STEPS)
+        steps = CHUNK_STEPS if chunks.seconds(choice, CHUNK_STEPS) <= PATIENCE else LESS_STEPS
+        chunks.check_range(choice, CHUNK_STEPS)
+        long = functools.partial(chunks.seconds, choice, steps)
+        taken = [1e6 * seconds / steps for seconds in repeats(long, RUNS)]
+        results.append({"groups": choice.groups, "steps": steps, "step_us": median(taken), "repeats": taken})
+    if not results:
+        return {}, refused
+    best = min(results, key=lambda one: float(one["step_us"]))
+    short = [{"groups": one.groups, "step_us": 1e6 * time / SHORT_STEPS} for one, time in ranked.items()]
+    return {**best, "short_chunks": short}, ""
+
+
+def trace(findings: FindingsFile, cache: KernelCache, kernel: str, model: str, batches: Sequence[int]) -> None:
+    """Records the cycles of each stage in a trace build."""
+    from wavernn_trt.scripts.gpu.trace import trace_kernel
+
+    for file in TRACED_FILES:
+        for batch in batches if kernel.startswith(file) else ():
+            with task(findings, f"{model} fp16 batch {batch} {kernel}", f"{kernel} trace", "fp16"):
+                trace_kernel(findings, cache, file, kernel, model, batch)
+
+
+def launch_once(cache: KernelCache, kernel: str, model: str, precision: WeightPrecision, batch: int) -> None:
+    """Launches one chunk of few steps without a graph, for a profiler."""
+    _, device = driver.current_device()
+    with contextlib.closing(TimedChunks(STANDARD[model], precision, batch, cache, SHORT_STEPS)) as chunks:
+        for choice, _ in choices_of(kernel, chunks.case.shape, precision, batch, device):
+            chunks.work(choice, 4)(chunks.stream.handle)
+            chunks.stream.synchronize()
+            return
+
+
+def time_cells(findings: FindingsFile, cache: KernelCache) -> None:
+    """Times single GRU cells, which plans of the cell form launch in every step."""
+    for precision in operators.PRECISIONS:
+        for batch in CELL_BATCHES:
+            name = f"gru_cell {precision} batch {batch}"
+            with task(findings, name, "gru_cell", precision):
+                taken = _cell_seconds(cache, precision, batch)
+                bytes_a_second = 3 * CELL_UNITS**2 * WEIGHT_BYTES[precision] / median(taken)
+                text = f"{1e6 * median(taken):.2f} us a cell of {CELL_UNITS} units, {bytes_a_second / 1e9:,.0f} GB/s"
+                numbers = {"kind": "cell", "batch": batch, "seconds": median(taken), "repeats": taken}
+                findings.add(name, "noted", text, numbers=numbers)
+
+
+def _cell_seconds(cache: KernelCache, precision: operators.Precision, batch: int) -> list[float]:
+    case = GruCase(batch, CELL_UNITS, precision)
+    kernel = GruCellKernel(CELL_UNITS, precision, cache)
+    kernel.prepare()
+    following = np.full((batch, CELL_UNITS), np.nan, np.float32)
+    with (
+        contextlib.closing(DeviceStream()) as stream,
+        on_device([*case.inputs().values(), following]) as (pointers, fetch),
+    ):
+        gates, one, weight, bias, other = pointers
+
+        def work(handle: int) -> None:
+            for _ in range(CELLS // 2):  # each reads what the one before wrote, as steps do
+                kernel.launch(batch, [gates, one, weight, bias, other], handle)
+                kernel.launch(batch, [gates, other, weight, bias, one], handle)
+
+        replay = stream.captured(work)
+        taken = [seconds / CELLS for seconds in repeats(lambda: stream.seconds(replay), RUNS)]
+        fetch()
+    if not np.isfinite(following).all():
+        raise ValueError("the timed cells wrote states that are not finite")
+    return taken
+
+
+def repeats(measure: Callable[[], float], runs: int) -> list[float]:
+    """Measures so many times after a warm-up."""
+    for _ in range(WARM_UP):
+        measure()
+    return [measure() for _ in range(runs)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

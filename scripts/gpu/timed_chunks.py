@@ -1,37 +1,38 @@
-"""A model's chunks on the GPU for one batch, with weights and operands uploaded once, to be timed in every kernel."""
+"""Times chunks of a model on the current GPU: weights and operands are uploaded once for all kernels of a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.choice import candidates, estimate
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scratch
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
 from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.stored_weights import store_operands
-from wavernn_trt.scripts.gpu.comparisons import beside
 from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
 
 DISTINCT = 16
 """Streams with conditioning and states of their own; a larger batch repeats them, with other random numbers."""
-PRUNED, MOST = 4.0, 5
-"""What is estimated to take so many times as long as the best is not timed, nor more than so many kernels."""
 EQUAL_LABELS = 0.9
-"""Of the step that is looked at; a random number may fall between two roundings."""
+"""Share of the first step's labels that has to be the reference's; a random number may fall between two roundings."""
+WAITS = 1 << 20
+"""How often a thread looks for what other blocks write: a kernel that waits in vain leaves within a second."""
+STATES = 1e-2
+"""Root mean square error of the first step's states, of at most 1, that is allowed in low precision."""
 
 
 class TimedChunks:
-    """One model, precision and batch."""
+    """One model, precision and batch on the GPU."""
 
     def __init__(
         self, model: StandardModel, precision: WeightPrecision, batch: int, cache: KernelCache, steps: int
@@ -39,120 +40,100 @@ class TimedChunks:
         """Uploads everything.
 
         Args:
-            model: which.
+            model: the decoder.
             precision: of its weights.
             batch: streams.
             cache: of compiled kernels.
             steps: of the longest chunk.
         """
-        few = min(batch, DISTINCT)
-        case, inputs = _few_streams(model, precision, few, steps)
+        self._few = min(batch, DISTINCT)
+        case, inputs = long_chunk(model, precision, self._few, steps)
         self.case = dataclasses.replace(case, batch=batch)
-        self._inputs, self._few = _repeated(self.case, inputs, few), few
+        self._inputs = _repeated(self.case, inputs, self._few)
         self._outputs = self.case.poisoned_outputs()
-        self._cache = cache
-        self._kernels: list[SequenceKernel] = []
+        self.loaded = KernelsByDevice(precision, cache)
+        self._kernels: dict[Choice, SequenceKernel] = {}
         self._replays: dict[tuple[Choice, int], Work] = {}
         shape = self.case.shape
         operands, scales = store_operands(shape.inputs(), self._inputs, precision)
         with contextlib.ExitStack() as stack:
             self._pointers, self._fetch = stack.enter_context(on_device([*operands, *self._outputs.values(), *scales]))
-            self._scales = self._pointers[len(self._pointers) - len(scales) :]
             room = SequenceKernel(shape, precision, cache).workspace_bytes(batch, steps, self.case.window)
             self._workspace = stack.enter_context(scratch(room))
-            self._stream = stack.enter_context(contextlib.closing(DeviceStream()))
+            self.stream = stack.enter_context(contextlib.closing(DeviceStream()))
             self._open = stack.pop_all()
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Frees the device memory."""
         self._open.close()
 
-    def plans(self) -> dict[Choice, Any]:
-        """All that can decode the batch on this GPU."""
-        _, device = driver.current_device()
-        case = self.case
-        return dict(candidates(case.shape, case.precision, case.batch, device))
-
-    def shortlist(self, kernels: list[str]) -> list[Choice]:
-        """What is worth timing: each kernel's best by the estimate, then what else is estimated to be fast.
-
-        Args:
-            kernels: that may be timed.
-        """
-        case = self.case
-        _, device = driver.current_device()
-        times = {
-            choice: estimate(case.shape, case.precision, case.batch, plan, device)
-            for choice, plan in self.plans().items()
-            if choice.kernel in kernels
-        }
-        order = sorted(times, key=lambda one: times[one])
-        order = [choice for choice in order if times[choice] <= PRUNED * times[order[0]]]
-        firsts = list({choice.kernel: choice for choice in reversed(order)}.values())
-        firsts.sort(key=lambda one: times[one])
-        return [*firsts, *(choice for choice in order if choice not in firsts)][:MOST]
-
-    def launch(self, choice: Choice, steps: int) -> float:
-        """Seconds of a chunk, replayed from a CUDA graph as the runtime does.
+    def work(self, choice: Choice, steps: int) -> Work:
+        """Returns what puts a chunk on a stream.
 
         A shorter chunk reads other random numbers of the same arrays, and stays inside them.
-        """
-        if (choice, steps) not in self._replays:
-            case, kernel = self.case, SequenceKernel(self.case.shape, self.case.precision, self._cache, choice)
-            kernel.prepare(case.batch)
-            self._kernels.append(kernel)  # its code has to stay loaded
-
-            def work(handle: int) -> None:
-                kernel.launch(case.batch, steps, case.window, self._pointers, self._workspace, handle)
-
-            self._replays[choice, steps] = self._stream.captured(work)
-        return self._stream.seconds(self._replays[choice, steps])
-
-    def check(self, choice: Choice) -> None:
-        """Compares one step's labels and states, of some streams, with the reference; a chunk has to be whole.
 
         Raises:
-            ValueError: it is not what it should be.
+            KernelError: the device does not hold the grid.
         """
-        self.launch(choice, 1)
+        case = self.case
+        if choice not in self._kernels:
+            kernel = SequenceKernel(case.shape, case.precision, choice=choice, loaded=self.loaded)
+            kernel.prepare(case.batch)
+            self._kernels[choice] = kernel
+        prepared = self._kernels[choice]
+        return lambda handle: prepared.launch(
+            case.batch, steps, case.window, self._pointers, self._workspace, handle, WAITS
+        )
+
+    def seconds(self, choice: Choice, steps: int) -> float:
+        """Returns how long a chunk takes, replayed from a CUDA graph as the runtime does."""
+        if (choice, steps) not in self._replays:
+            self._replays[choice, steps] = self.stream.captured(self.work(choice, steps))
+        return self.stream.seconds(self._replays[choice, steps])
+
+    def check_first_step(self, choice: Choice) -> None:
+        """Compares one step's labels and states, of the distinct streams, with the reference.
+
+        Raises:
+            ValueError: they differ by more than rounding does.
+        """
+        self.work(choice, 1)(self.stream.handle)
+        self.stream.synchronize()
         self._fetch(self._outputs.values())
+        self._require_ended(choice, 1)
         samples = np.ravel(self._outputs["samples"])[: self._few, None]
-        inputs, expected = self._first_step
+        expected = self._first_step
         if self.case.shape.output == "categorical":
             wrong = samples != expected["samples"]
             if wrong.sum() > max(1, (1 - EQUAL_LABELS) * self._few):
                 raise ValueError(f"{choice}: {int(wrong.sum())} of {self._few} labels of the first step are wrong")
-        one = beside(dataclasses.replace(self.case, batch=self._few, steps=1), expected)
-        excess = one.excess({"hidden_out": self._outputs["hidden_out"][:, : self._few]}, inputs)
-        if not excess <= 1:
-            raise ValueError(f"{choice}: the first step's states are off by {excess:.3g} of the tolerance")
+        difference = self._outputs["hidden_out"][:, : self._few] - expected["hidden_out"]
+        error = float(np.sqrt(np.square(difference).mean()))
+        if not error <= STATES:
+            raise ValueError(f"{choice}: the first step's states are off by {error:.3g}, expected at most {STATES}")
 
-    def require_whole(self, choice: Choice, steps: int) -> None:
-        """Looks at what a chunk left.
+    def check_range(self, choice: Choice, steps: int) -> None:
+        """Checks that a chunk's samples exist and that its states are finite.
 
         Raises:
-            ValueError: a sample or a state that cannot be.
+            ValueError: they do not, or are not.
         """
         self._fetch(self._outputs.values())
+        self._require_ended(choice, steps)
         samples, hidden = np.ravel(self._outputs["samples"])[: self.case.batch * steps], self._outputs["hidden_out"]
         labels = self.case.shape.output == "categorical"
         right = samples.min() >= 0 and samples.max() < self.case.shape.outputs if labels else abs(samples).max() <= 1
         if not right or not np.isfinite(hidden).all():
-            raise ValueError(f"{choice}: the timed chunk has samples that do not exist, or states that are no numbers")
+            raise ValueError(f"{choice}: the timed chunk has samples that do not exist, or states that are not finite")
 
-    def tuned(self, steps: int) -> Mapping[Choice, float]:
-        """What `wavernn_trt.plugins.tuning` measures with the same weights, in chunks of so many steps."""
-        from wavernn_trt.plugins.tuning import measure_kernels
-
-        shape = self.case.shape
-        first = len(shape.chunk_inputs())
-        weights = self._pointers[first : first + len(shape.weight_inputs())]
-        kernel = SequenceKernel(shape, self.case.precision, self._cache)
-        return measure_kernels(kernel, self.case.batch, weights, self._scales, window=self.case.window, steps=steps)
+    def _require_ended(self, choice: Choice, steps: int) -> None:
+        samples = np.ravel(self._outputs["samples"])[: self.case.batch * steps].reshape(self.case.batch, steps)
+        if (stall := find_stall(samples)) is not None:
+            raise ValueError(f"{choice}: {stall}")
 
     @functools.cached_property
-    def _first_step(self) -> tuple[Arrays, Arrays]:
-        """What the first streams of a chunk of one step read, and the reference's outputs."""
+    def _first_step(self) -> dict[str, Any]:
+        """What the reference makes of a chunk of one step, as the kernels read it, for the distinct streams."""
         inputs = dict(self._inputs)
         for operand in self.case.shape.inputs():
             array = inputs[operand.name]
@@ -163,12 +144,7 @@ class TimedChunks:
             if "B" in operand.shape:
                 array = np.take(array, np.arange(self._few), operand.shape.index("B"))
             inputs[operand.name] = array
-        return inputs, dataclasses.replace(self.case, batch=self._few, steps=1).expected(inputs)
-
-
-@functools.lru_cache(maxsize=4)
-def _few_streams(model: StandardModel, precision: WeightPrecision, few: int, steps: int) -> tuple[SequenceCase, Arrays]:
-    return long_chunk(model, precision, few, steps)
+        return decode_sequence(self.case.shape, inputs, self.case.precision)
 
 
 def _repeated(case: SequenceCase, inputs: Arrays, few: int) -> Arrays:

@@ -77,6 +77,14 @@ def test_every_kernel_compiles_for_every_target_without_spills(compiled: list[Co
         assert one.shared_bytes == 0  # all of it is a plan's
 
 
+def test_the_trace_build_needs_no_spills_either(nvcc: Nvcc, tmp_path: Path) -> None:
+    files: tuple[KernelFile, ...] = ("resident", "stepped")
+    traced = KernelCache(tmp_path, nvcc, ("WAVERNN_TRACE=1",)).get_all(files, ("fp16",), (90,))
+    for one in resource_report(traced):
+        assert (one.spill_stores, one.spill_loads, one.shared_bytes) == (0, 0, 0), one
+    assert all(b"wavernn_trace" in one.cubin for one in traced)
+
+
 def test_cubins_are_elf_files_for_a_gpu(compiled: list[CompiledKernels]) -> None:
     for one in compiled:
         assert one.cubin[:4] == b"\x7fELF"

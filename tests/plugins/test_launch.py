@@ -65,7 +65,8 @@ def fatchord_512() -> SequenceShape:
 
 
 @pytest.mark.parametrize(
-    "structure", ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments"]
+    "structure",
+    ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments", "SteppedArguments"],
 )
 def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
     """Sizes and offsets of every field, as g++ sees them."""
@@ -76,6 +77,7 @@ def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> 
     lines = "".join(f'std::printf("%zu\\n", offsetof(wavernn::{structure}, {name}));\n' for name in names)
     (tmp_path / "tell.cpp").write_text(
         '#include <cstddef>\n#include <cstdio>\n#include "gru_arguments.h"\n#include "resident_arguments.h"\n'
+        '#include "stepped_arguments.h"\n'
         f'int main() {{ {lines} std::printf("%zu\\n", sizeof(wavernn::{structure})); }}\n'
     )
     program = tmp_path / "tell"
@@ -160,7 +162,7 @@ def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precisio
 def test_addresses_land_where_their_names_say() -> None:
     shape = SHAPES["two layers, skip, values"]
     operands: list[Operand] = [*shape.inputs(), *shape.outputs_of_node()]
-    addresses = {operand.name: 1000 + i for i, operand in enumerate(operands)}
+    addresses = {operand.name: 16 * (1000 + i) for i, operand in enumerate(operands)}
     plan = plan_sequence(shape, "fp16", 3, Device.of("H100", 90, 132))
     made = sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), 1 << 20)
     seen = {name: getattr(made, name) for name, kind, *_ in made._fields_ if kind is ctypes.c_void_p}
@@ -173,6 +175,9 @@ def test_addresses_land_where_their_names_say() -> None:
         sequence_arguments(shape, "fp16", plan, (3, 6, 4), [1, 2, 3], 0)
     with pytest.raises(ValueError, match="a workspace at 0x100008, expected a multiple of 16"):
         sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), (1 << 20) + 8)
+    shifted = [address + 8 * (name == "fc_weight_1") for name, address in addresses.items()]
+    with pytest.raises(ValueError, match=r"found fc_weight_1 at 0x\w+8, expected a multiple of 16: its rows are read"):
+        sequence_arguments(shape, "fp16", plan, (3, 6, 4), shifted, 1 << 20)
 
 
 def test_shared_memory_is_known_for_every_target() -> None:

@@ -15,7 +15,15 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_cases import small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_arguments import lay_out_mail, lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import PATCH_ROWS, VARIANTS, ResidentPlan, most_blocks, plan_resident
+from wavernn_trt.plugins.resident_form import ResidentForm
+from wavernn_trt.plugins.resident_plan import (
+    MOST_STREAMS,
+    PATCH_ROWS,
+    VARIANTS,
+    ResidentPlan,
+    most_blocks,
+    plan_resident,
+)
 from wavernn_trt.plugins.sequence_plan import MOST_GROUPS
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import COUNTER_BYTES
@@ -65,7 +73,7 @@ SHAPES = small_shapes()
 def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: Device) -> None:
     variant = VARIANTS[kernel]
     for precision, groups in itertools.product(PRECISIONS, (1, 2, 4)):
-        batch = variant.streams * groups if variant.stamped else 4096
+        batch = variant.streams * groups
         plan = plan_resident(shape, precision, batch, gpu, kernel, groups=groups)
         assert plan.grid <= gpu.multiprocessors
         assert plan.blocks <= most_blocks(shape)
@@ -84,13 +92,13 @@ def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: Device) -> 
 
 def room_beside_weights(plan: ResidentPlan, shape: SequenceShape, warps: int = 8) -> list[tuple[int, int]]:
     """What the kernels use, counted as their structures and templates have it."""
-    octets, sets = plan.variant.stream_octets, plan.variant.sets
+    octets = plan.variant.stream_octets
     turns = 2 if octets == 1 else 1
-    waiting = math.ceil(math.ceil(shape.hidden_size / 8) / plan.blocks) if plan.variant.stamped else sets
+    waiting = math.ceil(math.ceil(shape.hidden_size / 8) / plan.blocks)
     sizes = {
         plan.shared_sampler: warps * (8 + 4) + 4,
         plan.shared_logits: 4 * shape.outputs,
-        plan.shared_meeting: turns * warps * 3 * sets * octets * 64 * 4,
+        plan.shared_meeting: turns * warps * 3 * octets * 64 * 4,
         plan.shared_gates: shape.layers * waiting * octets * 64 * 8 * 4,  # eight floats each
     }
     return [(start, start + size) for start, size in sizes.items()]
@@ -124,6 +132,8 @@ def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
     with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: take 4 groups, or"):
         plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=3)
     plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=4)
+    with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: take the kernel stepped"):
+        plan_resident(UNIVOC, "fp16", 257, H100, "resident_stamped_16", groups=32)
     small = Device("small", 89, 4, 20_000, 20_000)
     with pytest.raises(
         KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: take fewer groups"
@@ -133,7 +143,7 @@ def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
         plan_resident(UNIVOC, "fp32", 1, H100, "resident_stamped_8")
     for batch, groups, blocks in ((0, 1, None), (1, 0, None), (1, MOST_GROUPS + 1, None), (1, 133, 1), (1, 1, 0)):
         with pytest.raises(ValueError, match="expected a batch of at least 1"):
-            plan_resident(UNIVOC, "fp16", batch, H100, "resident_plain_16", groups=groups, blocks=blocks)
+            plan_resident(UNIVOC, "fp16", batch, H100, "resident_stamped_16", groups=groups, blocks=blocks)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 4096])
@@ -151,15 +161,19 @@ def test_each_kind_of_words_has_room_for_two_steps(shape: SequenceShape, batch: 
     assert all(start % 4 == 0 for start, _ in spans)
 
 
-@pytest.mark.parametrize("stamped", [False, True])
-def test_a_launch_finds_no_stamp_of_the_one_before(stamped: bool) -> None:
-    layout = lay_out_resident(FATCHORD, 7, stamped=stamped)
-    end = layout.mail + lay_out_mail(FATCHORD, 7).words * (8 if stamped else 4)
+def test_a_launch_finds_no_stamp_of_the_one_before() -> None:
+    layout = lay_out_resident(FATCHORD, 7)
+    end = layout.mail + lay_out_mail(FATCHORD, 7).words * 8
     assert layout.mail == MOST_GROUPS * COUNTER_BYTES
-    assert layout.cleared == (end if stamped else layout.mail)
+    assert layout.cleared == end
     assert end <= layout.skipped
     assert layout.total == layout.skipped + 7 * 512 * 4
-    assert lay_out_resident(FATCHORD, 7, stamped=False).total <= lay_out_resident(FATCHORD, 7).total
+
+
+def test_words_have_room_only_in_batches_that_a_kernel_takes() -> None:
+    form = ResidentForm()
+    assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS) == lay_out_resident(UNIVOC, MOST_STREAMS).total
+    assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS + 1) == 0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
@@ -167,7 +181,7 @@ def test_addresses_land_where_their_names_say(precision: WeightPrecision) -> Non
     shape = SHAPES["two layers, skip, values"]
     names = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
     scaled = list(MATRICES) if precision == "fp8" else []
-    addresses = {name: 1000 + i for i, name in enumerate([*names, *(f"scale of {name}" for name in scaled)])}
+    addresses = {name: 16 * (1000 + i) for i, name in enumerate([*names, *(f"scale of {name}" for name in scaled)])}
     plan = plan_resident(shape, precision, 3, H100, "resident_stamped_8")
     made = resident_arguments(shape, precision, plan, (3, 6, 4), list(addresses.values()), 1 << 20)
     seen = {name: getattr(made.s, name) for name, kind, *_ in made.s._fields_ if kind is ctypes.c_void_p}

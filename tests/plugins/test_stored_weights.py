@@ -7,8 +7,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from wavernn_trt.export.operators import Operand
+from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.rounding import FloatArray, round_to, store
-from wavernn_trt.plugins.stored_weights import HALF_OF_CODE, LARGEST_CODE, round_weight, store_weight
+from wavernn_trt.plugins.stored_weights import HALF_OF_CODE, LARGEST_CODE, round_weight, store_operands, store_weight
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,22 @@ def test_other_precisions_have_no_scales(precision: str) -> None:
     assert stored.scales is None
     np.testing.assert_array_equal(stored.values, store(weight, precision))  # type: ignore[arg-type]
     np.testing.assert_array_equal(round_weight(weight, precision), round_to(weight, precision))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "fp8"])
+def test_rows_are_padded_with_zeros_to_whole_patches(precision: WeightPrecision) -> None:
+    operands = (
+        Operand("weight", (3, 33), "weight"),
+        Operand("whole", (3, 64), "weight"),
+        Operand("bias", (5,), "float32"),
+    )
+    random = np.random.default_rng(5)
+    arrays = {one.name: random.standard_normal(one.shape).astype(np.float32) for one in operands}
+    (weight, whole, bias), scales = store_operands(operands, arrays, precision)
+    np.testing.assert_array_equal(weight[:, :33], store_weight(arrays["weight"], precision).values)
+    assert weight.shape == (3, 64)
+    assert not weight[:, 33:].any()
+    assert weight.flags.c_contiguous
+    np.testing.assert_array_equal(whole, store_weight(arrays["whole"], precision).values)
+    np.testing.assert_array_equal(bias, arrays["bias"])
+    assert len(scales) == (2 if precision == "fp8" else 0)

@@ -288,7 +288,10 @@ KERNEL_NAMES = {"recurrent": "recurrent_weight_{}", "input": "input_weight_{}", 
 def kernel_weights(directory: ModelDirectory, precision: WeightPrecision) -> dict[str, NDArray[Any]]:
     """A kernel's matrices, by the products' names."""
     decoder = read_decoder(directory, precision)
-    stored = {one.name: array for one, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True)}
+    stored = {
+        one.name: array[:, : one.shape[1]] if one.kind == "weight" else array
+        for one, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True)
+    }
     names = {"output": "output_weight"}
     for name in product_names(directory.model)[:-1]:
         kind, number = name.split("_")

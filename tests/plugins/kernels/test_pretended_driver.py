@@ -2,7 +2,7 @@
 
 They run through cuda-bindings and a driver that pretends (pretended/context.h says how), each in a process that finds
 that driver in the place of a real one. It knows names, signatures, arguments, order and lifetimes, and it refuses what
-CUDA refuses; whether anything runs on a GPU, test_on_gpu.py says where there is one.
+CUDA refuses; whether anything runs on a GPU, tests/gpu checks where there is one.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from wavernn_trt.plugins.compile import WEIGHTS
-from wavernn_trt.plugins.forms import KERNELS
 
 pytest.importorskip("cuda.bindings.driver", reason="the driver is called through cuda-bindings")
 pytest.importorskip("filelock", reason="kernels are compiled into a cache that it locks")
@@ -28,10 +24,12 @@ HERE = Path(__file__).parent
 
 def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
     """But for blocks too many to be threads here; of the chunks a part, since they take longest."""
-    chosen = "not 896 and not 1030 and (not chunk or fp16 and captured and (mixture or labels))"
-    expect_all_passed(
-        pretended_gpu, HERE / "test_on_gpu.py", HERE.parent / "test_operations.py", "-m", "gpu", "-k", chosen
-    )
+    cells = "(cell_is_the_reference or of_a_cell) and not 896 and not 1030 and not 130"
+    chunks = "(first_launches and block) or (cut and gaussian and not full) or one_step and mixture"
+    tests = HERE.parents[1] / "gpu" / "test_correctness.py"
+    options = ("--gpu-precisions", "fp16", "--gpu-test-seconds", "250")
+    expect_all_passed(pretended_gpu, tests, "-m", "gpu", "-k", f"({cells}) or {chunks}", *options)
+    expect_all_passed(pretended_gpu, HERE.parent / "test_operations.py", "-m", "gpu")
 
 
 def test_calls_keep_to_the_rules_and_wrong_ones_are_refused(pretended_gpu: dict[str, str]) -> None:
@@ -51,10 +49,6 @@ def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, HERE.parents[1] / "runtime" / "test_cuda_executor.py", "-m", "gpu")
 
 
-def test_a_kernel_that_fails_when_it_is_timed_is_left_out(pretended_gpu: dict[str, str]) -> None:
-    expect_all_passed(pretended_gpu, HERE / "pretended" / "tuning_cases.py")
-
-
 def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:
     if importlib.util.find_spec("pycuda") is None:
         pytest.skip("needs pycuda, which is compiled with nvcc when it is installed")
@@ -62,25 +56,20 @@ def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str
     expect_all_passed({**pretended_gpu, **preloaded}, HERE / "pretended" / "pycuda_cases.py")
 
 
-def test_the_gpu_command_describes_the_device(pretended_gpu: dict[str, str], host_build: Path, tmp_path: Path) -> None:
-    shutil.copytree(host_build.parent, tmp_path / "host")  # else it would build the same again
-    run(pretended_gpu, "-m", "wavernn_trt.scripts.gpu", "--only", "environment", "--out", tmp_path)
-    findings = json.loads((tmp_path / "gpu.json").read_text())["findings"]
-    text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block, driver of CUDA 13.0"
-    assert text in [one["text"] for one in findings]
-    assert [one["status"] for one in findings if one["line"] == "resources"] == ["passed"] * sum(
-        map(len, WEIGHTS.values())
-    )
+def test_the_first_run_loads_launches_and_writes(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("xdist", reason="a kernel that ends its process is reported by pytest-xdist")
+    command = ("-m", "wavernn_trt.scripts.gpu.run", "--only", "load,first", "--kernels", "stepped", "--out", tmp_path)
+    out = run(pretended_gpu, *command, "--seconds", "200")
+    findings = json.loads((tmp_path / "results.json").read_text())["findings"]
+    text = "Pretended GPU, sm_90, 2 multiprocessors, 1.0 GiB, 227 KiB shared a block"
+    assert next(one["text"] for one in findings if one["name"] == "GPU").startswith(text)
+    launched = [one for one in findings if one["part"] == "first stepped"]
+    assert [(one["kernel"], one["precision"], one["status"]) for one in launched] == [("stepped", "fp16", "passed")] * 4
+    assert "all right: " in out.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["choices.json", "logs.tar.gz", "results.json"]
 
 
-def test_the_gpu_command_finds_the_kernels_right(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
-    run(pretended_gpu, "-m", "wavernn_trt.scripts.gpu", "--subset", "sanitizer", "--out", tmp_path)
-    findings = json.loads((tmp_path / "gpu_subset.json").read_text())["findings"]
-    assert {one["subject"].split()[0] for one in findings} == {"gru_cell", *KERNELS}
-    assert {one["status"] for one in findings} == {"passed"}
-
-
-def test_the_gpu_command_times_kernels_and_speaks(pretended_gpu: dict[str, str]) -> None:
+def test_the_first_run_times_kernels(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, HERE / "pretended" / "command_cases.py")
 
 

@@ -130,13 +130,31 @@ def test_every_class_is_drawn_in_its_interval(host_kernels: HostKernels, classes
     assert label[-1] == classes - 1
 
 
+def test_no_bit_depends_on_the_order_of_weights_in_memory(host_kernels: HostKernels, gxx: str, tmp_path: Path) -> None:
+    """Of sizes that fill fragments and patches in part, and in whole."""
+    in_rows = HostKernels(
+        build_host_kernels(tmp_path / "rows.so", parts=["stepped"], switches=["WAVERNN_FRAGMENT_ORDER=0"])
+    )
+    for sizes in ((7, 10, 37), (70, 45, 20), (64, 64, 32)):
+        for precision in ("fp16", "bf16", "fp8"):
+            for model in ("two layers, skip, values", "one layer, labels"):
+                case = SequenceCase(small_shapes(*sizes)[model], precision, batch=3, steps=2)  # type: ignore[arg-type]
+                inputs = case.inputs()
+                expected = in_rows.stepped(case, inputs)
+                for name, found in host_kernels.stepped(case, inputs).items():
+                    np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
 def test_other_kernels_draw_the_same_classes_from_the_same_logits(host_kernels: HostKernels) -> None:
     """The likelihoods are whole numbers: who adds them up in what order does not matter."""
     shape = small_shapes(classes=200)["one layer, labels"]
     case = SequenceCase(shape, "fp16", batch=64, steps=1)
     inputs = case.inputs()
     inputs["hidden"][:] = 0  # then sums over states are exact
-    one, other = host_kernels.stepped(case, inputs), host_kernels.resident(case, inputs, "resident_plain_32")
+    one, other = (
+        host_kernels.stepped(case, inputs),
+        host_kernels.resident(case, inputs, "resident_stamped_16", groups=-(-case.batch // 16)),
+    )
     same = (one["logits"] == other["logits"]).all(axis=(1, 2))
     np.testing.assert_array_equal(one["samples"][same], other["samples"][same])
     assert np.abs(one["samples"] - other["samples"]).max() == 0

@@ -19,7 +19,7 @@ import pytest
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.arguments import GruArguments
-from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.choice_table import FILE, Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
@@ -28,8 +28,10 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.form import Choice
 from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.operations import SequenceOperation
 from wavernn_trt.plugins.resident_plan import VARIANTS
 from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import Device
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
@@ -79,7 +81,7 @@ def cell(cache: KernelCache) -> Iterator[Prepared]:
 def chunk(kernel: SequenceKernel, case: SequenceCase, stream: DeviceStream, missing: int = 0) -> Iterator[Prepared]:
     """A chunk, whose workspace lacks some bytes."""
     sizes, inputs, outputs = (case.batch, case.steps, case.window), case.inputs(), case.poisoned_outputs()
-    operands = [*(inputs[operand.name] for operand in case.shape.inputs()), *outputs.values()]
+    operands = [*store_operands(case.shape.inputs(), inputs, case.precision)[0], *outputs.values()]
     with scratch(kernel.workspace_bytes(*sizes) - missing) as workspace, on_device(operands) as (pointers, copy_back):
 
         def launch(shift: int = 0) -> None:
@@ -154,16 +156,25 @@ def test_a_kernel_for_tensor_cores_gets_what_it_needs(
         assert case.excess(found, inputs) <= 1
 
 
-def test_what_was_measured_to_be_fastest_is_taken(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
-    measured = {Choice("resident_plain_16"): 3.0, Choice("sequence"): 2.0, Choice("of another version"): 1.0}
-    ChoiceTable(cache.folder).keep(CHUNK.shape, "fp16", 3, device, measured)
+def test_measured_rows_come_first_and_the_table_where_they_do_not_run(
+    device: Device, tmp_path: Path, room: ctypes.c_int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = KernelCache(tmp_path)
+    write_rows(tmp_path / FILE, [Row((90, 90), ("fp16",), (3, 3), "sequence", 1)])
     kernel = SequenceKernel(CHUNK.shape, "fp16", cache)
-    assert kernel.choice(3) == Choice("sequence")
-    assert kernel.choice(2).kernel == "resident_stamped_8"  # of this batch nothing is known
+    assert kernel.choice(3) == GENERAL
+    assert kernel.choice(2) == Choice("resident_stamped_8")  # of this batch nothing is known
     room.value = 0
     with pytest.raises(KernelError, match=r"needs \d+ blocks of"):
         SequenceKernel(CHUNK.shape, "fp16", cache, GENERAL).plan(3)
-    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for nobody
+    caplog.clear()
+    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for none
+    assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
+        f"batch 3 on Pretended GPU is not decoded by {kernel}, 1 group of blocks"
+        for kernel in ("sequence", "resident_stamped_8")
+    ]
+    with pytest.raises(KernelError, match=r"no kernel decodes this model in fp32 on Pretended GPU \(sm_90\): sequence"):
+        SequenceKernel(CHUNK.shape, "fp32", cache).plan(3)
 
 
 def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
@@ -301,7 +312,7 @@ def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache
     with primary_context():
         with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
             kernels.gru_cell(CELL, {**inputs, "gates": inputs["gates"][:1]})
-        with pytest.raises(KernelError, match=r"cuLibraryLoadData failed with CUDA_ERROR_ILLEGAL_ADDRESS: [^.]*$"):
+        with pytest.raises(KernelError, match=r"cuMemAlloc failed with CUDA_ERROR_ILLEGAL_ADDRESS: [^.]*$"):
             kernels.gru_cell(CELL)
     with primary_context():
         assert CELL.excess(kernels.gru_cell(CELL)) <= 1
@@ -320,6 +331,71 @@ def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: Device, cache
         kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
         with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.* has to be prepared before"):
             kernel.launch(CELL.batch, one.pointers, one.stream.handle)
+
+
+def test_a_captured_first_launch_finds_its_code_loaded(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without cuFuncLoad the launch itself would load it, and spoil the capture."""
+    call = driver.call
+    with cell(cache) as one:
+        one.stream.captured(lambda stream: one.launch())
+    monkeypatch.setattr(driver, "call", lambda name, *rest: () if name == "cuFuncLoad" else call(name, *rest))
+    refused = pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+    with cell(cache) as one, spoilt_capture(one.stream), refused:
+        one.launch()
+
+
+def test_the_function_allows_as_much_shared_memory_as_the_kernel(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = driver.call
+    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    assert driver.LoadedKernel(library, "gru_cell_4", 0, device).blocks_per_multiprocessor(THREADS, UNASKED + 1) == 1
+    monkeypatch.setattr(driver, "call", lambda name, *rest: () if name == "cuFuncSetAttribute" else call(name, *rest))
+    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, device)
+    with pytest.raises(KernelError, match="cuOccupancyMaxActiveBlocksPerMultiprocessor failed with"):
+        kernel.blocks_per_multiprocessor(THREADS, UNASKED + 1)
+
+
+def test_cases_of_one_precision_share_the_loaded_kernels(
+    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bytes] = []
+    load = driver.load_library
+    monkeypatch.setattr(driver, "load_library", lambda cubin: loaded.append(cubin) or load(cubin))
+    kernels = DeviceKernels(cache)
+    for shape in list(small_shapes().values())[:3]:
+        case = SequenceCase(shape, "fp16", 1, steps=1)
+        kernels.sequence(case, case.inputs(), choice=GENERAL)
+    assert len(loaded) == 1
+
+
+def test_many_launches_without_a_capture_are_warned_of_once(
+    device: Device, cache: KernelCache, stream: DeviceStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plugin's enqueue; those that warm up before each capture are not meant."""
+    case = SequenceCase(CHUNK.shape, "fp16", 3, steps=2)
+    bound = SequenceOperation(case.shape).bind("fp16")
+    bound._kernel = SequenceKernel(case.shape, "fp16", cache, Choice("stepped"))  # type: ignore[attr-defined]
+    inputs, outputs = case.inputs(), case.poisoned_outputs()
+    operands = [*store_operands(case.shape.inputs(), inputs, case.precision)[0], *outputs.values()]
+    sizes = {"B": case.batch, "T": case.steps, "W": case.window}
+    bound.prepare(sizes)
+    with scratch(bound.workspace_bytes(sizes)) as workspace, on_device(operands) as (pointers, _):
+
+        def enqueue(handle: int = stream.handle) -> None:
+            bound.launch(sizes, pointers, workspace, handle)
+
+        for _ in range(3):  # lanes that are opened
+            enqueue()
+            stream.captured(enqueue)
+        assert not caplog.records
+        for _ in range(4):
+            enqueue()
+        stream.synchronize()
+    (record,) = caplog.records
+    assert "3 chunks were enqueued on a stream that no CUDA graph captures; each is 13 launches" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["cuMemAlloc", "cuMemFree", "cuCtxSynchronize", "cuStreamSynchronize"])

@@ -1,137 +1,93 @@
-"""What ``python -m wavernn_trt.scripts.gpu`` launches, on small models, with the driver that pretends.
+"""What the timing parts of ``wavernn_trt.scripts.gpu`` launch, on small models, with the driver that pretends.
 
 ../test_pretended_driver.py runs this in a process that finds that driver. Times mean nothing here; what is asked of the
-driver does, and what is written down of it.
+driver does, and what is recorded of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from wavernn_trt.plugins import driver, tuning
-from wavernn_trt.plugins.choice_table import ChoiceTable
+from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_kernels import primary_context
-from wavernn_trt.plugins.forms import KERNELS
-from wavernn_trt.plugins.kernel_cases import SequenceCase
-from wavernn_trt.runtime.executors import cuda_executor
-from wavernn_trt.runtime.executors.cuda_executor import CudaWish
-from wavernn_trt.scripts.gpu import backend, correctness, measuring, speed
-from wavernn_trt.scripts.gpu.models import STANDARD, fatchord_shape, univoc_shape
-from wavernn_trt.scripts.gpu.tasks import Gate, Outcome, Settings, Task
-from wavernn_trt.scripts.gpu.worker import run
+from wavernn_trt.scripts.gpu import speed, timed_chunks
+from wavernn_trt.scripts.gpu.choices import kernels_with
+from wavernn_trt.scripts.gpu.findings import FindingsFile
+from wavernn_trt.scripts.gpu.models import STANDARD, univoc_shape
+from wavernn_trt.scripts.gpu.results import timed_rows
 
-BATCH = 8
+MODEL = "univoc-896"
+BATCHES = (1, 8)
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models and chunks that a few threads compute in no time."""
-    shapes = {"univoc-896": univoc_shape(16, 24, 64), "fatchord-512": fatchord_shape(12, 16, 32)}
-    for name, shape in shapes.items():
-        monkeypatch.setitem(STANDARD, name, dataclasses.replace(STANDARD[name], shape=shape))
-    monkeypatch.setattr(correctness, "CHUNK_STEPS", 8)
-    monkeypatch.setattr(correctness, "SHORT", 3)
-    monkeypatch.setattr(correctness, "SHORT_BATCHES", (3,))
-    for name, steps in (("CHUNK_STEPS", 4), ("LESS_STEPS", 3), ("SHORT_STEPS", 2), ("SHORT_RUNS", 1)):
-        monkeypatch.setattr(speed, name, steps)
-    monkeypatch.setattr(tuning, "REPEATS", 1)
-    monkeypatch.setattr(measuring, "RUNS", 1)
-    monkeypatch.setattr(measuring, "WARM_UP", 0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture
-def context() -> Iterator[None]:
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Models and chunks that a few threads compute in no time; a current context."""
+    monkeypatch.setitem(STANDARD, MODEL, dataclasses.replace(STANDARD[MODEL], shape=univoc_shape(16, 24, 64)))
+    for name, value in (("CHUNK_STEPS", 4), ("LESS_STEPS", 3), ("SHORT_STEPS", 2), ("SHORT_RUNS", 1), ("RUNS", 2)):
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(speed, "WARM_UP", 0)
+    monkeypatch.setattr(speed, "PATIENCE", 600.0)
     with primary_context():
         yield
 
 
-def run_all(tasks: list[Task]) -> list[tuple[Task, Outcome]]:
-    return [(task, run(task, float("inf"), Gate())) for task in tasks]
+@pytest.fixture
+def findings(tmp_path: Path) -> FindingsFile:
+    return FindingsFile(tmp_path / "findings.jsonl", "speed")
 
 
-def wrong(found: list[tuple[Task, Outcome]]) -> list[str]:
-    return [f"{task.subject}, {task.line} {task.name}: {one.text}" for task, one in found if one.status == "failed"]
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    return KernelCache(tmp_path_factory.mktemp("cubins"))
 
 
-@pytest.mark.usefixtures("context")
-def test_every_kernel_is_launched_first_where_it_is_simplest(folder: Path) -> None:
-    tasks = [task for task in correctness.tasks(Settings(folder)) if task.line == correctness.FIRST]
-    first = tasks[: len(tasks) // 4]
-    assert {task.kernel for task in first} == set(KERNELS)
-    assert all(", 7 units, batch 1, 1 steps" in task.name for task in first)
-    found = run_all(first)
-    assert [outcome.status for _, outcome in found] == ["passed"] * len(first), wrong(found)
+@pytest.mark.parametrize("kernel", kernels_with("fp16"))
+def test_the_best_number_of_groups_is_found(findings: FindingsFile, cache: KernelCache, kernel: str) -> None:
+    speed.time_kernel(findings, cache, kernel, MODEL, "fp16", BATCHES, kernel)
+    found = findings.read()
+    assert [one.status for one in found] == ["noted"] * len(BATCHES), [one.text for one in found]
+    assert [(one.kernel, one.numbers["batch"], one.numbers["steps"]) for one in timed_rows(found)] == [
+        (kernel, batch, 4) for batch in BATCHES
+    ]
+    for one in found:
+        assert len(one.numbers["repeats"]) == 2
+        assert one.numbers["samples_per_second"] > 0
 
 
-@pytest.mark.usefixtures("context")
-@pytest.mark.parametrize("precision", ["fp16", "fp8"])
-def test_chunks_of_full_size_follow_the_reference(folder: Path, precision: str) -> None:
-    kernels = ("resident_stamped_8", "resident_plain_16")
-    lines = ("long chunks", "full sizes")
-    every = correctness.tasks(Settings(folder, kernels=kernels))
-    tasks = [one for one in every if one.line in lines and one.subject.endswith(precision) and "univoc" in one.name]
-    found = run_all(tasks)
-    assert not wrong(found)
-    passed = {task.kernel for task, outcome in found if outcome.status == "passed"}
-    assert passed == set(kernels)
+def test_a_wrong_kernel_is_not_timed(
+    findings: FindingsFile, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = timed_chunks.decode_sequence
 
-
-@pytest.mark.usefixtures("context")
-def test_the_fastest_kernels_are_found_and_kept(folder: Path) -> None:
-    proved = tuple(f"{kernel} fp16" for kernel in KERNELS)
-    tasks = speed.tasks(Settings(folder, proved=proved))
-    line = f"univoc-896, batch {BATCH}"
-    chosen = [one for one in tasks if one.line == line and one.subject.endswith(" fp16")]
-    assert [one.kernel for one in chosen] == [*KERNELS, ""]
-    chosen.append(next(one for one in tasks if one.subject == "tuning"))
-    found = run_all(chosen)
-    assert not wrong(found)
-    best, tuned = found[-2][1], found[-1][1]
-    assert best.numbers["kernel"] in KERNELS
-    assert best.numbers["step_us"] > 0
-    assert tuned.numbers["measured"]
-    rows = json.loads((folder / "choices.json").read_text())
-    assert {row["steps"] for row in rows} == {2, 4}
-    _, device = driver.current_device()
-    kept = ChoiceTable(folder / "kernels").find(STANDARD["univoc-896"].shape, "fp16", BATCH, device)
-    assert best.numbers["kernel"] in {choice.kernel for choice in kept}
-
-
-@pytest.mark.usefixtures("context")
-def test_a_wrong_kernel_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = SequenceCase.expected
-
-    def other(case: SequenceCase, inputs: object) -> object:
-        found = expected(case, inputs)  # type: ignore[arg-type]
+    def other(*arguments: object) -> dict[str, np.ndarray]:
+        found = decode(*arguments)  # type: ignore[arg-type]
         return {**found, "samples": found["samples"] ^ 1}
 
-    monkeypatch.setattr(SequenceCase, "expected", other)
-    tasks = speed.tasks(Settings(folder, proved=("sequence fp16",), kernels=("sequence",)))
-    line = f"univoc-896, batch {BATCH}"
-    outcome = run(next(one for one in tasks if (one.kernel, one.line) == ("sequence", line)), float("inf"))
-    assert outcome.status == "failed"
-    assert f"{BATCH} of {BATCH} labels of the first step are wrong" in outcome.text
+    monkeypatch.setattr(timed_chunks, "decode_sequence", other)
+    speed.time_kernel(findings, cache, "stepped", MODEL, "fp16", (8,), "stepped")
+    (found,) = findings.read()
+    assert (found.status, found.kernel) == ("failed", "stepped")
+    assert "8 of 8 labels of the first step are wrong" in found.text
 
 
-def test_models_are_loaded_as_users_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("onnx_graphsurgeon", "onnxruntime", "platformdirs"):
-        pytest.importorskip(module, reason="a model is opened as users do")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    monkeypatch.setattr(cuda_executor, "CudaWish", functools.partial(CudaWish, steps=40))
-    for name, value in (("frames", 1), ("together", 2), ("batch", 2), ("precision", "fp32")):
-        monkeypatch.setattr(backend.Models, name, value)
-    monkeypatch.setattr(backend, "REPEATS", 1)
-    tasks = [one for one in backend.tasks(Settings(folder)) if one.subject == "shipped voice fp32"]
-    found = run_all([one for one in tasks if one.line != "probe and labels"])
-    assert [outcome.status for _, outcome in found] == ["passed", "passed", "noted"], wrong(found)
+@pytest.mark.parametrize(
+    ("kernel", "cycles"),
+    [("resident_stamped_8", {"layer 0": 10.0, "draw": 10.0, "step": 40960.0}), ("stepped", {"layer 0": 10.0})],
+)
+def test_the_trace_build_is_read(
+    findings: FindingsFile, cache: KernelCache, kernel: str, cycles: dict[str, float]
+) -> None:
+    speed.trace(findings, cache, kernel, MODEL, (1,))
+    (found,) = findings.read()
+    assert (found.status, found.kernel) == ("noted", f"{kernel} trace"), found.text
+    assert cycles.items() <= found.numbers["cycles"].items()
+
+
+def test_a_chunk_is_launched_for_a_profiler(cache: KernelCache) -> None:
+    speed.launch_once(cache, "stepped", MODEL, "fp16", 8)

@@ -8,7 +8,8 @@
 //   result too early;
 // - a copy that is to happen later is from or to pinned memory;
 // - an allocation is full of NaN, ends where the next address is invalid, and leaves its addresses invalid for good;
-// - a capture refuses every call that CUDA names potentially unsafe there.
+// - a capture refuses every call that CUDA names potentially unsafe there;
+// - a kernel's code is loaded by cuFuncLoad or by the first launch, which a capture refuses.
 // One thread at a time calls it, and there is one device. What a kernel does wrong stays until the context is released.
 #pragma once
 
@@ -62,6 +63,8 @@ struct Stream {
     std::unique_ptr<Graph> captured;
 };
 
+inline unsigned long long contexts = 0;  // that there were so far
+
 struct Context {
     std::map<Address, std::size_t> allocations, pinned;
     std::set<Stream*> streams;
@@ -69,6 +72,7 @@ struct Context {
     std::set<Graph*> graphs, executables;
     Result broken = SUCCESS;
     bool capturing = false, capture_spoilt = false;
+    unsigned long long number = ++contexts;
 };
 
 inline Context context;

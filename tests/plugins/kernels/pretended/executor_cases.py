@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.plugins import compilers, tuning
+from wavernn_trt.plugins import compilers, driver
+from wavernn_trt.plugins.choice_table import Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
-from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors import cuda_executor, kernel_plan, kernel_weights, plan_choice, registry
+from wavernn_trt.runtime.errors import KernelStallError, NoLogitsError, VocoderError
+from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, CudaWish, open_cuda, require_machine
 from wavernn_trt.runtime.executors.device_lane import DeviceLane
@@ -40,6 +41,7 @@ from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
 from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
 from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.streams import LaneLoop, Stream, decode_streams
 from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
@@ -70,16 +72,15 @@ def open_voice(voice: ModelDirectory, cache: KernelCache) -> Open:
     """A function precision -> the shipped voice's executor."""
 
     def make(precision: Precision = "fp32") -> CudaExecutor:
-        return open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, tune=False)[0]
+        return open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache)[0]
 
     return make
 
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens the backend by its name gets chunks of few steps, and no kernel is timed."""
+    """The backend, opened by its name, has chunks of few steps."""
     monkeypatch.setattr(cuda_executor, "CudaWish", functools.partial(CudaWish, steps=50))
-    monkeypatch.setattr(kernel_plan, "is_measured", lambda kernel, batch: True)
 
 
 @pytest.fixture
@@ -97,6 +98,14 @@ def room() -> Iterator[ctypes.c_int]:
     number = ctypes.c_int.in_dll(LIBRARY, "pretended_room")
     yield number
     number.value = 1
+
+
+@pytest.fixture
+def absent() -> Iterator[ctypes.c_int]:
+    """How many of the launches to come lack their last block."""
+    number = ctypes.c_int.in_dll(LIBRARY, "pretended_absent")
+    yield number
+    number.value = 0
 
 
 def held() -> tuple[int, int]:
@@ -147,7 +156,7 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
     device = BindingsDevice()
     weights, scales = store_operands(shape.weight_inputs(), inputs, precision)
     decoder = KernelDecoder(shape, precision, tuple(weights), tuple(scales))
-    plan = KernelPlan(device, decoder, slots=BATCH, steps=STEPS, window=case.window, cache=cache, tune=False)
+    plan = KernelPlan(device, decoder, slots=BATCH, steps=STEPS, window=case.window, cache=cache)
     lane = DeviceLane(device, plan, BATCH, silence)
     empty = np.zeros(0, np.float32)
     chunk = Chunk(
@@ -165,18 +174,13 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
         inputs |= {"previous": expected["previous_out"], "hidden": expected["hidden_out"]}
 
 
-def test_the_fastest_kernel_is_measured_once_and_taken(
-    voice: ModelDirectory, cache: KernelCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO, "wavernn_trt")
-    monkeypatch.setattr(tuning, "REPEATS", 1)
-    wish = CudaWish("fp8", BATCH, 2, threads=1)
-    first, second = (open_cuda(voice, wish, cache=cache)[1] for _ in range(2))
-    assert first == second
-    assert first.startswith("resident_")
-    lines = [record.getMessage() for record in caplog.records]
-    assert sum("measuring which kernel is fastest" in line for line in lines) == 1
-    assert sum("us a step, measured" in line for line in lines) == 2
+def test_a_file_of_measured_rows_decides(voice: ModelDirectory, cache: KernelCache, tmp_path: Path) -> None:
+    wish = CudaWish("fp16", BATCH, 2, threads=1)
+    assert open_cuda(voice, wish, cache=cache)[1] == "resident_stamped_8_fp16_sm90"
+    write_rows(tmp_path / "measured.json", [Row((90, 90), ("fp16",), (BATCH, BATCH), "stepped")])
+    assert open_cuda(voice, wish, cache=cache, table=tmp_path / "measured.json")[1] == "stepped_fp16_sm90"
+    with pytest.raises(VocoderError, match=r"missing\.json cannot be read .* a built-in table is used without it"):
+        open_cuda(voice, wish, cache=cache, table=tmp_path / "missing.json")
 
 
 def test_labels_in_float32_are_those_of_the_trained_modules(open_voice: Open, voice: ModelDirectory) -> None:
@@ -250,6 +254,40 @@ def test_lanes_share_the_weights_and_everything_is_given_back_by_whichever_threa
     with ThreadPoolExecutor(1) as thread:
         thread.submit(kept.clear).result(10)
     assert held() == (0, 0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
+    voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int, precision: Precision
+) -> None:
+    """Its lane fails, the utterance is decoded again, and the context lives on."""
+    executor, name = open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, waits=20_000)
+    mel = MEL[:, :1]
+    with Vocoder(
+        registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, name)
+    ) as vocoder:
+        expected = vocoder.vocode(mel, seed=1)
+        absent.value = 1
+        found = vocoder.submit(Request(mel, 1)).result(100)
+        assert absent.value == 0
+        counted = vocoder.statistics()
+    assert np.array_equal(found, expected)
+    assert (counted.lost_lanes, counted.restarted, counted.failed) == (1, 1, 0)
+    with BindingsDevice().current():
+        assert not driver.is_lost()
+
+
+def test_a_chunk_that_a_kernel_gave_up_is_named(
+    voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
+) -> None:
+    executor, _ = open_cuda(voice, CudaWish("fp16", BATCH, STEPS, threads=1), cache=cache, waits=20_000)
+    expected = decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
+    absent.value = 1
+    with pytest.raises(
+        KernelStallError, match=r"gave up on a chunk: block \d waited .* in step \d+, longer than its bound"
+    ):
+        decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
+    assert equal(decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH), expected)
 
 
 @pytest.mark.parametrize("made_in_a_thread", [False, True])
@@ -367,9 +405,9 @@ def test_older_gpus_compute_in_float32_unless_told(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
     state = DriverState((GpuDevice("Said to be", sm),), None)
-    executor, kernel = open_cuda(voice, CudaWish(), state, cache, tune=False)
+    executor, kernel = open_cuda(voice, CudaWish(), state, cache)
     assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
-    assert kernel == f"{'sequence' if precision == 'fp32' else 'resident_plain_32'}_{precision}_sm{sm}"
+    assert kernel == f"{'sequence_fp32' if precision == 'fp32' else 'resident_stamped_16_fp16_groups2'}_sm{sm}"
 
 
 @pytest.mark.usefixtures("short_chunks")

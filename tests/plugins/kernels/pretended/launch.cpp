@@ -31,6 +31,10 @@ int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, i
 int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
 }
 
+// Tests set it: of so many cooperative launches to come, the last block never runs.
+extern "C" int pretended_absent;
+int pretended_absent = 0;
+
 struct Library {
     std::string file;
     int precision;
@@ -41,6 +45,9 @@ struct Kernel {
     int tile;  // of those that are one function for all tiles
     int (*function)(const void*, int precision, int blocks, int warps, int shared_bytes) = nullptr;  // of the others
     int most_shared = SHARED_UNASKED;
+    // Of its function, which is the same handle here; code is loaded lazily, for as long as the context lives.
+    int most_shared_of_function = SHARED_UNASKED;
+    unsigned long long loaded_in = 0;
 };
 
 struct LaunchAttribute {
@@ -106,9 +113,9 @@ Result check(const GruArguments& a, int number) {
     return check(4, {a.gates, a.hidden, a.recurrent_bias, a.next_hidden});
 }
 
-Result check(const SequenceArguments& a, int number) {
+Result check(const SequenceArguments& a, int) {
     for (const wavernn::Matrix& matrix : a.matrices) {
-        NEED_SUCCESS(check(number, {matrix.weight}));
+        NEED_SUCCESS(check(16, {matrix.weight}));
         NEED_SUCCESS(check(4, {matrix.bias}));
     }
     NEED_SUCCESS(check(16, {a.counters, a.states[0], a.states[1], a.features[0], a.features[1]}));
@@ -122,10 +129,10 @@ Result check(const SequenceArguments& a, int number) {
     return SUCCESS;
 }
 
-Result check(const SteppedArguments& p, int number) {
+Result check(const SteppedArguments& p, int) {
     NEED_SUCCESS(check(16, {p.operands[0], p.operands[1], p.results, p.features, p.step_logits}));
     for (const float* scales : p.scales) NEED_SUCCESS(check(4, {scales}));
-    for (const wavernn::Matrix& matrix : p.s.matrices) NEED_SUCCESS(check(number, {matrix.weight}));
+    for (const wavernn::Matrix& matrix : p.s.matrices) NEED_SUCCESS(check(16, {matrix.weight}));
     return check(4, {p.step, p.next_step, p.s.conditioning, p.s.uniforms, p.s.hidden, p.s.hidden_out, p.s.skipped});
 }
 
@@ -151,13 +158,18 @@ Result run_apart(const Arguments& arguments, const Launch& launch, Run run) {
 
 // Copies the arguments now, and looks at what they point to when the stream's turn comes.
 template <typename Arguments, typename Run>
-Result put_kernel(Stream* stream, const Launch& launch, const void* given, Run run) {
+Result put_kernel(Stream* stream, const Launch& launch, bool cooperative, const void* given, Run run) {
     Arguments arguments;
     std::memcpy(&arguments, given, sizeof(arguments));
     NEED(agree(arguments, launch), INVALID_VALUE);
     return put(stream, [=]() -> Result {
+        Launch whole = launch;
+        if (cooperative && pretended_absent > 0) {
+            --pretended_absent;
+            --whole.grid;
+        }
         NEED_SUCCESS(check(arguments, launch.precision == 0 ? 4 : launch.precision == 3 ? 1 : 2));
-        return run_apart(arguments, launch, run);
+        return run_apart(arguments, whole, run);
     });
 }
 
@@ -203,8 +215,21 @@ int cuKernelGetFunction(Kernel** function, Kernel* kernel) {
     return *function = kernel, usable();
 }
 
+int cuFuncSetAttribute(Kernel* function, int attribute, int value) {
+    NEED(kernels.count(function), INVALID_HANDLE);
+    NEED(attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES && value <= SHARED_OPTIN, INVALID_VALUE);
+    return function->most_shared_of_function = value, usable();
+}
+
+int cuFuncLoad(Kernel* function) {
+    NEED(kernels.count(function), INVALID_HANDLE);
+    NEED_SUCCESS(usable_outside_of_captures());
+    return function->loaded_in = context.number, SUCCESS;
+}
+
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel, int threads, std::size_t shared_bytes) {
     NEED(kernels.count(kernel) && 0 < threads && threads <= MOST_THREADS, INVALID_VALUE);
+    NEED(int(shared_bytes) <= kernel->most_shared_of_function, INVALID_VALUE);
     return *blocks = std::min(pretended_room, SHARED_IN_ALL / (int(shared_bytes) + SHARED_TAKEN)), usable();
 }
 
@@ -213,6 +238,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** argument
     NEED(kernels.count(kernel), INVALID_HANDLE);
     NEED(grid[1] == 1 && grid[2] == 1 && block[1] == 1 && block[2] == 1 && arguments && !extra, INVALID_VALUE);
     NEED(block[0] % 32 == 0 && int(shared_bytes) <= kernel->most_shared, INVALID_VALUE);
+    if (kernel->loaded_in != context.number) NEED_SUCCESS(cuFuncLoad(kernel));
     int room;
     NEED_SUCCESS(cuOccupancyMaxActiveBlocksPerMultiprocessor(&room, kernel, int(block[0]), shared_bytes));
     for (const LaunchAttribute* attribute = attributes; attribute < attributes + attribute_count; ++attribute) {
@@ -229,11 +255,11 @@ int cuLaunchKernelEx(const LaunchConfig* config, Kernel* kernel, void** argument
     const auto run = [function = kernel->function](const void* given, const Launch& one) {
         return function(given, one.precision, one.grid, one.threads / 32, one.shared_bytes);
     };
-    if (kernel->library->file == "resident") return put_kernel<ResidentArguments>(stream, launch, arguments[0], run);
-    if (kernel->library->file == "stepped") return put_kernel<SteppedArguments>(stream, launch, arguments[0], run);
+    if (kernel->library->file == "resident") return put_kernel<ResidentArguments>(stream, launch, attribute_count > 0, arguments[0], run);
+    if (kernel->library->file == "stepped") return put_kernel<SteppedArguments>(stream, launch, false, arguments[0], run);
     return kernel->library->file == "gru_cell"
-               ? put_kernel<GruArguments>(stream, launch, arguments[0], tiled(wavernn_gru_cell))
-               : put_kernel<SequenceArguments>(stream, launch, arguments[0], tiled(wavernn_sequence));
+               ? put_kernel<GruArguments>(stream, launch, false, arguments[0], tiled(wavernn_gru_cell))
+               : put_kernel<SequenceArguments>(stream, launch, attribute_count > 0, arguments[0], tiled(wavernn_sequence));
 }
 
 }  // extern "C"

@@ -1,4 +1,4 @@
-"""Graphs small enough to build in seconds: a product into one GRU cell, and a chunk as one node."""
+"""Builds tiny ONNX graphs with the plugins: a product followed by one GRU cell, and a chunk as one node."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wavernn_trt import runtime
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION, SEQUENCE_OPERATOR
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+from wavernn_trt.plugins.stored_weights import store_operands
 
 BATCH, WIDTH, UNITS = 3, 12, 40
 _SHIPPED = Path(runtime.__file__).parent / "voices" / "lj-small" / "decoder.onnx"
@@ -82,14 +85,25 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
             helper.make_tensor_value_info(name, types.get(str(value.dtype), TensorProto.FLOAT), value.shape)
             for name, value in case.poisoned_outputs().items()
         ],
-        [numpy_helper.from_array(value, name) for name, value in inputs.items() if name not in chunk],
+        [
+            numpy_helper.from_array(value, operand.name)
+            for operand, value in zip(operands, store_operands(operands, inputs, "fp32")[0], strict=True)
+            if operand.name not in chunk
+        ],
     )
     return _model(graph), {name: inputs[name] for name in chunk}
 
 
+def onnx_runtime(graph: bytes, inputs: Arrays) -> NDArray[Any]:
+    """Returns the only output of a graph in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, inputs)
+    return np.asarray(result)
+
+
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     """With the versions of the shipped voice's decoder, and its function: the cell in standard operators."""
-    # Making the function anew would need onnx-graphsurgeon.
+    # Building the function would need onnx-graphsurgeon.
     shipped = onnx.load(str(_SHIPPED), load_external_data=False)
     return helper.make_model(
         graph, functions=shipped.functions, opset_imports=shipped.opset_import, ir_version=shipped.ir_version

@@ -1,7 +1,8 @@
-"""Long chunks beside the reference: fed with the samples of all kernels at once, it says how far each is off.
+"""Compares long chunks with a teacher-forced reference: the numpy decoder fed with the kernel's own samples.
 
-Free-running, two right kernels part at the first random number that falls between their roundings. Fed with the same
-samples, the reference's distribution says of every sample how far its random number lies outside of what draws it.
+Free-running, two correct kernels diverge at the first random number that falls between their roundings. Fed with the
+same samples, the reference's distribution shows for every sample how far its random number lies outside of the interval
+that draws it.
 """
 
 from __future__ import annotations
@@ -10,47 +11,53 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from gpu_comparisons import steps_of
 from numpy.typing import NDArray
 
 from wavernn_trt.export.probe_measures import displacements
 from wavernn_trt.plugins.kernel_cases import LOW_TOLERANCE, TOLERANCE, Arrays, SequenceCase
 from wavernn_trt.plugins.sequence_reference import decode_sequence
-from wavernn_trt.scripts.gpu.comparisons import steps_of
-from wavernn_trt.scripts.gpu.tasks import Outcome
 
 DISPLACED = 2e-6
-"""Of a sample in float32, on average: sums in another order."""
+"""Mean displacement of a sample allowed in float32: sums in another order."""
 STATES = 5 * TOLERANCE
-"""Of a long chunk's states in float32: errors of many steps."""
+"""Error of a long chunk's states allowed in float32: errors of many steps."""
 COST_STEPS = 64
-"""Over which it is measured what the precision itself changes."""
+"""Steps over which the effect of the precision itself is measured."""
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What a kernel's chunk differs from the forced reference by."""
+
+    displaced: float
+    """Mean displacement of the samples."""
+    states: float
+    """Root mean square error of the last states."""
+    equal: float
+    """Share of samples that the reference draws too."""
+    excess: float
+    """The larger of both errors as a multiple of what is allowed: at most 1 where the kernel is right."""
 
 
 @dataclass
 class ForcedReference:
-    """A chunk, and what kernels made of it."""
+    """A chunk and the outputs of all kernels that decoded it; the reference follows those that wait in one pass."""
 
     case: SequenceCase
     inputs: Arrays
     found: dict[str, Arrays] = field(default_factory=dict)
     """Outputs by kernel."""
-    compared: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    """By kernel: mean displacement of samples, error of states, share of equal samples."""
+    compared: dict[str, Forced] = field(default_factory=dict)
+    """Results by kernel."""
     allowed: tuple[float, float] | None = None
-    """Mean displacement, and error of states."""
+    """Mean displacement and error of states that are allowed."""
 
-
-def compare_forced(reference: ForcedReference, kernel: str) -> Outcome:
-    """A kernel's chunk beside the reference that is fed with its samples; others that wait are compared with it."""
-    if kernel not in reference.compared:
-        waiting = [name for name in reference.found if name not in reference.compared]
-        _compare(reference, waiting)
-    displaced, states, equal = reference.compared[kernel]
-    allowed = reference.allowed or _allowed(reference)
-    excess = max(displaced / allowed[0], states / allowed[1])
-    text = f"{equal:.2%} of the samples equal, displaced by {displaced:.2g} on average, states by {states:.2g}"
-    numbers = {"excess": min(float(np.nan_to_num(excess, nan=1e9)), 1e9), "equal_samples": equal}
-    return Outcome("passed" if excess <= 1 else "failed", text, {**numbers, "displaced": displaced, "states": states})
+    def compare(self, kernel: str) -> Forced:
+        """Returns the comparison of a kernel in ``found``."""
+        if kernel not in self.compared:
+            _compare(self, [name for name in self.found if name not in self.compared])
+        return self.compared[kernel]
 
 
 def _compare(reference: ForcedReference, kernels: list[str]) -> None:
@@ -67,18 +74,20 @@ def _compare(reference: ForcedReference, kernels: list[str]) -> None:
         displaced = _displaced(case, expected["logits"][here], inputs["uniforms"], written[here])
         if (samples[here] != written[here]).any():
             displaced = np.inf  # labels that do not exist
-        states = outputs[i]["hidden_out"] - expected["hidden_out"][:, here]
+        difference = outputs[i]["hidden_out"] - expected["hidden_out"][:, here]
+        states = float(np.sqrt(np.square(difference).mean()))
         equal = float((samples[here] == expected["samples"][here]).mean())
-        reference.compared[kernel] = displaced, float(np.sqrt(np.square(states).mean())), equal
+        excess = max(displaced / reference.allowed[0], states / reference.allowed[1])
+        excess = float(np.nan_to_num(excess, nan=np.inf))
+        reference.compared[kernel] = Forced(displaced, states, equal, excess)
 
 
 def _allowed(reference: ForcedReference) -> tuple[float, float]:
-    """Twice what the precision itself changes, measured over a few steps, and what sums in another order may."""
+    """Returns what sums in another order may change, plus twice what the precision itself changes in a few steps."""
     case = reference.case
     if case.precision == "fp32":
         return DISPLACED, STATES
-    steps = min(case.steps, COST_STEPS)
-    inputs = steps_of(case, reference.inputs, 0, steps)
+    inputs = steps_of(case, reference.inputs, 0, min(case.steps, COST_STEPS))
     low = decode_sequence(case.shape, inputs, case.precision)
     plain = decode_sequence(case.shape, inputs, "fp32", _fed(case, inputs, low["samples"]))
     displaced = _displaced(case, plain["logits"], inputs["uniforms"], low["samples"])
@@ -90,11 +99,11 @@ def _displaced(
     case: SequenceCase, logits: NDArray[np.float32], uniforms: NDArray[np.float32], samples: NDArray[Any]
 ) -> float:
     flat = (logits.reshape(-1, logits.shape[-1]), uniforms.reshape(-1, uniforms.shape[-1]), samples.reshape(-1))
-    return float(displacements(cast(Any, case.shape), *flat).mean())  # of a model, it asks only what it draws
+    return float(displacements(cast(Any, case.shape), *flat).mean())  # it reads only how the model draws
 
 
 def _fed(case: SequenceCase, inputs: Arrays, samples: NDArray[Any]) -> NDArray[Any]:
-    """What each step is fed with, [B, T]: the sample before it, as the decoder takes it."""
+    """Returns what each step is fed with, [B, T]: the sample before it, as the decoder takes it."""
     fed = samples[:, :-1]
     if case.shape.output == "categorical" and not case.shape.label_feedback:
         fed = (2 * fed.astype(np.float32) / np.float32(case.shape.outputs - 1) - 1).astype(np.float32)

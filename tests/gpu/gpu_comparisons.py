@@ -1,4 +1,4 @@
-"""Outputs beside other outputs: the same bits, or close enough; and parts of a chunk's inputs."""
+"""Compares a kernel's outputs with expected ones, bit by bit or within a tolerance, and cuts chunks into parts."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
-from wavernn_trt.scripts.gpu.tasks import Outcome
 
 
-def within(excess: float, most: float = 1.0) -> Outcome:
-    """Whether an error, as a share of the tolerance, is small enough."""
-    share = min(excess / most, 1e9)  # JSON knows no infinity
-    return Outcome("passed" if share <= 1 else "failed", f"{share:.3g} of the tolerance", {"excess": share})
-
-
-def expect_same(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], what: str) -> None:
-    """Raises a `ValueError` where bits differ."""
+def assert_same(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], what: str) -> None:
+    """Fails where bits differ; NaN equals NaN of the same bits."""
     for name, value in expected.items():
-        differs = found[name].view(np.uint32) != value.view(np.uint32)  # bits, so that NaN is itself
-        if differs.any():
-            raise ValueError(f"{what}: {int(differs.sum())} of {value.size} values of {name} have other bits")
+        differs = found[name].view(np.uint32) != value.view(np.uint32)
+        assert not differs.any(), f"{what}: {int(differs.sum())} of {value.size} values of {name} have other bits"
 
 
-def orders(batch: int) -> Sequence[NDArray[np.int64]]:
-    """All streams in another order, the last few, and two of them alone."""
+def assert_within(excess: float, most: float = 1.0) -> float:
+    """Fails where an error, as a multiple of the tolerance, exceeds ``most``; returns its share of it."""
+    assert excess <= most, f"{excess / most:.3g} of the tolerance"
+    return excess / most
+
+
+def stream_orders(batch: int) -> Sequence[NDArray[np.int64]]:
+    """Selections of a batch's streams: all in another order, the last three, the first alone, the last alone."""
     order = np.random.default_rng(1).permutation(batch)
     return [order, np.arange(batch - 3, batch), np.array([0]), np.array([batch - 1])]
 
 
 def streams_of(case: SequenceCase, inputs: Arrays, order: NDArray[np.int64]) -> Arrays:
-    """A chunk's inputs, of some streams in another order."""
+    """Returns a chunk's inputs for some of its streams, in that order."""
     moved = dict(inputs)
     for operand in case.shape.inputs():
         if "B" in operand.shape:
@@ -44,27 +42,26 @@ def streams_of(case: SequenceCase, inputs: Arrays, order: NDArray[np.int64]) -> 
 
 
 def streams_of_outputs(case: SequenceCase, outputs: Arrays, order: NDArray[np.int64]) -> Arrays:
-    """A chunk's outputs, likewise."""
+    """Returns a chunk's outputs for some of its streams, in that order."""
     axes = {operand.name: operand.shape.index("B") for operand in case.shape.outputs_of_node()}
     return {name: np.take(value, order, axes[name]) for name, value in outputs.items()}
 
 
 def steps_of(case: SequenceCase, inputs: Arrays, start: int, end: int) -> Arrays:
-    """A chunk's inputs, of some steps."""
+    """Returns a chunk's inputs for the steps from ``start`` up to ``end``."""
     cut = dict(inputs)
     for operand in case.shape.inputs():
         if "T" in operand.shape:
-            axis = operand.shape.index("T")
-            cut[operand.name] = np.take(inputs[operand.name], np.arange(start, end), axis)
+            cut[operand.name] = np.take(inputs[operand.name], np.arange(start, end), operand.shape.index("T"))
     return cut
 
 
 @dataclass(frozen=True)
 class KnownCase(SequenceCase):
-    """A case whose reference is known."""
+    """A case whose expected outputs are given instead of computed."""
 
     other: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
-    """What the outputs should be."""
+    """The expected outputs."""
 
     def expected(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """See `SequenceCase`."""
@@ -72,7 +69,7 @@ class KnownCase(SequenceCase):
         return dict(self.other)
 
 
-def beside(case: SequenceCase, expected: Mapping[str, NDArray[Any]]) -> KnownCase:
-    """A case with what its outputs should be."""
+def with_expected(case: SequenceCase, expected: Mapping[str, NDArray[Any]]) -> KnownCase:
+    """Returns a case with its expected outputs attached."""
     fields = {field.name: getattr(case, field.name) for field in dataclasses.fields(SequenceCase)}
     return KnownCase(**fields, other=expected)

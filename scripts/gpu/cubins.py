@@ -1,0 +1,176 @@
+"""Prebuilt cubins: compiled on any machine, loaded on the GPU's machine whatever compiler that one has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavernn_trt.plugins.compile import KernelCache, KernelFile, source_hash
+from wavernn_trt.plugins.compilers import Compiled, find_compiler
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.scripts.gpu.tools import find_tool, write_atomically
+
+MICROBENCHMARKS = Path(__file__).with_name("microbenchmarks.cu")
+_DESCRIPTION = "compiler.json"
+VARIANT_PRECISIONS: tuple[WeightPrecision, ...] = ("fp16",)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Kernels built with other compile-time switches than the defaults."""
+
+    file: KernelFile
+    """The file of kernels that the switches are about; its kernels' names begin with it."""
+    switches: tuple[str, ...]
+    """``NAME=VALUE``."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "serial-polls": Variant("resident", ("WAVERNN_POLLS_IN_FLIGHT=0",)),
+    "row-order": Variant("stepped", ("WAVERNN_FRAGMENT_ORDER=0",)),
+}
+"""What is timed beside the defaults, to know what they gain: one load at a time in a sweep over stamped words, and
+weights in the order of rows."""
+TRACE = "WAVERNN_TRACE=1"
+"""The switch of the trace build; see kernels/trace.h."""
+TRACED_FILES: tuple[KernelFile, ...] = ("resident", "stepped")
+
+
+@dataclass(frozen=True)
+class PrebuiltCompiler:
+    """Stands for the compiler that filled a folder of cubins: a cache finds its entries, and nothing is compiled."""
+
+    folder: Path
+    kind: str
+    version: str
+
+    def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
+        """Refuses: the cubin is not in the folder.
+
+        Raises:
+            KernelError: always.
+        """
+        raise KernelError(
+            f"{self.folder} has no cubin of {source.name} for sm_{target} with {' '.join(defines)}: it was made for "
+            f"other targets; run 'python -m wavernn_trt.scripts.gpu.run --prebuild FOLDER --targets {target}'"
+        )
+
+
+def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
+    """Compiles every kernel, every variant of them, and the microbenchmarks.
+
+    Args:
+        folder: where to; it may hold cubins already.
+        targets: compute capabilities, 10 * major + minor.
+
+    Returns:
+        Notes on what could not be built.
+
+    Raises:
+        KernelError: there is no compiler, or a kernel does not compile.
+    """
+    compiler, targets = find_compiler(), tuple(targets)
+    KernelCache(folder, compiler).get_all(targets=targets)
+    for variant in VARIANTS.values():
+        cache = KernelCache(folder, compiler, variant.switches)
+        cache.get_all((variant.file,), VARIANT_PRECISIONS, targets)
+    KernelCache(folder, compiler, (TRACE,)).get_all(TRACED_FILES, VARIANT_PRECISIONS, targets)
+    described = {"kind": compiler.kind, "version": compiler.version, "sources": source_hash()}
+    write_atomically(folder / _DESCRIPTION, json.dumps(described).encode())
+    notes = []
+    for target in targets:
+        try:
+            build_microbenchmarks(folder, target)
+        except KernelError as error:
+            notes.append(f"microbenchmarks for sm_{target}: {error}")
+    for lock in folder.glob("*.lock"):
+        lock.unlink()
+    return notes
+
+
+def why_unusable(folder: Path | None) -> str | None:
+    """Returns why a folder's cubins cannot be taken for these sources; ``None`` where they can."""
+    if folder is None:
+        return "no prebuilt cubins were given"
+    try:
+        if _description(folder)["sources"] == source_hash():
+            return None
+    except KernelError as error:
+        return str(error)
+    return f"the cubins in {folder} are of other sources"
+
+
+def open_cubins(folder: Path | None, own: Path, switches: Sequence[str] = ()) -> tuple[KernelCache, str]:
+    """Opens a cache of compiled kernels.
+
+    Args:
+        folder: of prebuilt cubins; without one, kernels are compiled as they are needed.
+        own: where they are compiled to then.
+        switches: of a variant.
+
+    Returns:
+        The cache, and in words where its cubins come from.
+
+    Raises:
+        KernelError: the prebuilt cubins cannot be taken, or there are none and no compiler.
+    """
+    if folder is None:
+        compiler = find_compiler()
+        origin = f"compiled as needed by {compiler.kind} {compiler.version}"
+        return KernelCache(own, compiler, switches), origin
+    if reason := why_unusable(folder):
+        raise KernelError(reason)
+    told = _description(folder)
+    prebuilt = PrebuiltCompiler(folder, told["kind"], told["version"])
+    origin = f"prebuilt by {prebuilt.kind} {prebuilt.version}"
+    return KernelCache(folder, prebuilt, switches), origin
+
+
+def _description(folder: Path) -> dict[str, str]:
+    try:
+        told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        return {name: str(told[name]) for name in ("kind", "version", "sources")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(f"{folder} is no folder of 'run --prebuild' ({error})") from error
+
+
+def microbenchmarks_program(folder: Path, target: int) -> Path:
+    """Where `build_microbenchmarks` puts the program for a target; another name for another source."""
+    digest = hashlib.sha256(MICROBENCHMARKS.read_bytes()).hexdigest()
+    return folder / f"microbenchmarks_{digest[:12]}_sm{target}"
+
+
+def build_microbenchmarks(folder: Path, target: int) -> Path:
+    """Builds the microbenchmarks, unless a program of the same source is there.
+
+    Raises:
+        KernelError: there is no nvcc, or it refuses.
+    """
+    program = microbenchmarks_program(folder, target)
+    if program.exists():
+        return program
+    nvcc = find_tool("nvcc")
+    if nvcc is None:
+        raise KernelError("nvcc is not on PATH")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        built = Path(temporary) / "program"
+        command = [str(nvcc), "-std=c++17", "-O3", f"-arch={microbenchmark_architecture(target)}"]
+        done = subprocess.run(
+            [*command, str(MICROBENCHMARKS), "-o", str(built)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise KernelError(f"nvcc refuses {MICROBENCHMARKS.name}: {done.stderr.strip()[-400:]}")
+        built.replace(program)
+    return program
+
+
+def microbenchmark_architecture(target: int) -> str:
+    """The architecture that they are compiled for: on Hopper with its own instructions, wgmma among them."""
+    return f"sm_{target}a" if target == 90 else f"sm_{target}"

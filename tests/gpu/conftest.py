@@ -1,0 +1,170 @@
+"""Fixtures of the tests on a GPU, and what keeps one kernel's failure from ending the others' tests.
+
+Under pytest-xdist (``-n 1 --max-worker-restart 16``) a test that ends its process is reported as failed, and the rest
+runs in a new process. A test that takes longer than `TEST_SECONDS` ends its process itself; so does one that leaves the
+CUDA context lost. With ``--gpu-findings FILE`` every test is recorded in that file as it begins and ends, so that later
+processes know which kernels not to launch again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_checks import Checks, DeviceRunner, HostRunner
+
+from wavernn_trt.plugins import compile as compiling
+from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.errors import KernelError
+from wavernn_trt.scripts.gpu.cubins import open_cubins
+from wavernn_trt.scripts.gpu.findings import CRASHED, FindingsFile, crashed_kernels, failed_kernels
+from wavernn_trt.scripts.gpu.timed_chunks import WAITS
+
+TEST_SECONDS = 40.0
+LOST = 70
+"""Exit code of a process whose CUDA context is lost."""
+_SHOWN = 400
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gpu")
+    group.addoption("--gpu-findings", type=Path, help="file of JSON lines that tests are recorded in")
+    group.addoption("--gpu-part", default="tests", help="name of the part in that file")
+    group.addoption("--gpu-cubins", type=Path, help="folder of cubins made by 'scripts.gpu.run --prebuild'")
+    group.addoption("--gpu-host-build", type=Path, help="library of the kernels' host build, made beforehand")
+    group.addoption("--gpu-kernels", help="kernels to test, with commas between them")
+    group.addoption("--gpu-precisions", help="precisions to test, with commas between them")
+    group.addoption("--gpu-test-seconds", type=float, default=TEST_SECONDS, help="limit of one test")
+
+
+def _findings(config: pytest.Config) -> FindingsFile | None:
+    path = config.getoption("--gpu-findings", None)
+    return FindingsFile(path, config.getoption("--gpu-part")) if path else None
+
+
+def _subject(item: pytest.Item) -> tuple[str, str]:
+    """The kernel and the precision that a test is about."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    kernel = parameters.get("kernel", "gru_cell" if "cell" in parameters else "")
+    return str(kernel), str(parameters.get("precision", ""))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = [config.getoption(f"--gpu-{name}", None) for name in ("kernels", "precisions")]
+    kept = [
+        item
+        for item in items
+        if all(not names or found in names.split(",") for names, found in zip(chosen, _subject(item), strict=True))
+    ]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Skips what crashed before, records the beginning, and ends the process where the test hangs or loses the GPU."""
+    findings, (kernel, precision) = _findings(request.config), _subject(request.node)
+    request.node.user_properties += [("kernel", kernel), ("precision", precision)]
+    if findings is not None:
+        before = findings.read()
+        if kernel and kernel in crashed_kernels(before):
+            pytest.skip(f"the kernel {CRASHED} before")
+        if request.node.get_closest_marker("large") and (kernel, precision) in failed_kernels(before):
+            pytest.skip("the kernel failed before, in a smaller case")
+        findings.begin(request.node.nodeid, kernel, precision)
+    if request.node.get_closest_marker("gpu"):
+        seconds = float(request.config.getoption("--gpu-test-seconds", TEST_SECONDS))
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    if "checks" in request.fixturenames and driver.is_lost():
+        os._exit(LOST)  # the failure is reported already; every later call in this process would fail, too
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Iterator[None]:
+    """The first GPU's context is current."""
+    context = primary_context()
+    try:
+        context.__enter__()
+    except KernelError as error:
+        pytest.skip(f"needs a GPU: {error}")
+    yield
+    context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def cubins(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    """Compiled kernels: prebuilt ones where they are given."""
+    try:
+        return open_cubins(pytestconfig.getoption("--gpu-cubins", None), tmp_path_factory.mktemp("cubins"))[0]
+    except KernelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def checks(gpu: None, cubins: KernelCache) -> Checks:
+    """Checks of kernels on the GPU."""
+    return Checks(DeviceRunner(cubins, WAITS))
+
+
+@pytest.fixture(scope="session")
+def host_runner(request: pytest.FixtureRequest) -> HostRunner:
+    """The kernels' host build as a second reference."""
+    given = request.config.getoption("--gpu-host-build", None)
+    if given is not None and not given.exists():
+        pytest.skip(f"there is no host build in {given} (yet)")
+    return HostRunner(given or request.getfixturevalue("host_build"))
+
+
+@pytest.fixture
+def runtime_cubins(gpu: None, cubins: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the runtime take the same cubins, whatever compiler this machine has."""
+    monkeypatch.setattr(compiling, "find_compiler", lambda: cubins.compiler)
+    monkeypatch.setattr(compiling, "default_folder", lambda: cubins.folder)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> Iterator[None]:
+    """Records a result: in the process that collects the workers' reports, where there are workers."""
+    yield
+    findings = _recorder.findings
+    if findings is None or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    seconds, numbers = report.duration, dict(report.user_properties)
+    if report.when == "call" or report.outcome != "passed":
+        status = report.outcome
+        if report.outcome == "passed" and numbers.pop("noted", False):
+            status = "noted"  # type: ignore[assignment]
+        text = str(numbers.pop("text", ""))
+        if report.skipped and isinstance(report.longrepr, tuple):
+            text = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.failed:
+            text = _last_words(report)
+            if report.when not in ("setup", "call", "teardown"):  # how pytest-xdist reports a worker's end
+                text = f"{CRASHED}: killed by a signal, hung, or lost the GPU"
+        subject = {name: str(numbers.pop(name, "")) for name in ("kernel", "precision")}
+        findings.add(report.nodeid, status, text, seconds=seconds, numbers=numbers, **subject)
+
+
+def _last_words(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message if crash else report.longreprtext).strip()[-_SHOWN:]
+
+
+class _Recorder:
+    findings: FindingsFile | None = None
+
+
+_recorder = _Recorder()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _recorder.findings = _findings(config)

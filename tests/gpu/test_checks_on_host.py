@@ -1,0 +1,135 @@
+"""The checks that kernels go through on a GPU, run on the host build: right kernels pass, wrong ones are found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_checks import Checks, HostRunner
+
+from wavernn_trt.plugins.form import Choice
+from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
+from wavernn_trt.scripts.gpu.choices import kernels_with
+from wavernn_trt.scripts.gpu.models import STANDARD, StandardModel, fatchord_shape, univoc_shape
+
+CASE = SequenceCase(small_shapes()["one layer, labels"], "fp16", 9, steps=6)
+
+
+class Careless(HostRunner):
+    """A kernel that is wrong in one way."""
+
+    captures = True
+    fault = ""
+
+    def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> Any:
+        found = super().gru_cell(case, inputs)
+        if self.fault == "cell":
+            found[-1, -1] = np.nan
+        return found
+
+    def sequence(self, case: SequenceCase, inputs: Any, *, choice: Choice, captured: bool = False) -> Arrays:
+        found = super().sequence(case, inputs, choice=choice)
+        if self.fault == "graph" and captured:
+            found["hidden_out"] = np.nextafter(found["hidden_out"], np.float32(2))
+        if self.fault == "batch" and case.batch == 1:
+            found["hidden_out"] = np.nextafter(found["hidden_out"], np.float32(2))
+        if self.fault == "chunk" and case.steps == 3:
+            found["previous_out"] = (found["previous_out"] + 1) % case.shape.outputs
+        return found
+
+
+@pytest.fixture(scope="module")
+def careless(host_build: Path) -> Careless:
+    return Careless(host_build)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("", ""),
+        ("cell", "of the tolerance"),
+        ("graph", "a CUDA graph: "),
+        ("batch", r"streams \[0\]: "),
+        ("chunk", "two chunks: "),
+    ],
+)
+def test_a_wrong_kernel_is_found(careless: Careless, monkeypatch: pytest.MonkeyPatch, fault: str, words: str) -> None:
+    checks, kernel = Checks(careless), kernels_with("fp16")[0]
+    monkeypatch.setattr(careless, "fault", fault)
+    calls: dict[str, Callable[[], object]] = {
+        "cell": lambda: checks.cell(GruCase(3, 7)),
+        "graph": lambda: checks.chunk(kernel, CASE),
+        "batch": lambda: checks.chunk_slots(kernel, CASE),
+        "chunk": lambda: checks.chunk_cuts(kernel, CASE),
+    }
+    for name, call in calls.items():
+        if name == fault:
+            with pytest.raises(AssertionError, match=words):
+                call()
+        else:
+            call()
+
+
+@pytest.mark.parametrize("kernel", kernels_with("fp16"))
+def test_the_host_build_passes_every_check(host_build: Path, kernel: str) -> None:
+    checks, second = Checks(HostRunner(host_build)), HostRunner(host_build)
+    assert checks.chunk(kernel, CASE) <= 1
+    checks.chunk_slots(kernel, CASE)
+    checks.chunk_cuts(kernel, CASE)
+    assert checks.chunk_beside(second, kernel, CASE) == 0
+
+
+def small_model(name: str) -> StandardModel:
+    """Of the same kind."""
+    small = {"univoc-896": univoc_shape(16, 24, 64), "fatchord-512": fatchord_shape(12, 16, 32)}
+    mixture = dataclasses.replace(small["fatchord-512"], outputs=30, output="logistic_mixture")
+    return dataclasses.replace(STANDARD[name], shape={**small, "fatchord-mol-512": mixture}[name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", STANDARD)
+def test_a_long_chunk_is_the_reference_that_is_fed_with_its_samples(
+    careless: Careless, name: str, precision: Any
+) -> None:
+    checks, steps = Checks(careless), 100
+    case = (small_model(name), precision, 2, steps)
+    kernels = kernels_with(precision)[:2]
+    for kernel in kernels:
+        checks.full_cuts(kernel, *case)
+    for kernel in kernels:
+        assert checks.full(kernel, *case).excess <= 1
+    reference = checks._reference(*case)
+    samples = reference.found[kernels[0]]["samples"].copy()
+    assert samples.shape == (2, steps)
+    reference.found["other"] = {**reference.found[kernels[0]], "samples": np.roll(samples, 1, axis=1)}
+    with pytest.raises(AssertionError, match="displaced"):
+        checks.full("other", *case)
+
+
+def test_the_tiny_graphs_are_the_references() -> None:
+    pytest.importorskip("onnx", reason="graphs are ONNX graphs")
+    pytest.importorskip("onnxruntime", reason="a plan is compared with ONNX Runtime")
+    from gpu_graphs import cell_graph, onnx_runtime, sequence_graph
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    from wavernn_trt.plugins.gru_reference import gru_cell
+    from wavernn_trt.plugins.onnx_reference import OPERATORS
+
+    graph, inputs = cell_graph()
+    weights = {one.name: numpy_helper.to_array(one) for one in graph.graph.initializer}
+    gates = inputs["x"] @ weights["input_weight"]
+    expected = gru_cell(gates, inputs["hidden"], weights["recurrent_weight"], weights["recurrent_bias"])
+    np.testing.assert_allclose(onnx_runtime(graph.SerializeToString(), inputs), expected, atol=1e-5)
+
+    case = SequenceCase(small_shapes()["one layer, labels"], steps=5)
+    values = case.inputs()
+    graph, inputs = sequence_graph(case, values)
+    found = ReferenceEvaluator(graph, new_ops=list(OPERATORS)).run(None, inputs)
+    reference = case.expected(values)
+    for operand, value in zip(case.shape.outputs_of_node(), found, strict=True):
+        np.testing.assert_array_equal(value, reference[operand.name])
