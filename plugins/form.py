@@ -10,6 +10,7 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.plugins.targets import TENSOR_CORES_FROM, Device
 
 
@@ -73,6 +74,7 @@ class Form(Protocol):
         pointers: Sequence[int],
         workspace: int,
         stream: int,
+        waits: int = WAITS,
     ) -> None:
         """Puts a chunk on a stream; see `wavernn_trt.plugins.launch.SequenceKernel.launch`."""
 

@@ -150,7 +150,7 @@ class HostKernels:
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
             misalign: puts every operand but the weights where no vector of 16 bytes begins.
-            waits: how often a block looks for the others before the process is ended.
+            waits: how often a block looks for the others before the kernel gives up.
             absent: blocks that are never started, so that the others wait in vain.
 
         Returns:
@@ -206,7 +206,7 @@ class HostKernels:
             warps: of a block.
             shared_bytes: of a block; fewer leave more of the weights in global memory.
             misalign: puts every operand but the weights where no vector of 16 bytes begins.
-            waits: how often a thread looks for what has not come before the process is ended.
+            waits: how often a thread looks for what has not come before the kernel gives up.
             absent: blocks that are never started, so that the others wait in vain.
             in_place: writes the state to where it is read.
 

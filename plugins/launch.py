@@ -18,7 +18,7 @@ from wavernn_trt.plugins.forms import FORMS, form_of
 from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice, LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES
+from wavernn_trt.plugins.sequence_plan import THREADS, TILES, WAITS
 from wavernn_trt.plugins.stepped_plan import SteppedPlan
 from wavernn_trt.plugins.targets import Device
 
@@ -158,7 +158,16 @@ class SequenceKernel:
         del steps, window  # only the state of a step or two is kept
         return max(form.workspace_bytes(self.shape, self.precision, batch) for form in FORMS)
 
-    def launch(self, batch: int, steps: int, window: int, pointers: Sequence[int], workspace: int, stream: int) -> None:
+    def launch(
+        self,
+        batch: int,
+        steps: int,
+        window: int,
+        pointers: Sequence[int],
+        workspace: int,
+        stream: int,
+        waits: int = WAITS,
+    ) -> None:
         """Puts a chunk on a stream; allocates nothing and waits for nothing.
 
         Args:
@@ -170,6 +179,8 @@ class SequenceKernel:
                 previous_out and hidden_out may be previous and hidden.
             workspace: device address of as many bytes as `workspace_bytes` says, a multiple of 256.
             stream: a CUDA stream's handle.
+            waits: how often a thread looks for what other blocks are to write before the kernel gives up, and marks the
+                chunk's last samples; see `wavernn_trt.plugins.stalls.find_stall`.
 
         Raises:
             KernelError: as `prepare`, or the launch fails.
@@ -178,7 +189,7 @@ class SequenceKernel:
         kernels, choice, plan = self._on_current_device(batch)
         sizes = (batch, steps, window)
         form = form_of(choice.kernel)
-        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream)
+        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream, waits)
 
     def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
         kernels = self._kernels.on_current_device()

@@ -11,7 +11,7 @@ from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
 from wavernn_trt.plugins.resident_plan import MOST_STREAMS, VARIANTS, ResidentPlan, plan_resident
-from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.sequence_plan import THREADS, WAITS
 from wavernn_trt.plugins.targets import Device
 
 
@@ -50,9 +50,10 @@ class ResidentForm:
         pointers: Sequence[int],
         workspace: int,
         stream: int,
+        waits: int = WAITS,
     ) -> None:
         """See `Form`."""
-        arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace)
+        arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace, waits=waits)
         layout = lay_out_resident(shape, sizes[0])
         driver.clear(workspace, layout.cleared, stream)
         kernel = kernels.get("resident", plan.kernel)

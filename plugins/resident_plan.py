@@ -77,7 +77,7 @@ class ResidentPlan:
     shared_logits: int
     """Where the logits of one stream lie."""
     shared_shares: int
-    """Where it is kept which sets of each matrix are the block's."""
+    """Where it is kept which sets of each matrix are the block's, and behind it whether the block waits no more."""
     shared_meeting: int
     """Where the warps' sums meet."""
     shared_gates: int
@@ -160,7 +160,7 @@ def plan_resident(
 
     in_turn = 2 if variant.stream_octets == 1 else 1
     waiting = -(-_octets(shape.hidden_size) // blocks)
-    sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES)), take(4 * shape.outputs)
+    sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES) + 4), take(4 * shape.outputs)
     meeting = take(in_turn * warps * 3 * variant.stream_octets * _SUMS_BYTES)
     gates = take(shape.layers * waiting * variant.stream_octets * _GATES_BYTES)
     if used > device.shared_per_block:

@@ -9,7 +9,7 @@ from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.form import Choice, ChunkSizes, require_resident
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision, engine_precision
-from wavernn_trt.plugins.sequence_plan import THREADS, SequencePlan, plan_sequence
+from wavernn_trt.plugins.sequence_plan import THREADS, WAITS, SequencePlan, plan_sequence
 from wavernn_trt.plugins.targets import Device
 from wavernn_trt.plugins.workspace import COUNTER_BYTES, lay_out, sequence_arguments
 
@@ -50,9 +50,12 @@ class SequenceForm:
         pointers: Sequence[int],
         workspace: int,
         stream: int,
+        waits: int = WAITS,
     ) -> None:
         """See `Form`."""
-        arguments = sequence_arguments(shape, engine_precision(precision), plan, sizes, pointers, workspace)
+        arguments = sequence_arguments(
+            shape, engine_precision(precision), plan, sizes, pointers, workspace, waits=waits
+        )
         driver.clear(workspace, plan.groups * COUNTER_BYTES, stream)
         kernel = _kernel(kernels, plan)
         kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=True)

@@ -58,7 +58,7 @@ class SequencePlan:
     shared_operands: int
     """Where the tile's operands lie, in bytes from the beginning of shared memory."""
     shared_sampler: int
-    """Where the sampler's sums lie."""
+    """Where the sampler's sums lie, and behind them whether the block waits no more."""
     matrices: Mapping[str, MatrixPlan]
     """By the names of ``SequenceShape.weight_inputs``."""
 
@@ -105,7 +105,7 @@ def plan_sequence(
             f"found batch {batch}, {groups} groups and {blocks} blocks, expected a batch of at least 1 and 1 to "
             f"{min(MOST_GROUPS, device.multiprocessors)} groups of at least one block"
         )
-    sampler_bytes = _round_up(warps * 12 + 4, VECTOR_BYTES)
+    sampler_bytes = _round_up(warps * 12 + 8, VECTOR_BYTES)
     streams = -(-batch // groups)
     wanted = min((tile for tile in TILES if tile >= streams), default=max(TILES))
     fitting = [

@@ -8,6 +8,7 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.form import Choice, ChunkSizes, refusal_by_tensor_cores
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.plugins.stepped_arguments import lay_out_stepped, stepped_launches
 from wavernn_trt.plugins.stepped_plan import SteppedPlan, plan_stepped
 from wavernn_trt.plugins.targets import Device
@@ -50,8 +51,10 @@ class SteppedForm:
         pointers: Sequence[int],
         workspace: int,
         stream: int,
+        waits: int = WAITS,
     ) -> None:
-        """See `Form`."""
+        """See `Form`. No block waits for another."""
+        del waits
         for one in stepped_launches(shape, precision, plan, sizes, pointers, workspace):
             kernel = kernels.get("stepped", one.kernel)
             kernel.launch(one.grid, one.threads, one.shared_bytes, one.arguments, stream, cooperative=False)

@@ -28,6 +28,10 @@ class ExecutorError(RuntimeError):
     """The executor failed, or does not answer; what it said is the cause."""
 
 
+class KernelStallError(ExecutorError):
+    """Blocks of a kernel waited for each other in vain: the chunk is lost, and the device can still be used."""
+
+
 class DamagedOutputError(ExecutorError):
     """The executor yields what no model means: NaN, or a waveform that stands where it must move."""
 

@@ -14,7 +14,7 @@
 //
 // on the host also share_in_warp, with which patch.h computes what a GPU's matrix instructions do. Beside it stand
 // words that are read sixteen bytes at a time, copies to shared memory that are waited for later, and what blocks
-// tell each other by: counters (add_and_publish, read_published), stamped words (put_stamped, look_at), give_up.
+// tell each other by: counters (add_and_publish, read_published), stamped words (put_stamped, look_at), and what threads wait with (put_first, raise_flag).
 #pragma once
 
 #ifdef __CUDACC__

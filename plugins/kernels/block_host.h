@@ -251,10 +251,14 @@ inline void look_at_two(const unsigned long long* address, unsigned long long (&
 
 inline void keep_waiting() { std::this_thread::yield(); }
 
-inline void give_up() {
-    std::fputs("wavernn kernel: a block waited longer than its bound for the others of its group\n", stderr);
-    std::abort();
+inline void put_first(unsigned* address, unsigned word) {
+    unsigned zero = 0;
+    __atomic_compare_exchange_n(address, &zero, word, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
+
+inline void raise_flag(unsigned* flag) { __atomic_store_n(flag, 1u, __ATOMIC_RELAXED); }
+
+inline unsigned look_at_flag(const unsigned* flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
 
 // Runs a kernel with all threads of all blocks at once, and returns when they are through.
 inline void run_grid(int blocks, int warps, std::size_t shared_bytes, const std::function<void(const Block&)>& kernel) {

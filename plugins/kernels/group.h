@@ -1,7 +1,7 @@
 // A group of blocks that decode the same streams, and the barrier between its stages.
 #pragma once
 
-#include "block.h"
+#include "waiting.h"
 
 namespace wavernn {
 
@@ -28,10 +28,16 @@ class Group {
 public:
     // counters: COUNTER_BYTES for each group, zero before the grid starts. waits: how often a block looks for the
     // others before it gives up.
-    DEVICE Group(const Block& block, int groups, int blocks, unsigned char* counters, int waits)
-        : index_(block.rank() / blocks), rank_(block.rank() % blocks), blocks_(blocks), waits_(waits) {
+    // stopped: a flag of the block in shared memory, that it waits no more.
+    DEVICE Group(
+        const Block& block, int groups, int blocks, unsigned char* counters, int waits, unsigned* stopped)
+        : stopped_(stopped), index_(block.rank() / blocks), rank_(block.rank() % blocks), blocks_(blocks), waits_(waits) {
         counter_ = reinterpret_cast<unsigned*>(counters + index_ * COUNTER_BYTES);
+        error_ = counter_ + COUNTER_BYTES / 8;
         groups_ = groups;
+        if (block.thread() == 0) {
+            *stopped_ = 0;
+        }
     }
 
     DEVICE int rank() const { return rank_; }
@@ -44,26 +50,30 @@ public:
     // The streams that this group decodes.
     DEVICE Span streams(int batch) const { return share_of(batch, index_, groups_); }
 
-    // Waits for all blocks of the group; what they wrote is then seen by all.
-    DEVICE void sync(const Block& block) {
+    // Where the first thread of the group that gives up writes its word; see waiting.h.
+    DEVICE unsigned* error() const { return error_; }
+
+    // Waits for all blocks of the group; what they wrote is then seen by all. Says whether they came, the same to all
+    // threads of the block. After it, the error word is there where a block that came here before had given up.
+    DEVICE bool sync(const Block& block, int step) {
         block.sync();
         if (block.thread() == 0) {
             add_and_publish(counter_);
             expected_ += static_cast<unsigned>(blocks_);
+            const Watch watch(error_, stopped_, block.rank(), waits_);
             int left = waits_;
             // The difference stays right when the count wraps around.
-            while (static_cast<int>(read_published(counter_) - expected_) < 0) {
-                if (--left < 0) {
-                    give_up();
-                }
-                keep_waiting();
+            while (static_cast<int>(read_published(counter_) - expected_) < 0 && watch.go_on(left, AT_BARRIER, step)) {
             }
         }
         block.sync();
+        return look_at_flag(stopped_) == 0;
     }
 
 private:
     unsigned* counter_;
+    unsigned* error_;
+    unsigned* stopped_;
     unsigned expected_ = 0;
     int index_, rank_, blocks_, groups_, waits_;
 };

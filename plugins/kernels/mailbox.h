@@ -8,21 +8,9 @@
 // and __syncthreads inside a block. Memory must hold no stamp of a step to come: it is cleared before each launch.
 #pragma once
 
-#include "block.h"
+#include "waiting.h"
 
 namespace wavernn {
-
-// Counts how often a thread looks for what has not come.
-struct Patience {
-    int left;
-
-    DEVICE void spend() {
-        if (--left < 0) {
-            give_up();
-        }
-        keep_waiting();
-    }
-};
 
 // Of a step; those of the state before the first step, -1, is one. Never zero.
 DEVICE unsigned stamp_of(int step) { return static_cast<unsigned>(step + 2); }
@@ -39,11 +27,10 @@ public:
     }
 
     // Waits for a word.
-    DEVICE unsigned take(int step, long long index, int waits) const {
-        Patience patience = {waits};
+    DEVICE unsigned take(int step, long long index, const Watch& watch) const {
+        int left = watch.waits();
         unsigned long long found = look_at(stamped_ + half(step) + index);
-        while (found >> 32 != stamp_of(step)) {
-            patience.spend();
+        while (found >> 32 != stamp_of(step) && watch.go_on(left, FOR_WORDS, step)) {
             found = look_at(stamped_ + half(step) + index);
         }
         return static_cast<unsigned>(found);
@@ -66,11 +53,10 @@ public:
     }
 
     // The same, and waits for them.
-    DEVICE Words take_four(int step, long long index, int count, int waits) const {
-        Patience patience = {waits};
+    DEVICE Words take_four(int step, long long index, int count, const Watch& watch) const {
+        int left = watch.waits();
         Words words;
-        while (!look(step, index, count, words)) {
-            patience.spend();
+        while (!look(step, index, count, words) && watch.go_on(left, FOR_WORDS, step)) {
         }
         return words;
     }

@@ -102,7 +102,8 @@ private:
 template <int Sets, int SetOctets, int StreamOctets, typename Weight>
 DEVICE void add_products(
     const Block& block, const OctetShare<Weight, SetOctets>& weights, int first_set, const OperandMail& operands,
-    int step, const StreamTile<StreamOctets>& tile, int waits, PatchSums (&sums)[Sets * SetOctets][StreamOctets]) {
+    int step, const StreamTile<StreamOctets>& tile, const Watch& watch,
+    PatchSums (&sums)[Sets * SetOctets][StreamOctets]) {
     // Patches of columns that are asked for before the first is waited for.
     constexpr int ahead = StreamOctets == 1 ? 4 : StreamOctets == 2 ? 2 : 1;
     constexpr int octets = Sets * SetOctets;
@@ -123,7 +124,7 @@ DEVICE void add_products(
             }
         }
         Patch streams[ahead][StreamOctets];
-        Patience patience = {waits};
+        int left = watch.waits();
         bool here = false;
         while (!here) {
             here = true;
@@ -138,9 +139,7 @@ DEVICE void add_products(
                            here;
                 }
             }
-            if (!here) {
-                patience.spend();
-            }
+            here = here || !watch.go_on(left, FOR_OPERANDS, step);
         }
         block.sync_warp();
 #pragma unroll

@@ -111,9 +111,11 @@ template <typename Weight, int StreamOctets>
 DEVICE void resident(const Block& block, const ResidentArguments& r) {
     using C = ResidentContext<Weight, StreamOctets>;
     const SequenceArguments& a = r.s;
-    Group group(block, a.groups, a.blocks, a.counters, a.waits);
     typename C::Meeting meeting(reinterpret_cast<float*>(block.shared() + r.shared_meeting));
-    const C c = {block, group, r, a, meeting};
+    unsigned* stopped = reinterpret_cast<unsigned*>(block.shared() + r.shared_shares + MATRICES * sizeof(Span));
+    Group group(block, a.groups, a.blocks, a.counters, a.waits, stopped);
+    const Watch watch(group.error(), stopped, block.rank(), a.waits);
+    const C c = {block, group, r, a, meeting, watch};
     const Span streams = group.streams(a.batch);
     const bool alone = streams.count == 1;
     unsigned latest = 0;
@@ -126,7 +128,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
             if (step == 0) {
                 return given_previous(a, stream);
             }
-            return alone ? latest : c.previous().take(step - 1, stream, a.waits);
+            return alone ? latest : c.previous().take(step - 1, stream, watch);
         };
 #pragma unroll 1
         for (int layer = 0; layer < (step < 0 ? 0 : a.layers); ++layer) {
@@ -167,12 +169,16 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
             }
         }
     }
-    group.sync(block);  // previous may be where previous_out is: all have read it
+    group.sync(block, a.steps);  // previous may be where previous_out is: all have read it
     if (block.thread() == 0) {
+        const unsigned error = read_published(group.error());
 #pragma unroll 1
         for (int i = group.rank(); i < streams.count; i += group.blocks()) {
             const int stream = streams.first + i;
-            keep_previous(a, stream, alone ? latest : c.previous().take(a.steps - 1, stream, a.waits));
+            keep_previous(a, stream, alone ? latest : c.previous().take(a.steps - 1, stream, watch));
+            if (error != 0) {
+                keep_sample(a, stream, a.steps - 1, error);
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ struct ResidentArguments {
     int shared_meeting;
     int shared_gates;
     int shared_logits;
-    // Of this block's sets of each matrix, a Span.
+    // Of this block's sets of each matrix, a Span; behind them the flag that the block waits no more.
     int shared_shares;
     // Sets of eight units that a block of a group has at most.
     int most_sets;

@@ -33,6 +33,7 @@ struct ResidentContext {
     const ResidentArguments& r;
     const SequenceArguments& a;
     Meeting& meeting;
+    const Watch& watch;
 
     DEVICE Mailbox mail(long long first, long long words_a_stream) const {
         return Mailbox(r.mail, first, words_a_stream * a.batch);
@@ -107,7 +108,7 @@ DEVICE void begin_gates(const C& c, int layer, int step, const typename C::Tile&
     const OctetShare<typename C::Weight, 3> weights = c.units(name);
     PatchSums sums[3][C::STREAM_OCTETS];
     clear(sums);
-    add_products<1>(c.block, weights, set, c.states(layer), step - 1, tile, a.waits, sums);
+    add_products<1>(c.block, weights, set, c.states(layer), step - 1, tile, c.watch, sums);
     c.meeting.meet(c.block, sums);
     const float* recurrent_bias = a.matrices[name].bias;
     const float* input_bias = layer == 0 ? a.gates_bias_0 : a.gates_bias_1;
@@ -195,7 +196,7 @@ DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, i
     const OctetShare<typename C::Weight, 3> weights = c.units(INPUT_1);
     PatchSums sums[3][C::STREAM_OCTETS];
     clear(sums);
-    add_products<1>(c.block, weights, set, c.features(0), step, tile, a.waits, sums);
+    add_products<1>(c.block, weights, set, c.features(0), step, tile, c.watch, sums);
     c.meeting.meet(c.block, sums);
     for_row_pairs<1, C::STREAM_OCTETS>(c.block, [&](int, int streams, int row, int stream) {
         const int place = streams * PATCH_ROWS + stream;
@@ -242,7 +243,7 @@ DEVICE void multiply_rows(
     for (int first_set = 0; first_set < weights.count(); first_set += sets_at_once) {
         PatchSums sums[sets_at_once][C::STREAM_OCTETS];
         clear(sums);
-        add_products<sets_at_once>(c.block, weights, first_set, from, step, tile, c.a.waits, sums);
+        add_products<sets_at_once>(c.block, weights, first_set, from, step, tile, c.watch, sums);
         c.meeting.meet(c.block, sums);
         for_row_pairs<sets_at_once, C::STREAM_OCTETS>(c.block, [&](int set, int streams, int row, int stream) {
             const int place = streams * PATCH_ROWS + stream;
@@ -311,7 +312,7 @@ DEVICE Drawn draw_stage(const C& c, int stream, int step) {
 #pragma unroll 1
     for (int k = 4 * c.block.thread(); k < c.a.outputs; k += 4 * c.block.threads()) {
         const int count = min(4, c.a.outputs - k);
-        const Words four = c.logits().take_four(step, first + k, count, c.a.waits);
+        const Words four = c.logits().take_four(step, first + k, count, c.watch);
         for (int i = 0; i < count; ++i) {
             logits[k + i] = float_of_bits(four.word[i]);
         }

@@ -54,41 +54,62 @@ DEVICE void copy_weights(const Context<Number>& c) {
     }
 }
 
+// The steps of a chunk, or those until another block of the group does not come to a barrier.
 template <typename Number, int Streams>
-DEVICE void sequence(const Block& block, const SequenceArguments& a) {
-    Group group(block, a.groups, a.blocks, a.counters, a.waits);
-    const Context<Number> c = {block, group, a};
-    const Span streams = group.streams(a.batch);
-    copy_weights<Streams>(c);
-    begin_chunk(c);
-    group.sync(block);
+DEVICE void run_steps(const Context<Number>& c, Group& group, Span streams) {
+    const SequenceArguments& a = c.a;
+    bool whole = group.sync(c.block, -1);
 #pragma unroll 1
-    for (int step = 0; step < a.steps; ++step) {
+    for (int step = 0; whole && step < a.steps; ++step) {
         gru_stage<0, Streams>(c, step);
-        group.sync(block);
-        if (a.layers == 2) {
+        whole = group.sync(c.block, step);
+        if (a.layers == 2 && whole) {
             gru_stage<1, Streams>(c, step);
-            group.sync(block);
+            whole = group.sync(c.block, step);
         }
         const Number* from = c.features(a.layers - 1, step);
 #pragma unroll 1
-        for (int i = 0; i < a.fc_layers; ++i) {
+        for (int i = 0; i < a.fc_layers && whole; ++i) {
             fc_stage<Streams>(c, i, from, step);
-            group.sync(block);
+            whole = group.sync(c.block, step);
             from = static_cast<const Number*>(a.activations[i]);
         }
+        if (!whole) {
+            break;
+        }
         output_stage<Streams>(c, from, step);
-        group.sync(block);
+        if (!group.sync(c.block, step)) {
+            break;
+        }
 #pragma unroll 1
         for (int i = group.rank(); i < streams.count; i += group.blocks()) {
             const int stream = streams.first + i;
-            const Drawn drawn = draw(block, a, a.logits + stream * a.logits_pitch + step * a.logits_step, stream, step);
-            if (block.thread() == 0) {
+            const float* logits = a.logits + stream * a.logits_pitch + step * a.logits_step;
+            const Drawn drawn = draw(c.block, a, logits, stream, step);
+            if (c.block.thread() == 0) {
                 keep_sample(a, stream, step, drawn.sample);
                 keep_previous(a, stream, drawn.previous);
             }
         }
-        group.sync(block);
+        whole = group.sync(c.block, step);
+    }
+}
+
+template <typename Number, int Streams>
+DEVICE void sequence(const Block& block, const SequenceArguments& a) {
+    unsigned* stopped = reinterpret_cast<unsigned*>(block.shared() + a.shared_sampler) + 3 * block.warps() + 1;
+    Group group(block, a.groups, a.blocks, a.counters, a.waits, stopped);
+    const Context<Number> c = {block, group, a};
+    const Span streams = group.streams(a.batch);
+    copy_weights<Streams>(c);
+    begin_chunk(c);
+    run_steps<Number, Streams>(c, group, streams);
+    const unsigned error = block.thread() == 0 ? read_published(group.error()) : 0;
+    if (error != 0) {
+#pragma unroll 1
+        for (int i = group.rank(); i < streams.count; i += group.blocks()) {
+            keep_sample(a, streams.first + i, a.steps - 1, error);
+        }
     }
 }
 

@@ -98,7 +98,7 @@ struct SequenceArguments {
     // How often a block looks for the others of its group before it gives up.
     int waits;
     // In bytes from the beginning of shared memory: two tiles of operands, each [tile, pitch] numbers; then sums of
-    // the sampler.
+    // the sampler, and behind those the flag that the block waits no more.
     int shared_operands;
     int shared_sampler;
 };

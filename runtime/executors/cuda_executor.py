@@ -22,6 +22,7 @@ from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device
@@ -121,6 +122,7 @@ def open_cuda(
     cache: KernelCache | None = None,
     *,
     table: Path | None = None,
+    waits: int = WAITS,
 ) -> tuple[CudaExecutor, str]:
     """Opens a model on the first GPU.
 
@@ -131,6 +133,7 @@ def open_cuda(
         cache: of compiled kernels; the user's unless given.
         table: a file of measured rows that says which kernel decodes a batch; ``choices.json`` in the cache's folder,
             where there is one, unless given.
+        waits: polls before the kernel gives up; see `wavernn_trt.plugins.launch.SequenceKernel.launch`.
 
     Returns:
         The executor, and a name for what it runs: the kernel, its precision and the GPU's compute capability.
@@ -151,7 +154,8 @@ def open_cuda(
     window = window_rows(directory.model, directory.audio, wish.steps)
     try:
         slots = wish.batch or SLOTS
-        plan = KernelPlan(device, weights, slots=slots, steps=wish.steps, window=window, cache=cache, table=table)
+        sizes = {"slots": slots, "steps": wish.steps, "window": window}
+        plan = KernelPlan(device, weights, **sizes, cache=cache, table=table, waits=waits)
     except KernelError as error:
         raise VocoderError(
             f"{directory.path}: the sequence kernel does not run in {precision} on {gpu.name} (sm{gpu.sm}): {error}"

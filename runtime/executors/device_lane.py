@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.plugins.stalls import find_stall
+from wavernn_trt.runtime.errors import KernelStallError
 from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph, Plan
 from wavernn_trt.runtime.executors.protocol import Chunk, State
 
@@ -118,13 +120,22 @@ class DeviceLane:
         self._in_flight.append((half, rows))
 
     def collect(self) -> NDArray[Any]:
-        """See `Lane`."""
+        """See `Lane`.
+
+        Raises:
+            KernelStallError: the kernel gave up; the lane can be used again once it is drained.
+        """
         if not self._in_flight:
             raise RuntimeError("no chunk is under way")
         half, rows = self._in_flight[0]
         with self._device.current():
             half.downloaded.synchronize()
         self._in_flight.popleft()
+        if (stall := find_stall(half.samples_host)) is not None:
+            raise KernelStallError(
+                f"the kernel gave up on a chunk: {stall}, longer than its bound. The GPU may be shared with programs "
+                "that take its multiprocessors; the chunk's utterances have to be decoded again"
+            )
         return half.samples_host[rows]  # a copy: the half is used again
 
     def drain(self) -> None:

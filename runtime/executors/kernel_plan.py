@@ -14,6 +14,7 @@ from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class KernelPlan:
         window: int,
         cache: KernelCache | None = None,
         table: Path | None = None,
+        waits: int = WAITS,
     ) -> None:
         """Compiles and loads the kernel, plans its launch, and uploads the weights.
 
@@ -44,13 +46,14 @@ class KernelPlan:
             window: rows of conditioning that a chunk reads.
             cache: of compiled kernels; the user's unless given.
             table: a file of measured rows; see `SequenceKernel`.
+            waits: polls before the kernel gives up; see `SequenceKernel.launch`.
 
         Raises:
             KernelError: there is no compiler, the kernel does not load, or the device has no room for its launch.
             VocoderError: the device's memory does not suffice.
         """
         shape = decoder.shape
-        self.slots, self.steps, self.window = slots, steps, window
+        self.slots, self.steps, self.window, self.waits = slots, steps, window, waits
         self.precision: WeightPrecision = decoder.precision
         sizes = {"B": slots, "T": steps, "W": window}
         self.bindings = (
@@ -114,7 +117,8 @@ class KernelContext:
             *plan.scales,
         ]
         pointers = [buffer.address for buffer in operands]
-        plan.kernel.launch(plan.slots, plan.steps, plan.window, pointers, self._workspace.address, stream.handle)
+        sizes = (plan.slots, plan.steps, plan.window)
+        plan.kernel.launch(*sizes, pointers, self._workspace.address, stream.handle, plan.waits)
 
     def capturable(self, stream: Stream) -> bool:
         """See `PlanContext`. A launch allocates nothing and waits for nothing."""

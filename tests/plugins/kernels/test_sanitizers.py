@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from wavernn_trt.plugins.host_kernels import HostKernels
 from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
+from wavernn_trt.plugins.stalls import find_stall
 
 kernels = HostKernels(Path(sys.argv[1]))
 for batch, size in ((9, 5), (9, 16), (1, 1027)):
@@ -29,6 +30,10 @@ for name, shape in small_shapes().items():
         case = SequenceCase(shape, "bf16", batch, steps=3)
         inputs = case.inputs()
         assert case.excess(kernels.sequence(case, inputs, **settings), inputs) <= 1, name
+case = SequenceCase(small_shapes()["mixture"], "bf16", 5, steps=4)
+for absent in range(1, 4):
+    found = kernels.sequence(case, case.inputs(), blocks=4, waits=2000, absent=absent)
+    assert find_stall(found["samples"]) is not None, absent
 print("all as expected")
 """
 
@@ -44,7 +49,7 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     """Without the one between the first layer and what reads its state."""
     sources = copy_sources(tmp_path)
     text = (sources / "sequence.h").read_text()
-    stage = "        gru_stage<0, Streams>(c, step);\n        group.sync(block);\n"
+    stage = "        gru_stage<0, Streams>(c, step);\n        whole = group.sync(c.block, step);\n"
     assert stage in text
     (sources / "sequence.h").write_text(text.replace(stage, stage.splitlines()[0] + "\n"))
     code = CODE.split("for batch, size")[0] + (

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.plugins import compilers
+from wavernn_trt.plugins import compilers, driver
 from wavernn_trt.plugins.choice_table import Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
-from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
+from wavernn_trt.runtime.errors import KernelStallError, NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, CudaWish, open_cuda, require_machine
@@ -41,6 +41,7 @@ from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
 from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
 from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.streams import LaneLoop, Stream, decode_streams
 from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
@@ -50,6 +51,8 @@ LIBRARY = ctypes.CDLL("libcuda.so.1")
 SHAPES = small_shapes()
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
 STEPS, BATCH = 8, 3
+WAITS = 1 << 18
+"""Polls of a kernel that is to give up: a second or so, where a thread is stopped for far less."""
 LENGTHS = [STEPS * 2 + 5, 7, STEPS, STEPS + 1]
 
 
@@ -97,6 +100,14 @@ def room() -> Iterator[ctypes.c_int]:
     number = ctypes.c_int.in_dll(LIBRARY, "pretended_room")
     yield number
     number.value = 1
+
+
+@pytest.fixture
+def absent() -> Iterator[ctypes.c_int]:
+    """How many of the launches to come lack their last block."""
+    number = ctypes.c_int.in_dll(LIBRARY, "pretended_absent")
+    yield number
+    number.value = 0
 
 
 def held() -> tuple[int, int]:
@@ -245,6 +256,41 @@ def test_lanes_share_the_weights_and_everything_is_given_back_by_whichever_threa
     with ThreadPoolExecutor(1) as thread:
         thread.submit(kept.clear).result(10)
     assert held() == (0, 0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
+    voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int, precision: Precision
+) -> None:
+    """Its lane fails, the utterance is decoded again, and the context lives on."""
+    executor, name = open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
+    mel = MEL[:, :1]
+    with Vocoder(
+        registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, name)
+    ) as vocoder:
+        expected = vocoder.vocode(mel, seed=1)
+        absent.value = 1
+        found = vocoder.submit(Request(mel, 1)).result(100)
+        assert absent.value == 0
+        counted = vocoder.statistics()
+    assert np.array_equal(found, expected)
+    assert counted.lost_lanes == counted.restarted >= 1  # a busy machine may stop a thread for longer than the bound
+    assert (counted.failed, counted.done) == (0, 2)
+    with BindingsDevice().current():
+        assert not driver.is_lost()
+
+
+def test_a_chunk_that_a_kernel_gave_up_is_named(
+    voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
+) -> None:
+    executor, _ = open_cuda(voice, CudaWish("fp16", BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
+    expected = decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
+    absent.value = 1
+    with pytest.raises(
+        KernelStallError, match=r"gave up on a chunk: block \d waited .* in step \d+, longer than its bound"
+    ):
+        decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
+    assert equal(decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH), expected)
 
 
 @pytest.mark.parametrize("made_in_a_thread", [False, True])

@@ -1,0 +1,57 @@
+// How long a thread waits for other blocks of its group, and what happens when they do not come.
+//
+// The group has an error word in global memory, zero before the launch. The first thread that looks in vain too often
+// writes there where it was; all others look at the word from time to time, and wait no more either. Blocks that wait
+// no more leave at their next barrier of the group; where there is none in a step, they run through the remaining steps
+// on whatever is in memory, since all threads of a block have to come to its own barriers. At the end every block marks the streams that it draws for with the group's error word.
+#pragma once
+
+#include "block.h"
+
+namespace wavernn {
+
+enum WaitPlace { AT_BARRIER = 1, FOR_OPERANDS = 2, FOR_WORDS = 3 };
+
+// Polls between two looks at the error word.
+constexpr int POLLS_A_LOOK = 1024;
+
+// As an integer it is negative, which no label is, and as a float it is a NaN that no instruction makes.
+// wavernn_trt.plugins.stalls reads it.
+DEVICE unsigned stall_word(WaitPlace place, int block, int step) {
+    return 0xffe00000u | static_cast<unsigned>(place) << 19 | static_cast<unsigned>(block & 511) << 10 |
+           static_cast<unsigned>(step & 1023);
+}
+
+class Watch {
+public:
+    // error: the group's word. stopped: a flag of the block, in shared memory, zero at first. waits: polls before a
+    // thread gives up.
+    DEVICE Watch(unsigned* error, unsigned* stopped, int block, int waits)
+        : error_(error), stopped_(stopped), block_(block), waits_(waits) {}
+
+    DEVICE int waits() const { return waits_; }
+
+    // Called after a look in vain, with how many are left: whether to look again.
+    DEVICE bool go_on(int& left, WaitPlace place, int step) const {
+        if (look_at_flag(stopped_) != 0) {
+            return false;
+        }
+        --left;
+        if (left < 0) {
+            put_first(error_, stall_word(place, block_, step));
+        }
+        if (left < 0 || (left % POLLS_A_LOOK == 0 && read_published(error_) != 0)) {
+            raise_flag(stopped_);
+            return false;
+        }
+        keep_waiting();
+        return true;
+    }
+
+private:
+    unsigned* error_;
+    unsigned* stopped_;
+    int block_, waits_;
+};
+
+}  // namespace wavernn
