@@ -52,13 +52,17 @@ class CompiledKernels:
 class KernelCache:
     """A folder of cubins. Several processes and threads may use it at once: each cubin is compiled once."""
 
-    def __init__(self, folder: Path | None = None, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, compiler: Compiler | None = None, switches: Sequence[str] = ()
+    ) -> None:
         """Nothing is created or compiled yet.
 
         Args:
             folder: where cubins are kept; the user's cache folder unless given.
             compiler: what compiles them; nvcc, else NVRTC, unless given.
+            switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
         """
+        self._switches = tuple(switches)
         self._folder = folder
         self._compiler = compiler
 
@@ -94,7 +98,9 @@ class KernelCache:
             with locked(entry):
                 found = _read(entry, key)  # another process may have compiled it in the meantime
                 if found is None:
-                    done = self.compiler.compile(SOURCES / f"{file}.cu", _defines(precision), target)
+                    done = self.compiler.compile(
+                        SOURCES / f"{file}.cu", (*_defines(precision), *self._switches), target
+                    )
                     _write(entry, key, done.cubin, done.log)
                     return CompiledKernels(file, precision, target, done.cubin, done.log, compiled=True)
         cubin, log = found
@@ -123,6 +129,7 @@ class KernelCache:
 
     def _key(self, file: KernelFile, precision: WeightPrecision, target: int) -> str:
         parts = [source_hash(), self.compiler.kind, self.compiler.version, *OPTIONS, file, *_defines(precision)]
+        parts += self._switches
         return hashlib.sha256("\0".join([*parts, str(target)]).encode()).hexdigest()
 
 

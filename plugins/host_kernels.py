@@ -44,6 +44,7 @@ def build_host_kernels(
     lanes: int = 1,
     sanitizer: Sanitizer | None = None,
     sources: Path = SOURCES,
+    switches: Sequence[str] = (),
 ) -> Path:
     """Compiles a library of kernels for this machine, its parts at the same time.
 
@@ -53,6 +54,7 @@ def build_host_kernels(
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
         sources: the folder of the kernels.
+        switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
 
     Returns:
         ``library``.
@@ -62,6 +64,7 @@ def build_host_kernels(
     """
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
     flags += ["-Wconversion", "-Wno-unknown-pragmas", f"-DWAVERNN_HOST_LANES={lanes}"]
+    flags += [f"-D{switch}" for switch in switches]
     if sanitizer is not None:
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(parts)) as pool:

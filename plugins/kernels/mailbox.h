@@ -36,20 +36,41 @@ public:
         return static_cast<unsigned>(found);
     }
 
-    // Reads four neighbours, of which the first `count` are wanted and the others become zeros; index is a
-    // multiple of four. Says whether all of them have come.
-    DEVICE bool look(int step, long long index, int count, Words& words) const {
+    // Four neighbours with their stamps; index is a multiple of four.
+    struct Four {
+        unsigned long long word[4];
+    };
+
+    DEVICE void load(int step, long long index, Four& four) const {
         const unsigned long long* from = stamped_ + half(step) + index;
-        unsigned long long four[2][2];
-        look_at_two(from, four[0]);
-        look_at_two(from + 2, four[1]);
+        unsigned long long both[2][2];
+        look_at_two(from, both[0]);
+        look_at_two(from + 2, both[1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            four.word[i] = both[i / 2][i % 2];
+        }
+    }
+
+    // Takes the stamps off. The first `count` are wanted, the others become zeros. Says whether all of those have come:
+    // without a branch, so that nothing is waited for before the answer is used.
+    DEVICE static bool unpack(int step, int count, const Four& four, Words& words) {
         bool here = true;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            here = here && (i >= count || four[i / 2][i % 2] >> 32 == stamp_of(step));
-            words.word[i] = i < count ? static_cast<unsigned>(four[i / 2][i % 2]) : 0u;
+            const bool wanted = i < count;
+            const bool stamped = static_cast<unsigned>(four.word[i] >> 32) == stamp_of(step);
+            here &= !wanted | stamped;
+            words.word[i] = wanted ? static_cast<unsigned>(four.word[i]) : 0u;
         }
         return here;
+    }
+
+    // Reads four neighbours; see unpack.
+    DEVICE bool look(int step, long long index, int count, Words& words) const {
+        Four four;
+        load(step, index, four);
+        return unpack(step, count, four, words);
     }
 
     // The same, and waits for them.

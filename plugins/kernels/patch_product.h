@@ -5,6 +5,12 @@
 #include "mailbox.h"
 #include "octets.h"
 
+// Whether a sweep's loads are all under way before the first is waited for; else one patch is waited for after the
+// other. No bit of the result depends on it.
+#ifndef WAVERNN_POLLS_IN_FLIGHT
+#define WAVERNN_POLLS_IN_FLIGHT 1
+#endif
+
 namespace wavernn {
 
 // A tile of a group's streams, and where they stand in the batch.
@@ -27,20 +33,82 @@ struct OperandMail {
         mail.put(step, stream * pitch() + first_column / 2, word);
     }
 
-    // Reads a patch of streams; says whether all of it has come.
-    DEVICE bool look(
-        const Block& block, int step, int first_stream, int streams, int column_patch, Patch& patch) const {
+    // Of a lane's words of a patch: how many are there in a row.
+    DEVICE int words_at(int lane, int column_patch) const {
+        return (columns + 1) / 2 - word(lane, column_patch);
+    }
+
+    // The first of them, in a row.
+    DEVICE static int word(int lane, int column_patch) {
+        return column_patch * (PATCH_COLUMNS / 2) + piece_of(lane) * (PIECE / 2);
+    }
+};
+
+// The patches of `Ahead` neighbouring columns and of all octets of a tile's streams, looked at in one sweep.
+template <int Ahead, int StreamOctets>
+struct Sweep {
+    const OperandMail& operands;
+    const StreamTile<StreamOctets>& tile;
+    // Of the columns; those from `count` on are not wanted.
+    int first, count;
+
+    // Says whether all that is wanted has come. What is not wanted becomes zeros.
+    DEVICE bool look(const Block& block, int step, Patch (&streams)[Ahead][StreamOctets]) const {
+#if WAVERNN_POLLS_IN_FLIGHT
+        return look_at_all(block, step, streams);
+#else
         bool here = true;
-        for_parts(block, [&](int lane, int part) {
-            const int word = column_patch * (PATCH_COLUMNS / 2) + piece_of(lane) * (PIECE / 2);
-            const int count = row_of(lane) < streams ? (columns + 1) / 2 - word : 0;
-            if (count > 0) {
-                const long long stream = first_stream + row_of(lane);
-                here = mail.look(step, stream * pitch() + word, count, patch.part[part]) && here;
-            } else {
-                patch.part[part] = Words{{0, 0, 0, 0}};
+#pragma unroll
+        for (int i = 0; i < Ahead; ++i) {
+#pragma unroll
+            for (int s = 0; s < StreamOctets; ++s) {
+                for_parts(block, [&](int lane, int part) {
+                    if (const int words = wanted(lane, i, s); words > 0) {
+                        const long long stream = tile.first + s * PATCH_ROWS + row_of(lane);
+                        const long long at = stream * operands.pitch() + OperandMail::word(lane, first + i);
+                        here = operands.mail.look(step, at, words, streams[i][s].part[part]) && here;
+                    } else {
+                        streams[i][s].part[part] = Words{{0, 0, 0, 0}};
+                    }
+                });
             }
-        });
+        }
+        return here;
+#endif
+    }
+
+private:
+    DEVICE int wanted(int lane, int i, int s) const {
+        const bool there = i < count && s * PATCH_ROWS + row_of(lane) < tile.count;
+        return there ? operands.words_at(lane, first + i) : 0;
+    }
+
+    // All loads are under way before the first is looked at. What is not there is read from the nearest that is.
+    DEVICE bool look_at_all(const Block& block, int step, Patch (&streams)[Ahead][StreamOctets]) const {
+        Mailbox::Four found[Ahead][StreamOctets][PARTS];
+#pragma unroll
+        for (int i = 0; i < Ahead; ++i) {
+#pragma unroll
+            for (int s = 0; s < StreamOctets; ++s) {
+                for_parts(block, [&](int lane, int part) {
+                    const long long stream = tile.first + min(s * PATCH_ROWS + row_of(lane), tile.count - 1);
+                    const int patch = first + min(i, count - 1);
+                    const long long at = stream * operands.pitch() + OperandMail::word(lane, patch);
+                    operands.mail.load(step, at, found[i][s][part]);
+                });
+            }
+        }
+        bool here = true;
+#pragma unroll
+        for (int i = 0; i < Ahead; ++i) {
+#pragma unroll
+            for (int s = 0; s < StreamOctets; ++s) {
+                for_parts(block, [&](int lane, int part) {
+                    Words& words = streams[i][s].part[part];
+                    here &= Mailbox::unpack(step, wanted(lane, i, s), found[i][s][part], words);
+                });
+            }
+        }
         return here;
     }
 };
@@ -125,21 +193,8 @@ DEVICE void add_products(
         }
         Patch streams[ahead][StreamOctets];
         int left = watch.waits();
-        bool here = false;
-        while (!here) {
-            here = true;
-#pragma unroll
-            for (int i = 0; i < ahead; ++i) {
-#pragma unroll
-                for (int s = 0; s < StreamOctets; ++s) {
-                    const int there = first + i < columns.count ? tile.count - s * PATCH_ROWS : 0;
-                    here = operands.look(
-                               block, step, tile.first + s * PATCH_ROWS, there, columns.first + first + i,
-                               streams[i][s]) &&
-                           here;
-                }
-            }
-            here = here || !watch.go_on(left, FOR_OPERANDS, step);
+        const Sweep<ahead, StreamOctets> sweep = {operands, tile, columns.first + first, columns.count - first};
+        while (!sweep.look(block, step, streams) && watch.go_on(left, FOR_OPERANDS, step)) {
         }
         block.sync_warp();
 #pragma unroll

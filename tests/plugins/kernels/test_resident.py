@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.plugins.host_kernels import HostKernels
+from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
 from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident_plan import VARIANTS, plan_resident
@@ -146,6 +147,19 @@ def test_one_lane_computes_what_32_do(host_kernels: HostKernels, warps_of_32_lan
     expected = host_kernels.resident(case, inputs, "resident_stamped_16", warps=2)
     for name, found in warps_of_32_lanes.resident(case, inputs, "resident_stamped_16", warps=2).items():
         np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
+def test_no_bit_depends_on_how_words_are_polled(host_kernels: HostKernels, gxx: str, tmp_path: Path) -> None:
+    serial = HostKernels(
+        build_host_kernels(tmp_path / "serial.so", parts=["resident"], switches=["WAVERNN_POLLS_IN_FLIGHT=0"])
+    )
+    for kernel, model in itertools.product(VARIANTS, ("mixture", "two layers, skip, values")):
+        shape = small_shapes(hidden_size=70, fc_size=45)[model]
+        case = SequenceCase(shape, "bf16", batch=VARIANTS[kernel].streams - 2, steps=3)
+        inputs = case.inputs()
+        expected = serial.resident(case, inputs, kernel)
+        for name, found in host_kernels.resident(case, inputs, kernel).items():
+            np.testing.assert_array_equal(found, expected[name], err_msg=name)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -1,0 +1,88 @@
+"""What the compiler makes of the loops that decide how fast the kernels are, read from its machine code.
+
+nvdisasm is found on PATH, beside nvcc, or where the wheel nvidia-cuda-nvdisasm puts it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.plugins.compile import KernelCache, KernelFile
+from wavernn_trt.plugins.compilers import find_nvcc
+from wavernn_trt.plugins.resident_plan import VARIANTS
+
+TARGETS = (80, 90)
+SWEEP = 8
+"""Loads of sixteen bytes in a sweep over a product's operands."""
+_FUNCTION = re.compile(r"\.text\.(\w+):")
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_BETWEEN_LOADS = ("BRA", "BSSY", "BSYNC", "WARPSYNC", "BAR", "ISETP", "EXIT", "CALL")
+"""A branch, a barrier or a comparison ends a run of loads: what was loaded may be waited for there."""
+
+Disassemble = Callable[[KernelFile, int, tuple[str, ...]], Mapping[str, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def disassemble(tmp_path_factory: pytest.TempPathFactory) -> Disassemble:
+    """A function file, target, switches -> opcodes of each kernel in fp16, with a blank where a jump may end."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is not on PATH and not in /usr/local/cuda")
+    places = [*Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"), Path("/usr/local/cuda/bin")]
+    found = shutil.which("nvdisasm") or next((p for one in places if (p := shutil.which("nvdisasm", path=one))), None)
+    if found is None:
+        pytest.skip("nvdisasm is not on PATH and not beside nvcc: pip install nvidia-cuda-nvdisasm")
+    folder = tmp_path_factory.mktemp("sass")
+
+    def run(file: KernelFile, target: int, switches: tuple[str, ...]) -> Mapping[str, list[str]]:
+        cubin = folder / "kernels.cubin"
+        cubin.write_bytes(KernelCache(folder / "cubins", nvcc, switches).get(file, "fp16", target).cubin)
+        done = subprocess.run([found, "-c", str(cubin)], capture_output=True, text=True, check=True)
+        kernels: dict[str, list[str]] = {}
+        opcodes: list[str] = []
+        for line in done.stdout.splitlines():
+            if (function := _FUNCTION.match(line)) is not None:
+                opcodes = kernels.setdefault(function[1], [])
+            elif line.startswith(".L_"):
+                opcodes.append("")
+            elif (instruction := _INSTRUCTION.search(line)) is not None:
+                opcodes.append(instruction[1])
+        return kernels
+
+    return run
+
+
+def runs_of_loads(opcodes: list[str]) -> Iterator[int]:
+    """How many stamped words are loaded, sixteen bytes at a time, before anything may wait for one."""
+    run = 0
+    for opcode in [*opcodes, ""]:
+        if opcode.startswith("LDG") and "128" in opcode and "STRONG.GPU" in opcode:
+            run += 1
+        elif run and (not opcode or opcode.startswith(_BETWEEN_LOADS)):
+            yield run
+            run = 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_sweep_s_loads_are_all_under_way_at_once(disassemble: Disassemble, target: int) -> None:
+    """In each of the products: of both layers' states, of layer 1's input, and of rows. Logits are two loads."""
+    kernels = disassemble("resident", target, ())
+    assert set(kernels) == set(VARIANTS)
+    for name, opcodes in kernels.items():
+        found = list(runs_of_loads(opcodes))
+        sweeps = [run for run in found if run == SWEEP]
+        assert len(sweeps) >= 3, (name, found)
+        assert sum(found) - sum(sweeps) <= 8, (name, found)
+
+
+def test_without_the_switch_each_patch_is_waited_for(disassemble: Disassemble) -> None:
+    """Which the first is compared with on a GPU."""
+    for opcodes in disassemble("resident", 90, ("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
+        assert set(runs_of_loads(opcodes)) == {2}
