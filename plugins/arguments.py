@@ -130,6 +130,7 @@ class SteppedArguments(ctypes.Structure):
     _fields_ = (
         ("s", SequenceArguments),
         ("scales", _POINTER * len(MATRICES)),
+        ("fragments", _POINTER * len(MATRICES)),
         ("next_step", _POINTER),
         ("step", _POINTER),
         ("step_logits", _POINTER),

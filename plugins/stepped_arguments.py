@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.plugins.arguments import MATRICES, SteppedArguments
 from wavernn_trt.plugins.chunk_arguments import chunk_arguments, matrix_argument
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.stepped_plan import StagePlan, SteppedPlan, padded_columns, padded_logits
+from wavernn_trt.plugins.stepped_plan import GATES, StagePlan, SteppedPlan, padded_columns, padded_logits
 
 _ALIGNMENT = 256
 _OPERAND_BYTES = 2
+_FRAGMENT_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class SteppedWorkspace:
     """Of each fully connected layer, operands [B, padded width]."""
     logits: int
     """float32 [B, padded outputs]."""
+    fragments: Mapping[str, int]
+    """Of each matrix, by name: its numbers in the order of kernels/fragments.h; see `fragment_numbers`."""
     total: int
     """Bytes in all."""
 
@@ -69,7 +72,19 @@ def lay_out_stepped(shape: SequenceShape, batch: int) -> SteppedWorkspace:
     skipped = take(4 * batch * shape.hidden_size if shape.skip else 0)
     activations = tuple(take(operands(size)) for size in shape.fc_sizes)
     logits = take(4 * batch * padded_logits(shape.outputs))
-    return SteppedWorkspace(next_step, step, states, features, skipped, activations, logits, used)
+    fragments = {
+        operand.name: take(fragment_numbers(operand) * _OPERAND_BYTES)
+        for operand in shape.weight_inputs()
+        if operand.kind == "weight"
+    }
+    return SteppedWorkspace(next_step, step, states, features, skipped, activations, logits, fragments, used)
+
+
+def fragment_numbers(operand: Operand) -> int:
+    """Numbers of a matrix in whole fragments of sixteen rows: those of each gate, or all."""
+    rows, columns = (int(size) for size in operand.shape)
+    gates = GATES if operand.name.startswith(("recurrent", "input")) else 1
+    return gates * -(-(rows // gates) // _FRAGMENT_ROWS) * _FRAGMENT_ROWS * padded_columns(columns)
 
 
 def stepped_launches(
@@ -136,6 +151,8 @@ def _common_arguments(
         step=workspace + layout.step,
         step_logits=workspace + layout.logits,
     )
+    for name in names:
+        arguments.fragments[MATRICES.index(name)] = workspace + layout.fragments[name]
     for name, scales in zip(scaled, pointers[operands:], strict=True):
         arguments.scales[MATRICES.index(name)] = scales
     return arguments

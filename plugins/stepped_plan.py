@@ -25,6 +25,7 @@ UNIT_TILES = (32, 64, 128)
 """Streams of a GRU's tiles, of `RUN` units."""
 ROW_TILES = ((64, 32), (64, 64), (128, 128), (256, 128))
 """Rows and streams of the other layers' tiles."""
+_FRAGMENT_ROWS = 16
 _COPY_COST = 64
 """Of a number that is copied to shared memory, in multiplications: an assumption about GPUs, not measured."""
 _MOST_NUMBERS = 2**31 - 1
@@ -118,7 +119,9 @@ def plan_stepped(
     if streams is not None and streams not in UNIT_TILES:
         raise ValueError(f"streams of a tile: found {streams}, expected one of {', '.join(map(str, UNIT_TILES))}")
     sizes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.name in MATRICES}
-    most = max((int(rows) * int(columns) for rows, columns in sizes.values()), default=0)
+    # Rows of each gate, and columns, are padded to whole fragments.
+    padded = ((int(rows) + GATES * _FRAGMENT_ROWS) * padded_columns(int(columns)) for rows, columns in sizes.values())
+    most = max(padded, default=0)
     widest = max(padded_columns(int(columns)) for _, columns in sizes.values())
     if batch < 1 or max(most, batch * widest) > _MOST_NUMBERS:
         raise ValueError(

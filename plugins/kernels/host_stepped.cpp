@@ -28,7 +28,7 @@ extern "C" {
         });                                                                                                   \
     }
 
-WAVERNN_STEPPED(stepped_begin, wavernn::begin_stepped<wavernn::Operand<Weight>>)
+WAVERNN_STEPPED(stepped_begin, wavernn::begin_stepped<Weight>)
 WAVERNN_STEPPED(stepped_units_0_32, (wavernn::stepped_units_0<Weight, 2>))
 WAVERNN_STEPPED(stepped_units_0_64, (wavernn::stepped_units_0<Weight, 4>))
 WAVERNN_STEPPED(stepped_units_0_128, (wavernn::stepped_units_0<Weight, 8>))

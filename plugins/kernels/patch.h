@@ -88,6 +88,26 @@ WAVERNN_MULTIPLY_ADD(Half, "f16")
 WAVERNN_MULTIPLY_ADD(BFloat16, "bf16")
 #undef WAVERNN_MULTIPLY_ADD
 
+// The same with words of the upper and the lower rows in the order of fragments.h.
+#define WAVERNN_MULTIPLY_ADD(Number, type)                                                                        \
+    DEVICE void multiply_add(                                                                                     \
+        const Block&, Number, const Words (&rows)[PARTS][2], const Patch& streams, PatchSums& upper_sums,         \
+        PatchSums& lower_sums) {                                                                                  \
+        _Pragma("unroll") for (int half = 0; half < 2; ++half) {                                                  \
+            asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                   \
+                         ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                   \
+                         : "+f"(upper_sums.part[0][0]), "+f"(upper_sums.part[0][1]), "+f"(lower_sums.part[0][0]), \
+                           "+f"(lower_sums.part[0][1])                                                            \
+                         : "r"(rows[0][half].word[0]), "r"(rows[0][half].word[1]), "r"(rows[0][half].word[2]),    \
+                           "r"(rows[0][half].word[3]), "r"(streams.part[0].word[2 * half]),                       \
+                           "r"(streams.part[0].word[2 * half + 1]));                                              \
+        }                                                                                                         \
+    }
+
+WAVERNN_MULTIPLY_ADD(Half, "f16")
+WAVERNN_MULTIPLY_ADD(BFloat16, "bf16")
+#undef WAVERNN_MULTIPLY_ADD
+
 #else
 
 // What the instructions compute: each lane's sums, from the pieces that the lanes of its row and its streams hold.
@@ -118,6 +138,20 @@ void multiply_add(
             }
         }
     });
+}
+
+template <typename Number>
+void multiply_add(
+    const Block& block, Number number, const Words (&rows)[PARTS][2], const Patch& streams, PatchSums& upper_sums,
+    PatchSums& lower_sums) {
+    Patch upper, lower;
+    for_parts(block, [&](int, int part) {
+        for (int i = 0; i < 4; ++i) {
+            upper.part[part].word[i] = rows[part][i / 2].word[i % 2 * 2];
+            lower.part[part].word[i] = rows[part][i / 2].word[i % 2 * 2 + 1];
+        }
+    });
+    multiply_add(block, number, upper, lower, streams, upper_sums, lower_sums);
 }
 
 #endif

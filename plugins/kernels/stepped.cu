@@ -7,7 +7,7 @@ using wavernn::SteppedArguments;
 using Weight = wavernn::WAVERNN_NUMBER;
 
 KERNEL(256, 1) stepped_begin(const __grid_constant__ SteppedArguments arguments) {
-    wavernn::begin_stepped<wavernn::Operand<Weight>>(Block(), arguments);
+    wavernn::begin_stepped<Weight>(Block(), arguments);
 }
 
 #define WAVERNN_UNITS(streams, octets)                                                             \

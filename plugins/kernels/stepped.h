@@ -13,10 +13,29 @@
 
 namespace wavernn {
 
-// Takes over a stream's state from the chunk before, and makes the padding of all of its operands zero. A block for
-// each stream.
-template <typename Number>
+// Writes the weights in the order of fragments.h, shared out over the warps of all blocks.
+template <typename Weight>
+DEVICE void order_weights(const Block& block, const SteppedArguments& p) {
+#pragma unroll 1
+    for (int name = 0; name < MATRICES; ++name) {
+        const Matrix& matrix = p.s.matrices[name];
+        const int gates = name <= RECURRENT_1 ? 3 : 1;
+        const int count = gates * fragments_down(matrix.rows / gates) * whole_patches(matrix.columns);
+#pragma unroll 1
+        for (int i = block.rank() * block.warps() + block.warp(); i < count; i += p.s.batch * block.warps()) {
+            order_fragment(block, matrix, gates, i, static_cast<Weight*>(p.fragments[name]));
+        }
+    }
+}
+
+// Orders the weights, takes over a stream's state from the chunk before, and makes the padding of all of its operands
+// zero. A block for each stream.
+template <typename Weight>
 DEVICE void begin_stepped(const Block& block, const SteppedArguments& p) {
+    using Number = Operand<Weight>;
+    if constexpr (WAVERNN_FRAGMENT_ORDER != 0) {
+        order_weights<Weight>(block, p);
+    }
     const SequenceArguments& a = p.s;
     const int stream = block.rank();
     const int pitch = operand_pitch(a.hidden_size);

@@ -17,6 +17,9 @@ struct SteppedArguments {
     // [rows] what a row's sum is multiplied with, for weights of eight bits; else null.
     const float* scales[MATRICES];
 
+    // Each matrix in the order of fragments.h, written by the chunk's first launch.
+    void* fragments[MATRICES];
+
     // The step that layer 0 is to begin, and the one that all other stages are in. Layer 0 copies the first to the
     // second, and the drawing writes the first: no launch writes what another block of it reads.
     int* next_step;

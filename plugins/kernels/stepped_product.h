@@ -60,6 +60,13 @@ DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSum
     using Number = typename C::Number;
     const typename C::Weight* weights = reinterpret_cast<const typename C::Weight*>(slot);
     const Number* operands = reinterpret_cast<const Number*>(slot + C::ROW_BYTES);
+#if WAVERNN_FRAGMENT_ORDER
+    Fragment rows[C::PAIRS];
+#pragma unroll
+    for (int pair = 0; pair < C::PAIRS; ++pair) {
+        read_fragment(block, weights + (pair * C::ROW_WARPS + C::row_octet(block) / 2) * FRAGMENT, rows[pair]);
+    }
+#else
     Patch rows[C::PAIRS][2];
 #pragma unroll
     for (int pair = 0; pair < C::PAIRS; ++pair) {
@@ -71,6 +78,7 @@ DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSum
             });
         }
     }
+#endif
 #pragma unroll
     for (int s = 0; s < C::STREAM_OCTETS; ++s) {
         Patch streams;
@@ -82,8 +90,12 @@ DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSum
         for (int pair = 0; pair < C::PAIRS; ++pair) {
             constexpr int last = C::PAIRS - 1;
             const int kind = pair == last ? last + Product : pair;
+#if WAVERNN_FRAGMENT_ORDER
+            multiply_add(block, Number{}, rows[pair].half, streams, sums.of[kind][0][s], sums.of[kind][1][s]);
+#else
             multiply_add(
                 block, Number{}, rows[pair][0], rows[pair][1], streams, sums.of[kind][0][s], sums.of[kind][1][s]);
+#endif
         }
     }
 }

@@ -22,12 +22,11 @@ public:
           step_(*p.step) {}
 
     DEVICE void run() {
-        const int last = matrix_.rows - 1;
-        const TileRows rows = {first_row_, C::RUN, last, last};
+        const TileRows rows = TileRows::of_rows(first_row_, matrix_.rows, C::RUN);
         const Supply<C> supply(block_, rows, matrix_.columns, first_stream_, a_.batch);
         TileSums<C, 1> sums;
         sums.clear_all();
-        const Factors<C> factors[1] = {{matrix_, p_.operands[0]}};
+        const Factors<C> factors[1] = {{p_, name_, p_.operands[0]}};
         multiply(block_, supply, factors, whole_patches(matrix_.columns), sums, [] {});
         finish_sums(block_, sums, [&](int streams, int s, int lane, int part) {
             const int first = first_stream_ + streams * PATCH_ROWS + 2 * piece_of(lane);

@@ -5,7 +5,8 @@
 // the copies to the others are under way.
 #pragma once
 
-#include "pieces.h"
+#include "fragments.h"
+#include "stepped_arguments.h"
 
 namespace wavernn {
 
@@ -45,7 +46,8 @@ DEVICE int whole_patches(int columns) { return (columns + PATCH_COLUMNS - 1) / P
 // Numbers from one stream's operands to the next's, and from one row of weights to the next.
 DEVICE int operand_pitch(int columns) { return whole_patches(columns) * PATCH_COLUMNS; }
 
-// Which rows of a matrix a tile has. What is behind the last row or stream is computed from the last, and dropped.
+// Which rows of a matrix a tile has, counted in fragments where weights are in their order. What is behind the last row
+// or stream is computed from the last, and dropped.
 struct TileRows {
     // Of the first run, and from one run to the next.
     int first;
@@ -55,16 +57,34 @@ struct TileRows {
     int last;
 
     DEVICE int row(int run, int place) const { return min(min(first + place, last_of_run) + run * distance, last); }
+
+    // Of a GRU: units of three gates.
+    DEVICE static TileRows of_units(int first, int units) {
+        const int per_gate = WAVERNN_FRAGMENT_ORDER ? fragments_down(units) : units;
+        return {WAVERNN_FRAGMENT_ORDER ? first / FRAGMENT_ROWS : first, per_gate, per_gate - 1, 3 * per_gate - 1};
+    }
+
+    // Of other layers: from one run to the next there are `run` rows.
+    DEVICE static TileRows of_rows(int first, int rows, int run) {
+        const int last = (WAVERNN_FRAGMENT_ORDER ? fragments_down(rows) : rows) - 1;
+        const int unit = WAVERNN_FRAGMENT_ORDER ? FRAGMENT_ROWS : 1;
+        return {first / unit, run / unit, last, last};
+    }
 };
+
+// The weights of a matrix, in the order that the kernels read.
+DEVICE const void* ordered_weights(const SteppedArguments& p, int name) {
+    return WAVERNN_FRAGMENT_ORDER ? p.fragments[name] : p.s.matrices[name].weight;
+}
 
 // What one product multiplies.
 template <typename C>
 struct Factors {
-    const typename C::Weight* weights;   // [rows, pitch]
+    const typename C::Weight* weights;   // of ordered_weights
     const typename C::Number* operands;  // [B, pitch]
 
-    DEVICE Factors(const Matrix& matrix, const void* streams)
-        : weights(static_cast<const typename C::Weight*>(matrix.weight)),
+    DEVICE Factors(const SteppedArguments& p, int matrix, const void* streams)
+        : weights(static_cast<const typename C::Weight*>(ordered_weights(p, matrix))),
           operands(static_cast<const typename C::Number*>(streams)) {}
 };
 
@@ -76,8 +96,16 @@ public:
 
     DEVICE Supply(const Block& block, const TileRows& rows, int columns, int first_stream, int batch) {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
+#if WAVERNN_FRAGMENT_ORDER
+            const int fragment = chunk / CHUNKS_A_FRAGMENT;
+            const int row = rows.row(fragment / C::ROW_WARPS, fragment % C::ROW_WARPS);
+            row_offset_[turn][part] =
+                row * whole_patches(columns) * FRAGMENT + chunk % CHUNKS_A_FRAGMENT * C::ROW_CHUNK;
+#else
             const int row = chunk / CHUNKS_A_ROW;
-            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * operand_pitch(columns);
+            row_offset_[turn][part] = rows.row(row / C::RUN, row % C::RUN) * operand_pitch(columns) +
+                                      chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
+#endif
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int stream = min(first_stream + chunk / CHUNKS_A_STREAM, batch - 1);
@@ -88,7 +116,7 @@ public:
     // Begins to copy a patch of columns to a slot.
     DEVICE void fetch(const Block& block, const Factors<C>& factors, int column_patch, unsigned char* slot) const {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
-            const int column = column_patch * PATCH_COLUMNS + chunk % CHUNKS_A_ROW * C::ROW_CHUNK;
+            const int column = column_patch * (WAVERNN_FRAGMENT_ORDER ? FRAGMENT : PATCH_COLUMNS);
             copy_words_later(slot + chunk * VECTOR_BYTES, factors.weights + row_offset_[turn][part] + column);
         });
         for_chunks<STREAM_CHUNKS>(block, [&](int turn, int part, int chunk) {
@@ -101,6 +129,7 @@ public:
 private:
     static constexpr int CHUNKS_A_ROW = PATCH_COLUMNS / C::ROW_CHUNK;
     static constexpr int CHUNKS_A_STREAM = PATCH_COLUMNS / C::STREAM_CHUNK;
+    static constexpr int CHUNKS_A_FRAGMENT = FRAGMENT / C::ROW_CHUNK;
     static constexpr int ROW_CHUNKS = C::ROWS * CHUNKS_A_ROW;
     static constexpr int STREAM_CHUNKS = C::STREAMS * CHUNKS_A_STREAM;
     static constexpr int COPIERS = C::WARPS * PATCH_LANES;

@@ -40,15 +40,15 @@ public:
 
     DEVICE void run() {
         const int size = a_.hidden_size;
-        const TileRows rows = {first_unit_, size, size - 1, 3 * size - 1};
+        const TileRows rows = TileRows::of_units(first_unit_, size);
         const Supply<C> supply(block_, rows, size, first_stream_, a_.batch);
         TileSums<C, Products> sums;
         sums.clear_all();
         if constexpr (Products == 1) {
-            const Factors<C> factors[1] = {{recurrent(), p_.operands[0]}};
+            const Factors<C> factors[1] = {{p_, RECURRENT, p_.operands[0]}};
             multiply(block_, supply, factors, whole_patches(size), sums, [] {});
         } else {
-            const Factors<C> factors[2] = {{a_.matrices[INPUT_1], p_.operands[0]}, {recurrent(), p_.operands[1]}};
+            const Factors<C> factors[2] = {{p_, INPUT_1, p_.operands[0]}, {p_, RECURRENT, p_.operands[1]}};
             multiply(block_, supply, factors, whole_patches(size), sums, [&] { meet_scales(sums); });
         }
         if (LAYER == 0 && block_.rank() == 0 && block_.thread() == 0) {

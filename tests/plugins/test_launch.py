@@ -65,7 +65,8 @@ def fatchord_512() -> SequenceShape:
 
 
 @pytest.mark.parametrize(
-    "structure", ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments"]
+    "structure",
+    ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments", "SteppedArguments"],
 )
 def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
     """Sizes and offsets of every field, as g++ sees them."""
@@ -76,6 +77,7 @@ def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> 
     lines = "".join(f'std::printf("%zu\\n", offsetof(wavernn::{structure}, {name}));\n' for name in names)
     (tmp_path / "tell.cpp").write_text(
         '#include <cstddef>\n#include <cstdio>\n#include "gru_arguments.h"\n#include "resident_arguments.h"\n'
+        '#include "stepped_arguments.h"\n'
         f'int main() {{ {lines} std::printf("%zu\\n", sizeof(wavernn::{structure})); }}\n'
     )
     program = tmp_path / "tell"

@@ -17,6 +17,7 @@ import pytest
 from wavernn_trt.plugins.compile import KernelCache, KernelFile
 from wavernn_trt.plugins.compilers import find_nvcc
 from wavernn_trt.plugins.resident_plan import VARIANTS
+from wavernn_trt.plugins.stepped_plan import kernel_names
 
 TARGETS = (80, 90)
 SWEEP = 8
@@ -86,3 +87,35 @@ def test_without_the_switch_each_patch_is_waited_for(disassemble: Disassemble) -
     """Which the first is compared with on a GPU."""
     for opcodes in disassemble("resident", 90, ("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
         assert set(runs_of_loads(opcodes)) == {2}
+
+
+def instructions_between(opcodes: list[str], name: str, between: str) -> Iterator[tuple[int, int]]:
+    """Of each stretch of code without a jump into it that has an instruction: how many, and how many of another."""
+    for stretch in " ".join(opcode or "|" for opcode in opcodes).split("|"):
+        found = stretch.split()
+        places = [i for i, opcode in enumerate(found) if opcode.startswith(name)]
+        if places:
+            inside = found[places[0] : places[-1]]
+            yield len(places), sum(opcode.startswith((between, f"IMAD.{between}")) for opcode in inside)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_moved_between_products(disassemble: Disassemble, target: int) -> None:
+    """A tensor core's instruction finds its four registers of weights side by side, as they were loaded."""
+    kernels = disassemble("stepped", target, ())
+    products = {name: list(instructions_between(ops, "HMMA", "MOV")) for name, ops in kernels.items()}
+    assert {name for name, found in products.items() if found} == set(kernel_names()) - {
+        "stepped_begin",
+        "stepped_draw",
+    }
+    for name, found in products.items():
+        assert all(moves == 0 for _, moves in found), (name, found)
+    assert products["stepped_units_0_128"] == [(48, 0)]
+    assert products["stepped_rows_256x128"] == [(64, 0)]
+
+
+def test_in_the_order_of_rows_registers_are_moved(disassemble: Disassemble) -> None:
+    """Which the first is compared with on a GPU; and this test sees moves where there are some."""
+    kernels = disassemble("stepped", 90, ("WAVERNN_FRAGMENT_ORDER=0",))
+    ((_, moves),) = instructions_between(kernels["stepped_units_0_128"], "HMMA", "MOV")
+    assert moves > 48

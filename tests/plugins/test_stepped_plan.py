@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
+from wavernn_trt.export.operators import Operand
 from wavernn_trt.plugins.arguments import MATRICES
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.stepped_arguments import Launch, lay_out_stepped, stepped_launches
+from wavernn_trt.plugins.stepped_arguments import Launch, fragment_numbers, lay_out_stepped, stepped_launches
 from wavernn_trt.plugins.stepped_plan import UNIT_TILES, kernel_names, plan_stepped
 from wavernn_trt.plugins.targets import TARGETS, Device
 
@@ -73,6 +74,8 @@ def test_what_no_launch_can_have_is_refused() -> None:
 def test_buffers_of_a_workspace_do_not_overlap() -> None:
     layout = lay_out_stepped(FATCHORD, 100)
     row = 100 * 512
+    fragments = list(layout.fragments.items())
+    assert len(fragments) == 6
     sizes = [
         (layout.next_step, 4),
         (layout.step, 4),
@@ -81,11 +84,17 @@ def test_buffers_of_a_workspace_do_not_overlap() -> None:
         (layout.skipped, 4 * row),
         *((offset, 2 * row) for offset in layout.activations),
         (layout.logits, 4 * row),
+        *((offset, 2 * (512 if name.startswith(("fc", "output")) else 3 * 512) * 512) for name, offset in fragments),
     ]
     assert len(layout.states) == len(layout.features) == len(layout.activations) == 2
     for (start, size), (following, _) in zip(sizes, [*sizes[1:], (layout.total, 0)], strict=True):
         assert start % 256 == 0
         assert start + size <= following
+
+
+def test_each_gate_begins_with_a_fragment_of_its_own() -> None:
+    assert fragment_numbers(Operand("recurrent_weight_0", (3 * 17, 33), "weight")) == 3 * 32 * 64
+    assert fragment_numbers(Operand("fc_weight_0", (3 * 17, 33), "weight")) == 64 * 64
 
 
 def test_a_step_costs_no_new_objects() -> None:

@@ -130,6 +130,21 @@ def test_every_class_is_drawn_in_its_interval(host_kernels: HostKernels, classes
     assert label[-1] == classes - 1
 
 
+def test_no_bit_depends_on_the_order_of_weights_in_memory(host_kernels: HostKernels, gxx: str, tmp_path: Path) -> None:
+    """Of sizes that fill fragments and patches in part, and in whole."""
+    in_rows = HostKernels(
+        build_host_kernels(tmp_path / "rows.so", parts=["stepped"], switches=["WAVERNN_FRAGMENT_ORDER=0"])
+    )
+    for sizes in ((7, 10, 37), (70, 45, 20), (64, 64, 32)):
+        for precision in ("fp16", "bf16", "fp8"):
+            for model in ("two layers, skip, values", "one layer, labels"):
+                case = SequenceCase(small_shapes(*sizes)[model], precision, batch=3, steps=2)  # type: ignore[arg-type]
+                inputs = case.inputs()
+                expected = in_rows.stepped(case, inputs)
+                for name, found in host_kernels.stepped(case, inputs).items():
+                    np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
 def test_other_kernels_draw_the_same_classes_from_the_same_logits(host_kernels: HostKernels) -> None:
     """The likelihoods are whole numbers: who adds them up in what order does not matter."""
     shape = small_shapes(classes=200)["one layer, labels"]
