@@ -2,8 +2,6 @@
 #pragma once
 
 #define DEVICE __device__ __forceinline__
-// For what is rare and would stand in many places.
-#define DEVICE_APART __device__ __noinline__
 #define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 
 namespace wavernn {

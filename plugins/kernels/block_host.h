@@ -18,7 +18,6 @@
 #include <vector>
 
 #define DEVICE inline
-#define DEVICE_APART inline
 
 namespace wavernn {
 

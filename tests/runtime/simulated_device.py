@@ -234,6 +234,8 @@ class OnnxPlan:
         self.bindings = manifest.bindings
         self.capturable = capturable
         self.enqueued = self.warmed = 0
+        self.stalls = 0
+        """So many chunks to come end as those of a kernel that gives up: their last samples are a mark."""
 
     def context(self, *, one_shape: bool) -> OnnxContext:
         return OnnxContext(self)
@@ -274,6 +276,9 @@ class OnnxContext:
             names = [one.name for one in bindings if one.kind == "output"]
             for name, value in zip(names, self._plan.session.run(names, inputs), strict=True):
                 buffers[name].view(value.shape, value.dtype.str)[...] = value
+                if name == "samples" and self._plan.stalls:
+                    self._plan.stalls -= 1
+                    buffers[name].view(value.shape, "uint32")[:, -1] = 0xFFE00000 | 2 << 19 | 7 << 10 | 5
 
         stream.give("run", run)
 

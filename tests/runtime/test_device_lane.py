@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import GpuDevice
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.errors import KernelStallError, VocoderError
 from wavernn_trt.runtime.executors.device_lane import DeviceLane, runs
 from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
@@ -94,6 +94,17 @@ def test_streams_come_and_go_in_any_order_of_work(bench: Bench, seed: int, lengt
     expected = bench.samples(bench.reference, lengths)
     assert equal(bench.samples(executor, lengths), expected)
     assert equal(bench.samples(executor, lengths), expected)  # a lane that was used before
+
+
+def test_a_chunk_whose_kernel_gave_up_fails_and_the_lane_is_used_again(bench: Bench) -> None:
+    """Of an engine too: what marks the chunk is in its samples."""
+    executor, lengths = bench.executor(bench.simulated.SimulatedDevice(0)), [3 * STEPS, STEPS]
+    expected = bench.samples(executor, lengths)
+    bench.plans["decoder"].stalls = 1
+    with pytest.raises(KernelStallError, match=r"block 7 waited for operands of a product in step 5, longer than its"):
+        bench.samples(executor, lengths)
+    assert bench.plans["decoder"].stalls == 0
+    assert equal(bench.samples(executor, lengths), expected)
 
 
 @pytest.mark.parametrize("layout", ["fatchord", "mol"])

@@ -51,6 +51,8 @@ LIBRARY = ctypes.CDLL("libcuda.so.1")
 SHAPES = small_shapes()
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
 STEPS, BATCH = 8, 3
+WAITS = 1 << 18
+"""Polls of a kernel that is to give up: a second or so, where a thread is stopped for far less."""
 LENGTHS = [STEPS * 2 + 5, 7, STEPS, STEPS + 1]
 
 
@@ -261,7 +263,7 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int, precision: Precision
 ) -> None:
     """Its lane fails, the utterance is decoded again, and the context lives on."""
-    executor, name = open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, waits=20_000)
+    executor, name = open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
     mel = MEL[:, :1]
     with Vocoder(
         registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, name)
@@ -272,7 +274,8 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
         assert absent.value == 0
         counted = vocoder.statistics()
     assert np.array_equal(found, expected)
-    assert (counted.lost_lanes, counted.restarted, counted.failed) == (1, 1, 0)
+    assert counted.lost_lanes == counted.restarted >= 1  # a busy machine may stop a thread for longer than the bound
+    assert (counted.failed, counted.done) == (0, 2)
     with BindingsDevice().current():
         assert not driver.is_lost()
 
@@ -280,7 +283,7 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
 def test_a_chunk_that_a_kernel_gave_up_is_named(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
 ) -> None:
-    executor, _ = open_cuda(voice, CudaWish("fp16", BATCH, STEPS, threads=1), cache=cache, waits=20_000)
+    executor, _ = open_cuda(voice, CudaWish("fp16", BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
     expected = decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
     absent.value = 1
     with pytest.raises(
