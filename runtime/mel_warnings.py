@@ -20,6 +20,8 @@ from wavernn_trt.runtime.mel import checked_array
 
 _FEWEST_FRAMES = 20
 """Frames; less may be a single vowel or a pause."""
+_MOST_FRAMES = 4096
+"""Frames that are looked at, evenly spread over the mel."""
 _SPEECH_DB = 30.0
 """Decibels between the quietest and the loudest cell of any speech; recordings measured have 60 and more."""
 _FLOOR_DB = 25.0
@@ -58,7 +60,8 @@ def mel_warnings(mel: ArrayLike, audio: AudioConfig) -> list[str]:
         values = checked_array(mel, audio)
     except VocoderError:
         return []  # refused elsewhere, with the reason
-    return list(_warnings(np.asarray(values, np.float64), np.ndim(mel), audio))
+    some = values[:, :: 1 + values.shape[1] // _MOST_FRAMES]  # all frames of any but very long mels
+    return list(_warnings(np.asarray(some, np.float64), np.ndim(mel), audio))
 
 
 def _warnings(mel: NDArray[np.float64], axes: int, audio: AudioConfig) -> Iterator[str]:

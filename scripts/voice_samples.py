@@ -39,7 +39,8 @@ def speak(state: Mapping[str, Tensor], mel: Tensor, *, temperature: float, seed:
         Of each row float32 [frames * hop_length], ``AUDIO.delay`` samples late.
     """
     device = mel.device
-    model = univoc_from_state({name: value.float() for name, value in state.items()}, temperature).to(device)
+    weights = {name: value.float() for name, value in state.items()}
+    model = univoc_from_state(weights, temperature, label_scale="symmetric").to(device)
     rows = model.conditioner(mel.transpose(1, 2)).transpose(0, 1)  # [frames, B, columns]
     count = len(rows) * AUDIO.hop_length
     uniforms = torch.rand(count, mel.shape[0], 1, generator=torch.Generator().manual_seed(seed)).to(device)

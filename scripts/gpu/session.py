@@ -21,7 +21,16 @@ from wavernn_trt.scripts.bench.machine import describe_machine, describe_version
 from wavernn_trt.scripts.gpu.findings import CRASHED, Finding, FindingsFile
 from wavernn_trt.scripts.gpu.results import write_results
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def _root() -> Path:
+    here = Path.cwd()
+    whole = (here / "setup.cfg").is_file() and (here / "tests" / "gpu").is_dir()
+    return here if whole else Path(__file__).resolve().parents[2]
+
+
+ROOT = _root()
+"""The tree with the tests: the current folder where it is one, so that an installed package finds them; else the tree
+that this file lies in."""
 LEAST_SECONDS = 3.0
 """Less time than that is not worth starting a part."""
 _RESTARTS = ("-n", "1", "--max-worker-restart", "16", "--maxschedchunk", "1")
@@ -136,8 +145,10 @@ class Run:
 
     def _environment(self) -> dict[str, str]:
         paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        # Without what a worker of pytest-xdist, should this run in one, has in its environment for itself.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return {
-            **os.environ,
+            **own,
             "PYTHONPATH": os.pathsep.join(str(Path(one).resolve()) for one in paths),
             "PYTHONUNBUFFERED": "1",
             "XDG_CACHE_HOME": str(self.work / "cache"),  # nothing is left outside of the run's folders

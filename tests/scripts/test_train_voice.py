@@ -94,7 +94,7 @@ def test_the_checkpoint_is_a_univoc_checkpoint(folder: Path, tmp_path: Path) -> 
 def test_the_configuration_of_the_default_sizes_is_univocs() -> None:
     assert config_yaml(Recipe()) == (
         "preprocess: {sr: 16000, hop_length: 200, win_length: 800, n_fft: 2048, n_mels: 80, fmin: 50, "
-        "mel_norm: slaney, preemph: 0.97, top_db: 80, ref_db: 20, mulaw: {bits: 8}}\n"
+        "mel_norm: slaney, pad_mode: constant, preemph: 0.97, top_db: 80, ref_db: 20, mulaw: {bits: 8}}\n"
         "model: {n_mels: 80, conditioning_size: 64, embedding_dim: 64, rnn_size: 256, fc_size: 192, bits: 8, "
         "hop_length: 200, sr: 16000}\n"
         "waveform: {preemphasis: 0.85, peak: 0.7}\n"

@@ -87,7 +87,7 @@ def test_labels_are_those_that_the_runtime_decodes_and_mels_those_that_it_takes(
     signal = 0.2 * rng.standard_normal(16000)
     recording = prepare("noise", signal, AUDIO.sample_rate, 1.0, bits=8)
     waveform = signal * AUDIO.peak / np.abs(signal).max()
-    model = univoc_from_state(TrainingModel(Recipe()).state_dict()).config
+    model = univoc_from_state(TrainingModel(Recipe()).state_dict(), label_scale="symmetric").config
     late = np.concatenate([np.zeros(AUDIO.delay), waveform])[: len(recording.labels)]
     expected = SampleCoding(model, AUDIO).samples(late)
     assert np.array_equal(recording.labels.numpy()[: len(expected)], expected)

@@ -139,12 +139,3 @@ def test_a_report_says_that_a_gpu_was_throttled(
     assert "SM 1200 of 2100 MHz" in out
     report["gpu"]["throttled"] = []
     assert not any(line.startswith("throttled") for line in heading(report))
-
-
-def test_the_checks_on_a_gpu_ask_the_same_program(smi: Callable[..., None]) -> None:
-    from wavernn_trt.scripts.gpu.environment import clocks
-
-    smi(TOLD)
-    outcome = clocks()
-    assert outcome.numbers["clocks.sm"] == "1200 MHz"
-    assert "power.draw 70.25 W" in outcome.text
