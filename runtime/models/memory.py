@@ -16,13 +16,13 @@ from wavernn_trt.runtime.executors.registry import ON_A_GPU
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
 from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
 
-# Of onnxruntime, whose sessions keep the most that a run ever took. Measured as growth of a process's resident memory
-# by univoc of 224 and 896 and fatchord of 512 units, 8 streams: the estimate was 0 to 8 % too high.
+# Of onnxruntime, whose sessions keep the most that a run ever took. Measured as growth of a process's resident memory:
+# copies of held rows by the shipped voice with 1 to 16 streams, the others by fatchord of 512 units with 8.
 _PACKED = 1.4
 """Memory of a session for each byte of weights: most are packed anew, and some of the file stays mapped."""
 _PACKED_LAYERS = 1.9
 """The same where the decoder has two recurrent layers."""
-_COPIES = 4.3
+_COPIES = 4.9
 """How often the conditioning of all steps of a chunk lies in memory, where it is held over a frame."""
 _COPIES_INTERPOLATED = 3.1
 """The same where it is interpolated."""
