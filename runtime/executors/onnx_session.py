@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -54,9 +56,28 @@ def conditioner_providers() -> tuple[Provider, ...]:
     return (_CUDA, {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}), *CPU
 
 
-def usable_cores() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The CPU cores that this process may use: those it may run on, and no more than its container's quota.
+
+    Args:
+        cgroup: where Linux shows the control group of this process, as containers see it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Cores that a control group's CPU quota is worth; ``None`` where it has none (cgroup v2, then v1)."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((cgroup / name).read_text() for name in files).split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # no such file, or the word max
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
 
 
 class OnnxConditioner:

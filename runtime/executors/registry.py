@@ -31,6 +31,10 @@ BACKENDS = ("auto", "onnxruntime", "torch", *ON_A_GPU)
 """What can be asked for; ``auto`` is the first of `ON_A_GPU` that can run the model here, else ``onnxruntime``."""
 
 
+_NOT_OPENED = (ValueError, RuntimeError, OSError)
+"""What a backend on a GPU fails with: this project's own errors, and those of TensorRT, its plugins and the driver."""
+
+
 @dataclass(frozen=True)
 class OpenedModel:
     """An executor and what the rest of the runtime must know of its model."""
@@ -108,7 +112,7 @@ def check_count(name: str, value: int | None) -> None:
 def _open_named(directory: ModelDirectory, backend: str, opener: Callable[[], OpenedModel]) -> OpenedModel:
     try:
         return opener()
-    except ValueError as error:
+    except _NOT_OPENED as error:
         model = shlex.quote(str(directory.path))
         raise VocoderError(
             f"backend {backend}: {error}. To speak on the CPU instead: wavernn-trt vocode INPUT -o OUTPUT --model "
@@ -125,7 +129,7 @@ def _open_first(openers: Mapping[str, Callable[[], OpenedModel]]) -> OpenedModel
             opened = opener()
         except NoMachineError as error:
             logger.debug("backend auto: not %s: %s", backend, error)
-        except ValueError as error:
+        except _NOT_OPENED as error:
             # Who has a GPU and every package expects them to be used.
             logger.warning("backend auto: not %s: %s", backend, error)
         else:

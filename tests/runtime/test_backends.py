@@ -78,7 +78,9 @@ def test_auto_warns_where_a_gpu_stays_idle_for_want_of_a_plan(
 
 
 @pytest.mark.usefixtures("simulated_machine")
+@pytest.mark.parametrize("kind", [VocoderError, RuntimeError, OSError])
 def test_auto_goes_on_where_an_engine_does_not_load(
+    kind: type[Exception],
     voice: ModelDirectory,
     cache: EngineCache,
     store: Callable[..., None],
@@ -88,7 +90,7 @@ def test_auto_goes_on_where_an_engine_does_not_load(
     store()
 
     def refuse(*_: Any) -> Engine:
-        raise VocoderError("TensorRT-RTX does not load it")
+        raise kind("TensorRT-RTX does not load it")
 
     monkeypatch.setattr(tensorrt_executor, "load_engine", refuse)
     assert wavernn_trt.load(cache=cache.folder).backend == "onnxruntime"
