@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from wavernn_trt.engines.cache_errors import ANOTHER_FOLDER, EngineCacheError, explain
+from wavernn_trt.export.atomic_file import write_atomic
 
 TAG = "CACHEDIR.TAG"
 """Marks a folder as a cache, for backup programs too: https://bford.info/cachedir/."""
@@ -66,10 +67,4 @@ def make_cache(folder: Path) -> None:
             f"{folder} is no engine cache: it has no {TAG}, but {others[0]!r} in it; plans that are no longer used are "
             "removed from a cache, so choose an empty folder or a new one"
         )
-    temporary = folder / f".{TAG}.{os.getpid()}"
-    try:
-        temporary.write_text(_TAG_TEXT)
-        os.replace(temporary, folder / TAG)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomic(folder / TAG, _TAG_TEXT.encode())

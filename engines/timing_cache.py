@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from wavernn_trt.export.atomic_file import write_atomic
 
 
 class TimingCache:
@@ -29,7 +30,4 @@ class TimingCache:
         cache = self._config.get_timing_cache()
         if cache is None:
             return
-        self._file.parent.mkdir(exist_ok=True)
-        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        temporary.write_bytes(memoryview(cache.serialize()))
-        temporary.replace(self._file)
+        write_atomic(self._file, memoryview(cache.serialize()))

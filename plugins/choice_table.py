@@ -15,12 +15,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
@@ -95,16 +95,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"schema": _SCHEMA, "rows": [_json(row) for row in rows]}
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            json.dump(content, file, indent=1)
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_atomic(path, json.dumps(content, indent=1).encode())
 
 
 def _json(row: Row) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from wavernn_trt.engines.cache import CachedPlan
 from wavernn_trt.engines.cache_entries import compiled_file
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
@@ -202,11 +202,8 @@ class _CompiledKernels:
             content = bytes(memoryview(self._cache.serialize()))
             if content == self._known:
                 return
-            temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}")
             try:
-                self._file.parent.mkdir(exist_ok=True)
-                temporary.write_bytes(hashlib.sha256(content).digest() + content)
-                temporary.replace(self._file)
+                write_atomic(self._file, hashlib.sha256(content).digest() + content)
             except OSError as error:
                 logger.debug("%s is not kept: %s", self._file, error)
             self._known = content
