@@ -1,9 +1,10 @@
-// How long a thread waits for other blocks of its group, and what happens when they do not come.
+// Bounded waits of a thread for other blocks of its group, and how a wait without success ends.
 //
-// The group has an error word in global memory, zero before the launch. The first thread that looks in vain too often
-// writes there where it was; all others look at the word from time to time, and wait no more either. Blocks that wait
-// no more leave at their next barrier of the group; where there is none in a step, they run through the remaining steps
-// on whatever is in memory, since all threads of a block have to come to its own barriers. At the end every block marks the streams that it draws for with the group's error word.
+// The group has an error word in global memory, zero before the launch. The first thread whose polls are used up writes
+// its place into the word; all other threads read the word every POLLS_A_LOOK polls and stop waiting too. Blocks that
+// have stopped leave at the next barrier of the group. Where a step has none, they run through the remaining steps on
+// whatever is in memory, since all threads of a block have to reach its own barriers. At the end every block marks the
+// streams that it draws for with the group's error word.
 #pragma once
 
 #include "block.h"

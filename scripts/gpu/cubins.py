@@ -126,16 +126,16 @@ def open_cubins(folder: Path | None, own: Path, switches: Sequence[str] = ()) ->
         return KernelCache(own, compiler, switches), origin
     if reason := why_unusable(folder):
         raise KernelError(reason)
-    told = _description(folder)
-    prebuilt = PrebuiltCompiler(folder, told["kind"], told["version"])
+    description = _description(folder)
+    prebuilt = PrebuiltCompiler(folder, description["kind"], description["version"])
     origin = f"prebuilt by {prebuilt.kind} {prebuilt.version}"
     return KernelCache(folder, prebuilt, switches), origin
 
 
 def _description(folder: Path) -> dict[str, str]:
     try:
-        told = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        return {name: str(told[name]) for name in ("kind", "version", "sources")}
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        return {name: str(description[name]) for name in ("kind", "version", "sources")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KernelError(f"{folder} is no folder of 'run --prebuild' ({error})") from error
 

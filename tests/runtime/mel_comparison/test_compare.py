@@ -61,7 +61,7 @@ def computed(
     htk: bool = False,
     power: int = 1,
     sampled: int | None = None,
-    told: int | None = None,
+    assumed: int | None = None,
     in_time: bool = False,
     hop: int | None = None,
     skip: int = 0,
@@ -71,7 +71,7 @@ def computed(
     """A recording's mel by librosa, under a model's settings but for those that are given."""
     used = dataclasses.replace(audio, **settings)
     sampled = sampled or audio.sample_rate
-    told = told or sampled
+    assumed = assumed or sampled
     scale = sampled / audio.sample_rate if in_time else 1.0
     signal = resample(waveform, rate, sampled).astype(np.float64)[skip:] * gain
     if used.peak is not None:
@@ -84,8 +84,8 @@ def computed(
     )
     norm = norm or used.mel_norm
     bank = librosa.filters.mel(
-        sr=told, n_fft=n_fft, n_mels=used.n_mels, fmin=used.fmin, htk=htk, dtype=np.float64,
-        fmax=None if used.fmax is None else min(used.fmax, told / 2), norm="slaney" if norm == "slaney" else None,
+        sr=assumed, n_fft=n_fft, n_mels=used.n_mels, fmin=used.fmin, htk=htk, dtype=np.float64,
+        fmax=None if used.fmax is None else min(used.fmax, assumed / 2), norm="slaney" if norm == "slaney" else None,
     )  # fmt: skip
     if norm == "sum":
         bank /= bank.sum(axis=1, keepdims=True)
@@ -132,7 +132,7 @@ def faults(audio: AudioConfig) -> list[Fault]:
           if top(audio, value) != top(audio, audio.fmax)),
         *(Fault("sample rate", (rate, "other filters"), {"sampled": rate}) for rate in (16000, 22050, 24000)
           if rate != audio.sample_rate),
-        *(Fault("sample rate", (rate, "same filters"), {"sampled": rate, "told": audio.sample_rate})
+        *(Fault("sample rate", (rate, "same filters"), {"sampled": rate, "assumed": audio.sample_rate})
           for rate in (16000, 22050) if rate != audio.sample_rate),
         *(Fault("sample rate", (rate, "same in time"), {"sampled": rate, "in_time": True})
           for rate in (16000, 22050) if rate != audio.sample_rate and audio.fmax is None),
