@@ -1,11 +1,11 @@
 // Exchange of words of 32 bits between the blocks of a group, in global memory.
 //
-// Each word is stored together with the number of its step, in one store that is seen whole or not at all. A reader polls
-// until the stamp is that of its step: no barrier, and one way through the second-level cache instead of three. A word
-// may be overwritten two steps later: the block that overwrites it has read what every block of the group wrote in the
-// step between, and each of them wrote that after its last read of the old word. These accesses are relaxed: their order
-// follows from every word being computed from words that were read, and from __syncthreads inside a block. Memory must
-// hold no stamp of a later step: it is cleared before each launch.
+// Each word is stored together with the number of its step, in one store that is seen whole or not at all. A reader
+// polls until the stamp is that of its step: no barrier, and one way through the second-level cache instead of three.
+// A word may be overwritten two steps later: the block that overwrites it has read what every block of the group
+// wrote in the step between, and each of them wrote that after its last read of the old word. These accesses are
+// relaxed: their order follows from every word being computed from words that were read, and from __syncthreads
+// inside a block. Memory must hold no stamp of a later step: it is cleared before each launch.
 #pragma once
 
 #include "waiting.h"
