@@ -20,16 +20,16 @@ from wavernn_trt.calibration.partial import MisfitError, Observations, read_obse
 from wavernn_trt.calibration.score import Progress, analyse_speech
 from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
-from wavernn_trt.runtime.audio import read_audio, read_mel
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
+from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.executors.registry import OpenedModel
-from wavernn_trt.runtime.input_files import check_regular, is_mel
+from wavernn_trt.runtime.files.audio import read_audio, read_mel
+from wavernn_trt.runtime.files.input_files import check_regular, is_mel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
-from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.request import Request, prepare
-from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import Stream, decode_streams
-from wavernn_trt.runtime.uniforms import check_seed
 from wavernn_trt.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ class ObservingExecutor(OnnxRuntimeExecutor):
     """Speaks as the model does, and, teacher-forced, yields what its products read instead of its logits.
 
     What a step's products read stands side by side, [B, T, activations], `columns` saying whose is where. So it goes
-    through `wavernn_trt.runtime.teacher_forcing.force_streams` as logits do, which knows what is padding.
+    through `wavernn_trt.runtime.decoding.teacher_forcing.force_streams` as logits do, which knows what is padding.
     """
 
     def __init__(self, directory: ModelDirectory, threads: int | None = None) -> None:

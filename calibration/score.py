@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import FloatArray
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.files.audio import FloatArray
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import SILENT_PEAK, Vocoder
 
 Progress = Callable[[int], None]

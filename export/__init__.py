@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wavernn_trt.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+    from wavernn_trt.export.checkpoints.checkpoint import Checkpoint, CheckpointError, read_checkpoint
     from wavernn_trt.export.exporter import ExportResult, export
 
 __all__ = ["Checkpoint", "CheckpointError", "ExportResult", "export", "read_checkpoint"]
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
-    "CheckpointError": "checkpoint",
+    "Checkpoint": "checkpoints.checkpoint",
+    "CheckpointError": "checkpoints.checkpoint",
     "ExportResult": "exporter",
     "export": "exporter",
-    "read_checkpoint": "checkpoint",
+    "read_checkpoint": "checkpoints.checkpoint",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 import wavernn_trt
-from wavernn_trt.export.checkpoint import Checkpoint, read_checkpoint
+from wavernn_trt.export.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import (

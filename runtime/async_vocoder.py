@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DeadlineError, QueueFullError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.sinks import Sink

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
+from wavernn_trt.runtime.decoding.folding import plan_folds
+from wavernn_trt.runtime.decoding.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.folding import plan_folds
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.mel import check_mel
-from wavernn_trt.runtime.mel_conditioner import MelConditioner
-from wavernn_trt.runtime.mel_warnings import mel_warnings
+from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 from wavernn_trt.runtime.scheduling.utterance import Utterance
-from wavernn_trt.runtime.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 
 logger = logging.getLogger(__name__)
 

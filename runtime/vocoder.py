@@ -15,16 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.arriving.arriving_mel import ArrivingMel
-from wavernn_trt.runtime.audio import resample
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.conditioning.incremental_mel import ArrivingMel
+from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.decoding.chunk_loop import decode_streams
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_streams, forced_stream
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.files.audio import resample
 from wavernn_trt.runtime.mel import check_mel
-from wavernn_trt.runtime.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.request import Request, prepare
-from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.crowd import keep_under_way
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.scheduler import Scheduler
@@ -36,8 +38,6 @@ from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory
-from wavernn_trt.runtime.streams import decode_streams
-from wavernn_trt.runtime.teacher_forcing import ForcedPiece, force_streams, forced_stream
 
 CHUNK_SECONDS = 0.02
 """Length of a chunk, where the executor leaves it open."""

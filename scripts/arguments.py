@@ -86,7 +86,7 @@ class _MelFrom(argparse.Action):
     """Checks a convention's name; ``list`` prints the names and ends the program, as ``--help`` does."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        from wavernn_trt.runtime.mel_conventions import CONVENTIONS, names
+        from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS, names
 
         if values == "list":
             for one in CONVENTIONS:
@@ -109,8 +109,8 @@ def check_mel_from(name: str | None, files: Iterable[Path]) -> None:
         VocoderError: no file is a mel.
     """
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.input_files import is_mel
-    from wavernn_trt.runtime.standard_streams import is_input_stream
+    from wavernn_trt.runtime.files.input_files import is_mel
+    from wavernn_trt.runtime.files.standard_streams import is_input_stream
 
     if name is not None and not any(is_mel(file) or is_input_stream(file) for file in files):
         raise VocoderError("--mel-from: found recordings only, expected a mel; a recording's mel is always the model's")
@@ -123,7 +123,7 @@ def mel_from_differences(name: str | None, audio: AudioConfig) -> str | None:
         name: the option's value.
         audio: the model's audio settings.
     """
-    from wavernn_trt.runtime.mel_conventions import differences
+    from wavernn_trt.runtime.mel_comparison.conventions import differences
 
     different = differences(name, audio) if name is not None else []
     if not different:

@@ -16,7 +16,7 @@ from wavernn_trt.scripts.arguments import path, positive_integer
 
 if TYPE_CHECKING:
     from wavernn_trt.export.exporter import ExportResult
-    from wavernn_trt.export.settings_table import Setting
+    from wavernn_trt.export.settings.table import Setting
 
 DESCRIPTION = """\
 Reads a trained WaveRNN checkpoint and writes a model directory: the conditioner, the decoder
@@ -155,7 +155,7 @@ class _List(argparse.Action):
 
 
 def _preset_lines() -> Iterator[str]:
-    from wavernn_trt.export.presets import PRESETS
+    from wavernn_trt.export.settings.presets import PRESETS
 
     for preset in PRESETS.values():
         yield f"{preset.name}: {preset.about}"
@@ -168,7 +168,7 @@ def _preset_lines() -> Iterator[str]:
 
 
 def _setting_lines() -> Iterator[str]:
-    from wavernn_trt.export.settings_table import SETTABLE, SETTINGS
+    from wavernn_trt.export.settings.table import SETTABLE, SETTINGS
 
     yield "Settings that --set takes and a settings file may hold, with other projects' names for them:"
     for setting in SETTINGS:

@@ -31,8 +31,8 @@ def inspect_mel(directory: Path, mel: Path | None, recording: Path | None, *, as
     Raises:
         ValueError: a file cannot be read, or there is no mel.
     """
-    from wavernn_trt.runtime.mel_file import read_mel
-    from wavernn_trt.runtime.recording import read_recording
+    from wavernn_trt.runtime.files.mel_file import read_mel
+    from wavernn_trt.runtime.files.recording import read_recording
 
     if mel is None:
         raise ValueError(
@@ -67,7 +67,7 @@ def _checks(mel: Any, audio: AudioConfig) -> list[str]:
     """What is wrong with a mel, seen without the recording."""
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.mel import check_mel
-    from wavernn_trt.runtime.mel_warnings import mel_warnings
+    from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 
     try:
         check_mel(mel, audio)

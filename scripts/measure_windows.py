@@ -30,8 +30,8 @@ from wavernn_trt.scripts.bench.models import STANDARD, export_random
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Moments, Speech
-    from wavernn_trt.runtime.arriving.conditioning_blocks import ConditioningBlocks
-    from wavernn_trt.runtime.conditioning import FloatArray
+    from wavernn_trt.runtime.conditioning.incremental_blocks import ConditioningBlocks
+    from wavernn_trt.runtime.conditioning.windows import FloatArray
     from wavernn_trt.runtime.executors.protocol import Executor
     from wavernn_trt.runtime.executors.registry import OpenedModel
 
@@ -69,7 +69,7 @@ class _InBlocks:
         return getattr(self._executor, name)
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        from wavernn_trt.runtime.arriving.conditioning_blocks import condition_in_blocks
+        from wavernn_trt.runtime.conditioning.incremental_blocks import condition_in_blocks
 
         if self._blocks is None:
             return self._executor.condition(mel)
@@ -78,9 +78,9 @@ class _InBlocks:
 
 def _measure(directory: Path | None, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     from wavernn_trt.calibration.score import analyse
-    from wavernn_trt.runtime.arriving.conditioning_blocks import RecurrentBlocks, conditioning_blocks
-    from wavernn_trt.runtime.audio import read_audio
+    from wavernn_trt.runtime.conditioning.incremental_blocks import RecurrentBlocks, conditioning_blocks
     from wavernn_trt.runtime.executors.registry import open_model
+    from wavernn_trt.runtime.files.audio import read_audio
     from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
     opened = open_model(directory or shipped_voice(), "onnxruntime", threads=1)
@@ -181,7 +181,7 @@ def _directory(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
 
 def _recordings(paths: Sequence[Path]) -> list[Path]:
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.input_files import find_files
+    from wavernn_trt.runtime.files.input_files import find_files
 
     found: list[Path] = []
     for one in paths:

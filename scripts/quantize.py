@@ -214,7 +214,7 @@ def _table_beside(arguments: argparse.Namespace) -> Path:
 def _read(directory: ModelDirectory, files: Sequence[Path]) -> HeldOut:
     from wavernn_trt.calibration.errors import CalibrationError, reason_of
     from wavernn_trt.calibration.score import analyse_speech
-    from wavernn_trt.runtime.audio import read_audio
+    from wavernn_trt.runtime.files.audio import read_audio
     from wavernn_trt.runtime.vocoder import Vocoder
     from wavernn_trt.scripts.quantize_report import HeldOut
 

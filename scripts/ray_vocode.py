@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: a mistake in the arguments, or no worker can start.
         OSError: the report cannot be written.
     """
+    from wavernn_trt.runtime.decoding.folding import plan_folds
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.folding import plan_folds
     from wavernn_trt.runtime.jobs.output_files import remove_leftovers
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs

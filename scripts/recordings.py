@@ -24,7 +24,7 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
         VocoderError: a folder without any, none of the files exists, or a mel where only recordings will do.
     """
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.input_files import describe_inputs, find_files, is_mel
+    from wavernn_trt.runtime.files.input_files import describe_inputs, find_files, is_mel
 
     found: list[Path] = []
     for path in inputs:

@@ -62,7 +62,7 @@ class _Run:
         """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
         from wavernn_trt.calibration.errors import reason_of
         from wavernn_trt.calibration.score import analyse
-        from wavernn_trt.runtime.recording import read_recording
+        from wavernn_trt.runtime.files.recording import read_recording
 
         self.opened.clear()
         for file in self.files:

@@ -178,14 +178,14 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: a mistake in the arguments, before any work is done.
         OSError: the report cannot be written.
     """
+    from wavernn_trt.runtime.decoding.folding import plan_folds
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.folding import plan_folds
+    from wavernn_trt.runtime.files.standard_streams import check_standard_output, is_standard_output
     from wavernn_trt.runtime.jobs.output_files import remove_leftovers
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import check_report
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-    from wavernn_trt.runtime.standard_streams import check_standard_output, is_standard_output
     from wavernn_trt.runtime.vocoder import Vocoder
 
     if is_standard_output(arguments.output):
@@ -285,7 +285,7 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, repo
 
 def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
     """The jobs; a stream is read here, where Ctrl-C ends the waiting for it."""
-    from wavernn_trt.runtime.standard_streams import is_input_stream, read_input_stream
+    from wavernn_trt.runtime.files.standard_streams import is_input_stream, read_input_stream
 
     if len(plan) != 1 or not is_input_stream(plan[0].input):
         return plan
@@ -313,13 +313,13 @@ def _open_report(path: Path, vocoder: Vocoder) -> JobReport:
 
 
 def _input(text: str) -> Path:
-    from wavernn_trt.runtime.standard_streams import STANDARD_INPUT
+    from wavernn_trt.runtime.files.standard_streams import STANDARD_INPUT
 
     return STANDARD_INPUT if text == "-" else path(text)  # ./- is a file of that name
 
 
 def _output(text: str) -> Path:
-    from wavernn_trt.runtime.standard_streams import STANDARD_OUTPUT
+    from wavernn_trt.runtime.files.standard_streams import STANDARD_OUTPUT
 
     return STANDARD_OUTPUT if text == "-" else path(text)
 

@@ -186,7 +186,7 @@ def _open_torch(path: Path, threads: int | None, batch: int | None) -> OpenedMod
     _require("torch", "PyTorch", "pip install '.[export]' in a clone of the project")
     import torch
 
-    from wavernn_trt.export.checkpoint import read_checkpoint
+    from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
     from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 
     if threads is not None:

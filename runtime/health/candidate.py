@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from numpy.typing import ArrayLike
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.health.probe import NoProbeError, probe
 from wavernn_trt.runtime.vocoder import Vocoder
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.conditioning import FloatArray
-from wavernn_trt.runtime.emphasis import DeEmphasis
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.decoding.emphasis import DeEmphasis
+from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 from wavernn_trt.runtime.mel import check_mel
-from wavernn_trt.runtime.uniforms import check_seed
 
 ITERATIONS = 32
 """Rounds of guessing. From 32 on, mels of the result hardly come closer to the one asked for."""

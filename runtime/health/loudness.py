@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime import mu_law
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.decoding import mu_law
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 
 _STEPS = 16

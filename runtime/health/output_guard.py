@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DamagedOutputError
 from wavernn_trt.runtime.health.loudness import Loudness
 

@@ -64,9 +64,9 @@ from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, read_probe
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, sampling_inputs
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.uniforms import SeededUniforms, sampling_inputs
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.vocoder import Vocoder

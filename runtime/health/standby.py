@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DamagedOutputError, ExecutorError, VocoderError
 from wavernn_trt.runtime.health.candidate import Candidate, Problem, ProblemKind, Speaker, Standing
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim

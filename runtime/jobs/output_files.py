@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from wavernn_trt.runtime.files.standard_streams import is_standard_output
 from wavernn_trt.runtime.jobs.file_lock import is_still, try_lock
-from wavernn_trt.runtime.standard_streams import is_standard_output
 
 logger = logging.getLogger(__name__)
 

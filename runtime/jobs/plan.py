@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.input_files import (
+from wavernn_trt.runtime.files.input_files import (
     MEL_SUFFIXES,
     UNREADABLE,
     LeftOut,
@@ -24,8 +24,8 @@ from wavernn_trt.runtime.input_files import (
     is_mel,
     recording_suffixes,
 )
+from wavernn_trt.runtime.files.standard_streams import is_input_stream, is_standard_output
 from wavernn_trt.runtime.jobs.manifest import MANIFEST_SUFFIX, Entry, read_manifest, usual_output
-from wavernn_trt.runtime.standard_streams import is_input_stream, is_standard_output
 
 logger = logging.getLogger(__name__)
 

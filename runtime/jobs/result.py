@@ -49,7 +49,7 @@ class JobOptions:
     overwrite: bool = False
     """Make outputs anew that are there; else their jobs are skipped."""
     mel_from: str | None = None
-    """Level convention of the mels, as `wavernn_trt.runtime.mel_conventions` names it; ``None`` is the model's own."""
+    """Level convention of the mels, a name in `mel_comparison.conventions`; ``None`` is the model's own."""
 
 
 class Progress(Protocol):

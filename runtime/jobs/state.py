@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobResult
 from wavernn_trt.runtime.jobs.room import Room

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.features import hann_window, hz_to_mel, lws_window, mel_to_hz, pre_emphasis, triangles
+from wavernn_trt.runtime.files.audio import resample
 
 Array = NDArray[np.float64]
 

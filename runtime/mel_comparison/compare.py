@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.audio import resample
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.files.audio import resample
 from wavernn_trt.runtime.mel_comparison.alignment import Alignment, alignments, expected_frames
 from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis, FilterNorm, model_analysis
+from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS
 from wavernn_trt.runtime.mel_comparison.faults import (
     MelComparison,
     MelFault,
@@ -28,7 +29,6 @@ from wavernn_trt.runtime.mel_comparison.faults import (
 )
 from wavernn_trt.runtime.mel_comparison.levels import SAME_DB, identify, model_levels
 from wavernn_trt.runtime.mel_comparison.search import EXACT_DB, Explanation, Search
-from wavernn_trt.runtime.mel_conventions import CONVENTIONS
 
 Array = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.mel_comparison.analysis import Analysis
+from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS
 from wavernn_trt.runtime.mel_comparison.levels import LevelMap, describe, identify, model_levels
 from wavernn_trt.runtime.mel_comparison.search import EXACT_DB, Explanation
-from wavernn_trt.runtime.mel_conventions import CONVENTIONS
 
 FaultKind = Literal[
     "transposed", "batch axis", "mel bands", "hop length", "sample rate", "window", "fmin", "fmax", "mel filters",

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
+from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Piece, Stream
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.scheduling.tasks import Task, Urgency
-from wavernn_trt.runtime.streams import LaneLoop, Piece, Stream
 
 _URGENT_TIME = 4.0
 """How many times as long as a chunk of all streams those of urgent ones alone may take, before there is another of all:

@@ -16,10 +16,11 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
 from typing import Any
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
+from wavernn_trt.runtime.decoding.chunk_loop import Stream
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError, executor_error
 from wavernn_trt.runtime.executors.protocol import Executor
-from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.conditioning_ahead import ConditioningAhead
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
@@ -28,7 +29,6 @@ from wavernn_trt.runtime.scheduling.statistics import Counters, SchedulerStatist
 from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Queue, Task, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.scheduling.utterance import Utterance
-from wavernn_trt.runtime.streams import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 
 
 class Sink(Protocol):

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning import Conditioning, FloatArray, Want
+from wavernn_trt.runtime.conditioning.windows import Conditioning, FloatArray, Want
+from wavernn_trt.runtime.decoding.chunk_loop import Piece, Stream
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.health.output_guard import OutputGuard
-from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.scheduling.utterance import Assembly, Utterance
-from wavernn_trt.runtime.streams import Piece, Stream
 
 Urgency = Literal["interactive", "batch"]
 """Whether somebody waits for an utterance, or for the whole of a job."""

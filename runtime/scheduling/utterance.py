@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import Conditioning, FloatArray, Want
-from wavernn_trt.runtime.folding import Fold, join_folds
+from wavernn_trt.runtime.conditioning.windows import Conditioning, FloatArray, Want
+from wavernn_trt.runtime.decoding.chunk_loop import Stream
+from wavernn_trt.runtime.decoding.folding import Fold, join_folds
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.decoding.uniforms import UniformSource
 from wavernn_trt.runtime.health.output_guard import OutputGuard
-from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import Stream
-from wavernn_trt.runtime.uniforms import UniformSource
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.uniforms import check_seed
 
 Int16Array = NDArray[np.int16]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 from wavernn_trt.runtime.streaming.stream_link import LocalLink

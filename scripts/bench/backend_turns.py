@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.machine import resident_bytes

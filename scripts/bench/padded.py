@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.executors.registry import OpenedModel
-from wavernn_trt.runtime.sample_coding import SampleCoding
-from wavernn_trt.runtime.streams import LaneLoop, Stream
-from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
 from wavernn_trt.scripts.bench.speech import Mixture
 

@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.scheduling.sinks import Sink
 
 

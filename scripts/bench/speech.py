@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wavernn_trt.runtime.audio import read_audio, read_mel
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.input_files import describe_inputs, find_files, is_mel
+from wavernn_trt.runtime.files.audio import read_audio, read_mel
+from wavernn_trt.runtime.files.input_files import describe_inputs, find_files, is_mel
 from wavernn_trt.runtime.jobs.manifest import MANIFEST_SUFFIX, read_manifest
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request

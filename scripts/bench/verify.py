@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wavernn_trt.export.checkpoint import Checkpoint
+from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.export.families.fatchord import fatchord_from_state
 from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the families are PyTorch modules")
 
-from wavernn_trt.export.checkpoint import Checkpoint, read_checkpoint
+from wavernn_trt.export.checkpoints.checkpoint import Checkpoint, read_checkpoint
 
 CASES = {
     "fatchord_raw": "latest_weights.pyt",

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the families are PyTorch modules")
 
 from torch.nn import functional
 
-from wavernn_trt.export.checkpoint import read_checkpoint
+from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
 
 SMALL = {"rnn": 24, "fc": 20, "hidden": 12, "output": 16, "blocks": 2}
 FULL = {"rnn": 512, "fc": 512, "hidden": 128, "output": 128, "blocks": 10}

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 import onnxruntime
 
 from wavernn_trt.engines.compatibility import compatibility_report
-from wavernn_trt.export.checkpoint import Checkpoint
+from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.exporter import rewrite
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import window_rows

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.probe_measures import displacements
-from wavernn_trt.runtime.uniforms import SeededUniforms
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder, load, shipped_voice
 
 for module in ("onnxruntime", "onnx_graphsurgeon", "platformdirs"):

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from wavernn_trt.export.checkpoint import Checkpoint
+    from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
     from wavernn_trt.export.config import ModelConfig
     from wavernn_trt.export.networks import Networks
     from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence

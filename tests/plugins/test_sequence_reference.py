@@ -20,7 +20,7 @@ from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.operators import PRECISIONS, Precision, SequenceShape
 from wavernn_trt.plugins.rounding import store
 from wavernn_trt.plugins.sequence_reference import decode_sequence
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 Arrays = dict[str, NDArray[Any]]

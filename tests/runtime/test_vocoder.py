@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 import wavernn_trt
 from wavernn_trt.export.model_directory import ModelDirectoryError
-from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, State
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.streams import Stream, decode_streams
-from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]

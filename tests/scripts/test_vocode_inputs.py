@@ -219,7 +219,7 @@ def test_a_reader_that_leaves_is_a_failed_file(mel: NDArray[np.float32]) -> None
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_ctrl_c_ends_the_waiting_for_standard_input(mel: NDArray[np.float32]) -> None:
     announced = """
-from wavernn_trt.runtime import standard_streams
+from wavernn_trt.runtime.files import standard_streams
 read = standard_streams.read_input_stream
 def announce(path):
     print("waiting", file=sys.stderr, flush=True)

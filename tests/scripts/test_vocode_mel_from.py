@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.features import mel_to_magnitude
-from wavernn_trt.runtime.mel_conventions import CONVENTIONS, convert
+from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS, convert
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 

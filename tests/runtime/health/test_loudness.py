@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig, ColumnGroup, ModelConfig
-from wavernn_trt.export.presets import PRESETS
+from wavernn_trt.export.settings.presets import PRESETS
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.health.loudness import Loudness, frame_amplitudes, loud_amplitude
 

@@ -15,12 +15,12 @@ import soundfile
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.export.presets import PRESETS
-from wavernn_trt.runtime.audio import resample
+from wavernn_trt.export.settings.presets import PRESETS
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.files.audio import resample
 from wavernn_trt.runtime.mel_comparison import MelComparison, compare_mel
-from wavernn_trt.runtime.mel_warnings import mel_warnings
+from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 
 librosa = pytest.importorskip("librosa", reason="librosa computes the mels that are compared")
 

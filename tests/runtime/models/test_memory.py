@@ -43,7 +43,7 @@ def test_the_estimate_is_what_a_model_in_use_takes(grid: str, quantised: Callabl
     code = """
 import json, sys, numpy as np
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.runtime.conditioning import ConditioningWindows
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
 from wavernn_trt.runtime.vocoder import shipped_voice

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.conditioning import FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits

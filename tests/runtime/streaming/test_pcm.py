@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavernn_trt.export.config import ColumnGroup, ModelConfig
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder, to_int16
-from wavernn_trt.runtime.uniforms import SeededUniforms
 
 
 def noise(count: int, level: float = 1.1) -> np.ndarray:

@@ -31,7 +31,9 @@ from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.plugins.stored_weights import store_operands
-from wavernn_trt.runtime.conditioning import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import KernelStallError, NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
@@ -42,8 +44,6 @@ from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
 from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.streams import LaneLoop, Stream, decode_streams
-from wavernn_trt.runtime.uniforms import SeededUniforms
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.cli import main
 

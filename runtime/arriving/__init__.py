@@ -1,1 +1,0 @@
-"""Mels that are spoken while they arrive."""

@@ -1,0 +1,229 @@
+"""Conditioning a mel block by block, so that rows can be had before its last frame is there.
+
+Which frames a block's run of the conditioner reads depends on the block's place alone, never on how or when the frames
+came: a row then has the same bits, however a mel is cut into pieces.
+
+Where the conditioner is a convolution (fatchord's layout), every run has the same length, with zeros for frames that
+do not exist or are not there yet, as the conditioner itself has them around a mel. Where it is a recurrent network
+that reads all frames in both directions (univoc), a block is conditioned with some frames before and behind it, which
+is an approximation; scripts/measure_windows.py measures of what quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.runtime.conditioning.reach import measure_reach
+from wavernn_trt.runtime.conditioning.sliding_rows import SlidingRows
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.errors import VocoderError
+
+Condition = Callable[[FloatArray], FloatArray]
+"""Runs a conditioner: mel [n_mels, N] -> rows [N + 2 * margin, columns]. One thread at a time may call it."""
+
+CONVOLUTION_FRAMES = 64
+"""Frames of a convolution's block. With its neighbours that is more than 64 columns, from which on ONNX Runtime's
+matrix products (MLAS, one thread) sum in the same parts however many there are: rows then equal those of longer mels
+bit for bit."""
+RECURRENT_BEFORE = 32
+"""Frames before a recurrent network's block: more change nothing that was measurable."""
+RECURRENT_LOOKAHEAD = 19
+"""Frames: blocks of 4, and 16 behind each, which is 200 ms at a hop of 12.5 ms. The shipped voice is then about 0.01
+bits a sample from the whole mel, to either side; 12 frames in all cost 0.01 more, 8 0.02, and none 0.6."""
+_MOST_RECURRENT_FRAMES = 4
+"""Of a block: a run costs 13 times a block's share of the whole mel's, and a single frame's would cost 49 times."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the conditioner."""
+
+    first: int
+    """First frame that it reads; negative for zeros before the mel."""
+    stop: int
+    """One behind the last; frames that are not there yet are zeros."""
+    rows: range
+    """The frames whose rows are taken from it."""
+
+
+class ConditioningBlocks(Protocol):
+    """How a model's mels are conditioned in blocks."""
+
+    @property
+    def lookahead(self) -> int:
+        """Frames that must be there behind a frame before its samples can be drawn, at most, until the mel ends."""
+
+    def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
+        """What to run when frames have come.
+
+        Args:
+            done: rows that no further frame will change, as `complete` said before.
+            frames: of the mel so far.
+            ended: whether there will be no more.
+        """
+
+    def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
+        """For each column group, of how many frames the rows are final once that many have come and were run."""
+
+    def reads_from(self, done: int) -> int:
+        """The first frame that a coming run can read."""
+
+
+class ConvolutionalBlocks:
+    """Runs of one length, at fixed places; rows are those of a run over the whole mel."""
+
+    def __init__(self, model: ModelConfig, reach: tuple[int, ...]) -> None:
+        """Takes a model.
+
+        Args:
+            model: its configuration.
+            reach: for each column group, the frames to either side that a row depends on.
+        """
+        self._reach = reach
+        self._widest = max(reach)
+        self.lookahead = max(
+            frames + (model.margin if group.expansion == "kernel" else 0)
+            for frames, group in zip(reach, model.groups, strict=True)
+        )
+
+    def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
+        """See `ConditioningBlocks`; at the mel's end rows are final as they are."""
+        if ended:
+            return
+        for block in range(done // CONVOLUTION_FRAMES, -(-frames // CONVOLUTION_FRAMES)):
+            first = block * CONVOLUTION_FRAMES
+            stop = first + CONVOLUTION_FRAMES
+            rows = range(max(done, first), min(frames, stop))
+            yield Run(first - self._widest, stop + self._widest, rows)
+
+    def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
+        """See `ConditioningBlocks`."""
+        return tuple(frames if ended else max(0, frames - reach) for reach in self._reach)
+
+    def reads_from(self, done: int) -> int:
+        """See `ConditioningBlocks`."""
+        return done // CONVOLUTION_FRAMES * CONVOLUTION_FRAMES - self._widest
+
+
+@dataclass(frozen=True)
+class RecurrentBlocks:
+    """Blocks with context; the last frames are one block, and a mel that is no longer than the first is run whole."""
+
+    groups: int
+    """Column groups."""
+    block: int
+    """Frames whose rows are taken from a run."""
+    before: int
+    """Frames that are run before them."""
+    behind: int
+    """Frames that are run behind them."""
+
+    @property
+    def lookahead(self) -> int:
+        """See `ConditioningBlocks`."""
+        return self.block - 1 + self.behind
+
+    def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
+        """See `ConditioningBlocks`."""
+        while done + self.block + self.behind <= frames:
+            rows = range(done, done + self.block)
+            yield Run(max(0, done - self.before), rows.stop + self.behind, rows)
+            done = rows.stop
+        if ended and done < frames:
+            yield Run(max(0, done - self.before), frames, range(done, frames))
+
+    def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
+        """See `ConditioningBlocks`."""
+        done = frames if ended else max(0, (frames - self.behind) // self.block * self.block)
+        return (done,) * self.groups
+
+    def reads_from(self, done: int) -> int:
+        """See `ConditioningBlocks`."""
+        return max(0, done - self.before)
+
+
+def conditioning_blocks(
+    model: ModelConfig, n_mels: int, condition: Condition, lookahead: int | None = None
+) -> ConditioningBlocks:
+    """How to condition a model's mels in blocks; runs the conditioner a few times over short mels.
+
+    Args:
+        model: its configuration.
+        n_mels: bins of its mels.
+        condition: its conditioner.
+        lookahead: frames to wait for, where a model leaves a choice (univoc): more sound better. ``None`` is
+            `RECURRENT_LOOKAHEAD` there, and what the conditioner reads elsewhere.
+
+    Raises:
+        VocoderError: rows of this model depend on the mel's length, or it cannot do with that look-ahead.
+    """
+    if any(group.expansion == "linear" for group in model.groups):
+        raise VocoderError(
+            "mel: found frames that arrive one by one, expected the whole mel: this model interpolates between its "
+            "first and its last frame, so that every sample depends on their number; collect the frames and pass "
+            "np.concatenate(pieces, axis=1)"
+        )
+    if lookahead is not None and (
+        isinstance(lookahead, bool) or not isinstance(lookahead, int | np.integer) or lookahead < 0
+    ):
+        raise VocoderError(f"lookahead: found {lookahead!r}, expected a number of frames from 0 on")
+    if model.family == "univoc":
+        frames = RECURRENT_LOOKAHEAD if lookahead is None else int(lookahead)
+        # The fewer frames there are to look ahead, the more each of them is worth, and the shorter blocks are.
+        block = max(1, min(_MOST_RECURRENT_FRAMES, frames // 4))
+        return RecurrentBlocks(len(model.groups), block, RECURRENT_BEFORE, frames - block + 1)
+    blocks = ConvolutionalBlocks(model, measure_reach(model, n_mels, condition))
+    if lookahead not in (None, blocks.lookahead):
+        raise VocoderError(
+            f"lookahead: found {lookahead} frames, expected {blocks.lookahead}, which is what this model's conditioner "
+            "reads; leave it out"
+        )
+    return blocks
+
+
+def condition_in_blocks(
+    blocks: ConditioningBlocks, model: ModelConfig, mel: FloatArray, condition: Condition
+) -> FloatArray:
+    """The rows that a stream has when all frames of its mel have come.
+
+    Args:
+        blocks: of the model.
+        model: its configuration.
+        mel: [n_mels, N].
+        condition: its conditioner.
+
+    Returns:
+        float32 [N + 2 * margin, columns]; rows outside the mel are zero.
+    """
+    frames = SlidingRows(len(mel))
+    frames.write(0, mel.T)
+    rows = np.zeros((mel.shape[1] + 2 * model.margin, model.columns), np.float32)
+    for ended in (False, True):
+        done = min(blocks.complete(mel.shape[1], False)) if ended else 0
+        for run in blocks.runs(done, mel.shape[1], ended):
+            rows[run.rows.start + model.margin : run.rows.stop + model.margin] = condition_run(
+                run, model.margin, frames, condition
+            )
+    return rows
+
+
+def condition_run(run: Run, margin: int, frames: SlidingRows, condition: Condition) -> FloatArray:
+    """Carries a run out.
+
+    Args:
+        run: what to run.
+        margin: rows of conditioning before the first frame's.
+        frames: the mel, [frames, n_mels].
+        condition: the conditioner.
+
+    Returns:
+        float32 [len(run.rows), columns].
+    """
+    rows = condition(np.ascontiguousarray(frames.take(run.first, run.stop).T))
+    skipped = run.rows.start - run.first + margin
+    return rows[skipped : skipped + len(run.rows)]

@@ -1,0 +1,121 @@
+"""Takes a mel from whoever makes it, frame by frame or in pieces, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES
+from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.mel import check_mel
+
+READ_AHEAD_SECONDS = 2.0
+"""Of frames that are taken before they are decoded; then the iterator has to wait."""
+
+
+class MelFeed:
+    """Pulls pieces of a mel from an iterator and appends them to a conditioning.
+
+    A piece is float [n_mels, k] with any k, or a single frame [n_mels]. Each is checked as it comes. A wrong piece and
+    an iterator that raises end the stream with that error, behind the samples that the frames before allow.
+
+    The iterator runs in the feed's thread. While it waits inside its own code, nothing can interrupt it: `stop` then
+    takes effect when it yields, and the thread, a daemon, does not keep the program from ending.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[ArrayLike],
+        conditioning: GrowingConditioning,
+        audio: AudioConfig,
+        *,
+        sample_rate: int | None = None,
+        read_ahead: float = READ_AHEAD_SECONDS,
+        on_frames: Callable[[FloatArray], None] | None = None,
+    ) -> None:
+        """Prepares; `start` begins.
+
+        Args:
+            pieces: in the mel's order.
+            conditioning: takes the frames.
+            audio: the model's audio settings.
+            sample_rate: Hz that the mel is made for, where the caller knows it.
+            read_ahead: seconds of frames to take ahead of what is decoded; what a chunk needs is taken in any case.
+            on_frames: is told of frames, checked, before they can be decoded.
+
+        Raises:
+            VocoderError: not an iterable.
+        """
+        if not isinstance(pieces, Iterable):
+            raise VocoderError(
+                f"mel: found {type(pieces).__name__}, expected an array, or an iterator over pieces [{audio.n_mels}, k]"
+            )
+        self._pieces = pieces
+        self._conditioning = conditioning
+        self._audio = audio
+        self._sample_rate = sample_rate
+        self._on_frames = on_frames
+        frames = round(read_ahead * audio.sample_rate / audio.hop_length)
+        self._ahead = max(frames, conditioning.least_ahead)
+        self._thread = threading.Thread(target=self._run, name="wavernn-trt-mel-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begins to pull."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Pulls no further piece; does not wait, and may be called from any thread and more than once."""
+        self._conditioning.close()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for the thread to end, for so many seconds at most; returns whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        iterator: Iterator[ArrayLike] | None = None
+        try:
+            iterator = iter(self._pieces)
+            index = 0
+            while self._conditioning.wait_for_room(self._ahead):
+                try:
+                    piece = next(iterator)
+                except StopIteration:
+                    self._conditioning.end()
+                    return
+                self._append(self._checked(piece, index))
+                index += 1
+        except BaseException as error:  # whatever it is, someone listens who would else wait for ever
+            self._conditioning.fail(error)
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()  # its own clean-up has to run in the thread that runs it
+
+    def _append(self, frames: FloatArray) -> None:
+        if self._on_frames is not None:
+            self._on_frames(frames)
+        for first in range(0, frames.shape[1], CONVOLUTION_FRAMES):
+            if first and not self._conditioning.wait_for_room(self._ahead):
+                return
+            self._conditioning.append(frames[:, first : first + CONVOLUTION_FRAMES])
+
+    def _checked(self, piece: ArrayLike, index: int) -> FloatArray:
+        """A piece as float32 [n_mels, k]."""
+        bins = self._audio.n_mels
+        with contextlib.suppress(ValueError):  # rows of different lengths: refused below
+            piece = np.asarray(piece)
+            if piece.shape == (bins,):
+                piece = piece[:, None]
+            if piece.shape == (bins, 0):
+                return np.zeros((bins, 0), np.float32)
+        try:
+            return check_mel(piece, self._audio, self._sample_rate)
+        except VocoderError as error:
+            raise VocoderError(f"mel, piece {index}: {str(error).removeprefix('mel: ')}") from None

@@ -1,0 +1,1 @@
+"""From conditioning to samples: the chunk loop, random numbers, sample values, folding, teacher forcing."""

@@ -1,0 +1,1 @@
+"""Recordings, mels and waveforms as files and standard streams."""

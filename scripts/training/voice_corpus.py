@@ -1,0 +1,240 @@
+"""From a folder of recordings to batches of mel windows and labels, for `train_voice`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.decoding import mu_law
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
+from wavernn_trt.runtime.files.audio import read_audio
+from wavernn_trt.runtime.files.input_files import find_files
+from wavernn_trt.runtime.vocoder import SILENT_PEAK
+
+logger = logging.getLogger(__name__)
+
+AUDIO = AudioConfig(
+    sample_rate=16000,
+    hop_length=200,
+    win_length=800,
+    n_fft=2048,
+    n_mels=80,
+    fmin=50.0,
+    preemphasis=0.97,
+    reference_db=20.0,
+    min_level_db=-80.0,
+    mel_range=(-1.0, 0.0),
+    clip_high=False,
+    waveform_preemphasis=0.85,
+    peak=0.7,
+    delay=100,
+)
+"""univoc's features; frame t, centred on sample 200 t, conditions samples 200 t - 100 to 200 t + 99."""
+SHORTEST = 1.0
+"""Seconds; a window with its context has to fit."""
+
+
+class CorpusError(ValueError):
+    """Recordings that cannot be trained on: says what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording, ready to train on."""
+
+    name: str
+    labels: Tensor
+    """int16 [frames * hop_length]: mu-law labels of the pre-emphasised waveform, ``AUDIO.delay`` samples late."""
+    mel: Tensor
+    """float32 [frames, n_mels]."""
+    silence: int
+    """The label of 0, which also stands before the first."""
+
+
+def mu_law_labels(waveform: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
+    """round((sign(y) ln(1 + mu |y|) / ln(1 + mu) + 1) / 2 * mu) with mu = 2^bits - 1; silence is 2^(bits-1)."""
+    mu = 2**bits - 1
+    limited = np.clip(waveform, -1, 1)
+    return np.asarray(np.floor((mu_law.compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
+
+
+def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bits: int) -> Recording:
+    """Resamples a recording, scales its peak to ``AUDIO.peak * gain`` and takes its labels and features."""
+    signal = soxr.resample(signal, rate, AUDIO.sample_rate)
+    signal = signal * (gain * (AUDIO.peak or 1.0) / max(float(np.abs(signal).max(initial=0.0)), 1e-9))
+    mel = mel_spectrogram(signal.astype(np.float32), AUDIO).T  # [frames, n_mels]
+    labels = np.full(len(mel) * AUDIO.hop_length, 2 ** (bits - 1), dtype=np.int64)
+    spoken = mu_law_labels(pre_emphasis(signal, AUDIO.waveform_preemphasis), bits)[: len(labels) - AUDIO.delay]
+    labels[AUDIO.delay : AUDIO.delay + len(spoken)] = spoken
+    return Recording(
+        name, torch.from_numpy(labels).short(), torch.from_numpy(np.ascontiguousarray(mel)), 2 ** (bits - 1)
+    )
+
+
+Clips = dict[str, tuple[NDArray[np.float64], int]]
+"""File name without suffix -> (mono signal, sample rate)."""
+
+
+def read_folder(folder: Path) -> Clips:
+    """Every recording of a folder, not of those beneath it; a warning names what is left out.
+
+    Raises:
+        CorpusError: no such folder, fewer than two files (one to train on, one to keep out), or one that is not
+            readable, too short, silent, or of another's name.
+    """
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder")
+    paths, left_out = find_files(folder, mels=False, beneath=False)
+    if len(paths) < 2:
+        others = f"; {left_out.summary()}" if left_out else ""
+        raise CorpusError(f"{folder}: found {len(paths)} recordings, expected at least 2 of speech{others}")
+    if left_out:
+        logger.warning("%s: %s", folder, left_out.summary())
+    clips: Clips = {}
+    for path in paths:
+        try:
+            signal, rate = read_audio(path)
+        except VocoderError as error:
+            raise CorpusError(f"{error}; move it away") from None
+        if len(signal) < SHORTEST * rate:
+            raise CorpusError(f"{path}: {len(signal) / rate:.2f} s, expected at least {SHORTEST} s")
+        if np.abs(signal).max() < SILENT_PEAK:
+            raise CorpusError(f"{path}: found silence, expected speech; move it away")
+        if path.stem in clips:
+            raise CorpusError(f"{path}: found another recording of that name with another suffix; move one away")
+        clips[path.stem] = (signal.astype(np.float64), rate)
+    return clips
+
+
+def split(names: Sequence[str], keep_out: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """(training names, kept-out names); the last eighth is kept out where nothing else is asked for."""
+    kept = list(keep_out) if keep_out is not None else sorted(names)[-math.ceil(len(names) / 8) :]
+    unknown = sorted(set(kept) - set(names))
+    if unknown:
+        raise CorpusError(f"--keep-out {unknown[0]}: no such clip; the folder has {', '.join(sorted(names))}")
+    training = sorted(set(names) - set(kept))
+    if not training or not kept:
+        raise CorpusError(f"{len(training)} clips to train on and {len(kept)} kept out: both need at least one")
+    return training, sorted(kept)
+
+
+def altered(name: str, signal: NDArray[np.float64], rate: int, bits: int, rng: torch.Generator) -> Recording:
+    """A copy whose speed and pitch differ by up to 8 %, up to 5 dB quieter."""
+    speed, decibels = (torch.rand(2, generator=rng) * torch.tensor([0.16, -5]) + torch.tensor([0.92, 0])).tolist()
+    return prepare(name, signal, rate * speed, 10 ** (decibels / 20), bits)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch: of each row a stretch of a recording."""
+
+    mel: Tensor
+    """float32 [B, N + 2 * context, n_mels]; at a recording's ends the context moves inward instead of being padded, so
+    that the conditioning GRU starts on the first frame, as it does in synthesis."""
+    frames: Tensor
+    """int64 [B, N]: which of those frames condition the samples."""
+    previous: Tensor
+    """int64 [N * hop_length, B]: the label before each."""
+    labels: Tensor
+    """int64 [N * hop_length, B]."""
+
+
+class Corpus:
+    """Recordings end to end, where a device can cut windows from them."""
+
+    def __init__(self, recordings: Sequence[Recording], device: torch.device) -> None:
+        """Copies them there."""
+        self.frames = torch.tensor([len(recording.mel) for recording in recordings], device=device)
+        """int64 [recordings]: the length of each."""
+        self.shortest = min(len(recording.mel) for recording in recordings)
+        self._first = self.frames.cumsum(0) - self.frames
+        self._mel = torch.cat([recording.mel for recording in recordings]).to(device)
+        self._labels = torch.cat([recording.labels for recording in recordings]).to(device)
+        self._silence = recordings[0].silence
+
+    def windows(self, which: Tensor, start: Tensor, frames: int, context: int) -> Windows:
+        """Cuts a batch.
+
+        Args:
+            which: int64 [B], recordings.
+            start: int64 [B], the first frame of each window.
+            frames: N, length of a window.
+            context: frames of the mel on each side of it.
+
+        Raises:
+            CorpusError: a window with its context is longer than a recording.
+        """
+        hop, wide = AUDIO.hop_length, frames + 2 * context
+        if wide > self.shortest:
+            raise CorpusError(f"windows of {frames} frames and {context} on each side: a recording has {self.shortest}")
+        first = (start - context).clamp(min=0).minimum(self.frames[which] - wide)
+        ramp = torch.arange(max(wide, frames * hop + 1), device=start.device)
+        mel = self._mel[(self._first[which] + first)[:, None] + ramp[:wide]]
+        places = (self._first[which] + start) * hop - 1 + ramp[: frames * hop + 1, None]  # [N * hop + 1, B]
+        labels = self._labels[places.clamp(min=0)].long()
+        labels[0] = torch.where(start == 0, self._silence, labels[0])
+        return Windows(mel, (start - first)[:, None] + ramp[:frames], labels[:-1], labels[1:])
+
+    def pieces(self, frames: int) -> tuple[Tensor, Tensor]:
+        """Which recording and which first frame, of all whole pieces of that length."""
+        starts = [torch.arange(0, int(n) - frames + 1, frames, device=self.frames.device) for n in self.frames]
+        return torch.cat([torch.full_like(s, i) for i, s in enumerate(starts)]), torch.cat(starts)
+
+
+def how_often(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
+    """How often each recording is to be drawn, so that every second of the originals is heard as often as any other.
+
+    Args:
+        corpus: originals first, then altered copies, of which there may be none.
+        originals: how many.
+        variant_share: the copies' share of all that is heard.
+    """
+    weights = corpus.frames.double().cpu()
+    weights[:originals] *= (1 - variant_share) / weights[:originals].sum()
+    if len(weights) > originals:
+        weights[originals:] *= variant_share / weights[originals:].sum()
+    return weights
+
+
+def walk(
+    corpus: Corpus, weights: Tensor, rows: int, frames: int, context: int, rng: torch.Generator
+) -> Iterator[tuple[Windows, Tensor]]:
+    """Endless batches, in which every row walks through one recording after another.
+
+    Args:
+        corpus: what there is to walk through.
+        weights: float [recordings], how often each is drawn.
+        rows: recordings walked through at the same time.
+        frames: length of a window.
+        context: frames of the mel on each side of it.
+        rng: of the CPU; decides what is drawn, and where in its first window's length a walk begins.
+
+    Yields:
+        The windows, and float [B]: 0 where a row starts afresh, 1 where its state goes on.
+    """
+    device = corpus.frames.device
+
+    def draw(below: Tensor) -> tuple[Tensor, Tensor]:
+        which = torch.multinomial(weights, rows, replacement=True, generator=rng).to(device)
+        return which, (torch.rand(rows, generator=rng).to(device) * below[which]).long()
+
+    which, start = draw(corpus.frames - frames + 1)
+    going_on = torch.zeros(rows, device=device)
+    while True:
+        yield corpus.windows(which, start, frames, context), going_on
+        start = start + frames
+        ended = start + frames > corpus.frames[which]
+        others, starts = draw(torch.full_like(corpus.frames, frames))
+        which, start = torch.where(ended, others, which), torch.where(ended, starts, start)
+        going_on = 1.0 - ended.float()

@@ -1,0 +1,94 @@
+"""univoc's network as it is trained: over whole windows instead of step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wavernn_trt.scripts.training.training_gru import gru_over_labels
+from wavernn_trt.scripts.training.voice_corpus import AUDIO, Windows
+from wavernn_trt.scripts.training.voice_recipe import Recipe, RecipeError
+
+
+class TrainingModel(nn.Module):
+    """The network under univoc's tensor names."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Layer widths from the recipe."""
+        super().__init__()
+        self.rnn1 = nn.GRU(AUDIO.n_mels, recipe.conditioning_size, num_layers=2, batch_first=True, bidirectional=True)
+        self.embedding = nn.Embedding(2**recipe.bits, recipe.embedding_dim)
+        self.rnn2 = nn.GRU(recipe.embedding_dim + 2 * recipe.conditioning_size, recipe.rnn_size)
+        self.fc1 = nn.Linear(recipe.rnn_size, recipe.fc_size)
+        self.fc2 = nn.Linear(recipe.fc_size, 2**recipe.bits)
+
+    def forward(self, windows: Windows, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N * hop, B, classes] and the last state [B, H], from the state before the first sample [B, H]."""
+        rows, _ = self.rnn1(windows.mel)
+        rows = rows[torch.arange(len(rows), device=rows.device)[:, None], windows.frames]  # [B, N, columns]
+        decode = self._on_gpu if rows.is_cuda else self._on_cpu
+        states = decode(windows.previous, rows.transpose(0, 1), hidden)
+        return self.fc2(torch.relu(self.fc1(states))), states[-1].detach().float()
+
+    def _on_gpu(self, previous: Tensor, rows: Tensor, hidden: Tensor) -> Tensor:
+        held = rows.repeat_interleave(AUDIO.hop_length, dim=0)
+        states: Tensor = self.rnn2(torch.cat([self.embedding(previous), held], dim=2), hidden[None])[0]
+        return states
+
+    def _on_cpu(self, previous: Tensor, rows: Tensor, hidden: Tensor) -> Tensor:
+        ((inputs, recurrent, input_bias, recurrent_bias),) = self.rnn2.all_weights
+        of_labels, of_rows = inputs.split([self.embedding.embedding_dim, rows.shape[2]], dim=1)
+        table = nn.functional.linear(self.embedding.weight, of_labels)
+        conditioning = nn.functional.linear(rows, of_rows, input_bias)
+        return gru_over_labels(table, previous, conditioning, hidden, recurrent, recurrent_bias)
+
+
+def bits_a_sample(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log2-likelihood of the labels [T, B] under the logits [T, B, classes]."""
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten()) / math.log(2)
+
+
+def sized_like(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
+    """The recipe with the sizes of a state dict.
+
+    Raises:
+        RecipeError: not this network's tensors.
+    """
+    try:
+        return _sizes(state, recipe)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
+        raise RecipeError(
+            f"expected the tensors of univoc's network with {AUDIO.n_mels} mels and a power of two classes"
+        ) from None
+
+
+def _sizes(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
+    sized = dataclasses.replace(
+        recipe,
+        conditioning_size=state["rnn1.weight_hh_l0"].shape[1],
+        embedding_dim=state["embedding.weight"].shape[1],
+        rnn_size=state["rnn2.weight_hh_l0"].shape[1],
+        fc_size=state["fc1.weight"].shape[0],
+        bits=state["embedding.weight"].shape[0].bit_length() - 1,
+    )
+    TrainingModel(sized).load_state_dict(dict(state))
+    return sized
+
+
+def config_yaml(recipe: Recipe) -> str:
+    """The ``config.yaml`` of univoc, and under ``waveform`` what is particular to this recipe."""
+    a, r = AUDIO, recipe
+    return (
+        f"preprocess: {{sr: {a.sample_rate}, hop_length: {a.hop_length}, win_length: {a.win_length}, n_fft: {a.n_fft}, "
+        f"n_mels: {a.n_mels}, fmin: {a.fmin:g}, mel_norm: {a.mel_norm}, pad_mode: {a.pad_mode}, "
+        f"preemph: {a.preemphasis}, top_db: {-a.min_level_db:g}, ref_db: {a.reference_db:g}, "
+        f"mulaw: {{bits: {r.bits}}}}}\n"
+        f"model: {{n_mels: {a.n_mels}, conditioning_size: {r.conditioning_size}, embedding_dim: {r.embedding_dim}, "
+        f"rnn_size: {r.rnn_size}, fc_size: {r.fc_size}, bits: {r.bits}, hop_length: {a.hop_length}, "
+        f"sr: {a.sample_rate}}}\n"
+        f"waveform: {{preemphasis: {a.waveform_preemphasis}, peak: {a.peak}}}\n"
+    )

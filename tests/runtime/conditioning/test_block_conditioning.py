@@ -1,0 +1,321 @@
+"""Long mels are conditioned block by block: the bits of the whole mel's conditioning, in memory that does not grow."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="models are exported from PyTorch")
+pytest.importorskip("onnx", reason="models are exported to ONNX")
+pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
+
+from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.conditioning import mel_conditioner
+from wavernn_trt.runtime.conditioning.block_conditioning import BlockConditioning, held_rows
+from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES
+from wavernn_trt.runtime.conditioning.mel_conditioner import WHOLE_FRAMES, MelConditioner
+from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.errors import ExecutorError
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
+from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder
+
+PATIENCE = 60.0
+LENGTHS = (WHOLE_FRAMES + 1, WHOLE_FRAMES + 63, WHOLE_FRAMES + 64, WHOLE_FRAMES + 65, 700)
+on_x86 = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="says how MLAS sums convolutions on x86-64"
+)
+
+
+def mel_of(opened: OpenedModel, frames: int) -> FloatArray:
+    return np.random.default_rng(frames).random((opened.audio.n_mels, frames)).astype(np.float32)
+
+
+def conditioner_of(opened: OpenedModel, steps: int) -> tuple[MelConditioner, ConditioningWindows]:
+    windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
+    return MelConditioner(opened.model, opened.audio, windows, opened.executor), windows
+
+
+def read(opened: OpenedModel, conditioning: Conditioning, start: int) -> list[NDArray[np.float32]]:
+    """What the steps of the chunk from ``start`` on read, of each column group."""
+    window = conditioning.window(start)
+    edges = np.cumsum([group.columns for group in opened.model.groups])[:-1]
+    weights = iter(window.interpolation)
+    return [
+        part[window.frame_index] if group.expansion == "held" else next(weights) @ part
+        for group, part in zip(opened.model.groups, np.split(window.rows, edges, axis=1), strict=True)
+    ]
+
+
+def assert_reads_the_same(opened: OpenedModel, frames: int, steps: int) -> None:
+    condition, windows = conditioner_of(opened, steps)
+    mel = mel_of(opened, frames)
+    blocks, whole = condition(mel), WholeConditioning(windows, opened.executor.condition(mel))
+    assert isinstance(blocks, BlockConditioning)
+    assert blocks.steps == whole.steps == frames * opened.audio.hop_length
+    for start in range(0, frames * opened.audio.hop_length, steps):
+        for found, wanted in zip(read(opened, blocks, start), read(opened, whole, start), strict=True):
+            assert np.array_equal(found, wanted)
+        assert blocks.held <= held_rows(windows)
+
+
+@pytest.fixture(scope="module")
+def wide(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    """A model whose conditioner sums more products than MLAS takes at a time, with wide rows."""
+    import torch
+
+    from wavernn_trt.export import export, read_checkpoint
+
+    folder = tmp_path_factory.mktemp("wide")
+    layout = dataclasses.replace(
+        reference.SMALL, n_mels=80, compute_size=150, aux_size=36, hidden_size=200, fc_sizes=(100, 100)
+    )
+    torch.save(reference.random_state(layout), folder / "latest.pyt")
+    return export(read_checkpoint(folder / "latest.pyt"), folder / "voice", steps=4).directory
+
+
+@pytest.mark.parametrize("layout", ["fatchord", "no_aux", "linear", "linear_no_aux"])
+@pytest.mark.parametrize("frames", LENGTHS)
+def test_blocks_have_the_bits_of_the_whole_mel(
+    layout: str, frames: int, small_directory: Callable[[str], ModelDirectory]
+) -> None:
+    opened = open_model(small_directory(layout).path, "onnxruntime", threads=1)
+    for steps in (20, 320, 1000):  # part of a block, and more than two
+        assert_reads_the_same(opened, frames, steps)
+
+
+@on_x86
+@pytest.mark.parametrize("frames", [*LENGTHS, 1025])
+def test_blocks_of_a_wide_conditioner_have_them_too_with_any_number_of_threads(
+    frames: int, wide: ModelDirectory
+) -> None:
+    opened = [open_model(wide.path, "onnxruntime", threads=threads) for threads in (1, 4)]
+    for each in opened:
+        assert_reads_the_same(each, frames, 320)
+    mel = mel_of(opened[0], 130)
+    assert np.array_equal(*(each.executor.condition(mel) for each in opened))
+
+
+@pytest.fixture
+def vocoder(small_directory: Callable[[str], ModelDirectory]) -> Iterator[Vocoder]:
+    with Vocoder.load(small_directory("fatchord").path, "onnxruntime", batch=3, threads=1) as vocoder:
+        yield vocoder
+
+
+@pytest.mark.parametrize("layout", ["fatchord", "linear"])
+def test_a_long_mel_has_one_waveform_however_it_is_asked_for(
+    layout: str, small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_directory(layout).path
+    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
+        mels = [mel_of(vocoder.opened, frames) for frames in (700, 3, 320, 513)]
+        alone = [vocoder.vocode(mel, seed=1) for mel in mels]
+        assert all(map(np.array_equal, vocoder.vocode_batch(mels, seeds=[1] * 4), alone))
+        assert np.array_equal(np.concatenate(list(vocoder.stream(mels[0], seed=1))), alone[0])
+        assert np.array_equal(vocoder.submit(Request(mels[0], 1, samples=2500)).result(), alone[0][:2500])
+        folded = vocoder.vocode(mels[0], seed=1, fold=700, overlap=100)
+        labels = vocoder.labels(mels[0], seed=1)
+        if layout == "fatchord":
+            pieces = iter(np.array_split(mels[0], 9, axis=1))
+            assert np.array_equal(np.concatenate(list(vocoder.stream(pieces, seed=1))), alone[0])
+            forced = vocoder.teacher_forced(mels[0], labels)
+    monkeypatch.setattr(mel_conditioner, "WHOLE_FRAMES", 10**6)
+    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as whole:
+        assert np.array_equal(whole.vocode(mels[0], seed=1), alone[0])
+        assert np.array_equal(whole.vocode(mels[0], seed=1, fold=700, overlap=100), folded)
+        assert np.array_equal(whole.labels(mels[0], seed=1), labels)
+        if layout == "fatchord":
+            assert np.array_equal(whole.teacher_forced(mels[0], labels), forced)
+
+
+def test_blocks_are_computed_once_whichever_folds_read_them(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(vocoder, monkeypatch)
+    mel = mel_of(vocoder.opened, 64 * 12)
+    vocoder.vocode(mel, fold=64 * 6, overlap=12)
+    assert all(frames == CONVOLUTION_FRAMES + 4 for frames in runs[5:])  # behind those that measure the reach
+    assert len(runs) <= 5 + 2 * 12
+
+
+def count_runs(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Frames of every run of the conditioner from now on."""
+    runs: list[int] = []
+    condition = vocoder.executor.condition
+
+    def counted(mel: FloatArray) -> FloatArray:
+        runs.append(mel.shape[1])
+        return condition(mel)
+
+    monkeypatch.setattr(vocoder.executor, "condition", counted)
+    return runs
+
+
+def test_a_mel_is_conditioned_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(vocoder, monkeypatch)
+    mel = mel_of(vocoder.opened, 64 * 500)
+    stream = vocoder.stream(mel, seconds=0.02)
+    next(stream)
+    held = vocoder.statistics().conditioning_bytes
+    assert held <= 5 * 64 * 4 * vocoder.config.model.columns  # of 500 blocks
+    stream.close()
+    assert len(runs) <= 5 + 8
+    assert vocoder.vocode(mel[:, :10]).shape == (60,)
+    assert vocoder.statistics().conditioning_bytes == 0
+
+
+def test_a_cancelled_utterance_asks_for_no_more_blocks(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(vocoder, monkeypatch)
+    begun = threading.Event()
+    ticket = vocoder.submit(Request(mel_of(vocoder.opened, 64 * 2000)), progress=lambda _: begun.set())
+    assert begun.wait(PATIENCE)
+    ticket.cancel()
+    vocoder.vocode(mel_of(vocoder.opened, 300))
+    seen = len(runs)
+    assert seen < 1000
+    vocoder.vocode(mel_of(vocoder.opened, 10))
+    assert len(runs) == seen + 1
+
+
+@pytest.mark.parametrize("fold", [None, 700])
+def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
+    fold: int | None, vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, wanted = vocoder.executor.condition, vocoder.vocode(mel_of(vocoder.opened, 300))
+    bad = mel_of(vocoder.opened, 1000)
+    bad[:, 600] = 1.25
+
+    def fragile(mel: FloatArray) -> FloatArray:
+        if (mel == 1.25).all(axis=0).any():
+            raise MemoryError("no room")
+        return condition(mel)
+
+    monkeypatch.setattr(vocoder.executor, "condition", fragile)
+    fails = vocoder.submit(Request(bad, fold=fold))
+    speaks = vocoder.submit(Request(mel_of(vocoder.opened, 300)))
+    with pytest.raises(ExecutorError, match="the executor failed: MemoryError: no room"):
+        fails.result(PATIENCE)
+    assert np.array_equal(speaks.result(PATIENCE), wanted)
+    stream = vocoder.stream(bad)
+    with pytest.raises(ExecutorError, match="no room"):
+        list(stream)
+
+
+def test_a_conditioner_that_hangs_late_is_left_behind(
+    small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_model(small_directory("fatchord").path, "onnxruntime", threads=1)
+    condition, released = opened.executor.condition, threading.Event()
+    bad = mel_of(opened, 1000)
+    bad[:, 600] = 1.25
+
+    def hangs(mel: FloatArray) -> FloatArray:
+        if (mel == 1.25).all(axis=0).any():
+            released.wait(PATIENCE)
+        return condition(mel)
+
+    with Vocoder(opened, 2, SchedulerLimits(hang_seconds=0.3)) as vocoder:
+        wanted = vocoder.vocode(mel_of(opened, 400))
+        monkeypatch.setattr(opened.executor, "condition", hangs)
+        hung, fine = vocoder.submit(Request(bad)), vocoder.submit(Request(mel_of(opened, 400)))
+        with pytest.raises(ExecutorError, match="does not answer"):
+            hung.result(PATIENCE)
+        assert np.array_equal(fine.result(PATIENCE), wanted)
+        assert np.array_equal(vocoder.vocode(mel_of(opened, 400)), wanted)
+        released.set()
+
+
+def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mel = mel_of(vocoder.opened, 2000)
+    wanted = vocoder.vocode(mel)
+    executor: Any = vocoder.executor
+    decode, chunks = executor.decode, iter(range(10**6))
+
+    def fails_once(*arguments: Any) -> Any:
+        if next(chunks) == 30:  # long after the first blocks are let go
+            raise RuntimeError("CUDA error 700")
+        return decode(*arguments)
+
+    monkeypatch.setattr(executor, "decode", fails_once)
+    assert np.array_equal(vocoder.vocode(mel), wanted)
+    assert vocoder.statistics().restarted == 1
+
+
+def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> OpenedModel:
+    plans = [simulated.OnnxPlan(directory, one) for one in simulated.manifests(directory, frames=frames).values()]
+    engine = Engine(simulated.SimulatedDevice(0), *plans)
+    executor = TensorRTExecutor(directory, EngineWish("tensorrt_rtx"), GpuDevice("Pretended", 89), engine)
+    return OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+
+
+@pytest.mark.parametrize(("frames", "mel"), [((2, 64, 256), 1000), ((100, 200, 300), 280)])
+def test_an_engine_conditions_mels_that_are_longer_than_its_plan_or_shorter_than_a_block(
+    frames: tuple[int, int, int], mel: int, simulated: ModuleType, small_directory: Callable[[str], ModelDirectory]
+) -> None:
+    directory = small_directory("fatchord")
+    opened = engine_of(simulated, directory, frames)
+    reference = open_model(directory.path, "onnxruntime", threads=1)
+    condition, _ = conditioner_of(opened, 40)
+    expected, _ = conditioner_of(reference, 40)
+    found, wanted = condition(mel_of(opened, mel)), expected(mel_of(opened, mel))
+    assert isinstance(found, BlockConditioning) == (frames[0] == 2)
+    for start in (0, 40, 6 * mel - 50):
+        for one, other in zip(read(opened, found, start), read(reference, wanted, start), strict=True):
+            assert np.array_equal(one, other)
+
+
+PEAK = """
+import sys, numpy as np
+import wavernn_trt
+with wavernn_trt.load(sys.argv[1], "onnxruntime", threads=1) as vocoder:
+    low, high = vocoder.config.audio.mel_range
+    mel = np.random.default_rng(0).random((80, int(sys.argv[2])), np.float32)
+    mel *= np.float32(high - low)
+    mel += np.float32(low)
+    for _ in range(2):
+        with vocoder.stream(mel) as stream:
+            next(stream)
+    with open("/proc/self/status") as status:
+        print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+"""
+
+
+def growth_a_frame(directory: ModelDirectory) -> float:
+    """Bytes that a frame adds to the peak of a process's memory which streams the beginning of a long mel."""
+    lengths, peaks = (1_000, 50_000), []
+    for frames in lengths:
+        command = [sys.executable, "-c", PEAK, str(directory.path), str(frames)]
+        peaks.append(1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
+
+
+from_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+
+
+@from_proc
+def test_the_peak_of_memory_grows_by_the_mel_alone(wide: ModelDirectory) -> None:
+    mel, rows = 80 * 4, wide.model.columns * 4
+    # The caller's mel, the vocoder's copy, and what checking it takes.
+    assert growth_a_frame(wide) < 4 * mel < rows / 5
+
+
+@from_proc
+def test_what_a_whole_mel_took_is_given_back_before_the_next_is_conditioned(voice: ModelDirectory) -> None:
+    mel, rows = 80 * 4, voice.model.columns * 4
+    # A run has its rows twice, for a moment; and freed memory is not all the system's again.
+    assert growth_a_frame(voice) < 3 * rows + 4 * mel

@@ -1,0 +1,351 @@
+"""Conditioning while the mel arrives: the same bits however it is cut, as early as can be, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch", reason="models are exported from PyTorch")
+pytest.importorskip("onnx", reason="models are exported to ONNX")
+pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
+
+from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.conditioning.incremental_blocks import (
+    CONVOLUTION_FRAMES,
+    RECURRENT_LOOKAHEAD,
+    ConditioningBlocks,
+    condition_in_blocks,
+    conditioning_blocks,
+)
+from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
+from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
+CONVOLUTIONAL = ("fatchord", "no_aux", "turian")
+LAYOUTS = ("univoc", *CONVOLUTIONAL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An opened model, and what a stream of it needs."""
+
+    opened: OpenedModel
+    windows: ConditioningWindows
+    blocks: ConditioningBlocks
+
+    @classmethod
+    def of(cls, opened: OpenedModel, lookahead: int | None = None, steps: int | None = None) -> Model:
+        model, audio = opened.model, opened.audio
+        blocks = conditioning_blocks(model, audio.n_mels, opened.executor.condition, lookahead)
+        # Chunks that begin anywhere in a frame, and touch several.
+        steps = audio.hop_length * 10 // 3 if steps is None else steps
+        return cls(opened, ConditioningWindows(model, audio, steps, opened.upsampling), blocks)
+
+    @property
+    def hop(self) -> int:
+        return self.opened.audio.hop_length
+
+    def mel(self, frames: int) -> NDArray[np.float32]:
+        return np.random.default_rng(frames).random((self.opened.audio.n_mels, frames)).astype(np.float32)
+
+    def starts(self, frames: int) -> range:
+        """The chunks' first steps."""
+        return range(0, frames * self.hop, self.windows.steps)
+
+    def growing(self, **options: Any) -> GrowingConditioning:
+        bins, condition = self.opened.audio.n_mels, self.opened.executor.condition
+        return GrowingConditioning(self.windows, self.blocks, bins, condition, **options)
+
+    def rows(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a stream conditions in all."""
+        return condition_in_blocks(self.blocks, self.opened.model, mel, self.opened.executor.condition)
+
+    def read(self, window: Window) -> list[NDArray[np.float32]]:
+        """What the window's steps read of each column group."""
+        groups = self.opened.model.groups
+        parts = np.split(window.rows, np.cumsum([group.columns for group in groups])[:-1], axis=1)
+        weights = iter(window.interpolation)
+        return [
+            part[window.frame_index] if group.expansion == "held" else next(weights) @ part
+            for group, part in zip(groups, parts, strict=True)
+        ]
+
+    def whole(self, rows: NDArray[np.float32], start: int) -> list[NDArray[np.float32]]:
+        return self.read(self.windows.cut(rows, start))
+
+
+@pytest.fixture(scope="module")
+def make_model(
+    voice: ModelDirectory,
+    small_directory: Callable[[str], ModelDirectory],
+    small_checkpoint: Callable[[str], Checkpoint],
+) -> Callable[..., Model]:
+    """A function (layout, backend, lookahead, steps) -> a model; univoc's on ONNX Runtime is the shipped voice."""
+
+    def make(
+        layout: str, backend: str = "onnxruntime", lookahead: int | None = None, steps: int | None = None
+    ) -> Model:
+        if backend == "torch":
+            checkpoint = small_checkpoint(layout)
+            model = checkpoint.model
+            executor = TorchExecutor(model)
+            opened = OpenedModel(Path(layout), model.config, checkpoint.audio, model.upsampling, executor)
+        else:
+            directory = voice if layout == "univoc" else small_directory(layout)
+            opened = open_model(directory.path, backend, threads=1)
+        return Model.of(opened, lookahead, steps)
+
+    return make
+
+
+def cuts(mel: NDArray[np.float32]) -> Iterator[list[NDArray[np.float32]]]:
+    """The mel whole, by single frames, and in pieces of random lengths, some of them empty."""
+    frames = mel.shape[1]
+    yield [mel]
+    yield np.split(mel, range(1, frames), axis=1)
+    random = np.random.default_rng(1)
+    yield np.split(mel, np.sort(random.integers(0, frames, 1 + frames // 7)), axis=1)
+
+
+def follow(model: Model, pieces: Sequence[NDArray[np.float32]]) -> tuple[list[list[NDArray[Any]]], GrowingConditioning]:
+    """What each chunk reads, cut as soon as it may be."""
+    conditioning = model.growing()
+    read: list[list[NDArray[Any]]] = []
+
+    def take() -> None:
+        while conditioning.ready(start := len(read) * model.windows.steps):
+            read.append(model.read(conditioning.window(start)))
+
+    for piece in pieces:
+        conditioning.append(piece)
+        take()
+    conditioning.end()
+    take()
+    return read, conditioning
+
+
+def assert_same(found: list[list[NDArray[np.float32]]], wanted: list[list[NDArray[np.float32]]]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layout", "backend"),
+    [*((layout, "onnxruntime") for layout in LAYOUTS), *((layout, "torch") for layout in (*LAYOUTS, "mol", "gauss"))],
+)
+@pytest.mark.parametrize("frames", [1, 2, 21, CONVOLUTION_FRAMES + 1, 150])
+def test_bits_do_not_depend_on_how_the_mel_is_cut(
+    layout: str, backend: str, frames: int, make_model: Callable[..., Model]
+) -> None:
+    model = make_model(layout, backend)
+    mel = model.mel(frames)
+    rows = model.rows(mel)
+    wanted = [model.whole(rows, start) for start in model.starts(frames)]
+    for pieces in cuts(mel):
+        read, conditioning = follow(model, pieces)
+        assert_same(read, wanted)
+        assert (conditioning.steps, conditioning.error) == (frames * model.hop, None)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="says what MLAS does on x86-64")
+def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: ModuleType, tmp_path: Path) -> None:
+    import torch
+
+    from wavernn_trt.export import export, read_checkpoint
+
+    # As many products as are summed in several parts, which ones depending on the number of frames.
+    layout = dataclasses.replace(reference.SMALL, n_mels=80, compute_size=16)
+    torch.save(reference.random_state(layout), tmp_path / "latest.pyt")
+    directory = export(read_checkpoint(tmp_path / "latest.pyt"), tmp_path / "voice", steps=4).directory
+    model = Model.of(open_model(directory.path, "onnxruntime", threads=1))
+    for frames in (CONVOLUTION_FRAMES + 1, 130, 200):
+        mel = model.mel(frames)
+        rows, whole = model.rows(mel), model.opened.executor.condition(mel)
+        starts = model.starts(frames)
+        assert_same([model.whole(rows, start) for start in starts], [model.whole(whole, start) for start in starts])
+
+
+@pytest.mark.parametrize("layout", CONVOLUTIONAL)
+def test_a_convolutions_rows_are_those_of_the_whole_mel(layout: str, make_model: Callable[..., Model]) -> None:
+    model = make_model(layout)
+    for frames in (1, 3, 64, 129):
+        mel = model.mel(frames)
+        rows, whole = model.rows(mel), model.opened.executor.condition(mel)
+        for start in model.starts(frames):
+            for found, wanted in zip(model.whole(rows, start), model.whole(whole, start), strict=True):
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_a_recurrent_conditioner_hears_short_mels_whole(backend: str, make_model: Callable[..., Model]) -> None:
+    model = make_model("univoc", backend)
+    mel = model.mel(RECURRENT_LOOKAHEAD + 1)
+    assert np.array_equal(model.rows(mel), model.opened.executor.condition(mel))
+
+
+def test_a_recurrent_conditioner_comes_the_nearer_the_farther_it_may_look_ahead(
+    make_model: Callable[..., Model], voice: ModelDirectory
+) -> None:
+    mel = np.load(voice.path.parent / "sample_mel.npy")[:, :200]
+    errors = []
+    for lookahead in (0, 4, RECURRENT_LOOKAHEAD, 80):
+        model = make_model("univoc", lookahead=lookahead)
+        assert model.blocks.lookahead == lookahead
+        errors.append(float(np.abs(model.rows(mel) - model.opened.executor.condition(mel)).mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0] / 10
+
+
+@pytest.mark.parametrize(("layout", "frames"), [("fatchord", 2), ("no_aux", 2), ("turian", 2), ("univoc", 19)])
+def test_a_frame_is_spoken_as_soon_as_the_look_ahead_is_there(
+    layout: str, frames: int, make_model: Callable[..., Model]
+) -> None:
+    hop = make_model(layout).hop
+    model = make_model(layout, steps=hop)
+    assert model.blocks.lookahead == frames
+    conditioning, mel = model.growing(), model.mel(39)
+    for count in range(1, 40):
+        conditioning.append(mel[:, count - 1 : count])
+        spoken = sum(conditioning.ready(start) for start in model.starts(40))
+        if layout == "univoc":  # in blocks of four, with 16 frames behind each
+            assert spoken == max(0, (count - 16) // 4 * 4)
+        else:
+            assert spoken == max(0, count - frames)
+    conditioning.end()
+    assert sum(conditioning.ready(start) for start in model.starts(40)) == 39
+    assert conditioning.steps == 39 * hop
+
+
+@pytest.mark.parametrize("layout", ["linear", "linear_no_aux"])
+def test_models_that_need_to_know_the_length_are_refused(layout: str, make_model: Callable[..., Model]) -> None:
+    with pytest.raises(VocoderError, match=r"interpolates between its first and its last frame.*np\.concatenate"):
+        make_model(layout, "torch")
+
+
+@pytest.mark.parametrize(
+    ("layout", "lookahead", "message"),
+    [
+        ("fatchord", 5, "found 5 frames, expected 2, which is what this model's conditioner reads"),
+        ("univoc", -1, "found -1, expected a number of frames from 0 on"),
+        ("univoc", 1.5, "found 1.5, expected a number of frames"),
+    ],
+)
+def test_look_ahead_that_has_no_meaning_is_refused(
+    layout: str, lookahead: Any, message: str, make_model: Callable[..., Model]
+) -> None:
+    with pytest.raises(VocoderError, match=message):
+        make_model(layout, "torch", lookahead)
+
+
+def test_a_conditioner_that_reads_the_whole_mel_is_not_taken_for_a_convolution(
+    make_model: Callable[..., Model],
+) -> None:
+    opened = make_model("univoc", "torch").opened
+    stranger = dataclasses.replace(opened.model, family="coqui")
+    with pytest.raises(VocoderError, match="reads more than 32 frames to either side"):
+        conditioning_blocks(stranger, opened.audio.n_mels, opened.executor.condition)
+
+
+@pytest.mark.parametrize("layout", ["univoc", "fatchord"])
+def test_memory_does_not_grow_with_the_mel(layout: str, make_model: Callable[..., Model]) -> None:
+    model = make_model(layout)
+    piece = model.mel(10)
+    conditioning = model.growing()
+    start = 0
+    most = []
+    for _ in range(2):
+        sizes = []
+        for _ in range(150):
+            conditioning.append(piece)
+            while conditioning.ready(start):
+                conditioning.window(start)
+                start += model.windows.steps
+            sizes.append(conditioning.nbytes)
+        most.append(max(sizes))
+    assert start > 2900 * model.hop
+    assert most[1] == most[0] < 400 * 4 * (model.opened.model.columns + model.opened.audio.n_mels)
+
+
+@pytest.mark.parametrize("layout", ["univoc", "fatchord"])
+def test_what_the_frames_allow_is_spoken_before_an_error_is_told(layout: str, make_model: Callable[..., Model]) -> None:
+    model = make_model(layout)
+    mel = model.mel(50)
+    known: list[int | None] = []
+    conditioning = model.growing(on_ready=lambda: known.append(conditioning.steps))
+    conditioning.append(mel)
+    error = OSError("the connection is gone")
+    conditioning.fail(error)
+    conditioning.append(mel)
+    conditioning.end()
+    conditioning.fail(OSError("again"))
+    assert conditioning.error is error
+    steps = {"univoc": 32, "fatchord": 48}[layout] * model.hop
+    assert conditioning.steps == steps
+    assert known[:2] == [None, steps]
+    rows = model.rows(mel)
+    for start in range(0, steps, model.windows.steps):
+        assert conditioning.ready(start)
+        count = min(model.windows.steps, steps - start)
+        read = [part[:count] for part in model.read(conditioning.window(start))]
+        assert_same([read], [[part[:count] for part in model.whole(rows, start)]])
+    assert not conditioning.ready(steps)
+
+
+def test_a_mel_without_a_frame_is_an_error(make_model: Callable[..., Model]) -> None:
+    model = make_model("fatchord", "torch")
+    conditioning = model.growing()
+    conditioning.append(model.mel(3)[:, :0])
+    conditioning.end()
+    assert (conditioning.steps, conditioning.ready(0)) == (0, False)
+    assert str(conditioning.error) == "mel: found no frames, expected at least one"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_it_can_be_decoded_again_while_its_beginning_is_kept(ended: bool, make_model: Callable[..., Model]) -> None:
+    model = make_model("fatchord", "torch")
+    mel = model.mel(150)
+    wanted = model.whole(model.rows(mel), 0)
+    forgetful, retentive = model.growing(), model.growing(kept=200)
+    for conditioning in (forgetful, retentive):
+        conditioning.append(mel)
+        if ended:
+            conditioning.end()
+        for start in model.starts(140):
+            assert conditioning.ready(start)
+            conditioning.window(start)
+    assert retentive.ready(0)
+    assert_same([model.read(retentive.window(0))], [wanted])
+    assert not forgetful.ready(0)
+    assert forgetful.steps == 0  # so that whoever decodes it ends here, and finds the error
+    assert isinstance(forgetful.error, ExecutorError)
+    assert "cannot be decoded again from its beginning" in str(forgetful.error)
+
+
+def test_a_conditioner_that_fails_is_told_as_the_executors_error(make_model: Callable[..., Model]) -> None:
+    model = make_model("fatchord", "torch")
+    answers = iter([model.opened.executor.condition])
+
+    def once(mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        for condition in answers:
+            return condition(mel)
+        raise RuntimeError("out of memory")
+
+    conditioning = GrowingConditioning(model.windows, model.blocks, model.opened.audio.n_mels, once)
+    conditioning.append(model.mel(20))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        conditioning.append(model.mel(20))
+    assert isinstance(conditioning.error, ExecutorError)
+    assert str(conditioning.error) == "the conditioner failed: out of memory"
+    assert conditioning.steps == 18 * model.hop

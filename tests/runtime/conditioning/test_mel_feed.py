@@ -1,0 +1,288 @@
+"""A mel that an iterator makes while it is spoken."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, NDArray
+
+pytest.importorskip("torch", reason="the tiny voice runs on the reference executor")
+
+from wavernn_trt.runtime.conditioning.incremental_blocks import condition_in_blocks, conditioning_blocks
+from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
+from wavernn_trt.runtime.conditioning.mel_feed import MelFeed
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
+if TYPE_CHECKING:
+    from wavernn_trt.export.config import AudioConfig
+    from wavernn_trt.export.families.wavernn import WaveRNN
+
+SECONDS = 20
+STEPS = 50
+
+
+class Watched(GrowingConditioning):
+    """Says when whoever feeds it begins to wait for room."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.full: queue.Queue[int] = queue.Queue()
+
+    def wait_for_room(self, ahead: int) -> bool:
+        with self._changed:
+            if self._frames - self._asked >= ahead:
+                self.full.put(self._frames)
+        return super().wait_for_room(ahead)
+
+    def wait_until_full(self, frames: int) -> None:
+        """Waits until the feed waits with so many frames."""
+        while self.full.get(timeout=SECONDS) != frames:
+            pass
+
+
+class Listener:
+    """Decodes a stream in the test's own thread."""
+
+    def __init__(self, model: WaveRNN, audio: AudioConfig) -> None:
+        self.audio = audio
+        self.model = model.config
+        self.executor = TorchExecutor(model)
+        self.windows = ConditioningWindows(self.model, audio, STEPS)
+        self.blocks = conditioning_blocks(self.model, audio.n_mels, self.executor.condition)
+        self.woken = threading.Event()
+        self.conditioning = Watched(
+            self.windows, self.blocks, audio.n_mels, self.executor.condition, on_ready=self.woken.set
+        )
+
+    def feed(self, pieces: Iterable[ArrayLike], **options: Any) -> MelFeed:
+        feed = MelFeed(pieces, self.conditioning, self.audio, **options)
+        feed.start()
+        return feed
+
+    def ask(self, first: int, last: int) -> None:
+        """Asks for the windows of chunks, each as soon as it is there, and decodes nothing."""
+        for start in range(first * STEPS, (last + 1) * STEPS, STEPS):
+            while self.woken.clear() or not self.conditioning.ready(start):
+                assert self.woken.wait(SECONDS)
+            self.conditioning.window(start)
+
+    def labels(self, conditioning: Any = None) -> Iterator[NDArray[Any]]:
+        """Chunk by chunk, each as soon as it can be had."""
+        conditioning = self.conditioning if conditioning is None else conditioning
+        with self.executor.lane(1) as lane:
+            loop = LaneLoop(lane, self.windows)
+            loop.enter(0, Stream(conditioning, SeededUniforms(self.model, 3)))
+            while loop.streams and not loop.ended(0):
+                self.woken.clear()
+                if loop.ready(0):
+                    loop.submit([0])
+                    yield loop.collect()[0].samples
+                elif not loop.ended(0) and conditioning.steps is None:
+                    assert self.woken.wait(SECONDS)
+                if not loop.streams:
+                    return
+
+    def spoken(self) -> NDArray[Any]:
+        return np.concatenate([np.zeros(0, np.int32), *self.labels()])
+
+    def expected(self, mel: NDArray[np.float32]) -> NDArray[Any]:
+        rows = condition_in_blocks(self.blocks, self.model, mel, self.executor.condition)
+        return np.concatenate(list(self.labels(WholeConditioning(self.windows, rows))))
+
+
+@pytest.fixture
+def audio(tiny_vocoder: Any) -> AudioConfig:
+    found: AudioConfig = tiny_vocoder.config.audio
+    return found
+
+
+@pytest.fixture
+def listener(tiny_model: WaveRNN, audio: AudioConfig) -> Listener:
+    return Listener(tiny_model, audio)
+
+
+def test_single_frames_and_pieces_of_any_length_make_one_mel(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    mel = tiny_mel(60)
+    pieces = [mel[:, 0], mel[:, 1:30], mel[:, 30:30], list(mel[:, 30]), mel[:, 31:].astype(np.float64)]
+    feed = listener.feed(pieces)
+    spoken = listener.spoken()
+    assert feed.join(SECONDS)
+    assert listener.conditioning.error is None
+    assert np.array_equal(spoken, listener.expected(mel))
+    assert len(spoken) == 60 * 40
+
+
+def test_the_first_chunk_comes_before_the_frame_behind_the_look_ahead(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    mel, heard = tiny_mel(40), threading.Event()
+    enough = 4 + listener.blocks.behind  # type: ignore[attr-defined]  # the first block, which a chunk lies in
+
+    def frames() -> Iterator[NDArray[np.float32]]:
+        yield from mel.T[:enough]
+        assert heard.wait(SECONDS)
+        yield mel[:, enough:]
+
+    listener.feed(frames())
+    chunks = listener.labels()
+    first = next(chunks)
+    heard.set()
+    assert np.array_equal(np.concatenate([first, *chunks]), listener.expected(mel))
+
+
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        (np.full((20, 3), np.nan, np.float32), "mel, piece 2: found NaN or infinite values, expected finite numbers"),
+        (np.full((20, 3), 7.0, np.float32), "mel, piece 2: found values from 7 to 7, expected about -1 to 0"),
+        (
+            np.zeros((3, 20), np.float32),
+            r"mel, piece 2: found shape \(3, 20\), expected \[20, frames\]; it looks trans",
+        ),
+        (np.zeros(19, np.float32), r"mel, piece 2: found shape \(19,\), expected \[20, frames\]"),
+        (np.zeros((20, 3), np.int16), "mel, piece 2: found int16, expected floating-point numbers"),
+        ([[0.0, 1.0], [0.0]], "mel, piece 2: found rows of different lengths"),
+    ],
+)
+def test_a_wrong_piece_is_named_behind_what_the_frames_before_it_allow(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]], piece: Any, message: str
+) -> None:
+    mel = tiny_mel(30)
+    feed = listener.feed([mel[:, :20], mel[:, 20:], piece, mel])
+    spoken = listener.spoken()
+    assert feed.join(SECONDS)
+    assert isinstance(listener.conditioning.error, VocoderError)
+    with pytest.raises(VocoderError, match=message):
+        raise listener.conditioning.error
+    assert len(spoken) == 12 * 40
+    assert np.array_equal(spoken, listener.expected(mel)[: 12 * 40])
+
+
+def test_a_mel_for_another_sample_rate_is_refused(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    listener.feed([tiny_mel(30)], sample_rate=22050)
+    assert not len(listener.spoken())
+    assert "mel, piece 0: found one made for 22050 Hz, expected 16000 Hz" in str(listener.conditioning.error)
+
+
+def test_what_the_iterator_raises_reaches_the_listener_behind_its_frames(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    error = ConnectionError("the acoustic model is gone")
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        yield tiny_mel(30)
+        raise error
+
+    listener.feed(pieces())
+    assert len(listener.spoken()) == 12 * 40
+    assert listener.conditioning.error is error
+
+
+@pytest.mark.parametrize("pieces", [[], [np.zeros((20, 0), np.float32)]])
+def test_an_iterator_without_a_frame_is_an_error(listener: Listener, pieces: list[Any]) -> None:
+    listener.feed(pieces)
+    assert not len(listener.spoken())
+    assert str(listener.conditioning.error) == "mel: found no frames, expected at least one"
+
+
+def test_what_is_no_iterator_is_refused_at_once(listener: Listener) -> None:
+    with pytest.raises(VocoderError, match=r"found int, expected an array, or an iterator over pieces \[20, k\]"):
+        listener.feed(3)  # type: ignore[arg-type]
+
+
+def test_no_more_is_taken_than_will_soon_be_decoded(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    taken = 0
+
+    def frames() -> Iterator[NDArray[np.float32]]:
+        nonlocal taken
+        for frame in tiny_mel(400).T:
+            taken += 1
+            yield frame
+
+    feed = listener.feed(frames(), read_ahead=0.25)  # seconds: 100 frames
+    listener.conditioning.wait_until_full(100)
+    assert taken == 100
+    listener.ask(0, 7)  # the last of them begins inside frame 8
+    listener.conditioning.wait_until_full(108)
+    assert taken == 108
+    listener.ask(8, 400 * 40 // STEPS - 1)
+    assert feed.join(SECONDS)
+    assert taken == 400
+
+
+def test_a_long_piece_is_conditioned_as_it_is_decoded(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    feed = listener.feed([tiny_mel(1000)], read_ahead=0.25)
+    listener.conditioning.wait_until_full(128)  # in parts of 64
+    assert listener.conditioning.nbytes < 600 * 4 * listener.model.columns
+    assert listener.conditioning.ready(0)
+    listener.ask(0, 1000 * 40 // STEPS - 1)
+    assert listener.conditioning.nbytes < 600 * 4 * listener.model.columns
+    assert feed.join(SECONDS)
+    assert listener.conditioning.steps == 1000 * 40
+
+
+def test_however_little_is_read_ahead_a_chunk_finds_its_frames(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    mel = tiny_mel(60)
+    listener.feed(iter(mel.T), read_ahead=0.0)
+    assert np.array_equal(listener.spoken(), listener.expected(mel))
+
+
+def test_stopping_closes_the_generator_in_the_thread_that_ran_it(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    closed: list[str] = []
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        try:
+            while True:
+                yield tiny_mel(50)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    feed = listener.feed(pieces(), read_ahead=0.5)
+    listener.conditioning.wait_until_full(200)  # half a second is 200 frames
+    feed.stop()
+    feed.stop()
+    assert feed.join(SECONDS)
+    assert closed == ["wavernn-trt-mel-feed"]
+
+
+def test_stopping_does_not_wait_for_an_iterator_that_is_busy(
+    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
+) -> None:
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        for number in range(9):
+            asked.append(number)
+            begun.set()
+            assert go_on.wait(SECONDS)
+            yield tiny_mel(50)
+
+    feed = listener.feed(pieces())
+    assert begun.wait(SECONDS)
+    feed.stop()
+    assert not feed.join(0)
+    go_on.set()
+    assert feed.join(SECONDS)
+    assert asked == [0]
+    assert not listener.conditioning.ready(0)  # what came too late was not conditioned

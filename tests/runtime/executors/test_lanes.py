@@ -1,0 +1,173 @@
+"""What every lane promises: a paused stream goes on with the bits it would have had, and each has its own thread."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
+from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
+from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.protocol import Executor
+from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.vocoder import Vocoder
+
+pytest.importorskip("onnxruntime", reason="one executor is ONNX Runtime, and the simulated device runs graphs with it")
+from wavernn_trt.runtime.executors import onnx_runtime
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+
+SLOTS = 3
+STEPS = 24
+GPU = GpuDevice("Simulated", 89)
+few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+
+
+@dataclass
+class Kind:
+    """An executor whose lanes are tried."""
+
+    executor: Executor
+    windows: ConditioningWindows
+
+    def streams(self, lengths: list[int]) -> list[Stream]:
+        """Random utterances of so many steps."""
+        model, hop = self.windows.model, self.windows.hop_length
+        found = []
+        for seed, steps in enumerate(lengths):
+            frames = -(-steps // hop) + 2 * model.margin
+            rows = np.random.default_rng(seed).standard_normal((frames, model.columns)).astype(np.float32)
+            found.append(Stream(WholeConditioning(self.windows, rows), SeededUniforms(model, seed), 0, steps))
+        return found
+
+    def alone(self, lengths: list[int]) -> list[NDArray[Any]]:
+        """The samples of each, with no neighbour and no pause."""
+        return [
+            np.concatenate([one.samples for one in decode_streams(self.executor, self.windows, [stream], SLOTS)])
+            for stream in self.streams(lengths)
+        ]
+
+    def paused(self, lengths: list[int], chance: random.Random) -> list[NDArray[Any]]:
+        """The samples of each, where chance says who enters, who is in a chunk and what is collected."""
+        waiting = list(enumerate(self.streams(lengths)))
+        parts: list[list[NDArray[Any]]] = [[] for _ in lengths]
+        with self.executor.lane(SLOTS) as lane:
+            loop = LaneLoop(lane, self.windows)
+            while waiting or loop.streams or loop.in_flight:
+                while waiting and loop.free and chance.random() < 0.7:
+                    loop.enter(*waiting.pop(0))
+                chosen = [number for number in loop.streams if chance.random() < 0.5]
+                chance.shuffle(chosen)
+                if chosen and not loop.full:
+                    loop.submit(chosen)
+                elif loop.in_flight:
+                    for piece in loop.collect():
+                        parts[piece.stream].append(piece.samples)
+        return [np.concatenate(one) for one in parts]
+
+
+def on_device(simulated: ModuleType, directory: ModelDirectory, *, capturable: bool = True) -> Kind:
+    manifests = simulated.manifests(directory, steps=STEPS, batch=(SLOTS,) * 3)
+    plans = [simulated.OnnxPlan(directory, one, capturable=capturable) for one in manifests.values()]
+    engine = Engine(simulated.SimulatedDevice(0), *plans)
+    executor = TensorRTExecutor(directory, EngineWish("tensorrt_rtx"), GPU, engine)
+    return Kind(executor, windows_of(directory))
+
+
+def windows_of(directory: ModelDirectory) -> ConditioningWindows:
+    return ConditioningWindows(directory.model, directory.audio, STEPS, directory.upsampling)
+
+
+@pytest.fixture(
+    scope="module", params=["onnxruntime", "torch, three slots", "device, captured", "device, not captured"]
+)
+def kind(
+    request: pytest.FixtureRequest, voice: ModelDirectory, simulated: ModuleType, tiny_vocoder_of_three: Vocoder
+) -> Kind:
+    if request.param == "onnxruntime":
+        return Kind(OnnxRuntimeExecutor(voice, threads=1), windows_of(voice))
+    if request.param == "torch, three slots":
+        config = tiny_vocoder_of_three.config
+        return Kind(tiny_vocoder_of_three.executor, ConditioningWindows(config.model, config.audio, STEPS))
+    return on_device(simulated, voice, capturable=request.param == "device, captured")
+
+
+def equal(found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
+    return all(
+        one.dtype == other.dtype and np.array_equal(one, other) for one, other in zip(found, expected, strict=True)
+    )
+
+
+@few
+@given(chance=st.randoms(use_true_random=False), lengths=st.lists(st.integers(1, 4 * STEPS), min_size=1, max_size=5))
+def test_a_stream_paused_at_random_chunks_keeps_its_bits(kind: Kind, chance: random.Random, lengths: list[int]) -> None:
+    assert equal(kind.paused(lengths, chance), kind.alone(lengths))
+
+
+def test_a_stream_can_wait_while_others_come_and_go(kind: Kind) -> None:
+    lengths = [2 * STEPS, *[STEPS] * 9]
+    streams = kind.streams(lengths)
+    found: list[list[NDArray[Any]]] = [[] for _ in lengths]
+
+    with kind.executor.lane(SLOTS) as lane:
+        loop = LaneLoop(lane, kind.windows)
+
+        def decode(*numbers: int) -> None:
+            loop.submit(numbers)
+            for piece in loop.collect():
+                found[piece.stream].append(piece.samples)
+
+        loop.enter(0, streams[0])
+        decode(0)
+        for number in range(1, len(lengths)):
+            if loop.free:
+                loop.enter(number, streams[number])
+                decode(number)
+        decode(0)
+    assert equal([np.concatenate(one) for one in found], kind.alone(lengths))
+
+
+def test_lanes_and_conditioning_may_have_their_own_threads(kind: Kind) -> None:
+    lengths = [4 * STEPS, 2 * STEPS + 3, STEPS]
+    expected = kind.alone(lengths)
+    n_mels = 20 if kind.executor.name == "torch" else 80
+    mels = [np.random.default_rng(n).uniform(-1, 0, (n_mels, 3 + n)).astype(np.float32) for n in range(6)]
+    rows = [kind.executor.condition(mel) for mel in mels]
+    with ThreadPoolExecutor(5) as threads:
+        lanes = [threads.submit(kind.paused, lengths, random.Random(number)) for number in range(3)]
+        conditioned = [threads.submit(kind.executor.condition, mel) for mel in mels * 3]
+        assert [equal(lane.result(60), expected) for lane in lanes] == [True] * 3
+        assert equal([one.result(60) for one in conditioned], rows * 3)
+
+
+@pytest.mark.parametrize(("cores", "threads", "lanes"), [(6, None, 6), (1, None, 1), (64, None, 8), (6, 2, 1)])
+def test_onnx_runtime_s_lanes_share_the_cores_unless_threads_are_given(
+    voice: ModelDirectory, cores: int, threads: int | None, lanes: int
+) -> None:
+    with patch.object(onnx_runtime, "usable_cores", return_value=cores):
+        assert OnnxRuntimeExecutor(voice, threads).lanes == lanes
+
+
+def test_a_model_that_takes_several_threads_has_fewer_lanes(voice: ModelDirectory) -> None:
+    with (
+        patch.object(onnx_runtime, "usable_cores", return_value=7),
+        patch.object(onnx_runtime, "default_threads", return_value=3),
+    ):
+        assert OnnxRuntimeExecutor(voice).lanes == 2
+
+
+def test_other_executors_open_one_lane(simulated: ModuleType, voice: ModelDirectory, tiny_vocoder: Vocoder) -> None:
+    assert on_device(simulated, voice).executor.lanes == 1
+    assert tiny_vocoder.executor.lanes == 1

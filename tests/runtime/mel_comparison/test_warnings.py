@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.files.audio import resample
+from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
+from wavernn_trt.runtime.vocoder import Vocoder
+
+Array = NDArray[Any]
+SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
+COQUI = AudioConfig(22050, 256, 1024, 1024, pad_mode="reflect", reference_db=20.0, mel_range=(-4.0, 4.0))
+MODELS = {
+    "univoc": AudioConfig(
+        16000, 200, 800, 2048, mel_norm="sum", fmin=50.0, preemphasis=0.97, reference_db=20.0, min_level_db=-80.0,
+        mel_range=(-1.0, 0.0), clip_high=False,
+    ),
+    "shipped": AudioConfig(
+        16000, 200, 800, 2048, fmin=50.0, preemphasis=0.97, reference_db=20.0, min_level_db=-80.0,
+        mel_range=(-1.0, 0.0), clip_high=False,
+    ),
+    "fatchord": AudioConfig(22050, 275, 1100, 2048, fmin=40.0),
+    "coqui": COQUI,
+    "turian": AudioConfig(16000, 200, 800, 2048, fmin=95.0, fmax=7600.0, reference_db=20.0, mel_range=(-4.0, 4.0)),
+    "rtvc": AudioConfig(16000, 200, 800, 800, fmin=55.0, fmax=7600.0, reference_db=20.0, mel_range=(-1.0, 1.0)),
+    "natural": AudioConfig(22050, 256, 1024, 1024, fmax=8000.0, log="natural"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def speech() -> tuple[Array, int]:
+    return soundfile.read(SAMPLES / "LJ001-0029.wav", dtype="float32")
+
+
+def features(waveform: Array, rate: int, audio: AudioConfig, gain: float = 1.0, samples: int | None = None) -> Array:
+    signal = resample(waveform, rate, audio.sample_rate) * np.float32(gain)
+    return mel_spectrogram(signal[:samples], audio)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1, 0.01, 0.001, 0.0, 1.4])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_s_own_features_raise_no_doubt_loud_quiet_or_silent(
+    model: str, gain: float, speech: tuple[Array, int]
+) -> None:
+    audio = MODELS[model]
+    for samples in (None, 1500, 6000, 80 * audio.hop_length - 1):
+        mel = features(*speech, audio, gain, samples)
+        check_mel(mel, audio)
+        assert mel_warnings(mel, audio) == []
+        assert mel_warnings(mel.astype(np.float16), audio) == []
+
+
+def test_the_features_of_thirty_clips_raise_no_doubt(shared_data: Path) -> None:
+    files = sorted((shared_data / "ljspeech").glob("*.flac"))
+    assert len(files) >= 30
+    for index, file in enumerate(files):
+        waveform, rate = soundfile.read(file, dtype="float32")
+        for name in (list(MODELS)[index % len(MODELS)], list(MODELS)[(index + 3) % len(MODELS)]):
+            mel = features(waveform, rate, MODELS[name])
+            assert mel_warnings(mel, MODELS[name]) == []
+            for start in range(0, mel.shape[1] - 80, 40):
+                assert mel_warnings(mel[:, start : start + 80], MODELS[name]) == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("other", MODELS)
+def test_another_convention_s_mel_is_refused_or_doubted(model: str, other: str, speech: tuple[Array, int]) -> None:
+    given, taken = MODELS[other], MODELS[model]
+    same = (given.log, given.mel_range) == (taken.log, taken.mel_range)
+    if same or (model == "rtvc" and given.mel_range == (-1.0, 0.0)):
+        pytest.skip("the same range, or one that a quiet recording's mel has as well")
+    mel = features(*speech, given)
+    try:
+        check_mel(mel, taken)
+    except VocoderError:
+        return
+    assert mel_warnings(mel, taken)
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "expected"),
+    [
+        (lambda mel: (mel + 4) / 8, "coqui", "floor of levels mapped to [0, 1]"),
+        (lambda mel: (mel + 4) / 2, "coqui", "floor of levels mapped to [0, 4]"),
+        (lambda mel: np.maximum((mel + 4) / 8, 0.1), "coqui", "dB for this model, where speech has more than 30 dB"),
+        (lambda mel: 0.3 + 0.4 * (mel + 4), "coqui", "no value below 0.3"),
+        (lambda mel: mel - 3, "coqui", "values are below the model's range"),
+        (lambda mel: mel[None], "coqui", "batch axis of one"),
+    ],
+)
+def test_the_doubt_is_named(
+    change: Callable[[Array], Array], model: str, expected: str, speech: tuple[Array, int]
+) -> None:
+    audio = MODELS[model]
+    mel = change(features(*speech, audio)).astype(np.float32)
+    check_mel(mel, audio)
+    (warning,) = mel_warnings(mel, audio)
+    assert expected in warning
+
+
+def test_the_floor_of_a_natural_logarithm_is_recognised_in_a_model_of_decibels(speech: tuple[Array, int]) -> None:
+    audio = dataclasses.replace(COQUI, reference_db=0.0, mel_range=(-100.0, 0.0))
+    mel = features(*speech, dataclasses.replace(COQUI, log="natural", fmin=20.0))
+    mel[:, :20] = np.log(np.float32(1e-5))
+    (warning,) = mel_warnings(mel, audio)
+    assert "-11.513, the floor of the natural logarithm" in warning
+    assert "--mel-from tacotron2" in warning
+
+
+def test_a_square_mel_that_is_transposed_is_doubted(speech: tuple[Array, int]) -> None:
+    mel = features(*speech, MODELS["turian"])[:, 60:140]
+    assert mel_warnings(mel, MODELS["turian"]) == []
+    (warning,) = mel_warnings(mel.T, MODELS["turian"])
+    assert "looks transposed" in warning
+
+
+def test_what_is_refused_elsewhere_raises_no_doubt() -> None:
+    assert mel_warnings(np.zeros((5, 80)), COQUI) == []
+    assert mel_warnings(np.full((80, 5), np.nan), COQUI) == []
+
+
+def test_the_vocoder_logs_each_doubt_once(tiny_vocoder: Vocoder, caplog: pytest.LogCaptureFixture) -> None:
+    audio = tiny_vocoder.config.audio
+    mel = np.random.default_rng(0).uniform(-0.3, -0.1, (audio.n_mels, 30)).astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        tiny_vocoder.vocode_batch([mel])
+    doubts = [record.getMessage() for record in caplog.records if "where speech has more" in record.getMessage()]
+    assert len(doubts) == 1

@@ -1,0 +1,143 @@
+"""How recordings are cut into batches: labels beside the frames that condition them, rows that go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("soxr", reason="training resamples with soxr")
+
+from wavernn_trt.export.families.univoc import univoc_from_state
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.scripts.training.voice_corpus import (
+    AUDIO,
+    Corpus,
+    CorpusError,
+    Recording,
+    how_often,
+    prepare,
+    read_folder,
+    walk,
+)
+from wavernn_trt.scripts.training.voice_model import TrainingModel
+from wavernn_trt.scripts.training.voice_recipe import Recipe
+
+CPU = torch.device("cpu")
+FRAMES = (81, 40, 60)
+
+
+def numbered(name: str, frames: int, first: int) -> Recording:
+    """A recording whose labels and mels tell where they stand."""
+    labels = torch.arange(frames * AUDIO.hop_length) % 100 + first
+    mel = (torch.arange(frames, dtype=torch.float32) + 1000 * first)[:, None].expand(frames, AUDIO.n_mels)
+    return Recording(name, labels, mel, 7)
+
+
+@pytest.fixture
+def recordings() -> list[Recording]:
+    return [numbered(f"clip{i}", frames, 100 * i) for i, frames in enumerate(FRAMES)]
+
+
+def test_a_frame_conditions_the_samples_around_its_centre() -> None:
+    click = np.zeros(AUDIO.sample_rate)
+    click[8000] = 1.0  # the centre of frame 40
+    recording = prepare("click", click, AUDIO.sample_rate, 1.0, bits=8)
+    loudest = int((recording.labels - recording.silence).abs().argmax())
+    assert loudest == 8000 + AUDIO.delay
+    assert loudest // AUDIO.hop_length == int(recording.mel.sum(dim=1).argmax()) == 40
+    assert recording.labels[:8000].eq(128).all()
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_windows_line_up_everywhere_in_a_recording(recordings: list[Recording], frames: int) -> None:
+    corpus, context, hop = Corpus(recordings, CPU), 16, AUDIO.hop_length
+    which, start = corpus.pieces(1)
+    fits = start <= corpus.frames[which] - frames
+    which, start = which[fits], start[fits]
+    windows = corpus.windows(which, start, frames, context)
+    assert windows.mel.shape == (len(which), frames + 2 * context, AUDIO.n_mels)
+    assert windows.labels.shape == (frames * hop, len(which))
+    assert windows.labels.dtype == torch.int64
+    for row, (i, t) in enumerate(zip(which.tolist(), start.tolist(), strict=True)):
+        recording = recordings[i]
+        assert torch.equal(windows.mel[row, windows.frames[row]], recording.mel[t : t + frames])
+        assert torch.equal(windows.mel[row].diff(dim=0), torch.ones(frames + 2 * context - 1, AUDIO.n_mels))
+        assert torch.equal(windows.labels[:, row], recording.labels[hop * t : hop * (t + frames)])
+        assert torch.equal(windows.previous[1:, row], windows.labels[:-1, row])
+        assert windows.previous[0, row] == (recording.labels[hop * t - 1] if t else recording.silence)
+
+
+def test_a_context_longer_than_the_window_is_seen_whole(recordings: list[Recording]) -> None:
+    windows = Corpus(recordings[:1], CPU).windows(torch.tensor([0]), torch.tensor([40]), 1, 40)
+    assert torch.equal(windows.mel[0], recordings[0].mel)
+
+
+def test_a_window_longer_than_a_recording_is_refused(recordings: list[Recording]) -> None:
+    with pytest.raises(CorpusError, match="windows of 9 frames and 16 on each side: a recording has 40"):
+        Corpus(recordings, CPU).windows(torch.tensor([0]), torch.tensor([0]), 9, 16)
+
+
+def test_labels_are_those_that_the_runtime_decodes_and_mels_those_that_it_takes() -> None:
+    rng = np.random.default_rng(0)
+    signal = 0.2 * rng.standard_normal(16000)
+    recording = prepare("noise", signal, AUDIO.sample_rate, 1.0, bits=8)
+    waveform = signal * AUDIO.peak / np.abs(signal).max()
+    model = univoc_from_state(TrainingModel(Recipe()).state_dict(), label_scale="symmetric").config
+    late = np.concatenate([np.zeros(AUDIO.delay), waveform])[: len(recording.labels)]
+    expected = SampleCoding(model, AUDIO).samples(late)
+    assert np.array_equal(recording.labels.numpy()[: len(expected)], expected)
+    mel = mel_spectrogram(waveform.astype(np.float32), AUDIO)
+    np.testing.assert_allclose(recording.mel.numpy().T, mel, atol=1e-5)
+
+
+def test_pieces_cover_every_recording_in_order(recordings: list[Recording]) -> None:
+    which, start = Corpus(recordings, CPU).pieces(25)
+    assert which.tolist() == [0, 0, 0, 1, 2, 2]
+    assert start.tolist() == [0, 25, 50, 0, 0, 25]
+
+
+def test_rows_go_on_where_they_were_until_their_recording_ends(recordings: list[Recording]) -> None:
+    corpus, frames = Corpus(recordings, CPU), 4
+    weights = how_often(corpus, 3, 0.0)
+    batches = walk(corpus, weights, rows=5, frames=frames, context=4, rng=torch.Generator().manual_seed(1))
+    windows, going_on = next(batches)
+    assert going_on.tolist() == [0.0] * 5
+    restarts = 0
+    for _ in range(60):
+        last = windows.labels[-1]
+        frame = windows.mel[torch.arange(5), windows.frames[:, -1], 0]
+        windows, going_on = next(batches)
+        goes = going_on == 1
+        assert torch.equal(windows.previous[0][goes], last[goes])
+        assert torch.equal(windows.mel[torch.arange(5), windows.frames[:, 0], 0][goes], frame[goes] + 1)
+        ends = torch.tensor([FRAMES[int(f) // 100_000] - frames for f in frame])  # no further window fits behind these
+        assert (frame[~goes] % 100_000 >= ends[~goes]).all()
+        restarts += int((~goes).sum())
+    assert restarts >= 5
+
+
+def test_copies_are_heard_as_often_as_asked_and_long_recordings_more(recordings: list[Recording]) -> None:
+    weights = how_often(Corpus(recordings, CPU), 2, 0.25)
+    assert weights[:2].sum().item() == pytest.approx(0.75)
+    assert weights[2].item() == pytest.approx(0.25)
+    assert (weights[0] / weights[1]).item() == pytest.approx(81 / 40)
+    assert how_often(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
+
+
+def test_a_folder_s_recordings_of_every_format_are_read_and_its_other_files_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 24000)
+    for name in ("a.wav", "b.mp3", "c.aiff"):
+        soundfile.write(tmp_path / name, noise, 16000)
+    (tmp_path / "d.m4a").touch()
+    assert list(read_folder(tmp_path)) == ["a", "b", "c"]
+    assert "left out 1 file that is no recording: .m4a 1" in caplog.text
+    soundfile.write(tmp_path / "a.flac", noise, 16000)
+    with pytest.raises(CorpusError, match="another recording of that name with another suffix"):
+        read_folder(tmp_path)
