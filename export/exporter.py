@@ -35,6 +35,7 @@ from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop
 from wavernn_trt.export.rewrite.unroll import unroll
 from wavernn_trt.export.step_graph import export_networks
+from wavernn_trt.export.verification import verify_decoder
 
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
@@ -77,7 +78,8 @@ def export(
         out_dir: the directory to make. It appears whole or not at all.
         steps: steps of the unrolled decoder, one or more.
         batch: streams of the unrolled decoder, one or more.
-        verify: also run the finished ``decoder.onnx`` at its full length against the step as exported from torch.
+        verify: also compare the finished ``decoder.onnx`` at its full length with the PyTorch modules, through
+            polygraphy: run by ONNX Runtime and, where it and a GPU are there, TensorRT.
         overwrite: replace ``out_dir`` if it is a model directory.
         progress: told what is being done.
 
@@ -105,7 +107,8 @@ def export(
         _write_files(building, checkpoint, exported, hoisted, fused, model, shape, agreements)
         if verify:
             say(f"verifying {steps} steps")
-            agreements.append(_verify_decoder(building, exported, fused, model, audio, shape))
+            verified = verify_decoder(building / DECODER, checkpoint.model, fused, model, audio, steps, batch)
+            agreements.extend(map(require, verified))
     notes = checkpoint.notes
     if checkpoint.quantization is not None:
         notes = (*notes, _UNROUNDED)
@@ -160,11 +163,3 @@ def _write_files(
     write_config(folder, model, audio, shape, source)
     write_probe(folder / PROBE, make_probe(checkpoint.model, audio))
     write_manifest(folder)
-
-
-def _verify_decoder(
-    folder: Path, exported: Networks, fused: Networks, model: ModelConfig, audio: AudioConfig, shape: DecoderShape
-) -> Agreement:
-    sizes = {"steps": shape.steps, "batch": shape.batch, "window": shape.window}
-    decoder = str(folder / DECODER)
-    return require(check_decoder(DECODER, exported, decoder, model, audio, **sizes, hoisted=fused))

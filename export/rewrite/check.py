@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.export.config import AudioConfig, ColumnGroup, ModelConfig
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.networks import Networks
 
@@ -64,7 +65,7 @@ def require(agreement: Agreement) -> Agreement:
 def check_pass(what: str, before: Networks, after: Networks, model: ModelConfig, audio: AudioConfig) -> Agreement:
     """Runs the steps of two networks side by side on the same random mel, previous samples and states."""
     steps = 16
-    scenario = _Scenario(model, audio, steps=steps, batch=3, window=4)
+    scenario = Scenario(model, audio, steps=steps, batch=3, window=4)
     one, other = _Stepper(before, model, scenario), _Stepper(after, model, scenario)
     error = scale = 0.0
     for step in range(steps):
@@ -85,7 +86,7 @@ def check_decoder(
 
     Random numbers are put into the middle of the class they choose, so that rounding cannot move a sample.
     """
-    scenario = _Scenario(model, audio, steps=steps, batch=batch, window=window)
+    scenario = Scenario(model, audio, steps=steps, batch=batch, window=window)
     stepper = _Stepper(networks, model, scenario)
     previous = scenario.first_previous()
     samples = np.zeros((batch, steps), np.float64)
@@ -93,7 +94,7 @@ def check_decoder(
     for step in range(steps):
         hidden = dict(stepper.hidden)
         logits = stepper.run(step, previous)["logits"]
-        uniforms[:, step, 0] = _middle(
+        uniforms[:, step, 0] = middle_of_class(
             logits[:, :10] if model.output == "logistic_mixture" else logits, uniforms[:, step, 0]
         )
         if model.output == "gaussian":
@@ -101,9 +102,9 @@ def check_decoder(
         stepper.hidden = hidden
         results = stepper.run(step, previous, uniforms[:, step])
         samples[:, step], previous = results["sample"], results["next_previous"]
-    inputs = scenario.chunk_inputs(_conditioning(hoisted, scenario), model)
+    inputs = scenario.chunk_inputs(scenario.conditioning(hoisted), model)
     inputs["uniforms"], inputs["previous"] = uniforms, scenario.first_previous()
-    session = _session(decoder)
+    session = open_session(decoder)
     wanted = {value.name for value in session.get_inputs()}
     found, _, hidden_out = session.run(
         ["samples", "previous_out", "hidden_out"], {name: value for name, value in inputs.items() if name in wanted}
@@ -117,7 +118,8 @@ def check_decoder(
     return Agreement(what, steps, None, None, error, 1.0)
 
 
-def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+def middle_of_class(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Moves each random number to the middle of the class that it chooses: logits [B, C], uniforms [B] -> [B]."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     cumulative = np.cumsum(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
     chosen = np.argmax(cumulative > uniforms[:, None], axis=1)
@@ -126,10 +128,11 @@ def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArr
     return ((upper + lower) / 2).astype(np.float32)
 
 
-class _Scenario:
-    """Random inputs: a mel, rows to read, previous samples, random numbers."""
+class Scenario:
+    """Random inputs of a chunk: a mel, rows to read, previous samples, random numbers."""
 
     def __init__(self, model: ModelConfig, audio: AudioConfig, *, steps: int, batch: int, window: int) -> None:
+        """Draws the inputs of a chunk of ``steps`` steps of ``batch`` streams."""
         self.random = np.random.default_rng(1024)
         self.model, self.batch, self.steps, self.window = model, batch, steps, window
         low, high = audio.mel_range if audio.log == "decibel" else (-11.0, 2.0)
@@ -140,16 +143,45 @@ class _Scenario:
         self.interpolation = weights / weights.sum(axis=3, keepdims=True)
         self.uniforms = self.random.uniform(0.01, 0.99, (batch, steps, model.uniforms)).astype(np.float32)
 
+    def windows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A conditioner's output on the mel [1, N + 2 * margin, columns] -> each stream's window [B, W, columns]."""
+        cut: NDArray[np.float32] = rows[0][self.rows + self.model.margin]
+        return cut
+
+    def conditioning(self, networks: Networks) -> NDArray[np.float32]:
+        """Each stream's window of conditioning, by an exported conditioner, [B, W, columns]."""
+        (rows,) = open_session(to_model(networks.conditioner)).run(["conditioning"], {"mel": self.mel})
+        return self.windows(rows)
+
+    def expanded(
+        self, conditioning: NDArray[np.float32], groups: Sequence[ColumnGroup], step: int
+    ) -> list[NDArray[np.float32]]:
+        """One step's conditioning, [B, columns] for each group: what the beginning of a chunk computes, in numpy."""
+        expanded, start, interpolated = [], 0, 0
+        for group in groups:
+            columns = conditioning[:, :, start : start + group.columns]
+            start += group.columns
+            if group.expansion == "held":
+                expanded.append(columns[np.arange(self.batch), self.frame_index[:, step]])
+            else:
+                weights = self.interpolation[:, interpolated, step]
+                expanded.append(np.einsum("bw,bwc->bc", weights, columns))
+                interpolated += 1
+        return expanded
+
     def first_previous(self) -> NDArray[Any]:
+        """What the first step is fed with, [B]."""
         dtype = np.int32 if self.model.label_feedback else np.float32
         return np.full(self.batch, self.model.first_previous, dtype)
 
     def random_previous(self) -> NDArray[Any]:
+        """A random previous sample, [B]."""
         if self.model.label_feedback:
             return self.random.integers(0, self.model.outputs, self.batch, dtype=np.int32)
         return self.random.uniform(-1, 1, self.batch).astype(np.float32)
 
     def chunk_inputs(self, conditioning: NDArray[np.float32], model: ModelConfig) -> dict[str, NDArray[Any]]:
+        """A decoder's inputs, but for ``uniforms`` and ``previous``."""
         return {
             "conditioning": conditioning,
             "frame_index": self.frame_index,
@@ -161,12 +193,12 @@ class _Scenario:
 class _Stepper:
     """Runs a step once a sample, keeping its hidden states."""
 
-    def __init__(self, networks: Networks, model: ModelConfig, scenario: _Scenario) -> None:
+    def __init__(self, networks: Networks, model: ModelConfig, scenario: Scenario) -> None:
         self.networks, self.scenario = networks, scenario
-        self.session = _session(to_model(networks.step))
+        self.session = open_session(to_model(networks.step))
         self.types = {value.name: value.type for value in self.session.get_inputs()}
         self.names = [value.name for value in self.session.get_outputs()]
-        self.conditioning = _conditioning(networks, scenario)
+        self.conditioning = scenario.conditioning(networks)
         zeros = np.zeros((scenario.batch, model.hidden_size), np.float32)
         self.hidden = {f"hidden_{layer}": zeros for layer in range(model.layers)}
 
@@ -184,36 +216,21 @@ class _Stepper:
         return results
 
     def _rows(self, step: int) -> dict[str, NDArray[np.float32]]:
-        """What the expansion at a chunk's beginning computes, for one step, in numpy."""
-        scenario, groups = self.scenario, self.networks.groups
-        expanded, start, interpolated = [], 0, 0
-        for group in groups:
-            columns = self.conditioning[:, :, start : start + group.columns]
-            start += group.columns
-            if group.expansion == "held":
-                expanded.append(columns[np.arange(scenario.batch), scenario.frame_index[:, step]])
-            else:
-                weights = scenario.interpolation[:, interpolated, step]
-                expanded.append(np.einsum("bw,bwc->bc", weights, columns))
-                interpolated += 1
+        groups = self.networks.groups
+        expanded = self.scenario.expanded(self.conditioning, groups, step)
         if not self.networks.rows:
             return {"conditioning": np.concatenate(expanded, axis=1)}
         rows, offsets = {}, [0] * len(groups)
         for row in self.networks.rows:
-            rows[row.name] = np.zeros((scenario.batch, row.width), np.float32)
+            rows[row.name] = np.zeros((self.scenario.batch, row.width), np.float32)
             for index in row.groups:
                 rows[row.name] += expanded[index][:, offsets[index] : offsets[index] + row.width]
                 offsets[index] += row.width
         return rows
 
 
-def _conditioning(networks: Networks, scenario: _Scenario) -> NDArray[np.float32]:
-    """Each stream's window of conditioning, [B, W, columns]."""
-    (rows,) = _session(to_model(networks.conditioner)).run(["conditioning"], {"mel": scenario.mel})
-    return rows[0][scenario.rows + scenario.model.margin]  # type: ignore[no-any-return]
-
-
-def _session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
+    """Opens a graph, or a file of one, as it stands."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Opening a session of a thousand unrolled steps takes less than half the time without optimisation.
