@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER, MANIFEST, ModelDirectory, read_manifest
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
 _FLOAT32 = {"grid": "float32", "bound": None, "weights_only": False}
 """Of a product that is not rounded."""
+_POLYGRAPHY = "from polygraphy.tools import main; raise SystemExit(main())"
 _WITHOUT_ONNX = (
     "not available: node counts and the compatibility report need onnx; "
     "pip install '.[export]' in a clone of the project"
@@ -36,6 +42,40 @@ def compatibility_reports(directory: ModelDirectory) -> dict[str, CompatibilityR
         )
         for name in (DECODER, CONDITIONER)
     }
+
+
+def lint(directory: ModelDirectory) -> dict[str, list[dict[str, Any]]]:
+    """What polygraphy's lint finds in the directory's two graphs, by file name: level, source, message, nodes.
+
+    Every node is run by ONNX Runtime on random inputs. The tool runs in a process of its own, as it has no interface
+    but its command line.
+
+    Raises:
+        ValueError: polygraphy is not installed, or did not end with a report.
+    """
+    if importlib.util.find_spec("polygraphy") is None:
+        raise ValueError("--lint needs polygraphy: pip install '.[export]' in a clone of the project")
+    findings = {}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        for name in (DECODER, CONDITIONER):
+            report.unlink(missing_ok=True)
+            command = [sys.executable, "-c", _POLYGRAPHY, "check", "lint", str(directory.file(name)), "-o", str(report)]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            if not report.is_file():
+                raise ValueError(f"--lint: polygraphy ended without a report of {name}: {ended.stderr[-2000:].strip()}")
+            findings[name] = json.loads(report.read_text())["lint_entries"]
+    return findings
+
+
+def print_lint(findings: dict[str, list[dict[str, Any]]]) -> None:
+    """The same for people, from `lint`."""
+    for name, entries in findings.items():
+        section(f"lint by polygraphy: {name}")
+        for entry in entries:
+            print(f"  {entry['level']}: {', '.join(entry.get('nodes', ['the graph']))}: {entry['message']}")
+        if not entries:
+            print("  nothing found")
 
 
 def _quantization(directory: ModelDirectory) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import wavernn_trt
+from wavernn_trt.engines.tensorrt_module import import_tensorrt
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"export", "engines", "plugins", "runtime", "calibration", "scripts"}
@@ -89,3 +91,27 @@ def test_layers_import_downwards_only() -> None:
         for file in (ROOT / folder).rglob("*.py"):
             for other in FOLDERS - others - {folder}:
                 assert f"wavernn_trt.{other}" not in file.read_text(), f"{file} imports {other}"
+
+
+@pytest.mark.parametrize("package", ["pycuda", "torch", "onnx", "onnx_graphsurgeon", "polygraphy", "numpy"])
+def test_the_product_is_built_with(package: str) -> None:
+    """The packages that the project is written for are imported by its own code, by statement or by name."""
+    imported = set()
+    for folder in FOLDERS - {"scripts"}:
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    imported.add(node.module)
+                elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "import_module":
+                    imported |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    assert any(name == package or name.startswith(f"{package}.") for name in imported)
+
+
+def test_plans_are_built_with_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text("class Builder: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    assert import_tensorrt("tensorrt").__file__ == str(tmp_path / "tensorrt.py")
+    monkeypatch.delitem(sys.modules, "tensorrt")

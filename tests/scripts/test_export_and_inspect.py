@@ -186,3 +186,23 @@ def test_a_plan_has_no_probe(capsys: Any) -> None:
     code, out, err = run(capsys, "inspect", "decoder.plan", "--probe")
     assert (code, out) == (2, "")
     assert "--probe: found a plan, expected the model directory that it was built from" in err
+
+
+def test_lint_finds_nothing_in_an_export_and_names_a_node_that_cannot_run(
+    univoc_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pytest.importorskip("polygraphy", reason="lint is polygraphy's")
+    import onnx
+
+    code, _, err = run(capsys, "export", univoc_file, "-o", tmp_path / "v", "--steps", 2, "-q")
+    assert code == 0, err
+    code, out, _ = run(capsys, "inspect", tmp_path / "v", "--lint", "--json")
+    assert (code, json.loads(out)["lint"]) == (0, {"decoder.onnx": [], "conditioner.onnx": []})
+    graph = onnx.load(tmp_path / "v" / "conditioner.onnx")
+    node = next(node for node in graph.graph.node if node.op_type == "Transpose")
+    node.attribute[0].ints[:] = [0, 1, 2, 3, 4, 5]
+    onnx.save(graph, tmp_path / "v" / "conditioner.onnx")
+    write_manifest(tmp_path / "v")
+    code, out, _ = run(capsys, "inspect", tmp_path / "v", "--lint")
+    assert code == 1
+    assert re.search(rf"exception: {re.escape(node.name)}: .*perm", out)
