@@ -81,7 +81,7 @@ def export(
         verify: also compare the finished ``decoder.onnx`` at its full length with the PyTorch modules, through
             polygraphy: run by ONNX Runtime and, where it and a GPU are there, TensorRT.
         overwrite: replace ``out_dir`` if it is a model directory.
-        progress: told what is being done.
+        progress: called with the name of each stage as it begins.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.

@@ -10,7 +10,7 @@
 ``decoder.weights``    the decoder's weights, once, as external data of the three files above
 ``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
 ``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
-``probe.npz``          a short mel and what the trained model makes of it, for who wants to know that it still does;
+``probe.npz``          a short mel and what the trained model makes of it, to check a loaded model against;
                        directories of earlier versions have none
 ``manifest.json``      SHA-256 and size of every other file
 =====================  ==========================================================================================

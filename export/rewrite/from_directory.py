@@ -1,7 +1,7 @@
 """The networks of a model directory, read back from its files: what engines are built from.
 
-A build unrolls the step anew for its own batch, steps and precision, without torch and without the checkpoint. The step
-stands in ``decoder_loop.onnx``, as its loop's body.
+A build unrolls the step again for its own batch, steps and precision, without torch and without the checkpoint. The
+step is the body of the loop in ``decoder_loop.onnx``.
 """
 
 from __future__ import annotations

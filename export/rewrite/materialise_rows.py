@@ -1,7 +1,7 @@
-"""Pass: the rows that unrolled steps read are made once, before the first step; for TensorRT alone.
+"""Pass: computes the rows that unrolled steps read once, before the first step; for TensorRT alone.
 
 TensorRT-RTX compiles what lies between two plugins as one region, and takes into each region what leads to it. So the
-expansion of a chunk's conditioning, which every step gathers its row from, is compiled anew for each step; where two
+expansion of a chunk's conditioning, which every step gathers its row from, is compiled again for each step; where two
 groups of columns are added up, a build's time grows with the cube of the steps. Behind a plugin, which no compiler
 looks into, the rows are a tensor in memory. What is paid is a copy of them, once a chunk.
 """
