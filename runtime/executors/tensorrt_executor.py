@@ -16,7 +16,6 @@ from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.device import BuiltPlan, Device
 from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
 from wavernn_trt.runtime.executors.device_lane import DeviceLane, shape_of
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.lane_pool import LanePool
 from wavernn_trt.runtime.executors.plan_choice import (
     ChosenEngine,
@@ -25,6 +24,7 @@ from wavernn_trt.runtime.executors.plan_choice import (
     require_machine,
 )
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.load_options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,32 @@ class TensorRTExecutor:
     lanes = 1
     """A lane already has the next chunk's inputs under way while the device computes."""
 
-    def __init__(self, directory: ModelDirectory, wish: EngineWish, gpu: GpuDevice, engine: Engine) -> None:
+    def __init__(
+        self, directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: GpuDevice, engine: Engine
+    ) -> None:
         """Takes an engine; its first lane is opened when it is needed.
 
         Args:
             directory: the model.
-            wish: what was asked for; its batch, or else the one that the engine is tuned for, is the number of slots.
+            backend: whose engine it is.
+            options: their batch, or else the one that the engine is tuned for, is the number of slots.
             gpu: the device's name and compute capability.
-            engine: fits the model and the wish.
+            engine: fits the model and the options.
 
         Raises:
             VocoderError: the plans are of another model's sizes.
         """
-        self.name: str = wish.backend
+        self.name: str = backend
         manifest = engine.decoder.manifest
         self.precision: Precision = manifest.precision
         """Of the decoder's products; how closely they can be held to the model depends on it."""
         self.form: Form | None = manifest.form
         """Of the decoder; a quantised model's activations are rounded in the form ``cell`` only."""
-        self.slots: int = wish.batch or manifest.batch[1]
+        self.slots: int = options.batch or manifest.batch[1]
         self.steps: int | None = manifest.steps
         self._directory = directory
         self._engine = engine
-        self._build = (directory, wish, gpu, manifest)
+        self._build = (directory, backend, options, gpu, manifest)
         _compare(directory, engine, self.slots, build_command(*self._build))
         self._conditioner = DeviceConditioner(
             engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
@@ -106,13 +109,14 @@ class TensorRTExecutor:
 
 
 def open_tensorrt(
-    directory: ModelDirectory, wish: EngineWish, state: DriverState | None = None
+    directory: ModelDirectory, backend: Backend, options: LoadOptions, state: DriverState | None = None
 ) -> tuple[TensorRTExecutor, str]:
     """Finds an engine for the GPU at hand and opens it.
 
     Args:
         directory: a verified model directory.
-        wish: what is asked for.
+        backend: whose engine.
+        options: precision, batch and cache.
         state: what the driver says; by default it is asked.
 
     Returns:
@@ -125,11 +129,11 @@ def open_tensorrt(
         EngineCacheError: the cache cannot be read.
         TensorRTMissingError: the module does not load.
     """
-    gpu = require_machine(wish.backend, state or driver_state())
-    chosen = choose_engine(directory, wish, gpu)
-    rebuild = build_command(directory, wish, gpu, chosen.decoder.manifest)
-    engine = load_engine(wish.backend, chosen, rebuild)
-    return TensorRTExecutor(directory, wish, gpu, engine), chosen.decoder.name
+    gpu = require_machine(backend, state or driver_state())
+    chosen = choose_engine(directory, backend, options, gpu)
+    rebuild = build_command(directory, backend, options, gpu, chosen.decoder.manifest)
+    engine = load_engine(backend, chosen, rebuild)
+    return TensorRTExecutor(directory, backend, options, gpu, engine), chosen.decoder.name
 
 
 def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
