@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -24,14 +24,14 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
-from wavernn_trt.runtime.executors.device import Device
-from wavernn_trt.runtime.executors.device_lane import DeviceLane
-from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
-from wavernn_trt.runtime.executors.lane_pool import LanePool
-from wavernn_trt.runtime.executors.onnx_session import CPU, OnnxConditioner, conditioner_providers, usable_cores
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError, require_gpu
+from wavernn_trt.runtime.executors.device import Device, NoMachineError, require_gpu
+from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool
+from wavernn_trt.runtime.executors.onnx_runtime import CPU, OnnxConditioner, conditioner_providers, usable_cores
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
 from wavernn_trt.runtime.load_options import LoadOptions
+
+if TYPE_CHECKING:
+    from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +136,8 @@ def open_cuda(
     gpu = require_machine(state or driver_state())
     precision = options.precision or default_precision(directory, gpu)
     conditioner = _open_conditioner(directory, options.threads)
-    # Here, since it imports ONNX, which only those need who have a GPU.
-    from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+    # Deferred: it imports ONNX, an optional package.
+    from wavernn_trt.runtime.executors.kernel_plan import KernelPlan, read_decoder
 
     weights = read_decoder(directory, precision)
     steps = steps or STEPS

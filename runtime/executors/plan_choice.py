@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +16,8 @@ from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
 from wavernn_trt.engines.tensorrt_module import INSTALL, NAMES, tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.device import require_gpu
 from wavernn_trt.runtime.load_options import LoadOptions
-
-
-class NoMachineError(VocoderError):
-    """A driver, a GPU or a package is missing: says which, and how to get it."""
 
 
 class NoEngineError(VocoderError):
@@ -48,25 +44,6 @@ def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
     """
     needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
     return require_gpu(state, needed, INSTALL[backend].replace("]'", ",gpu]'"))
-
-
-def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:
-    """The driver's first GPU, where every package is there.
-
-    Args:
-        state: what the driver says.
-        needed: modules, and what they are installed as.
-        install: the command that brings them.
-
-    Raises:
-        NoMachineError: what is missing.
-    """
-    if state.reason is not None:
-        raise NoMachineError(f"no GPU: {state.reason}")
-    for module, name in needed:
-        if not _installed(module):
-            raise NoMachineError(f"{name} is not installed; install it with: {install}")
-    return state.devices[0]
 
 
 def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, device: GpuDevice) -> ChosenEngine:
@@ -193,10 +170,3 @@ def _first_whole(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | 
         if (plan := cache.find(stem, entry.manifest.key)) is not None:
             return plan
     return None
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # the package around it is missing
-        return False

@@ -1,4 +1,4 @@
-"""Backends by name. None is ever chosen silently in another's place."""
+"""Opens backends by name. None takes another's place silently."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.load_options import ENGINES, LoadOptions
 
@@ -69,8 +70,6 @@ def _open_named(directory: ModelDirectory, backend: str, opener: Callable[[], Op
 
 def _open_first(openers: Mapping[str, Callable[[], Opened]]) -> Opened | None:
     """The first backend on a GPU that can be opened, or ``None``; says which, or why not."""
-    from wavernn_trt.runtime.executors.plan_choice import NoMachineError
-
     for backend, opener in openers.items():
         try:
             opened = opener()
@@ -90,6 +89,7 @@ def _kind(backend: str) -> str:
     return "engine" if backend in ENGINES else "kernel"
 
 
+# A backend is imported when it is opened: each loads libraries of its own, optional ones or slow ones.
 def _open_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions) -> Opened:
     from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
 
@@ -109,7 +109,6 @@ def _open_cuda(directory: ModelDirectory, options: LoadOptions) -> Opened:
 
 def _open_onnxruntime(directory: ModelDirectory, options: LoadOptions) -> Opened:
     _require("onnxruntime", "onnxruntime", "pip install onnxruntime")
-    # Imported here, and the others likewise: whoever asks for one backend does not wait for another.
     from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
     return OnnxRuntimeExecutor(directory, options.threads), None

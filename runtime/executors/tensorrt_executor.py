@@ -1,11 +1,13 @@
-"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU."""
+"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU, one for mels and one for chunks."""
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
@@ -13,10 +15,8 @@ from wavernn_trt.engines.spec import Backend, Extent, Form
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors.device import BuiltPlan, Device
-from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
-from wavernn_trt.runtime.executors.device_lane import DeviceLane, shape_of
-from wavernn_trt.runtime.executors.lane_pool import LanePool
+from wavernn_trt.runtime.executors.device import Buffer, BuiltPlan, Device
+from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool, shape_of
 from wavernn_trt.runtime.executors.plan_choice import (
     ChosenEngine,
     build_command,
@@ -24,6 +24,8 @@ from wavernn_trt.runtime.executors.plan_choice import (
     require_machine,
 )
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
+from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 from wavernn_trt.runtime.load_options import LoadOptions
 
 
@@ -108,6 +110,68 @@ class TensorRTExecutor:
         raise NoLogitsError(self.name)
 
 
+class DeviceConditioner:
+    """Conditions mels; calls from several threads wait for each other."""
+
+    def __init__(self, device: Device, plan: BuiltPlan, bins: int, columns: int, margin: int) -> None:
+        """Opens a context; memory is allocated as mels need it.
+
+        Args:
+            device: where the plan is.
+            plan: a conditioner's.
+            bins: of a mel.
+            columns: of the conditioning.
+            margin: rows of conditioning before the first frame, and behind the last.
+        """
+        self._device = device
+        self._plan = plan
+        self._margin = margin
+        self._bins, self._columns = bins, columns
+        self._capacity = 0
+        self._host: dict[str, NDArray[Any]] = {}
+        self._buffers: dict[str, Buffer] = {}
+        self._warm = False
+        self._lock = threading.Lock()
+        with device.current():
+            self._stream = device.stream()
+            self._context = plan.context(one_shape=False)
+
+    def __call__(self, mel: FloatArray) -> FloatArray:
+        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]; N lies inside the plan's profile."""
+        frames = mel.shape[1]
+        with self._lock, self._device.current():
+            if frames > self._capacity:
+                self._reserve(frames)
+            given = self._host["mel"][: mel.size]
+            given.reshape(mel.shape)[...] = mel
+            rows = self._host["conditioning"][: self._rows(frames) * self._columns]
+            self._context.set_shape("mel", (1, *mel.shape))
+            self._stream.copy_in(self._buffers["mel"], given)
+            self._context.enqueue(self._stream)
+            self._stream.copy_out(rows, self._buffers["conditioning"])
+            self._stream.synchronize()
+            if not self._warm:
+                self._plan.warmed_up()
+                self._warm = True
+            return rows.reshape(-1, self._columns).copy()
+
+    def _rows(self, frames: int) -> int:
+        return frames + 2 * self._margin
+
+    def _reserve(self, frames: int) -> None:
+        """Makes room for a mel, and for others not much longer."""
+        assert self._plan.manifest.frames is not None
+        capacity = min(1 << (frames - 1).bit_length(), self._plan.manifest.frames[2])
+        sizes = {"mel": capacity * self._bins, "conditioning": self._rows(capacity) * self._columns}
+        self._capacity = 0
+        self._buffers.clear()  # before the larger ones are asked for
+        for name, size in sizes.items():
+            self._host[name] = self._device.pinned((size,), "float32")
+            self._buffers[name] = self._device.allocate(size * np.dtype(np.float32).itemsize)
+            self._context.bind(name, self._buffers[name])
+        self._capacity = capacity
+
+
 def open_tensorrt(
     directory: ModelDirectory, backend: Backend, options: LoadOptions, state: DriverState | None = None
 ) -> tuple[TensorRTExecutor, str]:
@@ -148,11 +212,7 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
         VocoderError: a plan does not load, or the GPU does not start.
         TensorRTMissingError: the module does not load.
     """
-    # Both come in only where there is a driver: their libraries need one, and some crash without.
-    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
-    from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
-
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         runtime = TensorRTRuntime(backend, device)
         return Engine(device, runtime.load(chosen.conditioner, rebuild), runtime.load(chosen.decoder, rebuild))

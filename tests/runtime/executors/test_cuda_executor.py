@@ -26,11 +26,11 @@ from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
-from wavernn_trt.runtime.executors import cuda_executor, onnx_session
+from wavernn_trt.runtime.executors import cuda_executor, onnx_runtime
 from wavernn_trt.runtime.executors.cuda_executor import open_cuda, require_machine
-from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder, read_decoder
+from wavernn_trt.runtime.executors.device import NoMachineError
+from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, read_decoder
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 
 STEPS, BATCH = 50, 2
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
@@ -93,9 +93,9 @@ def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch:
     there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
-    assert onnx_session.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
+    assert onnx_runtime.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there[2:])
-    assert onnx_session.conditioner_providers() == ("CPUExecutionProvider",)
+    assert onnx_runtime.conditioner_providers() == ("CPUExecutionProvider",)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -21,11 +21,11 @@ from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors import plan_choice
+from wavernn_trt.runtime.executors import device
+from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.plan_choice import (
     ChosenEngine,
     NoEngineError,
-    NoMachineError,
     build_command,
     choose_engine,
     require_machine,
@@ -159,17 +159,17 @@ def test_a_machine_without_a_driver_names_what_is_missing_and_the_cpu_s_command(
     ],
 )
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, missing: str, words: str) -> None:
-    monkeypatch.setattr(plan_choice, "_installed", lambda module: module != missing)
+    monkeypatch.setattr(device, "_installed", lambda module: module != missing)
     state = DriverState((GPU,), None)
     with pytest.raises(NoMachineError, match=words):
         require_machine("tensorrt_rtx", state)
-    monkeypatch.setattr(plan_choice, "_installed", lambda module: True)
+    monkeypatch.setattr(device, "_installed", lambda module: True)
     assert require_machine("tensorrt_rtx", state) == GPU
 
 
 def test_packages_are_looked_for_without_importing_them() -> None:
-    assert plan_choice._installed("numpy.linalg")
-    assert not plan_choice._installed("no_such_package.driver")
+    assert device._installed("numpy.linalg")
+    assert not device._installed("no_such_package.driver")
 
 
 def test_a_gpu_without_the_packages_is_told_apart(fake_driver: Path, voice: ModelDirectory, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.executors.cuda_executor import default_precision
-from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+from wavernn_trt.runtime.executors.kernel_plan import read_decoder
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model

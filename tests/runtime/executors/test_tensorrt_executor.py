@@ -172,14 +172,14 @@ def test_what_was_compiled_for_a_plan_is_kept_and_never_read_damaged(tmp_path: P
 
 
 def test_libraries_that_do_not_load_are_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wavernn_trt.runtime.executors import cuda_device
+    from wavernn_trt.runtime.executors import pycuda_device
 
     def refuse(name: str) -> None:
         raise ImportError(f"{name}: undefined symbol")
 
-    monkeypatch.setattr(cuda_device, "import_module", refuse)
+    monkeypatch.setattr(pycuda_device, "import_module", refuse)
     with pytest.raises(VocoderError, match=r"does not load: pycuda\.driver: undefined symbol; install them again"):
-        cuda_device.CudaDevice()
+        pycuda_device.PycudaDevice()
 
 
 # With a GPU.
@@ -257,9 +257,9 @@ def test_on_a_gpu_copies_fills_and_captured_work_come_in_order() -> None:
     pytest.importorskip("pycuda.driver", reason="needs pycuda, which needs an NVIDIA driver", exc_type=ImportError)
     if not driver_state().devices:
         pytest.skip(f"needs a GPU: {driver_state().reason}")
-    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+    from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         first, second, event = device.stream(), device.stream(), device.event()
         given, taken = device.pinned((4, 8), "int32"), device.pinned((4, 8), "int32")

@@ -20,7 +20,7 @@ from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.lanes import HostLane
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 from wavernn_trt.runtime.loaded_model import LoadedModel

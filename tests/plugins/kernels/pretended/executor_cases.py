@@ -35,13 +35,13 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeC
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import KernelStallError, NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
+from wavernn_trt.runtime.executors import cuda_executor, kernel_plan, registry
+from wavernn_trt.runtime.executors import device as gpu_device
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, open_cuda, require_machine
-from wavernn_trt.runtime.executors.device_lane import DeviceLane
-from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
-from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError
+from wavernn_trt.runtime.executors.device import NoMachineError
+from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, KernelPlan
+from wavernn_trt.runtime.executors.lanes import DeviceLane
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model, shipped_voice
@@ -346,7 +346,7 @@ def test_a_kernel_that_the_gpu_has_no_room_for_is_refused_when_the_model_is_open
 
 
 def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuse = kernel_weights.fuse_sequence
+    fuse = kernel_plan.fuse_sequence
 
     def large(*arguments: Any) -> Any:
         fused = fuse(*arguments)
@@ -354,7 +354,7 @@ def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monk
             fused, weights={**fused.weights, "output_weight": fused.weights["output_weight"] * 1e6}
         )
 
-    monkeypatch.setattr(kernel_weights, "fuse_sequence", large)
+    monkeypatch.setattr(kernel_plan, "fuse_sequence", large)
     with pytest.raises(VocoderError, match=r"weight output_weight: found values up to .* use --precision bf16 or fp32"):
         open_voice("fp16")
     open_voice("bf16")
@@ -364,9 +364,9 @@ def test_a_model_of_another_layout_is_refused_with_the_way_out(
     open_voice: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise kernel_weights.PatternError("tensor logits sums 2 products, expected one")
+        raise kernel_plan.PatternError("tensor logits sums 2 products, expected one")
 
-    monkeypatch.setattr(kernel_weights, "fuse_sequence", refuse)
+    monkeypatch.setattr(kernel_plan, "fuse_sequence", refuse)
     with pytest.raises(VocoderError, match=r"does not compute this model: tensor logits .* --form cell\), or use"):
         open_voice()
 
@@ -403,7 +403,7 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("module", ["cuda.bindings", "onnx", "filelock"])
 def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    monkeypatch.setattr(plan_choice, "_installed", lambda asked: asked != module)
+    monkeypatch.setattr(gpu_device, "_installed", lambda asked: asked != module)
     name = module.replace(".", "-")
     with pytest.raises(NoMachineError, match=rf"{name} is not installed; install it with: pip install '\.\[cuda\]'"):
         require_machine(driver_state())

@@ -21,7 +21,7 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeC
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Piece, Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import KernelStallError, VocoderError
-from wavernn_trt.runtime.executors.device_lane import DeviceLane, runs
+from wavernn_trt.runtime.executors.lanes import DeviceLane, runs
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
 from wavernn_trt.runtime.load_options import LoadOptions
