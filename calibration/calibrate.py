@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,14 @@ from wavernn_trt.calibration.partial import MisfitError, Observations, read_obse
 from wavernn_trt.calibration.score import Progress, analyse_speech
 from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
-from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
-from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.decoding.uniforms import check_seed
-from wavernn_trt.runtime.executors.registry import OpenedModel
 from wavernn_trt.runtime.files.audio import read_audio, read_mel
 from wavernn_trt.runtime.files.input_files import check_regular, is_mel
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
 from wavernn_trt.runtime.request import Request, prepare
-from wavernn_trt.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +95,17 @@ def calibrate(
         "onnxruntime": onnxruntime.__version__,
     }
     seen = _begin(partial, settings, executor, given, notice)
-    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
-    with Vocoder(opened, batch) as vocoder:
-        run = _Run(vocoder, executor, seed, progress or _ignore, tell)
-        for steps in seen.done.values():
-            run.progress(steps)
-        waiting = [one for one in given if one.sha256 not in seen.done]
-        for one, histograms, steps in run.observe(waiting, forced=forced):
-            for name, histogram in histograms.items():
-                seen.histograms[name] += histogram
-            seen.done[one.sha256] = steps
-            if partial is not None:
-                seen.write(partial, settings)
+    loaded = LoadedModel.of(directory, executor, options=LoadOptions("onnxruntime", batch, threads))
+    run = _Run(loaded, executor.columns, seed, progress or _ignore, tell)
+    for steps in seen.done.values():
+        run.progress(steps)
+    waiting = [one for one in given if one.sha256 not in seen.done]
+    for one, histograms, steps in run.observe(waiting, forced=forced):
+        for name, histogram in histograms.items():
+            seen.histograms[name] += histogram
+        seen.done[one.sha256] = steps
+        if partial is not None:
+            seen.write(partial, settings)
     seconds = sum(seen.done.values()) / directory.audio.sample_rate
     if 0 < seconds < LITTLE_SECONDS:
         notice(f"{seconds:.2f} s of speech is little: what it lacks will be clipped; ten seconds or more are good")
@@ -118,8 +114,8 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Run:
-    vocoder: Vocoder
-    executor: ObservingExecutor
+    loaded: LoadedModel
+    columns: Mapping[str, slice]
     seed: int
     progress: Progress
     failed: Failed
@@ -130,12 +126,12 @@ class _Run:
 
         def utterances() -> Iterator[Forced]:
             for one, utterance in (self._recorded if forced else self._drawn)(inputs):
-                running.append((one, {name: Histogram() for name in self.executor.columns}))
+                running.append((one, {name: Histogram() for name in self.columns}))
                 yield utterance
 
-        for piece in self.vocoder.forced_pieces(utterances()):
+        for piece in self.loaded.forced_pieces(utterances()):
             one, histograms = running[piece.stream]
-            for name, columns in self.executor.columns.items():
+            for name, columns in self.columns.items():
                 try:
                     histograms[name].add(piece.logits[:, columns])
                 except CalibrationError as error:
@@ -149,11 +145,10 @@ class _Run:
                 yield one, histograms, piece.start + steps
 
     def _recorded(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
-        audio = self.vocoder.config.audio
-        coding = SampleCoding(self.vocoder.config.model, audio)
+        audio, coding = self.loaded.audio, self.loaded.coding
         for one in inputs:
             try:
-                speech = analyse_speech(self.vocoder, *read_audio(one.path))
+                speech = analyse_speech(audio, *read_audio(one.path))
             except Exception as error:  # whatever is wrong with one file, the others may do
                 self.failed(one.path, reason_of(error))
                 continue
@@ -162,17 +157,14 @@ class _Run:
             yield one, (speech.mel, coding.samples(np.pad(speech.waveform, (audio.delay, 0)))[:steps])
 
     def _drawn(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
-        config, opened = self.vocoder.config, self.vocoder.opened
-        windows = ConditioningWindows(config.model, config.audio, self.vocoder.chunk, opened.upsampling)
-        condition = MelConditioner(config.model, config.audio, windows, self.executor)
+        loaded = self.loaded
         drawing: list[tuple[_Given, FloatArray, list[NDArray[Any]]]] = []
 
         def streams() -> Iterator[Stream]:
             for one in inputs:
                 try:
-                    mel = check_mel(read_mel(one.path), config.audio)
-                    request = Request(mel, self.seed)
-                    utterance = prepare(request, config.model, config.audio, condition)
+                    mel = check_mel(read_mel(one.path), loaded.audio)
+                    utterance = prepare(Request(mel, self.seed), loaded)
                     (stream,) = utterance.streams(utterance.condition())
                 except Exception as error:
                     self.failed(one.path, reason_of(error))
@@ -180,7 +172,7 @@ class _Run:
                 drawing.append((one, mel, []))
                 yield stream
 
-        for piece in decode_streams(self.executor, windows, streams(), self.vocoder.batch):
+        for piece in decode_streams(loaded.executor, loaded.windows, streams(), loaded.slots()):
             one, mel, samples = drawing[piece.stream]
             samples.append(piece.samples)
             self.progress(len(piece.samples) // 2)

@@ -13,16 +13,17 @@ from wavernn_trt.calibration.quantize import check_unquantized, quantize
 from wavernn_trt.calibration.score import Progress, Speech, fit_speech
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Quantization
-from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
 Tell = Callable[[str, float], None]
 """Is told what was measured, and its loss in bits."""
 
 
 @contextmanager
-def rounded_vocoder(
+def rounded_model(
     directory: ModelDirectory, quantization: Quantization, *, batch: int | None = None, threads: int | None = None
-) -> Iterator[Vocoder]:
+) -> Iterator[LoadedModel]:
     """Loads a model with rounded products, from a temporary model directory, in ONNX Runtime.
 
     Args:
@@ -35,8 +36,7 @@ def rounded_vocoder(
         path = directory.path
         if quantization.products:
             path = quantize(directory, quantization, Path(folder) / "rounded", steps=1, batch=1).path
-        with Vocoder.load(path, "onnxruntime", batch=batch, threads=threads) as vocoder:
-            yield vocoder
+        yield load_model(path, LoadOptions("onnxruntime", batch, threads))
 
 
 class LossMeter:
@@ -76,8 +76,8 @@ class LossMeter:
         return self._bits(quantization) - self.bits if quantization.products else 0.0
 
     def _bits(self, quantization: Quantization) -> float:
-        with rounded_vocoder(self._directory, quantization, batch=self._batch, threads=self._threads) as vocoder:
-            fits = [fit for _, fit in fit_speech(vocoder, self._speech, self._progress)]
+        with rounded_model(self._directory, quantization, batch=self._batch, threads=self._threads) as loaded:
+            fits = [fit for _, fit in fit_speech(loaded, self._speech, self._progress)]
         return sum(fit.bits for fit in fits) / sum(fit.samples for fit in fits)
 
 

@@ -15,8 +15,7 @@ from wavernn_trt.export.model_directory import TEACHER_FORCED, ModelDirectory
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.loop import teacher_forced_loop
 from wavernn_trt.export.rewrite.products import find_products
-from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
-from wavernn_trt.runtime.executors.onnx_session import open_session
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor, open_session
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 
 

@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK, adapt_recording
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import FloatArray
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.vocoder import SILENT_PEAK, Vocoder
+from wavernn_trt.runtime.vocoder import Vocoder
 
 Progress = Callable[[int], None]
 """Is told how many more samples are done."""
@@ -118,8 +119,8 @@ def score(
     Raises:
         VocoderError: a recording, seed or length that cannot be used.
     """
-    speech = analyse(vocoder, waveform, sample_rate)
-    fit = next(fit_speech(vocoder, [speech]))[1]
+    speech = analyse(vocoder.loaded.audio, waveform, sample_rate)
+    fit = next(fit_speech(vocoder.loaded, [speech]))[1]
     if not free_running:
         return Score(fit.bits / fit.samples, fit.samples, None, 0.0)
     likeness = next(compare_speech(vocoder, [speech], seed=seed, seconds=seconds))[1]
@@ -127,19 +128,18 @@ def score(
     return Score(fit.bits / fit.samples, fit.samples, likeness.moments.correlation, spoken)
 
 
-def analyse(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
+def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
     """Takes the mel of a recording, for `fit_speech` and `compare_speech`.
 
     Args:
-        vocoder: the model.
+        audio: the model's audio settings.
         waveform: float [samples], mono, in [-1, 1].
         sample_rate: its rate in Hz.
 
     Raises:
         VocoderError: a recording that cannot be used.
     """
-    audio = vocoder.config.audio
-    recording = vocoder.recording(waveform, sample_rate)
+    recording = adapt_recording(waveform, sample_rate, audio)
     try:
         mel = check_mel(mel_spectrogram(recording, audio), audio)
     except ValueError as error:
@@ -149,13 +149,13 @@ def analyse(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
     return Speech(recording, mel)
 
 
-def analyse_speech(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> Speech:
+def analyse_speech(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
     """As `analyse`, for what ranges or losses are measured on: silence says nothing of either.
 
     Raises:
         VocoderError: a recording that cannot be used, or silence.
     """
-    speech = analyse(vocoder, waveform, sample_rate)
+    speech = analyse(audio, waveform, sample_rate)
     peak = float(np.abs(speech.waveform).max())
     if peak < SILENT_PEAK:
         raise VocoderError(f"found silence (a peak of {peak:.1e}), expected speech")
@@ -163,23 +163,22 @@ def analyse_speech(vocoder: Vocoder, waveform: ArrayLike, sample_rate: int) -> S
 
 
 def fit_speech(
-    vocoder: Vocoder, speeches: Iterable[Speech], progress: Progress | None = None
+    loaded: LoadedModel, speeches: Iterable[Speech], progress: Progress | None = None
 ) -> Iterator[tuple[int, Fit]]:
-    """Teacher-forces recordings, as many together as the vocoder's batch holds; memory does not grow with their length.
+    """Teacher-forces recordings, as many together as the model's batch holds; memory does not grow with their length.
 
     The model emits a recording ``audio.delay`` samples late. It is fed with silence before, and those steps do not
     count.
 
     Args:
-        vocoder: the model.
+        loaded: the model.
         speeches: from `analyse`; a generator is pulled when there is room for another.
         progress: is told of samples as they are done.
 
     Yields:
         A recording's place in their order, and its fit, as each ends.
     """
-    audio = vocoder.config.audio
-    coding = SampleCoding(vocoder.config.model, audio)
+    audio, coding = loaded.audio, loaded.coding
     samples: list[NDArray[Any]] = []
     bits: list[float] = []
 
@@ -190,11 +189,11 @@ def fit_speech(
             bits.append(0.0)
             yield speech.mel, samples[-1]
 
-    for piece in vocoder.forced_pieces(utterances()):
+    for piece in loaded.forced_pieces(utterances()):
         skipped = min(len(piece.logits), max(0, audio.delay - piece.start))
         logits = piece.logits[skipped:]
         fed = samples[piece.stream][piece.start + skipped :][: len(logits)]
-        bits[piece.stream] += float(bits_of_samples(vocoder.config.model, logits, fed).sum())
+        bits[piece.stream] += float(bits_of_samples(loaded.model, logits, fed).sum())
         if progress:
             progress(len(fed))
         if piece.last:

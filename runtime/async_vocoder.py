@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DeadlineError, QueueFullError
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
@@ -24,7 +25,7 @@ from wavernn_trt.runtime.scheduling.tasks import Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import Samples
-from wavernn_trt.runtime.vocoder import Vocoder, VocoderConfig
+from wavernn_trt.runtime.vocoder import Vocoder
 
 _NONE_LEFT = 1e-9
 """Seconds: of a deadline that passed at the entrance, which the vocoder then says."""
@@ -53,7 +54,7 @@ class AsyncVocoder:
         return cls(await asyncio.to_thread(Vocoder.load, *arguments, **options))
 
     @property
-    def config(self) -> VocoderConfig:
+    def config(self) -> LoadedModel:
         """What the model is."""
         return self.vocoder.config
 

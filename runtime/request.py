@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
+from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.decoding.folding import plan_folds
 from wavernn_trt.runtime.decoding.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.health.output_guard import OutputGuard
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 from wavernn_trt.runtime.scheduling.utterance import Utterance
@@ -44,21 +44,18 @@ class Request:
     """Log a warning where the mel cannot be as the model was trained on (`mel_warnings`)."""
 
 
-def prepare(
-    request: Request, model: ModelConfig, audio: AudioConfig, condition: MelConditioner, streams: int = 1
-) -> Utterance:
+def prepare(request: Request, loaded: LoadedModel, streams: int = 1) -> Utterance:
     """Checks a request.
 
     Args:
         request: what is asked.
-        model: the model.
-        audio: its audio settings.
-        condition: conditions the model's mels.
+        loaded: the model.
         streams: that are decoded at a time, at most.
 
     Raises:
         VocoderError: something in it is not usable; the message says what was found and what is expected.
     """
+    model, audio, conditioner = loaded.model, loaded.audio, loaded.conditioner
     mel = check_mel(request.mel, audio, request.sample_rate)
     if np.may_share_memory(mel, np.asarray(request.mel)):
         mel = mel.copy()  # the caller's array may change while it waits
@@ -75,10 +72,10 @@ def prepare(
     # Of a folded utterance, the next fold's first rows are computed while those before it are decoded.
     at_a_time = 1 if len(folds) == 1 else min(len(folds), streams + 1)
     return Utterance(
-        lambda: condition(mel),
-        condition.frames_of_a_run(frames),
+        lambda: conditioner(mel),
+        conditioner.frames_of_a_run(frames),
         steps,
-        condition.nbytes(frames, at_a_time),
+        conditioner.nbytes(frames, at_a_time),
         folds if len(folds) > 1 else (),
         numbers,
         lambda: OutputGuard(model, audio, mel),

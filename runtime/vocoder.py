@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -13,18 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.conditioning.incremental_mel import ArrivingMel
-from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
-from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray
+from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.copy_synthesis import mel_of_recording
 from wavernn_trt.runtime.decoding.chunk_loop import decode_streams
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
-from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_streams, forced_stream
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.registry import OpenedModel, check_count, open_model
-from wavernn_trt.runtime.features import mel_spectrogram
-from wavernn_trt.runtime.files.audio import resample
+from wavernn_trt.runtime.health.probe import require_probe
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
+from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.scheduling.crowd import keep_under_way
@@ -39,41 +34,9 @@ from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory
 
-CHUNK_SECONDS = 0.02
-"""Length of a chunk, where the executor leaves it open."""
-DEFAULT_BATCH = 8
-"""Streams decoded together where the executor leaves it open."""
-
 DEFAULT_LIMITS = SchedulerLimits()
 _AHEAD = 2
 """How many times what is decoded together `Vocoder.vocode_many` has under way: as much waits, conditioned."""
-
-SILENT_PEAK = 1e-4
-"""-80 dB, three steps of 16 bits: a recording that never reaches it is silence, and is not made as loud as speech."""
-
-
-@dataclass(frozen=True)
-class VocoderConfig:
-    """What a loaded vocoder is."""
-
-    path: Path
-    """Where it was loaded from."""
-    model: ModelConfig
-    """Family, sizes and conventions."""
-    audio: AudioConfig
-    """Sample rate and mel settings."""
-
-
-def shipped_voice() -> Path:
-    """The model directory of the voice that comes with the package.
-
-    Raises:
-        VocoderError: this installation has none.
-    """
-    path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "lj-small"))
-    if not path.is_dir():
-        raise VocoderError("no voice is shipped with this installation; name a model directory to load")
-    return path
 
 
 class Vocoder:
@@ -82,28 +45,22 @@ class Vocoder:
     A waveform depends on its mel, its seed and the backend, and never on what else is decoded beside it.
     """
 
-    def __init__(self, opened: OpenedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
-        """Puts a vocoder around an opened model; `load` is the usual way.
+    def __init__(self, loaded: LoadedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
+        """Puts a vocoder around a loaded model; `load` is the usual way.
 
         Args:
-            opened: model and executor.
-            batch: streams decoded together, for executors that leave it open.
+            loaded: model and executor.
+            batch: streams decoded together, for executors that leave it open; ``None`` is what the model was loaded
+                with.
             limits: how much may wait and be decoded at a time.
 
         Raises:
             VocoderError: ``batch`` is not a positive integer.
         """
-        check_count("batch", batch)
-        self.config = VocoderConfig(opened.path, opened.model, opened.audio)
-        self.opened = opened
-        self.executor = opened.executor
-        self.batch = opened.executor.slots or batch or DEFAULT_BATCH
-        steps = opened.executor.steps or round(opened.audio.sample_rate * CHUNK_SECONDS)
-        self._windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
-        self._coding = SampleCoding(opened.model, opened.audio)
-        self._scheduler = Scheduler(self.executor, self._windows, self._coding, self.batch, limits)
-        self._conditioner = MelConditioner(opened.model, opened.audio, self._windows, self.executor)
-        self._arriving: dict[int | None, ArrivingMel] = {}
+        self.loaded = loaded
+        self.executor = loaded.executor
+        self.batch = loaded.slots(batch)
+        self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)
         self._closing = weakref.finalize(self, self._scheduler.close)
 
     @classmethod
@@ -141,12 +98,9 @@ class Vocoder:
             ValueError: the directory, the backend or a number is not usable; the message says what would be.
             ExecutorError: the probe failed: the model is damaged, or its executor computes something else.
         """
-        path = shipped_voice() if dir is None else Path(dir)
-        folder = None if cache is None else Path(cache)
-        vocoder = cls(open_model(path, backend, threads, batch, precision=precision, cache=folder), batch, limits)
+        options = LoadOptions(backend, batch, threads, precision, None if cache is None else Path(cache), probe)
+        vocoder = cls(load_model(None if dir is None else Path(dir), options), limits=limits)
         if probe:
-            from wavernn_trt.runtime.health.probe import require_probe  # it knows vocoders
-
             try:
                 require_probe(vocoder)
             except BaseException:
@@ -155,19 +109,24 @@ class Vocoder:
         return vocoder
 
     @property
+    def config(self) -> LoadedModel:
+        """The loaded model: ``config.path``, ``config.model`` (family, sizes), ``config.audio`` (mel settings)."""
+        return self.loaded
+
+    @property
     def sample_rate(self) -> int:
         """Hz, of what comes out."""
-        return self.config.audio.sample_rate
+        return self.loaded.audio.sample_rate
 
     @property
     def chunk(self) -> int:
         """Samples that are decoded at a time."""
-        return self._windows.steps
+        return self.loaded.windows.steps
 
     @property
     def engine(self) -> str | None:
         """The name of the engine's plan in the cache, where the backend runs one; for ``cuda``, of the kernel."""
-        return self.opened.engine
+        return self.loaded.engine
 
     @property
     def backend(self) -> str:
@@ -235,7 +194,7 @@ class Vocoder:
                 raise VocoderError(f"{name}: found {len(values)}, expected one for each of the {len(mels)} mels")
         requests = [
             Request(
-                check_mel(mel, self.config.audio, sample_rate),  # all of them, before the work begins
+                check_mel(mel, self.loaded.audio, sample_rate),  # all of them, before the work begins
                 0 if seeds is None else seeds[i],
                 None if uniforms is None else uniforms[i],
                 fold,
@@ -386,9 +345,7 @@ class Vocoder:
             QueueFullError: see `submit`.
             ExecutorError: see `submit`.
         """
-        stream = AudioStream(
-            self.sample_rate, frame, encoding, dither, seconds, memory, chunk=self._windows.steps, seed=seed
-        )
+        stream = AudioStream(self.sample_rate, frame, encoding, dither, seconds, memory, chunk=self.chunk, seed=seed)
         self.speak_into(
             stream,
             mel,
@@ -441,8 +398,8 @@ class Vocoder:
         if isinstance(mel, Iterator):
             if uniforms is not None:
                 raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed")
-            arriving = self._arriving_mel(lookahead)
-            utterance, feed = arriving.begin(mel, seed, sample_rate, on_ready=self._scheduler.wake)
+            incremental = self.loaded.incremental(lookahead)
+            utterance, feed = incremental.begin(mel, seed, sample_rate, on_ready=self._scheduler.wake)
         else:
             if lookahead is not None:
                 raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it with an iterator only")
@@ -467,16 +424,10 @@ class Vocoder:
         Raises:
             VocoderError: this model cannot speak a mel that is still arriving; the message says why.
         """
-        return self._arriving_mel(None).lookahead
-
-    def _arriving_mel(self, lookahead: int | None) -> ArrivingMel:
-        if lookahead not in self._arriving:
-            model, audio = self.config.model, self.config.audio
-            self._arriving[lookahead] = ArrivingMel(model, audio, self._windows, self.executor.condition, lookahead)
-        return self._arriving[lookahead]
+        return self.loaded.incremental().lookahead
 
     def _prepare(self, request: Request) -> Utterance:
-        return prepare(request, self.config.model, self.config.audio, self._conditioner, self._scheduler.slots)
+        return prepare(request, self.loaded, self._scheduler.slots)
 
     def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
         """The samples as drawn, before they become a waveform.
@@ -490,7 +441,7 @@ class Vocoder:
         request = Request(mel, seed, uniforms)
         utterance = self._prepare(request)
         streams = utterance.streams(utterance.condition())
-        pieces = decode_streams(self.executor, self._windows, streams, self.batch)
+        pieces = decode_streams(self.executor, self.loaded.windows, streams, self.batch)
         return np.concatenate([piece.samples for piece in pieces])
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
@@ -507,29 +458,7 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`, or samples that this model cannot have emitted.
         """
-        if not len(self._coding.check(samples)):
-            check_mel(mel, self.config.audio)
-            return np.zeros((0, self.config.model.outputs), np.float32)
-        return np.concatenate([piece.logits for piece in self.forced_pieces([(mel, samples)])])
-
-    def forced_pieces(
-        self, utterances: Iterable[tuple[ArrayLike, ArrayLike]], batch: int | None = None
-    ) -> Iterator[ForcedPiece]:
-        """Teacher forcing of several utterances together, yielding logits as they come, in bounded memory.
-
-        Args:
-            utterances: mel and samples, each as for `teacher_forced`; a generator is pulled whenever there is room for
-                another.
-            batch: streams run together, by default the vocoder's.
-
-        Raises:
-            VocoderError: as for `teacher_forced`, or no samples.
-        """
-        model, audio, condition = self.config.model, self.config.audio, self._conditioner
-        streams = (
-            forced_stream(condition(check_mel(mel, audio)), samples, model, self._coding) for mel, samples in utterances
-        )
-        return force_streams(self.executor, self._windows, streams, batch or self.batch)
+        return self.loaded.teacher_forced(mel, samples)
 
     def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
         """The mel spectrogram of a recording as this model takes it, for copy synthesis.
@@ -544,27 +473,7 @@ class Vocoder:
         Raises:
             VocoderError: not a mono waveform of finite numbers, or no sample rate.
         """
-        try:
-            return mel_spectrogram(self.recording(waveform, sample_rate), self.config.audio)
-        except ValueError as error:
-            raise VocoderError(str(error)) from None
-
-    def recording(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
-        """A recording as this model would have it: at its sample rate and, where the voice has one, its level.
-
-        Args:
-            waveform: see `mel`.
-            sample_rate: see `mel`.
-
-        Raises:
-            VocoderError: as for `mel`.
-        """
-        audio = self.config.audio
-        recording = resample(waveform, sample_rate, audio.sample_rate)
-        peak = float(np.abs(recording).max())
-        if audio.peak is not None and peak >= SILENT_PEAK:
-            recording = recording * np.float32(audio.peak / peak)
-        return recording
+        return mel_of_recording(waveform, sample_rate, self.loaded.audio)
 
 
 load = Vocoder.load

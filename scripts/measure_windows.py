@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wavernn_trt.runtime.conditioning.incremental_blocks import ConditioningBlocks
     from wavernn_trt.runtime.conditioning.windows import FloatArray
     from wavernn_trt.runtime.executors.protocol import Executor
-    from wavernn_trt.runtime.executors.registry import OpenedModel
+    from wavernn_trt.runtime.loaded_model import LoadedModel
 
 _REPEATS = 3
 """Of the conditioning; the fastest counts, since whatever else runs on the machine slows even one thread's own time."""
@@ -60,7 +60,7 @@ def main() -> int:
 class _InBlocks:
     """An executor that conditions mels as streams have them conditioned, if ``blocks`` are given."""
 
-    def __init__(self, executor: Executor, opened: OpenedModel, blocks: ConditioningBlocks | None) -> None:
+    def __init__(self, executor: Executor, opened: LoadedModel, blocks: ConditioningBlocks | None) -> None:
         self._executor = executor
         self._opened = opened
         self._blocks = blocks
@@ -79,11 +79,11 @@ class _InBlocks:
 def _measure(directory: Path | None, paths: Sequence[Path], arguments: argparse.Namespace) -> dict[str, Any]:
     from wavernn_trt.calibration.score import analyse
     from wavernn_trt.runtime.conditioning.incremental_blocks import RecurrentBlocks, conditioning_blocks
-    from wavernn_trt.runtime.executors.registry import open_model
     from wavernn_trt.runtime.files.audio import read_audio
-    from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+    from wavernn_trt.runtime.load_options import LoadOptions
+    from wavernn_trt.runtime.loaded_model import load_model
 
-    opened = open_model(directory or shipped_voice(), "onnxruntime", threads=1)
+    opened = load_model(directory, LoadOptions("onnxruntime", threads=1))
     condition, bins = opened.executor.condition, opened.audio.n_mels
     wishes: list[ConditioningBlocks] = []
     for frames in arguments.lookahead if opened.model.family == "univoc" else [None]:
@@ -91,10 +91,9 @@ def _measure(directory: Path | None, paths: Sequence[Path], arguments: argparse.
         if arguments.before is not None and isinstance(blocks, RecurrentBlocks):
             blocks = dataclasses.replace(blocks, before=arguments.before)
         wishes.append(blocks)
-    with Vocoder(opened) as vocoder:
-        speeches = [analyse(vocoder, *read_audio(file)) for file in _recordings(paths)]
-        if arguments.seconds:
-            speeches = [_cut(speech, opened, arguments.seconds) for speech in speeches]
+    speeches = [analyse(opened.audio, *read_audio(file)) for file in _recordings(paths)]
+    if arguments.seconds:
+        speeches = [_cut(speech, opened, arguments.seconds) for speech in speeches]
     whole = _Line(opened, None, speeches)
     lines = [whole.report(whole), _Line(opened, None, speeches, seed=1).report(whole)]
     for blocks in wishes:
@@ -108,7 +107,7 @@ class _Line:
     """The clips, conditioned in one way."""
 
     def __init__(
-        self, opened: OpenedModel, blocks: ConditioningBlocks | None, speeches: Sequence[Speech], seed: int = 0
+        self, opened: LoadedModel, blocks: ConditioningBlocks | None, speeches: Sequence[Speech], seed: int = 0
     ) -> None:
         from wavernn_trt.calibration.score import fit_speech
         from wavernn_trt.runtime.features import mel_spectrogram
@@ -128,7 +127,7 @@ class _Line:
         self._seconds = min(times)
         self.rows = [one[margin : len(one) - margin] for one in rows]  # what lies outside the mel is not read
         with Vocoder(dataclasses.replace(opened, executor=cast("Executor", executor))) as vocoder:
-            fits = [fit for _, fit in fit_speech(vocoder, speeches)]
+            fits = [fit for _, fit in fit_speech(vocoder.loaded, speeches)]
             spoken = vocoder.vocode_batch([one.mel for one in speeches], seeds=[seed] * len(speeches))
         self._bits = sum(fit.bits for fit in fits) / sum(fit.samples for fit in fits)
         self.mels = [mel_spectrogram(waveform[audio.delay :], audio) for waveform in spoken]
@@ -166,7 +165,7 @@ def _correlation(mels: Sequence[FloatArray], others: Sequence[FloatArray]) -> fl
     return total.correlation
 
 
-def _cut(speech: Speech, opened: OpenedModel, seconds: float) -> Speech:
+def _cut(speech: Speech, opened: LoadedModel, seconds: float) -> Speech:
     frames = max(1, round(seconds * opened.audio.sample_rate / opened.audio.hop_length))
     samples = frames * opened.audio.hop_length
     return dataclasses.replace(speech, waveform=speech.waveform[:samples], mel=speech.mel[:, :frames])

@@ -215,17 +215,15 @@ def _read(directory: ModelDirectory, files: Sequence[Path]) -> HeldOut:
     from wavernn_trt.calibration.errors import CalibrationError, reason_of
     from wavernn_trt.calibration.score import analyse_speech
     from wavernn_trt.runtime.files.audio import read_audio
-    from wavernn_trt.runtime.vocoder import Vocoder
     from wavernn_trt.scripts.quantize_report import HeldOut
 
     held_out = HeldOut()
-    with Vocoder.load(directory.path, "onnxruntime", threads=1) as vocoder:
-        for file in files:
-            try:
-                held_out.speech.append((file, analyse_speech(vocoder, *read_audio(file))))
-            except Exception as error:  # whatever is wrong with one file, the others can still be measured on
-                held_out.failed.append((file, reason_of(error)))
-                _complain(*held_out.failed[-1])
+    for file in files:
+        try:
+            held_out.speech.append((file, analyse_speech(directory.audio, *read_audio(file))))
+        except Exception as error:  # whatever is wrong with one file, the others can still be measured on
+            held_out.failed.append((file, reason_of(error)))
+            _complain(*held_out.failed[-1])
     if not held_out.speech:
         raise CalibrationError("none of the recordings to measure on can be used")
     return held_out

@@ -218,9 +218,10 @@ def _audio(model: Path, backend: str) -> AudioConfig:
         ValueError: there is none.
     """
     if backend == "torch":
-        from wavernn_trt.runtime.executors.registry import open_model
+        from wavernn_trt.runtime.load_options import LoadOptions
+        from wavernn_trt.runtime.loaded_model import load_model
 
-        return open_model(model, backend).audio  # may be a checkpoint
+        return load_model(model, LoadOptions(backend)).audio  # may be a checkpoint
     from wavernn_trt.export.model_directory import open_model_directory
 
     return open_model_directory(model).audio

@@ -71,7 +71,7 @@ class _Run:
             try:
                 recording = read_recording(file.path)
                 file.warnings = recording.warnings
-                speech = analyse(self.vocoder, recording.samples, recording.sample_rate)
+                speech = analyse(self.vocoder.loaded.audio, recording.samples, recording.sample_rate)
             except Exception as error:  # whatever is wrong with one file, the others can still be scored
                 file.error = reason_of(error)
             else:
@@ -148,11 +148,12 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
     from wavernn_trt.scripts.extras import need_onnx
 
     need_onnx("score --precision")
-    from wavernn_trt.calibration.loss import rounded_vocoder
+    from wavernn_trt.calibration.loss import rounded_model
     from wavernn_trt.calibration.precisions import quantization_of
     from wavernn_trt.calibration.quantize import check_unquantized
     from wavernn_trt.calibration.table import read_table
     from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.runtime.vocoder import Vocoder
     from wavernn_trt.scripts.recordings import find_recordings
 
     if arguments.backend != "onnxruntime":
@@ -167,7 +168,10 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
     roundings = {name: quantization_of(name, directory.model, table) for name in names}
     reports = {}
     for name, quantization in roundings.items():
-        with rounded_vocoder(directory, quantization, batch=arguments.batch, threads=arguments.threads) as vocoder:
+        with (
+            rounded_model(directory, quantization, batch=arguments.batch, threads=arguments.threads) as loaded,
+            Vocoder(loaded) as vocoder,
+        ):
             report = _score(vocoder, paths, arguments, f"{name} ")
         reports[name] = {**report, "model": str(directory.path), "precision": name}
         bits, float32 = report["totals"]["bits"], reports["fp32"]["totals"]["bits"]
@@ -193,7 +197,7 @@ def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespac
     job = _Run(vocoder, [_File(path) for path in paths])
     started = time.perf_counter()
     with SecondsBar(f"{title}bits", job.sound(), audio, hidden=hidden) as bar:
-        for index, fit in fit_speech(vocoder, job.speeches(), bar.advance):
+        for index, fit in fit_speech(vocoder.loaded, job.speeches(), bar.advance):
             job.opened[index].fit = fit
     if not arguments.teacher_forced_only:
         with SecondsBar(f"{title}correlation", job.sound(), audio, limit=arguments.seconds, hidden=hidden) as bar:

@@ -232,7 +232,7 @@ def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
     batch = max(vocoder.batch, min(files, MANY))
     if vocoder.executor.slots is not None or batch == vocoder.batch:
         return vocoder
-    return Vocoder(vocoder.opened, batch, limits)
+    return Vocoder(vocoder.loaded, batch, limits)
 
 
 def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, report: JobReport | None) -> int:

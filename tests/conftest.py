@@ -132,11 +132,11 @@ def make_vocoder() -> Callable[..., Vocoder]:
     """A function (model, audio, slots) -> a vocoder on the torch executor."""
 
     def make(model: WaveRNN, audio: AudioConfig = TINY_AUDIO, slots: int = 1) -> Vocoder:
-        from wavernn_trt.runtime.executors.registry import OpenedModel
         from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+        from wavernn_trt.runtime.loaded_model import LoadedModel
         from wavernn_trt.runtime.vocoder import Vocoder
 
-        return Vocoder(OpenedModel(Path("tiny"), model.config, audio, model.upsampling, TorchExecutor(model, slots)))
+        return Vocoder(LoadedModel(Path("tiny"), model.config, audio, model.upsampling, TorchExecutor(model, slots)))
 
     return make
 

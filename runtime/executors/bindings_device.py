@@ -1,7 +1,8 @@
 """A CUDA GPU through cuda-bindings alone: what the ``cuda`` backend computes on, with wheels and no compiler of C++.
 
-TensorRT's plans have theirs from pycuda (`wavernn_trt.runtime.executors.cuda_device`); what the two share is in
-`wavernn_trt.runtime.executors.cuda_parts`.
+TensorRT's plans have memory and streams from pycuda (`wavernn_trt.runtime.executors.pycuda_device`), and from here what
+both share: things that end where the device is current, graphs, and the error for full memory. Which library made a
+stream does not matter to the driver.
 """
 
 from __future__ import annotations
@@ -17,21 +18,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.plugins import driver
+from wavernn_trt.plugins import device_stream, driver
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.cuda_parts import (
-    NO_TIMING,
-    NON_BLOCKING,
-    WORD,
-    CudaGraph,
-    Owned,
-    PinnedMemory,
-    capture,
-    launch,
-    memory_is_full,
-)
-from wavernn_trt.runtime.executors.device import Buffer, Event, Graph
+from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: independent of the legacy default stream, which other libraries in the process may use."""
+NO_TIMING = 2
+"""CU_EVENT_DISABLE_TIMING: events are for order alone, and cheaper so."""
+WORD = 4
+"""Bytes of a 32-bit word."""
+
+
+class Owned:
+    """Holds what a library made, and lets go of it with the device current, whichever thread drops it last."""
+
+    def __init__(self, device: Device, native: Any) -> None:
+        """Takes what was made.
+
+        Args:
+            device: must be current for the end.
+            native: as its library knows it.
+        """
+        self._device = device
+        self.native = native
+
+    def __del__(self) -> None:
+        """See `Device.release`."""
+        self._device.release(self._drop)
+
+    def _drop(self) -> None:
+        self.native = None
+
+
+class PinnedMemory(Owned):
+    """Under an array and all views of it, as their base: numpy finds in the interface where its memory is."""
+
+    def __init__(self, device: Device, native: Any, interface: dict[str, Any]) -> None:
+        """Takes memory and what `numpy's array interface` says of it."""
+        super().__init__(device, native)
+        self.__array_interface__ = interface
+
+
+class CudaGraph(Owned):
+    """See `Graph`."""
+
+    def _drop(self) -> None:
+        """Gives it back; a graph under way ends first."""
+        driver.release("cuGraphExecDestroy", self.native)
+
+
+class CudaStream(Owned):
+    """What streams of both libraries have in common: graphs, for which pycuda has no calls."""
+
+    def __init__(self, device: Device, native: Any, handle: int) -> None:
+        """Takes a stream.
+
+        Args:
+            device: must be current for its end.
+            native: the stream, as its library knows it.
+            handle: its ``CUstream``.
+        """
+        super().__init__(device, native)
+        self.handle = handle
+
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
+        """See `Stream`.
+
+        Raises:
+            KernelError: the driver refuses what was called meanwhile.
+        """
+        return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()))
+
+    def launch(self, graph: Graph) -> None:
+        """See `Stream`.
+
+        Raises:
+            KernelError: the driver refuses it.
+        """
+        assert isinstance(graph, CudaGraph)
+        driver.call("cuGraphLaunch", graph.native, self.handle)
+
+
+def memory_is_full(size: int, free: int, total: int) -> VocoderError:
+    """The error for memory that a device has no more of; all sizes in bytes."""
+    return VocoderError(
+        f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end what else "
+        "runs there ('nvidia-smi' shows it), or decode fewer streams together (--batch)"
+    )
 
 
 @dataclass
@@ -92,7 +167,7 @@ class BindingsDevice:
     def stream(self) -> BindingsStream:
         """See `Device`."""
         (native,) = driver.call("cuStreamCreate", NON_BLOCKING)
-        return BindingsStream(self, native)
+        return BindingsStream(self, native, int(native))
 
     def event(self) -> BindingsEvent:
         """See `Device`."""
@@ -157,13 +232,8 @@ class BindingsEvent(Owned):
         driver.release("cuEventDestroy", self.native)
 
 
-class BindingsStream(Owned):
+class BindingsStream(CudaStream):
     """See `Stream`."""
-
-    def __init__(self, device: BindingsDevice, native: Any) -> None:
-        """Takes a stream."""
-        super().__init__(device, native)
-        self.handle = int(native)
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """See `Stream`."""
@@ -189,14 +259,6 @@ class BindingsStream(Owned):
     def wait(self, event: Event) -> None:
         """See `Stream`."""
         driver.call("cuStreamWaitEvent", self.native, event.native, 0)
-
-    def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """See `Stream`."""
-        return capture(self._device, self.handle, work)
-
-    def launch(self, graph: Graph) -> None:
-        """See `Stream`."""
-        launch(graph, self.handle)
 
     def synchronize(self) -> None:
         """See `Stream`."""

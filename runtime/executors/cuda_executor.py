@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -25,13 +24,14 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.sequence_plan import WAITS
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
-from wavernn_trt.runtime.executors.device import Device
-from wavernn_trt.runtime.executors.device_lane import DeviceLane
-from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
-from wavernn_trt.runtime.executors.lane_pool import LanePool
-from wavernn_trt.runtime.executors.onnx_session import CPU, OnnxConditioner, conditioner_providers, usable_cores
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError, require_gpu
+from wavernn_trt.runtime.executors.device import Device, NoMachineError, require_gpu
+from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool
+from wavernn_trt.runtime.executors.onnx_runtime import CPU, OnnxConditioner, conditioner_providers, usable_cores
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.load_options import LoadOptions
+
+if TYPE_CHECKING:
+    from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
 
 logger = logging.getLogger(__name__)
 
@@ -50,22 +50,10 @@ SLOTS = 32
 """Streams of a chunk, unless one says. Each step ends several times with all blocks waiting for each other, which takes
 as long for one stream as for many: with 32 as many utterances share it as ``vocode`` takes together, and a service has
 room for as many callers. Who wants each chunk as early as possible takes fewer."""
+STEPS = EngineSpec.steps
+"""Samples of a chunk: those of an engine, so that the one can stand in for the other."""
 _MOST_THREADS = 8
 """For conditioning, which is a small part of the work, and shares the cores with whoever reads and writes audio."""
-
-
-@dataclass(frozen=True)
-class CudaWish:
-    """What is asked of the kernel when a model is opened."""
-
-    precision: WeightPrecision | None = None
-    """Of the matrix products; ``None`` is what `default_precision` says."""
-    batch: int | None = None
-    """Streams that are decoded together; ``None`` is `SLOTS`."""
-    steps: int = EngineSpec.steps
-    """Samples of a chunk; by default those of an engine, so that the one can stand in for the other."""
-    threads: int | None = None
-    """CPU threads that condition a mel, where that is not the GPU's work."""
 
 
 class CudaExecutor:
@@ -117,10 +105,11 @@ class CudaExecutor:
 
 def open_cuda(
     directory: ModelDirectory,
-    wish: CudaWish,
+    options: LoadOptions,
     state: DriverState | None = None,
     cache: KernelCache | None = None,
     *,
+    steps: int | None = None,
     table: Path | None = None,
     waits: int = WAITS,
 ) -> tuple[CudaExecutor, str]:
@@ -128,9 +117,10 @@ def open_cuda(
 
     Args:
         directory: a verified model directory.
-        wish: what is asked for.
+        options: precision, batch, and the CPU threads that condition a mel where that is not the GPU's work.
         state: what the driver says; by default it is asked.
         cache: of compiled kernels; the user's unless given.
+        steps: samples of a chunk, `STEPS` unless given.
         table: a file of measured rows that says which kernel decodes a batch; ``choices.json`` in the cache's folder,
             where there is one, unless given.
         waits: polls before the kernel gives up; see `wavernn_trt.plugins.launch.SequenceKernel.launch`.
@@ -144,17 +134,18 @@ def open_cuda(
         VocoderError: the GPU does not start, or the kernel cannot run the model on it.
     """
     gpu = require_machine(state or driver_state())
-    precision = wish.precision or default_precision(directory, gpu)
-    conditioner = _open_conditioner(directory, wish.threads)
-    # Here, since it imports ONNX, which only those need who have a GPU.
-    from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+    precision = options.precision or default_precision(directory, gpu)
+    conditioner = _open_conditioner(directory, options.threads)
+    # Deferred: it imports ONNX, an optional package.
+    from wavernn_trt.runtime.executors.kernel_plan import KernelPlan, read_decoder
 
     weights = read_decoder(directory, precision)
+    steps = steps or STEPS
     device = BindingsDevice()
-    window = window_rows(directory.model, directory.audio, wish.steps)
+    window = window_rows(directory.model, directory.audio, steps)
     try:
-        slots = wish.batch or SLOTS
-        sizes = {"slots": slots, "steps": wish.steps, "window": window}
+        slots = options.batch or SLOTS
+        sizes = {"slots": slots, "steps": steps, "window": window}
         plan = KernelPlan(device, weights, **sizes, cache=cache, table=table, waits=waits)
     except KernelError as error:
         raise VocoderError(

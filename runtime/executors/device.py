@@ -1,4 +1,4 @@
-"""What a lane needs of a device: memory, streams of work, events between them, and plans that run there.
+"""GPUs: what must be installed to use one, and its memory, streams of work, events between them and plans.
 
 As in CUDA: a stream does its work in the order in which it was given, when the device comes to it; different streams
 are ordered only by events. The calls here return before their work is done unless they say otherwise, and the arrays
@@ -7,13 +7,39 @@ and buffers that they name must be left alone until it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from wavernn_trt.engines.gpu import DriverState, GpuDevice
 from wavernn_trt.engines.manifest import Binding, PlanManifest
+from wavernn_trt.runtime.errors import VocoderError
+
+
+class NoMachineError(VocoderError):
+    """A driver, a GPU or a package is missing: says which, and how to get it."""
+
+
+def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:
+    """The driver's first GPU, where every package is there.
+
+    Args:
+        state: what the driver says.
+        needed: modules, and what they are installed as.
+        install: the command that brings them.
+
+    Raises:
+        NoMachineError: what is missing.
+    """
+    if state.reason is not None:
+        raise NoMachineError(f"no GPU: {state.reason}")
+    for module, name in needed:
+        if not _installed(module):
+            raise NoMachineError(f"{name} is not installed; install it with: {install}")
+    return state.devices[0]
 
 
 class Buffer(Protocol):
@@ -151,3 +177,10 @@ class BuiltPlan(Plan, Protocol):
     @property
     def manifest(self) -> PlanManifest:
         """What is known about it."""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # the package around it is missing
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +16,8 @@ from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
 from wavernn_trt.engines.tensorrt_module import INSTALL, NAMES, tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
-
-
-class NoMachineError(VocoderError):
-    """A driver, a GPU or a package is missing: says which, and how to get it."""
+from wavernn_trt.runtime.executors.device import require_gpu
+from wavernn_trt.runtime.load_options import LoadOptions
 
 
 class NoEngineError(VocoderError):
@@ -50,50 +46,32 @@ def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
     return require_gpu(state, needed, INSTALL[backend].replace("]'", ",gpu]'"))
 
 
-def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:
-    """The driver's first GPU, where every package is there.
-
-    Args:
-        state: what the driver says.
-        needed: modules, and what they are installed as.
-        install: the command that brings them.
-
-    Raises:
-        NoMachineError: what is missing.
-    """
-    if state.reason is not None:
-        raise NoMachineError(f"no GPU: {state.reason}")
-    for module, name in needed:
-        if not _installed(module):
-            raise NoMachineError(f"{name} is not installed; install it with: {install}")
-    return state.devices[0]
-
-
-def choose_engine(directory: ModelDirectory, wish: EngineWish, device: GpuDevice) -> ChosenEngine:
+def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, device: GpuDevice) -> ChosenEngine:
     """The plans that were used last among those that fit.
 
     Args:
         directory: the model.
-        wish: what is asked for.
+        backend: whose plans.
+        options: the cache, and the precision and batch that are wanted.
         device: the GPU.
 
     Raises:
         NoEngineError: there are none.
         EngineCacheError: the cache cannot be read.
     """
-    cache = EngineCache(wish.cache)
+    cache = EngineCache(options.cache)
     entries = sorted(cache.scan(), key=lambda entry: entry.used, reverse=True)
     model = file_sha256(directory.file(MANIFEST))
     found: dict[Role, CachedPlan] = {}
     for role in ROLES:
         mine = [entry for entry in entries if entry.manifest is not None and _is(entry.manifest, role, model)]
-        fitting, reason = _sift(mine, wish, device)
+        fitting, reason = _sift(mine, backend, options, device)
         plan = _first_whole(cache, fitting)
         if plan is None:
             why = reason or (f"its {role}'s plan is damaged" if fitting else f"there is no plan of its {role}")
             raise NoEngineError(
                 f"no engine of {directory.path} for {device.name} (sm{device.sm}) in {cache.folder}: {why}. "
-                f"Build one: {build_command(directory, wish, device)}"
+                f"Build one: {build_command(directory, backend, options, device)}"
             )
         found[role] = plan
     return ChosenEngine(found["conditioner"], found["decoder"])
@@ -101,16 +79,18 @@ def choose_engine(directory: ModelDirectory, wish: EngineWish, device: GpuDevice
 
 def build_command(
     directory: ModelDirectory,
-    wish: EngineWish,
+    backend: Backend,
+    options: LoadOptions,
     device: GpuDevice,
     like: PlanManifest | None = None,
     frames: Extent | None = None,
 ) -> str:
-    """The command that builds what is wished for, as one line for a shell.
+    """The command that builds an engine that fits, as one line for a shell.
 
     Args:
         directory: the model.
-        wish: backend and cache, and precision and batch where they matter.
+        backend: whose engine.
+        options: the cache, and precision and batch where they matter.
         device: the GPU.
         like: a decoder's plan that fits, whose settings are kept.
         frames: of mel, where they are to be other than usual.
@@ -118,18 +98,18 @@ def build_command(
     # By default fp8 would be built in a form that this GPU may not have.
     fp8_lacks = not able_targets((device.sm,), default_form(directory.quantization), directory.quantization)
     # TensorRT-RTX does not build for every GPU.
-    regular = wish.backend == "tensorrt" or device.sm not in RTX_TARGETS
-    options: list[tuple[str, object]] = [
+    regular = backend == "tensorrt" or device.sm not in RTX_TARGETS
+    arguments: list[tuple[str, object]] = [
         ("--backend", "tensorrt" if regular else "tensorrt-rtx"),
         ("--sm", None if regular else device.sm),
-        ("--precision", like.precision if like else wish.precision),
-        ("--batch", Extent(*like.batch) if like else wish.batch),
+        ("--precision", like.precision if like else options.precision),
+        ("--batch", Extent(*like.batch) if like else options.batch),
         ("--form", like.form if like else "sequence" if fp8_lacks else None),
         ("--steps", like.steps if like else None),
         ("--frames", frames),
-        ("-o", wish.cache),
+        ("-o", options.cache),
     ]
-    given = [str(word) for option in options if option[1] is not None for word in option]
+    given = [str(word) for argument in arguments if argument[1] is not None for word in argument]
     return shlex.join(["wavernn-trt", "build", str(directory.path), *given])
 
 
@@ -137,15 +117,17 @@ def _is(manifest: PlanManifest, role: Role, model: str) -> bool:
     return manifest.role == role and manifest.model_sha256 == model
 
 
-def _sift(entries: list[CacheEntry], wish: EngineWish, device: GpuDevice) -> tuple[list[CacheEntry], str | None]:
+def _sift(
+    entries: list[CacheEntry], backend: Backend, options: LoadOptions, device: GpuDevice
+) -> tuple[list[CacheEntry], str | None]:
     """Those that fit; or none, and what the last ones lacked."""
-    target = f"sm{device.sm}" if wish.backend == "tensorrt_rtx" else f"{device.name} sm{device.sm}"
+    target = f"sm{device.sm}" if backend == "tensorrt_rtx" else f"{device.name} sm{device.sm}"
     tests: list[tuple[Callable[[PlanManifest], bool], Callable[[PlanManifest], str], str]] = [
-        (lambda one: one.backend == wish.backend, lambda one: NAMES[one.backend], f"not for {NAMES[wish.backend]}"),
+        (lambda one: one.backend == backend, lambda one: NAMES[one.backend], f"not for {NAMES[backend]}"),
         (
-            lambda one: one.backend_version == tensorrt_version(wish.backend),
+            lambda one: one.backend_version == tensorrt_version(backend),
             lambda one: one.backend_version,
-            f"not from {NAMES[wish.backend]} {tensorrt_version(wish.backend)}, which is installed",
+            f"not from {NAMES[backend]} {tensorrt_version(backend)}, which is installed",
         ),
         (lambda one: target in one.targets, lambda one: " ".join(one.targets), f"not for {target}"),
         (
@@ -154,14 +136,14 @@ def _sift(entries: list[CacheEntry], wish: EngineWish, device: GpuDevice) -> tup
             "not with this installation's plugins",
         ),
         (
-            lambda one: one.role == "conditioner" or wish.precision in (None, one.precision),
+            lambda one: one.role == "conditioner" or options.precision in (None, one.precision),
             lambda one: one.precision,
-            f"not in {wish.precision}",
+            f"not in {options.precision}",
         ),
         (
-            lambda one: one.role == "conditioner" or wish.batch is None or _holds(one.batch, wish.batch),
+            lambda one: one.role == "conditioner" or options.batch is None or _holds(one.batch, options.batch),
             lambda one: f"batch {Extent(*one.batch)}",
-            f"not for a batch of {wish.batch}",
+            f"not for a batch of {options.batch}",
         ),
     ]
     left = [(entry, entry.manifest) for entry in entries if entry.manifest is not None]
@@ -173,8 +155,8 @@ def _sift(entries: list[CacheEntry], wish: EngineWish, device: GpuDevice) -> tup
     return [entry for entry, _ in left], None
 
 
-def _holds(batch: tuple[int, int, int], wished: int) -> bool:
-    return batch[0] <= wished <= batch[2]
+def _holds(batch: tuple[int, int, int], wanted: int) -> bool:
+    return batch[0] <= wanted <= batch[2]
 
 
 def _list(words: Iterable[str]) -> str:
@@ -188,10 +170,3 @@ def _first_whole(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | 
         if (plan := cache.find(stem, entry.manifest.key)) is not None:
             return plan
     return None
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # the package around it is missing
-        return False

@@ -1,11 +1,13 @@
-"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU."""
+"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU, one for mels and one for chunks."""
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
@@ -13,11 +15,8 @@ from wavernn_trt.engines.spec import Backend, Extent, Form
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors.device import BuiltPlan, Device
-from wavernn_trt.runtime.executors.device_conditioner import DeviceConditioner
-from wavernn_trt.runtime.executors.device_lane import DeviceLane, shape_of
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
-from wavernn_trt.runtime.executors.lane_pool import LanePool
+from wavernn_trt.runtime.executors.device import Buffer, BuiltPlan, Device
+from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool, shape_of
 from wavernn_trt.runtime.executors.plan_choice import (
     ChosenEngine,
     build_command,
@@ -25,6 +24,9 @@ from wavernn_trt.runtime.executors.plan_choice import (
     require_machine,
 )
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
+from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
+from wavernn_trt.runtime.load_options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -45,29 +47,32 @@ class TensorRTExecutor:
     lanes = 1
     """A lane already has the next chunk's inputs under way while the device computes."""
 
-    def __init__(self, directory: ModelDirectory, wish: EngineWish, gpu: GpuDevice, engine: Engine) -> None:
+    def __init__(
+        self, directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: GpuDevice, engine: Engine
+    ) -> None:
         """Takes an engine; its first lane is opened when it is needed.
 
         Args:
             directory: the model.
-            wish: what was asked for; its batch, or else the one that the engine is tuned for, is the number of slots.
+            backend: whose engine it is.
+            options: their batch, or else the one that the engine is tuned for, is the number of slots.
             gpu: the device's name and compute capability.
-            engine: fits the model and the wish.
+            engine: fits the model and the options.
 
         Raises:
             VocoderError: the plans are of another model's sizes.
         """
-        self.name: str = wish.backend
+        self.name: str = backend
         manifest = engine.decoder.manifest
         self.precision: Precision = manifest.precision
         """Of the decoder's products; how closely they can be held to the model depends on it."""
         self.form: Form | None = manifest.form
         """Of the decoder; a quantised model's activations are rounded in the form ``cell`` only."""
-        self.slots: int = wish.batch or manifest.batch[1]
+        self.slots: int = options.batch or manifest.batch[1]
         self.steps: int | None = manifest.steps
         self._directory = directory
         self._engine = engine
-        self._build = (directory, wish, gpu, manifest)
+        self._build = (directory, backend, options, gpu, manifest)
         _compare(directory, engine, self.slots, build_command(*self._build))
         self._conditioner = DeviceConditioner(
             engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
@@ -105,14 +110,77 @@ class TensorRTExecutor:
         raise NoLogitsError(self.name)
 
 
+class DeviceConditioner:
+    """Conditions mels; calls from several threads wait for each other."""
+
+    def __init__(self, device: Device, plan: BuiltPlan, bins: int, columns: int, margin: int) -> None:
+        """Opens a context; memory is allocated as mels need it.
+
+        Args:
+            device: where the plan is.
+            plan: a conditioner's.
+            bins: of a mel.
+            columns: of the conditioning.
+            margin: rows of conditioning before the first frame, and behind the last.
+        """
+        self._device = device
+        self._plan = plan
+        self._margin = margin
+        self._bins, self._columns = bins, columns
+        self._capacity = 0
+        self._host: dict[str, NDArray[Any]] = {}
+        self._buffers: dict[str, Buffer] = {}
+        self._warm = False
+        self._lock = threading.Lock()
+        with device.current():
+            self._stream = device.stream()
+            self._context = plan.context(one_shape=False)
+
+    def __call__(self, mel: FloatArray) -> FloatArray:
+        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]; N lies inside the plan's profile."""
+        frames = mel.shape[1]
+        with self._lock, self._device.current():
+            if frames > self._capacity:
+                self._reserve(frames)
+            given = self._host["mel"][: mel.size]
+            given.reshape(mel.shape)[...] = mel
+            rows = self._host["conditioning"][: self._rows(frames) * self._columns]
+            self._context.set_shape("mel", (1, *mel.shape))
+            self._stream.copy_in(self._buffers["mel"], given)
+            self._context.enqueue(self._stream)
+            self._stream.copy_out(rows, self._buffers["conditioning"])
+            self._stream.synchronize()
+            if not self._warm:
+                self._plan.warmed_up()
+                self._warm = True
+            return rows.reshape(-1, self._columns).copy()
+
+    def _rows(self, frames: int) -> int:
+        return frames + 2 * self._margin
+
+    def _reserve(self, frames: int) -> None:
+        """Makes room for a mel, and for others not much longer."""
+        assert self._plan.manifest.frames is not None
+        capacity = min(1 << (frames - 1).bit_length(), self._plan.manifest.frames[2])
+        sizes = {"mel": capacity * self._bins, "conditioning": self._rows(capacity) * self._columns}
+        self._capacity = 0
+        self._buffers.clear()  # before the larger ones are asked for
+        for name, size in sizes.items():
+            self._host[name] = self._device.pinned((size,), "float32")
+            self._buffers[name] = self._device.allocate(size * np.dtype(np.float32).itemsize)
+            self._context.bind(name, self._buffers[name])
+        self._capacity = capacity
+
+
 def open_tensorrt(
-    directory: ModelDirectory, wish: EngineWish, state: DriverState | None = None
+    directory: ModelDirectory, backend: Backend, options: LoadOptions, state: DriverState | None = None
 ) -> tuple[TensorRTExecutor, str]:
     """Finds an engine for the GPU at hand and opens it.
 
     Args:
         directory: a verified model directory.
-        wish: what is asked for.
+        backend: whose engine.
+        options: precision, batch and cache.
         state: what the driver says; by default it is asked.
 
     Returns:
@@ -125,11 +193,11 @@ def open_tensorrt(
         EngineCacheError: the cache cannot be read.
         TensorRTMissingError: the module does not load.
     """
-    gpu = require_machine(wish.backend, state or driver_state())
-    chosen = choose_engine(directory, wish, gpu)
-    rebuild = build_command(directory, wish, gpu, chosen.decoder.manifest)
-    engine = load_engine(wish.backend, chosen, rebuild)
-    return TensorRTExecutor(directory, wish, gpu, engine), chosen.decoder.name
+    gpu = require_machine(backend, state or driver_state())
+    chosen = choose_engine(directory, backend, options, gpu)
+    rebuild = build_command(directory, backend, options, gpu, chosen.decoder.manifest)
+    engine = load_engine(backend, chosen, rebuild)
+    return TensorRTExecutor(directory, backend, options, gpu, engine), chosen.decoder.name
 
 
 def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
@@ -144,11 +212,7 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
         VocoderError: a plan does not load, or the GPU does not start.
         TensorRTMissingError: the module does not load.
     """
-    # Both come in only where there is a driver: their libraries need one, and some crash without.
-    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
-    from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
-
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         runtime = TensorRTRuntime(backend, device)
         return Engine(device, runtime.load(chosen.conditioner, rebuild), runtime.load(chosen.decoder, rebuild))

@@ -17,7 +17,7 @@ from torch import Tensor
 from wavernn_trt.export.families.rounding import round_step
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.quantization import Quantization
-from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.lanes import HostLane
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
 
 

@@ -67,6 +67,8 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, sampling_inputs
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
 if TYPE_CHECKING:
     from wavernn_trt.runtime.vocoder import Vocoder
@@ -202,15 +204,13 @@ def _record(vocoder: Vocoder) -> ProbeRecord:
 
 def _logits(vocoder: Vocoder, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """The model's logits, fed with the reference's samples and with the executor's own."""
+    scorer = vocoder.loaded
     if vocoder.engine is not None:
-        from wavernn_trt.runtime.vocoder import Vocoder
-
-        with Vocoder.load(vocoder.config.path, "onnxruntime") as scorer:
-            return _logits_of(scorer, record, samples)
-    return _logits_of(vocoder, record, samples)
+        scorer = load_model(scorer.path, LoadOptions("onnxruntime"))
+    return _logits_of(scorer, record, samples)
 
 
-def _logits_of(scorer: Vocoder, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+def _logits_of(scorer: LoadedModel, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     logits: tuple[list[FloatArray], list[FloatArray]] = ([], [])
     for piece in scorer.forced_pieces([(record.mel, record.samples), (record.mel, samples)]):
         logits[piece.stream].append(piece.logits)

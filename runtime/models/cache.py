@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.registry import check_count
+from wavernn_trt.runtime.load_options import check_count
 from wavernn_trt.runtime.models.lease import Lease
 from wavernn_trt.runtime.models.loading import Load, estimated_need
 from wavernn_trt.runtime.models.preheating import Preheating, Wish

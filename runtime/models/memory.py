@@ -12,9 +12,9 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
 from wavernn_trt.export.quantization import Quantization, product_sizes
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
-from wavernn_trt.runtime.executors.registry import ON_A_GPU
+from wavernn_trt.runtime.load_options import ON_A_GPU
+from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
-from wavernn_trt.runtime.vocoder import DEFAULT_BATCH
 
 # Of onnxruntime, whose sessions keep the most that a run ever took. Measured as growth of a process's resident memory:
 # copies of held rows by the shipped voice with 1 to 16 streams, the others by fatchord of 512 units with 8.

@@ -115,7 +115,7 @@ class OpenedBackends:
 
 def _metered(vocoder: Vocoder, batch: int, executor: Executor | None = None) -> Vocoder:
     metered = MeteredExecutor(executor or vocoder.executor)
-    return Vocoder(dataclasses.replace(vocoder.opened, executor=metered), batch)
+    return Vocoder(dataclasses.replace(vocoder.loaded, executor=metered), batch)
 
 
 def _metered_executor(vocoder: Vocoder) -> MeteredExecutor:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuously
@@ -49,7 +49,7 @@ class BatchOptions:
     """Utterances to speak again alone; ``all`` is the beginnings of all, and some to their end."""
 
 
-def measure_batch(opened: OpenedModel, options: BatchOptions, report: Report) -> dict[str, Any]:
+def measure_batch(opened: LoadedModel, options: BatchOptions, report: Report) -> dict[str, Any]:
     """Runs the job, the same work in padded batches, and utterances alone.
 
     Half of the padded batches come before the job and half behind it, so that a machine that slows down or speeds up
@@ -148,7 +148,7 @@ def _compare(
     scheduled: ContinuousRun,
     theirs: Digests,
     ours: Digests,
-    opened: OpenedModel,
+    opened: LoadedModel,
 ) -> dict[str, Any]:
     """Padded batches beside the scheduler, over the same utterances."""
     samples, elapsed = sum(run.samples for run in runs), sum(run.elapsed for run in runs)

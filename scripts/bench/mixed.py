@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
@@ -112,7 +112,7 @@ class BatchJob:
             self._changed.notify_all()
 
 
-def measure_mixed(opened: OpenedModel, options: MixedOptions, report: Report) -> dict[str, Any]:
+def measure_mixed(opened: LoadedModel, options: MixedOptions, report: Report) -> dict[str, Any]:
     """Lets a batch job run, in turn without listeners and with them.
 
     Args:

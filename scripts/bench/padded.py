@@ -17,7 +17,7 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatA
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
 from wavernn_trt.scripts.bench.speech import Mixture
 
@@ -47,7 +47,7 @@ class PaddedDecoder:
     itself is run over the utterance alone, as little as can be. So what is compared is the order of the work only.
     """
 
-    def __init__(self, opened: OpenedModel, executor: MeteredExecutor, *, lanes: int, slots: int, steps: int) -> None:
+    def __init__(self, opened: LoadedModel, executor: MeteredExecutor, *, lanes: int, slots: int, steps: int) -> None:
         """Prepares.
 
         Args:

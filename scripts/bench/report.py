@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES
-from wavernn_trt.runtime.vocoder import VocoderConfig
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.scripts.bench.ceilings import COPY, GPU_COPY, LIBRARIES, gpu_product
 from wavernn_trt.scripts.bench.timings import Measurement, Timing
 
@@ -18,7 +19,7 @@ Rounds = Sequence[Sequence[float]]
 """For each round, a figure at each batch."""
 
 
-def reduce(config: VocoderConfig, measured: Measurement, *, with_numpy: bool) -> dict[str, Any]:
+def reduce(config: ModelDirectory | LoadedModel, measured: Measurement, *, with_numpy: bool) -> dict[str, Any]:
     """Medians, spreads and ratios, with all repeats beside them.
 
     Ratios are taken within each round, and their median is reported: what slows the machine for a while slows both.
@@ -60,7 +61,7 @@ def reduce(config: VocoderConfig, measured: Measurement, *, with_numpy: bool) ->
     }
 
 
-def describe_model(config: VocoderConfig) -> dict[str, Any]:
+def describe_model(config: ModelDirectory | LoadedModel) -> dict[str, Any]:
     """A model's name and sizes, for a report; where it lies is nobody's business who reads one."""
     return {
         "name": config.path.resolve().name,
@@ -74,7 +75,9 @@ def describe_model(config: VocoderConfig) -> dict[str, Any]:
     }
 
 
-def _result(config: VocoderConfig, timing: Timing, measured: Measurement, library: str) -> dict[str, Any]:
+def _result(
+    config: ModelDirectory | LoadedModel, timing: Timing, measured: Measurement, library: str
+) -> dict[str, Any]:
     speeds = [timing.samples / elapsed for elapsed in timing.elapsed]
     operations = 2 * config.model.multiply_adds
     weights = _BYTES[timing.precision] * config.model.multiply_adds

@@ -62,10 +62,8 @@ def measure_scenario(arguments: argparse.Namespace, path: Path, report: Report) 
         results.append({**about, **measured})
     if model is None:
         from wavernn_trt.export.model_directory import open_model_directory
-        from wavernn_trt.runtime.vocoder import VocoderConfig
 
-        directory = open_model_directory(path)
-        model = describe_model(VocoderConfig(path, directory.model, directory.audio))
+        model = describe_model(open_model_directory(path))
     return {
         **circumstances.describe(arguments.scenario),
         "model": model,
@@ -107,15 +105,15 @@ def _measure(arguments: argparse.Namespace, vocoder: Vocoder, report: Report) ->
     if arguments.lengths is not None:
         given["shortest"], given["longest"] = arguments.lengths
     if arguments.scenario == "batch":
-        return measure_batch(vocoder.opened, _options(BatchOptions, given), report)
+        return measure_batch(vocoder.loaded, _options(BatchOptions, given), report)
     if arguments.scenario == "stream":
-        return measure_streams(vocoder.opened, _options(StreamOptions, given), report)
+        return measure_streams(vocoder.loaded, _options(StreamOptions, given), report)
     if arguments.listeners is not None:
         if len(arguments.listeners) != 1:
             found = ",".join(map(str, arguments.listeners))
             raise VocoderError(f"--listeners: found {found}, expected one number with --scenario mixed")
         given["listeners"] = arguments.listeners[0]
-    return measure_mixed(vocoder.opened, _options(MixedOptions, given), report)
+    return measure_mixed(vocoder.loaded, _options(MixedOptions, given), report)
 
 
 def _beside_limit(

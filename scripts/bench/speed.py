@@ -8,7 +8,6 @@ from typing import Any
 
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
-from wavernn_trt.runtime.vocoder import VocoderConfig
 from wavernn_trt.scripts.bench.circumstances import Circumstances
 from wavernn_trt.scripts.bench.machine import usable_cores
 from wavernn_trt.scripts.bench.progress import Report
@@ -57,5 +56,5 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report, *, 
         "repeats": options.repeats,
         "seconds": options.seconds,
         "precision": options.precision,
-        **reduce(VocoderConfig(path, directory.model, directory.audio), measured, with_numpy=numpy_threads == threads),
+        **reduce(directory, measured, with_numpy=numpy_threads == threads),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.listeners import listen_together, open_stream
@@ -46,7 +46,7 @@ class StreamOptions:
     """What to cut utterances from; see `find_speech`."""
 
 
-def measure_streams(opened: OpenedModel, options: StreamOptions, report: Report) -> dict[str, Any]:
+def measure_streams(opened: LoadedModel, options: StreamOptions, report: Report) -> dict[str, Any]:
     """Opens streams alone, then listens with more and more listeners.
 
     Args:

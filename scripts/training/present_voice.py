@@ -40,7 +40,7 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         ``bits`` a sample; ``correlation`` of the log-mels, one for each seed; ``ceiling``, what it would be of the
         recordings themselves in the voice's classes; ``seconds`` of speech; ``bytes`` of the decoder's weights.
     """
-    fits = [fit for _, fit in fit_speech(vocoder, speeches)]
+    fits = [fit for _, fit in fit_speech(vocoder.loaded, speeches)]
     samples = sum(fit.samples for fit in fits)
     correlations = []
     for seed in range(seeds):
@@ -60,7 +60,7 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         "correlation": correlations,
         "ceiling": ceiling.correlation,
         "seconds": samples / vocoder.sample_rate,
-        "bytes": vocoder.opened.path.joinpath(WEIGHTS).stat().st_size,
+        "bytes": vocoder.loaded.path.joinpath(WEIGHTS).stat().st_size,
     }
 
 
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         need_matplotlib()
         with Vocoder.load(options.voice, "onnxruntime", threads=1) as vocoder:
-            clips = {path.stem: analyse_speech(vocoder, *read_audio(path)) for path in options.recordings}
+            clips = {path.stem: analyse_speech(vocoder.loaded.audio, *read_audio(path)) for path in options.recordings}
             if len(clips) < len(options.recordings):
                 raise VocoderError("recordings: found two of the same name, expected each to have its own")
             result: dict[str, Any] = {"voice": name, "clips": list(clips)} | figures(vocoder, list(clips.values()))

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK
 from wavernn_trt.runtime.decoding import mu_law
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
 from wavernn_trt.runtime.files.audio import read_audio
 from wavernn_trt.runtime.files.input_files import find_files
-from wavernn_trt.runtime.vocoder import SILENT_PEAK
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.observe import ObservingExecutor
 from wavernn_trt.calibration.table import CalibrationTable, model_hash
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Make = Callable[..., Path]
@@ -85,8 +85,7 @@ def test_of_mels_the_model_is_fed_with_what_it_says(directory: ModelDirectory, m
     # The largest activation of each product, from the samples that the vocoder itself draws.
     executor = ObservingExecutor(directory, threads=1)
     largest = dict.fromkeys(executor.columns, 0.0)
-    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
-    with Vocoder(opened) as vocoder:
+    with Vocoder(LoadedModel.of(directory, executor)) as vocoder:
         for file in mels:
             mel = np.load(file)
             activations = vocoder.teacher_forced(mel, vocoder.labels(mel, seed=5))

@@ -14,7 +14,8 @@ import soundfile
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
 from wavernn_trt.export import export
-from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import load_model
 
 CLASSES = 1024
 SAMPLES = 125_600
@@ -44,16 +45,16 @@ def test_the_golden_classes_are_chosen_again(
     waveform, sample_rate = soundfile.read(golden / "golden.wav", dtype="float32")
     labels = np.rint((waveform + 1) / 2 * (CLASSES - 1)).astype(np.int32)
     uniforms = np.load(golden / "uniforms.npy").ravel()
-    vocoder = Vocoder.load(directory, backend, threads=1)
-    assert (sample_rate, len(labels), len(uniforms)) == (vocoder.sample_rate, SAMPLES, SAMPLES)
+    loaded = load_model(directory, LoadOptions(backend, threads=1))
+    assert (sample_rate, len(labels), len(uniforms)) == (loaded.sample_rate, SAMPLES, SAMPLES)
 
     chosen, bits = [], []
-    for piece in vocoder.forced_pieces([(np.load(golden / "mel.npy").T, labels)]):  # all logits would take 0.5 GB
+    for piece in loaded.forced_pieces([(np.load(golden / "mel.npy").T, labels)]):  # all logits would take 0.5 GB
         here = slice(piece.start, piece.start + len(piece.logits))
         weights = np.exp(piece.logits - piece.logits.max(axis=1, keepdims=True))
         cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
         chosen.append(np.argmax(cumulative >= uniforms[here, None], axis=1))
-        bits.append(bits_of_samples(vocoder.config.model, piece.logits, labels[here]))
+        bits.append(bits_of_samples(loaded.model, piece.logits, labels[here]))
         if here.stop >= samples:
             break
 

@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 from wavernn_trt.calibration.errors import CalibrationError
-from wavernn_trt.calibration.loss import LossMeter, keep_within, measurements, rounded_vocoder
+from wavernn_trt.calibration.loss import LossMeter, keep_within, measurements, rounded_model
 from wavernn_trt.calibration.precisions import PRECISIONS, quantization_of
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.calibration.score import Speech, analyse, fit_speech
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import Product, Quantization
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import shipped_voice
 
 BOUNDS = {"recurrent_0": 1.0, "fc_0": 1.0, "output": 16.0}
 INT8 = Quantization({name: Product("int8", bound) for name, bound in BOUNDS.items()})
@@ -45,8 +45,8 @@ def directory() -> ModelDirectory:
 @pytest.fixture(scope="module")
 def speech(directory: ModelDirectory) -> list[Speech]:
     rng = np.random.default_rng(0)
-    with Vocoder.load(directory.path, "onnxruntime", threads=1) as vocoder:
-        return [analyse(vocoder, rng.normal(0, 0.1, samples).astype(np.float32), 16000) for samples in (900, 1400)]
+    noise = [rng.normal(0, 0.1, samples).astype(np.float32) for samples in (900, 1400)]
+    return [analyse(directory.audio, waveform, 16000) for waveform in noise]
 
 
 def test_without_a_budget_all_is_rounded_and_each_product_measured() -> None:
@@ -110,8 +110,8 @@ def test_budgets_that_are_none_are_refused(budget: float) -> None:
 def test_the_meter_measures_what_the_rounded_model_scores(directory: ModelDirectory, speech: list[Speech]) -> None:
     done: list[int] = []
     meter = LossMeter(directory, speech, threads=1, progress=done.append)
-    with rounded_vocoder(directory, INT8, threads=1) as vocoder:
-        fits = [fit for _, fit in fit_speech(vocoder, speech)]
+    with rounded_model(directory, INT8, threads=1) as loaded:
+        fits = [fit for _, fit in fit_speech(loaded, speech)]
     assert sum(done) == sum(fit.samples for fit in fits)
     bits = sum(fit.bits for fit in fits) / sum(fit.samples for fit in fits)
     assert meter.loss(INT8) == pytest.approx(bits - meter.bits, abs=1e-12)

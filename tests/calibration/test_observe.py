@@ -18,7 +18,7 @@ from wavernn_trt.export.quantization import Product, Quantization, product_names
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder
 
 LAYOUTS = ("univoc", "raw", "mol", "turian")
@@ -35,11 +35,9 @@ def utterance(directory: ModelDirectory, frames: int, seed: int = 0) -> Utteranc
 def observe(directory: ModelDirectory, utterances: list[Utterance], batch: int = 1) -> list[NDArray[np.float32]]:
     """Each utterance's activations, [steps, all]."""
     executor = ObservingExecutor(directory, threads=1)
-    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
     pieces: list[list[NDArray[np.float32]]] = [[] for _ in utterances]
-    with Vocoder(opened, batch) as vocoder:
-        for piece in vocoder.forced_pieces(utterances):
-            pieces[piece.stream].append(piece.logits)
+    for piece in LoadedModel.of(directory, executor).forced_pieces(utterances, batch):
+        pieces[piece.stream].append(piece.logits)
     return [np.concatenate(each) for each in pieces]
 
 

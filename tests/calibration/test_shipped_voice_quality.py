@@ -24,8 +24,8 @@ def clip(shared_data: Path, name: str, seconds: float) -> tuple[np.ndarray, int]
 
 def test_log_mel_correlation_on_clips_kept_out_of_training(shared_data: Path) -> None:
     with wavernn_trt.load(backend="onnxruntime") as voice:
-        speech = [analyse(voice, *clip(shared_data, name, 4)) for name in KEPT_OUT]
-        bits = [fit.bits / fit.samples for _, fit in fit_speech(voice, speech)]
+        speech = [analyse(voice.config.audio, *clip(shared_data, name, 4)) for name in KEPT_OUT]
+        bits = [fit.bits / fit.samples for _, fit in fit_speech(voice.loaded, speech)]
         correlations = [likeness.moments.correlation for _, likeness in compare_speech(voice, speech)]
     assert np.mean(np.array(correlations, float)) >= 0.85
     assert np.mean(bits) < 4.5
@@ -42,7 +42,7 @@ def test_int8_costs_less_than_a_fiftieth_of_a_bit(shared_data: Path, tmp_path: P
         soundfile.write(tmp_path / f"{name}.wav", *clip(shared_data, name, 3))
     table = calibrate(directory, sorted(tmp_path.glob("*.wav")), threads=1)
     with wavernn_trt.load(backend="onnxruntime", threads=1) as voice:
-        speech = [analyse(voice, *clip(shared_data, name, 2)) for name in KEPT_OUT]
+        speech = [analyse(voice.config.audio, *clip(shared_data, name, 2)) for name in KEPT_OUT]
     meter = LossMeter(directory, speech, threads=1)
     assert 0 < meter.loss(quantization_of("int8", directory.model, table)) < 0.02
     assert 0 < meter.loss(quantization_of("int8-weights", directory.model)) < 0.02

@@ -27,7 +27,7 @@ from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import PatternError
 from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.export.rewrite.rounded_products import INTEGER_OPERATOR, restore_products, round_products
-from wavernn_trt.runtime.executors.onnx_session import open_session
+from wavernn_trt.runtime.executors.onnx_runtime import open_session
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 BOUNDS = {"recurrent_0": 1.0, "fc_0": 1.0, "output": 28.0}

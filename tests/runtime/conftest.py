@@ -19,7 +19,7 @@ from wavernn_trt.engines.gpu import DriverState, GpuDevice
 from wavernn_trt.engines.plan_names import plugin_sources
 from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
-from wavernn_trt.runtime.executors import plan_choice, tensorrt_executor
+from wavernn_trt.runtime.executors import device, plan_choice, tensorrt_executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
 from wavernn_trt.runtime.vocoder import shipped_voice
 
@@ -138,4 +138,4 @@ def simulated_machine(
 
     monkeypatch.setattr(tensorrt_executor, "driver_state", lambda: DriverState((GPU,), None))
     monkeypatch.setattr(tensorrt_executor, "load_engine", load)
-    monkeypatch.setattr(plan_choice, "_installed", lambda module: module != "tensorrt")
+    monkeypatch.setattr(device, "_installed", lambda module: module != "tensorrt")

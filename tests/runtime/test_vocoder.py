@@ -148,7 +148,7 @@ def test_labels_decode_to_the_waveform(tiny_vocoder: Vocoder, tiny_mel: MakeMel)
     mel = tiny_mel(9)
     labels = tiny_vocoder.labels(mel, seed=4)
     assert labels.dtype == np.int32
-    assert np.array_equal(tiny_vocoder._coding.waveform(labels), tiny_vocoder.vocode(mel, seed=4))
+    assert np.array_equal(tiny_vocoder.loaded.coding.waveform(labels), tiny_vocoder.vocode(mel, seed=4))
 
 
 def test_teacher_forcing_with_its_own_labels_yields_the_logits_they_were_drawn_from(

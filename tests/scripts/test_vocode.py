@@ -121,7 +121,7 @@ def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.97)  # undone, it makes noise loud
-    loud = Vocoder(dataclasses.replace(tiny_vocoder.opened, audio=audio))
+    loud = Vocoder(dataclasses.replace(tiny_vocoder.loaded, audio=audio))
     monkeypatch.setattr(Vocoder, "load", lambda *_, **__: loud)
     for number in range(6):
         np.save(f"in/deep/{number}.npy", tiny_mel(9, seed=number))

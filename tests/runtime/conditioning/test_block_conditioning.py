@@ -28,9 +28,9 @@ from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAM
 from wavernn_trt.runtime.conditioning.mel_conditioner import WHOLE_FRAMES, MelConditioner
 from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import ExecutorError
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
@@ -42,16 +42,16 @@ on_x86 = pytest.mark.skipif(
 )
 
 
-def mel_of(opened: OpenedModel, frames: int) -> FloatArray:
+def mel_of(opened: LoadedModel, frames: int) -> FloatArray:
     return np.random.default_rng(frames).random((opened.audio.n_mels, frames)).astype(np.float32)
 
 
-def conditioner_of(opened: OpenedModel, steps: int) -> tuple[MelConditioner, ConditioningWindows]:
+def conditioner_of(opened: LoadedModel, steps: int) -> tuple[MelConditioner, ConditioningWindows]:
     windows = ConditioningWindows(opened.model, opened.audio, steps, opened.upsampling)
     return MelConditioner(opened.model, opened.audio, windows, opened.executor), windows
 
 
-def read(opened: OpenedModel, conditioning: Conditioning, start: int) -> list[NDArray[np.float32]]:
+def read(opened: LoadedModel, conditioning: Conditioning, start: int) -> list[NDArray[np.float32]]:
     """What the steps of the chunk from ``start`` on read, of each column group."""
     window = conditioning.window(start)
     edges = np.cumsum([group.columns for group in opened.model.groups])[:-1]
@@ -62,7 +62,7 @@ def read(opened: OpenedModel, conditioning: Conditioning, start: int) -> list[ND
     ]
 
 
-def assert_reads_the_same(opened: OpenedModel, frames: int, steps: int) -> None:
+def assert_reads_the_same(opened: LoadedModel, frames: int, steps: int) -> None:
     condition, windows = conditioner_of(opened, steps)
     mel = mel_of(opened, frames)
     blocks, whole = condition(mel), WholeConditioning(windows, opened.executor.condition(mel))
@@ -94,7 +94,7 @@ def wide(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Mod
 def test_blocks_have_the_bits_of_the_whole_mel(
     layout: str, frames: int, small_directory: Callable[[str], ModelDirectory]
 ) -> None:
-    opened = open_model(small_directory(layout).path, "onnxruntime", threads=1)
+    opened = load_model(small_directory(layout).path, LoadOptions("onnxruntime", threads=1))
     for steps in (20, 320, 1000):  # part of a block, and more than two
         assert_reads_the_same(opened, frames, steps)
 
@@ -104,7 +104,7 @@ def test_blocks_have_the_bits_of_the_whole_mel(
 def test_blocks_of_a_wide_conditioner_have_them_too_with_any_number_of_threads(
     frames: int, wide: ModelDirectory
 ) -> None:
-    opened = [open_model(wide.path, "onnxruntime", threads=threads) for threads in (1, 4)]
+    opened = [load_model(wide.path, LoadOptions("onnxruntime", threads=threads)) for threads in (1, 4)]
     for each in opened:
         assert_reads_the_same(each, frames, 320)
     mel = mel_of(opened[0], 130)
@@ -123,7 +123,7 @@ def test_a_long_mel_has_one_waveform_however_it_is_asked_for(
 ) -> None:
     path = small_directory(layout).path
     with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
-        mels = [mel_of(vocoder.opened, frames) for frames in (700, 3, 320, 513)]
+        mels = [mel_of(vocoder.loaded, frames) for frames in (700, 3, 320, 513)]
         alone = [vocoder.vocode(mel, seed=1) for mel in mels]
         assert all(map(np.array_equal, vocoder.vocode_batch(mels, seeds=[1] * 4), alone))
         assert np.array_equal(np.concatenate(list(vocoder.stream(mels[0], seed=1))), alone[0])
@@ -145,7 +145,7 @@ def test_a_long_mel_has_one_waveform_however_it_is_asked_for(
 
 def test_blocks_are_computed_once_whichever_folds_read_them(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = count_runs(vocoder, monkeypatch)
-    mel = mel_of(vocoder.opened, 64 * 12)
+    mel = mel_of(vocoder.loaded, 64 * 12)
     vocoder.vocode(mel, fold=64 * 6, overlap=12)
     assert all(frames == CONVOLUTION_FRAMES + 4 for frames in runs[5:])  # behind those that measure the reach
     assert len(runs) <= 5 + 2 * 12
@@ -166,7 +166,7 @@ def count_runs(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_mel_is_conditioned_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = count_runs(vocoder, monkeypatch)
-    mel = mel_of(vocoder.opened, 64 * 500)
+    mel = mel_of(vocoder.loaded, 64 * 500)
     stream = vocoder.stream(mel, seconds=0.02)
     next(stream)
     held = vocoder.statistics().conditioning_bytes
@@ -180,13 +180,13 @@ def test_a_mel_is_conditioned_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypa
 def test_a_cancelled_utterance_asks_for_no_more_blocks(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = count_runs(vocoder, monkeypatch)
     begun = threading.Event()
-    ticket = vocoder.submit(Request(mel_of(vocoder.opened, 64 * 2000)), progress=lambda _: begun.set())
+    ticket = vocoder.submit(Request(mel_of(vocoder.loaded, 64 * 2000)), progress=lambda _: begun.set())
     assert begun.wait(PATIENCE)
     ticket.cancel()
-    vocoder.vocode(mel_of(vocoder.opened, 300))
+    vocoder.vocode(mel_of(vocoder.loaded, 300))
     seen = len(runs)
     assert seen < 1000
-    vocoder.vocode(mel_of(vocoder.opened, 10))
+    vocoder.vocode(mel_of(vocoder.loaded, 10))
     assert len(runs) == seen + 1
 
 
@@ -194,8 +194,8 @@ def test_a_cancelled_utterance_asks_for_no_more_blocks(vocoder: Vocoder, monkeyp
 def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
     fold: int | None, vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condition, wanted = vocoder.executor.condition, vocoder.vocode(mel_of(vocoder.opened, 300))
-    bad = mel_of(vocoder.opened, 1000)
+    condition, wanted = vocoder.executor.condition, vocoder.vocode(mel_of(vocoder.loaded, 300))
+    bad = mel_of(vocoder.loaded, 1000)
     bad[:, 600] = 1.25
 
     def fragile(mel: FloatArray) -> FloatArray:
@@ -205,7 +205,7 @@ def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
 
     monkeypatch.setattr(vocoder.executor, "condition", fragile)
     fails = vocoder.submit(Request(bad, fold=fold))
-    speaks = vocoder.submit(Request(mel_of(vocoder.opened, 300)))
+    speaks = vocoder.submit(Request(mel_of(vocoder.loaded, 300)))
     with pytest.raises(ExecutorError, match="the executor failed: MemoryError: no room"):
         fails.result(PATIENCE)
     assert np.array_equal(speaks.result(PATIENCE), wanted)
@@ -217,7 +217,7 @@ def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
 def test_a_conditioner_that_hangs_late_is_left_behind(
     small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = open_model(small_directory("fatchord").path, "onnxruntime", threads=1)
+    opened = load_model(small_directory("fatchord").path, LoadOptions("onnxruntime", threads=1))
     condition, released = opened.executor.condition, threading.Event()
     bad = mel_of(opened, 1000)
     bad[:, 600] = 1.25
@@ -241,7 +241,7 @@ def test_a_conditioner_that_hangs_late_is_left_behind(
 def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
     vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mel = mel_of(vocoder.opened, 2000)
+    mel = mel_of(vocoder.loaded, 2000)
     wanted = vocoder.vocode(mel)
     executor: Any = vocoder.executor
     decode, chunks = executor.decode, iter(range(10**6))
@@ -256,11 +256,11 @@ def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
     assert vocoder.statistics().restarted == 1
 
 
-def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> OpenedModel:
+def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> LoadedModel:
     plans = [simulated.OnnxPlan(directory, one) for one in simulated.manifests(directory, frames=frames).values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
-    executor = TensorRTExecutor(directory, EngineWish("tensorrt_rtx"), GpuDevice("Pretended", 89), engine)
-    return OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+    executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), GpuDevice("Pretended", 89), engine)
+    return LoadedModel.of(directory, executor)
 
 
 @pytest.mark.parametrize(("frames", "mel"), [((2, 64, 256), 1000), ((100, 200, 300), 280)])
@@ -269,7 +269,7 @@ def test_an_engine_conditions_mels_that_are_longer_than_its_plan_or_shorter_than
 ) -> None:
     directory = small_directory("fatchord")
     opened = engine_of(simulated, directory, frames)
-    reference = open_model(directory.path, "onnxruntime", threads=1)
+    reference = load_model(directory.path, LoadOptions("onnxruntime", threads=1))
     condition, _ = conditioner_of(opened, 40)
     expected, _ = conditioner_of(reference, 40)
     found, wanted = condition(mel_of(opened, mel)), expected(mel_of(opened, mel))

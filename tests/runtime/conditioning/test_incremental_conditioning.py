@@ -29,8 +29,9 @@ from wavernn_trt.runtime.conditioning.incremental_blocks import (
 from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
 CONVOLUTIONAL = ("fatchord", "no_aux", "turian")
 LAYOUTS = ("univoc", *CONVOLUTIONAL)
@@ -40,12 +41,12 @@ LAYOUTS = ("univoc", *CONVOLUTIONAL)
 class Model:
     """An opened model, and what a stream of it needs."""
 
-    opened: OpenedModel
+    opened: LoadedModel
     windows: ConditioningWindows
     blocks: ConditioningBlocks
 
     @classmethod
-    def of(cls, opened: OpenedModel, lookahead: int | None = None, steps: int | None = None) -> Model:
+    def of(cls, opened: LoadedModel, lookahead: int | None = None, steps: int | None = None) -> Model:
         model, audio = opened.model, opened.audio
         blocks = conditioning_blocks(model, audio.n_mels, opened.executor.condition, lookahead)
         # Chunks that begin anywhere in a frame, and touch several.
@@ -100,10 +101,10 @@ def make_model(
             checkpoint = small_checkpoint(layout)
             model = checkpoint.model
             executor = TorchExecutor(model)
-            opened = OpenedModel(Path(layout), model.config, checkpoint.audio, model.upsampling, executor)
+            opened = LoadedModel(Path(layout), model.config, checkpoint.audio, model.upsampling, executor)
         else:
             directory = voice if layout == "univoc" else small_directory(layout)
-            opened = open_model(directory.path, backend, threads=1)
+            opened = load_model(directory.path, LoadOptions(backend, threads=1))
         return Model.of(opened, lookahead, steps)
 
     return make
@@ -169,7 +170,7 @@ def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: M
     layout = dataclasses.replace(reference.SMALL, n_mels=80, compute_size=16)
     torch.save(reference.random_state(layout), tmp_path / "latest.pyt")
     directory = export(read_checkpoint(tmp_path / "latest.pyt"), tmp_path / "voice", steps=4).directory
-    model = Model.of(open_model(directory.path, "onnxruntime", threads=1))
+    model = Model.of(load_model(directory.path, LoadOptions("onnxruntime", threads=1)))
     for frames in (CONVOLUTION_FRAMES + 1, 130, 200):
         mel = model.mel(frames)
         rows, whole = model.rows(mel), model.opened.executor.condition(mel)

@@ -19,6 +19,7 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors import registry, tensorrt_executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
+from wavernn_trt.runtime.load_options import ON_A_GPU
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
@@ -53,7 +54,7 @@ def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
     with caplog.at_level(logging.DEBUG, registry.logger.name):
         assert wavernn_trt.load().backend == "onnxruntime"
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
-    for backend in registry.ON_A_GPU:
+    for backend in ON_A_GPU:
         assert f"not {backend}: no GPU: libcuda.so.1 was not found" in caplog.text
 
 

@@ -20,16 +20,17 @@ from wavernn_trt.export.operators import Precision, padded_weight
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
-from wavernn_trt.runtime.executors import cuda_executor, onnx_session
-from wavernn_trt.runtime.executors.cuda_executor import CudaWish, open_cuda, require_machine
-from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder, read_decoder
+from wavernn_trt.runtime.executors import cuda_executor, onnx_runtime
+from wavernn_trt.runtime.executors.cuda_executor import open_cuda, require_machine
+from wavernn_trt.runtime.executors.device import NoMachineError
+from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, read_decoder
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError
 
 STEPS, BATCH = 50, 2
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
@@ -92,9 +93,9 @@ def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch:
     there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
-    assert onnx_session.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
+    assert onnx_runtime.conditioner_providers() == (("CUDAExecutionProvider", options), "CPUExecutionProvider")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there[2:])
-    assert onnx_session.conditioner_providers() == ("CPUExecutionProvider",)
+    assert onnx_runtime.conditioner_providers() == ("CPUExecutionProvider",)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -126,8 +127,8 @@ def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precisio
         pytest.skip(f"needs a GPU: {state.reason}")
 
     def make(precision: Precision) -> Vocoder:
-        executor, kernel = open_cuda(voice, CudaWish(precision, BATCH, STEPS), state, cubins)
-        return Vocoder(OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, kernel))
+        executor, kernel = open_cuda(voice, LoadOptions(precision=precision, batch=BATCH), state, cubins, steps=STEPS)
+        return Vocoder(LoadedModel.of(voice, executor, kernel))
 
     return make
 

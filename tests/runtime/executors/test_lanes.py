@@ -20,9 +20,9 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.vocoder import Vocoder
 
 pytest.importorskip("onnxruntime", reason="one executor is ONNX Runtime, and the simulated device runs graphs with it")
@@ -82,7 +82,7 @@ def on_device(simulated: ModuleType, directory: ModelDirectory, *, capturable: b
     manifests = simulated.manifests(directory, steps=STEPS, batch=(SLOTS,) * 3)
     plans = [simulated.OnnxPlan(directory, one, capturable=capturable) for one in manifests.values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
-    executor = TensorRTExecutor(directory, EngineWish("tensorrt_rtx"), GPU, engine)
+    executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), GPU, engine)
     return Kind(executor, windows_of(directory))
 
 

@@ -17,26 +17,30 @@ import pytest
 import wavernn_trt
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors import plan_choice
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors import device
+from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.plan_choice import (
+    ChosenEngine,
     NoEngineError,
-    NoMachineError,
     build_command,
     choose_engine,
     require_machine,
 )
+from wavernn_trt.runtime.load_options import LoadOptions
 
 pytestmark = pytest.mark.usefixtures("rtx_installed")
 
 GPU = GpuDevice("NVIDIA Pretended 4000", 89)
 
 
-def wish(cache: EngineCache, **changes: Any) -> EngineWish:
-    return EngineWish(**{"backend": "tensorrt_rtx", "cache": cache.folder, **changes})
+def choose(
+    voice: ModelDirectory, cache: EngineCache, backend: Backend = "tensorrt_rtx", device: GpuDevice = GPU, **wanted: Any
+) -> ChosenEngine:
+    return choose_engine(voice, backend, LoadOptions(cache=cache.folder, **wanted), device)
 
 
 def test_the_engine_that_was_used_last_is_taken(
@@ -44,11 +48,11 @@ def test_the_engine_that_was_used_last_is_taken(
 ) -> None:
     store(precision="fp16")
     store(precision="bf16")
-    chosen = choose_engine(voice, wish(cache), GPU)
+    chosen = choose(voice, cache)
     assert (chosen.decoder.manifest.precision, chosen.conditioner.manifest.role) == ("bf16", "conditioner")
-    assert choose_engine(voice, wish(cache, precision="fp16"), GPU).decoder.manifest.precision == "fp16"
+    assert choose(voice, cache, precision="fp16").decoder.manifest.precision == "fp16"
     # Being chosen is being used.
-    assert choose_engine(voice, wish(cache), GPU).decoder.manifest.precision == "fp16"
+    assert choose(voice, cache).decoder.manifest.precision == "fp16"
 
 
 def test_an_engine_holds_the_batch_that_is_asked_for(
@@ -56,14 +60,14 @@ def test_an_engine_holds_the_batch_that_is_asked_for(
 ) -> None:
     store(batch=(1, 8, 64))
     store(batch=(4, 4, 4))
-    assert choose_engine(voice, wish(cache, batch=4), GPU).decoder.manifest.batch == (4, 4, 4)
-    assert choose_engine(voice, wish(cache, batch=5), GPU).decoder.manifest.batch == (1, 8, 64)
+    assert choose(voice, cache, batch=4).decoder.manifest.batch == (4, 4, 4)
+    assert choose(voice, cache, batch=5).decoder.manifest.batch == (1, 8, 64)
     with pytest.raises(NoEngineError, match=r"not for a batch of 65 \(batch 1:8:64, batch 4\)"):
-        choose_engine(voice, wish(cache, batch=65), GPU)
+        choose(voice, cache, batch=65)
 
 
 @pytest.mark.parametrize(
-    ("settings", "wished", "words"),
+    ("settings", "wanted", "words"),
     [
         ({"model_sha256": "1" * 64}, {}, "there is no plan of its conditioner"),
         ({}, {"backend": "tensorrt"}, r"not for TensorRT \(TensorRT-RTX\)"),
@@ -80,23 +84,24 @@ def test_it_is_said_why_no_engine_fits_and_how_to_build_one(
     cache: EngineCache,
     store: Callable[..., None],
     settings: dict[str, Any],
-    wished: dict[str, Any],
+    wanted: dict[str, Any],
     words: str,
 ) -> None:
     store(**settings)
-    wanted = wish(cache, **wished)
+    backend: Backend = wanted.pop("backend", "tensorrt_rtx")
     with pytest.raises(NoEngineError, match=words) as raised:
-        choose_engine(voice, wanted, GPU)
-    assert str(raised.value).endswith(f". Build one: {build_command(voice, wanted, GPU)}")
+        choose(voice, cache, backend, **wanted)
+    options = LoadOptions(cache=cache.folder, **wanted)
+    assert str(raised.value).endswith(f". Build one: {build_command(voice, backend, options, GPU)}")
 
 
 def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
     voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
 ) -> None:
     store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
-    assert choose_engine(voice, wish(cache, backend="tensorrt"), GPU).decoder.manifest.backend == "tensorrt"
+    assert choose(voice, cache, "tensorrt").decoder.manifest.backend == "tensorrt"
     with pytest.raises(NoEngineError, match="not for NVIDIA Other sm89"):
-        choose_engine(voice, wish(cache, backend="tensorrt"), GpuDevice("NVIDIA Other", 89))
+        choose(voice, cache, "tensorrt", GpuDevice("NVIDIA Other", 89))
 
 
 def test_a_damaged_plan_gives_way_to_the_one_before(
@@ -104,9 +109,9 @@ def test_a_damaged_plan_gives_way_to_the_one_before(
 ) -> None:
     store(precision="fp16")
     store(precision="bf16")
-    damaged = choose_engine(voice, wish(cache, precision="bf16"), GPU).decoder.plan
+    damaged = choose(voice, cache, precision="bf16").decoder.plan
     damaged.write_bytes(damaged.read_bytes()[::-1])
-    assert choose_engine(voice, wish(cache), GPU).decoder.manifest.precision == "fp16"
+    assert choose(voice, cache).decoder.manifest.precision == "fp16"
     assert not damaged.exists()
 
 
@@ -115,8 +120,8 @@ def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: 
 
     build = pytest.importorskip("wavernn_trt.scripts.build")
     strange = dataclasses.replace(voice, path=tmp_path / "my voice's")
-    wanted = EngineWish("tensorrt_rtx", "bf16", 16, tmp_path)
-    words = shlex.split(build_command(strange, wanted, GPU))
+    wanted = LoadOptions(precision="bf16", batch=16, cache=tmp_path)
+    words = shlex.split(build_command(strange, "tensorrt_rtx", wanted, GPU))
     parser = Parser()
     build.add_parser(parser.add_subparsers())
     read = parser.parse_args(words[1:])
@@ -125,10 +130,10 @@ def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: 
     older = GpuDevice("NVIDIA Pretended 3000", 86)
     in_fp8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("fp8", 8.0)}))
     in_int8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("int8", 8.0)}))
-    commands = [build_command(one, EngineWish("tensorrt_rtx"), older) for one in (voice, in_int8, in_fp8)]
+    commands = [build_command(one, "tensorrt_rtx", LoadOptions(), older) for one in (voice, in_int8, in_fp8)]
     assert ["--form sequence" in command for command in commands] == [False, False, True]
-    assert "--form" not in build_command(in_fp8, EngineWish("tensorrt_rtx"), GPU)
-    hopper = build_command(voice, EngineWish("tensorrt_rtx"), GpuDevice("NVIDIA H100", 90))
+    assert "--form" not in build_command(in_fp8, "tensorrt_rtx", LoadOptions(), GPU)
+    hopper = build_command(voice, "tensorrt_rtx", LoadOptions(), GpuDevice("NVIDIA H100", 90))
     assert hopper == f"wavernn-trt build {voice.path} --backend tensorrt"
 
 
@@ -154,17 +159,17 @@ def test_a_machine_without_a_driver_names_what_is_missing_and_the_cpu_s_command(
     ],
 )
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, missing: str, words: str) -> None:
-    monkeypatch.setattr(plan_choice, "_installed", lambda module: module != missing)
+    monkeypatch.setattr(device, "_installed", lambda module: module != missing)
     state = DriverState((GPU,), None)
     with pytest.raises(NoMachineError, match=words):
         require_machine("tensorrt_rtx", state)
-    monkeypatch.setattr(plan_choice, "_installed", lambda module: True)
+    monkeypatch.setattr(device, "_installed", lambda module: True)
     assert require_machine("tensorrt_rtx", state) == GPU
 
 
 def test_packages_are_looked_for_without_importing_them() -> None:
-    assert plan_choice._installed("numpy.linalg")
-    assert not plan_choice._installed("no_such_package.driver")
+    assert device._installed("numpy.linalg")
+    assert not device._installed("no_such_package.driver")
 
 
 def test_a_gpu_without_the_packages_is_told_apart(fake_driver: Path, voice: ModelDirectory, tmp_path: Path) -> None:

@@ -33,9 +33,10 @@ from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.executors.cuda_executor import default_precision
-from wavernn_trt.runtime.executors.kernel_weights import read_decoder
+from wavernn_trt.runtime.executors.kernel_plan import read_decoder
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.vocoder import Vocoder
 
 KINDS: dict[str, tuple[Grid, bool]] = {
@@ -99,7 +100,7 @@ def given(directory: ModelDirectory, streams: int = STREAMS, steps: int = 1) -> 
     return Given(mel, starts, fed, hidden)
 
 
-def forced(opened: OpenedModel, values: Given) -> tuple[FloatArray, FloatArray]:
+def forced(opened: LoadedModel, values: Given) -> tuple[FloatArray, FloatArray]:
     """Logits [B, T, outputs], and the state behind them."""
     windows = ConditioningWindows(opened.model, opened.audio, values.previous.shape[1], opened.upsampling)
     rows = opened.executor.condition(values.mel)
@@ -114,7 +115,7 @@ def forced(opened: OpenedModel, values: Given) -> tuple[FloatArray, FloatArray]:
 
 
 def on(directory: ModelDirectory, backend: str, values: Given, threads: int = 1) -> tuple[FloatArray, FloatArray]:
-    return forced(open_model(directory.path, backend, threads), values)
+    return forced(load_model(directory.path, LoadOptions(backend, threads=threads)), values)
 
 
 def streams_apart(found: FloatArray, expected: FloatArray) -> float:

@@ -20,12 +20,12 @@ from wavernn_trt.engines.gpu import GpuDevice, driver_state
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors import registry
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
 from wavernn_trt.runtime.executors.plan_choice import (
     require_machine,
 )
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ENGINES, LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime, and compared with it")
@@ -34,12 +34,10 @@ GPU = GpuDevice("NVIDIA Pretended 4000", 89)
 
 
 def make_executor(
-    simulated: ModuleType, voice: ModelDirectory, wished: EngineWish | None = None, **settings: Any
+    simulated: ModuleType, voice: ModelDirectory, options: LoadOptions = DEFAULT_OPTIONS, **settings: Any
 ) -> TensorRTExecutor:
     plans = [simulated.OnnxPlan(voice, one) for one in simulated.manifests(voice, **settings).values()]
-    return TensorRTExecutor(
-        voice, wished or EngineWish("tensorrt_rtx"), GPU, Engine(simulated.SimulatedDevice(0), *plans)
-    )
+    return TensorRTExecutor(voice, "tensorrt_rtx", options, GPU, Engine(simulated.SimulatedDevice(0), *plans))
 
 
 @pytest.mark.usefixtures("simulated_machine")
@@ -90,7 +88,7 @@ def test_mels_that_an_engine_does_not_take_are_refused(
 
 def test_an_engine_gives_no_logits_and_says_who_does(simulated: ModuleType, voice: ModelDirectory) -> None:
     executor = make_executor(simulated, voice)
-    vocoder = Vocoder(registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, "decoder"))
+    vocoder = Vocoder(LoadedModel.of(voice, executor, "decoder"))
     with pytest.raises(VocoderError, match="gives no logits, which scoring needs; use --backend onnxruntime"):
         vocoder.teacher_forced(np.zeros((80, 3), np.float32), np.zeros(600, np.int32))
 
@@ -101,7 +99,7 @@ def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice
     def open_with(role: str, **changes: Any) -> None:
         changed: dict[str, PlanManifest] = {**manifests, role: dataclasses.replace(manifests[role], **changes)}
         plans = [simulated.OnnxPlan(voice, one) for one in changed.values()]
-        TensorRTExecutor(voice, EngineWish("tensorrt_rtx"), GPU, Engine(simulated.SimulatedDevice(0), *plans))
+        TensorRTExecutor(voice, "tensorrt_rtx", LoadOptions(), GPU, Engine(simulated.SimulatedDevice(0), *plans))
 
     decoder, conditioner = manifests["decoder"].bindings, manifests["conditioner"].bindings
     wrong = dataclasses.replace(decoder[0], shape=(4, 2, 7))
@@ -174,14 +172,14 @@ def test_what_was_compiled_for_a_plan_is_kept_and_never_read_damaged(tmp_path: P
 
 
 def test_libraries_that_do_not_load_are_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wavernn_trt.runtime.executors import cuda_device
+    from wavernn_trt.runtime.executors import pycuda_device
 
     def refuse(name: str) -> None:
         raise ImportError(f"{name}: undefined symbol")
 
-    monkeypatch.setattr(cuda_device, "import_module", refuse)
+    monkeypatch.setattr(pycuda_device, "import_module", refuse)
     with pytest.raises(VocoderError, match=r"does not load: pycuda\.driver: undefined symbol; install them again"):
-        cuda_device.CudaDevice()
+        pycuda_device.PycudaDevice()
 
 
 # With a GPU.
@@ -197,7 +195,7 @@ def engine_on_the_gpu(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
     from wavernn_trt.engines.spec import EngineSpec, Extent
 
     reasons = []
-    for backend in registry.ENGINES:
+    for backend in ENGINES:
         try:
             gpu = require_machine(backend, state)
             targets = (gpu.sm,) if backend == "tensorrt_rtx" else ()
@@ -259,9 +257,9 @@ def test_on_a_gpu_copies_fills_and_captured_work_come_in_order() -> None:
     pytest.importorskip("pycuda.driver", reason="needs pycuda, which needs an NVIDIA driver", exc_type=ImportError)
     if not driver_state().devices:
         pytest.skip(f"needs a GPU: {driver_state().reason}")
-    from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+    from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         first, second, event = device.stream(), device.stream(), device.event()
         given, taken = device.pinned((4, 8), "int32"), device.pinned((4, 8), "int32")

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="the executor that counts cores is ONNX Runtime's")
 
-from wavernn_trt.runtime.executors.onnx_session import usable_cores
+from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

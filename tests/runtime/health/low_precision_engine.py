@@ -20,10 +20,10 @@ from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
 from wavernn_trt.plugins.sequence_reference import decode_sequence
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.host_lane import HostLane
+from wavernn_trt.runtime.executors.lanes import HostLane
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -100,5 +100,5 @@ def vocoder(directory: ModelDirectory, precision: Precision, **settings: Any) ->
 
 def running(executor: LowPrecisionEngine, directory: ModelDirectory) -> Vocoder:
     """A vocoder of a directory that runs an engine."""
-    opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+    opened = LoadedModel.of(directory, executor)
     return Vocoder(dataclasses.replace(opened, engine=f"decoder_{executor.precision}"))

@@ -24,7 +24,6 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.health.probe import (
     CELLS_ON_QUANTISED,
     KERNELS_ON_QUANTISED,
@@ -34,6 +33,8 @@ from wavernn_trt.runtime.health.probe import (
     probe,
     require_probe,
 )
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
@@ -75,7 +76,7 @@ def probed(path: Path, backend: str = "onnxruntime") -> ProbeResult:
 
 
 def with_executor(directory: ModelDirectory, executor: Any) -> Vocoder:
-    model = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+    model = LoadedModel.of(directory, executor)
     return Vocoder(model)
 
 
@@ -266,7 +267,9 @@ def test_an_executor_that_goes_wrong_is_found(
     layout: str, fault: str, faulty: ModuleType, small_directory: Callable[[str], ModelDirectory]
 ) -> None:
     directory = small_directory(layout)
-    executor = faulty.FaultyExecutor(open_model(directory.path, "onnxruntime", 1).executor, **{fault: 0})
+    executor = faulty.FaultyExecutor(
+        load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, **{fault: 0}
+    )
     with with_executor(directory, executor) as vocoder:
         result = probe(vocoder)
         assert not result.passed
@@ -284,7 +287,7 @@ def test_a_class_that_the_model_does_not_have_is_found(
 ) -> None:
     directory = small_directory("univoc")
     executor = faulty.FaultyExecutor(
-        open_model(directory.path, "onnxruntime", 1).executor, constant_from=0, constant=99
+        load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, constant_from=0, constant=99
     )
     with with_executor(directory, executor) as vocoder:
         assert "drew 99 as sample 0, expected a class from 0 to 15" in probe(vocoder).reason

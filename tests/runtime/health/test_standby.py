@@ -24,9 +24,10 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.executors.registry import OpenedModel, open_model
 from wavernn_trt.runtime.health.candidate import Candidate, Speaker
 from wavernn_trt.runtime.health.standby import NobodyAnswersError, StandbyEvent, StandbyVocoder, usual_candidates
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -94,10 +95,12 @@ def faulty_candidate(
     faulty: ModuleType, directory: ModelDirectory, name: str = "first", **fault: Any
 ) -> tuple[Candidate, Any]:
     """A candidate whose executor goes wrong as told, and that executor."""
-    executor = faulty.FaultyExecutor(open_model(directory.path, "onnxruntime", 1).executor, **fault)
+    executor = faulty.FaultyExecutor(
+        load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, **fault
+    )
 
     def load() -> Vocoder:
-        opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, executor)
+        opened = LoadedModel.of(directory, executor)
         return Vocoder(opened, limits=FAST)
 
     return Candidate(name, load, directory.path), executor

@@ -219,7 +219,7 @@ def test_an_executor_that_fails_for_one_file_fails_that_file(
 ) -> None:
     jobs = mels(6, frames=(2,))  # a chunk each
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=2, times=2)
-    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+    with Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder:
         ended = {result.job: result for result in run_jobs(vocoder, jobs, FLOATING, Watched())}
     assert [ended[job].status for job in jobs] == ["done", "done", "failed", "done", "done", "done"]
     assert "told to fail" in (ended[jobs[2]].error or "")
@@ -230,7 +230,7 @@ def test_an_executor_that_was_given_up_ends_the_run_and_the_rest_is_left(
 ) -> None:
     jobs = mels(60, frames=(2,))
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=7)
-    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+    with Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder:
         watched = Watched()
         with pytest.raises(JobsStopped, match="failed 3 times in a row and was given up"):
             list(run_jobs(vocoder, jobs, FLOATING, watched))
@@ -273,7 +273,7 @@ def test_a_stop_does_not_wait_for_what_is_not_decoded(
 
     watching = threading.Thread(target=stop_when_it_hangs)
     watching.start()
-    with Vocoder(dataclasses.replace(tiny_vocoder.opened, executor=executor)) as vocoder:
+    with Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder:
         ended = list(run_jobs(vocoder, jobs, FLOATING, Watched(), stop))
         executor.repair()
     watching.join(SECONDS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, State
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
@@ -83,7 +83,7 @@ def speak(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Callable[..
     made: list[Vocoder] = []
 
     def make(batch: int = 1, lanes: int = 1, **limits: Any) -> Vocoder:
-        opened = OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, held)
+        opened = LoadedModel.of(directory, held)
         made.append(Vocoder(opened, batch, SchedulerLimits(lanes=lanes, **limits)))
         return made[-1]
 

@@ -18,7 +18,7 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
-from wavernn_trt.runtime.executors.registry import OpenedModel
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.bench import scenarios as bench_scenarios
 from wavernn_trt.scripts.bench.batch import BatchOptions, measure_batch
@@ -60,12 +60,12 @@ def watched(directory: ModelDirectory) -> WatchedExecutor:
 
 
 @pytest.fixture
-def opened(directory: ModelDirectory, watched: WatchedExecutor) -> OpenedModel:
-    return OpenedModel(directory.path, directory.model, directory.audio, directory.upsampling, watched)
+def opened(directory: ModelDirectory, watched: WatchedExecutor) -> LoadedModel:
+    return LoadedModel.of(directory, watched)
 
 
 @pytest.fixture
-def small_mixture(opened: OpenedModel) -> Callable[..., Mixture]:
+def small_mixture(opened: LoadedModel) -> Callable[..., Mixture]:
     """A function (frames of each utterance) -> utterances."""
 
     def make(*frames: int) -> Mixture:
@@ -123,7 +123,7 @@ def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path
 
 
 def test_padding_decodes_everybody_until_the_longest_is_done(
-    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
 ) -> None:
     mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
     metered = MeteredExecutor(watched)
@@ -141,7 +141,7 @@ def test_padding_decodes_everybody_until_the_longest_is_done(
 
 
 def test_padding_shares_a_batch_among_the_lanes_that_the_scheduler_has(
-    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
 ) -> None:
     mixture = small_mixture(2, 6, 4, 3)
     metered = MeteredExecutor(watched)
@@ -154,7 +154,7 @@ def test_padding_shares_a_batch_among_the_lanes_that_the_scheduler_has(
 
 
 def test_the_scheduler_computes_no_row_that_nobody_needs(
-    opened: OpenedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
 ) -> None:
     mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
     metered = MeteredExecutor(watched)
@@ -166,7 +166,7 @@ def test_the_scheduler_computes_no_row_that_nobody_needs(
     assert run.samples == sum(mixture.frames) * HOP
 
 
-def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: OpenedModel, watched: WatchedExecutor) -> None:
+def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: LoadedModel, watched: WatchedExecutor) -> None:
     watched.bent = True
     result = measure_batch(opened, replace(OPTIONS, verify=9), silent)
     assert result["alone"]["compared"] == 9
@@ -174,7 +174,7 @@ def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: OpenedMo
     assert not result["sound"]
 
 
-def test_verifying_all_compares_every_beginning(opened: OpenedModel, watched: WatchedExecutor) -> None:
+def test_verifying_all_compares_every_beginning(opened: LoadedModel, watched: WatchedExecutor) -> None:
     result = measure_batch(opened, replace(OPTIONS, utterances=20, verify="all", padded_groups=0), silent)
     assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
     assert result["padded"] is None
@@ -184,7 +184,7 @@ def test_verifying_all_compares_every_beginning(opened: OpenedModel, watched: Wa
 
 def test_a_difference_is_exit_code_1_and_said_aloud(
     bench: Callable[..., tuple[int, str, str]],
-    opened: OpenedModel,
+    opened: LoadedModel,
     watched: WatchedExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -198,7 +198,7 @@ def test_a_difference_is_exit_code_1_and_said_aloud(
     assert "not everything was spoken, or not as it is alone" in err
 
 
-def test_utterances_that_fail_are_counted_and_the_others_come(opened: OpenedModel, watched: WatchedExecutor) -> None:
+def test_utterances_that_fail_are_counted_and_the_others_come(opened: LoadedModel, watched: WatchedExecutor) -> None:
     with Vocoder(opened) as vocoder:
         mixture = mix(vocoder, find_speech(vocoder, ()), 9, 0.02, 0.1)
     watched.unspeakable = max(mixture.frames)
@@ -264,7 +264,7 @@ def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder,
 
 
 def test_without_mels_the_shipped_voice_speaks_its_sample_and_others_noise(
-    opened: OpenedModel, tiny_vocoder: Vocoder
+    opened: LoadedModel, tiny_vocoder: Vocoder
 ) -> None:
     with Vocoder(opened) as vocoder:
         sample = np.load(shipped_voice().parent / "sample_mel.npy")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.runtime.vocoder import VocoderConfig, shipped_voice
+from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts.bench.ceilings import COPY, GPU, GPU_COPY, LIBRARIES, Ceilings
 from wavernn_trt.scripts.bench.device_limits import DeviceLimits
 from wavernn_trt.scripts.bench.memory_copy import MemoryCopy, largest_cache
@@ -63,8 +63,7 @@ def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
 
 
 def test_every_precision_of_weights_has_a_report() -> None:
-    directory = open_model_directory(shipped_voice())
-    shipped = VocoderConfig(directory.path, directory.model, directory.audio)
+    shipped = open_model_directory(shipped_voice())
     rounds = [[1e10], [2e10]]
     names = (*LIBRARIES, COPY, "gpu fp16 product", GPU_COPY)
     timings = [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.executors import registry
+from wavernn_trt.runtime import load_options
 from wavernn_trt.scripts.bench import backends as bench_backends
 from wavernn_trt.scripts.bench import peers as bench_peers
 from wavernn_trt.scripts.bench import speech as bench_speech
@@ -217,8 +217,8 @@ def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: s
 
 
 def test_every_backend_of_the_registry_can_be_asked_for() -> None:
-    assert tuple(name.replace("_", "-") for name in registry.BACKENDS if name != "auto") == BACKENDS
-    assert set(ON_CPU) == set(registry.BACKENDS) - {"auto", *registry.ON_A_GPU}
+    assert tuple(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto") == BACKENDS
+    assert set(ON_CPU) == set(load_options.BACKENDS) - {"auto", *load_options.ON_A_GPU}
 
 
 @pytest.mark.parametrize(

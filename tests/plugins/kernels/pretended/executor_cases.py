@@ -35,16 +35,18 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeC
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import KernelStallError, NoLogitsError, VocoderError
-from wavernn_trt.runtime.executors import cuda_executor, kernel_weights, plan_choice, registry
+from wavernn_trt.runtime.executors import cuda_executor, kernel_plan, registry
+from wavernn_trt.runtime.executors import device as gpu_device
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
-from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, CudaWish, open_cuda, require_machine
-from wavernn_trt.runtime.executors.device_lane import DeviceLane
-from wavernn_trt.runtime.executors.kernel_plan import KernelPlan
-from wavernn_trt.runtime.executors.kernel_weights import KernelDecoder
-from wavernn_trt.runtime.executors.plan_choice import NoMachineError
+from wavernn_trt.runtime.executors.cuda_executor import SLOTS, CudaExecutor, open_cuda, require_machine
+from wavernn_trt.runtime.executors.device import NoMachineError
+from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, KernelPlan
+from wavernn_trt.runtime.executors.lanes import DeviceLane
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model, shipped_voice
 from wavernn_trt.runtime.request import Request
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
@@ -74,7 +76,7 @@ def open_voice(voice: ModelDirectory, cache: KernelCache) -> Open:
     """A function precision -> the shipped voice's executor."""
 
     def make(precision: Precision = "fp32") -> CudaExecutor:
-        return open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache)[0]
+        return open_cuda(voice, LoadOptions(precision=precision, batch=BATCH, threads=1), cache=cache, steps=STEPS)[0]
 
     return make
 
@@ -82,7 +84,7 @@ def open_voice(voice: ModelDirectory, cache: KernelCache) -> Open:
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend, opened by its name, has chunks of few steps."""
-    monkeypatch.setattr(cuda_executor, "CudaWish", functools.partial(CudaWish, steps=50))
+    monkeypatch.setattr(cuda_executor, "STEPS", 50)
 
 
 @pytest.fixture
@@ -177,17 +179,19 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
 
 
 def test_a_file_of_measured_rows_decides(voice: ModelDirectory, cache: KernelCache, tmp_path: Path) -> None:
-    wish = CudaWish("fp16", BATCH, 2, threads=1)
-    assert open_cuda(voice, wish, cache=cache)[1] == "resident_stamped_8_fp16_sm90"
+    open_voice = functools.partial(
+        open_cuda, voice, LoadOptions(precision="fp16", batch=BATCH, threads=1), cache=cache, steps=2
+    )
+    assert open_voice()[1] == "resident_stamped_8_fp16_sm90"
     write_rows(tmp_path / "measured.json", [Row((90, 90), ("fp16",), (BATCH, BATCH), "stepped")])
-    assert open_cuda(voice, wish, cache=cache, table=tmp_path / "measured.json")[1] == "stepped_fp16_sm90"
+    assert open_voice(table=tmp_path / "measured.json")[1] == "stepped_fp16_sm90"
     with pytest.raises(VocoderError, match=r"missing\.json cannot be read .* a built-in table is used without it"):
-        open_cuda(voice, wish, cache=cache, table=tmp_path / "missing.json")
+        open_voice(table=tmp_path / "missing.json")
 
 
 def test_labels_in_float32_are_those_of_the_trained_modules(open_voice: Open, voice: ModelDirectory) -> None:
     """Which PyTorch computes in double precision: labels part only where a random number falls into the difference."""
-    reference, executor = registry.open_model(voice.path, "torch").executor, open_voice()
+    reference, executor = load_model(voice.path, LoadOptions("torch")).executor, open_voice()
     expected = decode(voice, reference, streams_of(voice, reference, LENGTHS), 1)
     assert equal(decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH), expected)
 
@@ -263,11 +267,11 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int, precision: Precision
 ) -> None:
     """Its lane fails, the utterance is decoded again, and the context lives on."""
-    executor, name = open_cuda(voice, CudaWish(precision, BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
+    executor, name = open_cuda(
+        voice, LoadOptions(precision=precision, batch=BATCH, threads=1), cache=cache, steps=STEPS, waits=WAITS
+    )
     mel = MEL[:, :1]
-    with Vocoder(
-        registry.OpenedModel(voice.path, voice.model, voice.audio, voice.upsampling, executor, name)
-    ) as vocoder:
+    with Vocoder(LoadedModel.of(voice, executor, name)) as vocoder:
         expected = vocoder.vocode(mel, seed=1)
         absent.value = 1
         found = vocoder.submit(Request(mel, 1)).result(100)
@@ -283,7 +287,9 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
 def test_a_chunk_that_a_kernel_gave_up_is_named(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
 ) -> None:
-    executor, _ = open_cuda(voice, CudaWish("fp16", BATCH, STEPS, threads=1), cache=cache, waits=WAITS)
+    executor, _ = open_cuda(
+        voice, LoadOptions(precision="fp16", batch=BATCH, threads=1), cache=cache, steps=STEPS, waits=WAITS
+    )
     expected = decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH)
     absent.value = 1
     with pytest.raises(
@@ -340,7 +346,7 @@ def test_a_kernel_that_the_gpu_has_no_room_for_is_refused_when_the_model_is_open
 
 
 def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuse = kernel_weights.fuse_sequence
+    fuse = kernel_plan.fuse_sequence
 
     def large(*arguments: Any) -> Any:
         fused = fuse(*arguments)
@@ -348,7 +354,7 @@ def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monk
             fused, weights={**fused.weights, "output_weight": fused.weights["output_weight"] * 1e6}
         )
 
-    monkeypatch.setattr(kernel_weights, "fuse_sequence", large)
+    monkeypatch.setattr(kernel_plan, "fuse_sequence", large)
     with pytest.raises(VocoderError, match=r"weight output_weight: found values up to .* use --precision bf16 or fp32"):
         open_voice("fp16")
     open_voice("bf16")
@@ -358,9 +364,9 @@ def test_a_model_of_another_layout_is_refused_with_the_way_out(
     open_voice: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise kernel_weights.PatternError("tensor logits sums 2 products, expected one")
+        raise kernel_plan.PatternError("tensor logits sums 2 products, expected one")
 
-    monkeypatch.setattr(kernel_weights, "fuse_sequence", refuse)
+    monkeypatch.setattr(kernel_plan, "fuse_sequence", refuse)
     with pytest.raises(VocoderError, match=r"does not compute this model: tensor logits .* --form cell\), or use"):
         open_voice()
 
@@ -382,7 +388,7 @@ def test_a_configuration_of_other_sizes_than_the_graphs_is_refused(
     (model / CONFIG).write_text(json.dumps(values))
     write_manifest(model)
     with pytest.raises(ValueError, match=message):
-        open_cuda(open_model_directory(model), CudaWish("fp32", 1, STEPS))
+        open_cuda(open_model_directory(model), LoadOptions(precision="fp32", batch=1), steps=STEPS)
 
 
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +403,7 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("module", ["cuda.bindings", "onnx", "filelock"])
 def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    monkeypatch.setattr(plan_choice, "_installed", lambda asked: asked != module)
+    monkeypatch.setattr(gpu_device, "_installed", lambda asked: asked != module)
     name = module.replace(".", "-")
     with pytest.raises(NoMachineError, match=rf"{name} is not installed; install it with: pip install '\.\[cuda\]'"):
         require_machine(driver_state())
@@ -408,7 +414,7 @@ def test_older_gpus_compute_in_float32_unless_told(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
     state = DriverState((GpuDevice("Said to be", sm),), None)
-    executor, kernel = open_cuda(voice, CudaWish(), state, cache)
+    executor, kernel = open_cuda(voice, LoadOptions(), state, cache)
     assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
     assert kernel == f"{'sequence_fp32' if precision == 'fp32' else 'resident_stamped_16_fp16_groups2'}_sm{sm}"
 
@@ -418,7 +424,7 @@ def test_auto_takes_the_kernel_where_no_engine_fits_and_says_so(
     voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, registry.logger.name):
-        opened = registry.open_model(voice.path, batch=2, cache=tmp_path)
+        opened = load_model(voice.path, LoadOptions(batch=2, cache=tmp_path))
     assert (opened.executor.name, opened.engine, opened.executor.slots) == ("cuda", "resident_stamped_8_fp16_sm90", 2)
     assert "backend auto: not tensorrt_rtx: " in caplog.text
     assert "backend auto: cuda with the kernel resident_stamped_8_fp16_sm90" in caplog.text

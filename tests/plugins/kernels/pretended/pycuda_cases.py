@@ -17,7 +17,7 @@ import pytest
 # pycuda links hundreds of the driver's functions, of which the pretended one has those that are called.
 sys.setdlopenflags(os.RTLD_LAZY)
 
-from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
 
@@ -29,7 +29,7 @@ def held() -> tuple[int, int]:
 
 def work() -> list[Any]:
     """Does something with everything that a lane uses; returns what it was done with, but of arrays only views."""
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         stream, other, event = device.stream(), device.stream(), device.event()
         first, second = device.allocate(64), device.allocate(64)

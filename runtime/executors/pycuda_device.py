@@ -17,24 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.cuda_parts import (
+from wavernn_trt.runtime.executors.bindings_device import (
     NO_TIMING,
     NON_BLOCKING,
     WORD,
-    CudaGraph,
+    CudaStream,
     Owned,
     PinnedMemory,
-    capture,
-    launch,
     memory_is_full,
 )
-from wavernn_trt.runtime.executors.device import Buffer, Event, Graph
+from wavernn_trt.runtime.executors.device import Buffer, Event
 
 _retained: dict[int, Any] = {}
 _retaining = threading.Lock()
 
 
-class CudaDevice:
+class PycudaDevice:
     """One of the GPUs that the driver shows."""
 
     def __init__(self, ordinal: int = 0) -> None:
@@ -84,18 +82,18 @@ class CudaDevice:
         finally:
             self._context.pop()
 
-    def stream(self) -> CudaStream:
+    def stream(self) -> PycudaStream:
         """See `Device`."""
-        return CudaStream(self, self._cuda.Stream(NON_BLOCKING), self._cuda)
+        return PycudaStream(self, self._cuda.Stream(NON_BLOCKING), self._cuda)
 
-    def event(self) -> CudaEvent:
+    def event(self) -> PycudaEvent:
         """See `Device`."""
-        return CudaEvent(self, self._cuda.Event(NO_TIMING))
+        return PycudaEvent(self, self._cuda.Event(NO_TIMING))
 
-    def allocate(self, size: int) -> CudaBuffer:
+    def allocate(self, size: int) -> PycudaBuffer:
         """See `Device`."""
         try:
-            return CudaBuffer(self, self._cuda.mem_alloc(size), size)
+            return PycudaBuffer(self, self._cuda.mem_alloc(size), size)
         except self._cuda.MemoryError:
             raise memory_is_full(size, *self._cuda.mem_get_info()) from None
 
@@ -115,17 +113,17 @@ def _primary_context(cuda: Any, ordinal: int) -> Any:
         return _retained[ordinal]
 
 
-class CudaBuffer(Owned):
+class PycudaBuffer(Owned):
     """See `Buffer`."""
 
-    def __init__(self, device: CudaDevice, allocation: Any, size: int) -> None:
+    def __init__(self, device: PycudaDevice, allocation: Any, size: int) -> None:
         """Takes pycuda's allocation."""
         super().__init__(device, allocation)
         self.address = int(allocation)
         self.size = size
 
 
-class CudaEvent(Owned):
+class PycudaEvent(Owned):
     """See `Event`."""
 
     def synchronize(self) -> None:
@@ -133,14 +131,13 @@ class CudaEvent(Owned):
         self.native.synchronize()
 
 
-class CudaStream(Owned):
+class PycudaStream(CudaStream):
     """See `Stream`."""
 
-    def __init__(self, device: CudaDevice, native: Any, cuda: Any) -> None:
+    def __init__(self, device: PycudaDevice, native: Any, cuda: Any) -> None:
         """Takes pycuda's stream."""
-        super().__init__(device, native)
+        super().__init__(device, native, int(native.handle))
         self._cuda = cuda
-        self.handle = int(self.native.handle)
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """See `Stream`."""
@@ -166,14 +163,6 @@ class CudaStream(Owned):
     def wait(self, event: Event) -> None:
         """See `Stream`."""
         self.native.wait_for_event(event.native)
-
-    def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """See `Stream`."""
-        return capture(self._device, self.handle, work)
-
-    def launch(self, graph: Graph) -> None:
-        """See `Stream`."""
-        launch(graph, self.handle)
 
     def synchronize(self) -> None:
         """See `Stream`."""

@@ -1,9 +1,11 @@
-"""A lane on a device: while a chunk is computed there, the next one's inputs are already on their way.
+"""Lanes: slots that keep their streams' state from chunk to chunk, in arrays on the host or on a device.
 
-Chunks alternate between two halves, each with pinned arrays, device buffers and a captured graph of its own. The state
-lies in two places as well: one half reads the first and writes the second, the other half the reverse. A half is used
-again when its chunk has been collected, so three events a chunk are all that is needed. All slots are computed in every
-chunk: behind the plan, the state of those that a chunk leaves out is copied over what was computed for them::
+A `HostLane` computes a chunk when it is submitted. On a device, while a chunk is computed, the next one's inputs are
+already on their way. Chunks alternate between two halves, each with pinned arrays, device buffers and a captured graph
+of its own. The state lies in two places as well: one half reads the first and writes the second, the other half the
+reverse. A half is used again when its chunk has been collected, so three events a chunk are all that is needed. All
+slots are computed in every chunk: behind the plan, the state of those that a chunk leaves out is copied over what was
+computed for them::
 
     upload     copy in 0 ──●         copy in 1 ──●                          copy in 2
     compute                └─ chunk 0 ──●        └────── chunk 1 ──●
@@ -15,23 +17,86 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.runtime.errors import KernelStallError
 from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph, Plan
-from wavernn_trt.runtime.executors.protocol import Chunk, State
+from wavernn_trt.runtime.executors.protocol import Chunk, State, initial_state
 
 SAMPLES = "samples"
 STATE = ("previous", "hidden")
 """Each goes in under this name and comes out with ``_out`` behind it."""
+
+
+class ChunkDecoder(Protocol):
+    """Decodes a chunk from state to state."""
+
+    slots: int | None
+
+    def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
+        """T steps: samples [B, T] (int32 labels, or float32 values for mixtures) and the state behind them."""
+
+
+class HostLane:
+    """Keeps each slot's state, and has the decoder compute a chunk's slots, or as many as it has.
+
+    A slot that a chunk leaves out is not computed, and its state stays where it is.
+    """
+
+    ahead = 1
+
+    def __init__(self, decoder: ChunkDecoder, model: ModelConfig, streams: int) -> None:
+        """Takes a decoder.
+
+        Args:
+            decoder: computes.
+            model: says what state is.
+            streams: slots, where the decoder leaves it open.
+        """
+        self.slots = decoder.slots or max(1, streams)
+        self._decoder = decoder
+        self._model = model
+        self._states: dict[int, State] = {}
+        self._samples: NDArray[Any] | None = None
+
+    def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
+        """See `Lane`."""
+        for slot in entering:
+            self._states[slot] = initial_state(self._model, 1)
+        states = [self._states[slot] for slot in slots]
+        empty = (self._decoder.slots or len(slots)) - len(slots)
+        if empty:  # they compute the first stream again
+            rows = [*range(len(slots)), *[0] * empty]
+            states = [states[row] for row in rows]
+            chunk = Chunk(
+                chunk.conditioning[rows], chunk.frame_index[rows], chunk.interpolation[rows], chunk.uniforms[rows]
+            )
+        samples, state = self._decoder.decode(
+            chunk,
+            State(
+                np.concatenate([one.previous for one in states]), np.concatenate([one.hidden for one in states], axis=1)
+            ),
+        )
+        for row, slot in enumerate(slots):
+            self._states[slot] = State(state.previous[row : row + 1], state.hidden[:, row : row + 1])
+        self._samples = samples[: len(slots)]
+
+    def collect(self) -> NDArray[Any]:
+        """See `Lane`."""
+        samples, self._samples = self._samples, None
+        if samples is None:
+            raise RuntimeError("no chunk was submitted")
+        return samples
 
 
 @dataclass
@@ -204,6 +269,45 @@ class DeviceLane:
         layers, slots, hidden = self._shapes["hidden"]
         for layer in range(layers):
             yield (layer * slots + first) * hidden, count * hidden
+
+
+class LanePool:
+    """Lanes that are used again, with what they have allocated and captured. Gives each user its own, in any thread."""
+
+    def __init__(self, open_lane: Callable[[], DeviceLane]) -> None:
+        """Opens none yet.
+
+        Args:
+            open_lane: makes a lane, where all others are in use.
+        """
+        self._open = open_lane
+        self.idle: list[DeviceLane] = []
+        """Lanes not in use. Threads take and add by single operations, which are atomic for a list."""
+
+    @contextmanager
+    def lane(self) -> Iterator[DeviceLane]:
+        """A lane, for as long as the context lasts.
+
+        Raises:
+            VocoderError: the device has no memory for another.
+        """
+        try:
+            lane = self.idle.pop()
+        except IndexError:
+            lane = self._open()
+        try:
+            yield lane
+        except BaseException:
+            # Where the device is what failed, the lane does not drain either: it is not used again, and the first error
+            # is the one that says why.
+            with suppress(Exception):
+                self._give_back(lane)
+            raise
+        self._give_back(lane)
+
+    def _give_back(self, lane: DeviceLane) -> None:
+        lane.drain()
+        self.idle.append(lane)
 
 
 def shape_of(binding: Binding, dynamic: int) -> tuple[int, ...]:

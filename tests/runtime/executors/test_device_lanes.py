@@ -21,10 +21,10 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeC
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Piece, Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import KernelStallError, VocoderError
-from wavernn_trt.runtime.executors.device_lane import DeviceLane, runs
-from wavernn_trt.runtime.executors.engine_wish import EngineWish
+from wavernn_trt.runtime.executors.lanes import DeviceLane, runs
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
+from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 pytest.importorskip("onnxruntime", reason="the simulated device runs graphs with ONNX Runtime")
@@ -50,7 +50,7 @@ class Bench:
 
     def executor(self, device: Any) -> TensorRTExecutor:
         engine = Engine(device, self.plans["conditioner"], self.plans["decoder"])
-        return TensorRTExecutor(self.directory, EngineWish("tensorrt_rtx"), GpuDevice("Simulated", 89), engine)
+        return TensorRTExecutor(self.directory, "tensorrt_rtx", LoadOptions(), GpuDevice("Simulated", 89), engine)
 
     def lane(self, device: Any, kind: type[DeviceLane] = DeviceLane) -> DeviceLane:
         return kind(device, self.plans["decoder"], self.slots, initial_state(self.directory.model, 1))

@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.plugins import driver
-from wavernn_trt.runtime.executors import cuda_device
-from wavernn_trt.runtime.executors.cuda_device import CudaDevice
+from wavernn_trt.runtime.executors import pycuda_device
+from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 
 
 @dataclass
@@ -119,14 +119,14 @@ class Pycuda:
 @pytest.fixture
 def pycuda(monkeypatch: pytest.MonkeyPatch) -> Pycuda:
     stand_in = Pycuda()
-    monkeypatch.setattr(cuda_device, "import_module", lambda name: stand_in)
+    monkeypatch.setattr(pycuda_device, "import_module", lambda name: stand_in)
     monkeypatch.setattr(driver, "_initialised", stand_in)
-    monkeypatch.setattr(cuda_device, "_retained", {})
-    monkeypatch.setattr(cuda_device.atexit, "register", lambda detach: None)
+    monkeypatch.setattr(pycuda_device, "_retained", {})
+    monkeypatch.setattr(pycuda_device.atexit, "register", lambda detach: None)
     return stand_in
 
 
-MAKE: dict[str, Callable[[CudaDevice], Any]] = {
+MAKE: dict[str, Callable[[PycudaDevice], Any]] = {
     "stream": lambda device: device.stream(),
     "event": lambda device: device.event(),
     "memory": lambda device: device.allocate(8),
@@ -139,7 +139,7 @@ MAKE: dict[str, Callable[[CudaDevice], Any]] = {
 @pytest.mark.parametrize("what", MAKE)
 @pytest.mark.parametrize("in_a_thread", [False, True])
 def test_everything_ends_where_its_context_is_current(pycuda: Pycuda, what: str, in_a_thread: bool) -> None:
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         kept = [MAKE[what](device)]
     pycuda.ends.clear()  # of the graph's stream
@@ -154,7 +154,7 @@ def test_everything_ends_where_its_context_is_current(pycuda: Pycuda, what: str,
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_what_is_dropped_after_the_context_s_end_is_left_to_it(pycuda: Pycuda) -> None:
-    device = CudaDevice()
+    device = PycudaDevice()
     with device.current():
         kept = [make(device) for make in MAKE.values()]
     pycuda.context.detach()
@@ -164,7 +164,7 @@ def test_what_is_dropped_after_the_context_s_end_is_left_to_it(pycuda: Pycuda) -
 
 
 def test_nothing_is_freed_by_garbage_collection_while_a_graph_is_captured(pycuda: Pycuda) -> None:
-    device = CudaDevice()
+    device = PycudaDevice()
     collecting: list[bool] = []
     with device.current():
         stream = device.stream()
@@ -180,7 +180,7 @@ def test_threads_that_open_the_device_at_once_retain_it_once(pycuda: Pycuda) -> 
 
     def open_device() -> None:
         barrier.wait(10)
-        CudaDevice()
+        PycudaDevice()
 
     with ThreadPoolExecutor(4) as threads:
         for opened in [threads.submit(open_device) for _ in range(4)]:

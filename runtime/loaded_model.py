@@ -1,0 +1,190 @@
+"""A loaded model: its configuration and executor, and everything that runs without a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from wavernn_trt.export.config import AudioConfig, ModelConfig
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.runtime.conditioning.incremental_mel import ArrivingMel
+from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
+from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_streams, forced_stream
+from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.protocol import Executor, FloatArray
+from wavernn_trt.runtime.executors.registry import open_executor, open_torch
+from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, LoadOptions, check_count
+from wavernn_trt.runtime.mel import check_mel
+
+CHUNK_SECONDS = 0.02
+"""Length of a chunk, where the executor leaves it open."""
+DEFAULT_BATCH = 8
+"""Streams decoded together where the executor leaves it open."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model and the executor that runs it. Any number of threads may use it.
+
+    Its methods call the executor in the calling thread; a `wavernn_trt.runtime.vocoder.Vocoder` around it decodes the
+    utterances of many callers together.
+    """
+
+    path: Path
+    """The model directory or checkpoint."""
+    model: ModelConfig
+    """Family, sizes and conventions."""
+    audio: AudioConfig
+    """Sample rate and mel settings."""
+    upsampling: FloatArray | None
+    """float32 [hop_length, 2 * margin + 1] where a group of conditioning columns is expanded by ``kernel``."""
+    executor: Executor
+    """Runs the model."""
+    engine: str | None = None
+    """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
+    options: LoadOptions = DEFAULT_OPTIONS
+    """What it was loaded with."""
+    _incremental: dict[int | None, ArrivingMel] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        directory: ModelDirectory,
+        executor: Executor,
+        engine: str | None = None,
+        options: LoadOptions = DEFAULT_OPTIONS,
+    ) -> LoadedModel:
+        """A model directory with an executor that runs it."""
+        return cls(
+            directory.path, directory.model, directory.audio, directory.upsampling, executor, engine, options=options
+        )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.audio.sample_rate
+
+    def slots(self, batch: int | None = None) -> int:
+        """Streams decoded together.
+
+        Args:
+            batch: wanted, where the executor leaves the number open; ``None`` is what the options say, or else 8.
+
+        Raises:
+            VocoderError: ``batch`` is not a positive integer.
+        """
+        check_count("batch", batch)
+        return self.executor.slots or batch or self.options.batch or DEFAULT_BATCH
+
+    @cached_property
+    def windows(self) -> ConditioningWindows:
+        """Cuts conditioning into the windows that chunks read; its ``steps`` are the samples of a chunk.
+
+        Raises:
+            VocoderError: the upsampling weights are missing or do not fit the model.
+        """
+        steps = self.executor.steps or round(self.audio.sample_rate * CHUNK_SECONDS)
+        return ConditioningWindows(self.model, self.audio, steps, self.upsampling)
+
+    @cached_property
+    def coding(self) -> SampleCoding:
+        """Converts between waveforms and the samples that the model emits."""
+        return SampleCoding(self.model, self.audio)
+
+    @cached_property
+    def conditioner(self) -> MelConditioner:
+        """Conditions checked mels [n_mels, frames], in one run or block by block."""
+        return MelConditioner(self.model, self.audio, self.windows, self.executor)
+
+    def incremental(self, lookahead: int | None = None) -> ArrivingMel:
+        """Conditions mels whose frames arrive one after the other.
+
+        Args:
+            lookahead: frames to wait for, where the model leaves the choice.
+
+        Raises:
+            VocoderError: this model needs the whole mel, or does not allow that look-ahead.
+        """
+        if lookahead not in self._incremental:
+            self._incremental[lookahead] = ArrivingMel(
+                self.model, self.audio, self.windows, self.executor.condition, lookahead
+            )
+        return self._incremental[lookahead]
+
+    def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
+        """The last layer's outputs where every step is fed with the given sample before it.
+
+        Args:
+            mel: float [n_mels, frames], in the model's range.
+            samples: [n], n at most frames * hop_length: labels (integers), or values for mixtures. Step t is fed with
+                samples[t - 1], and step 0 as in generation.
+
+        Returns:
+            float32 logits [n, outputs].
+
+        Raises:
+            VocoderError: the mel is not usable, or the model cannot have emitted the samples.
+        """
+        if not len(self.coding.check(samples)):
+            check_mel(mel, self.audio)
+            return np.zeros((0, self.model.outputs), np.float32)
+        return np.concatenate([piece.logits for piece in self.forced_pieces([(mel, samples)])])
+
+    def forced_pieces(
+        self, utterances: Iterable[tuple[ArrayLike, ArrayLike]], batch: int | None = None
+    ) -> Iterator[ForcedPiece]:
+        """Teacher forcing of several utterances together; yields logits as they come, in bounded memory.
+
+        Args:
+            utterances: mel and samples, each as for `teacher_forced`; a generator is pulled whenever there is room for
+                another.
+            batch: streams run together; see `slots`.
+
+        Raises:
+            VocoderError: as for `teacher_forced`, or no samples.
+        """
+        streams = (
+            forced_stream(self.conditioner(check_mel(mel, self.audio)), samples, self.model, self.coding)
+            for mel, samples in utterances
+        )
+        return force_streams(self.executor, self.windows, streams, self.slots(batch))
+
+
+def load_model(path: Path | None = None, options: LoadOptions = DEFAULT_OPTIONS) -> LoadedModel:
+    """Loads a model with a backend. The options' ``probe`` is the vocoder's concern.
+
+    Args:
+        path: a model directory; ``torch`` also takes a checkpoint. ``None`` is the voice that comes with the package.
+        options: backend, sizes and precision.
+
+    Raises:
+        VocoderError: the backend is missing or cannot run the model.
+        ValueError: the model or the cache cannot be read.
+    """
+    path = shipped_voice() if path is None else path
+    if options.backend == "torch":
+        checkpoint, executor = open_torch(path, options)
+        model = checkpoint.model
+        return LoadedModel(path, model.config, checkpoint.audio, model.upsampling, executor, options=options)
+    directory = open_model_directory(path)
+    return LoadedModel.of(directory, *open_executor(directory, options), options)
+
+
+def shipped_voice() -> Path:
+    """The model directory of the voice that comes with the package.
+
+    Raises:
+        VocoderError: this installation has none.
+    """
+    path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "lj-small"))
+    if not path.is_dir():
+        raise VocoderError("no voice is shipped with this installation; name a model directory to load")
+    return path
