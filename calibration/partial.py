@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wavernn_trt.calibration.histogram import BINS, Histogram
-from wavernn_trt.runtime.jobs.output_files import write_whole
+from wavernn_trt.export.atomic_file import write_atomic
 
 _VERSION = 1
 
@@ -45,7 +45,7 @@ class Observations:
             for name, one in self.histograms.items()
         }
         values = {"settings": _about(settings), "done": self.done, "histograms": histograms}
-        write_whole(path, json.dumps({**values, "sha256": _hash(values)}).encode())
+        write_atomic(path, json.dumps({**values, "sha256": _hash(values)}).encode())
 
 
 class MisfitError(ValueError):

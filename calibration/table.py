@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.config import to_json
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
@@ -28,7 +29,6 @@ from wavernn_trt.export.model_directory import (
     read_manifest,
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization, product_names
-from wavernn_trt.runtime.jobs.output_files import write_whole
 
 SCHEMA_VERSION = 1
 """Of the file; a reader refuses versions it does not know."""
@@ -122,7 +122,7 @@ class CalibrationTable:
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        write_whole(path, self._content().encode())
+        write_atomic(path, self._content().encode())
 
     def _content(self) -> str:
         return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"

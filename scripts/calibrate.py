@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     need_onnx("calibrate")
     from wavernn_trt.calibration.calibrate import calibrate
     from wavernn_trt.export.model_directory import open_model_directory
-    from wavernn_trt.runtime.jobs.output_files import prepare_output
+    from wavernn_trt.runtime.files.output_files import prepare_output
     from wavernn_trt.scripts.recordings import SecondsBar, find_recordings
 
     output: Path = arguments.output

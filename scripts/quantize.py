@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     need_onnx("quantize")
     from wavernn_trt.calibration.precisions import quantization_of
     from wavernn_trt.calibration.quantize import quantize
-    from wavernn_trt.runtime.jobs.output_files import prepare_output
+    from wavernn_trt.runtime.files.output_files import prepare_output
     from wavernn_trt.scripts.quantize_report import HeldOut, lay_out, make_report
 
     directory = _check(arguments)

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.runtime.decoding.folding import plan_folds
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.jobs.output_files import remove_leftovers
+    from wavernn_trt.runtime.files.output_files import remove_leftovers
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import JobReport, check_report, model_fingerprint
@@ -161,7 +161,7 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
 @contextmanager
 def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable[Spoken]]:
     """What comes of the jobs, as it comes. Those that are done already need no worker; where all are, none starts."""
-    from wavernn_trt.runtime.jobs.output_files import is_finished
+    from wavernn_trt.runtime.files.output_files import is_finished
     from wavernn_trt.runtime.jobs.run import JobOptions, JobResult
     from wavernn_trt.scripts.ray_actor import Loading
     from wavernn_trt.scripts.ray_pool import Pool, Spoken, open_pool

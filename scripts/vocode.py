@@ -180,8 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from wavernn_trt.runtime.decoding.folding import plan_folds
     from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.files.output_files import remove_leftovers
     from wavernn_trt.runtime.files.standard_streams import check_standard_output, is_standard_output
-    from wavernn_trt.runtime.jobs.output_files import remove_leftovers
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import check_report

@@ -10,9 +10,9 @@ import numpy as np
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.files.input_files import check_regular, is_mel
 from wavernn_trt.runtime.files.mel_file import mel_frames
+from wavernn_trt.runtime.files.output_files import is_finished
 from wavernn_trt.runtime.files.recording import recording_seconds
 from wavernn_trt.runtime.files.standard_streams import is_input_stream
-from wavernn_trt.runtime.jobs.output_files import is_finished
 from wavernn_trt.runtime.jobs.plan import Job
 
 _SAMPLE = 256

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.mel_file import read_mel as read_mel
+from wavernn_trt.runtime.files.output_files import OutputFile, WholeFile, prepare_output
 from wavernn_trt.runtime.files.recording import read_recording
 from wavernn_trt.runtime.files.standard_streams import StandardOutput, is_standard_output
-from wavernn_trt.runtime.jobs.output_files import OutputFile, WholeFile
 from wavernn_trt.runtime.streaming.pcm import to_int16
 
 FloatArray = NDArray[np.float32]
@@ -92,6 +92,8 @@ def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, float
     clipped = 0 if floating else clipped_samples(waveform)
     if clipped:
         logger.warning("%s", clipping(Path(path), clipped, len(waveform)))
+    if not is_standard_output(Path(path)):
+        prepare_output(Path(path), prove=False)
     begin_wav(path, waveform, sample_rate, floating=floating).publish()
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.files.input_files import is_mel
 from wavernn_trt.runtime.files.mel_file import holds_mel, read_mel
+from wavernn_trt.runtime.files.output_files import is_finished, prepare_output
 from wavernn_trt.runtime.files.recording import read_recording
 from wavernn_trt.runtime.files.standard_streams import is_standard_output
-from wavernn_trt.runtime.jobs.output_files import is_finished, prepare_output
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, failure, stopping_reason
 from wavernn_trt.runtime.jobs.state import Ended, Exhausted, JobState, UnderWay

@@ -13,7 +13,7 @@ from typing import Any
 
 from wavernn_trt.export.model_directory import MANIFEST, file_sha256
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.jobs.file_lock import try_lock
+from wavernn_trt.runtime.files.output_files import try_lock
 from wavernn_trt.runtime.jobs.result import JobResult, JobsStopped
 
 logger = logging.getLogger(__name__)

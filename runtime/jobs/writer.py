@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 from wavernn_trt.runtime.files.audio import begin_wav, clipped_samples, clipping
-from wavernn_trt.runtime.jobs.output_files import OutputFile, flush_folder
+from wavernn_trt.runtime.files.output_files import OutputFile, flush_folder
 from wavernn_trt.runtime.jobs.result import JobResult, JobsStopped, failure, stopping_reason
 from wavernn_trt.runtime.jobs.state import JobState, UnderWay
 from wavernn_trt.runtime.scheduling.ticket import Ticket

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.jobs.output_files import write_whole
 
 _WIDE, _HIGH = 9.0, 1.7
 _DOTS_PER_INCH = 100
@@ -72,4 +72,4 @@ def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfi
         axes[-1].set_xlabel("seconds")
         content = io.BytesIO()
         figure.savefig(content, dpi=_DOTS_PER_INCH, format="png", metadata={"Software": None})
-    write_whole(file, content.getbuffer())
+    write_atomic(file, content.getbuffer())

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from wavernn_trt.calibration.score import Moments, Speech, analyse_speech, compare_speech, fit_speech
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.model_directory import WEIGHTS
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import read_audio, write_wav
-from wavernn_trt.runtime.jobs.output_files import write_whole
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.arguments import positive_integer, positive_number
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))
             result |= {"others_share": watch.others_share(), "date": time.strftime("%Y-%m-%d")}
             result |= {"machine": describe_machine(), "versions": describe_versions()}
-            write_whole(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
+            write_atomic(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
             present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
     except (VocoderError, ValueError, OSError) as error:
         print(f"present_voice: {error}", file=sys.stderr)

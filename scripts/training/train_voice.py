@@ -23,7 +23,7 @@ except ModuleNotFoundError:
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wavernn_trt.runtime.jobs.output_files import write_whole
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.jobs.run import Stop
 from wavernn_trt.scripts.arguments import positive_integer
 from wavernn_trt.scripts.interruption import interruptible
@@ -254,7 +254,7 @@ def train(
             content = training.content()
             weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
             result["best"] = best = min(best, result["validation"])
-            write_whole(output / "config.yaml", config_yaml(recipe).encode())
+            write_atomic(output / "config.yaml", config_yaml(recipe).encode())
             for name in ("model.pt", "best.pt") if result["validation"] == best else ("model.pt",):
                 save({"model": weights, "step": training.updates}, output / name)
             content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}

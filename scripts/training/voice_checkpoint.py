@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.checkpoints.checkpoint import CheckpointError, read_checkpoint
-from wavernn_trt.runtime.jobs.output_files import write_whole
 from wavernn_trt.scripts.training.voice_recipe import RecipeError
 
 
@@ -18,7 +18,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint so that an interruption leaves the old one whole."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(path, buffer.getbuffer())
+    write_atomic(path, buffer.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio import read_audio, read_mel, resample, write_wav
-from wavernn_trt.runtime.jobs.output_files import prepare_output
+from wavernn_trt.runtime.files.output_files import prepare_output
 from wavernn_trt.scripts.work_estimate import estimate_seconds
 
 

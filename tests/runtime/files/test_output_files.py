@@ -1,4 +1,4 @@
-"""Files that appear whole, what killed writers leave, and whose an output folder is; with real processes and locks."""
+"""Files that appear whole, and what killed writers leave; with real processes and locks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.jobs import output_files, output_folder
-from wavernn_trt.runtime.jobs.output_files import WholeFile, flush_folder, remove_leftovers
-from wavernn_trt.runtime.jobs.output_folder import LOCK, locked_folder
+from wavernn_trt.runtime.files import output_files
+from wavernn_trt.runtime.files.output_files import WholeFile, flush_folder, remove_leftovers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 SECONDS = 60
@@ -39,18 +37,11 @@ def process(code: str) -> Iterator[subprocess.Popen[str]]:
 
 WRITER = """
 from pathlib import Path
-from wavernn_trt.runtime.jobs.output_files import WholeFile
+from wavernn_trt.runtime.files.output_files import WholeFile
 file = WholeFile(Path("{path}"))
 file.write(b"half of it")
 print("ready", flush=True)
 input()
-"""
-HOLDER = """
-from pathlib import Path
-from wavernn_trt.runtime.jobs.output_folder import locked_folder
-with locked_folder(Path("{path}")):
-    print("ready", flush=True)
-    input()
 """
 
 
@@ -132,52 +123,3 @@ def test_a_file_whose_temporary_one_was_cleared_away_begins_again(
     assert cleared == 1
     assert (tmp_path / "a.wav").read_bytes() == b"whole"
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_folder_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with process(HOLDER.format(path=out)) as holder:
-        with (
-            pytest.raises(VocoderError, match=rf"output .*out: process {holder.pid} on \S+ is writing into"),
-            locked_folder(out),
-        ):
-            pass
-        other = tmp_path / "link"
-        other.symlink_to(out)
-        with pytest.raises(VocoderError, match="is writing into this folder"), locked_folder(other):
-            pass
-        holder.kill()
-        holder.wait(SECONDS)
-        assert (out / LOCK).exists()
-        with locked_folder(out):
-            assert str(os.getpid()) in (out / LOCK).read_text()
-    assert list(out.iterdir()) == []
-    with locked_folder(out), pytest.raises(VocoderError, match=f"process {os.getpid()} "), locked_folder(out):
-        pass
-
-
-def test_a_folder_without_locks_is_used_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(output_folder, "try_lock", lambda _: None)
-    with locked_folder(tmp_path / "out"):
-        assert list((tmp_path / "out").iterdir()) == []
-    assert "this file system has no locks; start no second run into the folder" in caplog.text
-
-
-def test_a_link_is_not_taken_for_the_lock_and_what_it_points_to_stays(tmp_path: Path) -> None:
-    diary = tmp_path / "diary"
-    diary.write_text("mine")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / LOCK).symlink_to(diary)
-    with pytest.raises(VocoderError, match=r"out: found a link \.wavernn-trt\.lock, .*; remove it"), locked_folder(out):
-        pass
-    assert diary.read_text() == "mine"
-    assert (out / LOCK).is_symlink()
-
-
-def test_a_folder_that_cannot_be_made_is_left_to_its_files(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with locked_folder(tmp_path / "file" / "out"):
-        pass

@@ -1,4 +1,4 @@
-"""Files that appear under their names when they are whole, and what killed runs leave of them."""
+"""Output files that appear under their names when they are whole, and removal of what killed writers leave."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import logging
 import os
 import re
 import stat
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from filelock import lock_descriptor
+
+from wavernn_trt.export.atomic_file import errors_naming
 from wavernn_trt.runtime.files.standard_streams import is_standard_output
-from wavernn_trt.runtime.jobs.file_lock import is_still, try_lock
 
 logger = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.part")
 """Names of files that are being written."""
 _NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-"""File systems that keep no folder's names back, or do not say how they are flushed."""
+"""Errors of file systems that need no flush of a folder, or do not offer it."""
 
 
 def prepare_output(path: Path, *, prove: bool = True) -> None:
@@ -34,7 +37,7 @@ def prepare_output(path: Path, *, prove: bool = True) -> None:
     Raises:
         OSError: it cannot, with ``path`` as the file's name.
     """
-    with _errors_naming(path):
+    with errors_naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -57,14 +60,14 @@ def is_finished(path: Path) -> bool:
 
 
 class OutputFile(Protocol):
-    """What is written whole or not at all."""
+    """A file that is written whole or not at all."""
 
     @property
     def folder(self) -> Path | None:
         """Where its name appears; ``None`` where it has none."""
 
     def write(self, content: bytes | memoryview) -> None:
-        """Takes what comes next."""
+        """Appends to the contents."""
 
     def flush(self) -> None:
         """Waits until the contents are kept."""
@@ -79,7 +82,7 @@ class OutputFile(Protocol):
 class WholeFile:
     """A file that is written under a temporary name, in the folder where it gets its own when it is whole.
 
-    It is locked while it is written: a temporary file that nobody holds is what a killed process has left, whichever
+    It is locked while it is written: a temporary file without a lock was left by a process that was killed, whichever
     process and machine looks (`remove_leftovers`).
     """
 
@@ -93,9 +96,12 @@ class WholeFile:
             OSError: it cannot be created, with ``path`` as the file's name. So do all other errors here.
         """
         self.path = path
-        prepare_output(path, prove=False)
-        with _errors_naming(path):
-            self._temporary, self._file = _create(path)
+        with errors_naming(path):
+            try:
+                self._temporary, self._file = _create(path)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._temporary, self._file = _create(path)
 
     @property
     def folder(self) -> Path:
@@ -103,7 +109,7 @@ class WholeFile:
         return self.path.parent
 
     def write(self, content: bytes | memoryview) -> None:
-        """Writes what comes next."""
+        """Appends to the contents."""
         with self._discarding():
             self._file.write(content)
 
@@ -134,26 +140,15 @@ class WholeFile:
     @contextmanager
     def _discarding(self) -> Iterator[None]:
         try:
-            with _errors_naming(self.path):
+            with errors_naming(self.path):
                 yield
         except BaseException:
             self.discard()
             raise
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file that appears when it is whole; its folder is made if need be.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    file = WholeFile(path)
-    file.write(content)
-    file.publish()
-
-
 def flush_folder(folder: Path) -> None:
-    """Waits until a folder's names are on the disk, where its file system can say so.
+    """Waits until a folder's names are on the disk, where its file system offers that.
 
     Raises:
         OSError: the disk fails.
@@ -170,10 +165,28 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def try_lock(descriptor: int) -> bool | None:
+    """Locks an open file until it is closed, without waiting; the kernel ends the lock with the process.
+
+    Args:
+        descriptor: of a file that is open for writing, which network file systems ask for.
+
+    Returns:
+        Whether it is locked now; ``False`` if another process, or another opening of the file, holds it. ``None`` where
+        there are no such locks: on some network file systems, and on Windows, where they would also keep readers out.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return None
+
+
 def remove_leftovers(folders: Iterable[Path]) -> int:
     """Removes temporary files whose writers are gone; those that are being written stay, and so do all other files.
 
-    Where a file system has no locks nobody can tell the ones from the others, and all stay.
+    Where a file system has no locks the two cannot be told apart, and all stay.
 
     Args:
         folders: where to look; those that are not there have none.
@@ -200,7 +213,7 @@ def _remove_abandoned(path: Path) -> bool:
     except OSError:
         return False
     try:
-        if try_lock(descriptor) and is_still(descriptor, path):
+        if try_lock(descriptor) and _is_still(descriptor, path):
             path.unlink()
             return True
     except OSError as error:
@@ -214,23 +227,22 @@ def _create(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = _temporary(path)
         file = temporary.open("xb")
-        # Whoever clears leftovers away may have come between the two lines before this one and the next.
-        if try_lock(file.fileno()) is None or is_still(file.fileno(), temporary):
+        # `remove_leftovers` of another process may have removed the file before it was locked.
+        if try_lock(file.fileno()) is None or _is_still(file.fileno(), temporary):
             return temporary, file
         file.close()
         temporary.unlink(missing_ok=True)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether a path is the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
 
 
 def _temporary(path: Path) -> Path:
     # In the same folder, so that the rename at the end does not cross file systems. The name is short and its own,
     # because one made from an output's name would be too long where that is nearly so.
     return path.with_name(f".{uuid.uuid4().hex[:12]}.part")
-
-
-@contextmanager
-def _errors_naming(path: Path) -> Iterator[None]:
-    """Errors name the file that was asked for, not the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
