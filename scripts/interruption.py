@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from wavernn_trt.runtime.jobs.run import Stop
+from wavernn_trt.runtime.jobs.result import Stop
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.jobs.plan import Job
-from wavernn_trt.runtime.jobs.result import JobResult
+from wavernn_trt.runtime.jobs.result import JobResult, Progress
 from wavernn_trt.scripts.work_estimate import WorkEstimate
 
 _RECENT_SECONDS = 30.0
@@ -25,7 +25,7 @@ _PATIENCE = 2.0
 """Seconds that the end of a run waits for what there was to do; only a slow file system takes longer."""
 
 
-class ProgressBar:
+class ProgressBar(Progress):
     """A `Progress` for people. A thread of its own draws it, so that no terminal holds up the work."""
 
     def __init__(self, jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite: bool) -> None:

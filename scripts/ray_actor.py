@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.runtime.jobs.pipeline import run_jobs
 from wavernn_trt.runtime.jobs.plan import Job
-from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped, run_jobs
+from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Rows = Mapping[str, Sequence[Any]]
@@ -95,7 +96,7 @@ class VocoderActor:
             return _columns({"number": number, "refusal": self._refusal} for number in jobs.values())
         told: list[dict[str, Any]] = []
         try:
-            for result in run_jobs(self._vocoder, list(jobs), self._options, _Unseen()):
+            for result in run_jobs(self._vocoder, list(jobs), self._options, Progress()):
                 told.append(self._row(jobs[result.job], result))
         except JobsStopped as error:
             if self._vocoder.statistics().lost_lanes:
@@ -143,13 +144,3 @@ def _columns(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows to columns, each with the same types in every call, which Ray joins."""
     whole = [{**_EMPTY, **row} for row in rows]
     return {name: [row[name] for row in whole] for name in _EMPTY}
-
-
-class _Unseen:
-    """See `Progress`: whoever sees how the work goes on is elsewhere."""
-
-    def decoded(self, steps: int) -> None:
-        pass
-
-    def closed(self, result: JobResult) -> None:
-        pass

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.plan import Job
-from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped
+from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
 

@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, report: JobReport | None) -> int:
     from wavernn_trt.runtime.jobs.report import result_row
-    from wavernn_trt.runtime.jobs.run import JobsStopped
+    from wavernn_trt.runtime.jobs.result import JobsStopped
     from wavernn_trt.scripts.progress import ProgressBar
     from wavernn_trt.scripts.vocode_report import Totals
 
@@ -162,7 +162,7 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
 def _speaking(arguments: argparse.Namespace, jobs: JobPlan) -> Iterator[Iterable[Spoken]]:
     """What comes of the jobs, as it comes. Those that are done already need no worker; where all are, none starts."""
     from wavernn_trt.runtime.files.output_files import is_finished
-    from wavernn_trt.runtime.jobs.run import JobOptions, JobResult
+    from wavernn_trt.runtime.jobs.result import JobOptions, JobResult
     from wavernn_trt.scripts.ray_actor import Loading
     from wavernn_trt.scripts.ray_pool import Pool, Spoken, open_pool
 

@@ -236,8 +236,9 @@ def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
 
 
 def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, report: JobReport | None) -> int:
+    from wavernn_trt.runtime.jobs.pipeline import run_jobs
     from wavernn_trt.runtime.jobs.report import result_row
-    from wavernn_trt.runtime.jobs.run import JobOptions, JobsStopped, run_jobs
+    from wavernn_trt.runtime.jobs.result import JobOptions, JobsStopped
     from wavernn_trt.scripts.interruption import interruptible
     from wavernn_trt.scripts.progress import ProgressBar
     from wavernn_trt.scripts.vocode_report import JsonDocument, Totals

@@ -1,11 +1,12 @@
-"""What is said of jobs: how to run them, how they went, and who is told."""
+"""Options of a run, results of its jobs, callbacks for progress, and the request to stop."""
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from wavernn_trt.runtime.jobs.plan import Job
 
@@ -19,6 +20,20 @@ _WAYS_OUT = {
     errno.EROFS: "make the file system writable, or choose another output folder",
 }
 """Errors that every further file would meet as well, and what to do about them."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How to run jobs."""
+
+    fold: int | None = None
+    overlap: int | None = None
+    floating: bool = False
+    """32-bit floating-point WAV files instead of 16-bit ones."""
+    overwrite: bool = False
+    """Replace outputs that exist; else their jobs are skipped."""
+    mel_from: str | None = None
+    """Level convention of the mels, a name in `mel_comparison.conventions`; ``None`` is the model's own."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +53,39 @@ class JobResult:
     """What is wrong with the input although it could be read."""
 
 
-@dataclass(frozen=True)
-class JobOptions:
-    """How to run jobs."""
-
-    fold: int | None = None
-    overlap: int | None = None
-    floating: bool = False
-    """32-bit floating-point WAV files instead of 16-bit ones."""
-    overwrite: bool = False
-    """Make outputs anew that are there; else their jobs are skipped."""
-    mel_from: str | None = None
-    """Level convention of the mels, a name in `mel_comparison.conventions`; ``None`` is the model's own."""
-
-
-class Progress(Protocol):
-    """Is told how the work goes on; steps are samples, a fold's warm-up included."""
-
-    def decoded(self, steps: int) -> None:
-        """So many more steps are decoded; called from several threads, which wait meanwhile."""
-
-    def closed(self, result: JobResult) -> None:
-        """A job has ended; called by whoever takes the results."""
-
-
 class JobsStopped(RuntimeError):
     """No further job can succeed; those without a result are left for the next run. Says why, and the way out."""
+
+
+class Progress:
+    """Callbacks of a run; these do nothing. Steps are samples, a fold's warm-up included."""
+
+    def decoded(self, steps: int) -> None:
+        """Counts decoded steps; called from several threads, which wait meanwhile."""
+
+    def closed(self, result: JobResult) -> None:
+        """Counts a job that has ended; called from the thread that takes the results."""
+
+
+class Stop:
+    """Ends a run before its jobs do; from any thread, and from a signal's handler."""
+
+    def __init__(self) -> None:
+        """Lets the run go on."""
+        self.requested = False
+        self._wake: Callable[[], None] | None = None
+
+    def request(self) -> None:
+        """Asks for the end: what is decoded is still written, and what is not is given up."""
+        self.requested = True
+        if self._wake is not None:
+            self._wake()
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Registers the run's callback, and calls it if the end was asked for already."""
+        self._wake = wake
+        if self.requested:
+            wake()
 
 
 def failure(job: Job, error: BaseException, warnings: tuple[str, ...] = ()) -> JobResult:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wavernn_trt.export.atomic_file import write_atomic
-from wavernn_trt.runtime.jobs.run import Stop
+from wavernn_trt.runtime.jobs.result import Stop
 from wavernn_trt.scripts.arguments import positive_integer
 from wavernn_trt.scripts.interruption import interruptible
 from wavernn_trt.scripts.training.mel_picture import DrawingError, need_matplotlib

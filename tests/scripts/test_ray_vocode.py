@@ -24,8 +24,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.jobs.pipeline import run_jobs
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
-from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped, run_jobs
+from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts import cli, ray_actor, ray_pool
 from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows

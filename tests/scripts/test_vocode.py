@@ -19,7 +19,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.jobs.state import JobState
+from wavernn_trt.runtime.jobs.pipeline import Pipeline
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
@@ -307,7 +307,7 @@ def test_an_interrupt_leaves_whole_files_only(
     code: int,
     word: str,
 ) -> None:
-    decode, stop, stopped, chunks = tiny_vocoder.executor.decode, JobState.stop, threading.Event(), 0
+    decode, stop, stopped, chunks = tiny_vocoder.executor.decode, Pipeline.stop, threading.Event(), 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal chunks
@@ -317,12 +317,12 @@ def test_an_interrupt_leaves_whole_files_only(
             assert stopped.wait(60)
         return decode(*arguments)
 
-    def stop_and_tell(state: JobState) -> None:
-        stop(state)
+    def stop_and_tell(pipeline: Pipeline) -> None:
+        stop(pipeline)
         stopped.set()
 
     monkeypatch.setattr(tiny_vocoder.executor, "decode", interrupted)
-    monkeypatch.setattr(JobState, "stop", stop_and_tell)
+    monkeypatch.setattr(Pipeline, "stop", stop_and_tell)
     handler = signal.getsignal(number)
     assert vocode("in", "-o", "out", "--json", "--report", "report.jsonl") == code
     assert signal.getsignal(number) == handler
@@ -386,7 +386,7 @@ def test_the_runtime_does_not_import_torch() -> None:
 import sys
 import wavernn_trt
 wavernn_trt.load
-import wavernn_trt.runtime.jobs.run
+import wavernn_trt.runtime.jobs.pipeline
 assert not {"torch", "onnx", "onnxruntime"} & set(sys.modules)
 """
     finished = run_python(code)

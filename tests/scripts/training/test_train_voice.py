@@ -20,7 +20,7 @@ import torch
 
 from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
 from wavernn_trt.export.families.univoc import univoc_from_state
-from wavernn_trt.runtime.jobs.run import Stop
+from wavernn_trt.runtime.jobs.result import Stop
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.training import train_voice, voice_corpus
 from wavernn_trt.scripts.training.train_voice import Training, train

@@ -19,14 +19,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.jobs import room as job_room
-from wavernn_trt.runtime.jobs import writer as job_writer
+from wavernn_trt.runtime.jobs import pipeline as job_pipeline
+from wavernn_trt.runtime.jobs.pipeline import InFlightLimit, Pipeline, run_jobs
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
-from wavernn_trt.runtime.jobs.room import Room
-from wavernn_trt.runtime.jobs.run import JobOptions, JobResult, JobsStopped, Stop, run_jobs
-from wavernn_trt.runtime.jobs.state import Ended, Halted, JobState, UnderWay
-from wavernn_trt.runtime.jobs.writer import JobWriter
-from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, Stop
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -35,7 +31,7 @@ SECONDS = 60
 """Longer than anything here takes on any machine."""
 
 
-class Watched:
+class Watched(Progress):
     """A `Progress` that remembers."""
 
     def __init__(self) -> None:
@@ -117,7 +113,7 @@ def test_several_runs_share_a_vocoder(mels: Callable[..., list[Job]], tiny_vocod
 def test_no_more_is_read_ahead_than_there_is_room_for(
     mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
 ) -> None:
-    jobs, most, read, taken = mels(60, frames=(2,)), Room(3).files, 0, 0
+    jobs, most, read, taken = mels(60, frames=(2,)), InFlightLimit(3).files, 0, 0
 
     def pulled() -> Iterator[Job]:
         nonlocal read
@@ -139,33 +135,33 @@ def test_no_more_is_read_ahead_than_there_is_room_for(
 
 
 def test_room_is_for_files_and_for_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_room, "_MOST_BYTES", 100)
-    room, passed = Room(1), threading.Event()
-    assert room.enter()
-    assert room.grow(60)
-    assert room.enter()
+    monkeypatch.setattr(job_pipeline, "_MOST_BYTES", 100)
+    limit, passed = InFlightLimit(1), threading.Event()
+    assert limit.enter()
+    assert limit.grow(60)
+    assert limit.enter()
 
     def grow() -> None:
-        assert room.grow(60)
+        assert limit.grow(60)
         passed.set()
 
     thread = threading.Thread(target=grow)
     thread.start()
     assert not passed.is_set()  # and cannot be before there is room
-    room.leave(60)
+    limit.leave(60)
     assert passed.wait(SECONDS)
-    room.leave(60)
-    assert room.enter()
-    assert room.grow(1000), "what is larger than the room has it alone"
-    for _ in range(room.files - 1):
-        assert room.enter()
-    stuck = threading.Thread(target=lambda: refused.append(room.enter()))
+    limit.leave(60)
+    assert limit.enter()
+    assert limit.grow(1000), "what is larger than the room has it alone"
+    for _ in range(limit.files - 1):
+        assert limit.enter()
+    stuck = threading.Thread(target=lambda: refused.append(limit.enter()))
     refused: list[bool] = []
     stuck.start()
-    room.close()
+    limit.close()
     stuck.join(SECONDS)
     assert refused == [False]
-    assert not room.grow(1)
+    assert not limit.grow(1)
 
 
 def test_nothing_is_kept_of_files_that_have_ended(
@@ -180,14 +176,10 @@ def test_nothing_is_kept_of_files_that_have_ended(
         for number in range(count):
             yield dataclasses.replace(jobs[0], seed=number)
 
-    class Unseen:
-        def decoded(self, steps: int) -> None: ...
-        def closed(self, result: JobResult) -> None: ...
-
     def peak(count: int) -> int:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        ended = sum(1 for _ in run_jobs(tiny_vocoder_of_three, many(count), JobOptions(), Unseen()))
+        ended = sum(1 for _ in run_jobs(tiny_vocoder_of_three, many(count), JobOptions(), Progress()))
         assert ended == count
         return tracemalloc.get_traced_memory()[1] - before
 
@@ -237,7 +229,7 @@ def test_an_executor_that_was_given_up_ends_the_run_and_the_rest_is_left(
     ended = watched.results
     done = [result.job for result in ended if result.status == "done"]
     assert done == jobs[:7]
-    assert len(ended) <= 7 + 1 + Room(1).files, "those under way, and one for which the first that failed made room"
+    assert len(ended) <= 7 + 1 + InFlightLimit(1).files, "those in flight, and one more in the first failure's place"
     assert {result.status for result in ended[7:]} == {"failed"}
     assert [job for job in jobs if job.output.exists()] == done
     again = [result.status for result in run_jobs(tiny_vocoder, jobs, FLOATING, Watched())]
@@ -284,13 +276,12 @@ def test_a_stop_does_not_wait_for_what_is_not_decoded(
 def test_behind_a_full_disk_nothing_more_is_tried(
     mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs, state, tried = mels(5), JobState(1), []
-    tickets = [tiny_vocoder.submit(Request(np.load(job.input))) for job in jobs]
-    for job, ticket in zip(jobs, tickets, strict=True):
-        ticket.result(SECONDS)
-        state.follow(UnderWay(job, 0.0, 0), ticket)  # all are decoded
-    state.decoded.put(None)
-    begin = job_writer.begin_wav
+    jobs, tried = mels(5), []
+    pipeline = Pipeline(tiny_vocoder, jobs, FLOATING, Progress())
+    pipeline.read()
+    wait_until(lambda: pipeline.decoded.qsize() == len(jobs))
+    pipeline.decoded.put(None)
+    begin = job_pipeline.begin_wav
 
     def full_at_the_third(path: Path, *arguments: Any, **options: Any) -> Any:
         tried.append(path)
@@ -298,18 +289,12 @@ def test_behind_a_full_disk_nothing_more_is_tried(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return begin(path, *arguments, **options)
 
-    monkeypatch.setattr(job_writer, "begin_wav", full_at_the_third)
-    JobWriter(state, tiny_vocoder.sample_rate, floating=False).run()
-    messages = [state.messages.get_nowait() for _ in range(state.messages.qsize())]
-    (halted,) = [message for message in messages if isinstance(message, Halted)]
-    assert str(halted.error).endswith("No space left on device; free some space")
-    results = [message.result for message in messages if isinstance(message, Ended)]
-    assert {result.job: result.status for result in results if result is not None} == {
-        jobs[0]: "done",
-        jobs[1]: "done",
-        jobs[2]: "failed",
-    }
-    assert results.count(None) == 2
+    monkeypatch.setattr(job_pipeline, "begin_wav", full_at_the_third)
+    pipeline.write()
+    status = {}
+    with pytest.raises(JobsStopped, match=r"No space left on device; free some space$"):
+        status.update((result.job, result.status) for result in pipeline.results())
+    assert status == {jobs[0]: "done", jobs[1]: "done", jobs[2]: "failed"}
     assert tried == [job.output for job in jobs[:3]]
     assert [job.output.exists() for job in jobs] == [True, True, False, False, False]
     assert not unfinished(jobs[0].output.parent)
