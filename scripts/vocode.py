@@ -25,7 +25,6 @@ from wavernn_trt.scripts.arguments import (
 if TYPE_CHECKING:
     from wavernn_trt.runtime.jobs.plan import Job, JobPlan
     from wavernn_trt.runtime.jobs.report import JobReport
-    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
 
 DESCRIPTION = """\
@@ -178,6 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: a mistake in the arguments, before any work is done.
         OSError: the report cannot be written.
     """
+    from wavernn_trt.runtime import loaded_model
     from wavernn_trt.runtime.decoding.folding import plan_folds
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.files.output_files import remove_leftovers
@@ -185,6 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import check_report
+    from wavernn_trt.runtime.load_options import LoadOptions
     from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
     from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -199,20 +200,14 @@ def run(arguments: argparse.Namespace) -> int:
         check_report(arguments.report, arguments.inputs)
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=True)
     check_mel_from(arguments.mel_from, (job.input for job in jobs))
-    limits = SchedulerLimits(lanes=arguments.lanes)
-    vocoder = Vocoder.load(
-        arguments.model,
-        arguments.backend,
-        batch=arguments.batch,
-        threads=arguments.threads,
-        precision=arguments.precision,
-        cache=arguments.cache,
-        limits=limits,
+    wanted = LoadOptions(arguments.backend, arguments.batch, arguments.threads, arguments.precision, arguments.cache)
+    vocoder = Vocoder(
+        loaded_model.load_model(arguments.model, wanted),
+        arguments.batch or batch_for(len(jobs)),
+        SchedulerLimits(lanes=arguments.lanes),
     )
     if (different := mel_from_differences(arguments.mel_from, vocoder.config.audio)) is not None:
         print(f"{PROGRAM}: {different}", file=sys.stderr)
-    if arguments.batch is None:
-        vocoder = suited(vocoder, len(jobs), limits)
     with ExitStack() as stack:
         if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
             stack.enter_context(locked_folder(arguments.output))
@@ -225,14 +220,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _vocode(arguments, vocoder, jobs, report)
 
 
-def suited(vocoder: Vocoder, files: int, limits: SchedulerLimits) -> Vocoder:
-    """The vocoder with a batch for so many files, where the executor leaves it open and nobody has said."""
-    from wavernn_trt.runtime.vocoder import Vocoder
+def batch_for(files: int) -> int:
+    """Utterances that are decoded together where neither the user nor the executor decides."""
+    from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 
-    batch = max(vocoder.batch, min(files, MANY))
-    if vocoder.executor.slots is not None or batch == vocoder.batch:
-        return vocoder
-    return Vocoder(vocoder.loaded, batch, limits)
+    return max(DEFAULT_BATCH, min(files, MANY))
 
 
 def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, report: JobReport | None) -> int:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from wavernn_trt.runtime import loaded_model
 from wavernn_trt.runtime.jobs.pipeline import Pipeline
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
-from wavernn_trt.scripts.vocode import suited
 from wavernn_trt.scripts.vocode_report import JsonDocument
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -34,7 +35,7 @@ RATE, HOP = 16000, 40
 def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with in/a.wav, in/deep/b.flac and in/c.npy, where the voice to load is the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: tiny_vocoder)
+    monkeypatch.setattr(loaded_model, "load_model", lambda *_: tiny_vocoder.loaded)
     (tmp_path / "in" / "deep").mkdir(parents=True)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 1000).astype(np.float32)
     soundfile.write(tmp_path / "in" / "a.wav", noise, RATE)
@@ -103,13 +104,38 @@ def test_a_document_of_no_file_is_one_too(folder: Path, capsys: pytest.CaptureFi
     assert json.loads(stream.getvalue()) == {"backend": "torch", "files": [], "stopped": "interrupted"}
 
 
-def test_a_folder_of_many_files_is_decoded_in_larger_batches(tiny_vocoder: Vocoder) -> None:
-    limits = SchedulerLimits(lanes=2)
-    with Vocoder.load(backend="onnxruntime", threads=1, limits=limits) as open_batch:
-        assert [suited(open_batch, files, limits).batch for files in (1, 8, 20, 32, 5000)] == [8, 8, 20, 32, 32]
-        assert suited(open_batch, 8, limits) is open_batch
-        assert suited(open_batch, 5000, limits).statistics().slots == 32
-    assert suited(tiny_vocoder, 5000, limits) is tiny_vocoder, "its executor has one slot"
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Vocoder, SchedulerLimits]]:
+    """The vocoders that a test makes, and their limits."""
+    vocoders: list[tuple[Vocoder, SchedulerLimits]] = []
+    start = Vocoder.__init__
+
+    def remember(self: Vocoder, loaded: LoadedModel, batch: int, limits: SchedulerLimits) -> None:
+        start(self, loaded, batch, limits)
+        vocoders.append((self, limits))
+
+    monkeypatch.setattr(Vocoder, "__init__", remember)
+    return vocoders
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "batch"), [(1, (), 8), (9, (), 9), (40, (), 32), (9, ("--batch", "2"), 2)]
+)
+def test_more_files_are_decoded_in_larger_batches_by_one_vocoder(
+    tmp_path: Path,
+    tiny_mel: MakeMel,
+    made: list[tuple[Vocoder, SchedulerLimits]],
+    files: int,
+    options: Sequence[str],
+    batch: int,
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(files):
+        np.save(tmp_path / "in" / f"{number}.npy", tiny_mel(2))  # of too few bins: only the batch is looked at
+    inputs = (str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--backend", "onnxruntime", "--threads", "1")
+    assert vocode(*inputs, "--lanes", "2", "-q", *options) == 1
+    ((vocoder, limits),) = made
+    assert (vocoder.batch, limits.lanes) == (batch, 2)
 
 
 def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
@@ -121,8 +147,8 @@ def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.97)  # undone, it makes noise loud
-    loud = Vocoder(dataclasses.replace(tiny_vocoder.loaded, audio=audio))
-    monkeypatch.setattr(Vocoder, "load", lambda *_, **__: loud)
+    loud = dataclasses.replace(tiny_vocoder.loaded, audio=audio)
+    monkeypatch.setattr(loaded_model, "load_model", lambda *_: loud)
     for number in range(6):
         np.save(f"in/deep/{number}.npy", tiny_mel(9, seed=number))
     assert vocode("in/deep", "-o", "out") == 0
@@ -131,18 +157,6 @@ def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
     assert "7 done; 7 with clipped samples (--float keeps them)" in capsys.readouterr().err
     assert vocode("in/deep", "-o", "floating", "--float") == 0
     assert "clipped" not in capsys.readouterr().err
-
-
-def test_lanes_are_the_scheduler_s(folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[SchedulerLimits] = []
-
-    def load(*_: Any, limits: SchedulerLimits, **__: Any) -> Vocoder:
-        asked.append(limits)
-        return tiny_vocoder
-
-    monkeypatch.setattr(Vocoder, "load", load)
-    assert vocode("in/c.npy", "-o", "out", "--lanes", "3", "-q") == 0
-    assert [limits.lanes for limits in asked] == [3]
 
 
 def test_a_report_that_cannot_go_on_ends_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +359,7 @@ def test_an_interrupt_before_the_work_is_one_too(
             raise ImportError("initialization failed") from KeyboardInterrupt()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Vocoder, "load", interrupted)
+    monkeypatch.setattr(loaded_model, "load_model", interrupted)
     assert vocode("in", "-o", "out") == 130
     assert capsys.readouterr().err.endswith("wavernn-trt: interrupted\n")
 
@@ -356,7 +370,7 @@ def test_unexpected_errors_show_no_traceback_unless_asked(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the unexpected")
 
-    monkeypatch.setattr(Vocoder, "load", broken)
+    monkeypatch.setattr(loaded_model, "load_model", broken)
     assert vocode("in", "-o", "out") == 2
     assert "wavernn-trt: error: unexpected RuntimeError: the unexpected" in capsys.readouterr().err
     with pytest.raises(RuntimeError):
