@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.calibration.calibrate import calibrate
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.files.output_files import prepare_output
-    from wavernn_trt.scripts.recordings import SecondsBar, find_recordings
+    from wavernn_trt.scripts.progress import file_bar
+    from wavernn_trt.scripts.recordings import find_recordings
 
     output: Path = arguments.output
     if output.exists() and not (arguments.overwrite and output.is_file()):
@@ -109,14 +110,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     try:
-        with SecondsBar("calibrating", files, directory.audio, hidden=arguments.quiet) as bar:
+        with file_bar("calibrating", files, directory.audio, hidden=arguments.quiet) as bar:
             table = calibrate(
                 directory,
                 files,
                 seed=arguments.seed,
                 batch=arguments.batch,
                 threads=arguments.threads,
-                progress=bar.advance,
+                progress=bar.decoded,
                 failed=note,
                 notice=say,
                 partial=partial,

@@ -1,4 +1,4 @@
-"""The progress bar of ``vocode``: files, seconds of speech, the real-time factor and the time left, on stderr."""
+"""The progress bar on stderr: seconds of speech done and left, the real-time factor and the time left."""
 
 from __future__ import annotations
 
@@ -6,44 +6,95 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.files.input_files import check_regular, is_mel
+from wavernn_trt.runtime.files.mel_file import mel_frames
+from wavernn_trt.runtime.files.output_files import is_finished
+from wavernn_trt.runtime.files.recording import recording_seconds
+from wavernn_trt.runtime.files.standard_streams import is_input_stream
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobResult, Progress
-from wavernn_trt.scripts.work_estimate import WorkEstimate
 
+_SAMPLE = 256
+"""Headers that are read. Of files whose lengths spread by half, the mean is then known to three per cent."""
+_NEXT = 16
+"""The rest is estimated from the headers ahead; near the end, from at least so many."""
 _RECENT_SECONDS = 30.0
-"""Of which the real-time factor is told: a machine may be busier than it was an hour ago."""
+"""Over which the real-time factor is measured: a machine may be busier than it was an hour ago."""
 _MOMENTS = 64
 """Moments that are kept of that time."""
-
-
 _PATIENCE = 2.0
-"""Seconds that the end of a run waits for what there was to do; only a slow file system takes longer."""
+"""Seconds that the end of a run waits for the headers; only a slow file system takes longer."""
+
+
+def job_bar(jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite: bool) -> ProgressBar:
+    """A bar of jobs, with their number before it.
+
+    Args:
+        jobs: all of them.
+        audio: the model's audio settings.
+        hidden: show nothing.
+        overwrite: whether jobs whose output is there are work too.
+    """
+    return ProgressBar(len(jobs), seconds_of_jobs(jobs, audio, overwrite=overwrite), audio.sample_rate, hidden=hidden)
+
+
+def file_bar(
+    title: str, files: Iterable[Path], audio: AudioConfig, *, limit: float | None = None, hidden: bool = False
+) -> ProgressBar:
+    """A bar of recordings or mels.
+
+    Args:
+        title: what stands before the bar.
+        files: what is to be done.
+        audio: the model's audio settings.
+        limit: seconds of each file, at most.
+        hidden: show nothing.
+    """
+    paths = list(files)
+
+    def seconds_of(place: int) -> float:
+        seconds = estimate_seconds(paths[place], audio)
+        return seconds if limit is None else min(seconds, limit)
+
+    return ProgressBar(len(paths), seconds_of, audio.sample_rate, title=title, hidden=hidden)
 
 
 class ProgressBar(Progress):
-    """A `Progress` for people. A thread of its own draws it, so that no terminal holds up the work."""
+    """Seconds of speech. A thread draws them, so that no terminal and no slow file system holds up the work."""
 
-    def __init__(self, jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite: bool) -> None:
-        """Begins; how much there is to do is found out meanwhile.
+    def __init__(
+        self,
+        count: int,
+        seconds_of: Callable[[int], float],
+        sample_rate: int,
+        *,
+        title: str | None = None,
+        hidden: bool = False,
+    ) -> None:
+        """Begins; how much there is to do is found out meanwhile. See `job_bar` and `file_bar`.
 
         Args:
-            jobs: all of them.
-            audio: the model's audio settings.
+            count: files.
+            seconds_of: seconds of work that the file of a number makes, by its header.
+            sample_rate: Hz, of decoded samples.
+            title: what stands before the bar; ``None`` is the number of files that have ended.
             hidden: show nothing.
-            overwrite: whether jobs whose output is there are work too.
         """
-        self._jobs = jobs
-        self._audio = audio
-        self._overwrite = overwrite
+        self._count = count
+        self._seconds_of = seconds_of
+        self._sample_rate = sample_rate
+        self._title = title
         self._lock = threading.Lock()
         self._ended = 0
         self._steps = 0
-        self._spoken = 0.0  # seconds of the files that have ended, a fold's warm-up not included
+        self._ended_seconds = 0.0  # of the files that have ended, a fold's warm-up not included
         self._estimate: WorkEstimate | None = None
         self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS)
         self._closed = threading.Event()
@@ -53,7 +104,7 @@ class ProgressBar(Progress):
             total=0.0,
             disable=hidden,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}{postfix}]",
-            desc=f"0/{len(jobs)} files",
+            desc=self._description(0),
             dynamic_ncols=True,
         )
         self._thread = threading.Thread(target=self._work, name="wavernn-trt progress", daemon=True)
@@ -69,7 +120,11 @@ class ProgressBar(Progress):
         """See `Progress`."""
         with self._lock:
             self._ended += 1
-            self._spoken += result.samples / self._audio.sample_rate
+            self._ended_seconds += result.samples / self._sample_rate
+
+    def entitle(self, title: str) -> None:
+        """Puts another title before the bar."""
+        self._title = title
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the bar if there is one."""
@@ -83,9 +138,17 @@ class ProgressBar(Progress):
             self._thread.join()
         self._bar.close()
 
+    def __enter__(self) -> ProgressBar:
+        """The bar itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self.close()
+
     def _work(self) -> None:
         self._draw()
-        estimate = WorkEstimate(self._jobs, self._audio, overwrite=self._overwrite, going_on=self._is_patient)
+        estimate = WorkEstimate(self._count, self._seconds_of, self._is_patient)
         self._estimate = estimate if estimate.complete else None
         while not self._closed.wait(self._interval):
             self._draw()
@@ -94,16 +157,19 @@ class ProgressBar(Progress):
     def _is_patient(self) -> bool:
         return not self._closed.is_set() or time.monotonic() - self._closing < _PATIENCE
 
+    def _description(self, ended: int) -> str:
+        return f"{ended}/{self._count} files" if self._title is None else self._title
+
     def _draw(self) -> None:
         now = time.monotonic()
         with self._lock:
-            ended, steps, spoken = self._ended, self._steps, self._spoken
-        seconds = steps / self._audio.sample_rate
+            ended, steps, ended_seconds = self._ended, self._steps, self._ended_seconds
+        seconds = steps / self._sample_rate
         factor = self._real_time_factor(now, steps)
-        self._bar.set_description_str(f"{ended}/{len(self._jobs)} files", refresh=False)
+        self._bar.set_description_str(self._description(ended), refresh=False)
         postfix = [] if factor is None else [f"real-time factor {factor:.2f}"]
-        if self._estimate is not None or ended == len(self._jobs):
-            begun = max(0.0, seconds - spoken)  # of files that have not ended
+        if self._estimate is not None or ended == self._count:
+            begun = max(0.0, seconds - ended_seconds)  # of files that have not ended
             left = max(0.0, self._estimate.left(ended) - begun) if self._estimate else 0.0
             self._bar.n, self._bar.total = seconds, seconds + left
             postfix += [] if factor is None else [f"{tqdm.format_interval(left * factor)} left"]
@@ -111,10 +177,73 @@ class ProgressBar(Progress):
         self._bar.refresh()
 
     def _real_time_factor(self, now: float, steps: int) -> float | None:
-        """Of the last while, seconds of work a second of speech."""
+        """Seconds of work a second of speech, recently."""
         if not self._moments or now - self._moments[-1][0] >= _RECENT_SECONDS / _MOMENTS:
             self._moments.append((now, steps))
         while len(self._moments) > 2 and now - self._moments[0][0] > _RECENT_SECONDS:
             self._moments.popleft()
         began, before = self._moments[0]
-        return (now - began) * self._audio.sample_rate / (steps - before) if steps > before else None
+        return (now - began) * self._sample_rate / (steps - before) if steps > before else None
+
+
+class WorkEstimate:
+    """Seconds of speech left, where files end about in their order; from the headers of some of them."""
+
+    def __init__(
+        self, count: int, seconds_of: Callable[[int], float], going_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Reads headers.
+
+        Args:
+            count: files.
+            seconds_of: seconds of work that the file of a number makes.
+            going_on: asked between two headers; on its no, the rest is not read, and `complete` is false.
+        """
+        self._count = count
+        places = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+        seconds = []
+        for place in places.tolist():
+            if not going_on():
+                break
+            seconds.append(seconds_of(place))
+        self.complete = len(seconds) == len(places)
+        """Whether `left` may be asked."""
+        self._places = places
+        self._seconds = np.array(seconds)
+
+    def left(self, ended: int) -> float:
+        """Seconds of the files behind the first ``ended``."""
+        ahead = self._seconds[np.searchsorted(self._places, ended) :]
+        if self._count <= _SAMPLE:
+            return float(ahead.sum())
+        if len(ahead) < _NEXT:
+            ahead = self._seconds[-_NEXT:]
+        return float(ahead.mean()) * (self._count - ended)
+
+
+def seconds_of_jobs(jobs: Sequence[Job], audio: AudioConfig, *, overwrite: bool) -> Callable[[int], float]:
+    """A function of a job's number: the seconds that it makes, 0 where its output is there and stays."""
+
+    def seconds_of(number: int) -> float:
+        job = jobs[number]
+        return 0.0 if not overwrite and is_finished(job.output) else estimate_seconds(job.input, audio)
+
+    return seconds_of
+
+
+def estimate_seconds(path: Path, audio: AudioConfig) -> float:
+    """Seconds of speech that a file holds by its header; 0 where it cannot be read, which will be reported in its turn.
+
+    Args:
+        path: a recording or a mel.
+        audio: gives the length of a mel's frame.
+    """
+    if is_input_stream(path):
+        return 0.0  # opening it would take from what is to be read
+    try:
+        check_regular(path)
+        if is_mel(path):
+            return float(mel_frames(path) * audio.hop_length / audio.sample_rate)
+        return recording_seconds(path)
+    except Exception:
+        return 0.0

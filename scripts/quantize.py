@@ -238,7 +238,7 @@ def _table(
 ) -> CalibrationTable | None:
     from wavernn_trt.calibration.calibrate import calibrate
     from wavernn_trt.calibration.table import read_table
-    from wavernn_trt.scripts.recordings import SecondsBar
+    from wavernn_trt.scripts.progress import file_bar
 
     if arguments.table is not None:
         table = read_table(arguments.table)
@@ -252,12 +252,12 @@ def _table(
         _complain(file, reason)
 
     partial = made.with_name(f".{made.name}.partial")
-    with SecondsBar("calibrating", calibrating, directory.audio, hidden=arguments.quiet) as bar:
+    with file_bar("calibrating", calibrating, directory.audio, hidden=arguments.quiet) as bar:
         table = calibrate(
             directory,
             calibrating,
             threads=arguments.threads,
-            progress=bar.advance,
+            progress=bar.decoded,
             failed=note,
             notice=lambda line: print(f"{PROGRAM}: {line}", file=sys.stderr),
             partial=partial,
@@ -280,17 +280,17 @@ def _measure(
     directory: ModelDirectory, quantization: Quantization, held_out: HeldOut, arguments: argparse.Namespace
 ) -> Measured:
     from wavernn_trt.calibration.loss import LossMeter, keep_within, measurements
+    from wavernn_trt.scripts.progress import file_bar
     from wavernn_trt.scripts.quantize_report import Measured
-    from wavernn_trt.scripts.recordings import SecondsBar
 
     def told(names: str, loss: float) -> None:
         bar.entitle(f"measuring ({names}: {loss:+.4f})")
 
     runs = measurements(quantization, arguments.budget)
     files = [file for file, _ in held_out.speech for _ in range(runs)]
-    with SecondsBar("measuring", files, directory.audio, hidden=arguments.quiet) as bar:
+    with file_bar("measuring", files, directory.audio, hidden=arguments.quiet) as bar:
         speech = [speech for _, speech in held_out.speech]
-        meter = LossMeter(directory, speech, threads=arguments.threads, progress=bar.advance)
+        meter = LossMeter(directory, speech, threads=arguments.threads, progress=bar.decoded)
         return Measured(meter.bits, keep_within(meter, quantization, arguments.budget, told))
 
 

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, report: JobReport | None) -> int:
     from wavernn_trt.runtime.jobs.report import result_row
     from wavernn_trt.runtime.jobs.result import JobsStopped
-    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.scripts.progress import job_bar
     from wavernn_trt.scripts.vocode_report import Totals
 
     totals = Totals(audio.sample_rate)
@@ -123,7 +123,7 @@ def _vocode(arguments: argparse.Namespace, jobs: JobPlan, audio: AudioConfig, re
     with ExitStack() as stack:
         try:
             results = stack.enter_context(_speaking(arguments, jobs))
-            bar = ProgressBar(jobs, audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+            bar = job_bar(jobs, audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
             stack.callback(bar.close)
             for spoken in results:
                 result = spoken.result

@@ -190,19 +190,19 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
 
 def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespace, title: str = "") -> dict[str, Any]:
     from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
-    from wavernn_trt.scripts.recordings import SecondsBar
+    from wavernn_trt.scripts.progress import file_bar
 
     audio, hidden = vocoder.config.audio, arguments.quiet
     seconds_to_samples(arguments.seconds, vocoder.sample_rate)
     job = _Run(vocoder, [_File(path) for path in paths])
     started = time.perf_counter()
-    with SecondsBar(f"{title}bits", job.sound(), audio, hidden=hidden) as bar:
-        for index, fit in fit_speech(vocoder.loaded, job.speeches(), bar.advance):
+    with file_bar(f"{title}bits", job.sound(), audio, hidden=hidden) as bar:
+        for index, fit in fit_speech(vocoder.loaded, job.speeches(), bar.decoded):
             job.opened[index].fit = fit
     if not arguments.teacher_forced_only:
-        with SecondsBar(f"{title}correlation", job.sound(), audio, limit=arguments.seconds, hidden=hidden) as bar:
+        with file_bar(f"{title}correlation", job.sound(), audio, limit=arguments.seconds, hidden=hidden) as bar:
             likenesses = compare_speech(
-                vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.advance
+                vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.decoded
             )
             for index, likeness in likenesses:
                 job.opened[index].likeness = likeness

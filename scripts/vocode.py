@@ -232,7 +232,7 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, repo
     from wavernn_trt.runtime.jobs.report import result_row
     from wavernn_trt.runtime.jobs.result import JobOptions, JobsStopped
     from wavernn_trt.scripts.interruption import interruptible
-    from wavernn_trt.scripts.progress import ProgressBar
+    from wavernn_trt.scripts.progress import job_bar
     from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
 
     jobs = _with_streams_read(plan)
@@ -241,7 +241,7 @@ def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, repo
     totals = Totals(rate)
     document = JsonDocument(sys.stdout, _about(vocoder)) if arguments.json else None
     stopped: str | None = None
-    bar = ProgressBar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+    bar = job_bar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
     with interruptible() as interruption, closing(bar):
         results = run_jobs(vocoder, jobs, options, bar, interruption.stop)
         with closing(results):

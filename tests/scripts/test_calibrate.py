@@ -84,16 +84,16 @@ def test_one_bad_file_does_not_stop_the_rest(clips: Path, tmp_path: Path, capsys
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     clips: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wavernn_trt.scripts.recordings import SecondsBar
+    from wavernn_trt.scripts.progress import ProgressBar
 
     output, partial = tmp_path / "voice.json", tmp_path / ".voice.json.partial"
 
-    def interrupted(self: SecondsBar, samples: int) -> None:
+    def interrupted(self: ProgressBar, samples: int) -> None:
         if partial.exists():
             raise KeyboardInterrupt
 
     arguments = (shipped_voice(), clips, "-o", output, "--batch", 1, "-q")
-    monkeypatch.setattr(SecondsBar, "advance", interrupted)
+    monkeypatch.setattr(ProgressBar, "decoded", interrupted)
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (130, "")
     assert f"interrupted; {partial} has the files that are done; the same command goes on behind them" in err

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
 from wavernn_trt.runtime.jobs.result import JobResult
-from wavernn_trt.scripts.progress import ProgressBar
-from wavernn_trt.scripts.work_estimate import WorkEstimate
+from wavernn_trt.scripts.progress import WorkEstimate, file_bar, job_bar, seconds_of_jobs
 
 AUDIO = AudioConfig(sample_rate=1000, hop_length=100, win_length=200, n_fft=256)
 """A frame lasts a tenth of a second."""
@@ -35,15 +34,19 @@ def mels(tmp_path: Path) -> Callable[[NDArray[np.int64]], Sequence[Job]]:
     return make
 
 
+def estimated(jobs: Sequence[Job], *, overwrite: bool = False, **options: Any) -> WorkEstimate:
+    return WorkEstimate(len(jobs), seconds_of_jobs(jobs, AUDIO, overwrite=overwrite), **options)
+
+
 def test_of_a_few_files_every_header_is_read(mels: Callable[..., Sequence[Job]]) -> None:
     jobs = mels(np.array([1, 20, 3, 4]))
     jobs[2].output.parent.mkdir()
     jobs[2].output.touch()
-    estimate = WorkEstimate(jobs, AUDIO, overwrite=False)
+    estimate = estimated(jobs)
     assert [estimate.left(ended) for ended in range(5)] == pytest.approx([2.5, 2.4, 0.4, 0.4, 0])
-    assert WorkEstimate(jobs, AUDIO, overwrite=True).left(0) == pytest.approx(2.8)
+    assert estimated(jobs, overwrite=True).left(0) == pytest.approx(2.8)
     jobs[1].input.write_bytes(b"no mel")
-    assert WorkEstimate(jobs, AUDIO, overwrite=False).left(0) == pytest.approx(0.5)
+    assert estimated(jobs).left(0) == pytest.approx(0.5)
 
 
 def test_of_many_files_some_say_how_long_all_are(mels: Callable[..., Sequence[Job]]) -> None:
@@ -60,7 +63,7 @@ def test_of_many_files_some_say_how_long_all_are(mels: Callable[..., Sequence[Jo
         read += 1
         return True
 
-    estimate = WorkEstimate(jobs, AUDIO, overwrite=False, going_on=going_on)
+    estimate = estimated(jobs, going_on=going_on)
     assert read == 256
     work = np.where(np.arange(1500) < 300, 0, frames) / 10
     for ended in (0, 300, 600, 900, 1200):
@@ -68,7 +71,7 @@ def test_of_many_files_some_say_how_long_all_are(mels: Callable[..., Sequence[Jo
     assert estimate.left(1450) == pytest.approx(work[1450:].sum(), rel=0.4)
     assert estimate.left(1500) == 0
     assert estimate.complete
-    assert not WorkEstimate(jobs, AUDIO, overwrite=False, going_on=lambda: False).complete
+    assert not estimated(jobs, going_on=lambda: False).complete
 
 
 class Slow(Sequence[Job]):
@@ -88,7 +91,7 @@ class Slow(Sequence[Job]):
 
 def test_the_work_does_not_wait_for_headers(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = Slow()
-    bar = ProgressBar(jobs, AUDIO, hidden=False, overwrite=False)
+    bar = job_bar(jobs, AUDIO, hidden=False, overwrite=False)
     assert jobs.asked.wait(SECONDS)
     bar.decoded(1000)
     bar.closed(JobResult(Job(Path("a"), Path("b"), 0), "done", 1000))
@@ -101,7 +104,7 @@ def test_the_bar_tells_files_seconds_speed_and_what_is_left(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = mels(np.array([10, 10, 20]))
-    bar = ProgressBar(jobs, AUDIO, hidden=False, overwrite=False)
+    bar = job_bar(jobs, AUDIO, hidden=False, overwrite=False)
     bar.decoded(1000)
     bar.closed(JobResult(jobs[0], "done", 1000))
     bar.decoded(500)
@@ -120,8 +123,20 @@ def test_a_hidden_bar_says_nothing_and_reads_nothing(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = Slow()
-    bar = ProgressBar(jobs, AUDIO, hidden=True, overwrite=False)
+    bar = job_bar(jobs, AUDIO, hidden=True, overwrite=False)
     bar.decoded(1000)
     bar.close()
     assert capsys.readouterr().err == ""
     assert not jobs.asked.is_set()
+
+
+def test_a_bar_of_files_has_a_title_and_counts_no_more_of_each_than_is_asked_for(
+    mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [job.input for job in mels(np.array([10, 10, 40]))]
+    with file_bar("measuring", files, AUDIO, limit=2.0) as bar:
+        bar.decoded(1000)
+        bar.entitle("measuring (again)")
+    last = capsys.readouterr().err.strip().split("\r")[-1]
+    assert last.startswith("measuring (again)  25%|")
+    assert "1.0/4.0 s" in last

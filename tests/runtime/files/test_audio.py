@@ -15,7 +15,7 @@ from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio import read_audio, read_mel, resample, write_wav
 from wavernn_trt.runtime.files.output_files import prepare_output
-from wavernn_trt.scripts.work_estimate import estimate_seconds
+from wavernn_trt.scripts.progress import estimate_seconds
 
 
 def tone(rate: int, seconds: float = 0.25) -> np.ndarray:
