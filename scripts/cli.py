@@ -29,15 +29,15 @@ COMMANDS = {
         "make a model directory that computes in eight bits, and measure what that costs",
     ),
     "score": ("wavernn_trt.scripts.score", "score a model on recordings: bits a sample, and log-mel correlation"),
-    "vocode": ("wavernn_trt.scripts.vocode", "speak mel spectrograms, or recordings again (copy synthesis)"),
+    "vocode": ("wavernn_trt.scripts.vocode", "vocode mel spectrograms, or re-synthesise recordings"),
 }
 """Name, module and one line of help."""
 
 DESCRIPTION = "Speech from mel spectrograms with WaveRNN vocoders."
 EPILOG = f"""\
 examples:
-  {PROGRAM} vocode speech.wav -o copy.wav     say a recording again with the voice that is shipped
-  {PROGRAM} vocode mels/ -o speech/           speak every .npy mel in a folder
+  {PROGRAM} vocode speech.wav -o copy.wav     re-synthesise a recording with the voice that is shipped
+  {PROGRAM} vocode mels/ -o speech/           vocode every .npy mel in a folder
 
 exit codes: 0 all done; 1 some files failed, or a run had to stop; 2 wrong usage; 130 interrupted; 143 terminated
 '{PROGRAM} COMMAND --help' explains a command.

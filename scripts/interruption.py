@@ -13,8 +13,12 @@ from wavernn_trt.runtime.jobs.result import Stop
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ends a run that cannot notice a request to stop."""
+
+
 class Interruption:
-    """Which signal came, if any."""
+    """The signal that came, if any, and the request to stop that it makes."""
 
     def __init__(self) -> None:
         """None yet."""
@@ -23,7 +27,7 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt  # a second one is not asked what it leaves
+            raise KeyboardInterrupt  # the second signal ends the run at once
         self.signal = signal.Signals(number)
         self.stop.request()
 

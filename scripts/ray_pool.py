@@ -1,7 +1,8 @@
-"""Ray on one machine or a cluster: starting or joining it, and running jobs on a pool of vocoder actors."""
+"""``vocode --ray``: starts or joins a Ray, and runs jobs on a pool of vocoder actors."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import math
@@ -11,18 +12,26 @@ import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.files.output_files import is_finished
 from wavernn_trt.runtime.jobs.plan import Job
-from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
+from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, Stop
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
-from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts.interruption import Interrupted
+from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
+from wavernn_trt.scripts.vocode_report import Outcome, Start
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +70,69 @@ class Pool:
     """GPUs of an actor; ``None``: one where the cluster has any and the backend may use them."""
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """How a job ended, and what it was spoken with."""
+@contextmanager
+def start_on_ray(arguments: argparse.Namespace, jobs: Sequence[Job], options: JobOptions) -> Iterator[Start]:
+    """Opens a pool for as long as the context lasts. Where all jobs are done already, no worker starts.
 
-    result: JobResult
-    backend: str | None = None
-    """``None`` where no worker was needed, or none could say."""
-    engine: str | None = None
+    Args:
+        arguments: of ``vocode``.
+        jobs: from `plan_jobs`.
+        options: of all jobs.
+
+    Yields:
+        A function that begins the run. It takes SIGTERM as it takes Ctrl-C: Ray waits where a request to stop is not
+        noticed, so that the run ends with an `Interrupted` there.
+
+    Raises:
+        VocoderError: as for `open_pool`.
+    """
+    there: list[int] = []
+    left: list[int] = []
+    for number, job in enumerate(jobs):
+        (left if options.overwrite or not is_finished(job.output) else there).append(number)
+
+    def outcomes(progress: Progress, run: Iterable[Outcome]) -> Generator[Outcome, None, None]:
+        for number in there:
+            progress.closed(result := JobResult(jobs[number], "skipped"))
+            yield Outcome(result)
+        for outcome in run:
+            if outcome.result.status == "done":
+                progress.decoded(outcome.result.samples)
+            progress.closed(outcome.result)
+            yield outcome
+
+    if not left:
+        yield lambda progress, _: outcomes(progress, [])
+        return
+    cpus: float = arguments.cpus_per_actor or 1.0
+    load = partial(
+        Vocoder.load,
+        _absolute(arguments.model),
+        arguments.backend,
+        batch=arguments.batch,
+        threads=arguments.threads or max(1, int(cpus)),
+        precision=arguments.precision,
+        cache=_absolute(arguments.cache),
+        limits=SchedulerLimits(lanes=arguments.lanes),
+    )
+    wanted = Pool(arguments.address or os.environ.get("RAY_ADDRESS"), arguments.actors, cpus, arguments.gpus_per_actor)
+    with open_pool(wanted, arguments.backend) as pool:
+        if not arguments.quiet:
+            print(f"{PROGRAM}: {len(left)} files to vocode, workers on Ray: {pool.actors}", file=sys.stderr)
+
+        def start(progress: Progress, stop: Stop) -> Generator[Outcome, None, None]:
+            stop.watch(_interrupt)
+            return outcomes(progress, pool.run(jobs, left, load, options, arguments.batch or DEFAULT_BATCH))
+
+        yield start
+
+
+def _interrupt() -> None:
+    raise Interrupted
+
+
+def _absolute(given: Path | None) -> Path | None:
+    return None if given is None else given.absolute()
 
 
 class RayPool:
@@ -83,8 +147,13 @@ class RayPool:
         self._gpus = gpus
 
     def run(
-        self, jobs: Sequence[Job], numbers: Iterable[int], loading: Loading, options: JobOptions
-    ) -> Iterator[Spoken]:
+        self,
+        jobs: Sequence[Job],
+        numbers: Iterable[int],
+        load: Callable[[], Vocoder],
+        options: JobOptions,
+        slots: int = DEFAULT_BATCH,
+    ) -> Iterator[Outcome]:
         """Runs jobs whose outputs are not there yet.
 
         A job whose worker dies is run again; what was already written then counts as done. Jobs that were lost more
@@ -93,8 +162,9 @@ class RayPool:
         Args:
             jobs: from `plan_jobs`.
             numbers: the places of those that are to be run.
-            loading: the model.
+            load: makes a worker's vocoder; it is pickled.
             options: of all jobs.
+            slots: utterances that a worker decodes together.
 
         Yields:
             Every job once, as they end.
@@ -104,30 +174,29 @@ class RayPool:
             JobsStopped: no further output can be written.
         """
         left = set(numbers)
-        enough = max(_SLOTS_FILLED * (loading.batch or DEFAULT_BATCH), -(-len(left) // _MOST_CALLS))
+        enough = max(_SLOTS_FILLED * slots, -(-len(left) // _MOST_CALLS))
         together = max(1, min(enough, len(left) // (_CALLS * self.actors)))
         for size, calls in ((together, _CALLS), (1, 1)):
             if not left:
                 return
             ordered = sorted(left)
             blocks = [to_rows(jobs, ordered[first : first + size]) for first in range(0, len(ordered), size)]
-            for row in self._rows(blocks, loading, options, calls):
-                number = int(row["number"])
-                if row["refusal"]:
+            for row in self._rows(blocks, load, options, calls):
+                if "refusal" in row:
                     raise VocoderError(f"a worker cannot start: {row['refusal']}")
-                if row["stopped"]:
+                if "stopped" in row:
                     raise JobsStopped(row["stopped"])
-                if number in left:  # else it is known from an attempt before
-                    left.remove(number)
-                    yield _spoken(jobs[number], row)
+                if row["number"] in left:  # else it is known from an attempt before
+                    left.remove(row["number"])
+                    yield _outcome(jobs[row["number"]], row)
         for number in sorted(left):
             error = "its worker died or failed each time; Ray's logs may say why, or the kernel's if memory ran out"
-            yield Spoken(JobResult(jobs[number], "failed", error=error))
+            yield Outcome(JobResult(jobs[number], "failed", error=error))
 
     def _rows(
-        self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, calls: int
+        self, blocks: Sequence[Rows], load: Callable[[], Vocoder], options: JobOptions, calls: int
     ) -> Iterator[dict[str, Any]]:
-        """What the actors return, row by row; nothing for blocks whose worker died too often."""
+        """What the actors return, one by one; nothing for blocks whose worker died too often."""
         arrow = import_module("pyarrow")
         names: list[str] = []
 
@@ -150,7 +219,7 @@ class RayPool:
                 VocoderActor,
                 ray_remote_args_fn=name_actor,
                 batch_size=None,
-                fn_constructor_args=(loading, options),
+                fn_constructor_args=(load, options),
                 compute=compute,
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
@@ -158,8 +227,7 @@ class RayPool:
             )
         try:
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-                for index in range(len(batch["number"])):
-                    yield {name: values[index] for name, values in batch.items()}
+                yield from map(json.loads, batch["outcome"])
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise VocoderError(f"Ray gave up: {reason[0]}; finished files are kept, and a rerun goes on") from error
@@ -171,15 +239,14 @@ class RayPool:
                     self._ray.kill(self._ray.get_actor(name))
 
 
-def _spoken(job: Job, row: Mapping[str, Any]) -> Spoken:
-    samples, status = int(row["samples"]), row["status"]
+def _outcome(job: Job, row: Mapping[str, Any]) -> Outcome:
+    samples, status = row["samples"], row["status"]
     if status == "skipped":  # an earlier attempt, whose worker died, has written it
         import soundfile
 
         samples, status = soundfile.info(job.output).frames, "done"
-    said = tuple(json.loads(row["warnings"]))
-    result = JobResult(job, status, samples, float(row["elapsed"]), row["error"] or None, warnings=said)
-    return Spoken(result, row["backend"], row["engine"] or None)
+    result = JobResult(job, status, samples, row["elapsed"], row["error"], warnings=tuple(row["warnings"]))
+    return Outcome(result, row["backend"], row["engine"])
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,21 @@ from wavernn_trt.scripts.arguments import (
     mel_from_differences,
     path,
     positive_integer,
+    positive_number,
     seed,
 )
 
 if TYPE_CHECKING:
+    from wavernn_trt.export.config import AudioConfig
     from wavernn_trt.runtime.jobs.plan import Job, JobPlan
     from wavernn_trt.runtime.jobs.report import JobReport
+    from wavernn_trt.runtime.jobs.result import JobOptions, Progress, Stop
     from wavernn_trt.runtime.vocoder import Vocoder
+    from wavernn_trt.scripts.vocode_report import Outcome, Start
 
 DESCRIPTION = """\
-Speaks mel spectrograms with a WaveRNN vocoder. Recordings are analysed first and said
-again in the model's voice and at its sample rate (copy synthesis).
+Vocodes mel spectrograms with a WaveRNN vocoder. Recordings are analysed first and
+re-synthesised in the model's voice and at its sample rate (copy synthesis).
 """
 EPILOG = """\
 inputs:
@@ -60,6 +65,12 @@ many files:
   stops nothing; a disk that is full, or an executor that fails again and again, does.
   --report keeps a line for each file as it ends, and later runs append to it.
 
+several workers:
+  --ray vocodes the files on several workers, each with a model of its own: on this machine, or
+  with --address on a Ray cluster, where inputs, outputs and model have to be under the same
+  path on every machine. The files are the same, byte for byte. Jobs of a worker that dies are
+  given to another. Needs the extra 'ray'.
+
 mels of other projects:
   --mel-from tacotron2 (coqui, fatchord, librosa-power, …) converts the levels of such mels to
   the model's; 'wavernn-trt vocode --mel-from list' prints all names. Sample rate, hop length,
@@ -73,6 +84,8 @@ examples:
   wavernn-trt vocode chapter.npy -o chapter.wav --fold      faster for one long utterance
   wavernn-trt vocode mels/ -o speech/ --report speech.jsonl --quiet
   wavernn-trt vocode list.jsonl -o speech/ --json > report.json
+  wavernn-trt vocode mels/ -o speech/ --ray --actors 4
+  wavernn-trt vocode list.jsonl -o /nfs/speech --ray --address auto --report report.jsonl
   ffmpeg -i speech.m4a -f wav - | wavernn-trt vocode - -o - | aplay
 
 exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
@@ -87,13 +100,13 @@ def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
     parser = subparsers.add_parser(
         "vocode",
-        help="speak mel spectrograms, or recordings again (copy synthesis)",
+        help="vocode mel spectrograms, or re-synthesise recordings",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("inputs", nargs="+", type=_input, metavar="INPUT", help="what to speak, see below")
+    parser.add_argument("inputs", nargs="+", type=_input, metavar="INPUT", help="what to vocode, see below")
     parser.add_argument(
         "-o",
         "--output",
@@ -113,7 +126,10 @@ def add_parser(subparsers: Any) -> None:
         "can run, else onnxruntime (default: %(default)s)",
     )
     model.add_argument(
-        "--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's choice)"
+        "--threads",
+        type=positive_integer,
+        metavar="N",
+        help="CPU threads (default: the backend's choice; with --ray, the CPU cores of a worker)",
     )
     model.add_argument(
         "--precision",
@@ -142,7 +158,7 @@ def add_parser(subparsers: Any) -> None:
         type=positive_integer,
         metavar="N",
         help="utterances (or folds) decoded together; more is faster (default: as many as there are files, from 8 to "
-        "32; torch: 1; cuda: 32; an engine: all it can)",
+        "32; with --ray, 8 a worker; torch: 1; cuda: 32; an engine: all it can)",
     )
     speech.add_argument(
         "--fold",
@@ -157,7 +173,7 @@ def add_parser(subparsers: Any) -> None:
     )
     files = parser.add_argument_group("files")
     files.add_argument("--float", action="store_true", dest="floating", help="32-bit float WAV files, not 16-bit")
-    files.add_argument("--overwrite", action="store_true", help="make outputs anew that are there already")
+    files.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     files.add_argument("--json", action="store_true", help="print one JSON object with every file's result on stdout")
     files.add_argument(
         "--report",
@@ -169,26 +185,74 @@ def add_parser(subparsers: Any) -> None:
         "-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown"
     )
 
+    ray = parser.add_argument_group("several workers")
+    ray.add_argument("--ray", action="store_true", help="vocode on workers of a Ray, see below")
+    ray.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of a cluster, or 'auto' for one that this machine belongs to (default: RAY_ADDRESS if it is set, else "
+        "workers of its own on this machine)",
+    )
+    ray.add_argument(
+        "--actors", type=positive_integer, metavar="N", help="workers (default: as many as there is room for)"
+    )
+    ray.add_argument(
+        "--cpus-per-actor", type=positive_number, metavar="N", help="CPU cores that each takes (default: 1)"
+    )
+    ray.add_argument(
+        "--gpus-per-actor",
+        type=_gpus,
+        metavar="N",
+        help="GPUs that each takes, 0.5 for two workers on one (default: 1 where there are GPUs, unless the backend is "
+        "onnxruntime or torch)",
+    )
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Vocodes; returns 0, 1 if some files failed or no more could be written, or 130 or 143 after a signal.
 
     Raises:
-        ValueError: a mistake in the arguments, before any work is done.
+        ValueError: a mistake in the arguments, before any work is done; or no worker can start.
         OSError: the report cannot be written.
     """
-    from wavernn_trt.runtime import loaded_model
-    from wavernn_trt.runtime.decoding.folding import plan_folds
-    from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.files.output_files import remove_leftovers
-    from wavernn_trt.runtime.files.standard_streams import check_standard_output, is_standard_output
     from wavernn_trt.runtime.jobs.output_folder import locked_folder
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
-    from wavernn_trt.runtime.jobs.report import check_report
-    from wavernn_trt.runtime.load_options import LoadOptions
-    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-    from wavernn_trt.runtime.vocoder import Vocoder
+    from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
+    from wavernn_trt.runtime.jobs.result import JobOptions
 
+    _check(arguments)
+    jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=not arguments.ray)
+    check_mel_from(arguments.mel_from, (job.input for job in jobs))
+    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
+    decoder = (_on_ray if arguments.ray else _here)(arguments, jobs, options)
+    if (different := mel_from_differences(arguments.mel_from, decoder.audio)) is not None:
+        print(f"{PROGRAM}: {different}", file=sys.stderr)
+    with ExitStack() as stack:
+        if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
+            stack.enter_context(locked_folder(arguments.output))
+        removed = remove_leftovers(jobs.output_folders())
+        if removed and not arguments.quiet:
+            print(f"{PROGRAM}: removed {removed} unfinished files of a run that was killed", file=sys.stderr)
+        if arguments.ray:
+            stack.callback(remove_leftovers, jobs.output_folders())  # of workers that died
+        report = None
+        if arguments.report is not None:
+            common = {"model_sha256": model_fingerprint(decoder.model)}
+            report = stack.enter_context(JobReport(arguments.report, common))
+        return _vocode(arguments, decoder, jobs, report)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from wavernn_trt.runtime.decoding.folding import plan_folds
+    from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.files.standard_streams import check_standard_output, is_standard_output
+    from wavernn_trt.runtime.jobs.report import check_report
+
+    if not arguments.ray:
+        for option in ("--address", "--actors", "--cpus-per-actor", "--gpus-per-actor"):
+            if getattr(arguments, option[2:].replace("-", "_")) is not None:
+                raise VocoderError(f"{option} only has a meaning together with --ray")
     if is_standard_output(arguments.output):
         if arguments.json:
             raise VocoderError("--json: standard output takes the WAV file; name a .wav file, or use --report")
@@ -198,26 +262,49 @@ def run(arguments: argparse.Namespace) -> int:
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
     if arguments.report is not None:
         check_report(arguments.report, arguments.inputs)
-    jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=True)
-    check_mel_from(arguments.mel_from, (job.input for job in jobs))
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What decodes the jobs: a vocoder in this process, or those of workers on Ray."""
+
+    audio: AudioConfig
+    model: Path
+    start: Callable[[], AbstractContextManager[Start]]
+    backend: str | None = None
+    """``None`` where each worker says."""
+    engine: str | None = None
+
+
+def _here(arguments: argparse.Namespace, plan: JobPlan, options: JobOptions) -> _Decoder:
+    from wavernn_trt.runtime import loaded_model
+    from wavernn_trt.runtime.load_options import LoadOptions
+    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+    from wavernn_trt.runtime.vocoder import Vocoder
+
     wanted = LoadOptions(arguments.backend, arguments.batch, arguments.threads, arguments.precision, arguments.cache)
     vocoder = Vocoder(
         loaded_model.load_model(arguments.model, wanted),
-        arguments.batch or batch_for(len(jobs)),
+        arguments.batch or batch_for(len(plan)),
         SchedulerLimits(lanes=arguments.lanes),
     )
-    if (different := mel_from_differences(arguments.mel_from, vocoder.config.audio)) is not None:
-        print(f"{PROGRAM}: {different}", file=sys.stderr)
-    with ExitStack() as stack:
-        if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
-            stack.enter_context(locked_folder(arguments.output))
-        removed = remove_leftovers(jobs.output_folders())
-        if removed and not arguments.quiet:
-            print(f"{PROGRAM}: removed {removed} unfinished files of a run that was killed", file=sys.stderr)
-        report = None
-        if arguments.report is not None:
-            report = stack.enter_context(_open_report(arguments.report, vocoder))
-        return _vocode(arguments, vocoder, jobs, report)
+    start = partial(_start_here, vocoder, plan, options)
+    return _Decoder(vocoder.config.audio, vocoder.config.path, start, vocoder.backend, vocoder.engine)
+
+
+@contextmanager
+def _start_here(vocoder: Vocoder, plan: JobPlan, options: JobOptions) -> Iterator[Start]:
+    from wavernn_trt.runtime.jobs.pipeline import run_jobs
+    from wavernn_trt.scripts.vocode_report import Outcome
+
+    jobs = _with_streams_read(plan)
+
+    def start(progress: Progress, stop: Stop) -> Generator[Outcome, None, None]:
+        with closing(run_jobs(vocoder, jobs, options, progress, stop)) as results:
+            for result in results:
+                yield Outcome(result, vocoder.backend, vocoder.engine)
+
+    yield start
 
 
 def batch_for(files: int) -> int:
@@ -225,55 +312,6 @@ def batch_for(files: int) -> int:
     from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 
     return max(DEFAULT_BATCH, min(files, MANY))
-
-
-def _vocode(arguments: argparse.Namespace, vocoder: Vocoder, plan: JobPlan, report: JobReport | None) -> int:
-    from wavernn_trt.runtime.jobs.pipeline import run_jobs
-    from wavernn_trt.runtime.jobs.report import result_row
-    from wavernn_trt.runtime.jobs.result import JobOptions, JobsStopped
-    from wavernn_trt.scripts.interruption import interruptible
-    from wavernn_trt.scripts.progress import job_bar
-    from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
-
-    jobs = _with_streams_read(plan)
-    options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
-    rate = vocoder.sample_rate
-    totals = Totals(rate)
-    document = JsonDocument(sys.stdout, _about(vocoder)) if arguments.json else None
-    stopped: str | None = None
-    bar = job_bar(jobs, vocoder.config.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
-    with interruptible() as interruption, closing(bar):
-        results = run_jobs(vocoder, jobs, options, bar, interruption.stop)
-        with closing(results):
-            try:
-                for result in results:
-                    totals.add(result)
-                    row = result_row(result, rate)
-                    if report is not None:
-                        report.add(row)
-                    if document is not None:
-                        document.add(row)
-                    if result.status == "failed":
-                        bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
-                    for warning in result.warnings:
-                        bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
-            except JobsStopped as error:
-                stopped = str(error)
-    left = len(jobs) - totals.counts.total()
-    if interruption.signal is not None:
-        stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
-    if document is not None:
-        document.close(totals=totals.row(), stopped=stopped, left_out=plan.left_out.row())
-    if stopped is not None and interruption.signal is None:
-        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
-    if not arguments.quiet:
-        print(totals.summary(left, vocoder.backend, vocoder.engine), file=sys.stderr)
-        if plan.left_out:
-            print(f"{PROGRAM}: {plan.left_out.summary()}", file=sys.stderr)
-    if interruption.signal is not None:
-        print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
-        return 128 + interruption.signal
-    return 1 if totals.counts["failed"] or stopped is not None else 0
 
 
 def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
@@ -285,24 +323,74 @@ def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
     return [replace(plan[0], content=read_input_stream(plan[0].input))]
 
 
-def _about(vocoder: Vocoder) -> dict[str, Any]:
-    return {
-        "backend": vocoder.backend,
-        "engine": vocoder.engine,
-        "model": str(vocoder.config.path),
-        "sample_rate": vocoder.sample_rate,
+def _on_ray(arguments: argparse.Namespace, jobs: JobPlan, options: JobOptions) -> _Decoder:
+    """Opens no more than the model's settings: that there is a model shows before any worker starts."""
+    from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.runtime import loaded_model
+    from wavernn_trt.runtime.load_options import LoadOptions
+    from wavernn_trt.scripts.ray_pool import start_on_ray
+
+    model = arguments.model or loaded_model.shipped_voice()
+    torch = arguments.backend == "torch"  # which also takes checkpoints
+    audio = loaded_model.load_model(model, LoadOptions("torch")).audio if torch else open_model_directory(model).audio
+    return _Decoder(audio, model, partial(start_on_ray, arguments, jobs, options))
+
+
+def _vocode(arguments: argparse.Namespace, decoder: _Decoder, jobs: JobPlan, report: JobReport | None) -> int:
+    from wavernn_trt.runtime.jobs.report import result_row
+    from wavernn_trt.runtime.jobs.result import JobsStopped
+    from wavernn_trt.scripts.interruption import Interrupted, interruptible
+    from wavernn_trt.scripts.progress import job_bar
+    from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
+
+    rate = decoder.audio.sample_rate
+    about = {
+        "backend": decoder.backend,
+        "engine": decoder.engine,
+        "model": str(decoder.model),
+        "sample_rate": rate,
     }
-
-
-def _open_report(path: Path, vocoder: Vocoder) -> JobReport:
-    from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
-
-    common = {
-        "model_sha256": model_fingerprint(vocoder.config.path),
-        "backend": vocoder.backend,
-        "engine": vocoder.engine,
-    }
-    return JobReport(path, common)
+    totals = Totals(rate, decoder.backend, decoder.engine)
+    stopped: str | None = None
+    with ExitStack() as stack:
+        start = stack.enter_context(decoder.start())
+        document = JsonDocument(sys.stdout, about) if arguments.json else None
+        bar = job_bar(jobs, decoder.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
+        stack.enter_context(bar)
+        interruption = stack.enter_context(interruptible())
+        try:
+            with closing(start(bar, interruption.stop)) as outcomes:
+                for outcome in outcomes:
+                    result = outcome.result
+                    totals.add(outcome)
+                    row = result_row(result, rate)
+                    if report is not None:
+                        report.add({**row, "backend": outcome.backend, "engine": outcome.engine})
+                    if document is not None:
+                        document.add(row)
+                    if result.status == "failed":
+                        bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+                    for warning in result.warnings:
+                        bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
+        except JobsStopped as error:
+            stopped = str(error)
+        except Interrupted:
+            pass  # as `interruption` has it
+    if interruption.signal is not None:
+        stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
+    if document is not None:
+        document.close(totals=totals.row(), stopped=stopped, left_out=jobs.left_out.row())
+    if stopped is not None and interruption.signal is None:
+        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
+    if not arguments.quiet:
+        left = len(jobs) - totals.counts.total()
+        print(totals.summary(left, *(["on Ray"] if arguments.ray else [])), file=sys.stderr)
+        if jobs.left_out:
+            print(f"{PROGRAM}: {jobs.left_out.summary()}", file=sys.stderr)
+    if interruption.signal is not None:
+        print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
+        return 128 + interruption.signal
+    return 1 if totals.counts["failed"] or stopped is not None else 0
 
 
 def _input(text: str) -> Path:
@@ -322,3 +410,7 @@ def _fold(text: str) -> int:
         return positive_integer(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}; put --fold behind the inputs, or write --fold=11000") from None
+
+
+def _gpus(text: str) -> float:
+    return 0.0 if text == "0" else positive_number(text)

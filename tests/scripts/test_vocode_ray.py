@@ -1,4 +1,4 @@
-"""Batch vocoding on Ray: the files of a single machine, byte for byte, whatever workers come and go.
+"""``vocode --ray``: the files of a single machine, byte for byte, whatever workers come and go.
 
 What needs Ray runs on a Ray with two workers on this machine; the rest shows what each worker and the command line do.
 """
@@ -13,8 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,10 @@ from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts import cli, ray_actor, ray_pool
-from wavernn_trt.scripts.ray_actor import Loading, Rows, VocoderActor, to_rows
+from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
-from wavernn_trt.scripts.ray_vocode import main
 
 MakeMel = Callable[..., NDArray[np.float32]]
-LOADING = Loading(None, "onnxruntime", None, 1, None, None)
 SECONDS = 120
 """A Ray starts within some ten, on a machine that does nothing else."""
 
@@ -49,6 +48,14 @@ def sources(folder: Path, count: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def load() -> Vocoder:
+    return Vocoder.load(backend="onnxruntime", threads=1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    return cli.main(["vocode", "--ray", *arguments])
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -58,37 +65,40 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    """Ray with two CPUs, which this process has joined."""
+    """A Ray with room for two workers that the product has started and this process has joined, silently."""
     pytest.importorskip("ray.data", reason="needs Ray with its Data library (the extra 'ray')")
-    for name, value in ray_pool._QUIET.items():
-        os.environ.setdefault(name, value)
-    module = importlib.import_module("ray")
-    module.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False
-    )
-    yield module
-    module.shutdown()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said, ExitStack() as stack:
+        os.dup2(said.fileno(), 2)
+        try:
+            stack.enter_context(open_pool(Pool(actors=2), "onnxruntime"))
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        said.seek(0)
+        assert said.read() == b""
+        yield importlib.import_module("ray")
 
 
 def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.run(
-        [sys.executable, "-m", "wavernn_trt.scripts.ray_vocode", *arguments],
+        [sys.executable, "-m", "wavernn_trt.scripts.cli", "vocode", "--ray", *arguments],
         capture_output=True, text=True, env=environment, timeout=SECONDS,
     )  # fmt: skip
 
 
-def test_two_workers_write_what_one_machine_writes_and_a_bad_mel_stops_nobody(tmp_path: Path) -> None:
-    pytest.importorskip("ray.data", reason="needs Ray with its Data library (the extra 'ray')")
+def test_two_workers_of_a_cluster_write_what_one_machine_writes_and_a_bad_mel_stops_nobody(
+    ray: Any, tmp_path: Path
+) -> None:
     sources(tmp_path / "mels", 10)
     (tmp_path / "mels" / "bad.npy").write_bytes(b"no mel")
     alone = ["vocode", str(tmp_path / "mels"), "-o", str(tmp_path / "alone"), "--seed", "3", "-q"]
     assert cli.main(alone) == 1
     report = tmp_path / "report.jsonl"
-    finished = in_a_process(
-        tmp_path / "mels", "-o", tmp_path / "out", "--seed", "3", "--actors", "2", "--report", report
-    )
+    workers = ("--address", ray.get_runtime_context().gcs_address, "--actors", "2")
+    finished = in_a_process(tmp_path / "mels", "-o", tmp_path / "out", "--seed", "3", "--report", report, *workers)
     assert finished.returncode == 1, finished.stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
     assert len(contents(tmp_path / "out")) == 10
@@ -107,31 +117,31 @@ def test_two_workers_write_what_one_machine_writes_and_a_bad_mel_stops_nobody(tm
     assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".wav")]
 
 
-def test_a_rerun_on_a_cluster_goes_on_where_the_first_stopped(ray: Any, tmp_path: Path) -> None:
+def test_a_rerun_goes_on_where_the_first_stopped(ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources(tmp_path / "mels", 5)
-    arguments = [tmp_path / "mels", "-o", tmp_path / "out"]
-    assert cli.main(["vocode", *map(str, arguments), "-q"]) == 0
+    arguments = [str(tmp_path / "mels"), "-o", str(tmp_path / "out")]
+    assert cli.main(["vocode", *arguments, "-q"]) == 0
     whole = contents(tmp_path / "out")
     (tmp_path / "out" / "1.wav").unlink()
     (tmp_path / "out" / "3.wav").unlink()
     (tmp_path / "out" / "4.wav").write_bytes(b"finished earlier")
     (tmp_path / "out" / ".0123456789ab.part").write_bytes(b"what a killed process was writing")
-    again = in_a_process(*arguments, "--address", ray.get_runtime_context().gcs_address, "--actors", "1")
-    assert again.returncode == 0, again.stderr
-    assert "2 done, 3 skipped" in again.stderr
+    assert main([*arguments, "--actors", "1"]) == 0
+    assert "2 done, 3 skipped" in capsys.readouterr().err
     assert contents(tmp_path / "out") == {**whole, "4.wav": b"finished earlier"}
+    assert ray.is_initialized(), "it was joined before, and stays"
 
 
 class DyingActor(VocoderActor):
     """Its process is killed once when it has spoken the first file, and each time that it is to speak poison."""
 
-    def __call__(self, rows: Rows) -> dict[str, list[Any]]:
-        marker = Path(rows["output"][0]).parents[1] / "died"
+    def __call__(self, rows: Rows) -> dict[str, list[str]]:
+        marker = Path(json.loads(rows["job"][0])["output"]).parents[1] / "died"
         if not marker.exists():
             marker.touch()
-            super().__call__({name: values[:1] for name, values in rows.items()})
+            super().__call__({"job": rows["job"][:1]})
             os.kill(os.getpid(), signal.SIGKILL)
-        if any("poison" in source for source in rows["input"]):
+        if any("poison" in job for job in rows["job"]):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(rows)
 
@@ -146,14 +156,14 @@ def test_jobs_of_a_worker_that_is_killed_are_run_again_and_each_comes_back_once(
     files[4] = files[4].rename(tmp_path / "mels" / "poison.npy")
     jobs = plan_jobs(files, tmp_path / "out")
     with open_pool(Pool(actors=2), "onnxruntime") as pool:
-        ended = list(pool.run(jobs, range(6), LOADING, JobOptions()))
+        ended = list(pool.run(jobs, range(6), load, JobOptions()))
     assert ray.is_initialized()
     assert (tmp_path / "died").exists()
     assert sorted(str(one.result.job.input) for one in ended) == sorted(map(str, files))
     failed = {one.result.job.input.name: one.result.error for one in ended if one.result.status != "done"}
     assert list(failed) == ["poison.npy"]
     assert "its worker died or failed" in str(failed["poison.npy"])
-    vocoder = Vocoder.load(backend="onnxruntime", threads=1)
+    vocoder = load()
     for one in ended:
         if one.result.status == "done":
             assert one.result.samples == vocoder.vocode(np.load(one.result.job.input)).size
@@ -177,7 +187,11 @@ def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch
     return tmp_path
 
 
-def test_a_worker_speaks_as_the_command_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def spoken(actor: VocoderActor, rows: Rows) -> list[dict[str, Any]]:
+    return list(map(json.loads, actor(rows)["outcome"]))
+
+
+def test_a_worker_vocodes_as_the_command_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         {"input": "in/a.npy", "seed": 2**64 - 1, "sample_rate": 16000},
         {"input": "in/b.npy", "sample_rate": 22050},
@@ -187,12 +201,10 @@ def test_a_worker_speaks_as_the_command_does(folder: Path, monkeypatch: pytest.M
     assert cli.main(["vocode", "list.jsonl", "-o", "alone", "-q"]) == 1
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")  # workers have folders of their own
-    told = VocoderActor(LOADING, JobOptions())(rows)
+    outcomes = spoken(VocoderActor(Vocoder.load, JobOptions()), rows)
     assert contents(folder / "out" / "in") == contents(folder / "alone" / "in")
-    assert dict(zip(told["number"], told["status"], strict=True)) == {0: "done", 1: "failed"}
-    assert dict(zip(told["number"], told["samples"], strict=True)) == {0: 160, 1: 0}
-    assert any("22050 Hz" in error for error in told["error"])
-    assert told["refusal"] == ["", ""]
+    assert {one["number"]: (one["status"], one["samples"]) for one in outcomes} == {0: ("done", 160), 1: ("failed", 0)}
+    assert [one["number"] for one in outcomes if "22050 Hz" in (one["error"] or "")] == [1]
 
 
 def test_what_a_worker_warns_of_comes_back(folder: Path) -> None:
@@ -200,8 +212,8 @@ def test_what_a_worker_warns_of_comes_back(folder: Path) -> None:
     soundfile.write(content, np.random.default_rng(0).uniform(-0.5, 0.5, 2000), 16000, format="WAV")
     Path("in/cut.wav").write_bytes(content.getvalue()[:2044])
     jobs = plan_jobs([Path("in/cut.wav")], Path("out"))
-    told = VocoderActor(LOADING, JobOptions())(to_rows(jobs, [0]))
-    result = ray_pool._spoken(jobs[0], {name: values[0] for name, values in told.items()}).result
+    (outcome,) = spoken(VocoderActor(Vocoder.load, JobOptions()), to_rows(jobs, [0]))
+    result = ray_pool._outcome(jobs[0], outcome).result
     assert result.status == "done"
     assert result.warnings == ("cut short: found 0.06 s of the 0.12 s that its header promises",)
 
@@ -212,13 +224,11 @@ def test_a_worker_that_cannot_load_the_model_says_why(folder: Path, monkeypatch:
 
     monkeypatch.setattr(Vocoder, "load", refuse)
     jobs = plan_jobs([Path("in")], Path("out"))
-    told = VocoderActor(LOADING, JobOptions())(to_rows(jobs, [0, 1]))
-    assert told["refusal"] == ["there is no model"] * 2
+    outcomes = spoken(VocoderActor(Vocoder.load, JobOptions()), to_rows(jobs, [0, 1]))
     pool = RayPool(None, None, 1, 1.0, 0.0)
-    rows = [{name: values[0] for name, values in told.items()}]
-    monkeypatch.setattr(pool, "_rows", lambda *_: iter(rows))
+    monkeypatch.setattr(pool, "_rows", lambda *_: iter(outcomes))
     with pytest.raises(VocoderError, match="a worker cannot start: there is no model"):
-        list(pool.run(jobs, [0, 1], LOADING, JobOptions()))
+        list(pool.run(jobs, [0, 1], load, JobOptions()))
 
 
 @pytest.fixture
@@ -226,12 +236,11 @@ def worker_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, which is called here and not on a Ray; each call has one job."""
 
     class Here(RayPool):
-        def _rows(self, blocks: Sequence[Rows], loading: Loading, options: JobOptions, *_: int) -> Iterator[Any]:
-            actor = VocoderActor(loading, options)
+        def _rows(self, blocks: Sequence[Rows], load: Any, options: JobOptions, *_: int) -> Iterator[Any]:
+            actor = VocoderActor(load, options)
             for block in blocks:
-                for index in range(len(block["number"])):
-                    told = actor({name: values[index : index + 1] for name, values in block.items()})
-                    yield from (dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True))
+                for job in block["job"]:
+                    yield from spoken(actor, {"job": [job]})
 
     monkeypatch.setattr(ray_pool, "open_pool", lambda *_: nullcontext(Here(None, None, 1, 1.0, 0.0)))
 
@@ -300,7 +309,7 @@ def test_a_worker_whose_executor_was_given_up_ends_so_that_another_takes_its_job
     monkeypatch.setattr(ray_actor, "run_jobs", given_up)
     monkeypatch.setattr(ray_actor.os, "_exit", end)
     with pytest.raises(ProcessEnds):
-        VocoderActor(LOADING, JobOptions())(to_rows(plan_jobs([Path("in")], Path("out")), [0, 1]))
+        VocoderActor(Vocoder.load, JobOptions())(to_rows(plan_jobs([Path("in")], Path("out")), [0, 1]))
 
 
 def test_where_all_is_done_no_worker_is_needed(
@@ -318,7 +327,7 @@ def test_where_all_is_done_no_worker_is_needed(
     )
     assert cli.main(["vocode", *arguments[:3], "-q"]) == 0
     assert main(arguments) == 0
-    assert "0 done, 2 skipped (outputs are there; --overwrite makes them anew)" in capsys.readouterr().err
+    assert "0 done, 2 skipped (outputs are there; --overwrite replaces them)" in capsys.readouterr().err
     assert [json.loads(line)["status"] for line in Path("report.jsonl").read_text().splitlines()] == ["skipped"] * 2
 
 
@@ -396,16 +405,28 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert not Path("out").exists()
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = """
-import sys
-from wavernn_trt.scripts.ray_vocode import main
-try:
-    main(["--help"])
-except SystemExit as exit:
-    sys.exit(str(heavy) if (heavy := {"ray", "torch", "onnxruntime", "numpy"} & set(sys.modules)) else exit.code)
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
-    assert finished.returncode == 0, finished.stderr
-    assert "--actors" in finished.stdout
+def test_options_of_workers_are_refused_without_ray(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vocode", "in", "-o", "out", "--actors", "2"]) == 2
+    assert capsys.readouterr().err == "wavernn-trt: error: --actors only has a meaning together with --ray\n"
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("worker_in_this_process")
+def test_the_former_command_still_works_and_names_the_new_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from wavernn_trt.scripts.ray_vocode import main as former
+
+    assert former(["in", "-o", "out", "--cpus-per-actor", "1"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("wavernn-trt: ray_vocode is deprecated; use 'wavernn-trt vocode --ray'")
+    assert "2 done; " in said
+    assert sorted(file.name for file in Path("out").iterdir()) == ["a.wav", "b.wav"]
+
+
+@pytest.mark.usefixtures("worker_in_this_process")
+def test_the_json_document_names_no_backend_and_has_every_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["in", "-o", "out", "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["backend"], document["engine"]) == (None, None)
+    assert {file["output"]: file["status"] for file in document["files"]} == {"out/a.wav": "done", "out/b.wav": "done"}
