@@ -6,7 +6,7 @@ came: a row then has the same bits, however a mel is cut into pieces.
 Where the conditioner is a convolution (fatchord's layout), every run has the same length, with zeros for frames that
 do not exist or are not there yet, as the conditioner itself has them around a mel. Where it is a recurrent network
 that reads all frames in both directions (univoc), a block is conditioned with some frames before and behind it, which
-is an approximation; scripts/measure_windows.py measures of what quality.
+is an approximation; the README has what it costs.
 """
 
 from __future__ import annotations
