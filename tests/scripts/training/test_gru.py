@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from wavernn_trt.export.families.univoc import univoc_from_state
-from wavernn_trt.scripts.training.training_gru import gru_over_labels
-from wavernn_trt.scripts.training.voice_corpus import AUDIO, Windows
-from wavernn_trt.scripts.training.voice_model import TrainingModel
-from wavernn_trt.scripts.training.voice_recipe import Recipe
+from wavernn_trt.scripts.training.corpus import AUDIO, Windows
+from wavernn_trt.scripts.training.gru import gru_over_labels
+from wavernn_trt.scripts.training.model import TrainingModel
+from wavernn_trt.scripts.training.recipe import Recipe
 
 SMALL = Recipe(conditioning_size=3, embedding_dim=5, rnn_size=17, fc_size=9, bits=4)
 

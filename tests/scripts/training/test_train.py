@@ -22,13 +22,13 @@ from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.runtime.jobs.result import Stop
 from wavernn_trt.runtime.vocoder import shipped_voice
-from wavernn_trt.scripts.training import train_voice, voice_corpus
-from wavernn_trt.scripts.training.train_voice import Training, train
-from wavernn_trt.scripts.training.voice_checkpoint import load, load_weights
-from wavernn_trt.scripts.training.voice_corpus import AUDIO, read_folder
-from wavernn_trt.scripts.training.voice_model import TrainingModel, config_yaml
-from wavernn_trt.scripts.training.voice_recipe import RECIPES, Recipe, RecipeError, meanings
-from wavernn_trt.scripts.training.voice_samples import write_samples
+from wavernn_trt.scripts.training import corpus as corpora
+from wavernn_trt.scripts.training import train as train_module
+from wavernn_trt.scripts.training.corpus import AUDIO, read_folder
+from wavernn_trt.scripts.training.model import TrainingModel, config_yaml, load, load_weights
+from wavernn_trt.scripts.training.recipe import RECIPES, Recipe, RecipeError, meanings
+from wavernn_trt.scripts.training.samples import write_samples
+from wavernn_trt.scripts.training.train import Training, train
 
 TINY = Recipe(
     conditioning_size=4,
@@ -62,8 +62,8 @@ def voiced(seconds: float, pitch: float, rate: int) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 0.1 s, and as short samples, so that tests train more than they validate."""
-    monkeypatch.setattr(train_voice, "_VALIDATED", PIECE)
-    monkeypatch.setattr(train_voice, "write_samples", partial(write_samples, seconds=0.1))
+    monkeypatch.setattr(train_module, "_VALIDATED", PIECE)
+    monkeypatch.setattr(train_module, "write_samples", partial(write_samples, seconds=0.1))
 
 
 @pytest.fixture
@@ -136,12 +136,12 @@ def test_training_begins_with_an_exported_voice(tmp_path: Path) -> None:
 def test_kept_out_clips_are_not_trained_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[set[str]] = []
 
-    class Watched(voice_corpus.Corpus):
+    class Watched(corpora.Corpus):
         def __init__(self, recordings, device):  # type: ignore[no-untyped-def]
             heard.append({recording.name for recording in recordings})
             super().__init__(recordings, device)
 
-    monkeypatch.setattr(train_voice, "Corpus", Watched)
+    monkeypatch.setattr(train_module, "Corpus", Watched)
     clips = read_folder(folder)
     train(clips, tmp_path / "named", dataclasses.replace(TINY, max_updates=1), keep_out=["clip1"])
     assert heard == [{"clip0", "clip2"}, {"clip1"}]
@@ -196,7 +196,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(fol
 
 def test_the_best_is_kept_beside_the_latest(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([8.0, 5.0, 4.0, 6.0, 4.0, 4.5])  # before, and after each update
-    monkeypatch.setattr(train_voice, "validate", lambda *_: next(losses))
+    monkeypatch.setattr(train_module, "validate", lambda *_: next(losses))
     recipe = dataclasses.replace(TINY, max_updates=3, validate_every=1)
     clips = read_folder(folder)
     train(clips, tmp_path, recipe)
@@ -207,7 +207,7 @@ def test_the_best_is_kept_beside_the_latest(folder: Path, tmp_path: Path, monkey
 
 def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
     recipe = Recipe(learning_rate=1.0, warm_up=0.1)
-    rates = [train_voice.learning_rate_at(done, recipe) for done in (0.0, 0.05, 0.1, 0.5, 1.0)]
+    rates = [train_module.learning_rate_at(done, recipe) for done in (0.0, 0.05, 0.1, 0.5, 1.0)]
     assert rates[0] == 0.0
     assert rates[1] < rates[2] > rates[3] > rates[4]
     assert rates[2] == pytest.approx(0.976, abs=1e-3)
@@ -221,7 +221,7 @@ def test_every_option_of_the_recipe_says_what_it_means() -> None:
 
 def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("no speech here")
-    assert train_voice.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert train_module.main([str(tmp_path), str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert "found 0 recordings, expected at least 2 of speech" in message
     assert "Traceback" not in message
@@ -271,7 +271,7 @@ def test_mistakes_are_named(
     damaged = TrainingModel(TINY).state_dict()
     damaged["fc1.bias"][0] = float("nan")
     torch.save({"model": damaged, "step": 1}, "damaged.pt")
-    assert train_voice.main([str(folder), str(tmp_path / "out"), "--variants", "0", "--context", "16", *options]) == 2
+    assert train_module.main([str(folder), str(tmp_path / "out"), "--variants", "0", "--context", "16", *options]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -289,7 +289,7 @@ def test_mistakes_are_named(
 )
 def test_wrong_usage_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        train_voice.main(["speech", "out", *options])
+        train_module.main(["speech", "out", *options])
     assert message in capsys.readouterr().err
 
 
@@ -303,7 +303,7 @@ def test_without_matplotlib_nothing_is_begun(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert train_voice.main([str(folder), str(tmp_path / "out")]) == 2
+    assert train_module.main([str(folder), str(tmp_path / "out")]) == 2
     assert "pip install '.[plot]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -320,7 +320,7 @@ def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_p
             return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_voice, "Training", Stopping)
+        patch.setattr(train_module, "Training", Stopping)
         assert train(clips, tmp_path, recipe, stop=stop)["step"] == 3
     assert train(clips, tmp_path, dataclasses.replace(recipe, max_updates=5), resume=True)["step"] == 5
     # One that was interrupted before its first update has that to show.
@@ -331,7 +331,7 @@ def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_p
 def test_a_state_that_overflowed_is_forgotten_where_a_row_begins_anew(folder: Path) -> None:
     training = Training(TINY, torch.device("cpu"))
     clips = read_folder(folder)
-    corpus = voice_corpus.Corpus([voice_corpus.prepare(name, *clips[name], 1.0, 8) for name in clips], training.device)
+    corpus = corpora.Corpus([corpora.prepare(name, *clips[name], 1.0, 8) for name in clips], training.device)
     windows = corpus.windows(torch.zeros(4, dtype=torch.long), torch.arange(4) * 9, TINY.frames, TINY.context)
     training._hidden[:] = torch.nan
     assert not torch.isfinite(training.update(windows, torch.ones(4), 0.0))
@@ -345,9 +345,9 @@ def test_validation_is_what_the_exported_model_scores(folder: Path) -> None:
     clips = read_folder(folder)
     torch.manual_seed(0)
     model = TrainingModel(TINY)
-    recording = voice_corpus.prepare("clip0", *clips["clip0"], 1.0, 8)
+    recording = corpora.prepare("clip0", *clips["clip0"], 1.0, 8)
     assert len(recording.mel) == 97
-    found = train_voice.validate(model, voice_corpus.Corpus([recording], torch.device("cpu")), TINY)
+    found = train_module.validate(model, corpora.Corpus([recording], torch.device("cpu")), TINY)
     exported = univoc_from_state(model.state_dict())
     bits = []
     wide = PIECE + 2 * TINY.context
@@ -364,25 +364,25 @@ def test_validation_is_what_the_exported_model_scores(folder: Path) -> None:
 
 
 def test_a_missing_folder_silence_and_twins_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(voice_corpus.CorpusError, match="nowhere: no such folder"):
+    with pytest.raises(corpora.CorpusError, match="nowhere: no such folder"):
         read_folder(tmp_path / "nowhere")
     soundfile.write(folder / "clip0.wav", voiced(1.2, 100, 16000), 16000)
-    with pytest.raises(voice_corpus.CorpusError, match=r"clip0\.wav: found another recording of that name"):
+    with pytest.raises(corpora.CorpusError, match=r"clip0\.wav: found another recording of that name"):
         read_folder(folder)
     soundfile.write(folder / "clip0.wav", np.zeros(20000), 16000)
-    with pytest.raises(voice_corpus.CorpusError, match=r"clip0\.wav: found silence"):
+    with pytest.raises(corpora.CorpusError, match=r"clip0\.wav: found silence"):
         read_folder(folder)
 
 
 def test_a_clip_that_is_no_recording_is_refused(folder: Path) -> None:
     (folder / "text.wav").write_text("no speech here")
-    with pytest.raises(voice_corpus.CorpusError, match=r"text\.wav: not a recording that can be read"):
+    with pytest.raises(corpora.CorpusError, match=r"text\.wav: not a recording that can be read"):
         read_folder(folder)
 
 
 def test_a_clip_too_short_is_refused(folder: Path) -> None:
     soundfile.write(folder / "click.wav", np.zeros(1600), 16000)
-    with pytest.raises(voice_corpus.CorpusError, match=r"click\.wav: 0\.10 s, expected at least 1\.0 s"):
+    with pytest.raises(corpora.CorpusError, match=r"click\.wav: 0\.10 s, expected at least 1\.0 s"):
         read_folder(folder)
 
 

@@ -1,4 +1,4 @@
-"""Trains a univoc-layout WaveRNN on a folder of speech: `python -m wavernn_trt.scripts.training.train_voice --help`.
+"""Trains a univoc-layout WaveRNN on a folder of speech: `python -m wavernn_trt.scripts.training.train --help`.
 
 Each row of a batch walks through a recording, a few frames at a time, and hands its recurrent state on, so that
 training meets the states that synthesis will. The loss is the cross entropy of the next label given the true ones
@@ -19,7 +19,7 @@ from typing import Any
 try:
     import torch
 except ModuleNotFoundError:
-    sys.exit("train_voice needs PyTorch: pip install '.[train]' in a clone of the project")
+    sys.exit("train needs PyTorch: pip install '.[train]' in a clone of the project")
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,9 +27,7 @@ from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.jobs.result import Stop
 from wavernn_trt.scripts.arguments import positive_integer
 from wavernn_trt.scripts.interruption import interruptible
-from wavernn_trt.scripts.training.mel_picture import DrawingError, need_matplotlib
-from wavernn_trt.scripts.training.voice_checkpoint import load_training, load_weights, save
-from wavernn_trt.scripts.training.voice_corpus import (
+from wavernn_trt.scripts.training.corpus import (
     Clips,
     Corpus,
     CorpusError,
@@ -42,9 +40,18 @@ from wavernn_trt.scripts.training.voice_corpus import (
     split,
     walk,
 )
-from wavernn_trt.scripts.training.voice_model import TrainingModel, bits_a_sample, config_yaml, sized_like
-from wavernn_trt.scripts.training.voice_recipe import RECIPES, Recipe, RecipeError, meanings
-from wavernn_trt.scripts.training.voice_samples import write_samples
+from wavernn_trt.scripts.training.mel_picture import DrawingError, need_matplotlib
+from wavernn_trt.scripts.training.model import (
+    TrainingModel,
+    bits_a_sample,
+    config_yaml,
+    load_training,
+    load_weights,
+    save,
+    sized_like,
+)
+from wavernn_trt.scripts.training.recipe import RECIPES, Recipe, RecipeError, meanings
+from wavernn_trt.scripts.training.samples import write_samples
 
 _VALIDATED = 40
 """Frames of a piece that is validated: 0.5 s."""
@@ -269,7 +276,7 @@ def train(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 where the caller has to change something."""
     parser = argparse.ArgumentParser(
-        prog="python -m wavernn_trt.scripts.training.train_voice",
+        prog="python -m wavernn_trt.scripts.training.train",
         description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of recordings of a voice.",
         epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the latest weights; best.pt, that "
         "which fitted the kept-out clips best, should they have been learnt by heart afterwards; training.pt, to be "
@@ -331,10 +338,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible() as interruption:
             result = train(read_folder(folder), recipe=recipe, device=device, stop=interruption.stop, **options)
     except (RecipeError, CorpusError, DrawingError, OSError) as error:
-        print(f"train_voice: {error}", file=sys.stderr)
+        print(f"train: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
-        print(f"train_voice: {str(error).splitlines()[0]}; lower --rows", file=sys.stderr)
+        print(f"train: {str(error).splitlines()[0]}; lower --rows", file=sys.stderr)
         return 2
     print(" ".join(f"{name} {value:.4g}" for name, value in result.items()))
     return 128 + interruption.signal if interruption.signal else 0

@@ -1,4 +1,4 @@
-"""From a folder of recordings to batches of mel windows and labels, for `train_voice`."""
+"""From a folder of recordings to batches of mel windows and labels, for `train`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import soundfile
 pytest.importorskip("matplotlib", reason="spectrograms are drawn with matplotlib")
 
 from wavernn_trt.runtime.vocoder import shipped_voice
-from wavernn_trt.scripts.training import present_voice
+from wavernn_trt.scripts.training import present
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLISHED = ROOT / "runtime" / "voices" / "samples"
@@ -21,13 +21,13 @@ PUBLISHED = ROOT / "runtime" / "voices" / "samples"
 def test_a_voice_is_measured_and_its_samples_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(present_voice, "_ROUNDS", 1)
+    monkeypatch.setattr(present, "_ROUNDS", 1)
     time = np.arange(16000) / 16000
     tone = 0.3 * np.sin(2 * np.pi * 200 * time) + 0.01 * np.random.default_rng(0).standard_normal(16000)
     soundfile.write(tmp_path / "tone.flac", tone, 16000)
     out = tmp_path / "out"
     arguments = [shipped_voice(), tmp_path / "tone.flac", "-o", out, "--name", "mine", "--seconds", "0.5"]
-    assert present_voice.main([str(argument) for argument in arguments]) == 0
+    assert present.main([str(argument) for argument in arguments]) == 0
     assert sorted(file.name for file in out.iterdir()) == ["mine.json", "mine.png", "tone-mine.wav", "tone.wav"]
     result = json.loads((out / "mine.json").read_text())
     assert 0 < result["bits"] < np.inf
@@ -35,7 +35,7 @@ def test_a_voice_is_measured_and_its_samples_are_written(
     assert result["seconds"] == pytest.approx(1.0, abs=0.01)
     assert result["bytes"] == (shipped_voice() / "decoder.weights").stat().st_size
     assert 0 < result["real_time_factor"]["least"] <= result["real_time_factor"]["median"]
-    assert capsys.readouterr().out == present_voice.row(result) + "\n"
+    assert capsys.readouterr().out == present.row(result) + "\n"
     original, rate = soundfile.read(out / "tone.wav")
     spoken, _ = soundfile.read(out / "tone-mine.wav")
     assert rate == 16000
@@ -44,7 +44,7 @@ def test_a_voice_is_measured_and_its_samples_are_written(
 
 
 def test_a_mistake_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert present_voice.main([str(shipped_voice()), str(tmp_path / "none.wav"), "-o", str(tmp_path / "out")]) == 2
+    assert present.main([str(shipped_voice()), str(tmp_path / "none.wav"), "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "none.wav: No such file or directory" in error
     assert "Traceback" not in error
@@ -56,5 +56,5 @@ def test_the_readme_tells_what_was_measured() -> None:
     files = sorted(PUBLISHED.glob("*.json"))
     assert files
     for file in files:
-        assert present_voice.row(json.loads(file.read_text())) in readme
+        assert present.row(json.loads(file.read_text())) in readme
     assert sum(file.stat().st_size for file in PUBLISHED.glob("*.wav")) <= 300_000

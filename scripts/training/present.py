@@ -1,4 +1,4 @@
-"""Figures, samples and a picture of a voice: `python -m wavernn_trt.scripts.training.present_voice --help`."""
+"""Figures, samples and a picture of a voice: `python -m wavernn_trt.scripts.training.present --help`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def row(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 where the caller has to change something."""
     parser = argparse.ArgumentParser(
-        prog="python -m wavernn_trt.scripts.training.present_voice",
+        prog="python -m wavernn_trt.scripts.training.present",
         description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
         epilog="FOLDER gets CLIP.wav and CLIP-NAME.wav of the first clips, NAME.png, their spectrograms, and NAME.json:"
         " bits a sample, the correlation of log-mels for three seeds and what it would be of the recordings themselves "
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_atomic(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
             present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
     except (VocoderError, ValueError, OSError) as error:
-        print(f"present_voice: {error}", file=sys.stderr)
+        print(f"present: {error}", file=sys.stderr)
         return 2
     print(row(result))
     return 0

@@ -14,7 +14,7 @@ pytest.importorskip("soxr", reason="training resamples with soxr")
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.features import mel_spectrogram
-from wavernn_trt.scripts.training.voice_corpus import (
+from wavernn_trt.scripts.training.corpus import (
     AUDIO,
     Corpus,
     CorpusError,
@@ -24,8 +24,8 @@ from wavernn_trt.scripts.training.voice_corpus import (
     read_folder,
     walk,
 )
-from wavernn_trt.scripts.training.voice_model import TrainingModel
-from wavernn_trt.scripts.training.voice_recipe import Recipe
+from wavernn_trt.scripts.training.model import TrainingModel
+from wavernn_trt.scripts.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 FRAMES = (81, 40, 60)

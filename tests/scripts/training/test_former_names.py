@@ -1,0 +1,23 @@
+"""Commands under the names that they had before."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="training needs PyTorch (the extra 'train')")
+
+
+@pytest.mark.parametrize(("former", "new"), [("train_voice", "train"), ("present_voice", "present")])
+def test_a_former_command_runs_and_names_the_new_one(
+    former: str, new: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [former, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"wavernn_trt.scripts.{former}", run_name="__main__")
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"usage: python -m wavernn_trt.scripts.training.{new} ")
+    assert said.err == f"{former} is deprecated; use python -m wavernn_trt.scripts.training.{new}\n"
