@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
@@ -23,14 +19,6 @@ from wavernn_trt.scripts.arguments import (
     positive_number,
     seed,
 )
-
-if TYPE_CHECKING:
-    from wavernn_trt.export.config import AudioConfig
-    from wavernn_trt.runtime.jobs.plan import Job, JobPlan
-    from wavernn_trt.runtime.jobs.report import JobReport
-    from wavernn_trt.runtime.jobs.result import JobOptions, Progress, Stop
-    from wavernn_trt.runtime.vocoder import Vocoder
-    from wavernn_trt.scripts.vocode_report import Outcome, Start
 
 DESCRIPTION = """\
 Vocodes mel spectrograms with a WaveRNN vocoder. Recordings are analysed first and
@@ -91,9 +79,6 @@ examples:
 exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
 130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
 """
-
-MANY = 32
-"""Utterances that are decoded together where there are as many. More take memory, and are hardly faster on a CPU."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -220,12 +205,13 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.jobs.plan import is_file_name, plan_jobs
     from wavernn_trt.runtime.jobs.report import JobReport, model_fingerprint
     from wavernn_trt.runtime.jobs.result import JobOptions
+    from wavernn_trt.scripts.vocode_run import decoder_here, decoder_on_ray, run_all
 
     _check(arguments)
     jobs = plan_jobs(arguments.inputs, arguments.output, arguments.seed, streams=not arguments.ray)
     check_mel_from(arguments.mel_from, (job.input for job in jobs))
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
-    decoder = (_on_ray if arguments.ray else _here)(arguments, jobs, options)
+    decoder = (decoder_on_ray if arguments.ray else decoder_here)(arguments, jobs, options)
     if (different := mel_from_differences(arguments.mel_from, decoder.audio)) is not None:
         print(f"{PROGRAM}: {different}", file=sys.stderr)
     with ExitStack() as stack:
@@ -240,7 +226,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report is not None:
             common = {"model_sha256": model_fingerprint(decoder.model)}
             report = stack.enter_context(JobReport(arguments.report, common))
-        return _vocode(arguments, decoder, jobs, report)
+        return run_all(arguments, decoder, jobs, report)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -262,135 +248,6 @@ def _check(arguments: argparse.Namespace) -> None:
     plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
     if arguments.report is not None:
         check_report(arguments.report, arguments.inputs)
-
-
-@dataclass(frozen=True)
-class _Decoder:
-    """What decodes the jobs: a vocoder in this process, or those of workers on Ray."""
-
-    audio: AudioConfig
-    model: Path
-    start: Callable[[], AbstractContextManager[Start]]
-    backend: str | None = None
-    """``None`` where each worker says."""
-    engine: str | None = None
-
-
-def _here(arguments: argparse.Namespace, plan: JobPlan, options: JobOptions) -> _Decoder:
-    from wavernn_trt.runtime import loaded_model
-    from wavernn_trt.runtime.load_options import LoadOptions
-    from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-    from wavernn_trt.runtime.vocoder import Vocoder
-
-    wanted = LoadOptions(arguments.backend, arguments.batch, arguments.threads, arguments.precision, arguments.cache)
-    vocoder = Vocoder(
-        loaded_model.load_model(arguments.model, wanted),
-        arguments.batch or batch_for(len(plan)),
-        SchedulerLimits(lanes=arguments.lanes),
-    )
-    start = partial(_start_here, vocoder, plan, options)
-    return _Decoder(vocoder.config.audio, vocoder.config.path, start, vocoder.backend, vocoder.engine)
-
-
-@contextmanager
-def _start_here(vocoder: Vocoder, plan: JobPlan, options: JobOptions) -> Iterator[Start]:
-    from wavernn_trt.runtime.jobs.pipeline import run_jobs
-    from wavernn_trt.scripts.vocode_report import Outcome
-
-    jobs = _with_streams_read(plan)
-
-    def start(progress: Progress, stop: Stop) -> Generator[Outcome, None, None]:
-        with closing(run_jobs(vocoder, jobs, options, progress, stop)) as results:
-            for result in results:
-                yield Outcome(result, vocoder.backend, vocoder.engine)
-
-    yield start
-
-
-def batch_for(files: int) -> int:
-    """Utterances that are decoded together where neither the user nor the executor decides."""
-    from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
-
-    return max(DEFAULT_BATCH, min(files, MANY))
-
-
-def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
-    """The jobs; a stream is read here, where Ctrl-C ends the waiting for it."""
-    from wavernn_trt.runtime.files.standard_streams import is_input_stream, read_input_stream
-
-    if len(plan) != 1 or not is_input_stream(plan[0].input):
-        return plan
-    return [replace(plan[0], content=read_input_stream(plan[0].input))]
-
-
-def _on_ray(arguments: argparse.Namespace, jobs: JobPlan, options: JobOptions) -> _Decoder:
-    """Opens no more than the model's settings: that there is a model shows before any worker starts."""
-    from wavernn_trt.export.model_directory import open_model_directory
-    from wavernn_trt.runtime import loaded_model
-    from wavernn_trt.runtime.load_options import LoadOptions
-    from wavernn_trt.scripts.ray_pool import start_on_ray
-
-    model = arguments.model or loaded_model.shipped_voice()
-    torch = arguments.backend == "torch"  # which also takes checkpoints
-    audio = loaded_model.load_model(model, LoadOptions("torch")).audio if torch else open_model_directory(model).audio
-    return _Decoder(audio, model, partial(start_on_ray, arguments, jobs, options))
-
-
-def _vocode(arguments: argparse.Namespace, decoder: _Decoder, jobs: JobPlan, report: JobReport | None) -> int:
-    from wavernn_trt.runtime.jobs.report import result_row
-    from wavernn_trt.runtime.jobs.result import JobsStopped
-    from wavernn_trt.scripts.interruption import Interrupted, interruptible
-    from wavernn_trt.scripts.progress import job_bar
-    from wavernn_trt.scripts.vocode_report import JsonDocument, Totals
-
-    rate = decoder.audio.sample_rate
-    about = {
-        "backend": decoder.backend,
-        "engine": decoder.engine,
-        "model": str(decoder.model),
-        "sample_rate": rate,
-    }
-    totals = Totals(rate, decoder.backend, decoder.engine)
-    stopped: str | None = None
-    with ExitStack() as stack:
-        start = stack.enter_context(decoder.start())
-        document = JsonDocument(sys.stdout, about) if arguments.json else None
-        bar = job_bar(jobs, decoder.audio, hidden=arguments.quiet, overwrite=arguments.overwrite)
-        stack.enter_context(bar)
-        interruption = stack.enter_context(interruptible())
-        try:
-            with closing(start(bar, interruption.stop)) as outcomes:
-                for outcome in outcomes:
-                    result = outcome.result
-                    totals.add(outcome)
-                    row = result_row(result, rate)
-                    if report is not None:
-                        report.add({**row, "backend": outcome.backend, "engine": outcome.engine})
-                    if document is not None:
-                        document.add(row)
-                    if result.status == "failed":
-                        bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
-                    for warning in result.warnings:
-                        bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
-        except JobsStopped as error:
-            stopped = str(error)
-        except Interrupted:
-            pass  # as `interruption` has it
-    if interruption.signal is not None:
-        stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
-    if document is not None:
-        document.close(totals=totals.row(), stopped=stopped, left_out=jobs.left_out.row())
-    if stopped is not None and interruption.signal is None:
-        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
-    if not arguments.quiet:
-        left = len(jobs) - totals.counts.total()
-        print(totals.summary(left, *(["on Ray"] if arguments.ray else [])), file=sys.stderr)
-        if jobs.left_out:
-            print(f"{PROGRAM}: {jobs.left_out.summary()}", file=sys.stderr)
-    if interruption.signal is not None:
-        print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
-        return 128 + interruption.signal
-    return 1 if totals.counts["failed"] or stopped is not None else 0
 
 
 def _input(text: str) -> Path:

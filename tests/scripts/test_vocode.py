@@ -19,11 +19,11 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime import loaded_model
 from wavernn_trt.runtime.jobs.pipeline import Pipeline
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts import vocode_run
 from wavernn_trt.scripts.cli import main
 from wavernn_trt.scripts.vocode_report import JsonDocument
 
@@ -35,7 +35,7 @@ RATE, HOP = 16000, 40
 def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with in/a.wav, in/deep/b.flac and in/c.npy, where the voice to load is the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loaded_model, "load_model", lambda *_: tiny_vocoder.loaded)
+    monkeypatch.setattr(vocode_run, "load_model", lambda *_: tiny_vocoder.loaded)
     (tmp_path / "in" / "deep").mkdir(parents=True)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 1000).astype(np.float32)
     soundfile.write(tmp_path / "in" / "a.wav", noise, RATE)
@@ -148,7 +148,7 @@ def test_of_many_files_with_clipped_samples_a_few_are_named_and_all_counted(
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.97)  # undone, it makes noise loud
     loud = dataclasses.replace(tiny_vocoder.loaded, audio=audio)
-    monkeypatch.setattr(loaded_model, "load_model", lambda *_: loud)
+    monkeypatch.setattr(vocode_run, "load_model", lambda *_: loud)
     for number in range(6):
         np.save(f"in/deep/{number}.npy", tiny_mel(9, seed=number))
     assert vocode("in/deep", "-o", "out") == 0
@@ -359,7 +359,7 @@ def test_an_interrupt_before_the_work_is_one_too(
             raise ImportError("initialization failed") from KeyboardInterrupt()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loaded_model, "load_model", interrupted)
+    monkeypatch.setattr(vocode_run, "load_model", interrupted)
     assert vocode("in", "-o", "out") == 130
     assert capsys.readouterr().err.endswith("wavernn-trt: interrupted\n")
 
@@ -370,7 +370,7 @@ def test_unexpected_errors_show_no_traceback_unless_asked(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the unexpected")
 
-    monkeypatch.setattr(loaded_model, "load_model", broken)
+    monkeypatch.setattr(vocode_run, "load_model", broken)
     assert vocode("in", "-o", "out") == 2
     assert "wavernn-trt: error: unexpected RuntimeError: the unexpected" in capsys.readouterr().err
     with pytest.raises(RuntimeError):

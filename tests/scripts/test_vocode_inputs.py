@@ -17,8 +17,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime import loaded_model
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.scripts import vocode_run
 from wavernn_trt.scripts.cli import main
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -31,7 +31,7 @@ SECONDS = 120
 def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with in/a.wav, in/b.mp3, in/c.opus, in/d.aiff, in/e.npz and in/f.m4a, on the tiny voice."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loaded_model, "load_model", lambda *_: tiny_vocoder.loaded)
+    monkeypatch.setattr(vocode_run, "load_model", lambda *_: tiny_vocoder.loaded)
     Path("in").mkdir()
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
     soundfile.write("in/a.wav", noise, RATE)

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime import loaded_model
 from wavernn_trt.runtime.features import mel_to_magnitude
 from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS, convert
 from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts import vocode_run
 from wavernn_trt.scripts.cli import main
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -24,7 +24,7 @@ MakeMel = Callable[..., NDArray[np.float32]]
 def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with taco.npy, a natural logarithm, and a.wav; the voice to load is the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loaded_model, "load_model", lambda *_: tiny_vocoder.loaded)
+    monkeypatch.setattr(vocode_run, "load_model", lambda *_: tiny_vocoder.loaded)
     np.save("taco.npy", np.log(mel_to_magnitude(tiny_mel(9), tiny_vocoder.config.audio)).astype(np.float32))
     soundfile.write("a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 1000), 16000)
     return tmp_path

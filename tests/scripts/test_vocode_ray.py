@@ -24,13 +24,12 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime import loaded_model
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.pipeline import run_jobs
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
-from wavernn_trt.scripts import cli, ray_actor, ray_pool
+from wavernn_trt.scripts import cli, ray_actor, ray_pool, vocode_run
 from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
 
@@ -180,7 +179,7 @@ def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(Vocoder, "load", lambda *_, **__: tiny_vocoder)
-    monkeypatch.setattr(loaded_model, "load_model", lambda *_: tiny_vocoder.loaded)
+    monkeypatch.setattr(vocode_run, "load_model", lambda *_: tiny_vocoder.loaded)
     (tmp_path / "in").mkdir()
     for frames, name in enumerate("ab", 4):
         np.save(tmp_path / "in" / f"{name}.npy", tiny_mel(frames))
