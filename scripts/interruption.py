@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests: a run that may still write what it has."""
+"""Ctrl-C and SIGTERM as requests to stop, after which a run still writes what is decoded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Takes the signals for as long as the context lasts: the first asks for the end, the second enforces it.
 
-    Signals that this process was told to ignore it goes on ignoring, as a shell's job in the background does.
+    Signals that this process ignores stay ignored, as those of a shell's job in the background.
     """
     interruption = Interruption()
     before = {}

@@ -39,7 +39,7 @@ class VocoderActor:
     """One worker's vocoder."""
 
     def __init__(self, load: Callable[[], Vocoder], options: JobOptions) -> None:
-        """Loads the model. If it cannot be, every call says why: Ray would wrap an error in pages of its own.
+        """Loads the model. If that fails, every call returns the reason: Ray would wrap an error in pages of its own.
 
         Args:
             load: makes the vocoder.

@@ -36,12 +36,12 @@ from wavernn_trt.scripts.vocode_report import Outcome, Start
 logger = logging.getLogger(__name__)
 
 _QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is said once, in our words
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage reports
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # failures are reported once, by this program
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour that Ray announces to become its default
 }
-"""Environment of a Ray that says only what matters; what is set already stays."""
+"""Environment of a Ray that logs no more than errors; variables that are set already stay."""
 _OBJECT_STORE = 100 << 20
 """Bytes of shared memory of a Ray of our own: rows are names and numbers, waveforms go to files."""
 _CALLS = 2
@@ -161,7 +161,7 @@ class RayPool:
 
         Args:
             jobs: from `plan_jobs`.
-            numbers: the places of those that are to be run.
+            numbers: of those that are to be run.
             load: makes a worker's vocoder; it is pickled.
             options: of all jobs.
             slots: utterances that a worker decodes together.
@@ -233,7 +233,7 @@ class RayPool:
             raise VocoderError(f"Ray gave up: {reason[0]}; finished files are kept, and a rerun goes on") from error
         finally:
             # An actor that was being started again when the last block was done stays, and so does its share of the
-            # cluster: who needs that next would wait for ever.
+            # cluster: the next run would wait for it for ever.
             for name in names:
                 with suppress(ValueError, self._ray.exceptions.RayError):  # it is gone, as it should be, or Ray is
                     self._ray.kill(self._ray.get_actor(name))
@@ -257,7 +257,7 @@ def open_pool(pool: Pool, backend: str) -> Iterator[RayPool]:
 
     Args:
         pool: what is asked for.
-        backend: of the actors, which says whether they may use GPUs.
+        backend: of the actors, which decides whether they may use GPUs.
 
     Raises:
         VocoderError: Ray is not installed, does not answer, or has no room for an actor.
@@ -306,7 +306,7 @@ def _connect(ray: Any, pool: Pool) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Refuses an address that nobody listens at; Ray would try for minutes."""
+    """Refuses an address where no process listens; Ray would try for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
         port = place.port

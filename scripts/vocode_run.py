@@ -39,7 +39,7 @@ class Decoder:
     model: Path
     start: Callable[[], AbstractContextManager[Start]]
     backend: str | None = None
-    """``None`` where each worker says."""
+    """``None`` where it is known of each result only."""
     engine: str | None = None
 
 

@@ -186,7 +186,7 @@ def try_lock(descriptor: int) -> bool | None:
 def remove_leftovers(folders: Iterable[Path]) -> int:
     """Removes temporary files whose writers are gone; those that are being written stay, and so do all other files.
 
-    Where a file system has no locks the two cannot be told apart, and all stay.
+    Where a file system has no locks the two look alike, and all stay.
 
     Args:
         folders: where to look; those that are not there have none.

@@ -1,1 +1,1 @@
-"""Files to files: plans, reading ahead, writing behind, reports, and going on after an end of any kind."""
+"""Files to files: the plan of jobs, the pipeline that runs them, and the report."""

@@ -1,4 +1,4 @@
-"""Manifests: JSON lines that say what is to become what."""
+"""Manifests: JSON lines, each with an input and optionally its output, seed and sample rate."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _entry(line: str) -> Entry:
     if rate is not None and not is_mel(source):
         raise VocoderError(
             f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
-            "leave it out, since a recording's file says its rate"
+            "leave it out, since a recording's file has its rate"
         )
     seed = entry.get("seed")
     own = None if str(target) == usual_output(str(source)) else str(target)

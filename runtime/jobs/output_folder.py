@@ -33,13 +33,13 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     Where the file system has no locks (some network file systems), a warning says so, and it is the user's part to
     start no second run into the folder: it would not damage files, but do work twice. A folder that cannot be made or
-    written to is not locked: its files will say why.
+    written to is not locked: writing its files will fail with the reason.
 
     Args:
         folder: is made if need be.
 
     Raises:
-        VocoderError: another process holds it, and the message says which; or a link has the lock's name.
+        VocoderError: another process holds it, which the message names; or a link has the lock's name.
     """
     lock = _lock(folder)
     try:

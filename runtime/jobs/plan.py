@@ -1,4 +1,4 @@
-"""Which files become which: inputs, folders and manifests to a list of jobs."""
+"""Plans jobs: inputs, folders and manifests become a list of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Job:
     seed: int
     """Of the random numbers that samples are drawn with."""
     sample_rate: int | None = None
-    """Hz that a mel was made for, where the manifest says."""
+    """Hz that a mel was made for, where the manifest has it."""
     content: bytes | None = field(default=None, repr=False, compare=False)
     """The input's bytes, where it is a stream."""
 
@@ -125,7 +125,7 @@ class JobPlan(Sequence[Job]):
 
 
 def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0, *, streams: bool = False) -> JobPlan:
-    """Lays out what to make of which input, touching nothing.
+    """Lists the output of every input, touching nothing.
 
     Files of one folder that differ in their suffix alone would become the same WAV file. The outputs of all of them
     keep the suffix (``a.wav.wav``, ``a.mp3.wav``), so that a file added later is not taken for done.
@@ -134,8 +134,8 @@ def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0, *, streams: bool
         inputs: recordings, mels, folders (searched recursively; their structure is kept) and manifests (``.jsonl``:
             objects with ``input`` and optionally ``output``, ``seed``, ``sample_rate``; paths are relative to the
             manifest and to ``out``).
-        out: a folder; or the output itself, where there is a single input file and `is_file_name` says so.
-        seed: where a manifest does not say.
+        out: a folder; or the output itself, where there is a single input file and `is_file_name` is true.
+        seed: of jobs without a seed in a manifest.
         streams: whether the single input may be a stream, and the output standard output.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A report that lasts: JSON lines, one for each file as it ends, which a killed run leaves readable."""
+"""Reports: JSON lines, one for each file as it ends, readable also after a run that was killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 1 << 16
 
 
 def result_row(result: JobResult, sample_rate: int) -> dict[str, Any]:
-    """How a job ended, as JSON has it.
+    """The row of a job that has ended, in the JSON of reports and documents.
 
     Args:
         result: of the job.
@@ -82,7 +82,7 @@ class JobReport:
 
         Args:
             path: ends in ``.jsonl``.
-            common: what every line says besides: the model, what runs it. A run's own name comes on top.
+            common: what every line has besides, such as the model; a run's own name is added.
 
         Raises:
             VocoderError: it is another file than a report, or another process writes it.
@@ -108,20 +108,20 @@ class JobReport:
             row: see `result_row`.
 
         Raises:
-            JobsStopped: it cannot be written, and what was said of a job would be lost.
+            JobsStopped: it cannot be written, and the row of a job would be lost.
         """
         line = json.dumps({**row, **self._common}).encode() + b"\n"
         end = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
-            while written < len(line):  # the rest of a line that did not fit says what is wrong
+            while written < len(line):  # writing the rest of a line that did not fit raises the reason
                 written += self._file.write(line[written:])
         except OSError as error:
             self._file.truncate(end)
             raise JobsStopped(f"report {self._path}: {error.strerror}; make room for it, or name another") from None
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> JobReport:

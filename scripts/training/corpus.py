@@ -46,7 +46,7 @@ SHORTEST = 1.0
 
 
 class CorpusError(ValueError):
-    """Recordings that cannot be trained on: says what was found and what was expected."""
+    """Recordings that cannot be trained on; the message has what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bi
     signal = signal * (gain * (AUDIO.peak or 1.0) / max(float(np.abs(signal).max(initial=0.0)), 1e-9))
     mel = mel_spectrogram(signal.astype(np.float32), AUDIO).T  # [frames, n_mels]
     labels = np.full(len(mel) * AUDIO.hop_length, 2 ** (bits - 1), dtype=np.int64)
-    spoken = mu_law_labels(pre_emphasis(signal, AUDIO.waveform_preemphasis), bits)[: len(labels) - AUDIO.delay]
-    labels[AUDIO.delay : AUDIO.delay + len(spoken)] = spoken
+    speech = mu_law_labels(pre_emphasis(signal, AUDIO.waveform_preemphasis), bits)[: len(labels) - AUDIO.delay]
+    labels[AUDIO.delay : AUDIO.delay + len(speech)] = speech
     return Recording(
         name, torch.from_numpy(labels).short(), torch.from_numpy(np.ascontiguousarray(mel)), 2 ** (bits - 1)
     )

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms drawn below each other, on one scale: what was said, and what a voice made of it."""
+"""Log-mel spectrograms drawn below each other, on one scale."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MOST_BITS = 12
 
 
 class RecipeError(ValueError):
-    """An option that has to change: says what was found and what was expected."""
+    """An option that has to change; the message has what was found and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What a voice sounds like while it is being trained: short samples, and a picture of their mels beside the originals'.
+"""Samples of a voice while it is being trained, and a picture of their mels beside the originals'.
 
-The model speaks the first seconds of the kept-out clips, all of them at once, with the reference's modules.
+The first seconds of the kept-out clips are vocoded, all of them at once, with the reference's modules.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLIPS = 4
 
 
 @torch.inference_mode()
-def speak(state: Mapping[str, Tensor], mel: Tensor, *, temperature: float, seed: int) -> list[NDArray[np.float32]]:
+def vocode(state: Mapping[str, Tensor], mel: Tensor, *, temperature: float, seed: int) -> list[NDArray[np.float32]]:
     """Free-running waveforms.
 
     Args:
@@ -69,7 +69,7 @@ def write_samples(
 
     Args:
         state: weights under univoc's names.
-        recordings: what is said again; the first four.
+        recordings: of which the first four are vocoded.
         folder: created where it is missing.
         name: of this moment of the training.
         temperature: logits are divided by it.
@@ -85,11 +85,11 @@ def write_samples(
     recordings = recordings[:_CLIPS]
     frames = min(int(seconds * AUDIO.sample_rate / AUDIO.hop_length), *(len(r.mel) for r in recordings))
     device = next(iter(state.values())).device
-    spoken = speak(
+    outputs = vocode(
         state, torch.stack([r.mel[:frames] for r in recordings]).to(device), temperature=temperature, seed=seed
     )
     moments, pictures = Moments(), []
-    for recording, waveform in zip(recordings, spoken, strict=True):
+    for recording, waveform in zip(recordings, outputs, strict=True):
         output = mel_spectrogram(waveform[AUDIO.delay :], AUDIO)
         original = recording.mel[: output.shape[1]].numpy().T
         moments += Moments.of(output, original)

@@ -153,7 +153,7 @@ class Training:
         }
 
     def resume(self, content: Mapping[str, Any]) -> None:
-        """Goes on from what was saved; rows begin anew somewhere else."""
+        """Goes on from what was saved; rows begin at other places."""
         self.model.load_state_dict(content["weights"])
         self.average.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
