@@ -23,7 +23,8 @@ from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
 from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.files.audio import read_audio, read_mel
-from wavernn_trt.runtime.files.input_files import check_regular, is_mel
+from wavernn_trt.runtime.files.file_kinds import check_regular
+from wavernn_trt.runtime.files.input_files import is_mel
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
