@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.recording import recording_seconds
 
 MEL_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
