@@ -166,9 +166,7 @@ class TensorRTContext:
         asked = getattr(self._context, "is_stream_capturable", None)
         if asked is None or asked(stream.handle):
             return True
-        logger.warning(
-            "TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued again"
-        )
+        logger.warning("TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued again")
         return False
 
     def _require(self, accepted: bool, what: str) -> None:
