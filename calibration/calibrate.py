@@ -23,7 +23,8 @@ from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
 from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.files.audio import read_audio, read_mel
-from wavernn_trt.runtime.files.input_files import check_regular, is_mel
+from wavernn_trt.runtime.files.file_kinds import check_regular
+from wavernn_trt.runtime.files.input_files import is_mel
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import FloatArray, check_mel
@@ -35,9 +36,9 @@ LITTLE_SECONDS = 1.0
 """Of speech; less than that has hardly the sounds of a language."""
 
 Failed = Callable[[Path, str], None]
-"""Is told of a file that cannot be used, and why."""
+"""Called with a file that cannot be used, and the reason."""
 Notice = Callable[[str], None]
-"""Is told what is remarkable and no error."""
+"""Called with remarks that are no errors."""
 Forced = tuple[FloatArray, NDArray[Any]]
 """A mel, and the samples that its steps are fed with."""
 
@@ -73,11 +74,11 @@ def calibrate(
         seed: of the samples that are drawn of mels.
         batch: files at a time.
         threads: CPU threads.
-        progress: is told of samples as they are done; of a mel, half when they are drawn and half when they are fed.
-        failed: is told of files that cannot be used, and the others go on; without it, the first of them ends it.
-        notice: is told of files with the same content, of an earlier run, and of little speech.
-        partial: a file to keep what is done in, after each input, and to go on from. It is there at the end: who
-            keeps the table removes it.
+        progress: called with the number of samples done; of a mel, half when they are drawn and half when they are fed.
+        failed: called for each file that cannot be used, and the others go on; without it, the first such file raises.
+        notice: called for files with the same content, an earlier run, and little speech.
+        partial: a file to keep what is done in, after each input, and to go on from. It is still there at the
+            end: the caller removes it once the table is stored.
 
     Raises:
         CalibrationError: nothing to run, a directory that is quantised, or a model that computes NaN.
@@ -85,9 +86,9 @@ def calibrate(
         OSError: ``partial`` cannot be written.
     """
     check_seed(seed)
-    tell = failed or _raise
+    on_failure = failed or _raise
     forced = _are_recordings(inputs)
-    given = _identify(inputs, tell, notice)
+    given = _identify(inputs, on_failure, notice)
     executor = ObservingExecutor(directory, threads)
     settings = {
         "model": model_hash(directory),
@@ -96,7 +97,7 @@ def calibrate(
     }
     seen = _begin(partial, settings, executor, given, notice)
     loaded = LoadedModel.of(directory, executor, options=LoadOptions("onnxruntime", batch, threads))
-    run = _Run(loaded, executor.columns, seed, progress or _ignore, tell)
+    run = _Run(loaded, executor.columns, seed, progress or _ignore, on_failure)
     for steps in seen.done.values():
         run.progress(steps)
     waiting = [one for one in given if one.sha256 not in seen.done]

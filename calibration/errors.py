@@ -8,5 +8,5 @@ class CalibrationError(ValueError):
 
 
 def reason_of(error: Exception) -> str:
-    """What to tell of a file that cannot be used, where the others go on."""
+    """The reason why a file cannot be used, for a report where the others go on."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

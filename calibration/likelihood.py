@@ -35,7 +35,7 @@ def bits_of_samples(model: ModelConfig, logits: NDArray[np.float32], samples: ND
     """The negative log-likelihood of each sample.
 
     Args:
-        model: says what the logits mean.
+        model: how the logits are read.
         logits: the last layer's outputs, [n, outputs].
         samples: [n], int labels or float values in [-1, 1].
 

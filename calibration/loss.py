@@ -17,7 +17,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
 Tell = Callable[[str, float], None]
-"""Is told what was measured, and its loss in bits."""
+"""Called with the products that were measured, and their loss in bits."""
 
 
 @contextmanager
@@ -59,7 +59,7 @@ class LossMeter:
                 calibrated or trained on.
             batch: recordings at a time.
             threads: CPU threads.
-            progress: is told of samples as they are done, in every measurement.
+            progress: called with the number of samples done, in every measurement.
 
         Raises:
             CalibrationError: a directory that is quantised.
@@ -112,18 +112,18 @@ def keep_within(meter: LossMeter, quantization: Quantization, budget: float | No
         meter: measures.
         quantization: all that is to be rounded.
         budget: bits a sample that may be lost; ``None`` keeps none and only measures.
-        tell: is told of each measurement.
+        tell: called for each measurement.
 
     Raises:
         CalibrationError: a budget that is not positive.
     """
     if budget is not None and not budget > 0:
         raise CalibrationError(f"budget: found {budget}, expected a positive number of bits a sample")
-    say = tell or (lambda name, loss: None)
+    report = tell or (lambda name, loss: None)
     harm: dict[str, float] = {}
     for name in quantization.products:
         harm[name] = meter.loss(quantization.without(set(quantization.products) - {name}))
-        say(name, harm[name])
+        report(name, harm[name])
     order = sorted(harm, key=lambda name: -harm[name])
     sensitivity = {name: harm[name] for name in order}
     kept: list[str] = []
@@ -131,7 +131,7 @@ def keep_within(meter: LossMeter, quantization: Quantization, budget: float | No
         rounded = quantization.without(kept)
         loss = harm[order[-1]] if len(rounded.products) == 1 else meter.loss(rounded)
         if rounded.products:
-            say(", ".join(rounded.products), loss)
+            report(", ".join(rounded.products), loss)
         if budget is None or loss <= budget or not rounded.products:
             return Choice(rounded, loss, sensitivity, tuple(kept))
         kept.append(order[len(kept)])

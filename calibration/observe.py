@@ -20,7 +20,7 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 
 
 class ObservingExecutor(OnnxRuntimeExecutor):
-    """Speaks as the model does, and, teacher-forced, yields what its products read instead of its logits.
+    """Decodes as the model does; teacher-forced, it yields what the products read instead of logits.
 
     What a step's products read stands side by side, [B, T, activations], `columns` saying whose is where. So it goes
     through `wavernn_trt.runtime.decoding.teacher_forcing.force_streams` as logits do, which knows what is padding.

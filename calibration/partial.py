@@ -49,7 +49,7 @@ class Observations:
 
 
 class MisfitError(ValueError):
-    """A file that this run does not go on from; says why."""
+    """A file that this run cannot go on from; the message says why."""
 
 
 def read_observations(
@@ -69,8 +69,7 @@ def read_observations(
     """
     try:
         values = json.loads(path.read_bytes())
-        said = values.pop("sha256")
-        if said != _hash(values):
+        if values.pop("sha256") != _hash(values):
             raise MisfitError("it is damaged")
         if values["settings"] != _about(settings):
             raise MisfitError("it is of another model or other settings")

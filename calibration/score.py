@@ -22,7 +22,7 @@ from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Progress = Callable[[int], None]
-"""Is told how many more samples are done."""
+"""Called with the number of samples done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech
 
 
 def analyse_speech(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
-    """As `analyse`, for what ranges or losses are measured on: silence says nothing of either.
+    """As `analyse`, for measuring ranges or losses, where silence has no use.
 
     Raises:
         VocoderError: a recording that cannot be used, or silence.
@@ -173,7 +173,7 @@ def fit_speech(
     Args:
         loaded: the model.
         speeches: from `analyse`; a generator is pulled when there is room for another.
-        progress: is told of samples as they are done.
+        progress: called with the number of samples done.
 
     Yields:
         A recording's place in their order, and its fit, as each ends.
@@ -210,14 +210,14 @@ def compare_speech(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, Likeness]]:
-    """Lets the model speak recordings again, and compares the mels.
+    """Re-synthesises recordings and compares the mels.
 
     Args:
         vocoder: the model.
         speeches: as for `fit_speech`.
         seed: of the output; the same for each recording.
         seconds: of output, from the start; ``None`` is all of a recording.
-        progress: is told of samples as they are decoded.
+        progress: called with the number of samples decoded.
 
     Yields:
         A recording's place in their order, and its likeness, as each ends.
@@ -234,7 +234,7 @@ def compare_speech(
             wanted = audio.delay + min(len(speech.waveform), limit or len(speech.waveform))
             stop = min(speech.mel.shape[1] * audio.hop_length, wanted)
             originals[number] = speech.waveform[: stop - audio.delay]
-            # The conditioner hears all of the recording, however little is decoded of it.
+            # All of the recording is conditioned, however little of it is decoded.
             yield Request(speech.mel, seed, samples=stop)
 
     for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress):

@@ -19,7 +19,7 @@ _LONGEST_NAME = 256
 
 
 @dataclass(frozen=True)
-class GpuDevice:
+class Gpu:
     """One GPU."""
 
     name: str
@@ -32,7 +32,7 @@ class GpuDevice:
 class DriverState:
     """What the driver says."""
 
-    devices: tuple[GpuDevice, ...]
+    devices: tuple[Gpu, ...]
     """In the driver's order; ``CUDA_VISIBLE_DEVICES`` hides some and changes it."""
     reason: str | None
     """Why there are none."""
@@ -62,7 +62,7 @@ def driver_state(library: str = DRIVER) -> DriverState:
         return DriverState((), str(error))
 
 
-def _ask(driver: ctypes.CDLL) -> tuple[tuple[GpuDevice, ...], str | None]:
+def _ask(driver: ctypes.CDLL) -> tuple[tuple[Gpu, ...], str | None]:
     count = ctypes.c_int()
     code = driver.cuInit(0)
     if code != _NO_DEVICE:
@@ -75,7 +75,7 @@ def _ask(driver: ctypes.CDLL) -> tuple[tuple[GpuDevice, ...], str | None]:
     return tuple(_device(driver, ordinal) for ordinal in range(count.value)), None
 
 
-def _device(driver: ctypes.CDLL, ordinal: int) -> GpuDevice:
+def _device(driver: ctypes.CDLL, ordinal: int) -> Gpu:
     device = ctypes.c_int()
     name = ctypes.create_string_buffer(_LONGEST_NAME)
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -83,7 +83,7 @@ def _device(driver: ctypes.CDLL, ordinal: int) -> GpuDevice:
     _check(driver, "cuDeviceGetName", driver.cuDeviceGetName(name, _LONGEST_NAME, device))
     for part, attribute in ((major, _MAJOR), (minor, _MINOR)):
         _check(driver, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, device))
-    return GpuDevice(name.value.decode(errors="replace"), 10 * major.value + minor.value)
+    return Gpu(name.value.decode(errors="replace"), 10 * major.value + minor.value)
 
 
 def _check(driver: ctypes.CDLL, function: str, code: int) -> None:

@@ -7,7 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from wavernn_trt.engines.gpu import GpuDevice, driver_state
+from wavernn_trt.engines.gpu import Gpu, driver_state
 from wavernn_trt.engines.spec import EngineSpec, Role
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
@@ -49,7 +49,7 @@ def gpu_and_version(spec: EngineSpec) -> str:
     return f"sm{'+'.join(map(str, targets))}_{_SHORT_BACKENDS[spec.backend]}{version}"
 
 
-def building_gpu() -> tuple[GpuDevice, ...]:
+def building_gpu() -> tuple[Gpu, ...]:
     """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
     return driver_state().devices[:1]
 

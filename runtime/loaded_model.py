@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
-from wavernn_trt.runtime.conditioning.incremental_mel import ArrivingMel
 from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
@@ -52,7 +51,6 @@ class LoadedModel:
     """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
     options: LoadOptions = DEFAULT_OPTIONS
     """What it was loaded with."""
-    _incremental: dict[int | None, ArrivingMel] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -103,21 +101,6 @@ class LoadedModel:
     def conditioner(self) -> MelConditioner:
         """Conditions checked mels [n_mels, frames], in one run or block by block."""
         return MelConditioner(self.model, self.audio, self.windows, self.executor)
-
-    def incremental(self, lookahead: int | None = None) -> ArrivingMel:
-        """Conditions mels whose frames arrive one after the other.
-
-        Args:
-            lookahead: frames to wait for, where the model leaves the choice.
-
-        Raises:
-            VocoderError: this model needs the whole mel, or does not allow that look-ahead.
-        """
-        if lookahead not in self._incremental:
-            self._incremental[lookahead] = ArrivingMel(
-                self.model, self.audio, self.windows, self.executor.condition, lookahead
-            )
-        return self._incremental[lookahead]
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
         """The last layer's outputs where every step is fed with the given sample before it.

@@ -17,6 +17,7 @@ from wavernn_trt.runtime.copy_synthesis import mel_of_recording
 from wavernn_trt.runtime.decoding.chunk_loop import decode_streams
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.health.probe import require_probe
+from wavernn_trt.runtime.incremental_request import IncrementalRequests
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
@@ -61,6 +62,7 @@ class Vocoder:
         self.executor = loaded.executor
         self.batch = loaded.slots(batch)
         self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)
+        self._incremental: dict[int | None, IncrementalRequests] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
 
     @classmethod
@@ -398,8 +400,9 @@ class Vocoder:
         if isinstance(mel, Iterator):
             if uniforms is not None:
                 raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed")
-            incremental = self.loaded.incremental(lookahead)
-            utterance, feed = incremental.begin(mel, seed, sample_rate, on_ready=self._scheduler.wake)
+            utterance, feed = self._incremental_requests(lookahead).begin(
+                mel, seed, sample_rate, on_ready=self._scheduler.wake
+            )
         else:
             if lookahead is not None:
                 raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it with an iterator only")
@@ -424,7 +427,12 @@ class Vocoder:
         Raises:
             VocoderError: this model cannot speak a mel that is still arriving; the message says why.
         """
-        return self.loaded.incremental().lookahead
+        return self._incremental_requests(None).lookahead
+
+    def _incremental_requests(self, lookahead: int | None) -> IncrementalRequests:
+        if lookahead not in self._incremental:
+            self._incremental[lookahead] = IncrementalRequests(self.loaded, lookahead)
+        return self._incremental[lookahead]
 
     def _prepare(self, request: Request) -> Utterance:
         return prepare(request, self.loaded, self._scheduler.slots)

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.files.input_files import check_regular, is_mel
+from wavernn_trt.runtime.files.file_kinds import check_regular
+from wavernn_trt.runtime.files.input_files import is_mel
 from wavernn_trt.runtime.files.mel_file import mel_frames
 from wavernn_trt.runtime.files.output_files import is_finished
 from wavernn_trt.runtime.files.recording import recording_seconds

@@ -56,7 +56,7 @@ class PinnedMemory(Owned):
     """Under an array and all views of it, as their base: numpy finds in the interface where its memory is."""
 
     def __init__(self, device: Device, native: Any, interface: dict[str, Any]) -> None:
-        """Takes memory and what `numpy's array interface` says of it."""
+        """Takes memory and its description in numpy's array interface."""
         super().__init__(device, native)
         self.__array_interface__ = interface
 

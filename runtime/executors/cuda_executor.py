@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import EngineSpec
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
 from wavernn_trt.export.quantization import product_names
@@ -47,13 +47,13 @@ _NEEDED = (
 _HALVES_FROM = 80
 """Compute capability from which float16 is the default: that of the smallest GPU that the kernels ship compiled for."""
 SLOTS = 32
-"""Streams of a chunk, unless one says. Each step ends several times with all blocks waiting for each other, which takes
+"""Streams of a chunk by default. Each step ends several times with all blocks waiting for each other, which takes
 as long for one stream as for many: with 32 as many utterances share it as ``vocode`` takes together, and a service has
-room for as many callers. Who wants each chunk as early as possible takes fewer."""
+room for as many callers. Fewer make each chunk come earlier."""
 STEPS = EngineSpec.steps
 """Samples of a chunk: those of an engine, so that the one can stand in for the other."""
 _MOST_THREADS = 8
-"""For conditioning, which is a small part of the work, and shares the cores with whoever reads and writes audio."""
+"""For conditioning, which is a small part of the work, and shares the cores with reading and writing audio."""
 
 
 class CudaExecutor:
@@ -118,11 +118,11 @@ def open_cuda(
     Args:
         directory: a verified model directory.
         options: precision, batch, and the CPU threads that condition a mel where that is not the GPU's work.
-        state: what the driver says; by default it is asked.
+        state: the driver's GPUs; by default the driver is asked.
         cache: of compiled kernels; the user's unless given.
         steps: samples of a chunk, `STEPS` unless given.
-        table: a file of measured rows that says which kernel decodes a batch; ``choices.json`` in the cache's folder,
-            where there is one, unless given.
+        table: a file of measured rows, from which the kernel for a batch is chosen; by default ``choices.json`` in the
+            cache's folder, where there is one.
         waits: polls before the kernel gives up; see `wavernn_trt.plugins.launch.SequenceKernel.launch`.
 
     Returns:
@@ -154,8 +154,8 @@ def open_cuda(
     return CudaExecutor(directory, device, plan, conditioner), f"{plan.name}_sm{gpu.sm}"
 
 
-def default_precision(directory: ModelDirectory, gpu: GpuDevice) -> WeightPrecision:
-    """What a model's weights are stored in where nobody says.
+def default_precision(directory: ModelDirectory, gpu: Gpu) -> WeightPrecision:
+    """The default precision of a model's weights.
 
     Returns:
         float32 where the GPU's compute capability is below 8.0; ``fp8`` where the directory has all of its weights in
@@ -168,11 +168,11 @@ def default_precision(directory: ModelDirectory, gpu: GpuDevice) -> WeightPrecis
     return "fp8" if grids == {"fp8"} else "fp16"
 
 
-def require_machine(state: DriverState) -> GpuDevice:
+def require_machine(state: DriverState) -> Gpu:
     """The GPU that the kernel runs on, where everything is there that compiles and launches it.
 
     Args:
-        state: what the driver says.
+        state: the driver's GPUs.
 
     Raises:
         NoMachineError: what is missing.

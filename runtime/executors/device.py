@@ -14,20 +14,20 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.gpu import DriverState, Gpu
 from wavernn_trt.engines.manifest import Binding, PlanManifest
 from wavernn_trt.runtime.errors import VocoderError
 
 
 class NoMachineError(VocoderError):
-    """A driver, a GPU or a package is missing: says which, and how to get it."""
+    """A driver, a GPU or a package is missing; the message names it and how to get it."""
 
 
-def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> GpuDevice:
+def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> Gpu:
     """The driver's first GPU, where every package is there.
 
     Args:
-        state: what the driver says.
+        state: the driver's GPUs.
         needed: modules, and what they are installed as.
         install: the command that brings them.
 
@@ -113,7 +113,7 @@ class Device(Protocol):
     def release(self, drop: Callable[[], None]) -> None:
         """Calls ``drop`` with the device current, to let go of what needs it for its end.
 
-        Whoever drops the last reference to something may be any thread. At the process's end nothing is called: the
+        Any thread may drop the last reference to something. At the process's end nothing is called: the
         device has taken everything back by then.
         """
 
@@ -141,7 +141,7 @@ class PlanContext(Protocol):
         """Gives an input its shape, where the plan leaves it open."""
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Says where an input or output is, for what is enqueued from now on."""
+        """Sets the buffer of an input or output, for what is enqueued from now on."""
 
     def enqueue(self, stream: Stream) -> None:
         """Runs the plan."""
@@ -168,7 +168,7 @@ class Plan(Protocol):
         """
 
     def warmed_up(self) -> None:
-        """Is told when a context has run, and what is compiled at the first run can be kept."""
+        """Called when a context has run: what was compiled at the first run can be kept."""
 
 
 class BuiltPlan(Plan, Protocol):

@@ -60,7 +60,7 @@ class HostLane:
 
         Args:
             decoder: computes.
-            model: says what state is.
+            model: gives the sizes of the state.
             streams: slots, where the decoder leaves it open.
         """
         self.slots = decoder.slots or max(1, streams)
@@ -174,7 +174,7 @@ class DeviceLane:
             else:
                 self._compute.launch(half.graph)
             # Not in the graph: it changes from chunk to chunk. Streams that ended are kept too, which costs next to
-            # nothing and spares the lane from being told.
+            # nothing, and the lane need not know when a stream ends.
             for first, count in runs(self._entered.difference(rows)):
                 self._keep(half, first, count)
             self._compute.record(half.computed)
@@ -204,7 +204,7 @@ class DeviceLane:
         return half.samples_host[rows]  # a copy: the half is used again
 
     def drain(self) -> None:
-        """Waits for all work, and forgets all streams, and chunks that nobody collected."""
+        """Waits for all work, and drops all streams and uncollected chunks."""
         with self._device.current():
             for stream in (self._upload, self._compute, self._download):
                 stream.synchronize()
@@ -299,7 +299,7 @@ class LanePool:
             yield lane
         except BaseException:
             # Where the device is what failed, the lane does not drain either: it is not used again, and the first error
-            # is the one that says why.
+            # gives the reason.
             with suppress(Exception):
                 self._give_back(lane)
             raise

@@ -58,7 +58,7 @@ class OnnxRuntimeExecutor:
         """
         self._directory = directory
         self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
-        # Who says how many threads there may be does not mean as many again for each lane.
+        # A given number of threads is a limit for the process, not for each lane.
         self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
         self._conditioner = OnnxConditioner(directory, self._threads)
         self._decoder = open_session(directory, DECODER_LOOP, self._threads)
@@ -151,7 +151,7 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
     # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
-    # every product waits for whoever spins there (311 us beside a training, 617 with unlimited spinning).
+    # every product waits for the thread that spins there (311 us beside a training, 617 with unlimited spinning).
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     return onnxruntime.InferenceSession(str(directory.file(name)), options, providers=list(providers))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.cache_entries import CacheEntry
-from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.gpu import DriverState, Gpu
 from wavernn_trt.engines.grids import able_targets, default_form
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.engines.plan_names import plugin_sources
@@ -21,7 +21,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 
 class NoEngineError(VocoderError):
-    """No plan fits: says what keeps those that are there from it, and how to build one."""
+    """No plan fits; the message says why not, and how to build one."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class ChosenEngine:
     decoder: CachedPlan
 
 
-def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
+def require_machine(backend: Backend, state: DriverState) -> Gpu:
     """The GPU that plans run on, where everything is there that runs them.
 
     Args:
         backend: whose plans.
-        state: what the driver says.
+        state: the driver's GPUs.
 
     Raises:
         NoMachineError: what is missing.
@@ -46,14 +46,14 @@ def require_machine(backend: Backend, state: DriverState) -> GpuDevice:
     return require_gpu(state, needed, INSTALL[backend].replace("]'", ",gpu]'"))
 
 
-def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, device: GpuDevice) -> ChosenEngine:
+def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: Gpu) -> ChosenEngine:
     """The plans that were used last among those that fit.
 
     Args:
         directory: the model.
         backend: whose plans.
         options: the cache, and the precision and batch that are wanted.
-        device: the GPU.
+        gpu: the GPU.
 
     Raises:
         NoEngineError: there are none.
@@ -65,13 +65,13 @@ def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOpti
     found: dict[Role, CachedPlan] = {}
     for role in ROLES:
         mine = [entry for entry in entries if entry.manifest is not None and _is(entry.manifest, role, model)]
-        fitting, reason = _sift(mine, backend, options, device)
+        fitting, reason = _sift(mine, backend, options, gpu)
         plan = _first_whole(cache, fitting)
         if plan is None:
             why = reason or (f"its {role}'s plan is damaged" if fitting else f"there is no plan of its {role}")
             raise NoEngineError(
-                f"no engine of {directory.path} for {device.name} (sm{device.sm}) in {cache.folder}: {why}. "
-                f"Build one: {build_command(directory, backend, options, device)}"
+                f"no engine of {directory.path} for {gpu.name} (sm{gpu.sm}) in {cache.folder}: {why}. "
+                f"Build one: {build_command(directory, backend, options, gpu)}"
             )
         found[role] = plan
     return ChosenEngine(found["conditioner"], found["decoder"])
@@ -81,7 +81,7 @@ def build_command(
     directory: ModelDirectory,
     backend: Backend,
     options: LoadOptions,
-    device: GpuDevice,
+    gpu: Gpu,
     like: PlanManifest | None = None,
     frames: Extent | None = None,
 ) -> str:
@@ -91,17 +91,17 @@ def build_command(
         directory: the model.
         backend: whose engine.
         options: the cache, and precision and batch where they matter.
-        device: the GPU.
+        gpu: the GPU.
         like: a decoder's plan that fits, whose settings are kept.
         frames: of mel, where they are to be other than usual.
     """
     # By default fp8 would be built in a form that this GPU may not have.
-    fp8_lacks = not able_targets((device.sm,), default_form(directory.quantization), directory.quantization)
+    fp8_lacks = not able_targets((gpu.sm,), default_form(directory.quantization), directory.quantization)
     # TensorRT-RTX does not build for every GPU.
-    regular = backend == "tensorrt" or device.sm not in RTX_TARGETS
+    regular = backend == "tensorrt" or gpu.sm not in RTX_TARGETS
     arguments: list[tuple[str, object]] = [
         ("--backend", "tensorrt" if regular else "tensorrt-rtx"),
-        ("--sm", None if regular else device.sm),
+        ("--sm", None if regular else gpu.sm),
         ("--precision", like.precision if like else options.precision),
         ("--batch", Extent(*like.batch) if like else options.batch),
         ("--form", like.form if like else "sequence" if fp8_lacks else None),
@@ -118,10 +118,10 @@ def _is(manifest: PlanManifest, role: Role, model: str) -> bool:
 
 
 def _sift(
-    entries: list[CacheEntry], backend: Backend, options: LoadOptions, device: GpuDevice
+    entries: list[CacheEntry], backend: Backend, options: LoadOptions, gpu: Gpu
 ) -> tuple[list[CacheEntry], str | None]:
     """Those that fit; or none, and what the last ones lacked."""
-    target = f"sm{device.sm}" if backend == "tensorrt_rtx" else f"{device.name} sm{device.sm}"
+    target = f"sm{gpu.sm}" if backend == "tensorrt_rtx" else f"{gpu.name} sm{gpu.sm}"
     tests: list[tuple[Callable[[PlanManifest], bool], Callable[[PlanManifest], str], str]] = [
         (lambda one: one.backend == backend, lambda one: NAMES[one.backend], f"not for {NAMES[backend]}"),
         (
@@ -147,10 +147,10 @@ def _sift(
         ),
     ]
     left = [(entry, entry.manifest) for entry in entries if entry.manifest is not None]
-    for fits, says, lacking in tests:
+    for fits, found, lacking in tests:
         staying = [(entry, one) for entry, one in left if fits(one)]
         if left and not staying:
-            return [], f"there are plans of this model, {lacking} ({_list(says(one) for _, one in left)})"
+            return [], f"there are plans of this model, {lacking} ({_list(found(one) for _, one in left)})"
         left = staying
     return [entry for entry, _ in left], None
 

@@ -54,9 +54,9 @@ class Lane(Protocol):
     Chunks are submitted and collected in one order. What a chunk reads does not depend on the samples before it, so
     that a lane which computes elsewhere can be given the next chunk while it is busy with one.
 
-    A chunk may leave occupied slots out: their streams are paused, because nobody takes their samples yet or their mel
+    A chunk may leave occupied slots out: their streams are paused, because their samples are not taken yet or their mel
     has not arrived. They keep their state exactly, as if the chunk had not happened, for any number of chunks, and go
-    on with the next chunk that has them. A lane is not told when a stream ends: what then lies in its slot is nobody's
+    on with the next chunk that has them. A lane does not learn when a stream ends: the state in its slot is unused
     until another stream enters there.
 
     One thread at a time calls a lane, and whichever thread may be the next.
@@ -91,8 +91,8 @@ class Executor(Protocol):
     """Runs one model.
 
     `condition`, `teacher_forced`, `lane` and the contexts that it gives may be used by several threads at the same
-    time, a thread for each lane among them; where the work cannot overlap, they wait for each other. Who leaves a
-    lane's context need not be the thread that entered it.
+    time, a thread for each lane among them; where the work cannot overlap, they wait for each other. A lane's
+    context may be left by another thread than the one that entered it.
     """
 
     @property
@@ -109,7 +109,7 @@ class Executor(Protocol):
 
     @property
     def lanes(self) -> int:
-        """How many lanes are worth opening, where nobody says: more only take turns at what computes. At least 1."""
+        """Lanes to open by default, at least 1: more would only take turns at the same cores or device."""
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""

@@ -1,6 +1,6 @@
 """A CUDA GPU for TensorRT: memory, streams and events through pycuda, the graphs that it lacks through cuda-bindings.
 
-Only who opens a device imports this module's libraries; both find the same driver and share the primary context, which
+Its libraries are imported when a device is opened; both find the same driver and share the primary context, which
 TensorRT works in as well.
 """
 

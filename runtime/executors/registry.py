@@ -69,14 +69,14 @@ def _open_named(directory: ModelDirectory, backend: str, opener: Callable[[], Op
 
 
 def _open_first(openers: Mapping[str, Callable[[], Opened]]) -> Opened | None:
-    """The first backend on a GPU that can be opened, or ``None``; says which, or why not."""
+    """The first backend on a GPU that can be opened, or ``None``; logs which, or why not."""
     for backend, opener in openers.items():
         try:
             opened = opener()
         except NoMachineError as error:
             logger.debug("backend auto: not %s: %s", backend, error)
         except _NOT_OPENED as error:
-            # Who has a GPU and every package expects them to be used.
+            # With a GPU and every package there, users expect them to be used.
             logger.warning("backend auto: not %s: %s", backend, error)
         else:
             logger.info("backend auto: %s with the %s %s", backend, _kind(backend), opened[1])

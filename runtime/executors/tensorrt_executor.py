@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import Backend, Extent, Form
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
@@ -48,7 +48,7 @@ class TensorRTExecutor:
     """A lane already has the next chunk's inputs under way while the device computes."""
 
     def __init__(
-        self, directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: GpuDevice, engine: Engine
+        self, directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: Gpu, engine: Engine
     ) -> None:
         """Takes an engine; its first lane is opened when it is needed.
 
@@ -181,7 +181,7 @@ def open_tensorrt(
         directory: a verified model directory.
         backend: whose engine.
         options: precision, batch and cache.
-        state: what the driver says; by default it is asked.
+        state: the driver's GPUs; by default the driver is asked.
 
     Returns:
         The executor, and the name of the decoder's plan.
@@ -206,7 +206,7 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
     Args:
         backend: the module.
         chosen: the plans.
-        rebuild: the command that builds them anew.
+        rebuild: the command that builds them again.
 
     Raises:
         VocoderError: a plan does not load, or the GPU does not start.

@@ -21,7 +21,7 @@ from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 logger = logging.getLogger(__name__)
 
 _LAST_LINES = 4
-"""Of TensorRT's own words in an error message."""
+"""Lines of TensorRT's log in an error message."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -53,7 +53,7 @@ class TensorRTRuntime:
 
         Args:
             cached: from the cache, which has compared its SHA-256.
-            rebuild: the command that builds it anew.
+            rebuild: the command that builds it again.
 
         Raises:
             VocoderError: TensorRT refuses it, or finds other bindings than its manifest names.
@@ -166,7 +166,7 @@ class TensorRTContext:
         asked = getattr(self._context, "is_stream_capturable", None)
         if asked is None or asked(stream.handle):
             return True
-        logger.warning("TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued anew")
+        logger.warning("TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued again")
         return False
 
     def _require(self, accepted: bool, what: str) -> None:
@@ -193,7 +193,7 @@ class _CompiledKernels:
                 self._known = self._read()
                 self._cache = config.create_runtime_cache()
                 if self._known and not self._cache.deserialize(self._known):
-                    logger.debug("%s is of another GPU, driver or version, and is written anew", self._file)
+                    logger.debug("%s is of another GPU, driver or version, and is written again", self._file)
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
@@ -215,7 +215,7 @@ class _CompiledKernels:
             return b""
         if hashlib.sha256(stored[_DIGEST:]).digest() == stored[:_DIGEST]:
             return stored[_DIGEST:]
-        logger.debug("%s is damaged, and is written anew", self._file)
+        logger.debug("%s is damaged, and is written again", self._file)
         return b""
 
 

@@ -24,7 +24,7 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, Stat
 class TorchExecutor:
     """Runs a `WaveRNN` on the CPU, as its authors' code does, with a fixed number of streams.
 
-    Networks are computed in double precision, so that whoever compares with this reference sees one rounding error, not
+    Networks are computed in double precision, so that a comparison with this reference sees one rounding error, not
     the difference of two. Rows, logits and samples are rounded to float32 where they leave a network, and operands of
     quantised products to their grids.
     """

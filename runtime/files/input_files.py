@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.files.recording import recording_seconds
 
 MEL_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 """Mel spectrograms: numpy's files and PyTorch's."""
@@ -46,25 +45,6 @@ _SHARED_SUFFIXES = {
 }
 """Suffixes that files of other kinds have as well: in a folder, those are taken that libsndfile opens."""
 
-UNREADABLE = {
-    ".3gp": "3GPP",
-    ".aac": "AAC",
-    ".ac3": "AC-3",
-    ".amr": "AMR",
-    ".ape": "Monkey's Audio",
-    ".m4a": "MPEG-4 (AAC or ALAC)",
-    ".m4b": "MPEG-4 (AAC or ALAC)",
-    ".mka": "Matroska",
-    ".mkv": "Matroska",
-    ".mov": "QuickTime",
-    ".mp4": "MPEG-4 (AAC or ALAC)",
-    ".spx": "Speex",
-    ".tta": "True Audio",
-    ".webm": "WebM",
-    ".wma": "Windows Media Audio",
-    ".wv": "WavPack",
-}
-"""Suffixes of audio that libsndfile does not read, and the formats' names."""
 
 _NAMES = 5
 """Files left out that are named."""
@@ -100,8 +80,6 @@ def is_input(path: str, *, mels: bool = True) -> bool:
         return True
     if _suffix(path) not in _offered(_SHARED_SUFFIXES):
         return False
-    from wavernn_trt.runtime.files.recording import recording_seconds
-
     return recording_seconds(Path(path)) > 0
 
 
@@ -166,21 +144,6 @@ def find_files(folder: Path, *, mels: bool = True, beneath: bool = True) -> tupl
         elif not any(part.startswith(".") for part in path.relative_to(folder).parts):
             left_out.add(str(path))
     return found, left_out
-
-
-def check_regular(path: str | Path) -> None:
-    """Refuses what is not a regular file; opening a pipe would wait for its writer for ever.
-
-    Raises:
-        VocoderError: not there, or a folder, pipe or device.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise VocoderError(f"{path}: {error.strerror or error}") from None
-    if not stat.S_ISREG(mode):
-        kind = "directory" if stat.S_ISDIR(mode) else "pipe or device"
-        raise VocoderError(f"{path}: found a {kind}, expected a regular file")
 
 
 @cache

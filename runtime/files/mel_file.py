@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.files.input_files import check_regular
+from wavernn_trt.runtime.files.file_kinds import check_regular
 
 if TYPE_CHECKING:
     import torch

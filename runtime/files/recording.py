@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio_header import SampleBytes, measure_samples
-from wavernn_trt.runtime.files.input_files import UNREADABLE, check_regular
+from wavernn_trt.runtime.files.file_kinds import UNREADABLE, check_regular
 
 if TYPE_CHECKING:
     from soundfile import SoundFile

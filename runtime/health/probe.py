@@ -54,10 +54,10 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectoryError, read_listed
 from wavernn_trt.export.probe_measures import bits_of_steps, displacements
@@ -69,9 +69,6 @@ from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, sampling_input
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
-
-if TYPE_CHECKING:
-    from wavernn_trt.runtime.vocoder import Vocoder
 
 EXACT = 1 / 500
 """Allowed to float32 on a CPU, in units of bfloat16's cost. It rounds 65,536 times finer: there is room for any order
@@ -130,7 +127,18 @@ class ProbeResult:
     """Mean over the samples that the executor drew; see `wavernn_trt.export.probe_measures.displacements`."""
 
 
-def probe(vocoder: Vocoder) -> ProbeResult:
+class Probed(Protocol):
+    """The part of a vocoder that the probe uses."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model."""
+
+    def labels(self, mel: ArrayLike, *, seed: int = 0) -> NDArray[Any]:
+        """The samples as drawn."""
+
+
+def probe(vocoder: Probed) -> ProbeResult:
     """Runs the model directory's probe.
 
     What is decoded beside it waits a little longer, and is not touched. Nothing is read from the disk but the record
@@ -150,7 +158,7 @@ def probe(vocoder: Vocoder) -> ProbeResult:
 
     try:
         record = _record(vocoder)
-        rounding = _rounding(vocoder.config.path)
+        rounding = _rounding(vocoder.loaded.path)
     except ModelDirectoryError as error:
         return result(str(error))
     figures: dict[str, float] = {"expected_bits": record.bits}
@@ -162,14 +170,16 @@ def probe(vocoder: Vocoder) -> ProbeResult:
     except ModelDirectoryError as error:
         return result(str(error), **figures)
     except VocoderError as error:
-        raise NoProbeError(f"{vocoder.config.path} cannot be probed on {vocoder.backend}: {error}") from error
+        raise NoProbeError(
+            f"{vocoder.loaded.path} cannot be probed on {vocoder.loaded.executor.name}: {error}"
+        ) from error
     except Exception as error:  # whatever a broken executor raises is what the probe is to find
-        return result(f"{vocoder.backend} failed: {type(error).__name__}: {error}", **figures)
+        return result(f"{vocoder.loaded.executor.name} failed: {type(error).__name__}: {error}", **figures)
     with np.errstate(all="ignore"):  # damaged logits overflow anything
         return result(_compare(vocoder, record, rounding, samples, forced, own, figures), **figures)
 
 
-def require_probe(vocoder: Vocoder) -> ProbeResult:
+def require_probe(vocoder: Probed) -> ProbeResult:
     """Runs the probe, which has to pass.
 
     Args:
@@ -185,8 +195,8 @@ def require_probe(vocoder: Vocoder) -> ProbeResult:
     return result
 
 
-def _record(vocoder: Vocoder) -> ProbeRecord:
-    config = vocoder.config
+def _record(vocoder: Probed) -> ProbeRecord:
+    config = vocoder.loaded
     if not config.path.is_dir():
         raise NoProbeError(
             f"{config.path} cannot be probed: it is not a model directory; make one with wavernn-trt export"
@@ -202,10 +212,10 @@ def _record(vocoder: Vocoder) -> ProbeRecord:
     return record
 
 
-def _logits(vocoder: Vocoder, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+def _logits(vocoder: Probed, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """The model's logits, fed with the reference's samples and with the executor's own."""
     scorer = vocoder.loaded
-    if vocoder.engine is not None:
+    if vocoder.loaded.engine is not None:
         scorer = load_model(scorer.path, LoadOptions("onnxruntime"))
     return _logits_of(scorer, record, samples)
 
@@ -217,9 +227,9 @@ def _logits_of(scorer: LoadedModel, record: ProbeRecord, samples: NDArray[Any]) 
     return np.concatenate(logits[0]), np.concatenate(logits[1])
 
 
-def _no_samples(vocoder: Vocoder, samples: NDArray[Any]) -> str:
+def _no_samples(vocoder: Probed, samples: NDArray[Any]) -> str:
     """What is wrong with samples that cannot even be scored."""
-    model = vocoder.config.model
+    model = vocoder.loaded.model
     if model.output == "categorical":
         right = (samples >= 0) & (samples < model.outputs)
         expected = f"a class from 0 to {model.outputs - 1}"
@@ -229,11 +239,11 @@ def _no_samples(vocoder: Vocoder, samples: NDArray[Any]) -> str:
     if right.all():
         return ""
     wrong = int(np.argmin(right))
-    return f"{vocoder.backend} drew {samples[wrong]} as sample {wrong}, expected {expected}"
+    return f"{vocoder.loaded.executor.name} drew {samples[wrong]} as sample {wrong}, expected {expected}"
 
 
 def _compare(
-    vocoder: Vocoder,
+    vocoder: Probed,
     record: ProbeRecord,
     rounding: set[str],
     samples: NDArray[Any],
@@ -242,7 +252,7 @@ def _compare(
     figures: dict[str, float],
 ) -> str:
     """Fills in the figures; returns what is wrong."""
-    model = vocoder.config.model
+    model = vocoder.loaded.model
     numbers = sampling_inputs(model, SeededUniforms(model, record.seed).draw(len(samples)))
     difference = forced[record.steps].astype(np.float64) - record.logits
     figures["logits_error"] = float(np.sqrt(np.square(difference).mean()))
@@ -250,7 +260,7 @@ def _compare(
     figures["displacement"] = float(displacements(model, own, numbers, samples).mean())
     # The logits are float32's, but for rounded operands, on every backend that has any: an engine's come from ONNX
     # Runtime.
-    where = f"{vocoder.config.path}: with the reference's samples"
+    where = f"{vocoder.loaded.path}: with the reference's samples"
     mend = _MEND_QUANTISED if rounding else _MEND
     exactness = max([EXACT, *(QUANTISED[one] for one in rounding)])
     allowed = max(exactness * record.bfloat16.logits, _LEAST["logits"])
@@ -269,17 +279,17 @@ def _compare(
         return f"{where}, found {figures['bits']:.4f} bits a sample, expected {record.bits:.4f}; {mend}"
     # Of an engine that does not say, the coarsest is assumed.
     factor = EXACT
-    if vocoder.engine is not None:
-        factor = ENGINES[getattr(vocoder.executor, "precision", "bf16")]
-        cells = getattr(vocoder.executor, "form", None) == "cell"
+    if vocoder.loaded.engine is not None:
+        factor = ENGINES[getattr(vocoder.loaded.executor, "precision", "bf16")]
+        cells = getattr(vocoder.loaded.executor, "form", None) == "cell"
         besides = CELLS_ON_QUANTISED if cells else KERNELS_ON_QUANTISED
         factor += max([0.0, *(besides.get(one, 0.0) for one in rounding)])
     allowed = max(factor * record.bfloat16.displacement, _LEAST["displacement"])
     if not figures["displacement"] <= allowed:
         return (
-            f"{vocoder.backend} draws samples that its random numbers do not pick: displaced by "
+            f"{vocoder.loaded.executor.name} draws samples that its random numbers do not pick: displaced by "
             f"{figures['displacement']:.3g} on average, expected at most {allowed:.3g}; "
-            + (_MEND if vocoder.engine is None else _MEND_ON_A_GPU)
+            + (_MEND if vocoder.loaded.engine is None else _MEND_ON_A_GPU)
         )
     return ""
 

@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 
 from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.files.input_files import MEL_SUFFIXES, check_regular, is_mel
+from wavernn_trt.runtime.files.file_kinds import check_regular
+from wavernn_trt.runtime.files.input_files import MEL_SUFFIXES, is_mel
 
 MANIFEST_SUFFIX = ".jsonl"
 """JSON lines, one object for each input."""

@@ -15,9 +15,9 @@ from typing import overload
 import numpy as np
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.files.file_kinds import UNREADABLE
 from wavernn_trt.runtime.files.input_files import (
     MEL_SUFFIXES,
-    UNREADABLE,
     LeftOut,
     describe_inputs,
     is_input,

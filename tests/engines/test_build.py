@@ -26,7 +26,7 @@ from wavernn_trt.engines.build import build_engine
 from wavernn_trt.engines.build_process import GRAPH
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.cache_errors import EngineCacheError
-from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.gpu import DriverState, Gpu
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.spec import EngineSpec, Extent, Form, Role
 from wavernn_trt.engines.supervised_build import EngineBuildError
@@ -154,7 +154,7 @@ def test_regular_tensorrt_builds_for_the_first_gpu_alone(
     small_directory: Directories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan_names, "tensorrt_version", lambda backend: "10.16.1.11")
-    large, small = GpuDevice("NVIDIA Large", 90), GpuDevice("NVIDIA Small", 89)
+    large, small = Gpu("NVIDIA Large", 90), Gpu("NVIDIA Small", 89)
     keys, stems = [], []
     for devices in ((large,), (large, small), (small, large)):
         monkeypatch.setattr(plan_names, "driver_state", lambda devices=devices: DriverState(devices, None))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wavernn_trt.engines.gpu import DRIVER, DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.gpu import DRIVER, DriverState, Gpu, driver_state
 
 spec = importlib.util.spec_from_file_location("fake_driver", Path(__file__).parents[1] / "fake_driver.py")
 assert spec is not None
@@ -19,7 +19,7 @@ assert spec.loader is not None
 fake_driver = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_driver)
 
-FIRST = GpuDevice("NVIDIA Pretended 4000", 89)
+FIRST = Gpu("NVIDIA Pretended 4000", 89)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_names_and_compute_capabilities_are_read(driver: Path, monkeypatch: pyte
     library = str(driver / "libcuda.so.1")
     assert driver_state(library) == DriverState((FIRST,), None)
     monkeypatch.setenv("FAKE_GPUS", "2")
-    assert driver_state(library) == DriverState((FIRST, GpuDevice("NVIDIA Pretended 5000", 120)), None)
+    assert driver_state(library) == DriverState((FIRST, Gpu("NVIDIA Pretended 5000", 120)), None)
 
 
 @pytest.mark.parametrize("setting", [{"FAKE_GPUS": "0"}, {"FAKE_ERROR": "100"}])

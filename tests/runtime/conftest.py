@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from wavernn_trt.engines.cache import EngineCache
-from wavernn_trt.engines.gpu import DriverState, GpuDevice
+from wavernn_trt.engines.gpu import DriverState, Gpu
 from wavernn_trt.engines.plan_names import plugin_sources
 from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
@@ -24,7 +24,7 @@ from wavernn_trt.runtime.executors.tensorrt_executor import Engine
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 HERE = Path(__file__).resolve().parent
-GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+GPU = Gpu("NVIDIA Pretended 4000", 89)
 RTX = "1.7.1.116"
 
 

@@ -46,7 +46,7 @@ def test_models_are_decoded_with_it(pretended_gpu: dict[str, str], tmp_path: Pat
 def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
     for module in ("onnx_graphsurgeon", "onnxruntime"):
         pytest.importorskip(module, reason="a model is opened, and compared with ONNX Runtime's")
-    expect_all_passed(pretended_gpu, HERE.parents[1] / "runtime" / "test_cuda_executor.py", "-m", "gpu")
+    expect_all_passed(pretended_gpu, HERE.parents[1] / "runtime" / "executors" / "test_cuda_executor.py", "-m", "gpu")
 
 
 def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:

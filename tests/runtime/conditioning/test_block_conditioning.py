@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="models are exported from PyTorch")
 pytest.importorskip("onnx", reason="models are exported to ONNX")
 pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
-from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning import mel_conditioner
 from wavernn_trt.runtime.conditioning.block_conditioning import BlockConditioning, held_rows
@@ -259,7 +259,7 @@ def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
 def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> LoadedModel:
     plans = [simulated.OnnxPlan(directory, one) for one in simulated.manifests(directory, frames=frames).values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
-    executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), GpuDevice("Pretended", 89), engine)
+    executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), Gpu("Pretended", 89), engine)
     return LoadedModel.of(directory, executor)
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Piece, Stream, decode_streams
@@ -50,7 +50,7 @@ class Bench:
 
     def executor(self, device: Any) -> TensorRTExecutor:
         engine = Engine(device, self.plans["conditioner"], self.plans["decoder"])
-        return TensorRTExecutor(self.directory, "tensorrt_rtx", LoadOptions(), GpuDevice("Simulated", 89), engine)
+        return TensorRTExecutor(self.directory, "tensorrt_rtx", LoadOptions(), Gpu("Simulated", 89), engine)
 
     def lane(self, device: Any, kind: type[DeviceLane] = DeviceLane) -> DeviceLane:
         return kind(device, self.plans["decoder"], self.slots, initial_state(self.directory.model, 1))

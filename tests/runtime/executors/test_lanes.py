@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
@@ -31,7 +31,7 @@ from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
 SLOTS = 3
 STEPS = 24
-GPU = GpuDevice("Simulated", 89)
+GPU = Gpu("Simulated", 89)
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import wavernn_trt
 from wavernn_trt.engines.cache import EngineCache
-from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Product, Quantization
@@ -34,11 +34,11 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 pytestmark = pytest.mark.usefixtures("rtx_installed")
 
-GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+GPU = Gpu("NVIDIA Pretended 4000", 89)
 
 
 def choose(
-    voice: ModelDirectory, cache: EngineCache, backend: Backend = "tensorrt_rtx", device: GpuDevice = GPU, **wanted: Any
+    voice: ModelDirectory, cache: EngineCache, backend: Backend = "tensorrt_rtx", device: Gpu = GPU, **wanted: Any
 ) -> ChosenEngine:
     return choose_engine(voice, backend, LoadOptions(cache=cache.folder, **wanted), device)
 
@@ -101,7 +101,7 @@ def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
     store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
     assert choose(voice, cache, "tensorrt").decoder.manifest.backend == "tensorrt"
     with pytest.raises(NoEngineError, match="not for NVIDIA Other sm89"):
-        choose(voice, cache, "tensorrt", GpuDevice("NVIDIA Other", 89))
+        choose(voice, cache, "tensorrt", Gpu("NVIDIA Other", 89))
 
 
 def test_a_damaged_plan_gives_way_to_the_one_before(
@@ -127,13 +127,13 @@ def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: 
     read = parser.parse_args(words[1:])
     assert (read.directory, read.backend, read.sm) == (strange.path, "tensorrt-rtx", (89,))
     assert (read.precision, str(read.batch), read.cache) == ("bf16", "16", tmp_path)
-    older = GpuDevice("NVIDIA Pretended 3000", 86)
+    older = Gpu("NVIDIA Pretended 3000", 86)
     in_fp8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("fp8", 8.0)}))
     in_int8 = dataclasses.replace(voice, quantization=Quantization({"fc_0": Product("int8", 8.0)}))
     commands = [build_command(one, "tensorrt_rtx", LoadOptions(), older) for one in (voice, in_int8, in_fp8)]
     assert ["--form sequence" in command for command in commands] == [False, False, True]
     assert "--form" not in build_command(in_fp8, "tensorrt_rtx", LoadOptions(), GPU)
-    hopper = build_command(voice, "tensorrt_rtx", LoadOptions(), GpuDevice("NVIDIA H100", 90))
+    hopper = build_command(voice, "tensorrt_rtx", LoadOptions(), Gpu("NVIDIA H100", 90))
     assert hopper == f"wavernn-trt build {voice.path} --backend tensorrt"
 
 

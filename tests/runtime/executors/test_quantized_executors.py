@@ -24,7 +24,7 @@ pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
 pytest.importorskip("onnxruntime", reason="it runs quantised graphs")
 
 from wavernn_trt.calibration.quantize import quantize
-from wavernn_trt.engines.gpu import GpuDevice
+from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.grids import encode_weight, round_activations, round_weight
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization, product_names
@@ -329,7 +329,7 @@ def test_a_kernel_of_other_precisions_has_the_rounded_weights(
 
 
 def test_a_kernel_takes_fp8_where_every_weight_is_in_it(make: Callable[..., ModelDirectory]) -> None:
-    ada, turing = GpuDevice("NVIDIA Pretended 4000", 89), GpuDevice("NVIDIA Pretended 2000", 75)
+    ada, turing = Gpu("NVIDIA Pretended 4000", 89), Gpu("NVIDIA Pretended 2000", 75)
     assert default_precision(make("raw", "fp8"), ada) == "fp8"
     assert default_precision(make("raw", "fp8"), turing) == "fp32"
     assert default_precision(make("raw", "fp8", kept=("fc_0",)), ada) == "fp16"

@@ -16,7 +16,7 @@ import pytest
 
 import wavernn_trt
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
-from wavernn_trt.engines.gpu import GpuDevice, driver_state
+from wavernn_trt.engines.gpu import Gpu, driver_state
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.errors import VocoderError
@@ -30,7 +30,7 @@ from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime, and compared with it")
 
-GPU = GpuDevice("NVIDIA Pretended 4000", 89)
+GPU = Gpu("NVIDIA Pretended 4000", 89)
 
 
 def make_executor(

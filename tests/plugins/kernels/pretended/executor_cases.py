@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, GpuDevice, driver_state
+from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.plugins import compilers, driver
@@ -413,7 +413,7 @@ def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest
 def test_older_gpus_compute_in_float32_unless_told(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
-    state = DriverState((GpuDevice("Said to be", sm),), None)
+    state = DriverState((Gpu("Said to be", sm),), None)
     executor, kernel = open_cuda(voice, LoadOptions(), state, cache)
     assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
     assert kernel == f"{'sequence_fp32' if precision == 'fp32' else 'resident_stamped_16_fp16_groups2'}_sm{sm}"

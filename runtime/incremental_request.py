@@ -1,4 +1,4 @@
-"""Speaking a mel that is still arriving: from an iterator over its pieces to an utterance."""
+"""A request whose mel is still arriving: from an iterator over its pieces to an utterance."""
 
 from __future__ import annotations
 
@@ -7,48 +7,34 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning.incremental_blocks import Condition, conditioning_blocks
+from wavernn_trt.runtime.conditioning.incremental_blocks import conditioning_blocks
 from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
 from wavernn_trt.runtime.conditioning.mel_feed import READ_AHEAD_SECONDS, MelFeed
-from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, check_seed
 from wavernn_trt.runtime.health.loudness import Loudness
 from wavernn_trt.runtime.health.output_guard import OutputGuard
+from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 
 _KEPT_SECONDS = 10.0
 """Of conditioning behind what is heard: a stream that is no longer survives the loss of its lane."""
 
 
-class ArrivingMel:
-    """One model's way to speak mels that are still arriving."""
+class IncrementalRequests:
+    """Checks requests whose mel arrives frame by frame, for one model and look-ahead."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        audio: AudioConfig,
-        windows: ConditioningWindows,
-        condition: Condition,
-        lookahead: int | None,
-    ) -> None:
-        """Finds out what its conditioner reads, by running it over short mels.
+    def __init__(self, loaded: LoadedModel, lookahead: int | None) -> None:
+        """Finds out what the model's conditioner reads, by running it over short mels.
 
         Args:
-            model: the model.
-            audio: its audio settings.
-            windows: lays out what a chunk reads.
-            condition: the executor's.
+            loaded: the model.
             lookahead: frames to wait for, where the model leaves the choice.
 
         Raises:
             VocoderError: this model needs the whole mel, or cannot do with that look-ahead.
         """
-        self._model = model
-        self._audio = audio
-        self._windows = windows
-        self._condition = condition
-        self._blocks = conditioning_blocks(model, audio.n_mels, condition, lookahead)
+        self._loaded = loaded
+        self._blocks = conditioning_blocks(loaded.model, loaded.audio.n_mels, loaded.executor.condition, lookahead)
 
     @property
     def lookahead(self) -> int:
@@ -77,20 +63,21 @@ class ArrivingMel:
         Raises:
             VocoderError: the seed is not usable.
         """
-        model, checked = self._model, check_seed(seed)
+        loaded, checked = self._loaded, check_seed(seed)
+        model, audio = loaded.model, loaded.audio
         conditioning = GrowingConditioning(
-            self._windows,
+            loaded.windows,
             self._blocks,
-            self._audio.n_mels,
-            self._condition,
+            audio.n_mels,
+            loaded.executor.condition,
             on_ready=on_ready,
-            kept=round(_KEPT_SECONDS * self._audio.sample_rate / self._audio.hop_length),
+            kept=round(_KEPT_SECONDS * audio.sample_rate / audio.hop_length),
         )
-        loudness = Loudness(model, self._audio)
-        feed = MelFeed(pieces, conditioning, self._audio, sample_rate=sample_rate, on_frames=loudness.extend)
-        frames = round(READ_AHEAD_SECONDS * self._audio.sample_rate / self._audio.hop_length)
-        frames += round(_KEPT_SECONDS * self._audio.sample_rate / self._audio.hop_length)
-        size = frames * (model.columns + self._audio.n_mels) * np.dtype(np.float32).itemsize
+        loudness = Loudness(model, audio)
+        feed = MelFeed(pieces, conditioning, audio, sample_rate=sample_rate, on_frames=loudness.extend)
+        frames = round(READ_AHEAD_SECONDS * audio.sample_rate / audio.hop_length)
+        frames += round(_KEPT_SECONDS * audio.sample_rate / audio.hop_length)
+        size = frames * (model.columns + audio.n_mels) * np.dtype(np.float32).itemsize
         utterance = Utterance(
             lambda: conditioning,
             0,
@@ -98,6 +85,6 @@ class ArrivingMel:
             size,
             (),
             lambda _: SeededUniforms(model, checked),
-            lambda: OutputGuard(model, self._audio, loudness=loudness),
+            lambda: OutputGuard(model, audio, loudness=loudness),
         )
         return utterance, feed
