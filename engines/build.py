@@ -18,8 +18,8 @@ from wavernn_trt.engines.plan_names import building_gpu, plan_key, plan_stem, pl
 from wavernn_trt.engines.spec import ROLES, EngineSpec, Role
 from wavernn_trt.engines.supervised_build import Progress, build_in_process
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
-from wavernn_trt.engines.typed_json import from_json
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
+from wavernn_trt.export.typed_json import from_json
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wavernn_trt.engines.manifest import ManifestError, PlanManifest, clean_name, read_manifest
+from wavernn_trt.engines.manifest import PlanManifest, clean_name, read_manifest
+from wavernn_trt.export.config import ConfigError
 from wavernn_trt.export.model_directory import file_sha256
 
 PLAN = ".plan"
@@ -117,7 +118,7 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
         if not manifest.key.startswith(wanted):
             return dataclasses.replace(entry, reason=f"it is another plan, of key {manifest.key}, expected {wanted}")
         reason = _damage(entry.plan, manifest, verify)
-    except ManifestError as error:
+    except ConfigError as error:
         return dataclasses.replace(entry, reason=f"its manifest is no manifest: {error}")
     except FileNotFoundError:  # removed by somebody else in the meantime
         return dataclasses.replace(entry, reason="a file is missing")

@@ -24,6 +24,7 @@ _GRAPH_CODE = (
     "export/operators.py",
     "export/quantization.py",
     "export/rewrite",
+    "export/typed_json.py",
 )
 """What makes a plan's network from a model directory; another version of it may make another plan."""
 _SHORT_BACKENDS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}

@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Callable[[EngineCache, CachedPlan], object], str]] = {
     "deep brackets for a manifest": (write("[" * 200_000), "not JSON"),
     "a long manifest": (write(" " * (5 << 20) + "{}"), "bytes, which no manifest has"),
     "a list for a manifest": (write("[1, 2]"), "expected an object"),
-    "another program's JSON": (write('{"version": 3}'), "unknown field 'version'"),
+    "another program's JSON": (write('{"version": 3}'), "the field 'key' is missing"),
     "a newer manifest": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
     "a key that is none": (change("key", "x" * 64), "expected 64 hexadecimal digits"),
     "a size that is a text": (change("plan_bytes", "1000"), "plan_bytes: found '1000', expected an integer"),

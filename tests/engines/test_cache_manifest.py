@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavernn_trt.engines.manifest import ManifestError, PlanManifest, clean_name, read_manifest, write_manifest
+from wavernn_trt.engines.manifest import PlanManifest, clean_name, read_manifest, write_manifest
+from wavernn_trt.export.config import ConfigError
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 DECODER: PlanManifest = plans.manifest_of(b"plan", "a" * 64)
@@ -62,15 +63,15 @@ BINDING = {"name": "x", "kind": "input", "dtype": "float32", "shape": [-1, 3], "
         (changed(targets="sm86"), "targets: found 'sm86', expected a list"),
         (changed(layers={"\x1b[2J": 1}), "printable"),
         (changed(layers={"CONSTANT": "1"}), "expected an integer"),
-        (changed(batch=[1, 8]), "batch: found [1, 8], expected a list of 3"),
+        (changed(batch=[1, 8]), "batch: found [1, 8], expected a list of length 3"),
         (changed(batch=[8, 1, 64]), "batch: found (8, 1, 64), expected smallest, optimal and largest"),
         (changed(steps=0), "steps: found 0, expected at least 1"),
         (changed(steps=None), "steps: found None, expected a value for a decoder"),
         (changed(frames=[1, 1, 1]), "frames: found (1, 1, 1), expected no value for a decoder"),
         (changed(plan_bytes=0), "plan_bytes"),
         (changed(plan_bytes=10.0), "plan_bytes: found 10.0, expected an integer"),
-        (changed(build_seconds=float("nan")), "build_seconds: found nan, expected a finite number"),
-        (changed(build_seconds=10**400), "expected a finite number"),
+        (changed(build_seconds=float("nan")), "build_seconds: found nan, expected at least 0, and finite"),
+        (changed(build_seconds=10**400), "build_seconds: found 1000"),
         (changed(peak_bytes=-1), "peak_bytes"),
         (changed(built_at="yesterday"), "built_at: found 'yesterday', expected an ISO 8601 time"),
         (changed(built_at="2026-05-04T03:02:01"), "with its time zone"),
@@ -84,7 +85,7 @@ BINDING = {"name": "x", "kind": "input", "dtype": "float32", "shape": [-1, 3], "
     ],
 )
 def test_what_is_no_manifest_is_refused(values: object, message: str) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(ConfigError) as caught:
         PlanManifest.from_json(values)
     assert message in str(caught.value)
 
@@ -94,7 +95,7 @@ def test_any_value_in_any_field_is_taken_whole_or_refused(name: str, value: obje
     values, refused = changed(**{name: value}), ""
     try:
         manifest = PlanManifest.from_json(values)
-    except ManifestError as error:
+    except ConfigError as error:
         refused = str(error)
     else:
         assert PlanManifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
@@ -119,7 +120,7 @@ def test_a_manifest_that_is_cut_or_overwritten_somewhere_is_refused_or_another(d
 def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    with pytest.raises(ManifestError):
+    with pytest.raises(ConfigError):
         read_manifest(path)
 
 
