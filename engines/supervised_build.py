@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from wavernn_trt.engines.build_process import NO_MEMORY, PARSING
-from wavernn_trt.engines.cache_errors import is_lack_of_room
+from wavernn_trt.engines.cache_folder import is_lack_of_room
 from wavernn_trt.engines.plan_names import gpu_and_version
 from wavernn_trt.engines.spec import EngineSpec, Role
 from wavernn_trt.engines.tensorrt_module import NAMES, build_environment, import_tensorrt

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from wavernn_trt.engines.cache_entries import CacheEntry
 
 DESCRIPTION = """\
-Looks after the plans that 'wavernn-trt build' keeps. Each is two files in the cache folder: NAME.plan,
-and NAME.json, which says what the plan is and what its SHA-256 has to be. A plan whose files do not
-fit together is damaged: it is never used, and the next build replaces it.
+Lists, shows and removes the plans that 'wavernn-trt build' keeps. Each has a folder NAME in the cache,
+with the plan, NAME.plan, and NAME.json, which describes it and has its SHA-256. A plan whose files do
+not fit together is damaged: it is never used, and the next build replaces it.
 """
 EPILOG = """\
 examples:
@@ -117,7 +117,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_prune(arguments: argparse.Namespace) -> int:
     """Removes, and prints what; returns 1 where something could not be removed."""
-    from wavernn_trt.engines.sizes import readable_size
+    from wavernn_trt.engines.cache_folder import readable_size
     from wavernn_trt.scripts.engines_report import entry_json
 
     cache = _open(arguments)

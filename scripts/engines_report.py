@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from wavernn_trt.engines.cache_entries import CacheEntry
+from wavernn_trt.engines.cache_folder import readable_size
 from wavernn_trt.engines.manifest import Binding, PlanManifest
-from wavernn_trt.engines.sizes import readable_size
 
 _HEAD = ("role", "precision", "form", "batch", "steps", "targets", "size", "used", "name")
 _RIGHT = ("batch", "steps", "size", "used")

@@ -24,8 +24,7 @@ pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
 from wavernn_trt.engines import build, plan_names, supervised_build
 from wavernn_trt.engines.build import build_engine
 from wavernn_trt.engines.build_process import GRAPH
-from wavernn_trt.engines.cache import EngineCache
-from wavernn_trt.engines.cache_errors import EngineCacheError
+from wavernn_trt.engines.cache import EngineCache, EngineCacheError
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.spec import EngineSpec, Extent, Form, Role
@@ -280,12 +279,12 @@ def test_kill_in_mid_build_leaves_a_cache_that_works(standard: Directories, tmp_
     directory, cache = standard("univoc-896"), tmp_path / "cache"
     command = ["--form", "cell", "--steps", "192", "--sm", "86", "-o", str(cache), str(directory.path)]
     process = start(command)
-    wait_for(lambda: any(cache.glob("*_conditioner_*.json")) and builds(cache, process.pid))
+    wait_for(lambda: any(cache.glob("*_conditioner_*/*.json")) and builds(cache, process.pid))
     children = children_of(process.pid)
     process.kill()
     process.wait()
     wait_for(lambda: not any(alive(child) for child in children))  # it ends with its parent
-    assert not list(cache.glob("*_decoder_*.plan"))
+    assert not list(cache.glob("*_decoder_*/*.plan"))
     finished = json.loads(run([*command, "--json", "-q"]))
     assert [(plan["role"], plan["built"]) for plan in finished] == [("conditioner", False), ("decoder", True)]
     assert left_behind(cache) == []
@@ -314,7 +313,7 @@ def test_two_builders_of_one_plan_build_it_once(small_directory: Directories, tm
     assert [process.returncode for process in both] == [0, 0]
     for place in range(2):
         assert sorted(result[place]["built"] for result in results) == [False, True]
-    assert len(list((tmp_path / "cache").glob("*.plan"))) == 2
+    assert len(list((tmp_path / "cache").glob("*/*.plan"))) == 2
 
 
 def test_a_second_build_takes_under_two_seconds(standard: Directories, tmp_path: Path) -> None:
@@ -344,7 +343,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Whatever is in a cache that is neither a plan nor its sidecar, nor a lock."""
+    """Folders of builds that have ended."""
     return [file.name for file in folder.iterdir() if file.name.startswith(".building")]
 
 

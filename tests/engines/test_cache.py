@@ -33,7 +33,7 @@ def sidecar(plan: CachedPlan) -> Path:
 
 
 def files(cache: EngineCache) -> list[str]:
-    return sorted(path.name for path in cache.folder.iterdir() if path.suffix in (".plan", ".json"))
+    return sorted(path.name for path in cache.folder.glob("*/*.*") if path.suffix in (".plan", ".json"))
 
 
 def test_a_stored_plan_is_found_again(cache: EngineCache) -> None:
@@ -64,7 +64,7 @@ def test_two_keys_with_the_same_digits_do_not_hurt_each_other(cache: EngineCache
 @pytest.mark.parametrize("stem", ["../../etc/passwd", ".hidden", "ein Name: 日本", "x" * 500, "", "a\nb\x1b[2J"])
 def test_any_stem_becomes_a_name_inside_the_folder(cache: EngineCache, stem: str) -> None:
     stored = plans.store(cache, 1, stem)
-    assert stored.plan.parent == cache.folder
+    assert stored.plan.parent == cache.folder / stored.name
     assert stored.name.isprintable()
     assert cache.find(stem, KEY) == stored
     assert [(entry.name, entry.state) for entry in cache.scan()] == [(stored.name, "whole")]
@@ -150,8 +150,6 @@ def test_a_damaged_plan_is_not_used_and_can_be_built_again(
     (record,) = (record for record in caplog.records if "is not used" in record.message)
     assert str(stored.plan) in record.message
     assert reason in record.message
-    if damage == "a folder for a plan":  # nobody's plan, but somebody's files perhaps
-        stored.plan.rmdir()
     assert not any(name.startswith(stored.name) for name in files(cache))
     assert plans.store(cache, 1) == stored
     assert cache.find(STEM, KEY) == stored
@@ -197,7 +195,7 @@ def test_plans_are_evicted_in_the_order_in_which_they_were_used(cache: EngineCac
     for number in (1, 2, 3):
         plans.store(cache, number)
         set_used(cache, number, 1000.0 + number)
-    size = sum(path.stat().st_size for path in cache.folder.iterdir() if path.suffix in (".plan", ".json")) // 3
+    size = sum(entry.bytes for entry in cache.scan()) // 3
     assert cache.find(STEM, plans.key_of(1)) is not None  # used now, so that 2 is the oldest
     small = EngineCache(cache.folder, limit_bytes=3 * size + size // 2)
     plans.store(small, 4)
@@ -263,12 +261,11 @@ def test_what_was_compiled_from_a_plan_counts_and_leaves_with_it(cache: EngineCa
     kept, left = plans.store(cache, 1), plans.store(cache, 2)
     before = {entry.name: entry.bytes for entry in cache.scan()}
     for plan in (kept, left):
-        file = compiled_file(plan.plan)
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(bytes(100))
+        compiled_file(plan.plan).write_bytes(bytes(100))
     assert {entry.name: entry.bytes - 100 for entry in cache.scan()} == before
     cache.remove(left.name)
-    assert [file.name for file in compiled_file(kept.plan).parent.iterdir()] == [f"{kept.name}.bin"]
+    assert compiled_file(kept.plan).stat().st_size == 100
+    assert not left.plan.parent.exists()
 
 
 def test_removing_what_is_not_there_is_an_error(cache: EngineCache) -> None:
@@ -299,9 +296,36 @@ def test_a_new_cache_is_one_that_backup_programs_leave_out(cache: EngineCache) -
 
 
 def set_used(cache: EngineCache, number: int, time: float) -> None:
-    os.utime(cache.folder / f"{STEM}_{plans.key_of(number)[:8]}.json", (time, time))
+    name = f"{STEM}_{plans.key_of(number)[:8]}"
+    os.utime(cache.folder / name / f"{name}.json", (time, time))
 
 
 def numbers(cache: EngineCache) -> set[int]:
     digits = {plans.key_of(number)[:8]: number for number in range(10)}
     return {digits[entry.digits] for entry in cache.scan()}
+
+
+def as_an_earlier_version_stored_it(cache: EngineCache, plan: CachedPlan) -> Path:
+    """Both files in the cache itself, and what a runtime compiled in a folder for all."""
+    for file in (plan.plan, sidecar(plan)):
+        file.rename(cache.folder / file.name)
+    plan.plan.parent.rmdir()
+    (cache.folder / "compiled").mkdir(exist_ok=True)
+    (cache.folder / "compiled" / f"{plan.name}.bin").write_bytes(bytes(100))
+    return cache.folder / plan.plan.name
+
+
+def test_plans_that_an_earlier_version_stored_are_found_replaced_and_removed(cache: EngineCache) -> None:
+    stored = plans.store(cache, 1)
+    old = as_an_earlier_version_stored_it(cache, stored)
+    assert cache.find(STEM, KEY) == CachedPlan(old, stored.manifest)
+    assert [(entry.name, entry.plan, entry.state) for entry in cache.scan()] == [(stored.name, old, "whole")]
+    assert plans.store(cache, 1) == stored
+    assert not old.exists()
+    old = as_an_earlier_version_stored_it(cache, stored)
+    os.truncate(old, 400)
+    assert cache.find(STEM, KEY) is None
+    assert not old.exists()
+    as_an_earlier_version_stored_it(cache, plans.store(cache, 1))
+    assert [entry.name for entry in cache.prune(everything=True).removed] == [stored.name]
+    assert sorted(path.name for path in cache.folder.rglob("*") if path.is_file()) == [KEY[:8], "CACHEDIR.TAG"]

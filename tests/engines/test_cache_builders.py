@@ -73,7 +73,7 @@ def test_a_builder_that_is_killed_leaves_the_next_a_clean_place(cache: EngineCac
     assert cache.scan() == []
     stored = plans.store(cache, 1)
     assert cache.find(STEM, KEY) == stored
-    assert what_lies_in(cache) == [f"{stored.name}.json", f"{stored.name}.plan"]
+    assert what_lies_in(cache) == [stored.name]
 
 
 def test_pruning_removes_what_killed_builders_left_and_nothing_of_living_ones(cache: EngineCache, start: Start) -> None:

@@ -18,8 +18,7 @@ import pytest
 pytest.importorskip("filelock", reason="builders lock keys with filelock")
 
 from wavernn_trt.engines.cache import EngineCache, EngineCacheError
-from wavernn_trt.engines.cache_errors import explain
-from wavernn_trt.engines.sizes import readable_size
+from wavernn_trt.engines.cache_folder import explain, readable_size
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 STEM: str = plans.STEM
@@ -47,9 +46,7 @@ def test_a_full_disk_is_explained_and_cleared_up(small_disk: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{cache.folder}: no space left: ")
     assert "free; make room, perhaps with 'wavernn-trt engines prune', or choose another folder" in message
-    assert sorted(path.name for path in cache.folder.iterdir()) == sorted(
-        ["CACHEDIR.TAG", "locks", stored.plan.name, f"{stored.name}.json"]
-    )
+    assert sorted(path.name for path in cache.folder.iterdir()) == sorted(["CACHEDIR.TAG", "locks", stored.name])
     assert cache.find(STEM, plans.key_of(1)) == stored
     cache.prune(everything=True)
     assert plans.store(cache, 2, size=800_000).plan.stat().st_size == 800_000
