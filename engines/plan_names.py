@@ -7,7 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from wavernn_trt.engines.gpu import GpuDevice, driver_state
+from wavernn_trt.engines.gpu import building_gpu
 from wavernn_trt.engines.spec import EngineSpec, Role
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
@@ -48,11 +48,6 @@ def gpu_and_version(spec: EngineSpec) -> str:
     targets = spec.targets or [device.sm for device in building_gpu()]
     version = ".".join(tensorrt_version(spec.backend).split(".")[:2])
     return f"sm{'+'.join(map(str, targets))}_{_SHORT_BACKENDS[spec.backend]}{version}"
-
-
-def building_gpu() -> tuple[GpuDevice, ...]:
-    """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
-    return driver_state().devices[:1]
 
 
 def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:

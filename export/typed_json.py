@@ -37,12 +37,13 @@ def from_json(kind: type[T], values: object, where: str) -> T:
         where: the object's name in error messages.
 
     Raises:
-        ConfigError: an unknown or missing field, a value of another type, or one that the dataclass refuses.
+        ConfigError: an unknown or missing field, or a value of another type.
+        ValueError: a value that the dataclass itself refuses.
     """
     try:
         made = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, ConfigError):  # of a dataclass's own check
+        if isinstance(error.__cause__, ValueError):  # of a dataclass's own check
             raise error.__cause__ from None
         raise _explained(error, kind, values, where) from None
     _refuse_unknown_fields(made, values, where)

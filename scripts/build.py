@@ -106,10 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake in the arguments, or a plan that TensorRT did not make.
     """
-    from wavernn_trt.engines.build import build_engine
+    from wavernn_trt.engines.build import EngineBuildError, build_engine
     from wavernn_trt.engines.cache import EngineCache
-    from wavernn_trt.engines.grids import describe_rounding
-    from wavernn_trt.engines.supervised_build import EngineBuildError
+    from wavernn_trt.engines.spec import describe_rounding
     from wavernn_trt.engines.tensorrt_module import tensorrt_version
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import shipped_voice
@@ -191,8 +190,7 @@ def _backend(name: str | None) -> Backend:
 
 def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantization | None) -> EngineSpec:
     from wavernn_trt.engines.gpu import driver_state
-    from wavernn_trt.engines.grids import able_targets, default_form, default_steps
-    from wavernn_trt.engines.spec import EngineSpec, Extent
+    from wavernn_trt.engines.spec import EngineSpec, Extent, able_targets, default_form, default_steps
 
     form = arguments.form or default_form(quantization)
     targets = arguments.sm or ()

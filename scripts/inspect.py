@@ -124,7 +124,7 @@ def _probe(directory: ModelDirectory, backend: str) -> ProbeResult:
 
 def _run_plan(plan: Path, *, as_json: bool) -> int:
     from wavernn_trt.engines.cache_entries import read_entry
-    from wavernn_trt.engines.plan_layers import LayersUnknownError, plan_layers
+    from wavernn_trt.engines.tensorrt_module import LayersUnknownError, plan_layers
     from wavernn_trt.scripts.engines_report import entry_json, print_entry
 
     entry = read_entry(plan.parent, plan.stem, verify=True)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.cache_entries import CacheEntry
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
-from wavernn_trt.engines.grids import able_targets, default_form
 from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.engines.plan_names import plugin_sources
-from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
+from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role, able_targets, default_form
 from wavernn_trt.engines.tensorrt_module import INSTALL, NAMES, tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
 from wavernn_trt.runtime.errors import VocoderError

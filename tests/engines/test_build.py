@@ -21,14 +21,13 @@ import pytest
 pytest.importorskip("torch", reason="models are exported from PyTorch")
 pytest.importorskip("tensorrt_rtx", reason="plans are built by TensorRT-RTX")
 
-from wavernn_trt.engines import build, plan_names, supervised_build
-from wavernn_trt.engines.build import build_engine
+from wavernn_trt.engines import build, gpu, plan_names
+from wavernn_trt.engines.build import EngineBuildError, build_engine
 from wavernn_trt.engines.build_process import GRAPH
 from wavernn_trt.engines.cache import EngineCache, EngineCacheError
 from wavernn_trt.engines.gpu import DriverState, GpuDevice
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.spec import EngineSpec, Extent, Form, Role
-from wavernn_trt.engines.supervised_build import EngineBuildError
 from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
 
@@ -144,8 +143,8 @@ def test_a_key_depends_on_all_code_that_a_graph_comes_from() -> None:
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     code = [name.removesuffix(".py").replace("/", ".") for name in plan_names._GRAPH_CODE]
     for name in sorted(word.removeprefix("wavernn_trt.") for word in imported.split()):
-        # Packages are empty; the other two say what is asked for and what is refused.
-        without = name in ("export", "engines", "engines.compatibility", "engines.spec")
+        # Packages are empty; the others hold what is asked for, what is refused, and the GPU, whose name is in the key.
+        without = name in ("export", "engines", "engines.compatibility", "engines.gpu", "engines.spec")
         assert without or any(name == one or name.startswith(f"{one}.") for one in code), name
 
 
@@ -156,7 +155,7 @@ def test_regular_tensorrt_builds_for_the_first_gpu_alone(
     large, small = GpuDevice("NVIDIA Large", 90), GpuDevice("NVIDIA Small", 89)
     keys, stems = [], []
     for devices in ((large,), (large, small), (small, large)):
-        monkeypatch.setattr(plan_names, "driver_state", lambda devices=devices: DriverState(devices, None))
+        monkeypatch.setattr(gpu, "driver_state", lambda devices=devices: DriverState(devices, None))
         keys.append(plan_key(small_directory("raw"), EngineSpec("tensorrt"), "decoder"))
         stems.append(plan_stem(small_directory("raw"), EngineSpec("tensorrt"), "decoder").partition("_sm")[2])
     assert keys[0] == keys[1] != keys[2]
@@ -220,7 +219,7 @@ def test_an_abort_in_native_code_is_an_error_message(
 ) -> None:
     """Without the library's short name on the loader's path, TensorRT-RTX's parser aborts at a plugin."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-    monkeypatch.setattr(supervised_build, "build_environment", lambda backend, folder: environment)
+    monkeypatch.setattr(build, "build_environment", lambda backend, folder: environment)
     with pytest.raises(EngineBuildError, match=r"TensorRT-RTX ended its process with SIGABRT.*last node.*materialised"):
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
     assert left_behind(tmp_path / "cache") == []
@@ -235,7 +234,7 @@ def test_an_abort_in_native_code_is_an_error_message(
     ],
 )
 def test_how_a_process_ended_is_no_more_than_a_guess_at_why(code: int, limit: int | None, words: str) -> None:
-    watched = supervised_build._Watched("decoder", lambda *_: None)
+    watched = build._Watched("decoder", lambda *_: None)
     assert re.search(words, watched.explain(code, [], "TensorRT-RTX", limit))
 
 
@@ -256,7 +255,7 @@ def test_an_error_about_a_file_names_that_file(
         (folder.parent / GRAPH).mkdir()  # where a file is to be written
         return dict(os.environ)
 
-    monkeypatch.setattr(supervised_build, "build_environment", environment)
+    monkeypatch.setattr(build, "build_environment", environment)
     with pytest.raises(EngineBuildError, match=rf"while rewriting the graph: .*Is a directory: .*/{GRAPH}'"):
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
 

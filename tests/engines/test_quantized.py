@@ -26,10 +26,19 @@ from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines.build import build_engine, describe_long_build
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.graphs import engine_graph, product_weights
-from wavernn_trt.engines.grids import able_targets, check_grids, default_form, default_steps, describe_rounding
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.product_precisions import precisions_in_graph
-from wavernn_trt.engines.spec import FORMS, EngineSpec, EngineSpecError, Extent
+from wavernn_trt.engines.spec import (
+    FORMS,
+    EngineSpec,
+    EngineSpecError,
+    Extent,
+    able_targets,
+    check_grids,
+    default_form,
+    default_steps,
+    describe_rounding,
+)
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.export.graph_files import write_models
 from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
