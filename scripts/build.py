@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         for plan in plans:
             print(_line(plan, built=plan.manifest.role in engine.built))
     if not arguments.quiet:
-        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {plans[0].plan.parent}", file=sys.stderr)
+        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {cache.folder}", file=sys.stderr)
     return 0
 
 
