@@ -15,6 +15,7 @@ from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sh
 _GRAPH_CODE = (
     "engines/build_process.py",
     "engines/graphs.py",
+    "export/arrays.py",
     "export/config.py",
     "export/graph_edit.py",
     "export/graph_files.py",

@@ -60,9 +60,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
     return EngineCache(tmp_path_factory.mktemp("plans"))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize(("form", "steps"), [("cell", 16), ("sequence", 1024)])
-@pytest.mark.parametrize("name", ["univoc-896", "fatchord-512", "fatchord-mol-512"])
+DAILY = (("univoc-896", "cell", "fp16"), ("fatchord-512", "sequence", "bf16"))
+
+
+def full_size() -> Iterator[object]:
+    """All models, forms and precisions at night; by day one of each form, as small models have the rest."""
+    for name in MATERIALISED:
+        for form, steps in (("cell", 16), ("sequence", 1024)):
+            for precision in ("fp32", "fp16", "bf16"):
+                daily = (name, form, precision) in (
+                    ("univoc-896", "cell", "fp16"),
+                    ("fatchord-512", "sequence", "bf16"),
+                )
+                yield pytest.param(name, form, steps, precision, marks=() if daily else pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(("name", "form", "steps", "precision"), full_size())
 def test_models_of_full_size_are_built_for_four_generations(
     standard: Directories, kept: EngineCache, name: str, form: Form, steps: int, precision: Precision
 ) -> None:
@@ -84,7 +97,8 @@ def test_models_of_full_size_are_built_for_four_generations(
     assert manifest.plan_bytes > weights
 
 
-@pytest.mark.parametrize("name", ["univoc-896", "fatchord-512", "fatchord-mol-512"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", MATERIALISED)
 def test_sixty_four_unrolled_steps(standard: Directories, kept: EngineCache, name: str) -> None:
     spec = EngineSpec(targets=FOUR, form="cell", steps=64)
     manifest = build_engine(standard(name), spec, kept).decoder.manifest
@@ -92,10 +106,14 @@ def test_sixty_four_unrolled_steps(standard: Directories, kept: EngineCache, nam
 
 
 @pytest.mark.parametrize("form", ["cell", "sequence"])
-@pytest.mark.parametrize("layout", ["mol", "gauss", "turian", "linear"])
-def test_every_layout_is_built(small_directory: Directories, kept: EngineCache, layout: str, form: Form) -> None:
+@pytest.mark.parametrize(
+    ("layout", "precision"), [("mol", "fp16"), ("gauss", "bf16"), ("turian", "fp16"), ("linear", "fp32")]
+)
+def test_every_layout_is_built(
+    small_directory: Directories, kept: EngineCache, layout: str, precision: Precision, form: Form
+) -> None:
     directory = small_directory(layout)
-    spec = dataclasses.replace(QUICK, form=form, precision="fp16", batch=Extent.of("1:2:5"))
+    spec = dataclasses.replace(QUICK, form=form, precision=precision, batch=Extent.of("1:2:5"))
     engine = build_engine(directory, spec, kept)
     inputs = {binding.name: binding for binding in engine.decoder.manifest.bindings if binding.kind == "input"}
     assert inputs["uniforms"].shape == (-1, 4, directory.model.uniforms)
@@ -274,9 +292,9 @@ def test_a_full_disk_is_an_error_message(standard: Directories, small_disk: Path
     assert left_behind(small_disk / "cache") == []
 
 
-def test_kill_in_mid_build_leaves_a_cache_that_works(standard: Directories, tmp_path: Path) -> None:
-    directory, cache = standard("univoc-896"), tmp_path / "cache"
-    command = ["--form", "cell", "--steps", "192", "--sm", "86", "-o", str(cache), str(directory.path)]
+def test_kill_in_mid_build_leaves_a_cache_that_works(small_directory: Directories, tmp_path: Path) -> None:
+    directory, cache = small_directory("raw"), tmp_path / "cache"
+    command = ["--form", "cell", "--steps", "96", "--sm", "86", "-o", str(cache), str(directory.path)]
     process = start(command)
     wait_for(lambda: any(cache.glob("*_conditioner_*/*.json")) and builds(cache, process.pid))
     children = children_of(process.pid)
@@ -289,10 +307,10 @@ def test_kill_in_mid_build_leaves_a_cache_that_works(standard: Directories, tmp_
     assert left_behind(cache) == []
 
 
-def test_interrupt_in_mid_build_leaves_nothing_behind(standard: Directories, tmp_path: Path) -> None:
+def test_interrupt_in_mid_build_leaves_nothing_behind(small_directory: Directories, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = start(
-        ["--form", "cell", "--steps", "192", "--sm", "86", "-o", str(cache), str(standard("univoc-896").path)]
+        ["--form", "cell", "--steps", "96", "--sm", "86", "-o", str(cache), str(small_directory("raw").path)]
     )
     wait_for(lambda: builds(cache, process.pid))
     process.send_signal(signal.SIGINT)
