@@ -75,7 +75,7 @@ def full_size() -> Iterator[object]:
                 yield pytest.param(name, form, steps, precision, marks=() if daily else pytest.mark.nightly)
 
 
-@pytest.mark.parametrize(("name", "form", "steps", "precision"), full_size())
+@pytest.mark.parametrize(("name", "form", "steps", "precision"), list(full_size()))
 def test_models_of_full_size_are_built_for_four_generations(
     standard: Directories, kept: EngineCache, name: str, form: Form, steps: int, precision: Precision
 ) -> None:
@@ -293,8 +293,8 @@ def test_a_full_disk_is_an_error_message(standard: Directories, small_disk: Path
 
 
 def test_kill_in_mid_build_leaves_a_cache_that_works(small_directory: Directories, tmp_path: Path) -> None:
-    directory, cache = small_directory("raw"), tmp_path / "cache"
-    command = ["--form", "cell", "--steps", "96", "--sm", "86", "-o", str(cache), str(directory.path)]
+    directory, cache = small_directory("univoc"), tmp_path / "cache"
+    command = ["--form", "cell", "--steps", "32", "--sm", "86", "-o", str(cache), str(directory.path)]
     process = start(command)
     wait_for(lambda: any(cache.glob("*_conditioner_*/*.json")) and builds(cache, process.pid))
     children = children_of(process.pid)
@@ -310,7 +310,7 @@ def test_kill_in_mid_build_leaves_a_cache_that_works(small_directory: Directorie
 def test_interrupt_in_mid_build_leaves_nothing_behind(small_directory: Directories, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = start(
-        ["--form", "cell", "--steps", "96", "--sm", "86", "-o", str(cache), str(small_directory("raw").path)]
+        ["--form", "cell", "--steps", "32", "--sm", "86", "-o", str(cache), str(small_directory("univoc").path)]
     )
     wait_for(lambda: builds(cache, process.pid))
     process.send_signal(signal.SIGINT)
