@@ -26,8 +26,8 @@ from wavernn_trt.engines.build_process import NO_MEMORY, PARSING, PLAN, BuildReq
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.cache_folder import is_lack_of_room
 from wavernn_trt.engines.gpu import building_gpu
-from wavernn_trt.engines.manifest import PlanManifest, clean_name
 from wavernn_trt.engines.plan_names import gpu_and_version, plan_key, plan_stem, plugin_sources
+from wavernn_trt.engines.plan_record import PlanRecord, clean_name
 from wavernn_trt.engines.spec import ROLES, EngineSpec, Role, check_grids, in_eight_bits
 from wavernn_trt.engines.tensorrt_module import NAMES, build_environment, import_tensorrt, tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
@@ -101,8 +101,8 @@ def build_engine(
                 found = cache.find(stem, key)  # another process may have built it while this waited
                 if found is None:
                     result = _build_in_process(directory, spec, role, building.folder, say, memory_limit)
-                    manifest = _manifest(directory, spec, role, key, building.folder / PLAN, result)
-                    found = building.commit(building.folder / PLAN, manifest)
+                    record = _record(directory, spec, role, key, building.folder / PLAN, result)
+                    found = building.commit(building.folder / PLAN, record)
                     built.append(role)
         plans[role] = found
         say(role, "ready", 1.0)
@@ -134,12 +134,12 @@ def _say_waiting(say: Progress, role: Role, text: str) -> None:
     say(role, text, 0.0)
 
 
-def _manifest(
+def _record(
     directory: ModelDirectory, spec: EngineSpec, role: Role, key: str, plan: Path, result: BuildResult
-) -> PlanManifest:
+) -> PlanRecord:
     decoder = role == "decoder"
     targets = tuple(f"sm{target}" for target in spec.targets)
-    return PlanManifest(
+    return PlanRecord(
         key=key,
         role=role,
         model=clean_name(directory.path.resolve().name),

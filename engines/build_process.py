@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavernn_trt.engines.build_events import Events, PluginLog, event_logger, event_monitor
-from wavernn_trt.engines.manifest import Binding, PluginUse
+from wavernn_trt.engines.plan_record import Binding, PluginUse
 from wavernn_trt.engines.spec import EngineSpec, Extent, Role
 from wavernn_trt.engines.tensorrt_module import import_tensorrt
 from wavernn_trt.export.atomic_file import write_atomic
@@ -68,7 +68,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Facts about the plan that was built; fields as in `wavernn_trt.engines.manifest.PlanManifest`."""
+    """Facts about the plan that was built; fields as in `wavernn_trt.engines.plan_record.PlanRecord`."""
 
     bindings: tuple[Binding, ...]
     plugins: tuple[PluginUse, ...]

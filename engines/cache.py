@@ -45,7 +45,7 @@ from wavernn_trt.engines.cache_folder import (
     require_folder,
     try_lock_key,
 )
-from wavernn_trt.engines.manifest import PlanManifest
+from wavernn_trt.engines.plan_record import PlanRecord
 from wavernn_trt.export.model_directory import file_sha256
 
 __all__ = ["DEFAULT_LIMIT", "Building", "CachedPlan", "EngineCache", "EngineCacheError", "Pruned"]
@@ -65,23 +65,23 @@ class Building:
         self.folder = folder
         """For the builder's files; removed with all that is in it when the build ends, in whatever way."""
 
-    def commit(self, plan_file: Path, manifest: PlanManifest) -> CachedPlan:
+    def commit(self, plan_file: Path, record: PlanRecord) -> CachedPlan:
         """Moves a finished plan into the cache, and makes room for it there.
 
         Args:
             plan_file: a file in `folder`.
-            manifest: describes it.
+            record: describes it.
 
         Raises:
             EngineCacheError: it cannot be written.
-            ValueError: the manifest is not this plan's.
+            ValueError: the record is not this plan's.
         """
-        described = (manifest.key, manifest.plan_bytes, manifest.plan_sha256)
+        described = (record.key, record.plan_bytes, record.plan_sha256)
         found = (self._key, plan_file.stat().st_size, file_sha256(plan_file))
         if found != described:
-            raise ValueError(f"{self._name}: its manifest's key, size and SHA-256 are {described}, found {found}")
-        with explained(self._cache.folder, manifest.plan_bytes):
-            plan = store(self._cache.folder, self._name, plan_file, manifest, self.folder)
+            raise ValueError(f"{self._name}: its record's key, size and SHA-256 are {described}, found {found}")
+        with explained(self._cache.folder, record.plan_bytes):
+            plan = store(self._cache.folder, self._name, plan_file, record, self.folder)
         self._cache._evict(self._name)
         return plan
 
@@ -111,7 +111,7 @@ class EngineCache:
         self.limit_bytes = limit_bytes
 
     def find(self, stem: str, key: str) -> CachedPlan | None:
-        """Gives a plan, whose size and SHA-256 have been compared with its manifest's.
+        """Gives a plan, whose size and SHA-256 have been compared with its record's.
 
         The key decides: a plan that was stored under another stem, as when its model directory had another name, is
         found too. A damaged one is removed, with a warning that says why.
@@ -128,14 +128,14 @@ class EngineCache:
         others = [name for name in self._names() if name.endswith(own[-DIGITS - 1 :]) and name != own]
         for name in (own, *others):
             entry = read_entry(self.folder, name, key=key, verify=True)
-            if entry is None or (name != own and entry.manifest is not None and entry.manifest.key != key):
+            if entry is None or (name != own and entry.record is not None and entry.record.key != key):
                 continue
             if entry.state != "whole":
                 entry = self._removed_if_damaged(entry, key)
-            if entry is not None and entry.state == "whole" and entry.manifest is not None:
+            if entry is not None and entry.state == "whole" and entry.record is not None:
                 with suppress(OSError):  # a cache that is read-only serves all the same
-                    os.utime(entry.sidecar)
-                return CachedPlan(entry.plan, entry.manifest)
+                    _mark_used(entry.sidecar)
+                return CachedPlan(entry.plan, entry.record)
         return None
 
     @contextmanager
@@ -267,6 +267,15 @@ class EngineCache:
             hindrance = _discard(entry)
             done = "is evicted" if hindrance is None else f"is not evicted, {hindrance}"
             logger.info("%s (%s) %s", entry.plan, readable_size(entry.bytes), done)
+
+
+def _mark_used(sidecar: Path) -> None:
+    now = time.time_ns()
+    try:
+        # File systems' own clocks tick every few milliseconds, in which several plans may be used.
+        os.utime(sidecar, ns=(now, now))
+    except PermissionError:  # another user's file takes the present time only
+        os.utime(sidecar)
 
 
 def _beyond(entries: Iterable[CacheEntry], limit: int) -> list[CacheEntry]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from wavernn_trt.engines.cache_folder import BUILDING
-from wavernn_trt.engines.manifest import PlanManifest, clean_name, read_manifest, write_manifest
+from wavernn_trt.engines.plan_record import PlanRecord, clean_name, read_record, write_record
 from wavernn_trt.export.config import ConfigError
 from wavernn_trt.export.model_directory import file_sha256
 
@@ -36,10 +36,10 @@ _verified: dict[tuple[str, int, int, int, int, int], str] = {}
 
 @dataclass(frozen=True)
 class CachedPlan:
-    """A whole plan: its file, and the manifest that describes it."""
+    """A whole plan: its file, and the record that describes it."""
 
     plan: Path
-    manifest: PlanManifest
+    record: PlanRecord
 
     @property
     def name(self) -> str:
@@ -49,14 +49,14 @@ class CachedPlan:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A plan with its manifest, or what is left of the two."""
+    """A plan with its record, or what is left of the two."""
 
     folder: Path
     """The cache."""
     home: Path
     """The plan's own folder; that of the cache where an earlier version stored it."""
     name: str
-    manifest: PlanManifest | None
+    record: PlanRecord | None
     """``None`` where it is missing or damaged."""
     bytes: int
     """Of both files, and of what was compiled from the plan."""
@@ -74,7 +74,7 @@ class CacheEntry:
 
     @property
     def sidecar(self) -> Path:
-        """Its manifest. When it was modified is when the plan was last used."""
+        """Its record. When it was modified is when the plan was last used."""
         return self.home / (self.name + SIDECAR)
 
     @property
@@ -107,7 +107,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool) -> CacheEntry | None:
-    """Reads one plan's manifest and compares the plan with it.
+    """Reads one plan's record and compares the plan with it.
 
     Args:
         folder: the cache, or any folder that has the two files in it.
@@ -129,15 +129,15 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
         size = sum(one.st_size for one in stats.values())
         entry = dataclasses.replace(entry, bytes=size, used=stamp.st_mtime)
         if sidecar not in stats:
-            return dataclasses.replace(entry, reason="it has no manifest: its .json was removed")
-        manifest = read_manifest(sidecar)
-        entry = dataclasses.replace(entry, manifest=manifest)
+            return dataclasses.replace(entry, reason="it has no record: its .json was removed")
+        record = read_record(sidecar)
+        entry = dataclasses.replace(entry, record=record)
         wanted = entry.digits if key is None else key
-        if not manifest.key.startswith(wanted):
-            return dataclasses.replace(entry, reason=f"it is another plan, of key {manifest.key}, expected {wanted}")
-        reason = _damage(plan, manifest, verify)
+        if not record.key.startswith(wanted):
+            return dataclasses.replace(entry, reason=f"it is another plan, of key {record.key}, expected {wanted}")
+        reason = _damage(plan, record, verify)
     except ConfigError as error:
-        return dataclasses.replace(entry, reason=f"its manifest is no manifest: {error}")
+        return dataclasses.replace(entry, reason=f"its record is no record: {error}")
     except FileNotFoundError:  # another process has removed it in the meantime
         return dataclasses.replace(entry, reason="a file is missing")
     except OSError as error:
@@ -145,14 +145,14 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
     return dataclasses.replace(entry, state="damaged" if reason else "whole", reason=reason)
 
 
-def store(folder: Path, name: str, plan_file: Path, manifest: PlanManifest, workplace: Path) -> CachedPlan:
-    """Moves a plan and its manifest into the cache, in place of any of that name; the caller holds its key's lock.
+def store(folder: Path, name: str, plan_file: Path, record: PlanRecord, workplace: Path) -> CachedPlan:
+    """Moves a plan and its record into the cache, in place of any of that name; the caller holds its key's lock.
 
     Args:
         folder: the cache.
         name: the plan's.
-        plan_file: the plan, whose SHA-256 is the manifest's; in ``workplace``.
-        manifest: describes it.
+        plan_file: the plan, whose SHA-256 is the record's; in ``workplace``.
+        record: describes it.
         workplace: a folder for the caller's files, on the cache's file system.
 
     Raises:
@@ -161,14 +161,14 @@ def store(folder: Path, name: str, plan_file: Path, manifest: PlanManifest, work
     finished = workplace / name
     finished.mkdir()
     os.replace(plan_file, finished / (name + PLAN))
-    write_manifest(finished / (name + SIDECAR), manifest)
+    write_record(finished / (name + SIDECAR), record)
     _sync(finished / (name + PLAN))
     remove(folder, name)
     os.rename(finished, folder / name)
     with suppress(OSError):  # not every file system lets a folder be synchronised
         _sync(folder)
-    stored = CachedPlan(folder / name / (name + PLAN), manifest)
-    _verified[_identity(stored.plan)] = manifest.plan_sha256
+    stored = CachedPlan(folder / name / (name + PLAN), record)
+    _verified[_identity(stored.plan)] = record.plan_sha256
     return stored
 
 
@@ -184,19 +184,19 @@ def remove(folder: Path, name: str) -> None:
         doomed = folder / f"{BUILDING}{name[-DIGITS:]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         os.rename(own, doomed)
         shutil.rmtree(doomed)
-    # The manifest first: a plan without one is never used.
+    # The record first: a plan without one is never used.
     for file in (name + SIDECAR, name + PLAN, name + COMPILED, f"compiled/{name}{COMPILED}"):
         (folder / file).unlink(missing_ok=True)
 
 
-def _damage(plan: Path, manifest: PlanManifest, verify: bool) -> str | None:
+def _damage(plan: Path, record: PlanRecord, verify: bool) -> str | None:
     if not plan.is_file():
-        return "there is a manifest and no plan"
+        return "there is a record and no plan"
     size = plan.stat().st_size
-    if size != manifest.plan_bytes:
-        return f"it has {size} bytes, its manifest says {manifest.plan_bytes}"
-    if verify and _sha256(plan) != manifest.plan_sha256:
-        return "its SHA-256 is not its manifest's"
+    if size != record.plan_bytes:
+        return f"it has {size} bytes, its record says {record.plan_bytes}"
+    if verify and _sha256(plan) != record.plan_sha256:
+        return "its SHA-256 is not its record's"
     return None
 
 

@@ -134,10 +134,10 @@ def run(arguments: argparse.Namespace) -> int:
     plans = (engine.conditioner, engine.decoder)
     elapsed = time.perf_counter() - started
     if arguments.json:
-        print(json.dumps([{**_as_json(plan), "built": plan.manifest.role in engine.built} for plan in plans], indent=1))
+        print(json.dumps([{**_as_json(plan), "built": plan.record.role in engine.built} for plan in plans], indent=1))
     else:
         for plan in plans:
-            print(_line(plan, built=plan.manifest.role in engine.built))
+            print(_line(plan, built=plan.record.role in engine.built))
     if not arguments.quiet:
         print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {cache.folder}", file=sys.stderr)
     return 0
@@ -209,18 +209,18 @@ def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantiz
 
 
 def _as_json(plan: CachedPlan) -> dict[str, Any]:
-    return {"plan": str(plan.plan), **plan.manifest.to_json()}
+    return {"plan": str(plan.plan), **plan.record.to_json()}
 
 
 def _line(plan: CachedPlan, *, built: bool) -> str:
     from wavernn_trt.scripts.engines_report import describe_products
 
-    manifest = plan.manifest
-    products = "" if manifest.products is None else f"; products in {describe_products(manifest.products)}"
+    record = plan.record
+    products = "" if record.products is None else f"; products in {describe_products(record.products)}"
     how = "built in" if built else "in the cache; took"
     return (
-        f"{plan.plan.name}: {manifest.plan_bytes / 1e6:.1f} MB, {how} {manifest.build_seconds:.1f} s "
-        f"and {manifest.peak_bytes / 2**30:.2f} GiB{products}"
+        f"{plan.plan.name}: {record.plan_bytes / 1e6:.1f} MB, {how} {record.build_seconds:.1f} s "
+        f"and {record.peak_bytes / 2**30:.2f} GiB{products}"
     )
 
 

@@ -100,7 +100,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """Prints one plan's manifest; returns 1 where the plan is not whole."""
+    """Prints one plan's record; returns 1 where the plan is not whole."""
     from wavernn_trt.engines.cache_entries import read_entry
     from wavernn_trt.scripts.engines_report import entry_json, print_entry
 

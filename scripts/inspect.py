@@ -132,9 +132,9 @@ def _run_plan(plan: Path, *, as_json: bool) -> int:
         raise ValueError(f"{plan}: found no plan with its .json beside it; build one with: wavernn-trt build DIR")
     layers: list[str] = []
     unknown = "the plan is not whole"
-    if entry.manifest is not None and entry.state == "whole":
+    if entry.record is not None and entry.state == "whole":
         try:
-            layers, unknown = plan_layers(entry.plan, entry.manifest), ""
+            layers, unknown = plan_layers(entry.plan, entry.record), ""
         except LayersUnknownError as error:
             unknown = str(error)
     if as_json:

@@ -81,28 +81,28 @@ def test_models_of_full_size_are_built_for_four_generations(
 ) -> None:
     directory = standard(name)
     spec = EngineSpec(targets=FOUR, precision=precision, form=form, steps=steps)
-    manifest = build_engine(directory, spec, kept).decoder.manifest
-    assert manifest.targets == ("sm80", "sm86", "sm89", "sm120")
-    plugins = {plugin.name: plugin.count for plugin in manifest.plugins}
+    record = build_engine(directory, spec, kept).decoder.record
+    assert record.targets == ("sm80", "sm86", "sm89", "sm120")
+    plugins = {plugin.name: plugin.count for plugin in record.plugins}
     if form == "cell":
         assert plugins.pop("CustomGRUPlugin") == steps * directory.model.layers
         assert sum(plugins.values()) == plugins.get("MaterialisePlugin", 0) == MATERIALISED[name]
         low = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
-        assert set(manifest.precisions["MATRIX_MULTIPLY"]) <= {low, "float32"}
-        assert manifest.precisions["MATRIX_MULTIPLY"][low] >= 2 * steps
-        assert set(manifest.precisions["SOFTMAX"]) == {"float32"}
+        assert set(record.precisions["MATRIX_MULTIPLY"]) <= {low, "float32"}
+        assert record.precisions["MATRIX_MULTIPLY"][low] >= 2 * steps
+        assert set(record.precisions["SOFTMAX"]) == {"float32"}
     else:
         assert plugins == {"WaveRNNSequencePlugin": 1}
     weights = directory.model.multiply_adds * (4 if precision == "fp32" else 2)
-    assert manifest.plan_bytes > weights
+    assert record.plan_bytes > weights
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", MATERIALISED)
 def test_sixty_four_unrolled_steps(standard: Directories, kept: EngineCache, name: str) -> None:
     spec = EngineSpec(targets=FOUR, form="cell", steps=64)
-    manifest = build_engine(standard(name), spec, kept).decoder.manifest
-    assert manifest.layers["PLUGIN_V3"] == 64 * standard(name).model.layers + MATERIALISED[name]
+    record = build_engine(standard(name), spec, kept).decoder.record
+    assert record.layers["PLUGIN_V3"] == 64 * standard(name).model.layers + MATERIALISED[name]
 
 
 @pytest.mark.parametrize("form", ["cell", "sequence"])
@@ -115,17 +115,17 @@ def test_every_layout_is_built(
     directory = small_directory(layout)
     spec = dataclasses.replace(QUICK, form=form, precision=precision, batch=Extent.of("1:2:5"))
     engine = build_engine(directory, spec, kept)
-    inputs = {binding.name: binding for binding in engine.decoder.manifest.bindings if binding.kind == "input"}
+    inputs = {binding.name: binding for binding in engine.decoder.record.bindings if binding.kind == "input"}
     assert inputs["uniforms"].shape == (-1, 4, directory.model.uniforms)
     assert inputs["uniforms"].profile == tuple((n, 4, directory.model.uniforms) for n in (1, 2, 5))
-    (mel, conditioning) = engine.conditioner.manifest.bindings
+    (mel, conditioning) = engine.conditioner.record.bindings
     assert (mel.shape, conditioning.shape) == ((1, 6, -1), (1, -1, directory.model.columns))
-    assert engine.conditioner.manifest.frames == (2, 8, 64)
+    assert engine.conditioner.record.frames == (2, 8, 64)
 
 
 def test_a_static_mel_as_the_conditioners_input(small_directory: Directories, kept: EngineCache) -> None:
     engine = build_engine(small_directory("raw"), dataclasses.replace(QUICK, frames=Extent.of(1024)), kept)
-    assert engine.conditioner.manifest.frames == (1024, 1024, 1024)
+    assert engine.conditioner.record.frames == (1024, 1024, 1024)
 
 
 def test_plans_are_kept_and_found_again(small_directory: Directories, tmp_path: Path) -> None:

@@ -116,23 +116,23 @@ def truncate(cache: EngineCache, plan: CachedPlan) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[EngineCache, CachedPlan], object], str]] = {
-    "a flipped byte": (flip_a_byte, "its SHA-256 is not its manifest's"),
-    "a truncated plan": (truncate, "it has 400 bytes, its manifest says 1000"),
+    "a flipped byte": (flip_a_byte, "its SHA-256 is not its record's"),
+    "a truncated plan": (truncate, "it has 400 bytes, its record says 1000"),
     "an empty plan": (lambda cache, plan: os.truncate(plan.plan, 0), "it has 0 bytes"),
-    "no plan": (lambda cache, plan: plan.plan.unlink(), "there is a manifest and no plan"),
+    "no plan": (lambda cache, plan: plan.plan.unlink(), "there is a record and no plan"),
     "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "no plan"),
-    "no manifest": (lambda cache, plan: sidecar(plan).unlink(), "it has no manifest"),
-    "an empty manifest": (write(""), "not JSON"),
-    "a truncated manifest": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
-    "garbage for a manifest": (write(bytes(range(256)) * 9), "not JSON"),
-    "deep brackets for a manifest": (write("[" * 200_000), "not JSON"),
-    "a long manifest": (write(" " * (5 << 20) + "{}"), "bytes, which no manifest has"),
-    "a list for a manifest": (write("[1, 2]"), "expected an object"),
+    "no record": (lambda cache, plan: sidecar(plan).unlink(), "it has no record"),
+    "an empty record": (write(""), "not JSON"),
+    "a truncated record": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
+    "garbage for a record": (write(bytes(range(256)) * 9), "not JSON"),
+    "deep brackets for a record": (write("[" * 200_000), "not JSON"),
+    "a long record": (write(" " * (5 << 20) + "{}"), "bytes, which no record has"),
+    "a list for a record": (write("[1, 2]"), "expected an object"),
     "another program's JSON": (write('{"version": 3}'), "the field 'key' is missing"),
-    "a newer manifest": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
+    "a newer record": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
     "a key that is none": (change("key", "x" * 64), "expected 64 hexadecimal digits"),
     "a size that is a text": (change("plan_bytes", "1000"), "plan_bytes: found '1000', expected an integer"),
-    "another plan and manifest": (put_another_plan_in_its_place, "it is another plan"),
+    "another plan and record": (put_another_plan_in_its_place, "it is another plan"),
     "another plan": (put_another_plans_bytes_in_its_place, "its SHA-256 is not"),
 }
 
@@ -162,7 +162,7 @@ def test_a_damaged_plan_is_left_to_who_holds_its_lock(cache: EngineCache) -> Non
         assert cache.find(STEM, KEY) is None
         made = building.folder / "engine.plan"
         made.write_bytes(plans.content_of(1))
-        assert building.commit(made, stored.manifest) == stored
+        assert building.commit(made, stored.record) == stored
     assert cache.find(STEM, KEY) == stored
 
 
@@ -180,14 +180,14 @@ def test_a_plan_is_hashed_once_by_a_process(cache: EngineCache, monkeypatch: pyt
     assert hashed == [stored.plan]
 
 
-def test_only_the_plan_that_a_manifest_describes_is_stored(cache: EngineCache) -> None:
+def test_only_the_plan_that_a_record_describes_is_stored(cache: EngineCache) -> None:
     content = plans.content_of(1)
-    for manifest in (plans.manifest_of(content, plans.key_of(2)), plans.manifest_of(b"other", KEY)):
+    for record in (plans.record_of(content, plans.key_of(2)), plans.record_of(b"other", KEY)):
         with cache.building(STEM, KEY) as building:
             made = building.folder / "engine.plan"
             made.write_bytes(content)
-            with pytest.raises(ValueError, match="its manifest's key, size and SHA-256 are"):
-                building.commit(made, manifest)
+            with pytest.raises(ValueError, match="its record's key, size and SHA-256 are"):
+                building.commit(made, record)
     assert files(cache) == []
 
 
@@ -318,7 +318,7 @@ def as_an_earlier_version_stored_it(cache: EngineCache, plan: CachedPlan) -> Pat
 def test_plans_that_an_earlier_version_stored_are_found_replaced_and_removed(cache: EngineCache) -> None:
     stored = plans.store(cache, 1)
     old = as_an_earlier_version_stored_it(cache, stored)
-    assert cache.find(STEM, KEY) == CachedPlan(old, stored.manifest)
+    assert cache.find(STEM, KEY) == CachedPlan(old, stored.record)
     assert [(entry.name, entry.plan, entry.state) for entry in cache.scan()] == [(stored.name, old, "whole")]
     assert plans.store(cache, 1) == stored
     assert not old.exists()

@@ -137,7 +137,7 @@ def test_threads_of_one_process_wait_too(cache: EngineCache, caplog: pytest.LogC
         assert thread.is_alive()
         made = building.folder / "engine.plan"
         made.write_bytes(plans.content_of(1))
-        stored = building.commit(made, plans.manifest_of(plans.content_of(1), KEY))
+        stored = building.commit(made, plans.record_of(plans.content_of(1), KEY))
     thread.join()
     assert results == [stored]
     assert f"waiting for process {os.getpid()}" in caplog.text

@@ -52,7 +52,7 @@ def test_a_full_disk_is_explained_and_cleared_up(small_disk: Path) -> None:
     assert plans.store(cache, 2, size=800_000).plan.stat().st_size == 800_000
 
 
-def test_a_manifest_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> None:
+def test_a_record_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> None:
     cache = EngineCache(small_disk / "engines")
     key, content = plans.key_of(1), plans.content_of(1)
     with cache.building(STEM, key) as building:
@@ -60,7 +60,7 @@ def test_a_manifest_that_finds_no_space_takes_its_plan_back(small_disk: Path) ->
         made.write_bytes(content)
         fill(small_disk)
         with pytest.raises(EngineCacheError, match="no space left: 1000 B needed, 0 B free"):
-            building.commit(made, plans.manifest_of(content, key))
+            building.commit(made, plans.record_of(content, key))
     (small_disk / "filler").unlink()
     assert cache.scan() == []
     assert list(cache.folder.glob(".building-*")) == []

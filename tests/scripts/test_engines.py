@@ -89,13 +89,13 @@ def truncate(cache: EngineCache) -> None:
     os.truncate(file_of(cache, ".plan"), 5)
 
 
-def break_the_manifest(cache: EngineCache) -> None:
+def break_the_record(cache: EngineCache) -> None:
     file_of(cache, ".json").write_text('{"\x1b[2J": 1}')
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(truncate, "it has 5 bytes, its manifest says 1000"), (break_the_manifest, "its manifest is no manifest")],
+    [(truncate, "it has 5 bytes, its record says 1000"), (break_the_record, "its record is no record")],
 )
 def test_a_damaged_plan_is_listed_with_the_reason(
     cache: EngineCache, capsys: Any, damage: Callable[[EngineCache], None], reason: str
@@ -122,10 +122,10 @@ def test_a_flipped_byte_is_seen_by_verifying(cache: EngineCache, capsys: Any) ->
     assert run(capsys, "list", "--cache", cache.folder)[0] == 0
     code, out, _ = run(capsys, "list", "--verify", "--cache", cache.folder)
     assert code == 1
-    assert "damaged: its SHA-256 is not its manifest's" in out
+    assert "damaged: its SHA-256 is not its record's" in out
 
 
-def test_show_lays_out_the_manifest(cache: EngineCache, capsys: Any) -> None:
+def test_show_lays_out_the_record(cache: EngineCache, capsys: Any) -> None:
     code, out, err = run(capsys, "show", name_of(1)[:-3], "--cache", cache.folder)
     assert (code, err) == (0, "")
     for text in (

@@ -68,7 +68,7 @@ class PluginUse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanManifest:
+class PlanRecord:
     """Facts about a plan: its key, what it was built from and for, its bindings, its hash.
 
     Files of a cache are untrusted: every value is checked, and no name in here is ever used as a path.
@@ -164,7 +164,7 @@ class PlanManifest:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: object) -> PlanManifest:
+    def from_json(cls, values: object) -> PlanRecord:
         """Reads what `to_json` gave.
 
         Raises:
@@ -172,10 +172,10 @@ class PlanManifest:
         """
         if isinstance(values, dict) and "schema_version" in values:  # before fields of that version are unknown
             _require_version(values["schema_version"])
-        return from_json(cls, values, "manifest")
+        return from_json(cls, values, "record")
 
 
-def read_manifest(path: Path) -> PlanManifest:
+def read_record(path: Path) -> PlanRecord:
     """Reads a plan's file.
 
     Raises:
@@ -185,28 +185,28 @@ def read_manifest(path: Path) -> PlanManifest:
     with path.open("rb") as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
-        raise ConfigError(f"more than {_LARGEST} bytes, which no manifest has")
+        raise ConfigError(f"more than {_LARGEST} bytes, which no record has")
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not JSON: {error}") from None
-    return PlanManifest.from_json(values)
+    return PlanRecord.from_json(values)
 
 
-def write_manifest(path: Path, manifest: PlanManifest) -> None:
+def write_record(path: Path, record: PlanRecord) -> None:
     """Writes a plan's file, down to the disk.
 
     Raises:
         OSError: it cannot be written.
     """
     with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest.to_json(), indent=1) + "\n")
+        file.write(json.dumps(record.to_json(), indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def clean_name(text: str) -> str:
-    """A name that is fit to stand in a manifest and in a file's name: letters, digits and ``_ . + -``."""
+    """A name that is fit to stand in a record and in a file's name: letters, digits and ``_ . + -``."""
     name = re.sub(r"[^\w.+-]+", "-", text).lstrip(".-")
     # File systems count bytes; what a cache adds has to fit behind it.
     return name.encode(errors="ignore")[:180].decode(errors="ignore") or "model"

@@ -1,4 +1,4 @@
-"""A plan's manifest survives the way through JSON, and nothing else passes for one."""
+"""A plan's record survives the way through JSON, and nothing else passes for one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavernn_trt.engines.manifest import PlanManifest, clean_name, read_manifest, write_manifest
+from wavernn_trt.engines.plan_record import PlanRecord, clean_name, read_record, write_record
 from wavernn_trt.export.config import ConfigError
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
-DECODER: PlanManifest = plans.manifest_of(b"plan", "a" * 64)
-CONDITIONER: PlanManifest = plans.manifest_of(
+DECODER: PlanRecord = plans.record_of(b"plan", "a" * 64)
+CONDITIONER: PlanRecord = plans.record_of(
     b"plan", "b" * 64, role="conditioner", form=None, steps=None, window=None, frames=(2, 512, 4096), plugins=()
 )
 JSON = st.recursive(
@@ -27,10 +27,10 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("manifest", [DECODER, CONDITIONER], ids=["decoder", "conditioner"])
-def test_a_manifest_comes_back_as_it_was(manifest: PlanManifest, tmp_path: Path) -> None:
-    write_manifest(tmp_path / "plan.json", manifest)
-    assert read_manifest(tmp_path / "plan.json") == manifest
+@pytest.mark.parametrize("record", [DECODER, CONDITIONER], ids=["decoder", "conditioner"])
+def test_a_record_comes_back_as_it_was(record: PlanRecord, tmp_path: Path) -> None:
+    write_record(tmp_path / "plan.json", record)
+    assert read_record(tmp_path / "plan.json") == record
 
 
 def changed(**values: Any) -> dict[str, Any]:
@@ -84,9 +84,9 @@ BINDING = {"name": "x", "kind": "input", "dtype": "float32", "shape": [-1, 3], "
         (changed(plugins=[{"name": "p", "version": "1", "namespace": "", "count": 0}]), "plugins.p.count"),
     ],
 )
-def test_what_is_no_manifest_is_refused(values: object, message: str) -> None:
+def test_what_is_no_record_is_refused(values: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        PlanManifest.from_json(values)
+        PlanRecord.from_json(values)
     assert message in str(caught.value)
 
 
@@ -94,26 +94,26 @@ def test_what_is_no_manifest_is_refused(values: object, message: str) -> None:
 def test_any_value_in_any_field_is_taken_whole_or_refused(name: str, value: object) -> None:
     values, refused = changed(**{name: value}), ""
     try:
-        manifest = PlanManifest.from_json(values)
+        record = PlanRecord.from_json(values)
     except ConfigError as error:
         refused = str(error)
     else:
-        assert PlanManifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+        assert PlanRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
     assert refused.isprintable()
     assert len(refused) < 2000
 
 
 @given(st.data())
-def test_a_manifest_that_is_cut_or_overwritten_somewhere_is_refused_or_another(data: st.DataObject) -> None:
+def test_a_record_that_is_cut_or_overwritten_somewhere_is_refused_or_another(data: st.DataObject) -> None:
     content = json.dumps(DECODER.to_json()).encode()
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, len(content)))
     damaged = content[:start] + data.draw(st.binary(max_size=20)) + content[end:]
     try:
-        manifest = PlanManifest.from_json(json.loads(damaged))
+        record = PlanRecord.from_json(json.loads(damaged))
     except ValueError:
         return
-    assert manifest.to_json().keys() == DECODER.to_json().keys()
+    assert record.to_json().keys() == DECODER.to_json().keys()
 
 
 @given(JSON | st.binary())
@@ -121,7 +121,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
     path = tmp_path_factory.getbasetemp() / "fuzzed.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(ConfigError):
-        read_manifest(path)
+        read_record(path)
 
 
 @given(st.text())
