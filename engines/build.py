@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[Role, str, float], None]
 """Called with the plan's role, what is being done, and the share of the build that is done, 0 to 1."""
+_Report = Callable[[str, float], None]
+"""The same, for one role."""
 
 _LAST_LINES = 8
 """Lines of TensorRT's log, and of what native code printed, that an error message carries at most."""
@@ -50,7 +52,7 @@ _MANY_STEPS_IN_EIGHT_BITS = 64
 
 
 class EngineBuildError(RuntimeError):
-    """A plan that could not be built: says what TensorRT said last, and about which node."""
+    """A plan that could not be built: the cause, the last lines of TensorRT's log, and the node it was at."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +89,33 @@ def build_engine(
         TensorRTMissingError: the module is not installed.
     """
     check_grids(spec, directory.quantization)
-    say = progress or (lambda role, stage, share: None)
     long = describe_long_build(directory, spec)
     if long and cache.find(plan_stem(directory, spec, "decoder"), plan_key(directory, spec, "decoder")) is None:
         logger.warning("%s", long)
     plans: dict[Role, CachedPlan] = {}
     built: list[Role] = []
     for role in ROLES:
-        stem, key = plan_stem(directory, spec, role), plan_key(directory, spec, role)
-        found = cache.find(stem, key)
-        if found is None:
-            with cache.building(stem, key, waiting=partial(_say_waiting, say, role)) as building:
-                found = cache.find(stem, key)  # another process may have built it while this waited
-                if found is None:
-                    result = _build_in_process(directory, spec, role, building.folder, say, memory_limit)
-                    record = _record(directory, spec, role, key, building.folder / PLAN, result)
-                    found = building.commit(building.folder / PLAN, record)
-                    built.append(role)
-        plans[role] = found
-        say(role, "ready", 1.0)
+        report = partial(progress or _no_progress, role)
+        plans[role], is_new = _plan(directory, spec, role, cache, report, memory_limit)
+        built += [role] if is_new else []
+        report("ready", 1.0)
     return BuiltEngine(plans["conditioner"], plans["decoder"], tuple(built))
+
+
+def _plan(
+    directory: ModelDirectory, spec: EngineSpec, role: Role, cache: EngineCache, report: _Report, limit: int | None
+) -> tuple[CachedPlan, bool]:
+    """A plan from the cache, or a new one, and whether it is new."""
+    stem, key = plan_stem(directory, spec, role), plan_key(directory, spec, role)
+    if (found := cache.find(stem, key)) is not None:
+        return found, False
+    with cache.building(stem, key, waiting=lambda text: report(text, 0.0)) as building:
+        # Another process may have built it while this one waited for the lock.
+        if (found := cache.find(stem, key)) is not None:
+            return found, False
+        result = _build_in_process(directory, spec, role, building.folder, report, limit)
+        plan = building.folder / PLAN
+        return building.commit(plan, _record(directory, spec, role, key, plan, result)), True
 
 
 def describe_long_build(directory: ModelDirectory, spec: EngineSpec) -> str | None:
@@ -130,8 +139,8 @@ def describe_long_build(directory: ModelDirectory, spec: EngineSpec) -> str | No
     )
 
 
-def _say_waiting(say: Progress, role: Role, text: str) -> None:
-    say(role, text, 0.0)
+def _no_progress(role: Role, stage: str, share: float) -> None:
+    pass
 
 
 def _record(
@@ -162,7 +171,7 @@ def _record(
 
 
 def _build_in_process(
-    directory: ModelDirectory, spec: EngineSpec, role: Role, folder: Path, say: Progress, memory_limit: int | None
+    directory: ModelDirectory, spec: EngineSpec, role: Role, folder: Path, report: _Report, memory_limit: int | None
 ) -> BuildResult:
     """Builds one plan into a folder of the cache.
 
@@ -191,7 +200,7 @@ def _build_in_process(
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        watched = _Watched(role, say)
+        watched = _Watched(role, report)
         try:
             process.stdin.write(json.dumps(dataclasses.asdict(request)).encode() + b"\n")
             process.stdin.flush()
@@ -207,15 +216,15 @@ def _build_in_process(
         if watched.result is not None and code == 0:
             return watched.result
         if watched.os_error is not None and is_lack_of_room(watched.os_error, folder.parent):
-            raise watched.os_error  # the cache says what to do
+            raise watched.os_error  # which the cache explains
         raise EngineBuildError(watched.explain(code, _tail(native_output), NAMES[spec.backend], memory_limit))
 
 
 class _Watched:
     """The events of a build's process."""
 
-    def __init__(self, role: Role, say: Progress) -> None:
-        self._role, self._say = role, say
+    def __init__(self, role: Role, report: _Report) -> None:
+        self._role, self._report = role, report
         self._stage = "starting"
         self._node: str | None = None
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -228,9 +237,9 @@ class _Watched:
         match event.pop("event"):
             case "stage":
                 self._stage, self._node = event["name"], None
-                self._say(self._role, self._stage, 0.0)
+                self._report(self._stage, 0.0)
             case "progress":
-                self._say(self._role, event["phase"], event["share"])
+                self._report(event["phase"], event["share"])
             case "node":
                 self._node = event["name"]
             case "log":

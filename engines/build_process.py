@@ -167,7 +167,7 @@ def _build(
     register(trt)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # how pybind11 says that there is none
+    except TypeError as error:  # pybind11's, where TensorRT gives none
         raise BuildRefusedError("TensorRT made no builder; regular TensorRT builds on a GPU with its driver") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)

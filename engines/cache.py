@@ -114,7 +114,7 @@ class EngineCache:
         """Gives a plan, whose size and SHA-256 have been compared with its record's.
 
         The key decides: a plan that was stored under another stem, as when its model directory had another name, is
-        found too. A damaged one is removed, with a warning that says why.
+        found too. A damaged one is removed, with a warning that gives the reason.
 
         Args:
             stem: the readable part of the name.
@@ -211,7 +211,7 @@ class EngineCache:
             limit_bytes: plans that were not used for longest go until the rest is no larger.
             older_than: plans that were not used for so many seconds go.
             everything: all plans go.
-            dry_run: only say what would go.
+            dry_run: nothing is removed.
 
         Raises:
             EngineCacheError: the folder is not a cache, or cannot be read.

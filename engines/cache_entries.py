@@ -129,7 +129,7 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
         size = sum(one.st_size for one in stats.values())
         entry = dataclasses.replace(entry, bytes=size, used=stamp.st_mtime)
         if sidecar not in stats:
-            return dataclasses.replace(entry, reason="it has no record: its .json was removed")
+            return dataclasses.replace(entry, reason="its .json is missing")
         record = read_record(sidecar)
         entry = dataclasses.replace(entry, record=record)
         wanted = entry.digits if key is None else key
@@ -137,7 +137,7 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
             return dataclasses.replace(entry, reason=f"it is another plan, of key {record.key}, expected {wanted}")
         reason = _damage(plan, record, verify)
     except ConfigError as error:
-        return dataclasses.replace(entry, reason=f"its record is no record: {error}")
+        return dataclasses.replace(entry, reason=f"its .json does not describe a plan: {error}")
     except FileNotFoundError:  # another process has removed it in the meantime
         return dataclasses.replace(entry, reason="a file is missing")
     except OSError as error:
@@ -191,10 +191,10 @@ def remove(folder: Path, name: str) -> None:
 
 def _damage(plan: Path, record: PlanRecord, verify: bool) -> str | None:
     if not plan.is_file():
-        return "there is a record and no plan"
+        return "its .plan is missing, beside its .json"
     size = plan.stat().st_size
     if size != record.plan_bytes:
-        return f"it has {size} bytes, its record says {record.plan_bytes}"
+        return f"it has {size} bytes, expected {record.plan_bytes}"
     if verify and _sha256(plan) != record.plan_sha256:
         return "its SHA-256 is not its record's"
     return None
@@ -208,7 +208,7 @@ def _sha256(plan: Path) -> str:
 
 
 def _identity(plan: Path) -> tuple[str, int, int, int, int, int]:
-    # The time of the inode's change tells what a restored time of modification would hide.
+    # The inode's change time shows changes that a restored modification time would hide.
     stat = plan.stat()
     return str(plan), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

@@ -30,7 +30,7 @@ class GpuDevice:
 
 @dataclass(frozen=True)
 class DriverState:
-    """What the driver says."""
+    """The driver's GPUs, or why there are none."""
 
     devices: tuple[GpuDevice, ...]
     """In the driver's order; ``CUDA_VISIBLE_DEVICES`` hides some and changes it."""

@@ -1,4 +1,4 @@
-"""What plans are called, and the key that tells them apart."""
+"""Names of plans, and the key that distinguishes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def gpu_and_version(spec: EngineSpec) -> str:
 
 
 def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
-    """What tells plans apart: model, settings, module and version, GPU, and the code that makes graphs and kernels.
+    """The hash of all that a plan depends on: model, settings, module and version, GPU, code of graphs and kernels.
 
     The graph follows from the model's files and that code, so it need not be made to know that it is the same.
     """

@@ -1,4 +1,4 @@
-"""What is asked of a build, what tells one plan from another, and which GPUs and forms have a model's grids."""
+"""Settings of an engine, and which GPUs and forms have the grids of a quantised model."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ class TensorRTMissingError(ValueError):
 
 
 class LayersUnknownError(ValueError):
-    """The layers cannot be read here: says what is missing."""
+    """The layers cannot be read here: what is missing."""
 
 
 def import_tensorrt(backend: Backend) -> Any:
     """Imports a TensorRT module; typed as `Any`, because both have one interface and no common stub.
 
     Raises:
-        TensorRTMissingError: it is not there or does not load; says how to install it.
+        TensorRTMissingError: it is not there or does not load; with the command that installs it.
     """
     if importlib.util.find_spec(backend) is None:
         raise TensorRTMissingError(f"{NAMES[backend]} is not installed; install it with: {INSTALL[backend]}")
@@ -95,7 +95,7 @@ def plan_layers(plan: Path, record: PlanRecord, state: DriverState | None = None
     Args:
         plan: the plan; its hash must have been compared with its record's.
         record: what lies beside it.
-        state: what the driver says; by default it is asked.
+        state: the driver's; read by default.
 
     Raises:
         LayersUnknownError: there is no driver or no such module, or the plan is another GPU's.

@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     backend = _backend(arguments.backend)
-    _spec(arguments, backend, None)  # mistakes in the arguments are said first, and a missing TensorRT then
+    _spec(arguments, backend, None)  # mistakes in the arguments come before a missing TensorRT
     tensorrt_version(backend)
     directory = open_model_directory(arguments.directory or shipped_voice())
     spec = _spec(arguments, backend, directory.quantization)
@@ -152,7 +152,7 @@ class _Bar:
         self._role = ""
 
     def show(self, role: str, stage: str, share: float) -> None:
-        """Takes what `build_engine` says."""
+        """Shows progress of `build_engine`."""
         description = f"{role}: {stage}"[:46]
         if role != self._role:
             self.close()

@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         "--older-than", type=duration, metavar="TIME", help="those that were not used for so long, as in 30d"
     )
     command.add_argument("--all", action="store_true", help="all of them")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    command.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def _command(commands: Any, name: str, line: str, epilog: str, run: Any) -> argparse.ArgumentParser:

@@ -154,7 +154,7 @@ def _age(entry: CacheEntry) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a damaged file made somebody say must not steer a terminal."""
+    """Texts of a damaged file must not steer a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -117,11 +117,11 @@ def truncate(cache: EngineCache, plan: CachedPlan) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[EngineCache, CachedPlan], object], str]] = {
     "a flipped byte": (flip_a_byte, "its SHA-256 is not its record's"),
-    "a truncated plan": (truncate, "it has 400 bytes, its record says 1000"),
+    "a truncated plan": (truncate, "it has 400 bytes, expected 1000"),
     "an empty plan": (lambda cache, plan: os.truncate(plan.plan, 0), "it has 0 bytes"),
-    "no plan": (lambda cache, plan: plan.plan.unlink(), "there is a record and no plan"),
-    "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "no plan"),
-    "no record": (lambda cache, plan: sidecar(plan).unlink(), "it has no record"),
+    "no plan": (lambda cache, plan: plan.plan.unlink(), "its .plan is missing"),
+    "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "its .plan is missing"),
+    "no record": (lambda cache, plan: sidecar(plan).unlink(), "its .json is missing"),
     "an empty record": (write(""), "not JSON"),
     "a truncated record": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
     "garbage for a record": (write(bytes(range(256)) * 9), "not JSON"),

@@ -95,7 +95,7 @@ def break_the_record(cache: EngineCache) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(truncate, "it has 5 bytes, its record says 1000"), (break_the_record, "its record is no record")],
+    [(truncate, "it has 5 bytes, expected 1000"), (break_the_record, "its .json does not describe a plan")],
 )
 def test_a_damaged_plan_is_listed_with_the_reason(
     cache: EngineCache, capsys: Any, damage: Callable[[EngineCache], None], reason: str
