@@ -12,8 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines import cache_entries
 from wavernn_trt.engines.cache import CachedPlan, EngineCache, EngineCacheError
 from wavernn_trt.engines.cache_entries import compiled_file

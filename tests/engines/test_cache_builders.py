@@ -14,8 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache
 
 PROGRAM = Path(__file__).with_name("cache_plans.py")

@@ -15,8 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache, EngineCacheError
 from wavernn_trt.engines.cache_folder import explain, readable_size
 

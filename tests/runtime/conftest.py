@@ -87,7 +87,6 @@ def voice() -> ModelDirectory:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
-    pytest.importorskip("filelock", reason="the engine cache locks what it builds")
     return EngineCache(tmp_path / "wavernn-trt" / "engines")
 
 

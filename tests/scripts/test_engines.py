@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.scripts.arguments import byte_size, duration
 from wavernn_trt.scripts.cli import main
