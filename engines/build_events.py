@@ -1,4 +1,4 @@
-"""What a build says while it runs: TensorRT's log and progress as lines of JSON, for the process that asked for it."""
+"""TensorRT's log and progress as lines of JSON, for the process that asked for a build."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Events:
 
 
 class PluginLog(logging.Handler):
-    """Forwards what the plugins say: of a mistake in one, TensorRT only says that there was one."""
+    """Forwards the plugins' warnings and errors; TensorRT's own log has no reason for a plugin's failure."""
 
     def __init__(self, events: Events) -> None:
         """Takes where it goes."""

@@ -1,13 +1,14 @@
-"""What runs in a build's own process: graph, network, plan. Started by `wavernn_trt.engines.build`, not by people.
+"""A build's own process: graph, network, plan. Started by `wavernn_trt.engines.build`, not by people.
 
 A process of its own gives the memory of a thousand unrolled steps back, turns an abort inside TensorRT into an error
-message, and can be ended at any moment. It reads one request (a line of JSON) from standard input, and ends when that
-is closed, so that it never outlives who asked. It writes events, a line of JSON each, to what was its standard output;
-whatever native code prints goes to standard error.
+message, and can be ended at any moment. It reads a `BuildRequest` (a line of JSON) from standard input, and ends when
+that is closed, so that it never outlives its parent. It writes events, a line of JSON each, to its standard output: the
+stages, progress, TensorRT's log, and a `BuildResult` or an error. Output of native code goes to standard error.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -17,13 +18,16 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wavernn_trt.engines.build_events import Events, PluginLog, event_logger, event_monitor
+from wavernn_trt.engines.plan_record import Binding, PluginUse
 from wavernn_trt.engines.spec import EngineSpec, Extent, Role
 from wavernn_trt.engines.tensorrt_module import import_tensorrt
-from wavernn_trt.engines.timing_cache import TimingCache
+from wavernn_trt.export.atomic_file import write_atomic
+from wavernn_trt.export.typed_json import from_json
 
 GRAPH = "graph.onnx"
 WEIGHTS = "graph.weights"
@@ -31,6 +35,8 @@ PLAN = "engine.plan"
 PARSING = "parsing the graph"
 NO_MEMORY = "out of memory"
 
+_Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Of an input: smallest, optimal, largest."""
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -44,6 +50,37 @@ _DTYPES = {
 }
 
 
+@dataclass(frozen=True)
+class BuildRequest:
+    """One plan to build."""
+
+    directory: str
+    """A verified model directory."""
+    spec: EngineSpec
+    role: Role
+    folder: str
+    """For the plan and the process's other files."""
+    timing_cache: str | None
+    """A file with what TensorRT measured of kernels: a second build of a like graph measures less. Need not exist."""
+    memory_limit: int | None
+    """Bytes that the process may take; ``None`` is no limit."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Facts about the plan that was built; fields as in `wavernn_trt.engines.plan_record.PlanRecord`."""
+
+    bindings: tuple[Binding, ...]
+    plugins: tuple[PluginUse, ...]
+    layers: dict[str, int]
+    precisions: dict[str, dict[str, int]]
+    products: dict[str, str] | None
+    window: int | None
+    graph_sha256: str
+    build_seconds: float
+    peak_bytes: int
+
+
 class BuildRefusedError(RuntimeError):
     """TensorRT did not make a plan."""
 
@@ -53,16 +90,16 @@ def main() -> None:
     # Native code may print to descriptor 1: keep it for events alone.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    request = json.loads(sys.stdin.readline())
+    request = from_json(BuildRequest, json.loads(sys.stdin.readline()), "request")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        if request["memory_limit"]:
-            resource.setrlimit(resource.RLIMIT_DATA, (request["memory_limit"], request["memory_limit"]))
-        events.send("result", **build_plan(request, events))
+        if request.memory_limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (request.memory_limit, request.memory_limit))
+        events.send("result", **dataclasses.asdict(build_plan(request, events)))
     except MemoryError:
         events.send("error", text=NO_MEMORY)
         sys.exit(1)
-    except OSError as error:  # a full disk, mostly: the cache says it in its own words
+    except OSError as error:  # a full disk, mostly: the cache explains it
         name = None if error.filename is None else os.fsdecode(error.filename)
         events.send("error", text=str(error), errno=error.errno, filename=name)
         sys.exit(1)
@@ -74,55 +111,54 @@ def main() -> None:
         raise
 
 
-def build_plan(request: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Builds one plan into ``request["folder"]`` and describes it.
+def build_plan(request: BuildRequest, events: Events) -> BuildResult:
+    """Builds one plan into the request's folder and describes it.
 
     Args:
-        request: ``directory``, ``spec``, ``role``, ``folder`` and ``timing_cache`` (a file, or null).
-        events: told of stages, progress and what TensorRT logs.
+        request: what to build.
+        events: receives stages, progress and TensorRT's log.
 
     Raises:
         ValueError: the graph cannot be made, or would be refused.
         BuildRefusedError: TensorRT refused it.
     """
     import wavernn_trt.engines.graphs as graphs
+    from wavernn_trt.engines.product_precisions import precisions_in_network
     from wavernn_trt.export.graph_files import write_models
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.export.operators import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
     started = time.perf_counter()
-    spec, role, folder = EngineSpec.from_json(request["spec"]), request["role"], Path(request["folder"])
+    spec, role, folder = request.spec, request.role, Path(request.folder)
     events.send("stage", name="rewriting the graph")
-    directory = open_model_directory(request["directory"])
+    directory = open_model_directory(request.directory)
     graph = graphs.engine_graph(directory, spec, role)
     weights = graphs.product_weights(directory, spec.form) if role == "decoder" else None
     plugins = Counter(node.op_type for node in graph.graph.node if node.domain == DOMAIN)
     write_models(folder, {GRAPH: graph}, WEIGHTS)
     del graph
-    timing_file = Path(request["timing_cache"]) if request["timing_cache"] else None
-    described = _build(folder, spec, role, timing_file, events, weights)
-    return {
-        **described,
-        "plugins": [
-            {"name": name, "version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE, "count": count}
-            for name, count in sorted(plugins.items())
-        ],
-        "window": graphs.decoder_window(directory, spec) if role == "decoder" else None,
-        "graph_sha256": _sha256(folder / GRAPH, folder / WEIGHTS),
-        "build_seconds": round(time.perf_counter() - started, 2),
-        "peak_bytes": _peak_bytes(),
-    }
+    timing_file = None if request.timing_cache is None else Path(request.timing_cache)
+    network, profiles = _build(folder, spec, role, timing_file, events)
+    layers, precisions = _layers(network)
+    return BuildResult(
+        bindings=_bindings(network, profiles),
+        plugins=tuple(
+            PluginUse(name, PLUGIN_VERSION, PLUGIN_NAMESPACE, count) for name, count in sorted(plugins.items())
+        ),
+        layers=layers,
+        precisions=precisions,
+        products=None if weights is None else precisions_in_network(network, weights),
+        window=graphs.decoder_window(directory, spec) if role == "decoder" else None,
+        graph_sha256=_sha256(folder / GRAPH, folder / WEIGHTS),
+        build_seconds=round(time.perf_counter() - started, 2),
+        peak_bytes=_peak_bytes(),
+    )
 
 
 def _build(
-    folder: Path,
-    spec: EngineSpec,
-    role: Role,
-    timing_file: Path | None,
-    events: Events,
-    weights: dict[str, str] | None,
-) -> dict[str, Any]:
-    from wavernn_trt.engines.product_precisions import precisions_in_network
+    folder: Path, spec: EngineSpec, role: Role, timing_file: Path | None, events: Events
+) -> tuple[Any, dict[str, _Shapes]]:
+    """Writes the plan of a folder's graph; gives the network that TensorRT parsed, and its inputs' profiles."""
     from wavernn_trt.plugins.tensorrt_plugins import register
 
     trt = import_tensorrt(spec.backend)
@@ -131,7 +167,7 @@ def _build(
     register(trt)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # how pybind11 says that there is none
+    except TypeError as error:  # pybind11's, where TensorRT gives none
         raise BuildRefusedError("TensorRT made no builder; regular TensorRT builds on a GPU with its driver") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -146,57 +182,57 @@ def _build(
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target}"), index)
     profiles = _add_profile(builder, config, network, spec, role)
     logger.parsed = True
-    timing_cache = TimingCache(config, timing_file) if timing_file is not None else None
+    if timing_file is not None:
+        _use_timing_cache(config, timing_file)
     events.send("stage", name="building the plan")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildRefusedError("TensorRT made no plan")
-    if timing_cache is not None:
-        timing_cache.save()
+    if timing_file is not None and (measured := config.get_timing_cache()) is not None:
+        write_atomic(timing_file, memoryview(measured.serialize()))
     with (folder / PLAN).open("wb") as file:
         file.write(memoryview(plan))
-    products = None if weights is None else precisions_in_network(network, weights)
-    return {**_describe(network, profiles), "products": products}
+    return network, profiles
 
 
-def _add_profile(
-    builder: Any, config: Any, network: Any, spec: EngineSpec, role: Role
-) -> dict[str, tuple[tuple[int, ...], ...]]:
+def _use_timing_cache(config: Any, file: Path) -> None:
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if cache is not None:
+        # A cache of another GPU or version is refused here, and then the build starts an empty one.
+        config.set_timing_cache(cache, ignore_mismatch=False)
+
+
+def _add_profile(builder: Any, config: Any, network: Any, spec: EngineSpec, role: Role) -> dict[str, _Shapes]:
     """One optimisation profile for every input with a dynamic dimension; each has one at most."""
     extent: Extent = spec.frames if role == "conditioner" else spec.batch
     profile = builder.create_optimization_profile()
-    shapes = {}
+    low, usual, high = extent.as_tuple()
+    shapes: dict[str, _Shapes] = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if -1 in tensor.shape:
-            shapes[tensor.name] = tuple(
-                tuple(size if dimension == -1 else dimension for dimension in tensor.shape)
-                for size in extent.as_tuple()
-            )
+            shapes[tensor.name] = _sized(tensor, low), _sized(tensor, usual), _sized(tensor, high)
             profile.set_shape(tensor.name, *shapes[tensor.name])
     if shapes:
         config.add_optimization_profile(profile)
     return shapes
 
 
-def _describe(network: Any, profiles: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, Any]:
-    """Bindings, and the layers as they stood in the network before TensorRT fused them."""
-    bindings = []
-    for kind, count, get in (
-        ("input", network.num_inputs, network.get_input),
-        ("output", network.num_outputs, network.get_output),
-    ):
-        for index in range(count):
-            tensor = get(index)
-            bindings.append(
-                {
-                    "name": tensor.name,
-                    "kind": kind,
-                    "dtype": _dtype(tensor),
-                    "shape": list(tensor.shape),
-                    "profile": profiles.get(tensor.name),
-                }
-            )
+def _sized(tensor: Any, size: int) -> tuple[int, ...]:
+    return tuple(size if dimension == -1 else dimension for dimension in tensor.shape)
+
+
+def _bindings(network: Any, profiles: dict[str, _Shapes]) -> tuple[Binding, ...]:
+    def binding(kind: Literal["input", "output"], tensor: Any) -> Binding:
+        return Binding(tensor.name, kind, _dtype(tensor), tuple(tensor.shape), profiles.get(tensor.name))
+
+    inputs = [binding("input", network.get_input(index)) for index in range(network.num_inputs)]
+    outputs = [binding("output", network.get_output(index)) for index in range(network.num_outputs)]
+    return (*inputs, *outputs)
+
+
+def _layers(network: Any) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """How many layers of each type the network had before TensorRT fused them, and how many of each output dtype."""
     layers: Counter[str] = Counter()
     precisions: dict[str, Counter[str]] = {}
     for index in range(network.num_layers):
@@ -204,7 +240,7 @@ def _describe(network: Any, profiles: dict[str, tuple[tuple[int, ...], ...]]) ->
         layers[layer.type.name] += 1
         if layer.num_outputs:
             precisions.setdefault(layer.type.name, Counter())[_dtype(layer.get_output(0))] += 1
-    return {"bindings": bindings, "layers": dict(layers), "precisions": {k: dict(v) for k, v in precisions.items()}}
+    return dict(layers), {name: dict(counts) for name, counts in precisions.items()}
 
 
 def _dtype(tensor: Any) -> str:

@@ -1,9 +1,8 @@
 """The cache of plans: found again by key, stored whole or not at all, evicted when there are too many.
 
-A cache folder holds, for each plan, ``NAME.plan`` and its manifest ``NAME.json``. NAME is readable and ends in the
-first eight digits of the plan's key. Beside them are ``CACHEDIR.TAG``, ``locks/``, ``.building-…`` folders while plans
-are being built, ``timing/`` with what regular TensorRT measured, and ``compiled/`` with what TensorRT-RTX made of plans
-on the GPU at hand.
+A cache folder has a folder for each plan, whose name is readable and ends in the first eight digits of the plan's key;
+see `wavernn_trt.engines.cache_entries`. Beside them are ``CACHEDIR.TAG``, ``locks/``, ``.building-…`` folders while
+plans are being built, and ``timing/`` with what regular TensorRT measured.
 """
 
 from __future__ import annotations
@@ -14,39 +13,47 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavernn_trt.engines.cache_entries import DIGITS, PLAN, CacheEntry, names_in, plan_name, read_entry, remember
-from wavernn_trt.engines.cache_errors import EngineCacheError, explain, is_lack_of_room
-from wavernn_trt.engines.cache_folder import TAG, default_folder, is_cache, make_cache, require_folder
-from wavernn_trt.engines.cache_lock import BUILDING, lock_key
-from wavernn_trt.engines.cache_removal import Pruned, beyond, discard, look_again, remove_left_overs, sweep
-from wavernn_trt.engines.manifest import PlanManifest, write_manifest
-from wavernn_trt.engines.sizes import readable_size
+from wavernn_trt.engines.cache_entries import (
+    DIGITS,
+    CachedPlan,
+    CacheEntry,
+    names_in,
+    plan_name,
+    read_entry,
+    remove,
+    store,
+)
+from wavernn_trt.engines.cache_folder import (
+    BUILDING,
+    TAG,
+    EngineCacheError,
+    default_folder,
+    explain,
+    explained,
+    holder,
+    is_cache,
+    is_lack_of_room,
+    is_locked,
+    lock_key,
+    make_cache,
+    readable_size,
+    require_folder,
+    try_lock_key,
+)
+from wavernn_trt.engines.plan_record import PlanRecord
 from wavernn_trt.export.model_directory import file_sha256
 
-__all__ = ["DEFAULT_LIMIT", "Building", "CachedPlan", "EngineCache", "EngineCacheError"]
+__all__ = ["DEFAULT_LIMIT", "Building", "CachedPlan", "EngineCache", "EngineCacheError", "Pruned"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 20 << 30
 """Bytes. An unrolled decoder of 1024 steps is 300 MB, a fused one a few: this holds many of either."""
-
-
-@dataclass(frozen=True)
-class CachedPlan:
-    """A plan, and the manifest that describes it."""
-
-    plan: Path
-    manifest: PlanManifest
-
-    @property
-    def name(self) -> str:
-        """Its name in the cache."""
-        return self.plan.name.removesuffix(PLAN)
 
 
 class Building:
@@ -58,27 +65,36 @@ class Building:
         self.folder = folder
         """For the builder's files; removed with all that is in it when the build ends, in whatever way."""
 
-    def commit(self, plan_file: Path, manifest: PlanManifest) -> CachedPlan:
+    def commit(self, plan_file: Path, record: PlanRecord) -> CachedPlan:
         """Moves a finished plan into the cache, and makes room for it there.
 
         Args:
             plan_file: a file in `folder`.
-            manifest: describes it.
+            record: describes it.
 
         Raises:
             EngineCacheError: it cannot be written.
-            ValueError: the manifest is not this plan's.
+            ValueError: the record is not this plan's.
         """
-        described = (manifest.key, manifest.plan_bytes, manifest.plan_sha256)
+        described = (record.key, record.plan_bytes, record.plan_sha256)
         found = (self._key, plan_file.stat().st_size, file_sha256(plan_file))
         if found != described:
-            raise ValueError(f"{self._name}: its manifest's key, size and SHA-256 are {described}, found {found}")
-        entry = CacheEntry(self._cache.folder, self._name, manifest, 0, 0.0, "whole")
-        with _explained(entry.folder, manifest.plan_bytes):
-            _store(entry, manifest, plan_file, self.folder / entry.sidecar.name)
-        remember(entry.plan, manifest.plan_sha256)
+            raise ValueError(f"{self._name}: its record's key, size and SHA-256 are {described}, found {found}")
+        with explained(self._cache.folder, record.plan_bytes):
+            plan = store(self._cache.folder, self._name, plan_file, record, self.folder)
         self._cache._evict(self._name)
-        return CachedPlan(entry.plan, manifest)
+        return plan
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning has removed, or would remove."""
+
+    removed: tuple[CacheEntry, ...]
+    kept: tuple[tuple[CacheEntry, str], ...]
+    """What should have gone and could not, and why."""
+    left_overs: int
+    """Folders of builders that have died."""
 
 
 class EngineCache:
@@ -95,10 +111,10 @@ class EngineCache:
         self.limit_bytes = limit_bytes
 
     def find(self, stem: str, key: str) -> CachedPlan | None:
-        """Gives a plan, whose size and SHA-256 have been compared with its manifest's.
+        """Gives a plan, whose size and SHA-256 have been compared with its record's.
 
         The key decides: a plan that was stored under another stem, as when its model directory had another name, is
-        found too. A damaged one is removed, with a warning that says why.
+        found too. A damaged one is removed, with a warning that gives the reason.
 
         Args:
             stem: the readable part of the name.
@@ -112,26 +128,27 @@ class EngineCache:
         others = [name for name in self._names() if name.endswith(own[-DIGITS - 1 :]) and name != own]
         for name in (own, *others):
             entry = read_entry(self.folder, name, key=key, verify=True)
-            if entry is None or (name != own and entry.manifest is not None and entry.manifest.key != key):
+            if entry is None or (name != own and entry.record is not None and entry.record.key != key):
                 continue
             if entry.state != "whole":
-                entry = self._looked_at_again(entry, key)
-            if entry is not None and entry.state == "whole" and entry.manifest is not None:
+                entry = self._removed_if_damaged(entry, key)
+            if entry is not None and entry.state == "whole" and entry.record is not None:
                 with suppress(OSError):  # a cache that is read-only serves all the same
-                    os.utime(entry.sidecar)
-                return CachedPlan(entry.plan, entry.manifest)
+                    _mark_used(entry.sidecar)
+                return CachedPlan(entry.plan, entry.record)
         return None
 
     @contextmanager
     def building(self, stem: str, key: str, waiting: Callable[[str], None] | None = None) -> Iterator[Building]:
         """Holds a key's lock and gives a folder to build in.
 
-        Look again with `find` once it is held: whoever had the lock before may have built the plan.
+        Look again with `find` once it is held: the lock's last holder may have built the plan.
 
         Args:
             stem: the readable part of the name.
             key: 64 hexadecimal digits.
-            waiting: told, once, for whom this waits if another process builds the same; by default a warning is logged.
+            waiting: called once, with whom this waits for, if another process builds the same; by default a warning is
+                logged.
 
         Raises:
             EngineCacheError: the folder cannot be made or written, or its disk is full, also while it is used.
@@ -140,10 +157,10 @@ class EngineCache:
         require_folder(self.folder)
         digits = key[:DIGITS]
         with ExitStack() as stack:
-            with _explained(self.folder):
+            with explained(self.folder):
                 make_cache(self.folder)
                 stack.enter_context(lock_key(self.folder, digits, waiting))
-                remove_left_overs(self.folder, digits)
+                _remove_left_overs(self.folder, digits)
                 folder = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{digits}-{os.getpid()}-", dir=self.folder))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             try:
@@ -154,7 +171,7 @@ class EngineCache:
                 raise
 
     def scan(self, *, verify: bool = False) -> list[CacheEntry]:
-        """Everything that lies in the cache, by name, damaged or not.
+        """All plans in the cache, by name, damaged or not.
 
         Args:
             verify: compare every plan's SHA-256, which reads them all.
@@ -177,7 +194,7 @@ class EngineCache:
                 f"{self.folder} has no plan {name!r}; 'wavernn-trt engines list' shows what is there"
             )
         self._require_cache()
-        if (hindrance := discard(entry)) is not None:
+        if (hindrance := _discard(entry)) is not None:
             raise EngineCacheError(f"{entry.plan} cannot be removed: {hindrance}")
 
     def prune(
@@ -194,7 +211,7 @@ class EngineCache:
             limit_bytes: plans that were not used for longest go until the rest is no larger.
             older_than: plans that were not used for so many seconds go.
             everything: all plans go.
-            dry_run: only say what would go.
+            dry_run: nothing is removed.
 
         Raises:
             EngineCacheError: the folder is not a cache, or cannot be read.
@@ -205,27 +222,35 @@ class EngineCache:
         oldest = -1.0 if older_than is None else time.time() - older_than
         chosen = [entry for entry in entries if everything or entry.state == "damaged" or entry.used < oldest]
         if limit_bytes is not None:
-            chosen += beyond([entry for entry in entries if entry not in chosen], limit_bytes)
-        tried = [(entry, discard(entry, dry_run=dry_run)) for entry in chosen]
+            chosen += _beyond([entry for entry in entries if entry not in chosen], limit_bytes)
+        tried = [(entry, _discard(entry, dry_run=dry_run)) for entry in chosen]
         removed = tuple(entry for entry, hindrance in tried if hindrance is None)
         kept = tuple((entry, hindrance) for entry, hindrance in tried if hindrance is not None)
-        return Pruned(removed, kept, sweep(self.folder, dry_run=dry_run))
+        return Pruned(removed, kept, _sweep(self.folder, dry_run=dry_run))
 
-    def _looked_at_again(self, entry: CacheEntry, key: str) -> CacheEntry | None:
+    def _removed_if_damaged(self, entry: CacheEntry, key: str) -> CacheEntry | None:
+        """Reads a plan that is not whole again under its lock, and removes it if it still is damaged.
+
+        Returns:
+            ``None`` where another process holds the lock: it may be storing or removing this plan.
+        """
         again: CacheEntry | None = entry
         hindrance = ""
         if entry.state == "damaged" and is_cache(self.folder):
             try:
-                again = look_again(entry, key)
-            except (OSError, EngineCacheError) as error:
+                with try_lock_key(self.folder, entry.digits) as held:
+                    again = read_entry(self.folder, entry.name, key=key, verify=True) if held else None
+                    if again is not None and again.state == "damaged":
+                        remove(self.folder, entry.name)
+            except OSError as error:
                 hindrance = f"; it cannot be removed: {error}"
         if again is not None and again.state != "whole":
-            logger.warning("%s is not used: %s%s", again.plan, again.reason, hindrance)
+            logger.warning("%s is not used: %s%s", entry.plan, again.reason, hindrance)
         return again
 
     def _names(self) -> list[str]:
         require_folder(self.folder)
-        with _explained(self.folder):
+        with explained(self.folder):
             return names_in(self.folder)
 
     def _require_cache(self) -> None:
@@ -238,44 +263,73 @@ class EngineCache:
             return
         entries = self.scan()
         room = self.limit_bytes - sum(entry.bytes for entry in entries if entry.name == stored)
-        for entry in beyond([entry for entry in entries if entry.name != stored], room):
-            hindrance = discard(entry)
+        for entry in _beyond([entry for entry in entries if entry.name != stored], room):
+            hindrance = _discard(entry)
             done = "is evicted" if hindrance is None else f"is not evicted, {hindrance}"
             logger.info("%s (%s) %s", entry.plan, readable_size(entry.bytes), done)
 
 
-def _store(entry: CacheEntry, manifest: PlanManifest, plan_file: Path, written: Path) -> None:
-    write_manifest(written, manifest)
-    _sync(plan_file)
+def _mark_used(sidecar: Path) -> None:
+    now = time.time_ns()
     try:
-        # In this order no manifest ever lies beside another plan.
-        entry.sidecar.unlink(missing_ok=True)
-        os.replace(plan_file, entry.plan)
-        os.replace(written, entry.sidecar)
-    except BaseException:
-        with suppress(OSError):
-            entry.plan.unlink(missing_ok=True)
-        raise
-    with suppress(OSError):  # not every file system lets a folder be synchronised
-        _sync(entry.folder)
+        # File systems' own clocks tick every few milliseconds, in which several plans may be used.
+        os.utime(sidecar, ns=(now, now))
+    except PermissionError:  # another user's file takes the present time only
+        os.utime(sidecar)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _beyond(entries: Iterable[CacheEntry], limit: int) -> list[CacheEntry]:
+    """What has to go for the rest to be no larger: damaged ones first, then those that were not used for longest."""
+    ordered = sorted(entries, key=lambda entry: (entry.state != "damaged", entry.used))
+    total, chosen = sum(entry.bytes for entry in ordered), []
+    for entry in ordered:
+        if total <= limit:
+            break
+        total -= entry.bytes
+        chosen.append(entry)
+    return chosen
+
+
+def _discard(entry: CacheEntry, *, dry_run: bool = False) -> str | None:
+    """Removes a plan, unless it was used or replaced since it was read (without verifying); gives what hindered it."""
+    folder, digits = entry.folder, entry.digits
+    busy = f"{holder(folder, digits)} is building it"
+    if dry_run:
+        writable = os.access(folder, os.W_OK)
+        return busy if is_locked(folder, digits) else None if writable else "this user may not write there"
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with try_lock_key(folder, digits) as held:
+            if not held:
+                return busy
+            again = read_entry(folder, entry.name, verify=False)
+            if again is not None and again != entry:
+                return "it was used just now"
+            remove(folder, entry.name)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _remove_left_overs(folder: Path, digits: str) -> int:
+    """Removes what builders of a key have left, whose lock the caller holds; gives how many they were."""
+    left = list(folder.glob(f"{BUILDING}{digits}-*"))
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)
+
+
+def _sweep(folder: Path, *, dry_run: bool) -> int:
+    """Removes what died builders of any key have left; gives how many they were."""
+    count = 0
+    for digits in sorted({path.name.split("-")[1] for path in folder.glob(f"{BUILDING}*-*")}):
+        if dry_run:
+            count += 0 if is_locked(folder, digits) else len(list(folder.glob(f"{BUILDING}{digits}-*")))
+            continue
+        with suppress(OSError), try_lock_key(folder, digits) as held:
+            count += _remove_left_overs(folder, digits) if held else 0
+    return count
 
 
 def _require_key(key: str) -> None:
     if re.fullmatch("[0-9a-f]{64}", key) is None:
         raise ValueError(f"key: found {key!r}, expected 64 hexadecimal digits")
-
-
-@contextmanager
-def _explained(folder: Path, needed: int | None = None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise explain(error, folder, needed) from error

@@ -1,24 +1,46 @@
-"""The folder that plans are kept in: where it is by default, and how it is told from a folder of other files."""
+"""The cache's folder: where it is, what marks it, the locks in it, and what its errors advise."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from wavernn_trt.engines.cache_errors import ANOTHER_FOLDER, EngineCacheError, explain
+from filelock import FileLock, Timeout
+
 from wavernn_trt.export.atomic_file import write_atomic
+
+logger = logging.getLogger(__name__)
 
 TAG = "CACHEDIR.TAG"
 """Marks a folder as a cache, for backup programs too: https://bford.info/cachedir/."""
+BUILDING = ".building-"
+"""A temporary folder's name: this, the key's first eight digits, ``-``, its process's number, and a random rest."""
 
+_ANOTHER_FOLDER = "choose another folder with --cache"
+"""The way out that is always there."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCKS = "locks"
+# Their files stay when locks are released: removing one that another process waits for would let two in.
+_GRACE = 0.3
+"""Seconds; enough for a lock's new holder to have made the folder that shows its process's number."""
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _TAG_TEXT = """\
 Signature: 8a477f597d28d172789f06886806bc55
 # Engines that wavernn-trt has built. They can be built again: 'wavernn-trt engines prune' removes them.
 """
 
 
+class EngineCacheError(ValueError):
+    """A cache folder that cannot be used: what is wrong with it and what to do."""
+
+
 def default_folder() -> Path:
-    """Where plans are kept unless somebody says otherwise.
+    """The user's cache.
 
     Raises:
         EngineCacheError: platformdirs, which knows the place, is not installed.
@@ -28,7 +50,7 @@ def default_folder() -> Path:
     except ImportError:
         raise EngineCacheError(
             "the place of the engine cache is found with platformdirs; install it with 'pip install platformdirs', "
-            f"or {ANOTHER_FOLDER}"
+            f"or {_ANOTHER_FOLDER}"
         ) from None
     return user_cache_path("wavernn-trt") / "engines"
 
@@ -37,13 +59,11 @@ def require_folder(folder: Path) -> None:
     """Refuses something else in the folder's place; one that does not exist yet is fine.
 
     Raises:
-        EngineCacheError: it is there and is not a folder, or cannot be looked at.
+        EngineCacheError: it exists and is not a folder, or is not accessible.
     """
-    try:
+    with explained(folder):
         if not folder.is_dir() and os.path.lexists(folder):
-            raise EngineCacheError(f"{folder} is not a folder, expected one of plans; {ANOTHER_FOLDER}")
-    except OSError as error:
-        raise explain(error, folder) from error
+            raise EngineCacheError(f"{folder} is not a folder, expected one of plans; {_ANOTHER_FOLDER}")
 
 
 def is_cache(folder: Path) -> bool:
@@ -68,3 +88,134 @@ def make_cache(folder: Path) -> None:
             "removed from a cache, so choose an empty folder or a new one"
         )
     write_atomic(folder / TAG, _TAG_TEXT.encode())
+
+
+@contextmanager
+def lock_key(folder: Path, digits: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds the lock of a key, after waiting for any other holder. Locks end with the process that holds them.
+
+    Args:
+        folder: the cache; it must exist.
+        digits: the key's first eight.
+        waiting: called once, with whom this waits for; by default a warning is logged.
+
+    Raises:
+        OSError: the lock's file cannot be made.
+    """
+    lock = _lock(folder, digits)
+    try:
+        lock.acquire(timeout=_GRACE)
+    except Timeout:
+        (waiting or logger.warning)(f"waiting for {holder(folder, digits)}, which is building the same plan")
+        lock.acquire(timeout=-1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def try_lock_key(folder: Path, digits: str) -> Iterator[bool]:
+    """Holds the lock of a key if it is free, and gives whether it was.
+
+    Raises:
+        OSError: the lock's file cannot be made.
+    """
+    lock = _lock(folder, digits)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path, digits: str) -> bool:
+    """Whether the lock of a key is held; leaves the folder as it is."""
+    if not (folder / _LOCKS / digits).exists():
+        return False
+    try:
+        with try_lock_key(folder, digits) as held:
+            return not held
+    except OSError:
+        return False
+
+
+def holder(folder: Path, digits: str) -> str:
+    """The holder of a key's lock, for people."""
+    numbers = [path.name.split("-")[2] for path in folder.glob(f"{BUILDING}{digits}-*-*")]
+    return f"process {numbers[0]}" if len(numbers) == 1 else "another process"
+
+
+def _lock(folder: Path, digits: str) -> FileLock:
+    path = folder / _LOCKS / digits
+    path.parent.mkdir(exist_ok=True)
+    return FileLock(path)
+
+
+@contextmanager
+def explained(folder: Path, needed: int | None = None) -> Iterator[None]:
+    """Turns an operating system's error into one of the cache; see `explain`."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, folder, needed) from error
+
+
+def explain(error: OSError, folder: Path, needed: int | None = None) -> EngineCacheError:
+    """An operating system's error on the cache, with the folder and the way out.
+
+    Args:
+        error: the cause.
+        folder: the cache.
+        needed: bytes that were to be written, if that is known.
+    """
+    number = error.errno or 0
+    if number in _FULL:
+        wanted = "" if needed is None else f"{readable_size(needed)} needed, "
+        quota = " within this user's quota" if number == errno.EDQUOT else ""
+        return EngineCacheError(
+            f"{folder}: no space left{quota}: {wanted}{_free(folder)}; make room, perhaps with "
+            f"'wavernn-trt engines prune', or {_ANOTHER_FOLDER}"
+        )
+    reason = {
+        errno.EFBIG: "files may not be as large as a plan here (see 'ulimit -f')",
+        errno.EROFS: "is on a file system that is read-only",
+        errno.EACCES: "this user may not write there",
+        errno.EPERM: "this user may not write there",
+        errno.ENOTDIR: "is not a folder",
+        errno.EEXIST: "is not a folder",
+    }.get(number, error.strerror or str(error))
+    name = error.filename
+    about = f" ({name})" if name and Path(os.fsdecode(name)) != folder else ""
+    return EngineCacheError(f"{folder}: {reason}{about}; {_ANOTHER_FOLDER}")
+
+
+def is_lack_of_room(error: OSError, folder: Path) -> bool:
+    """Whether an error means that no more can be written to the folder, and does not name a file elsewhere."""
+    if error.errno not in (*_FULL, errno.EFBIG):
+        return False
+    return error.filename is None or folder in Path(os.fsdecode(error.filename)).parents
+
+
+def _free(folder: Path) -> str:
+    for place in (folder, *folder.parents):
+        try:
+            return f"{readable_size(shutil.disk_usage(place).free)} free"
+        except OSError:
+            continue
+    return "none free"
+
+
+def readable_size(size: float) -> str:
+    """A number of bytes in the unit that suits it, as in ``298.4 MiB``."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in _UNITS:
+        size /= 1024
+        if size < 1023.95 or unit == _UNITS[-1]:
+            break
+    return f"{size:.1f} {unit}"

@@ -1,8 +1,8 @@
 """The compatibility report: what TensorRT makes of every node, and which nodes it would refuse, before any build.
 
-TensorRT builds from operators that it knows, with shapes that it can plan for. The table below says, for the operators
+TensorRT builds from operators that it knows, with shapes that it can plan for. The table below has, for the operators
 that this project writes, which layer each becomes and under which condition; an operator that is not in it is reported
-as a violation, because nobody has looked. Layers are as TensorRT-RTX 1.7's ONNX parser made them of these graphs.
+as a violation, because its layer is not known. Layers are as TensorRT-RTX 1.7's ONNX parser made them of these graphs.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ OPERATORS: dict[str, _Support] = {
         "PluginV3", "gates and state in float32; its four attributes", _plugin(*gru_function.ATTRIBUTES)
     ),
     MATERIALISE_OPERATOR: _Support("PluginV3", "float32; its two attributes", _plugin(*materialise_rows.ATTRIBUTES)),
-    SEQUENCE_OPERATOR: _Support("PluginV3", "a model of the shape that its attributes say", _sequence),
+    SEQUENCE_OPERATOR: _Support("PluginV3", "a model of the shape in its attributes", _sequence),
     "Add": _Support("ElementWise (sum)"),
     "ArgMax": _Support("TopK, k = 1"),
     "BatchNormalization": _Support("Scale"),

@@ -1,6 +1,6 @@
-"""Which GPUs this machine has, asked of NVIDIA's driver itself and of nothing that may crash without one.
+"""The GPUs of this machine, read from NVIDIA's driver, which unlike TensorRT's runtime does not crash without one.
 
-TensorRT is no help there: without a driver TensorRT-RTX gives plans back as ``None`` and the lean runtime crashes.
+Without a driver TensorRT-RTX gives plans back as ``None`` and the lean runtime crashes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class DriverState:
-    """What the driver says."""
+    """The driver's GPUs, or why there are none."""
 
     devices: tuple[Gpu, ...]
     """In the driver's order; ``CUDA_VISIBLE_DEVICES`` hides some and changes it."""
@@ -60,6 +60,11 @@ def driver_state(library: str = DRIVER) -> DriverState:
         return DriverState((), f"{library} is no CUDA driver: {error}")
     except _DriverError as error:
         return DriverState((), str(error))
+
+
+def building_gpu() -> tuple[Gpu, ...]:
+    """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
+    return driver_state().devices[:1]
 
 
 def _ask(driver: ctypes.CDLL) -> tuple[tuple[Gpu, ...], str | None]:

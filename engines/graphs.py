@@ -1,4 +1,4 @@
-"""From a model directory to the graphs that TensorRT is given: unrolled or fused anew for an engine's sizes."""
+"""A model directory's networks to the graphs that TensorRT parses: unrolled or fused for an engine's sizes."""
 
 from __future__ import annotations
 

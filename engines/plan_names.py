@@ -1,4 +1,4 @@
-"""What plans are called, and the key that tells them apart."""
+"""Names of plans, and the key that distinguishes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from wavernn_trt.engines.gpu import Gpu, driver_state
+from wavernn_trt.engines.gpu import building_gpu
 from wavernn_trt.engines.spec import EngineSpec, Role
 from wavernn_trt.engines.tensorrt_module import tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
@@ -15,6 +15,7 @@ from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sh
 _GRAPH_CODE = (
     "engines/build_process.py",
     "engines/graphs.py",
+    "export/arrays.py",
     "export/config.py",
     "export/graph_edit.py",
     "export/graph_files.py",
@@ -24,6 +25,7 @@ _GRAPH_CODE = (
     "export/operators.py",
     "export/quantization.py",
     "export/rewrite",
+    "export/typed_json.py",
 )
 """What makes a plan's network from a model directory; another version of it may make another plan."""
 _SHORT_BACKENDS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
@@ -49,13 +51,8 @@ def gpu_and_version(spec: EngineSpec) -> str:
     return f"sm{'+'.join(map(str, targets))}_{_SHORT_BACKENDS[spec.backend]}{version}"
 
 
-def building_gpu() -> tuple[Gpu, ...]:
-    """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
-    return driver_state().devices[:1]
-
-
 def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
-    """What tells plans apart: model, settings, module and version, GPU, and the code that makes graphs and kernels.
+    """The hash of all that a plan depends on: model, settings, module and version, GPU, code of graphs and kernels.
 
     The graph follows from the model's files and that code, so it need not be made to know that it is the same.
     """

@@ -1,13 +1,14 @@
-"""What an engine is to be: everything that a build is asked for, and that tells one plan from another."""
+"""Settings of an engine, and which GPUs and forms have the grids of a quantised model."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from wavernn_trt.engines.gpu import building_gpu
 from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.export.quantization import LARGEST, Product, Quantization
 
 Backend = Literal["tensorrt", "tensorrt_rtx"]
 """The Python module that builds and runs a plan."""
@@ -26,10 +27,13 @@ RTX_TARGETS = (75, 80, 86, 89, 120, 121)
 MOST_STREAMS = 4096
 LONGEST_MEL = 1 << 20
 """Frames; three hours of speech."""
+FIRST_WITH_FP8 = 89
+"""Compute capability from which TensorRT multiplies fp8, or reads weights of it (10 * major + minor)."""
+_STEPS, _STEPS_IN_EIGHT_BITS = 1024, 64
 
 
 class EngineSpecError(ValueError):
-    """Something asked for that no engine can be: names it, and what can be asked for."""
+    """A setting that no engine has: names it, what was found and what can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,55 @@ class EngineSpec:
         decoder = {"precision": self.precision, "batch": self.batch.as_tuple(), "steps": self.steps, "form": self.form}
         return {**common, **decoder}
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> EngineSpec:
-        """From what `to_json` gave."""
-        extents = {name: Extent(**values[name]) for name in ("batch", "frames")}
-        return cls(**{**values, **extents, "targets": tuple(values["targets"])})
+def default_form(quantization: Quantization | None) -> Form:
+    """``cell`` where products run in eight bits: the kernel of the form ``sequence`` has none that do."""
+    return "cell" if in_eight_bits(quantization) else "sequence"
+
+
+def default_steps(form: Form, quantization: Quantization | None) -> int:
+    """Of a chunk. Products outside of cells are twice the layers to build, and their builds grow beyond linearly."""
+    return _STEPS_IN_EIGHT_BITS if form == "cell" and in_eight_bits(quantization) else _STEPS
+
+
+def able_targets(targets: tuple[int, ...], form: Form, quantization: Quantization | None) -> tuple[int, ...]:
+    """Those of the targets that have every grid that an engine of this form has."""
+    fp8 = form == "cell" and any(product.grid == "fp8" for product in _products(quantization))
+    return tuple(target for target in targets if target >= FIRST_WITH_FP8 or not fp8)
+
+
+def check_grids(spec: EngineSpec, quantization: Quantization | None) -> None:
+    """Refuses targets that lack a grid.
+
+    Raises:
+        EngineSpecError: names them, and the way out.
+    """
+    targets = spec.targets or tuple(device.sm for device in building_gpu())
+    able = able_targets(targets, spec.form, quantization)
+    if lacking := [str(target) for target in targets if target not in able]:
+        multiplied = any(product.grid == "fp8" and not product.weights_only for product in _products(quantization))
+        what = "products are fp8, which TensorRT multiplies" if multiplied else "weights are fp8, which TensorRT reads"
+        raise EngineSpecError(
+            f"targets: this directory's {what} in the form cell from compute capability {FIRST_WITH_FP8} on; found "
+            f"{', '.join(lacking)}. Build the form sequence for those, which has the rounded weights, or quantise to "
+            "int8"
+        )
+
+
+def describe_rounding(spec: EngineSpec, quantization: Quantization | None) -> str | None:
+    """A note on an engine that has a quantised directory's weights, and not its products."""
+    if spec.form == "cell" or not in_eight_bits(quantization):
+        return None
+    return (
+        f"form sequence: products run in {spec.precision} with the rounded weights, activations are not rounded; "
+        "the form cell runs them in eight bits"
+    )
+
+
+def in_eight_bits(quantization: Quantization | None) -> bool:
+    """Whether both operands of a product are, not its weights alone."""
+    return any(product.grid in LARGEST and not product.weights_only for product in _products(quantization))
+
+
+def _products(quantization: Quantization | None) -> list[Product]:
+    return [] if quantization is None else list(quantization.products.values())

@@ -1,13 +1,16 @@
-"""The two TensorRT modules: which is installed, and what a process needs before it imports one."""
+"""The two TensorRT modules: which is installed, what a process needs to import one, and the layers of a plan."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from wavernn_trt.engines.gpu import DriverState, driver_state
+from wavernn_trt.engines.plan_record import PlanRecord
 from wavernn_trt.engines.spec import Backend
 
 INSTALL: dict[Backend, str] = {
@@ -22,11 +25,15 @@ class TensorRTMissingError(ValueError):
     """A TensorRT module that is not installed, or does not load."""
 
 
+class LayersUnknownError(ValueError):
+    """The layers cannot be read here: what is missing."""
+
+
 def import_tensorrt(backend: Backend) -> Any:
     """Imports a TensorRT module; typed as `Any`, because both have one interface and no common stub.
 
     Raises:
-        TensorRTMissingError: it is not there or does not load; says how to install it.
+        TensorRTMissingError: it is not there or does not load; with the command that installs it.
     """
     if importlib.util.find_spec(backend) is None:
         raise TensorRTMissingError(f"{NAMES[backend]} is not installed; install it with: {INSTALL[backend]}")
@@ -80,3 +87,32 @@ def build_environment(backend: Backend, folder: Path) -> dict[str, str]:
         paths = [str(folder), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
     return environment
+
+
+def plan_layers(plan: Path, record: PlanRecord, state: DriverState | None = None) -> list[str]:
+    """The layers of a verified plan after fusion, as TensorRT names them, in the order in which they run.
+
+    Args:
+        plan: the plan; its hash must have been compared with its record's.
+        record: what lies beside it.
+        state: the driver's; read by default.
+
+    Raises:
+        LayersUnknownError: there is no driver or no such module, or the plan is another GPU's.
+    """
+    name = NAMES[record.backend]
+    reason = (state or driver_state()).reason
+    if reason is not None:
+        raise LayersUnknownError(f"{name} opens a plan on a GPU only, and {reason}")
+    try:
+        trt = import_tensorrt(record.backend)
+    except TensorRTMissingError as error:
+        raise LayersUnknownError(str(error)) from None
+    from wavernn_trt.plugins.tensorrt_plugins import register
+
+    register(trt)
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise LayersUnknownError(f"{name} does not open this plan here; it was built for {', '.join(record.targets)}")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return [layer if isinstance(layer, str) else str(layer.get("Name")) for layer in json.loads(text)["Layers"]]

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 2
 """Version of ``config.json``. Version 1, which has no ``label_scale``, is read as well; other versions are refused."""
@@ -44,7 +44,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be right: names the field, what was found and what was expected."""
+    """A value that a field of a JSON file cannot have: names the field, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -237,66 +237,18 @@ class ModelConfig:
         return float(self.outputs // 2) if self.label_feedback else 0.0
 
 
-T = TypeVar("T")
-
-
-def to_json(config: AudioConfig | ModelConfig) -> dict[str, Any]:
-    """A configuration as JSON values."""
+def to_json(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON values, as `wavernn_trt.export.typed_json.from_json` reads them."""
     return dataclasses.asdict(config)
-
-
-def from_json(kind: type[T], values: object, where: str) -> T:
-    """Reads a configuration back from JSON values.
-
-    Args:
-        kind: `AudioConfig` or `ModelConfig`.
-        values: the JSON object.
-        where: how to call the object in an error message.
-
-    Raises:
-        ConfigError: an unknown or missing field, or a value of the wrong type.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: found {type(values).__name__}, expected an object")
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(fields))}")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "groups":
-            value = tuple(from_json(ColumnGroup, group, f"{where}.groups") for group in _list(value, f"{where}.groups"))
-        elif isinstance(value, list):
-            value = tuple(value)
-        _check_type(str(fields[name].type), value, f"{where}.{name}")
-        arguments[name] = value
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _check_type(annotation: str, value: object, where: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    right = {
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": number,
-        "float | None": number or value is None,
-        "bool": isinstance(value, bool),
-    }.get(annotation)
-    if right is None:
-        right = isinstance(value, tuple if annotation.startswith("tuple") else str)
-    if right and annotation in ("tuple[int, ...]", "tuple[float, float]"):
-        right = all(isinstance(item, int | float) for item in value)  # type: ignore[attr-defined]
-    require(right, where, value, annotation)
-
-
-def _list(value: object, where: str) -> list[object]:
-    require(isinstance(value, list), where, value, "a list")
-    return value  # type: ignore[return-value]
 
 
 def require(condition: bool, field: str, found: object, expected: str) -> None:
     """Raises a `ConfigError` that names a field, what was found and what was expected, unless a condition holds."""
     if not condition:
-        raise ConfigError(f"{field}: found {found!r}, expected {expected}")
+        raise refused(field, found, expected)
+
+
+def refused(field: str, found: object, expected: str) -> ConfigError:
+    """The error of a field's value: what was found, shortened to a line, and what was expected."""
+    text = repr(found)
+    return ConfigError(f"{field}: found {text if len(text) <= 70 else text[:67] + '...'}, expected {expected}")

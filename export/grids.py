@@ -8,9 +8,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.quantization import LARGEST, Grid, Product
-
-FloatArray = NDArray[np.float32]
 
 _TYPES: dict[Grid, Any] = {
     "fp16": np.float16,

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, from_json, require, to_json
+from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, require, to_json
 from wavernn_trt.export.quantization import Quantization
+from wavernn_trt.export.typed_json import from_json
 
 CONFIG = "config.json"
 CONDITIONER = "conditioner.onnx"
@@ -108,7 +109,7 @@ def write_config(
         "source": source,
     }
     if quantization is not None:
-        values["quantization"] = quantization.to_json()
+        values["quantization"] = to_json(quantization)
     (path / CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
@@ -155,7 +156,7 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
         decoder = from_json(DecoderShape, values.get("decoder"), "decoder")
         quantization = None
         if values.get("quantization") is not None:
-            quantization = Quantization.from_json(values["quantization"])
+            quantization = from_json(Quantization, values["quantization"], "quantization")
             quantization.check(model)
     except ConfigError as error:
         raise ModelDirectoryError(f"{path / CONFIG}: {error}") from None

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import ModelConfig
-
-Array = NDArray[np.float64]
 
 _LOGISTICS = 10
 """Components of a mixture."""
@@ -24,7 +23,7 @@ _BIN = 2.0 / (2**16 - 1)
 """A step of 16 bits over [-1, 1]: what makes a probability of a density."""
 
 
-def bits_of_steps(model: ModelConfig, logits: NDArray[Any], samples: NDArray[Any]) -> Array:
+def bits_of_steps(model: ModelConfig, logits: NDArray[Any], samples: NDArray[Any]) -> DoubleArray:
     """The negative log-likelihood of each sample, in bits.
 
     For mixtures, of the density at the sample times the width of a 16-bit step. Scoring integrates over the step, which
@@ -53,7 +52,7 @@ def bits_of_steps(model: ModelConfig, logits: NDArray[Any], samples: NDArray[Any
 
 def displacements(
     model: ModelConfig, logits: NDArray[Any], numbers: NDArray[np.float32], samples: NDArray[Any]
-) -> Array:
+) -> DoubleArray:
     """How far each sample lies from what its random numbers draw.
 
     A class k is drawn by the random numbers between two values of the cumulative distribution. The displacement is how
@@ -81,11 +80,11 @@ def displacements(
     away = np.abs(samples.astype(np.float64)[:, None] - drawn) / 2
     if model.output == "logistic_mixture":
         away = np.maximum(away, _outside(numbers[:, :1].astype(np.float64), *_boundaries(log_weights)))
-    nearest: Array = away.min(axis=1)
+    nearest: DoubleArray = away.min(axis=1)
     return nearest
 
 
-def _components(model: ModelConfig, values: Array) -> tuple[Array, Array, Array]:
+def _components(model: ModelConfig, values: DoubleArray) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Normalised log-weights, means and log-scales, each [n, components]."""
     if model.output == "gaussian":
         mean, log_scale = values[:, :1], values[:, 1:]
@@ -96,7 +95,7 @@ def _components(model: ModelConfig, values: Array) -> tuple[Array, Array, Array]
     return weights, mean, np.maximum(log_scale, _LOG_SCALE_FLOORS[model.output])
 
 
-def _boundaries(logits: Array) -> tuple[Array, Array]:
+def _boundaries(logits: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     """The cumulative probabilities below and above each class, [n, classes]."""
     likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
     above = np.cumsum(likelihood, axis=1)
@@ -104,12 +103,12 @@ def _boundaries(logits: Array) -> tuple[Array, Array]:
     return np.pad(above[:, :-1], ((0, 0), (1, 0))), above
 
 
-def _outside(numbers: Array, lower: Array, upper: Array) -> Array:
+def _outside(numbers: DoubleArray, lower: DoubleArray, upper: DoubleArray) -> DoubleArray:
     return np.maximum(np.maximum(lower - numbers, numbers - upper), 0.0)
 
 
-def _log_sum_exp(values: Array) -> Array:
+def _log_sum_exp(values: DoubleArray) -> DoubleArray:
     """Over the last axis."""
     highest = values.max(axis=-1)
-    sums: Array = highest + np.log(np.exp(values - highest[..., None]).sum(axis=-1))
+    sums: DoubleArray = highest + np.log(np.exp(values - highest[..., None]).sum(axis=-1))
     return sums

@@ -10,9 +10,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from wavernn_trt.export.config import ConfigError, ModelConfig, require
+from wavernn_trt.export.config import ModelConfig, require
 
 Grid = Literal["fp16", "bf16", "int8", "fp8"]
 """``fp8`` is e4m3. ``int8`` and ``fp8`` are scaled: weights by a number for each output channel, which makes the
@@ -99,22 +99,3 @@ class Quantization:
         """The same with more products in float32."""
         kept = set(names)
         return dataclasses.replace(self, products={name: p for name, p in self.products.items() if name not in kept})
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"products": {name: dataclasses.asdict(p) for name, p in self.products.items()}, "table": self.table}
-
-    @classmethod
-    def from_json(cls, values: object) -> Quantization:
-        """From what `to_json` gave.
-
-        Raises:
-            ConfigError: values that it cannot have given.
-        """
-        try:
-            products = {str(name): Product(**p) for name, p in values["products"].items()}  # type: ignore[index]
-            table = values["table"]  # type: ignore[index]
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"quantization: {error}") from None
-        require(table is None or isinstance(table, str), "quantization.table", table, "a SHA-256")
-        return cls(products, table)

@@ -106,16 +106,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake in the arguments, or a plan that TensorRT did not make.
     """
-    from wavernn_trt.engines.build import build_engine
+    from wavernn_trt.engines.build import EngineBuildError, build_engine
     from wavernn_trt.engines.cache import EngineCache
-    from wavernn_trt.engines.grids import describe_rounding
-    from wavernn_trt.engines.supervised_build import EngineBuildError
+    from wavernn_trt.engines.spec import describe_rounding
     from wavernn_trt.engines.tensorrt_module import tensorrt_version
     from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     backend = _backend(arguments.backend)
-    _spec(arguments, backend, None)  # mistakes in the arguments are said first, and a missing TensorRT then
+    _spec(arguments, backend, None)  # mistakes in the arguments come before a missing TensorRT
     tensorrt_version(backend)
     directory = open_model_directory(arguments.directory or shipped_voice())
     spec = _spec(arguments, backend, directory.quantization)
@@ -135,12 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
     plans = (engine.conditioner, engine.decoder)
     elapsed = time.perf_counter() - started
     if arguments.json:
-        print(json.dumps([{**_as_json(plan), "built": plan.manifest.role in engine.built} for plan in plans], indent=1))
+        print(json.dumps([{**_as_json(plan), "built": plan.record.role in engine.built} for plan in plans], indent=1))
     else:
         for plan in plans:
-            print(_line(plan, built=plan.manifest.role in engine.built))
+            print(_line(plan, built=plan.record.role in engine.built))
     if not arguments.quiet:
-        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {plans[0].plan.parent}", file=sys.stderr)
+        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {cache.folder}", file=sys.stderr)
     return 0
 
 
@@ -153,7 +152,7 @@ class _Bar:
         self._role = ""
 
     def show(self, role: str, stage: str, share: float) -> None:
-        """Takes what `build_engine` says."""
+        """Shows progress of `build_engine`."""
         description = f"{role}: {stage}"[:46]
         if role != self._role:
             self.close()
@@ -191,8 +190,7 @@ def _backend(name: str | None) -> Backend:
 
 def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantization | None) -> EngineSpec:
     from wavernn_trt.engines.gpu import driver_state
-    from wavernn_trt.engines.grids import able_targets, default_form, default_steps
-    from wavernn_trt.engines.spec import EngineSpec, Extent
+    from wavernn_trt.engines.spec import EngineSpec, Extent, able_targets, default_form, default_steps
 
     form = arguments.form or default_form(quantization)
     targets = arguments.sm or ()
@@ -211,18 +209,18 @@ def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantiz
 
 
 def _as_json(plan: CachedPlan) -> dict[str, Any]:
-    return {"plan": str(plan.plan), **plan.manifest.to_json()}
+    return {"plan": str(plan.plan), **plan.record.to_json()}
 
 
 def _line(plan: CachedPlan, *, built: bool) -> str:
     from wavernn_trt.scripts.engines_report import describe_products
 
-    manifest = plan.manifest
-    products = "" if manifest.products is None else f"; products in {describe_products(manifest.products)}"
+    record = plan.record
+    products = "" if record.products is None else f"; products in {describe_products(record.products)}"
     how = "built in" if built else "in the cache; took"
     return (
-        f"{plan.plan.name}: {manifest.plan_bytes / 1e6:.1f} MB, {how} {manifest.build_seconds:.1f} s "
-        f"and {manifest.peak_bytes / 2**30:.2f} GiB{products}"
+        f"{plan.plan.name}: {record.plan_bytes / 1e6:.1f} MB, {how} {record.build_seconds:.1f} s "
+        f"and {record.peak_bytes / 2**30:.2f} GiB{products}"
     )
 
 

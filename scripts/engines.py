@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from wavernn_trt.engines.cache_entries import CacheEntry
 
 DESCRIPTION = """\
-Looks after the plans that 'wavernn-trt build' keeps. Each is two files in the cache folder: NAME.plan,
-and NAME.json, which says what the plan is and what its SHA-256 has to be. A plan whose files do not
-fit together is damaged: it is never used, and the next build replaces it.
+Lists, shows and removes the plans that 'wavernn-trt build' keeps. Each has a folder NAME in the cache,
+with the plan, NAME.plan, and NAME.json, which describes it and has its SHA-256. A plan whose files do
+not fit together is damaged: it is never used, and the next build replaces it.
 """
 EPILOG = """\
 examples:
@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         "--older-than", type=duration, metavar="TIME", help="those that were not used for so long, as in 30d"
     )
     command.add_argument("--all", action="store_true", help="all of them")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    command.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def _command(commands: Any, name: str, line: str, epilog: str, run: Any) -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """Prints one plan's manifest; returns 1 where the plan is not whole."""
+    """Prints one plan's record; returns 1 where the plan is not whole."""
     from wavernn_trt.engines.cache_entries import read_entry
     from wavernn_trt.scripts.engines_report import entry_json, print_entry
 
@@ -117,7 +117,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_prune(arguments: argparse.Namespace) -> int:
     """Removes, and prints what; returns 1 where something could not be removed."""
-    from wavernn_trt.engines.sizes import readable_size
+    from wavernn_trt.engines.cache_folder import readable_size
     from wavernn_trt.scripts.engines_report import entry_json
 
     cache = _open(arguments)

@@ -8,15 +8,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 from wavernn_trt.engines.cache_entries import CacheEntry
-from wavernn_trt.engines.manifest import Binding, PlanManifest
-from wavernn_trt.engines.sizes import readable_size
+from wavernn_trt.engines.cache_folder import readable_size
+from wavernn_trt.engines.plan_record import Binding, PlanRecord
 
 _HEAD = ("role", "precision", "form", "batch", "steps", "targets", "size", "used", "name")
 _RIGHT = ("batch", "steps", "size", "used")
 
 
 def entry_json(entry: CacheEntry) -> dict[str, Any]:
-    """A plan as JSON values; ``manifest`` is as its sidecar has it."""
+    """A plan as JSON values; ``manifest`` is the record beside it."""
     return {
         "name": entry.name,
         "plan": str(entry.plan),
@@ -24,7 +24,7 @@ def entry_json(entry: CacheEntry) -> dict[str, Any]:
         "used_at": datetime.fromtimestamp(entry.used, timezone.utc).isoformat(timespec="seconds"),
         "state": entry.state,
         "reason": entry.reason,
-        "manifest": None if entry.manifest is None else entry.manifest.to_json(),
+        "manifest": None if entry.record is None else entry.record.to_json(),
     }
 
 
@@ -49,10 +49,10 @@ def print_entry(entry: CacheEntry) -> None:
     print(entry.name)
     _row("state", "whole, its SHA-256 is right" if entry.state == "whole" else f"{entry.state}: {entry.reason}")
     _row("plan", entry.plan)
-    _row("size", f"{entry.bytes:,} bytes with its manifest")
+    _row("size", f"{entry.bytes:,} bytes with its record")
     _row("used", f"{_age(entry)} ago")
-    if entry.manifest is not None:
-        _print_manifest(entry.manifest)
+    if entry.record is not None:
+        _print_record(entry.record)
 
 
 def describe_products(products: Mapping[str, str]) -> str:
@@ -65,55 +65,55 @@ def describe_products(products: Mapping[str, str]) -> str:
     return "; ".join(f"{precision}: {', '.join(names)}" for precision, names in by_precision.items())
 
 
-def _print_manifest(manifest: PlanManifest) -> None:
+def _print_record(record: PlanRecord) -> None:
     _section("what it is")
-    _row("role", manifest.role)
-    _row("model", manifest.model)
-    _row("", f"SHA-256 of its manifest {manifest.model_sha256}")
-    _row("built with", f"{manifest.backend} {manifest.backend_version}, {manifest.builder}")
-    _row("runs on", ", ".join(manifest.targets))
-    _row("precision", manifest.precision)
-    if manifest.form is not None:
-        _row("form", manifest.form)
-        _row("chunk", f"{manifest.steps} steps, {manifest.window} rows of conditioning")
-        _row("batch", _extent(manifest.batch))
-    if manifest.frames is not None:
-        _row("frames", _extent(manifest.frames))
+    _row("role", record.role)
+    _row("model", record.model)
+    _row("", f"SHA-256 of its manifest {record.model_sha256}")
+    _row("built with", f"{record.backend} {record.backend_version}, {record.builder}")
+    _row("runs on", ", ".join(record.targets))
+    _row("precision", record.precision)
+    if record.form is not None:
+        _row("form", record.form)
+        _row("chunk", f"{record.steps} steps, {record.window} rows of conditioning")
+        _row("batch", _extent(record.batch))
+    if record.frames is not None:
+        _row("frames", _extent(record.frames))
     _section("bindings")
-    for binding in manifest.bindings:
+    for binding in record.bindings:
         print(f"  {binding.kind:<7} {binding.name:<20} {binding.dtype:<9} {_shape(binding.shape)}{_profile(binding)}")
-    if manifest.products:
+    if record.products:
         _section("products of a step, as TensorRT's network has them")
-        for name, precision in manifest.products.items():
+        for name, precision in record.products.items():
             _row(name, precision)
     _section("plugins")
-    for plugin in manifest.plugins:
+    for plugin in record.plugins:
         _row(plugin.name, f"version {plugin.version}, namespace {plugin.namespace!r}, {_nodes(plugin.count)}")
-    if not manifest.plugins:
+    if not record.plugins:
         print("  none")
     _section("layers of the network")
-    for layer, count in sorted(manifest.layers.items(), key=lambda item: (-item[1], item[0])):
-        kinds = ", ".join(f"{number} {kind}" for kind, number in manifest.precisions.get(layer, {}).items())
+    for layer, count in sorted(record.layers.items(), key=lambda item: (-item[1], item[0])):
+        kinds = ", ".join(f"{number} {kind}" for kind, number in record.precisions.get(layer, {}).items())
         print(f"  {layer:<24} {count:>7}  {kinds}".rstrip())
     _section("its build")
-    _row("at", manifest.built_at)
-    _row("took", f"{manifest.build_seconds:.1f} s, {readable_size(manifest.peak_bytes)} at most")
+    _row("at", record.built_at)
+    _row("took", f"{record.build_seconds:.1f} s, {readable_size(record.peak_bytes)} at most")
     for name in ("key", "plan_sha256", "graph_sha256", "kernels_sha256"):
-        _row(name, getattr(manifest, name))
+        _row(name, getattr(record, name))
 
 
 def _row_of(entry: CacheEntry) -> tuple[str, ...]:
-    manifest, size = entry.manifest, readable_size(entry.bytes)
-    if manifest is None:
+    record, size = entry.record, readable_size(entry.bytes)
+    if record is None:
         return ("?",) * 6 + (size, _age(entry), entry.name)
-    decoder = manifest.role == "decoder"
+    decoder = record.role == "decoder"
     return (
-        manifest.role,
-        manifest.precision,
-        manifest.form or "-",
-        _extent(manifest.batch) if decoder else "-",
-        str(manifest.steps or "-"),
-        _targets(manifest.targets),
+        record.role,
+        record.precision,
+        record.form or "-",
+        _extent(record.batch) if decoder else "-",
+        str(record.steps or "-"),
+        _targets(record.targets),
         size,
         _age(entry),
         entry.name,
@@ -154,7 +154,7 @@ def _age(entry: CacheEntry) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a damaged file made somebody say must not steer a terminal."""
+    """Texts of a damaged file must not steer a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

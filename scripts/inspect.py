@@ -124,7 +124,7 @@ def _probe(directory: ModelDirectory, backend: str) -> ProbeResult:
 
 def _run_plan(plan: Path, *, as_json: bool) -> int:
     from wavernn_trt.engines.cache_entries import read_entry
-    from wavernn_trt.engines.plan_layers import LayersUnknownError, plan_layers
+    from wavernn_trt.engines.tensorrt_module import LayersUnknownError, plan_layers
     from wavernn_trt.scripts.engines_report import entry_json, print_entry
 
     entry = read_entry(plan.parent, plan.stem, verify=True)
@@ -132,9 +132,9 @@ def _run_plan(plan: Path, *, as_json: bool) -> int:
         raise ValueError(f"{plan}: found no plan with its .json beside it; build one with: wavernn-trt build DIR")
     layers: list[str] = []
     unknown = "the plan is not whole"
-    if entry.manifest is not None and entry.state == "whole":
+    if entry.record is not None and entry.state == "whole":
         try:
-            layers, unknown = plan_layers(entry.plan, entry.manifest), ""
+            layers, unknown = plan_layers(entry.plan, entry.record), ""
         except LayersUnknownError as error:
             unknown = str(error)
     if as_json:

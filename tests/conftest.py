@@ -34,6 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("WAVERNN_TRT_NIGHTLY"):
+        return
+    skip = pytest.mark.skip(reason="takes long and repeats a rule on full-size models; set WAVERNN_TRT_NIGHTLY=1")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skip)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # With pytest-xdist, the process that gives the workers their tests has all reports; a worker has its own only.
     if not session.config.getoption("--fail-on-hidden-modules") or hasattr(session.config, "workerinput"):

@@ -13,26 +13,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.networks import Networks
-
-Matrix = NDArray[np.float64]
 
 
 @dataclass
 class LinearForm:
     """A tensor [B, n] as a sum of linear functions of the step's sources."""
 
-    table: Matrix | None
+    table: DoubleArray | None
     """[classes, n], indexed by the previous label."""
-    column: Matrix | None
+    column: DoubleArray | None
     """[1, n], multiplied by the previous sample's value."""
-    conditioning: Matrix | None
+    conditioning: DoubleArray | None
     """[columns, n], multiplied by the conditioning."""
-    bias: Matrix
+    bias: DoubleArray
     """[n]."""
-    rest: list[tuple[gs.Tensor, Matrix]]
+    rest: list[tuple[gs.Tensor, DoubleArray]]
     """Tensors [B, k] that are none of these, each with its matrix [k, n]."""
 
     @property
@@ -45,7 +43,7 @@ class LinearForm:
         """Whether the previous sample or the conditioning go in at all."""
         return not (self.table is None and self.column is None and self.conditioning is None)
 
-    def times(self, matrix: Matrix) -> LinearForm:
+    def times(self, matrix: DoubleArray) -> LinearForm:
         """This tensor @ matrix, for a pure form."""
         table, column, conditioning = (None if part is None else part @ matrix for part in self._parts())
         return LinearForm(table, column, conditioning, self.bias @ matrix, [])
@@ -62,7 +60,7 @@ class LinearForm:
         )
         return LinearForm(table, column, conditioning, self.bias + other.bias, self.rest + other.rest)
 
-    def _parts(self) -> tuple[Matrix | None, Matrix | None, Matrix | None]:
+    def _parts(self) -> tuple[DoubleArray | None, DoubleArray | None, DoubleArray | None]:
         return self.table, self.column, self.conditioning
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.operators import (
@@ -29,8 +29,6 @@ from wavernn_trt.export.operators import (
 from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder
 from wavernn_trt.export.rewrite.fuse_gates import PatternError
 from wavernn_trt.export.rewrite.precision import weight_constant
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

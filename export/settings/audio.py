@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from wavernn_trt.export.config import AudioConfig, ConfigError, from_json
+from wavernn_trt.export.config import AudioConfig, ConfigError
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.settings.interpretation import Settings
 from wavernn_trt.export.settings.presets import Preset
 from wavernn_trt.export.settings.table import AUDIO_FIELDS
+from wavernn_trt.export.typed_json import from_json
 
 LARGEST = 1e9
 """Larger numbers are not settings."""

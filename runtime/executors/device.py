@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu
-from wavernn_trt.engines.manifest import Binding, PlanManifest
+from wavernn_trt.engines.plan_record import Binding, PlanRecord
 from wavernn_trt.runtime.errors import VocoderError
 
 
@@ -175,7 +175,7 @@ class BuiltPlan(Plan, Protocol):
     """A plan that was built beforehand, and deserialised."""
 
     @property
-    def manifest(self) -> PlanManifest:
+    def record(self) -> PlanRecord:
         """What is known about it."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.engines.plan_record import Binding
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.export.rewrite.from_directory import read_networks

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.manifest import Binding
+from wavernn_trt.engines.plan_record import Binding
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.runtime.errors import KernelStallError

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.cache_entries import CacheEntry
 from wavernn_trt.engines.gpu import DriverState, Gpu
-from wavernn_trt.engines.grids import able_targets, default_form
-from wavernn_trt.engines.manifest import PlanManifest
 from wavernn_trt.engines.plan_names import plugin_sources
-from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role
+from wavernn_trt.engines.plan_record import PlanRecord
+from wavernn_trt.engines.spec import ROLES, RTX_TARGETS, Backend, Extent, Role, able_targets, default_form
 from wavernn_trt.engines.tensorrt_module import INSTALL, NAMES, tensorrt_version
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256
 from wavernn_trt.runtime.errors import VocoderError
@@ -64,7 +63,7 @@ def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOpti
     model = file_sha256(directory.file(MANIFEST))
     found: dict[Role, CachedPlan] = {}
     for role in ROLES:
-        mine = [entry for entry in entries if entry.manifest is not None and _is(entry.manifest, role, model)]
+        mine = [entry for entry in entries if entry.record is not None and _is(entry.record, role, model)]
         fitting, reason = _sift(mine, backend, options, gpu)
         plan = _first_whole(cache, fitting)
         if plan is None:
@@ -82,7 +81,7 @@ def build_command(
     backend: Backend,
     options: LoadOptions,
     gpu: Gpu,
-    like: PlanManifest | None = None,
+    like: PlanRecord | None = None,
     frames: Extent | None = None,
 ) -> str:
     """The command that builds an engine that fits, as one line for a shell.
@@ -113,8 +112,8 @@ def build_command(
     return shlex.join(["wavernn-trt", "build", str(directory.path), *given])
 
 
-def _is(manifest: PlanManifest, role: Role, model: str) -> bool:
-    return manifest.role == role and manifest.model_sha256 == model
+def _is(record: PlanRecord, role: Role, model: str) -> bool:
+    return record.role == role and record.model_sha256 == model
 
 
 def _sift(
@@ -122,7 +121,7 @@ def _sift(
 ) -> tuple[list[CacheEntry], str | None]:
     """Those that fit; or none, and what the last ones lacked."""
     target = f"sm{gpu.sm}" if backend == "tensorrt_rtx" else f"{gpu.name} sm{gpu.sm}"
-    tests: list[tuple[Callable[[PlanManifest], bool], Callable[[PlanManifest], str], str]] = [
+    tests: list[tuple[Callable[[PlanRecord], bool], Callable[[PlanRecord], str], str]] = [
         (lambda one: one.backend == backend, lambda one: NAMES[one.backend], f"not for {NAMES[backend]}"),
         (
             lambda one: one.backend_version == tensorrt_version(backend),
@@ -146,7 +145,7 @@ def _sift(
             f"not for a batch of {options.batch}",
         ),
     ]
-    left = [(entry, entry.manifest) for entry in entries if entry.manifest is not None]
+    left = [(entry, entry.record) for entry in entries if entry.record is not None]
     for fits, found, lacking in tests:
         staying = [(entry, one) for entry, one in left if fits(one)]
         if left and not staying:
@@ -165,8 +164,8 @@ def _list(words: Iterable[str]) -> str:
 
 def _first_whole(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | None:
     for entry in entries:
-        assert entry.manifest is not None
+        assert entry.record is not None
         stem = entry.name.removesuffix(f"_{entry.digits}")
-        if (plan := cache.find(stem, entry.manifest.key)) is not None:
+        if (plan := cache.find(stem, entry.record.key)) is not None:
             return plan
     return None

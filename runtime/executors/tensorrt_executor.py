@@ -63,16 +63,16 @@ class TensorRTExecutor:
             VocoderError: the plans are of another model's sizes.
         """
         self.name: str = backend
-        manifest = engine.decoder.manifest
-        self.precision: Precision = manifest.precision
+        record = engine.decoder.record
+        self.precision: Precision = record.precision
         """Of the decoder's products; how closely they can be held to the model depends on it."""
-        self.form: Form | None = manifest.form
+        self.form: Form | None = record.form
         """Of the decoder; a quantised model's activations are rounded in the form ``cell`` only."""
-        self.slots: int = options.batch or manifest.batch[1]
-        self.steps: int | None = manifest.steps
+        self.slots: int = options.batch or record.batch[1]
+        self.steps: int | None = record.steps
         self._directory = directory
         self._engine = engine
-        self._build = (directory, backend, options, gpu, manifest)
+        self._build = (directory, backend, options, gpu, record)
         _compare(directory, engine, self.slots, build_command(*self._build))
         self._conditioner = DeviceConditioner(
             engine.device, engine.conditioner, directory.audio.n_mels, directory.model.columns, directory.model.margin
@@ -87,7 +87,7 @@ class TensorRTExecutor:
             VocoderError: the mel is shorter or longer than the engine takes.
         """
         frames = mel.shape[1]
-        extent = Extent(*(self._engine.conditioner.manifest.frames or (1, 1, 1)))
+        extent = Extent(*(self._engine.conditioner.record.frames or (1, 1, 1)))
         if not extent.minimum <= frames <= extent.maximum:
             longest = max(extent.maximum, 1 << (frames - 1).bit_length())
             wider = Extent(min(extent.minimum, frames), min(max(extent.optimum, frames), longest), longest)
@@ -160,8 +160,8 @@ class DeviceConditioner:
 
     def _reserve(self, frames: int) -> None:
         """Makes room for a mel, and for others not much longer."""
-        assert self._plan.manifest.frames is not None
-        capacity = min(1 << (frames - 1).bit_length(), self._plan.manifest.frames[2])
+        assert self._plan.record.frames is not None
+        capacity = min(1 << (frames - 1).bit_length(), self._plan.record.frames[2])
         sizes = {"mel": capacity * self._bins, "conditioning": self._rows(capacity) * self._columns}
         self._capacity = 0
         self._buffers.clear()  # before the larger ones are asked for
@@ -195,7 +195,7 @@ def open_tensorrt(
     """
     gpu = require_machine(backend, state or driver_state())
     chosen = choose_engine(directory, backend, options, gpu)
-    rebuild = build_command(directory, backend, options, gpu, chosen.decoder.manifest)
+    rebuild = build_command(directory, backend, options, gpu, chosen.decoder.record)
     engine = load_engine(backend, chosen, rebuild)
     return TensorRTExecutor(directory, backend, options, gpu, engine), chosen.decoder.name
 
@@ -221,8 +221,8 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
 def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str) -> None:
     """Refuses plans whose inputs and outputs are not this model's."""
     model = directory.model
-    manifest = engine.decoder.manifest
-    steps = manifest.steps or 1
+    record = engine.decoder.record
+    steps = record.steps or 1
     window = window_rows(model, directory.audio, steps)
     expected: dict[str, tuple[int, ...]] = {
         "conditioning": (slots, window, model.columns),
@@ -237,8 +237,8 @@ def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str
         expected["frame_index"] = (slots, steps)
     if model.interpolated:
         expected["interpolation"] = (slots, model.interpolated, steps, window)
-    found = {one.name: shape_of(one, slots) for one in manifest.bindings}
-    rows = {one.name: one.shape for one in engine.conditioner.manifest.bindings}
+    found = {one.name: shape_of(one, slots) for one in record.bindings}
+    rows = {one.name: one.shape for one in engine.conditioner.record.bindings}
     for name, shape in (("mel", (1, directory.audio.n_mels, -1)), ("conditioning", (1, -1, model.columns))):
         found[f"conditioner's {name}"] = rows.get(name, ())
         expected[f"conditioner's {name}"] = shape

@@ -56,14 +56,14 @@ class TensorRTRuntime:
             rebuild: the command that builds it again.
 
         Raises:
-            VocoderError: TensorRT refuses it, or finds other bindings than its manifest names.
+            VocoderError: TensorRT refuses it, or finds other bindings than its record names.
         """
         name = f"{NAMES[self.backend]} {self.trt.__version__}"
         self._words.clear()
         content = cached.plan.read_bytes()
         # Hashed once more: these very bytes are what TensorRT trusts.
-        if hashlib.sha256(content).hexdigest() != cached.manifest.plan_sha256:
-            raise VocoderError(f"{cached.plan} is not what its manifest says. Build it again: {rebuild}")
+        if hashlib.sha256(content).hexdigest() != cached.record.plan_sha256:
+            raise VocoderError(f"{cached.plan} is not what its record says. Build it again: {rebuild}")
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             words = "; ".join(self._words) or "it gives no reason"
@@ -72,10 +72,10 @@ class TensorRTRuntime:
                 f"else build the plan again: {rebuild}"
             )
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        expected = {one.name for one in cached.manifest.bindings}
+        expected = {one.name for one in cached.record.bindings}
         if found != expected:
             raise VocoderError(
-                f"{cached.plan}: found the bindings {', '.join(sorted(found))}, its manifest names "
+                f"{cached.plan}: found the bindings {', '.join(sorted(found))}, its record names "
                 f"{', '.join(sorted(expected))}. Build it again: {rebuild}"
             )
         return TensorRTPlan(self.trt, engine, cached, self._words, self._device)
@@ -86,8 +86,8 @@ class TensorRTPlan:
 
     def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str], device: Device) -> None:
         """Made by `TensorRTRuntime.load`."""
-        self.manifest = cached.manifest
-        self.bindings = cached.manifest.bindings
+        self.record = cached.record
+        self.bindings = cached.record.bindings
         self._trt = trt
         self._device = device
         self._engine = engine

@@ -63,6 +63,7 @@ from wavernn_trt.export.model_directory import CONFIG, ModelDirectoryError, read
 from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, read_probe
 from wavernn_trt.export.quantization import Quantization
+from wavernn_trt.export.typed_json import from_json
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, sampling_inputs
@@ -299,7 +300,7 @@ def _rounding(path: Path) -> set[str]:
     content = read_listed(path, CONFIG)
     try:
         values = json.loads(content).get("quantization")
-        quantization = Quantization({}) if values is None else Quantization.from_json(values)
+        quantization = Quantization({}) if values is None else from_json(Quantization, values, "quantization")
     except (ValueError, AttributeError, RecursionError) as error:
         raise ModelDirectoryError(f"{path / CONFIG} is damaged: {error}; copy the directory again") from None
     return {str(product) for product in quantization.products.values()}

@@ -8,9 +8,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from wavernn_trt.export.config import AudioConfig, ModelConfig, from_json
+from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
 from wavernn_trt.export.quantization import Quantization, product_sizes
+from wavernn_trt.export.typed_json import from_json
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
 from wavernn_trt.runtime.load_options import ON_A_GPU
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
@@ -99,7 +100,7 @@ def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig, Quantization | No
             from_json(AudioConfig, values["audio"], "audio"),
         )
         said = values.get("quantization")
-        return model, audio, None if said is None else Quantization.from_json(said)
+        return model, audio, None if said is None else from_json(Quantization, said, "quantization")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         opened = open_model_directory(directory)  # says what is wrong
         return opened.model, opened.audio, opened.quantization

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
-from wavernn_trt.engines.manifest import Binding, PlanManifest, PluginUse
+from wavernn_trt.engines.plan_record import Binding, PlanRecord, PluginUse
 
 STEM = "lj16k-univoc896_decoder_sequence_fp16_b64_s1024_sm86+89_rtx1.7"
 
@@ -22,8 +22,8 @@ def key_of(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def manifest_of(content: bytes, key: str, **changes: Any) -> PlanManifest:
-    """A decoder's manifest."""
+def record_of(content: bytes, key: str, **changes: Any) -> PlanRecord:
+    """A decoder's record."""
     values: dict[str, Any] = {
         "key": key,
         "role": "decoder",
@@ -54,7 +54,7 @@ def manifest_of(content: bytes, key: str, **changes: Any) -> PlanManifest:
         "plan_sha256": hashlib.sha256(content).hexdigest(),
         "plan_bytes": len(content),
     }
-    return PlanManifest(**{**values, **changes})
+    return PlanRecord(**{**values, **changes})
 
 
 def content_of(number: int, size: int = 1000) -> bytes:
@@ -68,7 +68,7 @@ def store(cache: EngineCache, number: int, stem: str = STEM, size: int = 1000, *
     with cache.building(stem, key) as building:
         made = building.folder / "engine.plan"
         made.write_bytes(content)
-        return building.commit(made, manifest_of(content, key, **changes))
+        return building.commit(made, record_of(content, key, **changes))
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
         if sys.stdin.readline().strip() != "commit":
             raise RuntimeError("told to fail")
         made.write_bytes(content)
-        say(f"stored {building.commit(made, manifest_of(content, key)).name}")
+        say(f"stored {building.commit(made, record_of(content, key)).name}")
 
 
 if __name__ == "__main__":

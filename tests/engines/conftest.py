@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import filelock
 import pytest
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ def small_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     """A function layout -> its model directory, exported once for all processes of pytest-xdist: it takes seconds."""
     pytest.importorskip("torch", reason="models are exported from PyTorch")
     pytest.importorskip("onnx", reason="models are exported to ONNX")
-    filelock = pytest.importorskip("filelock", reason="several processes share the exported models")
     from wavernn_trt.export import export
     from wavernn_trt.export.model_directory import open_model_directory
 

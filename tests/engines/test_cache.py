@@ -12,8 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines import cache_entries
 from wavernn_trt.engines.cache import CachedPlan, EngineCache, EngineCacheError
 from wavernn_trt.engines.cache_entries import compiled_file
@@ -33,7 +31,7 @@ def sidecar(plan: CachedPlan) -> Path:
 
 
 def files(cache: EngineCache) -> list[str]:
-    return sorted(path.name for path in cache.folder.iterdir() if path.suffix in (".plan", ".json"))
+    return sorted(path.name for path in cache.folder.glob("*/*.*") if path.suffix in (".plan", ".json"))
 
 
 def test_a_stored_plan_is_found_again(cache: EngineCache) -> None:
@@ -64,7 +62,7 @@ def test_two_keys_with_the_same_digits_do_not_hurt_each_other(cache: EngineCache
 @pytest.mark.parametrize("stem", ["../../etc/passwd", ".hidden", "ein Name: 日本", "x" * 500, "", "a\nb\x1b[2J"])
 def test_any_stem_becomes_a_name_inside_the_folder(cache: EngineCache, stem: str) -> None:
     stored = plans.store(cache, 1, stem)
-    assert stored.plan.parent == cache.folder
+    assert stored.plan.parent == cache.folder / stored.name
     assert stored.name.isprintable()
     assert cache.find(stem, KEY) == stored
     assert [(entry.name, entry.state) for entry in cache.scan()] == [(stored.name, "whole")]
@@ -116,23 +114,23 @@ def truncate(cache: EngineCache, plan: CachedPlan) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[EngineCache, CachedPlan], object], str]] = {
-    "a flipped byte": (flip_a_byte, "its SHA-256 is not its manifest's"),
-    "a truncated plan": (truncate, "it has 400 bytes, its manifest says 1000"),
+    "a flipped byte": (flip_a_byte, "its SHA-256 is not its record's"),
+    "a truncated plan": (truncate, "it has 400 bytes, expected 1000"),
     "an empty plan": (lambda cache, plan: os.truncate(plan.plan, 0), "it has 0 bytes"),
-    "no plan": (lambda cache, plan: plan.plan.unlink(), "there is a manifest and no plan"),
-    "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "no plan"),
-    "no manifest": (lambda cache, plan: sidecar(plan).unlink(), "it has no manifest"),
-    "an empty manifest": (write(""), "not JSON"),
-    "a truncated manifest": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
-    "garbage for a manifest": (write(bytes(range(256)) * 9), "not JSON"),
-    "deep brackets for a manifest": (write("[" * 200_000), "not JSON"),
-    "a long manifest": (write(" " * (5 << 20) + "{}"), "bytes, which no manifest has"),
-    "a list for a manifest": (write("[1, 2]"), "expected an object"),
-    "another program's JSON": (write('{"version": 3}'), "unknown field 'version'"),
-    "a newer manifest": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
+    "no plan": (lambda cache, plan: plan.plan.unlink(), "its .plan is missing"),
+    "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "its .plan is missing"),
+    "no record": (lambda cache, plan: sidecar(plan).unlink(), "its .json is missing"),
+    "an empty record": (write(""), "not JSON"),
+    "a truncated record": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
+    "garbage for a record": (write(bytes(range(256)) * 9), "not JSON"),
+    "deep brackets for a record": (write("[" * 200_000), "not JSON"),
+    "a long record": (write(" " * (5 << 20) + "{}"), "bytes, which no record has"),
+    "a list for a record": (write("[1, 2]"), "expected an object"),
+    "another program's JSON": (write('{"version": 3}'), "the field 'key' is missing"),
+    "a newer record": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
     "a key that is none": (change("key", "x" * 64), "expected 64 hexadecimal digits"),
     "a size that is a text": (change("plan_bytes", "1000"), "plan_bytes: found '1000', expected an integer"),
-    "another plan and manifest": (put_another_plan_in_its_place, "it is another plan"),
+    "another plan and record": (put_another_plan_in_its_place, "it is another plan"),
     "another plan": (put_another_plans_bytes_in_its_place, "its SHA-256 is not"),
 }
 
@@ -150,8 +148,6 @@ def test_a_damaged_plan_is_not_used_and_can_be_built_again(
     (record,) = (record for record in caplog.records if "is not used" in record.message)
     assert str(stored.plan) in record.message
     assert reason in record.message
-    if damage == "a folder for a plan":  # nobody's plan, but somebody's files perhaps
-        stored.plan.rmdir()
     assert not any(name.startswith(stored.name) for name in files(cache))
     assert plans.store(cache, 1) == stored
     assert cache.find(STEM, KEY) == stored
@@ -164,7 +160,7 @@ def test_a_damaged_plan_is_left_to_who_holds_its_lock(cache: EngineCache) -> Non
         assert cache.find(STEM, KEY) is None
         made = building.folder / "engine.plan"
         made.write_bytes(plans.content_of(1))
-        assert building.commit(made, stored.manifest) == stored
+        assert building.commit(made, stored.record) == stored
     assert cache.find(STEM, KEY) == stored
 
 
@@ -182,14 +178,14 @@ def test_a_plan_is_hashed_once_by_a_process(cache: EngineCache, monkeypatch: pyt
     assert hashed == [stored.plan]
 
 
-def test_only_the_plan_that_a_manifest_describes_is_stored(cache: EngineCache) -> None:
+def test_only_the_plan_that_a_record_describes_is_stored(cache: EngineCache) -> None:
     content = plans.content_of(1)
-    for manifest in (plans.manifest_of(content, plans.key_of(2)), plans.manifest_of(b"other", KEY)):
+    for record in (plans.record_of(content, plans.key_of(2)), plans.record_of(b"other", KEY)):
         with cache.building(STEM, KEY) as building:
             made = building.folder / "engine.plan"
             made.write_bytes(content)
-            with pytest.raises(ValueError, match="its manifest's key, size and SHA-256 are"):
-                building.commit(made, manifest)
+            with pytest.raises(ValueError, match="its record's key, size and SHA-256 are"):
+                building.commit(made, record)
     assert files(cache) == []
 
 
@@ -197,7 +193,7 @@ def test_plans_are_evicted_in_the_order_in_which_they_were_used(cache: EngineCac
     for number in (1, 2, 3):
         plans.store(cache, number)
         set_used(cache, number, 1000.0 + number)
-    size = sum(path.stat().st_size for path in cache.folder.iterdir() if path.suffix in (".plan", ".json")) // 3
+    size = sum(entry.bytes for entry in cache.scan()) // 3
     assert cache.find(STEM, plans.key_of(1)) is not None  # used now, so that 2 is the oldest
     small = EngineCache(cache.folder, limit_bytes=3 * size + size // 2)
     plans.store(small, 4)
@@ -263,12 +259,11 @@ def test_what_was_compiled_from_a_plan_counts_and_leaves_with_it(cache: EngineCa
     kept, left = plans.store(cache, 1), plans.store(cache, 2)
     before = {entry.name: entry.bytes for entry in cache.scan()}
     for plan in (kept, left):
-        file = compiled_file(plan.plan)
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(bytes(100))
+        compiled_file(plan.plan).write_bytes(bytes(100))
     assert {entry.name: entry.bytes - 100 for entry in cache.scan()} == before
     cache.remove(left.name)
-    assert [file.name for file in compiled_file(kept.plan).parent.iterdir()] == [f"{kept.name}.bin"]
+    assert compiled_file(kept.plan).stat().st_size == 100
+    assert not left.plan.parent.exists()
 
 
 def test_removing_what_is_not_there_is_an_error(cache: EngineCache) -> None:
@@ -299,9 +294,36 @@ def test_a_new_cache_is_one_that_backup_programs_leave_out(cache: EngineCache) -
 
 
 def set_used(cache: EngineCache, number: int, time: float) -> None:
-    os.utime(cache.folder / f"{STEM}_{plans.key_of(number)[:8]}.json", (time, time))
+    name = f"{STEM}_{plans.key_of(number)[:8]}"
+    os.utime(cache.folder / name / f"{name}.json", (time, time))
 
 
 def numbers(cache: EngineCache) -> set[int]:
     digits = {plans.key_of(number)[:8]: number for number in range(10)}
     return {digits[entry.digits] for entry in cache.scan()}
+
+
+def as_an_earlier_version_stored_it(cache: EngineCache, plan: CachedPlan) -> Path:
+    """Both files in the cache itself, and what a runtime compiled in a folder for all."""
+    for file in (plan.plan, sidecar(plan)):
+        file.rename(cache.folder / file.name)
+    plan.plan.parent.rmdir()
+    (cache.folder / "compiled").mkdir(exist_ok=True)
+    (cache.folder / "compiled" / f"{plan.name}.bin").write_bytes(bytes(100))
+    return cache.folder / plan.plan.name
+
+
+def test_plans_that_an_earlier_version_stored_are_found_replaced_and_removed(cache: EngineCache) -> None:
+    stored = plans.store(cache, 1)
+    old = as_an_earlier_version_stored_it(cache, stored)
+    assert cache.find(STEM, KEY) == CachedPlan(old, stored.record)
+    assert [(entry.name, entry.plan, entry.state) for entry in cache.scan()] == [(stored.name, old, "whole")]
+    assert plans.store(cache, 1) == stored
+    assert not old.exists()
+    old = as_an_earlier_version_stored_it(cache, stored)
+    os.truncate(old, 400)
+    assert cache.find(STEM, KEY) is None
+    assert not old.exists()
+    as_an_earlier_version_stored_it(cache, plans.store(cache, 1))
+    assert [entry.name for entry in cache.prune(everything=True).removed] == [stored.name]
+    assert sorted(path.name for path in cache.folder.rglob("*") if path.is_file()) == [KEY[:8], "CACHEDIR.TAG"]

@@ -14,8 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache
 
 PROGRAM = Path(__file__).with_name("cache_plans.py")
@@ -73,7 +71,7 @@ def test_a_builder_that_is_killed_leaves_the_next_a_clean_place(cache: EngineCac
     assert cache.scan() == []
     stored = plans.store(cache, 1)
     assert cache.find(STEM, KEY) == stored
-    assert what_lies_in(cache) == [f"{stored.name}.json", f"{stored.name}.plan"]
+    assert what_lies_in(cache) == [stored.name]
 
 
 def test_pruning_removes_what_killed_builders_left_and_nothing_of_living_ones(cache: EngineCache, start: Start) -> None:
@@ -137,7 +135,7 @@ def test_threads_of_one_process_wait_too(cache: EngineCache, caplog: pytest.LogC
         assert thread.is_alive()
         made = building.folder / "engine.plan"
         made.write_bytes(plans.content_of(1))
-        stored = building.commit(made, plans.manifest_of(plans.content_of(1), KEY))
+        stored = building.commit(made, plans.record_of(plans.content_of(1), KEY))
     thread.join()
     assert results == [stored]
     assert f"waiting for process {os.getpid()}" in caplog.text

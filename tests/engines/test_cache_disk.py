@@ -15,11 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache, EngineCacheError
-from wavernn_trt.engines.cache_errors import explain
-from wavernn_trt.engines.sizes import readable_size
+from wavernn_trt.engines.cache_folder import explain, readable_size
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 STEM: str = plans.STEM
@@ -47,15 +44,13 @@ def test_a_full_disk_is_explained_and_cleared_up(small_disk: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{cache.folder}: no space left: ")
     assert "free; make room, perhaps with 'wavernn-trt engines prune', or choose another folder" in message
-    assert sorted(path.name for path in cache.folder.iterdir()) == sorted(
-        ["CACHEDIR.TAG", "locks", stored.plan.name, f"{stored.name}.json"]
-    )
+    assert sorted(path.name for path in cache.folder.iterdir()) == sorted(["CACHEDIR.TAG", "locks", stored.name])
     assert cache.find(STEM, plans.key_of(1)) == stored
     cache.prune(everything=True)
     assert plans.store(cache, 2, size=800_000).plan.stat().st_size == 800_000
 
 
-def test_a_manifest_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> None:
+def test_a_record_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> None:
     cache = EngineCache(small_disk / "engines")
     key, content = plans.key_of(1), plans.content_of(1)
     with cache.building(STEM, key) as building:
@@ -63,7 +58,7 @@ def test_a_manifest_that_finds_no_space_takes_its_plan_back(small_disk: Path) ->
         made.write_bytes(content)
         fill(small_disk)
         with pytest.raises(EngineCacheError, match="no space left: 1000 B needed, 0 B free"):
-            building.commit(made, plans.manifest_of(content, key))
+            building.commit(made, plans.record_of(content, key))
     (small_disk / "filler").unlink()
     assert cache.scan() == []
     assert list(cache.folder.glob(".building-*")) == []

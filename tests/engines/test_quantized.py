@@ -26,10 +26,19 @@ from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines.build import build_engine, describe_long_build
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.graphs import engine_graph, product_weights
-from wavernn_trt.engines.grids import able_targets, check_grids, default_form, default_steps, describe_rounding
 from wavernn_trt.engines.plan_names import plan_key, plan_stem
 from wavernn_trt.engines.product_precisions import precisions_in_graph
-from wavernn_trt.engines.spec import FORMS, EngineSpec, EngineSpecError, Extent
+from wavernn_trt.engines.spec import (
+    FORMS,
+    EngineSpec,
+    EngineSpecError,
+    Extent,
+    able_targets,
+    check_grids,
+    default_form,
+    default_steps,
+    describe_rounding,
+)
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.export.graph_files import write_models
 from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
@@ -219,19 +228,19 @@ def test_the_shipped_voice_is_built_in_eight_bits(quantized: Quantized, tmp_path
     """In int8; tests/scripts/test_build.py builds it in fp8."""
     directory, grid = quantized("voice", "int8"), "int8"
     spec = dataclasses.replace(CELL, steps=2)
-    manifest = build_engine(directory, spec, EngineCache(tmp_path / "cache")).decoder.manifest
-    assert manifest.targets == ("sm89", "sm120")
-    assert manifest.products == {"recurrent_0": grid, "fc_0": grid, "output": grid}
-    assert manifest.layers["QUANTIZE"] >= 3 * spec.steps - 1
-    assert manifest.plan_bytes < 10e6
+    record = build_engine(directory, spec, EngineCache(tmp_path / "cache")).decoder.record
+    assert record.targets == ("sm89", "sm120")
+    assert record.products == {"recurrent_0": grid, "fc_0": grid, "output": grid}
+    assert record.layers["QUANTIZE"] >= 3 * spec.steps - 1
+    assert record.plan_bytes < 10e6
 
 
 @NEEDS_RTX
 def test_products_of_several_precisions_are_built(quantized: Quantized, tmp_path: Path) -> None:
     spec = dataclasses.replace(CELL, targets=(89,))
     engine = build_engine(quantized("raw", "int8", ("recurrent_0", "fc_1")), spec, EngineCache(tmp_path / "cache"))
-    mixed = engine.decoder.manifest
-    assert engine.conditioner.manifest.products is None
+    mixed = engine.decoder.record
+    assert engine.conditioner.record.products is None
     assert mixed.products is not None
     assert Counter(mixed.products.values()) == {"int8": 2, "fp16": 4}
     assert {plugin.name: plugin.count for plugin in mixed.plugins}["CustomGRUPlugin"] == STEPS

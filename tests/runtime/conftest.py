@@ -87,7 +87,6 @@ def voice() -> ModelDirectory:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
-    pytest.importorskip("filelock", reason="the engine cache locks what it builds")
     return EngineCache(tmp_path / "wavernn-trt" / "engines")
 
 
@@ -109,7 +108,7 @@ def store(simulated: ModuleType, voice: ModelDirectory, cache: EngineCache) -> C
             "kernels_sha256": plugin_sources(),
             "backend_version": RTX,
         }
-        for role, manifest in simulated.manifests(voice, **{**changes, **settings}).items():
+        for role, record in simulated.records(voice, **{**changes, **settings}).items():
             if role not in roles:
                 continue
             stored += 1
@@ -119,7 +118,7 @@ def store(simulated: ModuleType, voice: ModelDirectory, cache: EngineCache) -> C
                 file = building.folder / "plan"
                 file.write_bytes(content)
                 plan = building.commit(
-                    file, dataclasses.replace(manifest, key=key, plan_sha256=key, plan_bytes=len(content))
+                    file, dataclasses.replace(record, key=key, plan_sha256=key, plan_bytes=len(content))
                 )
             os.utime(plan.plan.with_suffix(".json"), (stored, stored))
 
@@ -133,7 +132,7 @@ def simulated_machine(
     """A machine with a GPU and every package, on which plans are the voice's graphs."""
 
     def load(backend: str, chosen: Any, rebuild: str) -> Engine:
-        plans = [simulated.OnnxPlan(voice, plan.manifest) for plan in (chosen.conditioner, chosen.decoder)]
+        plans = [simulated.OnnxPlan(voice, plan.record) for plan in (chosen.conditioner, chosen.decoder)]
         return Engine(simulated.SimulatedDevice(0), *plans)
 
     monkeypatch.setattr(tensorrt_executor, "driver_state", lambda: DriverState((GPU,), None))

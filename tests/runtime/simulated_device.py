@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.manifest import Binding, PlanManifest, PluginUse
+from wavernn_trt.engines.plan_record import Binding, PlanRecord, PluginUse
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, ModelDirectory, window_rows
 from wavernn_trt.runtime.errors import VocoderError
 
@@ -224,14 +224,14 @@ class SimulatedDevice:
 class OnnxPlan:
     """One of a model directory's graphs, as a plan."""
 
-    def __init__(self, directory: ModelDirectory, manifest: PlanManifest, *, capturable: bool = True) -> None:
-        file = DECODER_LOOP if manifest.role == "decoder" else CONDITIONER
+    def __init__(self, directory: ModelDirectory, record: PlanRecord, *, capturable: bool = True) -> None:
+        file = DECODER_LOOP if record.role == "decoder" else CONDITIONER
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(directory.file(file)), options)
-        self.manifest = manifest
-        self.bindings = manifest.bindings
+        self.record = record
+        self.bindings = record.bindings
         self.capturable = capturable
         self.enqueued = self.warmed = 0
         self.stalls = 0
@@ -247,7 +247,7 @@ class OnnxPlan:
 class OnnxContext:
     def __init__(self, plan: OnnxPlan) -> None:
         self._plan = plan
-        self._bindings = {one.name: one for one in plan.manifest.bindings}
+        self._bindings = {one.name: one for one in plan.record.bindings}
         self._shapes = {one.name: one.shape for one in self._bindings.values()}
         self._buffers: dict[str, SimulatedBuffer] = {}
 
@@ -283,15 +283,15 @@ class OnnxContext:
         stream.give("run", run)
 
 
-def manifests(
+def records(
     directory: ModelDirectory,
     *,
     steps: int = 40,
     batch: Sequence[int] = (4, 4, 4),
     frames: Sequence[int] = (2, 8, 64),
     **changes: Any,
-) -> dict[str, PlanManifest]:
-    """Both roles' manifests of an engine, as a build would write them."""
+) -> dict[str, PlanRecord]:
+    """Both roles' records of an engine, as a build would write them."""
     model, n_mels = directory.model, directory.audio.n_mels
     low, _, high = batch
     size = high if low == high else -1
@@ -356,7 +356,7 @@ def manifests(
         "plugins": (),
         "precision": "fp32",
     }
-    return {role["role"]: PlanManifest(**{**common, **role}) for role in (conditioner, decoder)}
+    return {role["role"]: PlanRecord(**{**common, **role}) for role in (conditioner, decoder)}
 
 
 def _bindings(shapes: Sequence[tuple[Any, ...]], extent: Sequence[int]) -> tuple[Binding, ...]:

@@ -78,12 +78,13 @@ def test_a_second_build_says_that_nothing_was_built(plans: Path, capsys: pytest.
     captured = capsys.readouterr()
     assert captured.out.count("in the cache; took") == 2
     assert "engine ready after" in captured.err
+    assert captured.err.rstrip().endswith(f"in {plans}")
 
 
 def test_inspect_tells_what_a_plan_is_and_what_it_cannot_tell(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from wavernn_trt.engines.gpu import driver_state
 
-    (plan,) = plans.glob("*_decoder_*.plan")
+    (plan,) = plans.glob("*_decoder_*/*.plan")
     assert main(["inspect", str(plan)]) == 0
     printed = capsys.readouterr().out
     for words in ("sm80, sm86, sm89, sm120", "WaveRNNSequencePlugin version 1", "PLUGIN_V3", "float32   [8, 1024, 1]"):
@@ -98,7 +99,7 @@ def test_inspect_tells_what_a_plan_is_and_what_it_cannot_tell(plans: Path, capsy
 def test_inspect_of_a_damaged_plan_exits_with_one(
     plans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (plan,) = plans.glob("*_conditioner_*.plan")
+    (plan,) = plans.glob("*_conditioner_*/*.plan")
     (tmp_path / plan.name).write_bytes(plan.read_bytes()[:-1])
     (tmp_path / plan.with_suffix(".json").name).write_bytes(plan.with_suffix(".json").read_bytes())
     assert main(["inspect", str(tmp_path / plan.name)]) == 1

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("filelock", reason="builders lock keys with filelock")
-
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.scripts.arguments import byte_size, duration
 from wavernn_trt.scripts.cli import main
@@ -49,6 +47,10 @@ def name_of(number: int) -> str:
     return f"lj_{'conditioner' if number == 2 else 'decoder'}_{plans.key_of(number)[:8]}"
 
 
+def file_of(cache: EngineCache, suffix: str, number: int = 1) -> Path:
+    return cache.folder / name_of(number) / f"{name_of(number)}{suffix}"
+
+
 def there(cache: EngineCache) -> set[str]:
     return {entry.name for entry in cache.scan()}
 
@@ -73,7 +75,7 @@ def test_list_as_json(cache: EngineCache, capsys: Any) -> None:
     assert code == 0
     listed = json.loads(out)
     assert listed["folder"] == str(cache.folder)
-    assert listed["bytes"] == sum(path.stat().st_size for path in cache.folder.glob("lj_*"))
+    assert listed["bytes"] == sum(path.stat().st_size for path in cache.folder.glob("lj_*/*"))
     assert {plan["name"] for plan in listed["plans"]} == {name_of(number) for number in (1, 2, 3)}
     first = next(plan for plan in listed["plans"] if plan["name"] == name_of(1))
     assert (first["state"], first["reason"]) == ("whole", None)
@@ -82,16 +84,16 @@ def test_list_as_json(cache: EngineCache, capsys: Any) -> None:
 
 
 def truncate(cache: EngineCache) -> None:
-    os.truncate(cache.folder / f"{name_of(1)}.plan", 5)
+    os.truncate(file_of(cache, ".plan"), 5)
 
 
-def break_the_manifest(cache: EngineCache) -> None:
-    (cache.folder / f"{name_of(1)}.json").write_text('{"\x1b[2J": 1}')
+def break_the_record(cache: EngineCache) -> None:
+    file_of(cache, ".json").write_text('{"\x1b[2J": 1}')
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(truncate, "it has 5 bytes, its manifest says 1000"), (break_the_manifest, "its manifest is no manifest")],
+    [(truncate, "it has 5 bytes, expected 1000"), (break_the_record, "its .json does not describe a plan")],
 )
 def test_a_damaged_plan_is_listed_with_the_reason(
     cache: EngineCache, capsys: Any, damage: Callable[[EngineCache], None], reason: str
@@ -113,15 +115,15 @@ def test_a_damaged_plan_is_listed_with_the_reason(
 
 
 def test_a_flipped_byte_is_seen_by_verifying(cache: EngineCache, capsys: Any) -> None:
-    plan = cache.folder / f"{name_of(1)}.plan"
+    plan = file_of(cache, ".plan")
     plan.write_bytes(plan.read_bytes()[:-1] + b"!")
     assert run(capsys, "list", "--cache", cache.folder)[0] == 0
     code, out, _ = run(capsys, "list", "--verify", "--cache", cache.folder)
     assert code == 1
-    assert "damaged: its SHA-256 is not its manifest's" in out
+    assert "damaged: its SHA-256 is not its record's" in out
 
 
-def test_show_lays_out_the_manifest(cache: EngineCache, capsys: Any) -> None:
+def test_show_lays_out_the_record(cache: EngineCache, capsys: Any) -> None:
     code, out, err = run(capsys, "show", name_of(1)[:-3], "--cache", cache.folder)
     assert (code, err) == (0, "")
     for text in (

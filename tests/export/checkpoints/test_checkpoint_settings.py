@@ -194,7 +194,7 @@ def test_the_choice_among_several_files_is_named(univoc: Path) -> None:
         ({"rnn_dims": 512}, "hidden_size: found 512 in hparams.json, expected 8"),
         ({"upsample_factors": [3, 2]}, r"factors: found \(3, 2\) in hparams.json, expected \(2, 3\)"),
         ({"bits": 9}, "found 9 bits for 16 outputs"),
-        ({"sample_rate": "22k"}, "audio.sample_rate: found '22k', expected int"),
+        ({"sample_rate": "22k"}, "audio.sample_rate: found '22k', expected an integer"),
         ({"mel_range": [0]}, r"mel_range: found \[0\], expected two numbers"),
         ({"pad_mode": "edge"}, "pad_mode: found 'edge', expected constant or reflect"),
         ({"fmin": 10**400}, "fmin: found 10000000000000000000, expected a number of ordinary size"),

@@ -444,7 +444,10 @@ def test_switches_and_numbers_in_text_change_levels(coqui: Path) -> None:
         ({"log_func": []}, r"audio\.log_func: found \[\] in config\.json"),
         ({"spec_gain": 0}, r"audio\.spec_gain: found 0 in config\.json, expected a positive number"),
         ({"max_norm": "4 dB"}, r"audio\.max_norm: found '4 dB' in config\.json, expected a number"),
-        ({"sample_rate": "auto"}, r"found 'auto', expected int; correct it in config\.json, or .* --set sample_rate="),
+        (
+            {"sample_rate": "auto"},
+            r"found 'auto', expected an integer; correct it in config\.json, or .* --set sample_rate=",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_key(change: dict[str, Any], message: str, coqui: Path) -> None:

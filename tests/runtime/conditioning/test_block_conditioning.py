@@ -257,7 +257,7 @@ def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
 
 
 def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> LoadedModel:
-    plans = [simulated.OnnxPlan(directory, one) for one in simulated.manifests(directory, frames=frames).values()]
+    plans = [simulated.OnnxPlan(directory, one) for one in simulated.records(directory, frames=frames).values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
     executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), Gpu("Pretended", 89), engine)
     return LoadedModel.of(directory, executor)

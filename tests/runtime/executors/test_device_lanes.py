@@ -45,7 +45,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.reference = OnnxRuntimeExecutor(self.directory, threads=1)
         self.windows = ConditioningWindows(self.directory.model, self.directory.audio, STEPS, self.directory.upsampling)
-        manifests = self.simulated.manifests(self.directory, steps=STEPS, batch=(self.slots,) * 3)
+        manifests = self.simulated.records(self.directory, steps=STEPS, batch=(self.slots,) * 3)
         self.plans = {role: self.simulated.OnnxPlan(self.directory, one) for role, one in manifests.items()}
 
     def executor(self, device: Any) -> TensorRTExecutor:

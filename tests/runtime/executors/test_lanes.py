@@ -79,7 +79,7 @@ class Kind:
 
 
 def on_device(simulated: ModuleType, directory: ModelDirectory, *, capturable: bool = True) -> Kind:
-    manifests = simulated.manifests(directory, steps=STEPS, batch=(SLOTS,) * 3)
+    manifests = simulated.records(directory, steps=STEPS, batch=(SLOTS,) * 3)
     plans = [simulated.OnnxPlan(directory, one, capturable=capturable) for one in manifests.values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
     executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), GPU, engine)

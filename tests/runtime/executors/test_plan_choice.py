@@ -49,10 +49,10 @@ def test_the_engine_that_was_used_last_is_taken(
     store(precision="fp16")
     store(precision="bf16")
     chosen = choose(voice, cache)
-    assert (chosen.decoder.manifest.precision, chosen.conditioner.manifest.role) == ("bf16", "conditioner")
-    assert choose(voice, cache, precision="fp16").decoder.manifest.precision == "fp16"
+    assert (chosen.decoder.record.precision, chosen.conditioner.record.role) == ("bf16", "conditioner")
+    assert choose(voice, cache, precision="fp16").decoder.record.precision == "fp16"
     # Being chosen is being used.
-    assert choose(voice, cache).decoder.manifest.precision == "fp16"
+    assert choose(voice, cache).decoder.record.precision == "fp16"
 
 
 def test_an_engine_holds_the_batch_that_is_asked_for(
@@ -60,8 +60,8 @@ def test_an_engine_holds_the_batch_that_is_asked_for(
 ) -> None:
     store(batch=(1, 8, 64))
     store(batch=(4, 4, 4))
-    assert choose(voice, cache, batch=4).decoder.manifest.batch == (4, 4, 4)
-    assert choose(voice, cache, batch=5).decoder.manifest.batch == (1, 8, 64)
+    assert choose(voice, cache, batch=4).decoder.record.batch == (4, 4, 4)
+    assert choose(voice, cache, batch=5).decoder.record.batch == (1, 8, 64)
     with pytest.raises(NoEngineError, match=r"not for a batch of 65 \(batch 1:8:64, batch 4\)"):
         choose(voice, cache, batch=65)
 
@@ -99,7 +99,7 @@ def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
     voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
 ) -> None:
     store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
-    assert choose(voice, cache, "tensorrt").decoder.manifest.backend == "tensorrt"
+    assert choose(voice, cache, "tensorrt").decoder.record.backend == "tensorrt"
     with pytest.raises(NoEngineError, match="not for NVIDIA Other sm89"):
         choose(voice, cache, "tensorrt", Gpu("NVIDIA Other", 89))
 
@@ -111,7 +111,7 @@ def test_a_damaged_plan_gives_way_to_the_one_before(
     store(precision="bf16")
     damaged = choose(voice, cache, precision="bf16").decoder.plan
     damaged.write_bytes(damaged.read_bytes()[::-1])
-    assert choose(voice, cache).decoder.manifest.precision == "fp16"
+    assert choose(voice, cache).decoder.record.precision == "fp16"
     assert not damaged.exists()
 
 

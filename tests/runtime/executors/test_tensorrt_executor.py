@@ -17,7 +17,7 @@ import pytest
 import wavernn_trt
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
 from wavernn_trt.engines.gpu import Gpu, driver_state
-from wavernn_trt.engines.manifest import PlanManifest
+from wavernn_trt.engines.plan_record import PlanRecord
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.plan_choice import (
@@ -36,7 +36,7 @@ GPU = Gpu("NVIDIA Pretended 4000", 89)
 def make_executor(
     simulated: ModuleType, voice: ModelDirectory, options: LoadOptions = DEFAULT_OPTIONS, **settings: Any
 ) -> TensorRTExecutor:
-    plans = [simulated.OnnxPlan(voice, one) for one in simulated.manifests(voice, **settings).values()]
+    plans = [simulated.OnnxPlan(voice, one) for one in simulated.records(voice, **settings).values()]
     return TensorRTExecutor(voice, "tensorrt_rtx", options, GPU, Engine(simulated.SimulatedDevice(0), *plans))
 
 
@@ -94,14 +94,14 @@ def test_an_engine_gives_no_logits_and_says_who_does(simulated: ModuleType, voic
 
 
 def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice: ModelDirectory) -> None:
-    manifests = simulated.manifests(voice)
+    records = simulated.records(voice)
 
     def open_with(role: str, **changes: Any) -> None:
-        changed: dict[str, PlanManifest] = {**manifests, role: dataclasses.replace(manifests[role], **changes)}
+        changed: dict[str, PlanRecord] = {**records, role: dataclasses.replace(records[role], **changes)}
         plans = [simulated.OnnxPlan(voice, one) for one in changed.values()]
         TensorRTExecutor(voice, "tensorrt_rtx", LoadOptions(), GPU, Engine(simulated.SimulatedDevice(0), *plans))
 
-    decoder, conditioner = manifests["decoder"].bindings, manifests["conditioner"].bindings
+    decoder, conditioner = records["decoder"].bindings, records["conditioner"].bindings
     wrong = dataclasses.replace(decoder[0], shape=(4, 2, 7))
     with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 768\); build .* again"):
         open_with("decoder", bindings=(wrong, *decoder[1:]))
@@ -120,13 +120,13 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 
     content = b"this is no plan" * 1000
-    manifest = simulated.manifests(voice)["decoder"]
-    right = dataclasses.replace(manifest, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
+    record = simulated.records(voice)["decoder"]
+    right = dataclasses.replace(record, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=len(content))
     plan = CachedPlan(tmp_path / "no.plan", right)
     plan.plan.write_bytes(content)
     device = simulated.SimulatedDevice(0)
-    with pytest.raises(VocoderError, match=r"no\.plan is not what its manifest says\. Build it again"):
-        TensorRTRuntime("tensorrt_rtx", device).load(CachedPlan(plan.plan, manifest), "wavernn-trt build mine")
+    with pytest.raises(VocoderError, match=r"no\.plan is not what its record says\. Build it again"):
+        TensorRTRuntime("tensorrt_rtx", device).load(CachedPlan(plan.plan, record), "wavernn-trt build mine")
     with pytest.raises(VocoderError) as raised:
         TensorRTRuntime("tensorrt_rtx", device).load(plan, "wavernn-trt build mine")
     assert str(raised.value).startswith(f"{plan.plan}: TensorRT-RTX 1.")

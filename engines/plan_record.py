@@ -1,9 +1,10 @@
-"""What is known about a plan without opening it: the sidecar that lies beside it in the cache."""
+"""What is known of a plan without opening it: the ``.json`` beside it in the cache."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -12,19 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavernn_trt.engines.spec import Backend, Form, Role
-from wavernn_trt.engines.typed_json import from_json
+from wavernn_trt.export.config import ConfigError, require
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.typed_json import from_json
 
 SCHEMA_VERSION = 1
-"""Version of the sidecar; a reader refuses versions it does not know."""
+"""Version of the file; a reader refuses versions it does not know."""
 
 _LARGEST = 4 << 20
-"""Bytes of a sidecar that are read at most; a real one has a few thousand."""
+"""Bytes of a file that are read at most; a real one has a few thousand."""
 _LONGEST_TEXT = 1000
-
-
-class ManifestError(ValueError):
-    """A sidecar that describes no plan: names the field, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ class Binding:
         """Refuses shapes that contradict each other."""
         _require_text(f"bindings.{self.name[:60]!r}", self.name, self.dtype)
         where = f"bindings.{self.name}"
-        _require(all(size >= -1 for size in self.shape), f"{where}.shape", self.shape, "sizes, or -1")
+        require(all(size >= -1 for size in self.shape), f"{where}.shape", self.shape, "sizes, or -1")
         for shape in self.profile or ():
             fits = len(shape) == len(self.shape) and all(
                 wanted in (size, -1) and size >= 0 for size, wanted in zip(shape, self.shape, strict=True)
             )
-            _require(fits, f"{where}.profile", shape, f"a shape like {self.shape}")
+            require(fits, f"{where}.profile", shape, f"a shape like {self.shape}")
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,14 @@ class PluginUse:
         """Refuses what names no plugin."""
         _require_text("plugins", self.name, self.version)
         _require_text("plugins", self.namespace, empty=True)
-        _require(self.count >= 1, f"plugins.{self.name}.count", self.count, "at least 1")
+        require(self.count >= 1, f"plugins.{self.name}.count", self.count, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanManifest:
-    """Everything that a plan's sidecar says.
+class PlanRecord:
+    """Facts about a plan: its key, what it was built from and for, its bindings, its hash.
 
-    Plans are data from a disk: values are checked when one is made, by whatever way, and no name in here is ever used
-    as a path.
+    Files of a cache are untrusted: every value is checked, and no name in here is ever used as a path.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -108,8 +105,8 @@ class PlanManifest:
     """For each layer type, how many layers have outputs of each dtype."""
     products: dict[str, str] | None = None
     """The precision of each of a step's matrix products, as the network had it: ``int8``, ``fp8``, ``int8 weights`` or
-    ``fp8 weights`` where only these are, ``fp16``, ``bf16``, ``fp32``. ``None`` for a conditioner, and in manifests
-    that were written before this was noted."""
+    ``fp8 weights`` where only these are, ``fp16``, ``bf16``, ``fp32``. ``None`` for a conditioner, and in files that
+    were written before this was recorded."""
     build_seconds: float
     peak_bytes: int
     """Resident memory of the building process, at its highest."""
@@ -125,118 +122,105 @@ class PlanManifest:
     plan_bytes: int
 
     def __post_init__(self) -> None:
-        """Refuses values that no plan has."""
-        if self.schema_version != SCHEMA_VERSION:
-            raise ManifestError(
-                f"schema version {self.schema_version}, this wavernn-trt reads {SCHEMA_VERSION}; build the plan again"
-            )
+        """Refuses values that no plan has.
+
+        Raises:
+            ConfigError: which field, what was found and what was expected.
+        """
+        _require_version(self.schema_version)
         for name in ("key", "model_sha256", "graph_sha256", "kernels_sha256", "plan_sha256"):
             value = getattr(self, name)
-            _require(re.fullmatch("[0-9a-f]{64}", value) is not None, name, value, "64 hexadecimal digits")
+            require(re.fullmatch("[0-9a-f]{64}", value) is not None, name, value, "64 hexadecimal digits")
         for name in ("model", "backend_version", "builder"):
             _require_text(name, getattr(self, name))
-        _require(clean_name(self.model) == self.model, "model", self.model, "a name without path separators")
+        require(clean_name(self.model) == self.model, "model", self.model, "a name without path separators")
         _require_text("targets", *self.targets)
-        _require(bool(self.targets), "targets", self.targets, "at least one")
+        require(bool(self.targets), "targets", self.targets, "at least one")
         for name in ("batch", "frames"):
             value = getattr(self, name)
             ordered = value is None or 1 <= value[0] <= value[1] <= value[2]
-            _require(ordered, name, value, "smallest, optimal and largest, in rising order")
+            require(ordered, name, value, "smallest, optimal and largest, in rising order")
         for name in ("steps", "window"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
-        for name in ("build_seconds", "peak_bytes"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        _require(self.plan_bytes >= 1, "plan_bytes", self.plan_bytes, "at least 1")
-        _require_role(self)
+            require(value is None or value >= 1, name, value, "at least 1")
+        require(0 <= self.build_seconds < math.inf, "build_seconds", self.build_seconds, "at least 0, and finite")
+        require(self.peak_bytes >= 0, "peak_bytes", self.peak_bytes, "at least 0")
+        require(self.plan_bytes >= 1, "plan_bytes", self.plan_bytes, "at least 1")
+        decoder = self.role == "decoder"
+        for name, wanted in (("form", decoder), ("steps", decoder), ("window", decoder), ("frames", not decoder)):
+            value = getattr(self, name)
+            require((value is not None) == wanted, name, value, f"{'a' if wanted else 'no'} value for a {self.role}")
         _require_text("products", *(self.products or {}), *(self.products or {}).values())
-        _require_text(
-            "layers", *self.layers, *self.precisions, *(t for types in self.precisions.values() for t in types)
-        )
+        types = (name for counts in self.precisions.values() for name in counts)
+        _require_text("layers", *self.layers, *self.precisions, *types)
         try:
             aware = datetime.fromisoformat(self.built_at.replace("Z", "+00:00")).tzinfo is not None
         except ValueError:
             aware = False
-        _require(aware, "built_at", self.built_at, "an ISO 8601 time with its time zone")
+        require(aware, "built_at", self.built_at, "an ISO 8601 time with its time zone")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: object) -> PlanManifest:
-        """From what `to_json` gave.
+    def from_json(cls, values: object) -> PlanRecord:
+        """Reads what `to_json` gave.
 
         Raises:
-            ManifestError: which field is wrong, what was found and what was expected.
+            ConfigError: which field is wrong, what was found and what was expected.
         """
-        version = values.get("schema_version") if isinstance(values, dict) else None
-        if version is not None and version != SCHEMA_VERSION:  # said before fields of that version are called unknown
-            found = repr(version)[:60]
-            raise ManifestError(
-                f"schema version {found}, this wavernn-trt reads {SCHEMA_VERSION}; build the plan again"
-            )
-        try:
-            return from_json(cls, values, "manifest")
-        except ManifestError:
-            raise
-        except ValueError as error:
-            raise ManifestError(str(error)) from None
+        if isinstance(values, dict) and "schema_version" in values:  # before fields of that version are unknown
+            _require_version(values["schema_version"])
+        return from_json(cls, values, "record")
 
 
-def read_manifest(path: Path) -> PlanManifest:
-    """Reads a sidecar.
+def read_record(path: Path) -> PlanRecord:
+    """Reads a plan's file.
 
     Raises:
-        ManifestError: it is not one.
+        ConfigError: it does not describe a plan.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
-        raise ManifestError(f"more than {_LARGEST} bytes, which no manifest has")
+        raise ConfigError(f"more than {_LARGEST} bytes, which no record has")
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"not JSON: {error}") from None
-    return PlanManifest.from_json(values)
+        raise ConfigError(f"not JSON: {error}") from None
+    return PlanRecord.from_json(values)
 
 
-def write_manifest(path: Path, manifest: PlanManifest) -> None:
-    """Writes a sidecar, down to the disk.
+def write_record(path: Path, record: PlanRecord) -> None:
+    """Writes a plan's file, down to the disk.
 
     Raises:
         OSError: it cannot be written.
     """
     with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest.to_json(), indent=1) + "\n")
+        file.write(json.dumps(record.to_json(), indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def clean_name(text: str) -> str:
-    """A name that is fit to stand in a manifest and in a file's name: letters, digits and ``_ . + -``."""
+    """A name that is fit to stand in a record and in a file's name: letters, digits and ``_ . + -``."""
     name = re.sub(r"[^\w.+-]+", "-", text).lstrip(".-")
     # File systems count bytes; what a cache adds has to fit behind it.
     return name.encode(errors="ignore")[:180].decode(errors="ignore") or "model"
 
 
-def _require_role(manifest: PlanManifest) -> None:
-    decoder = manifest.role == "decoder"
-    for name, wanted in (("form", decoder), ("steps", decoder), ("window", decoder), ("frames", not decoder)):
-        value = getattr(manifest, name)
-        _require((value is not None) == wanted, name, value, f"{'a' if wanted else 'no'} value for a {manifest.role}")
+def _require_version(version: object) -> None:
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"schema version {version!r:.60}, this wavernn-trt reads {SCHEMA_VERSION}; build the plan again"
+        )
 
 
 def _require_text(where: str, *texts: str, empty: bool = False) -> None:
-    """Printable: whatever stands in a sidecar is shown on a terminal some day."""
+    """Texts are shown on terminals."""
     for text in texts:
         right = text.isprintable() and len(text) <= _LONGEST_TEXT and (empty or bool(text))
-        _require(right, where, text, f"1 to {_LONGEST_TEXT} printable characters")
-
-
-def _require(condition: bool, field: str, found: object, expected: str) -> None:
-    if not condition:
-        text = repr(found)
-        text = text if len(text) <= 70 else text[:67] + "..."
-        raise ManifestError(f"{field}: found {text}, expected {expected}")
+        require(right, where, text, f"1 to {_LONGEST_TEXT} printable characters")
