@@ -1,0 +1,279 @@
+"""PyTorch's own speed with a model's modules: a plain loop over samples, and many steps as one CUDA graph.
+
+Neither folds nor hoists anything: each step takes the whole input product, as the projects' own code does. The *loop*
+generates as univoc and fatchord do: modules, a softmax, a ``Categorical`` and one value for Python in each sample.
+*CUDA graphs* are what PyTorch offers against its own overhead: fused GRU cells, weights in any precision, and samples
+drawn with noise made before (the Gumbel trick), which takes one addition and one argmax.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn import functional
+
+from wavernn_trt.export import read_checkpoint
+from wavernn_trt.export.families.fatchord import FatchordStep
+from wavernn_trt.export.families.gru import GRUCell
+from wavernn_trt.export.families.univoc import UnivocStep
+from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing, Turn, place_of_device
+
+TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_STEPS = 64
+"""In one graph."""
+_TOLERANCE = 1e-4
+"""Of a step's outputs in float32, as a share of the largest."""
+
+
+class PlainLoopPeer:
+    """The loop over a model's own modules."""
+
+    subject = SUBJECTS["loop"]
+    only: int | None = None
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        """Reads a model directory's weights.
+
+        Args:
+            path: the model directory.
+            threads: of PyTorch on the CPU.
+            device: as PyTorch calls it.
+        """
+        torch.set_num_threads(threads)
+        checkpoint = read_checkpoint(path)
+        self._model, self._audio = copy.deepcopy(checkpoint.model).to(device), checkpoint.audio
+        self._device = device
+
+    def turn(self, batch: int, seconds: float) -> Turn:
+        """See `Peer`."""
+        steps = max(1, round(seconds * self._audio.sample_rate))
+        rows = self._conditioning(steps)
+        self._run(rows[: max(1, steps // 10)], batch)
+        place = place_of_device(self._device)
+        return Timing(self.subject, batch, batch * steps, place=place), lambda: self._run(rows, batch)
+
+    def _run(self, rows: Tensor, batch: int) -> Repeat:
+        # No torch.device context here: it has every single operation pass through Python, and slows the loop down.
+        started = time.perf_counter()
+        plain_loop(self._model, rows, batch)  # its last value comes to the host, so that it has ended
+        return Repeat(time.perf_counter() - started)
+
+    @torch.no_grad()
+    def _conditioning(self, steps: int) -> Tensor:
+        """Rows of conditioning at the sample rate; what they hold does not matter to the loop's speed."""
+        hop = self._audio.hop_length
+        mel = torch.zeros(1, self._audio.n_mels, -(-steps // hop), device=self._device)
+        rows: Tensor = self._model.conditioner(mel)[0]
+        return rows[self._model.config.margin :].repeat_interleave(hop, dim=0)[:steps]
+
+
+@torch.no_grad()
+def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
+    """Generates one sample for each row of conditioning.
+
+    Args:
+        model: any family; its weights are used as they are.
+        conditioning: at the sample rate, [samples, columns]; every stream gets the same.
+        batch: streams.
+
+    Returns:
+        What was drawn: a value a sample, or a list of ``batch`` values a sample.
+    """
+    rows = conditioning.expand(batch, -1, -1)  # [B, samples, columns]
+    step = model.step
+    drawn = _univoc(step, rows) if isinstance(step, UnivocStep) else _fatchord(step, model.config.output, rows)
+    return [sample.item() if batch == 1 else sample.tolist() for sample in drawn]
+
+
+def _univoc(step: UnivocStep, rows: Tensor) -> Iterator[Tensor]:
+    cell = _cell(step.rnn2)
+    x = torch.full((len(rows),), step.embedding.num_embeddings // 2, device=rows.device)
+    h = torch.zeros(len(rows), cell.hidden_size, device=rows.device)
+    for m in torch.unbind(rows, dim=1):
+        h = cell(torch.cat([step.embedding(x), m], dim=1), h)
+        logits = step.fc2(functional.relu(step.fc1(h)))
+        x = Categorical(functional.softmax(logits, dim=1)).sample()
+        yield x
+
+
+def _fatchord(step: Any, output: str, rows: Tensor) -> Iterator[Tensor]:
+    assert isinstance(step, FatchordStep)
+    rnn1, rnn2 = _cell(step.rnn1), None if step.rnn2 is None else _cell(step.rnn2)
+    mels, aux = rows[:, :, : step.n_mels], rows[:, :, step.n_mels :]
+    first, rest = aux[:, :, : step.first_part], aux[:, :, step.first_part :]
+    parts = rest.split(step.part, dim=2) if step.part else [rest] * 3
+    x = torch.zeros(len(rows), 1, device=rows.device)
+    h1 = h2 = torch.zeros(len(rows), rnn1.hidden_size, device=rows.device)
+    for i in range(rows.shape[1]):
+        x = step.I(torch.cat([x, mels[:, i], first[:, i]], dim=1))
+        h1 = rnn1(x, h1)
+        x = x + h1
+        used = 0
+        if rnn2 is not None:
+            h2 = rnn2(torch.cat([x, parts[used][:, i]], dim=1), h2)
+            x = x + h2
+            used += 1
+        x = functional.relu(step.fc1(torch.cat([x, parts[used][:, i]], dim=1)))
+        if step.fc2 is not None:
+            x = functional.relu(step.fc2(torch.cat([x, parts[used + 1][:, i]], dim=1)))
+        sample = _draw(output, step.fc3(x))
+        x = sample.unsqueeze(1)
+        yield sample
+
+
+def _draw(output: str, logits: Tensor) -> Tensor:
+    if output == "categorical":
+        label: Tensor = Categorical(functional.softmax(logits, dim=1)).sample()
+        return 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
+    if output == "gaussian":
+        mean, log_deviation = logits[:, 0], logits[:, 1]
+        noise = torch.exp(log_deviation.clamp(min=-7.0)) * torch.randn_like(mean)
+        return torch.clamp(mean + noise, -1.0, 1.0)
+    weights, means, log_scales = logits.chunk(3, dim=1)
+    gumbel = -torch.log(-torch.log(torch.empty_like(weights).uniform_(1e-5, 1.0 - 1e-5)))
+    chosen = functional.one_hot((weights + gumbel).argmax(dim=1), weights.shape[1])
+    mean, log_scale = (means * chosen).sum(dim=1), (log_scales * chosen).sum(dim=1)
+    u = torch.empty_like(mean).uniform_(1e-5, 1.0 - 1e-5)
+    return torch.clamp(mean + torch.exp(log_scale) * (torch.log(u) - torch.log(1.0 - u)), -1.0, 1.0)
+
+
+def _cell(cell: GRUCell) -> nn.GRUCell:
+    """PyTorch's own cell with the weights of one that is written out for exporting."""
+    plain = nn.GRUCell(cell.input_size, cell.hidden_size, device=cell.weight_hh_l0.device)
+    plain.load_state_dict({name.removesuffix("_l0"): value for name, value in cell.state_dict().items()})
+    return plain
+
+
+class CudaGraphsPeer:
+    """The steps of a model, replayed."""
+
+    subject = SUBJECTS["cuda-graphs"]
+    only: int | None = None
+
+    def __init__(self, path: Path, precision: Precision, device: str = "cuda") -> None:
+        """Reads a model directory's weights.
+
+        Args:
+            path: the model directory.
+            precision: of weights and states.
+            device: as PyTorch calls it; on ``cpu`` the steps are run one by one.
+
+        Raises:
+            PeerError: a step with PyTorch's own cells is not the model's.
+        """
+        checkpoint = read_checkpoint(path)
+        self._model, self._rate = checkpoint.model, checkpoint.audio.sample_rate
+        self._precision, self._device = precision, device
+        check_step(self._model)
+
+    def turn(self, batch: int, seconds: float) -> Turn:
+        """See `Peer`."""
+        steps = Steps(self._model, batch, _STEPS, self._precision, self._device)
+        replays = math.ceil(seconds * self._rate / _STEPS)
+
+        def run() -> Repeat:
+            self._synchronize()
+            started = time.perf_counter()
+            for _ in range(replays):
+                steps.run()
+            self._synchronize()
+            return Repeat(time.perf_counter() - started)
+
+        run()
+        place = place_of_device(self._device)
+        timing = Timing(self.subject, batch, batch * _STEPS * replays, place=place, precision=self._precision)
+        return timing, run
+
+    def _synchronize(self) -> None:
+        if self._device != "cpu":
+            torch.cuda.synchronize()
+
+
+class Steps:
+    """Many steps that follow each other, as one CUDA graph on a GPU."""
+
+    @torch.no_grad()
+    def __init__(self, model: WaveRNN, batch: int, steps: int, precision: Precision, device: str) -> None:
+        """Takes the decoder to a device and captures the steps where that is a GPU."""
+        dtype = TYPES[precision]
+        self._step = _with_fused_cells(model.step).to(device, dtype)
+        config = model.config
+        self._label_feedback = config.label_feedback
+        shape = (steps, batch, config.columns)
+        self._rows = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+        uniforms = torch.rand((steps, batch, config.outputs), generator=torch.Generator().manual_seed(2))
+        self.noise = -torch.log(-torch.log(uniforms.clamp(1e-6, 1 - 1e-6))).to(device)
+        self._values = torch.linspace(-1, 1, config.outputs).to(device, dtype)
+        self._previous = torch.full((batch,), int(config.first_previous), device=device)
+        if not config.label_feedback:
+            self._previous = self._previous.to(dtype)
+        self._hidden = torch.zeros(config.layers, batch, config.hidden_size, device=device, dtype=dtype)
+        self.labels = torch.zeros(steps, batch, dtype=torch.long, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device != "cpu":
+            self._capture()
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """All steps, going on where the last run ended."""
+        if self._graph is None:
+            self._all()
+        else:
+            self._graph.replay()
+
+    def _capture(self) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._all()  # libraries allocate their workspaces
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._all()
+
+    def _all(self) -> None:
+        previous, hidden = self._previous, self._hidden
+        for step in range(len(self._rows)):
+            logits, hidden = self._step(previous, hidden, self._rows[step])
+            label = torch.argmax(logits.float() + self.noise[step], dim=1)
+            self.labels[step].copy_(label)
+            previous = label if self._label_feedback else self._values.index_select(0, label)
+        self._previous.copy_(previous)
+        self._hidden.copy_(hidden)
+
+
+def _with_fused_cells(step: nn.Module) -> nn.Module:
+    """A copy with PyTorch's own GRU cells."""
+    copied = copy.deepcopy(step)
+    for name, child in step.named_children():
+        if isinstance(child, GRUCell):
+            setattr(copied, name, _cell(child))
+    return copied.eval()
+
+
+@torch.no_grad()
+def check_step(model: WaveRNN) -> None:
+    """Compares one step with PyTorch's own cells to the model's, in float32.
+
+    Raises:
+        PeerError: they differ.
+    """
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    hidden = torch.randn(config.layers, 2, config.hidden_size, generator=generator)
+    rows = torch.randn(2, config.columns, generator=generator)
+    previous = torch.tensor([1, 0]) if config.label_feedback else torch.tensor([0.5, -0.5])
+    for own, theirs in zip(
+        model.step(previous, hidden, rows), _with_fused_cells(model.step)(previous, hidden, rows), strict=True
+    ):
+        if (difference := float((own - theirs).abs().max())) > _TOLERANCE * max(1.0, float(own.abs().max())):
+            raise PeerError(f"{SUBJECTS['cuda-graphs']}: a step differs from the model's by {difference:.2g}")
