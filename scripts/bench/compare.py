@@ -187,10 +187,10 @@ def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
 def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, missing: str | None, *, another: bool) -> Row:
     row = Row(
         *key,
-        old=old and old.speed,
-        new=new and new.speed,
-        old_share=old and old.share,
-        new_share=new and new.share,
+        old=old.speed if old else None,
+        new=new.speed if new else None,
+        old_share=old.share if old else None,
+        new_share=new.share if new else None,
         basis=None,
         ratio=None,
         allowed=None,
