@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.bench.backends import BACKENDS, ON_A_GPU
@@ -103,9 +103,11 @@ def _compare(old: dict[str, Any], report: dict[str, Any], arguments: argparse.Na
 
 def _write(report: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
-        temporary = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-        temporary.replace(arguments.json)
+        text = json.dumps(report, indent=1) + "\n"
+        if arguments.json.exists() and not arguments.json.is_file():
+            arguments.json.write_text(text)  # a pipe
+        else:
+            write_atomic(arguments.json.resolve(), text.encode())
     if arguments.plot is not None:
         draw(report, arguments.plot, arguments.source)
 

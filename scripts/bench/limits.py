@@ -42,8 +42,19 @@ _GPU_TIMES, _GPU_WARM_UP = 5, 2
 
 
 def gpu_product(precision: str) -> str:
-    """The name of a GPU's matrix product, in FLOP/s; weights of fp8 are multiplied as fp16."""
-    return f"gpu {'fp16' if precision == 'fp8' else precision} product"
+    """The name of a GPU's matrix product, in FLOP/s."""
+    return f"gpu {_operands(precision)} product"
+
+
+def measure_product(threads: int, gpu_precision: str | None) -> float:
+    """FLOP/s of one matrix product: of ONNX Runtime in float32, or of a GPU in a precision.
+
+    Raises:
+        UnavailableError: PyTorch is not installed or finds no GPU.
+    """
+    if gpu_precision is None:
+        return MatrixProducts(threads).flops("onnxruntime")
+    return DeviceLimits([_operands(gpu_precision)]).flops(_operands(gpu_precision))
 
 
 class Limits:
@@ -65,7 +76,7 @@ class Limits:
         self._measure[COPY] = self._copy.bytes_per_second
         if gpu_precisions:
             try:
-                wanted = [one for one in GPU_PRECISIONS if gpu_product(one) in map(gpu_product, gpu_precisions)]
+                wanted = [one for one in GPU_PRECISIONS if one in map(_operands, gpu_precisions)]
                 device = DeviceLimits(wanted)
             except UnavailableError as error:
                 missing[GPU] = str(error)
@@ -177,6 +188,11 @@ class DeviceLimits:
 
         _median_seconds(finish, _GPU_WARM_UP)
         return _median_seconds(finish, _GPU_TIMES)
+
+
+def _operands(precision: str) -> str:
+    """Weights of fp8 are multiplied as fp16."""
+    return "fp16" if precision == "fp8" else precision
 
 
 def _median_seconds(work: Callable[[], Any], times: int = _TIMES) -> float:

@@ -20,7 +20,7 @@ from wavernn_trt.scripts.bench.backends import (
     precision_of,
 )
 from wavernn_trt.scripts.bench.batch import measure_batch
-from wavernn_trt.scripts.bench.limits import Limits, gpu_product
+from wavernn_trt.scripts.bench.limits import GPU, gpu_product, measure_product
 from wavernn_trt.scripts.bench.machine import Circumstances
 from wavernn_trt.scripts.bench.speech import ScenarioOptions
 from wavernn_trt.scripts.bench.streams import measure_mixed, measure_streams
@@ -64,7 +64,7 @@ def measure_load(arguments: argparse.Namespace, path: Path, report: Report) -> d
         row = {"subject": backend, "engine": vocoder.engine, "place": place_of(backend), "precision": precision}
         options = _options(arguments, vocoder)
         if arguments.scenario == "batch":
-            row |= _measure_with_limit(vocoder, options, precision, missing, report, on_gpu=row["place"] == "gpu")
+            row |= _measure_with_limit(vocoder, options, precision if row["place"] == "gpu" else None, missing, report)
         elif arguments.scenario == "stream":
             row |= measure_streams(vocoder, options, report)
         else:
@@ -109,28 +109,26 @@ def _options(arguments: argparse.Namespace, vocoder: Vocoder) -> ScenarioOptions
 def _measure_with_limit(
     vocoder: Vocoder,
     options: ScenarioOptions,
-    precision: str,
+    gpu_precision: str | None,
     missing: dict[str, str],
     report: Report,
-    *,
-    on_gpu: bool,
 ) -> dict[str, Any]:
-    """A job, with the limit before and after it: the matrix product of all cores, or of the GPU."""
-    name = gpu_product(precision) if on_gpu else "onnxruntime"
+    """A job, with the limit before and after it: the matrix product of all cores, or of the GPU in a precision."""
 
     def limit() -> list[float]:
         report("limit")
-        limits = Limits(usable_cores(), [precision] if on_gpu else [], missing)
-        found = limits.measure().get(name)
-        limits.close()
-        return [] if found is None else [found]
+        try:
+            return [measure_product(usable_cores(), gpu_precision)]
+        except UnavailableError as error:
+            missing[GPU] = str(error)
+            return []
 
     before = limit()
     measured = measure_batch(vocoder, options, report)
     repeats = [*before, *limit()]
     if not repeats:
         return {**measured, "limit": None, "share_of_limit": None}
-    flops = median(repeats)
+    name, flops = gpu_product(gpu_precision) if gpu_precision else "onnxruntime fp32 product", median(repeats)
     operations = 2 * vocoder.config.model.multiply_adds * measured["scheduler"]["samples_per_second"]
-    about_limit = {"name": name if on_gpu else "onnxruntime fp32 product", "flops": flops, "repeats": repeats}
+    about_limit = {"name": name, "flops": flops, "repeats": repeats}
     return {**measured, "limit": about_limit, "share_of_limit": operations / flops}

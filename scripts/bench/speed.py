@@ -70,7 +70,8 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> 
     batches: Sequence[int] = arguments.batch or _BATCHES
     seconds: float = arguments.seconds or _SECONDS
     repeats: int = arguments.repeats or _REPEATS
-    circumstances, missing = Circumstances(), dict[str, str]()
+    circumstances = Circumstances()
+    missing: dict[str, str] = {}
     opened = OpenedBackends(path, backends, threads, arguments.precision, missing, report)
     on_gpu = any(place_of(backend) == "gpu" for backend in backends)
     report("opening peers")
