@@ -17,13 +17,30 @@ from wavernn_trt.scripts.bench.backends import BACKENDS, ON_A_GPU
 from wavernn_trt.scripts.bench.compare import compare
 from wavernn_trt.scripts.bench.load import is_sound, measure_load
 from wavernn_trt.scripts.bench.models import export_random
-from wavernn_trt.scripts.bench.options import MEANT_FOR
 from wavernn_trt.scripts.bench.plot import check_drawing, draw
 from wavernn_trt.scripts.bench.report import lay_out, lay_out_comparison
 from wavernn_trt.scripts.bench.report_file import add_costs, damaged, read_report
 from wavernn_trt.scripts.bench.speed import measure_speed
 
 _CURRENCY = "USD"
+_MEANT_FOR = {
+    "repeats": ("speed", "mixed"),
+    "seconds": ("speed", "stream", "mixed"),
+    "plot": ("speed",),
+    "peers": ("speed",),
+    "price": ("speed", "batch"),
+    "compare": ("speed", "batch"),
+    "lanes": ("batch", "stream", "mixed"),
+    "mels": ("batch", "stream", "mixed"),
+    "lengths": ("batch", "stream", "mixed"),
+    "utterances": ("batch",),
+    "padded_groups": ("batch",),
+    "verify": ("batch",),
+    "listeners": ("stream", "mixed"),
+    "buffer": ("stream", "mixed"),
+    "openings": ("stream",),
+}
+"""Options that have a meaning with some scenarios only."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -157,7 +174,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _check_scenario(arguments: argparse.Namespace, scenario: str) -> None:
-    for name, scenarios in MEANT_FOR.items():
+    for name, scenarios in _MEANT_FOR.items():
         if getattr(arguments, name) is not None and scenario not in scenarios:
             option = f"--{name.replace('_', '-')}"
             wanted = " or ".join(f"--scenario {one}" for one in scenarios)

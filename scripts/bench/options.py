@@ -15,24 +15,6 @@ from wavernn_trt.scripts.bench.report_file import SCENARIOS
 from wavernn_trt.scripts.bench.timing import SUBJECTS
 from wavernn_trt.scripts.extras import need
 
-MEANT_FOR = {
-    "repeats": ("speed", "mixed"),
-    "seconds": ("speed", "stream", "mixed"),
-    "plot": ("speed",),
-    "peers": ("speed",),
-    "price": ("speed", "batch"),
-    "compare": ("speed", "batch"),
-    "lanes": ("batch", "stream", "mixed"),
-    "mels": ("batch", "stream", "mixed"),
-    "lengths": ("batch", "stream", "mixed"),
-    "utterances": ("batch",),
-    "padded_groups": ("batch",),
-    "verify": ("batch",),
-    "listeners": ("stream", "mixed"),
-    "buffer": ("stream", "mixed"),
-    "openings": ("stream",),
-}
-"""Options that have a meaning with some scenarios only."""
 _PEERS = tuple(SUBJECTS)
 _PACKAGES = ("onnx", "psutil", "pynvml", "tabulate", "threadpoolctl")
 """Of the extra ``bench``, as they are imported."""

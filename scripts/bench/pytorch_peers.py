@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from torch.distributions import Categorical
 from torch.nn import functional
 
 from wavernn_trt.export import read_checkpoint
-from wavernn_trt.export.families.fatchord import FatchordStep
 from wavernn_trt.export.families.gru import GRUCell
-from wavernn_trt.export.families.univoc import UnivocStep
-from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.export.families.wavernn import DecoderStep, WaveRNN
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing, Turn, place_of_device
 
@@ -51,7 +48,8 @@ class PlainLoopPeer:
         """
         torch.set_num_threads(threads)
         checkpoint = read_checkpoint(path)
-        self._model, self._audio = copy.deepcopy(checkpoint.model).to(device), checkpoint.audio
+        self._model, self._audio = checkpoint.model.to(device), checkpoint.audio
+        self._model.step = with_fused_cells(self._model.step)
         self._device = device
 
     def turn(self, batch: int, seconds: float) -> Turn:
@@ -82,59 +80,30 @@ def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
     """Generates one sample for each row of conditioning.
 
     Args:
-        model: any family; its weights are used as they are.
+        model: any family; see `with_fused_cells`.
         conditioning: at the sample rate, [samples, columns]; every stream gets the same.
         batch: streams.
 
     Returns:
         What was drawn: a value a sample, or a list of ``batch`` values a sample.
     """
-    rows = conditioning.expand(batch, -1, -1)  # [B, samples, columns]
-    step = model.step
-    drawn = _univoc(step, rows) if isinstance(step, UnivocStep) else _fatchord(step, model.config.output, rows)
-    return [sample.item() if batch == 1 else sample.tolist() for sample in drawn]
+    config, step, device = model.config, model.step, conditioning.device
+    dtype = torch.long if config.label_feedback else torch.float32
+    previous = torch.full((batch,), config.first_previous, dtype=dtype, device=device)
+    hidden = torch.zeros(config.layers, batch, config.hidden_size, device=device)
+    drawn: list[Any] = []
+    for rows in torch.unbind(conditioning.expand(batch, -1, -1), dim=1):  # [B, columns]
+        logits, hidden = step(previous, hidden, rows)
+        previous = _draw(config.output, logits, labels=config.label_feedback)
+        drawn.append(previous.item() if batch == 1 else previous.tolist())
+    return drawn
 
 
-def _univoc(step: UnivocStep, rows: Tensor) -> Iterator[Tensor]:
-    cell = _cell(step.rnn2)
-    x = torch.full((len(rows),), step.embedding.num_embeddings // 2, device=rows.device)
-    h = torch.zeros(len(rows), cell.hidden_size, device=rows.device)
-    for m in torch.unbind(rows, dim=1):
-        h = cell(torch.cat([step.embedding(x), m], dim=1), h)
-        logits = step.fc2(functional.relu(step.fc1(h)))
-        x = Categorical(functional.softmax(logits, dim=1)).sample()
-        yield x
-
-
-def _fatchord(step: Any, output: str, rows: Tensor) -> Iterator[Tensor]:
-    assert isinstance(step, FatchordStep)
-    rnn1, rnn2 = _cell(step.rnn1), None if step.rnn2 is None else _cell(step.rnn2)
-    mels, aux = rows[:, :, : step.n_mels], rows[:, :, step.n_mels :]
-    first, rest = aux[:, :, : step.first_part], aux[:, :, step.first_part :]
-    parts = rest.split(step.part, dim=2) if step.part else [rest] * 3
-    x = torch.zeros(len(rows), 1, device=rows.device)
-    h1 = h2 = torch.zeros(len(rows), rnn1.hidden_size, device=rows.device)
-    for i in range(rows.shape[1]):
-        x = step.I(torch.cat([x, mels[:, i], first[:, i]], dim=1))
-        h1 = rnn1(x, h1)
-        x = x + h1
-        used = 0
-        if rnn2 is not None:
-            h2 = rnn2(torch.cat([x, parts[used][:, i]], dim=1), h2)
-            x = x + h2
-            used += 1
-        x = functional.relu(step.fc1(torch.cat([x, parts[used][:, i]], dim=1)))
-        if step.fc2 is not None:
-            x = functional.relu(step.fc2(torch.cat([x, parts[used + 1][:, i]], dim=1)))
-        sample = _draw(output, step.fc3(x))
-        x = sample.unsqueeze(1)
-        yield sample
-
-
-def _draw(output: str, logits: Tensor) -> Tensor:
+def _draw(output: str, logits: Tensor, *, labels: bool) -> Tensor:
+    """Samples [B] of logits [B, outputs]."""
     if output == "categorical":
         label: Tensor = Categorical(functional.softmax(logits, dim=1)).sample()
-        return 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
+        return label if labels else 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
     if output == "gaussian":
         mean, log_deviation = logits[:, 0], logits[:, 1]
         noise = torch.exp(log_deviation.clamp(min=-7.0)) * torch.randn_like(mean)
@@ -145,13 +114,6 @@ def _draw(output: str, logits: Tensor) -> Tensor:
     mean, log_scale = (means * chosen).sum(dim=1), (log_scales * chosen).sum(dim=1)
     u = torch.empty_like(mean).uniform_(1e-5, 1.0 - 1e-5)
     return torch.clamp(mean + torch.exp(log_scale) * (torch.log(u) - torch.log(1.0 - u)), -1.0, 1.0)
-
-
-def _cell(cell: GRUCell) -> nn.GRUCell:
-    """PyTorch's own cell with the weights of one that is written out for exporting."""
-    plain = nn.GRUCell(cell.input_size, cell.hidden_size, device=cell.weight_hh_l0.device)
-    plain.load_state_dict({name.removesuffix("_l0"): value for name, value in cell.state_dict().items()})
-    return plain
 
 
 class CudaGraphsPeer:
@@ -206,7 +168,7 @@ class Steps:
     def __init__(self, model: WaveRNN, batch: int, steps: int, precision: Precision, device: str) -> None:
         """Takes the decoder to a device and captures the steps where that is a GPU."""
         dtype = TYPES[precision]
-        self._step = _with_fused_cells(model.step).to(device, dtype)
+        self._step = with_fused_cells(model.step).to(device, dtype)
         config = model.config
         self._label_feedback = config.label_feedback
         shape = (steps, batch, config.columns)
@@ -252,12 +214,14 @@ class Steps:
         self._hidden.copy_(hidden)
 
 
-def _with_fused_cells(step: nn.Module) -> nn.Module:
-    """A copy with PyTorch's own GRU cells."""
+def with_fused_cells(step: DecoderStep) -> DecoderStep:
+    """A copy with PyTorch's own GRU cells in place of those that are written out for exporting."""
     copied = copy.deepcopy(step)
     for name, child in step.named_children():
         if isinstance(child, GRUCell):
-            setattr(copied, name, _cell(child))
+            cell = nn.GRUCell(child.input_size, child.hidden_size, device=child.weight_hh_l0.device)
+            cell.load_state_dict({key.removesuffix("_l0"): value for key, value in child.state_dict().items()})
+            setattr(copied, name, cell)
     return copied.eval()
 
 
@@ -273,7 +237,7 @@ def check_step(model: WaveRNN) -> None:
     rows = torch.randn(2, config.columns, generator=generator)
     previous = torch.tensor([1, 0]) if config.label_feedback else torch.tensor([0.5, -0.5])
     for own, theirs in zip(
-        model.step(previous, hidden, rows), _with_fused_cells(model.step)(previous, hidden, rows), strict=True
+        model.step(previous, hidden, rows), with_fused_cells(model.step)(previous, hidden, rows), strict=True
     ):
         if (difference := float((own - theirs).abs().max())) > _TOLERANCE * max(1.0, float(own.abs().max())):
             raise PeerError(f"{SUBJECTS['cuda-graphs']}: a step differs from the model's by {difference:.2g}")

@@ -24,7 +24,7 @@ from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_stream import DeviceStream, scratch
-from wavernn_trt.scripts.bench.pytorch_peers import Steps, plain_loop
+from wavernn_trt.scripts.bench.pytorch_peers import Steps, plain_loop, with_fused_cells
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import STANDARD
 from wavernn_trt.scripts.gpu.speed import RUNS, repeats, task
@@ -145,6 +145,7 @@ class Loop:
     def __init__(self, model: WaveRNN, batch: int, device: str) -> None:
         """Copies a model to a device."""
         self._model, self._batch, self._device = copy.deepcopy(model).to(device), batch, device
+        self._model.step = with_fused_cells(self._model.step)
 
     def seconds(self, steps: int) -> float:
         """Returns how long a loop over so many steps takes, until the last value is on the host."""
