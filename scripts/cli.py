@@ -18,7 +18,7 @@ from wavernn_trt import __version__
 from wavernn_trt.scripts import PROGRAM
 
 COMMANDS = {
-    "bench": ("wavernn_trt.scripts.bench.command", "measure speed on this machine, and against plain PyTorch"),
+    "bench": ("wavernn_trt.scripts.bench.options", "measure speed on this machine, and against plain PyTorch"),
     "engines": ("wavernn_trt.scripts.engines", "list, show and prune the TensorRT plans that were built"),
     "build": ("wavernn_trt.scripts.build", "build TensorRT plans of a model directory"),
     "calibrate": ("wavernn_trt.scripts.calibrate", "measure what a model's products read, for quantising it"),

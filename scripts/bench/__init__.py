@@ -1,1 +1,1 @@
-"""What ``wavernn-trt bench`` measures, and how it says so."""
+"""The command ``wavernn-trt bench``: measurements and their reports."""

@@ -1,17 +1,55 @@
-"""Opening a model with a backend that may not be there, and what tells backends apart."""
+"""Backends by name: opening a model with one that may be unavailable, and where it computes."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from wavernn_trt.export.model_directory import ModelDirectoryError
+from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.runtime import load_options
 from wavernn_trt.runtime.executors.protocol import Executor
+from wavernn_trt.runtime.loaded_model import LoadedModel
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.bench.availability import NO_TORCH, UnavailableError, has_torch
-from wavernn_trt.scripts.bench.names import ON_CPU
-from wavernn_trt.scripts.bench.timings import Place
+
+Place = Literal["cpu", "gpu"]
+"""Where something computes, which decides the limit that its speed is a share of."""
+
+BACKENDS = tuple(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto")
+"""As the command line writes them."""
+ON_A_GPU = tuple(name.replace("_", "-") for name in load_options.ON_A_GPU)
+NO_TORCH = "not measured: torch is not installed"
+
+
+class UnavailableError(Exception):
+    """Something that cannot be measured; the message is the reason in the report."""
+
+
+class InapplicableError(UnavailableError):
+    """Something that cannot be measured with this model or machine, whatever is installed."""
+
+
+def has_torch() -> bool:
+    """Whether the backend torch and the peers, which are PyTorch code, can run."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
+
+
+def require_cuda_torch() -> Any:
+    """The module torch, if it finds a GPU.
+
+    Raises:
+        UnavailableError: it is not installed, or finds none.
+    """
+    if not has_torch():
+        raise UnavailableError(NO_TORCH)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UnavailableError(f"not measured: torch {torch.__version__} finds no GPU (is it a build for the CPU?)")
+    return torch
 
 
 def load_backend(
@@ -21,35 +59,63 @@ def load_backend(
 
     Args:
         path: its model directory.
-        backend: as the command line calls it.
+        backend: one of `BACKENDS`.
         threads: CPU threads of a lane; of the conditioner for ``cuda``; engines take none.
-        batch: streams decoded together; ``None`` is what the backend takes.
-        precision: of backends on a GPU; the others have one.
+        batch: streams decoded together; ``None`` is the backend's own.
+        precision: for backends on a GPU; ignored for the others, which have one.
 
     Raises:
-        UnavailableError: the backend, or what it runs on, is not there.
+        UnavailableError: the backend, or what it runs on, is missing.
         VocoderError: the model cannot be read.
     """
     if backend == "torch" and not has_torch():
         raise UnavailableError(NO_TORCH)
+    on_gpu = place_of(backend) == "gpu"
     try:
-        wanted = precision if place_of(backend) == "gpu" else None
-        return Vocoder.load(path, backend, threads=threads, batch=batch, precision=wanted)
+        return Vocoder.load(path, backend, threads=threads, batch=batch, precision=precision if on_gpu else None)
     except ValueError as error:
-        if place_of(backend) == "cpu" or isinstance(error, ModelDirectoryError):
+        if not on_gpu or isinstance(error, ModelDirectoryError):
             raise
-        # The reason itself: the error around it says how to vocode without an engine.
+        # The cause alone: the error around it recommends another backend of vocode.
         raise UnavailableError(f"not measured: {error.__cause__ or error}") from error
 
 
+def another_vocoder(
+    vocoder: Vocoder, batch: int | None, *, lanes: int | None = None, executor: Executor | None = None
+) -> Vocoder:
+    """A second vocoder of a loaded model, with a scheduler of its own.
+
+    Args:
+        vocoder: the first one.
+        batch: streams decoded together.
+        lanes: lanes that decode at the same time.
+        executor: used in place of the first one's.
+    """
+    loaded = dataclasses.replace(vocoder.loaded, executor=executor or vocoder.executor)
+    return Vocoder(loaded, batch, SchedulerLimits(lanes=lanes))
+
+
 def place_of(backend: str) -> Place:
-    """Where it computes."""
-    return "cpu" if backend in ON_CPU else "gpu"
+    """Where a backend computes."""
+    return "gpu" if backend in ON_A_GPU else "cpu"
 
 
 def precision_of(executor: Executor) -> str:
-    """Of its matrix products' operands."""
+    """The precision of an executor's weights."""
     if executor.name == "torch":
         return "fp64"  # the reference computes in double precision
-    told: Any = getattr(executor, "precision", "fp32")  # executors that leave it open tell which they have
-    return str(told)
+    return str(getattr(executor, "precision", "fp32"))
+
+
+def describe_model(config: ModelDirectory | LoadedModel) -> dict[str, Any]:
+    """A model's name and sizes, for a report; its path is private."""
+    return {
+        "name": config.path.resolve().name,
+        "family": config.model.family,
+        "hidden_size": config.model.hidden_size,
+        "layers": config.model.layers,
+        "fc_sizes": list(config.model.fc_sizes),
+        "outputs": config.model.outputs,
+        "sample_rate": config.audio.sample_rate,
+        "multiply_adds": config.model.multiply_adds,
+    }

@@ -1,205 +1,293 @@
-"""The scenario ``batch``: many utterances of mixed lengths through the scheduler, and through padded batches."""
+"""The scenario ``batch``: a job of many utterances of mixed lengths, some of them decoded again alone and compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.executors.protocol import FloatArray
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuously
+from wavernn_trt.scripts.bench.backends import another_vocoder
 from wavernn_trt.scripts.bench.machine import resident_bytes
-from wavernn_trt.scripts.bench.meter import Meter, MeteredExecutor
-from wavernn_trt.scripts.bench.padded import PaddedDecoder, PaddedRun
-from wavernn_trt.scripts.bench.progress import Report
-from wavernn_trt.scripts.bench.speech import Mixture, find_speech, mix, noise_mel
-from wavernn_trt.scripts.bench.verify import PREFIX_SECONDS, Digests, Verification, choose, verify
+from wavernn_trt.scripts.bench.speech import Mixture, ScenarioOptions, find_speech, mix, noise_mel
+from wavernn_trt.scripts.bench.timing import Meter, MeteredExecutor, Report, percentiles
 
 _WARM_UP_SECONDS = 0.1
-_FEWEST_GROUPS = 2
 _ALWAYS_WHOLE = 16
-"""Utterances that are compared to their end where the beginnings of all are."""
+"""Utterances that are compared to their end when the beginnings of all are."""
+_BEGINNING_SECONDS = 0.1
+"""Of an utterance's beginning: five chunks of 20 ms."""
+_MESSAGES = 5
+"""Errors in a report; the others are counted."""
+_PARTS, _ENDS = 8, 2
+"""Parts of a job whose speeds are reported, and how many utterances must end in each."""
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """What to put on the vocoder."""
-
-    utterances: int = 128
-    shortest: float = 0.2
-    """Seconds."""
-    longest: float = 20.0
-    """Seconds."""
-    batch: int | None = 32
-    """Slots; ``None`` is what the executor has."""
-    lanes: int | None = None
-    """``None`` is what suits the executor."""
-    mels: tuple[Path, ...] = ()
-    """What to cut utterances from; see `find_speech`."""
-    padded_groups: int | None = None
-    """Fixed batches to decode; 0 leaves the comparison out; ``None`` is as many as take about as long as the job."""
-    verify: int | Literal["all"] = 16
-    """Utterances to speak again alone; ``all`` is the beginnings of all, and some to their end."""
-
-
-def measure_batch(opened: LoadedModel, options: BatchOptions, report: Report) -> dict[str, Any]:
-    """Runs the job, the same work in padded batches, and utterances alone.
-
-    Half of the padded batches come before the job and half behind it, so that a machine that slows down or speeds up
-    meanwhile does so for both.
+def measure_batch(vocoder: Vocoder, options: ScenarioOptions, report: Report) -> dict[str, Any]:
+    """Runs the job, then utterances alone.
 
     Args:
-        opened: the model.
-        options: how much.
-        report: is told what comes next.
+        vocoder: of the model.
+        options: size of the job.
+        report: shows what is measured next.
 
     Returns:
-        What is to be reported. ``sound`` is whether all waveforms came, and were right.
+        A row of the report. ``sound`` is whether all waveforms came, and were right.
 
     Raises:
         VocoderError: the mels are not usable.
     """
-    executor = MeteredExecutor(opened.executor)
-    limits = SchedulerLimits(lanes=options.lanes)
+    executor = MeteredExecutor(vocoder.executor)
 
-    def vocoder() -> Vocoder:
-        return Vocoder(dataclasses.replace(opened, executor=executor), options.batch, limits)
+    def fresh() -> Vocoder:
+        return another_vocoder(vocoder, options.batch, lanes=options.lanes, executor=executor)
 
     report("warm-up")
-    with vocoder() as warm:
+    with fresh() as warm:
         speech = find_speech(warm, options.mels)
         warm.vocode(noise_mel(warm, _WARM_UP_SECONDS))
-        mixture = mix(warm, speech, options.utterances, options.shortest, options.longest)
+        mixture = mix(warm, speech, options.utterances, options.lengths)
         lanes = options.lanes or min(executor.lanes, warm.batch)
-        slots, steps, audio = warm.statistics().slots, warm.chunk, warm.config.audio
-    padded = PaddedDecoder(opened, executor, lanes=lanes, slots=slots, steps=steps)
-    groups = _choose_groups(padded, mixture, audio.hop_length / steps, options.padded_groups)
-    theirs, ours = (Digests(round(PREFIX_SECONDS * audio.sample_rate)) for _ in range(2))
-
-    def continuously(name: str, numbers: Sequence[int], digests: Digests) -> ContinuousRun:
-        told = _counting(report, name, len(numbers), "utterances")
-        with vocoder() as fresh:
-            return speak_continuously(fresh, executor, mixture, numbers, digests.take, told)
-
-    def padding(numbers: Sequence[int]) -> PaddedRun:
-        told = _counting(report, "padded to the longest", len(numbers), "fixed batches")
-        return padded.run(mixture, numbers, theirs.take, told)
-
-    runs = [padding(groups[::2])] if groups else []
+        slots, chunk, audio = warm.statistics().slots, warm.chunk, warm.config.audio
+    digests = Digests(round(_BEGINNING_SECONDS * audio.sample_rate))
     gc.collect()
     before = resident_bytes()
-    job = continuously("scheduler", range(len(mixture)), ours)
+    with fresh() as scheduled:
+        count = _counting(report, "scheduler", len(mixture))
+        job = run_job(scheduled, executor, mixture, digests.take, count)
     after = resident_bytes()
-    same = [number for group in groups for number in padded.members(mixture, group)]
-    again = None
-    if 0 < len(same) < len(mixture):
-        again = continuously("scheduler, what is padded alone", same, Digests(ours.prefix))
-    if groups[1::2]:
-        runs.append(padding(groups[1::2]))
     whole = choose(len(mixture), _ALWAYS_WHOLE if options.verify == "all" else options.verify)
     beginnings = range(len(mixture)) if options.verify == "all" else ()
-    with vocoder() as alone:
-        told = _counting(report, "alone", len(whole) + len(beginnings), "utterances")
-        verified = verify(alone, mixture, ours, whole=whole, beginnings=beginnings, report=told)
-    seconds = sum(mixture.frames) * audio.hop_length / audio.sample_rate
+    with fresh() as alone:
+        count = _counting(report, "alone", len(whole) + len(beginnings))
+        different = verify(alone, mixture, digests, whole=whole, beginnings=beginnings, report=count)
     return {
         "slots": slots,
         "lanes": lanes,
-        "chunk": steps,
+        "chunk": chunk,
         "sample_rate": audio.sample_rate,
         "speech": speech.source,
-        "speech_seconds": seconds,
-        "lengths": [options.shortest, options.longest],
-        "scheduler": job.describe(lanes, steps),
-        "padded": _compare(padded, runs, again or job, theirs, ours, opened) if runs else None,
-        "alone": verified.describe(),
+        "speech_seconds": sum(mixture.frames) * audio.hop_length / audio.sample_rate,
+        "lengths": list(options.lengths),
+        "scheduler": job.describe(lanes, chunk),
+        "padded": None,  # schema 2 has the name; fixed batches are not measured any longer
+        "alone": {"compared": len(whole), "beginnings": len(beginnings), "different": different},
         "memory": _memory(before, after, job.resident),
-        "sound": _sound(job, verified),
+        "sound": not job.failures and len(job.latencies) == job.utterances and not different,
     }
 
 
-def _sound(job: ContinuousRun, verified: Verification) -> bool:
-    return not job.failures and len(job.latencies) == job.utterances and verified.equal
+@dataclass
+class Job:
+    """Measurements of a batch job."""
+
+    utterances: int
+    """Submitted."""
+    slots: int
+    """For batch work, over all lanes."""
+    samples: int = 0
+    """Of the waveforms that came."""
+    elapsed: float = 0.0
+    """Seconds until the last waveform."""
+    waiting_elapsed: float = 0.0
+    """Seconds until no utterance waited for a slot any longer: from then on slots stay empty."""
+    waiting_executor: float = 0.0
+    """Seconds of these that lanes spent in the executor, summed over lanes."""
+    occupancy: float = 0.0
+    """Share of the slots in chunks that began while utterances waited for one."""
+    first_samples: float | None = None
+    """Seconds until the first samples."""
+    computed: Meter = field(default_factory=Meter)
+    """Counts of the executor."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each utterance from submission to its waveform."""
+    first_latencies: list[float] = field(default_factory=list)
+    """Seconds of each utterance from submission to its first samples."""
+    resident: list[int] = field(default_factory=list)
+    """Bytes of resident memory at the end of each utterance."""
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    """At each utterance's end while others waited: seconds since the start, and the streams of all chunks so far."""
+    failures: list[str] = field(default_factory=list)
+    """Error of each utterance that did not come."""
+
+    @property
+    def samples_per_second(self) -> float:
+        """Over the whole job, its end included."""
+        return self.samples / self.elapsed if self.elapsed else 0.0
+
+    def host_share(self, lanes: int) -> float:
+        """Share of a lane's time outside the executor, while utterances waited."""
+        return 1 - self.waiting_executor / (lanes * self.waiting_elapsed) if self.waiting_elapsed else 0.0
+
+    def parts(self, chunk: int) -> list[float]:
+        """Samples a second in each of eight parts of the job, or fewer of a short one, while utterances waited.
+
+        Args:
+            chunk: samples of each stream of a chunk; those behind an utterance's end count as well.
+        """
+        count = min(_PARTS, (len(self.marks) - 1) // _ENDS)
+        places = [i * (len(self.marks) - 1) // count for i in range(count + 1)] if count > 0 else []
+        pairs = ((self.marks[first], self.marks[last]) for first, last in itertools.pairwise(places))
+        return [chunk * (rows - earlier) / (now - then) for (then, earlier), (now, rows) in pairs if now > then]
+
+    def describe(self, lanes: int, chunk: int) -> dict[str, Any]:
+        """Entries of the report."""
+        return {
+            "utterances": self.utterances,
+            "done": len(self.latencies),
+            "failed": len(self.failures),
+            "failures": self.failures[:_MESSAGES],
+            "samples": self.samples,
+            "elapsed": self.elapsed,
+            "samples_per_second": self.samples_per_second,
+            "repeats": self.parts(chunk),
+            "occupancy": self.occupancy,
+            "waiting_elapsed": self.waiting_elapsed,
+            "waiting_executor": self.waiting_executor,
+            "host_share": self.host_share(lanes),
+            "first_samples": self.first_samples,
+            "first_latency": percentiles(self.first_latencies),
+            "latency": percentiles(self.latencies),
+            "computed": dataclasses.asdict(self.computed),
+        }
 
 
-def _choose_groups(padded: PaddedDecoder, mixture: Mixture, chunks_a_frame: float, wanted: int | None) -> list[int]:
-    """Numbers of fixed batches, evenly spread; only full ones, unless it is all."""
-    total = padded.groups(len(mixture))
-    if wanted is None:
-        useful = sum(mixture.frames) * chunks_a_frame
-        padding = sum(padded.rows(mixture, group) for group in range(total)) / total
-        wanted = max(_FEWEST_GROUPS, round(useful / padding))
-    if wanted >= total:
-        return list(range(total))
-    full = len(mixture) // padded.slots
-    return [int((i + 0.5) * full / wanted) for i in range(min(wanted, full))]
+def run_job(
+    vocoder: Vocoder,
+    executor: MeteredExecutor,
+    mixture: Mixture,
+    take: Callable[[int, FloatArray], None],
+    report: Callable[[int], None],
+) -> Job:
+    """Decodes utterances with all slots of a vocoder.
+
+    Args:
+        vocoder: new, so that its statistics are this job's.
+        executor: the vocoder's.
+        mixture: the utterances.
+        take: receives each utterance's number and waveform, as they end.
+        report: receives the number of utterances that have ended.
+    """
+    job = Job(len(mixture), vocoder.statistics().slots)
+    before, started = executor.read(), time.monotonic()
+    first: list[float] = []
+    for ended, (number, ticket) in enumerate(vocoder.vocode_many(iter(mixture), order="completed"), 1):
+        try:
+            waveform = ticket.result()
+        except (VocoderError, ExecutorError) as error:
+            job.failures.append(f"utterance {number}: {error}")
+        else:
+            job.samples += len(waveform)
+            take(number, waveform)
+            assert ticket.latency is not None
+            assert ticket.first_samples is not None
+            job.latencies.append(ticket.latency)
+            job.first_latencies.append(ticket.first_samples - ticket.submitted)
+            first.append(ticket.first_samples)
+        job.resident.append(resident_bytes())
+        if not job.waiting_elapsed:
+            computed, elapsed = executor.read() - before, time.monotonic() - started
+            job.marks.append((elapsed, computed.rows))
+            if len(mixture) - ended <= job.slots:  # all that are left have a slot
+                job.waiting_elapsed, job.waiting_executor = elapsed, computed.seconds
+        report(ended)
+    job.elapsed = time.monotonic() - started
+    job.computed = executor.read() - before
+    job.occupancy = vocoder.statistics().occupancy
+    job.first_samples = min(first) - started if first else None
+    return job
 
 
-def _compare(
-    padded: PaddedDecoder,
-    runs: Sequence[PaddedRun],
-    scheduled: ContinuousRun,
-    theirs: Digests,
-    ours: Digests,
-    opened: LoadedModel,
-) -> dict[str, Any]:
-    """Padded batches beside the scheduler, over the same utterances."""
-    samples, elapsed = sum(run.samples for run in runs), sum(run.elapsed for run in runs)
-    computed = Meter(
-        sum(run.computed.chunks for run in runs),
-        sum(run.computed.rows for run in runs),
-        sum(run.computed.seconds for run in runs),
-    )
-    # Interpolation over the whole utterance depends on its length, which padding changes.
-    comparable = all(group.expansion != "linear" for group in opened.model.groups)
-    return {
-        "batch": padded.slots,
-        "groups": sum(run.groups for run in runs),
-        "utterances": sum(run.utterances for run in runs),
-        "samples": samples,
-        "elapsed": elapsed,
-        "samples_per_second": samples / elapsed,
-        "rows": sum(run.rows for run in runs),
-        "computed": dataclasses.asdict(computed),
-        "scheduler_rows": scheduled.computed.rows,
-        "scheduler_samples_per_second": scheduled.samples_per_second,
-        "ratio": scheduled.samples_per_second * elapsed / samples,
-        "equal": sum(ours.whole.get(number) == one for number, one in theirs.whole.items()) if comparable else None,
-    }
+@dataclass
+class Digests:
+    """Hashes of waveforms and of their beginnings, by the utterance's number."""
+
+    prefix: int
+    """Samples of a beginning."""
+    whole: dict[int, bytes] = field(default_factory=dict)
+    beginning: dict[int, bytes] = field(default_factory=dict)
+
+    def take(self, number: int, waveform: FloatArray) -> None:
+        """Keeps a waveform's hashes."""
+        self.whole[number] = _digest(waveform)
+        self.beginning[number] = _digest(waveform[: self.prefix])
 
 
-def _memory(before: int | None, after: int | None, resident: Sequence[int]) -> dict[str, Any] | None:
+def verify(
+    vocoder: Vocoder,
+    mixture: Mixture,
+    digests: Digests,
+    *,
+    whole: Sequence[int],
+    beginnings: Iterable[int],
+    report: Callable[[int], None],
+) -> list[int]:
+    """Decodes utterances again, one at a time.
+
+    Args:
+        vocoder: on the same executor, and idle.
+        mixture: the utterances.
+        digests: of their waveforms in the job.
+        whole: numbers of the utterances to decode to their end.
+        beginnings: numbers of the utterances to decode the first samples of.
+        report: receives the number of utterances compared.
+
+    Returns:
+        The numbers of those that differ bitwise, or did not come.
+    """
+    requests = [(number, mixture[number], digests.whole.get(number)) for number in whole]
+    requests += [
+        (number, dataclasses.replace(mixture[number], samples=digests.prefix), digests.beginning.get(number))
+        for number in beginnings
+    ]
+    different = set()
+    for done, (number, request, expected) in enumerate(requests):
+        report(done)
+        try:
+            equal = _digest(vocoder.submit(request).result()) == expected
+        except (VocoderError, ExecutorError):
+            equal = False
+        if not equal:
+            different.add(number)
+    return sorted(different)
+
+
+def choose(utterances: int, count: int) -> Sequence[int]:
+    """Numbers of some utterances, at random and always the same."""
+    chosen = np.random.default_rng(1).choice(utterances, min(count, utterances), replace=False)
+    return sorted(chosen.tolist())
+
+
+def _digest(waveform: FloatArray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(waveform).tobytes(), digest_size=16).digest()
+
+
+def _memory(before: int, after: int, resident: Sequence[int]) -> dict[str, Any]:
     """Resident memory in bytes; ``growth`` is from when a quarter of the utterances was done to the end."""
-    if before is None or after is None or not resident:
-        return None
-    quarter = len(resident) // 4
-    level = float(np.median(resident[quarter : quarter + max(1, len(resident) // 20)]))
-    end = float(np.median(resident[-max(1, len(resident) // 20) :]))
-    return {
-        "before": before,
-        "quarter": level,
-        "end": end,
-        "after": after,
-        "peak": max(resident),
-        "growth": end - level,
-    }
+    quarter, several = len(resident) // 4, max(1, len(resident) // 20)
+    level = float(np.median(resident[quarter : quarter + several]))
+    end = float(np.median(resident[-several:]))
+    peak = max(resident)
+    return {"before": before, "quarter": level, "end": end, "after": after, "peak": peak, "growth": end - level}
 
 
-def _counting(report: Report, name: str, total: int, unit: str) -> Callable[[int], None]:
-    """Tells how far something is, some ten times."""
-    told = -1
+def _counting(report: Report, name: str, total: int) -> Callable[[int], None]:
+    """Shows progress some ten times."""
+    shown = -1
 
     def count(done: int) -> None:
-        nonlocal told
-        if (tenth := 10 * done // max(1, total)) > told:
-            told = tenth
-            report(f"{name}: {done} of {total} {unit}")
+        nonlocal shown
+        if (tenth := 10 * done // max(1, total)) > shown:
+            shown = tenth
+            report(f"{name}: {done} of {total} utterances")
 
     return count

@@ -1,7 +1,4 @@
-"""Two reports side by side: what has become slower, faster, or stayed, and what cannot be said.
-
-The rule stands in `RULE`, which ``--help`` shows.
-"""
+"""Compares two reports: rows that are slower, faster or the same, by the rule in `RULE`, which ``--help`` shows."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ from statistics import median
 from typing import Any, Literal
 
 LEAST = 0.05
-"""A change that is never called one, whatever the repeats say: two runs differ by some per cent for no reason."""
+"""The least change that counts: two runs differ by some per cent for no reason."""
 SPREADS = 3
 FEWEST = 5
-"""Repeats of a run: three of normal errors lie close together by chance often enough for false alarms."""
+"""Least repeats of a run: three normal errors are close together by chance often enough for false alarms."""
 COARSEST = 0.25
-"""A change that repeats may hide, and their rows still be called the same."""
+"""The largest change that repeats may hide for rows to count as the same."""
 SAME_LIMIT = LEAST
-"""By which the limits of two runs may differ, for their speeds to be compared as they are: by more, and a slower
-machine alone would be a regression."""
+"""Largest difference of two runs' limits for which speeds are compared: with a larger one, a slower machine alone would
+be a regression."""
 _TO_DEVIATION = 1.4826
 """From a median absolute deviation to the standard deviation of normal errors."""
 
@@ -43,7 +40,7 @@ Basis = Literal["speed", "share"]
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a row was in one run."""
+    """Speed of a row in one run."""
 
     speed: float
     """Samples a second."""
@@ -54,12 +51,12 @@ class Rate:
     shares: tuple[float, ...]
     """In each repeat."""
     settings: dict[str, Any]
-    """What must be equal, for two rates to be comparable."""
+    """Must be equal for two rates to be comparable."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a row."""
+    """A row of both reports, and the verdict."""
 
     subject: str
     batch: int
@@ -75,36 +72,36 @@ class Row:
     ratio: float | None
     """New to old, of what was judged."""
     allowed: float | None
-    """The change, as a share of the old, from which on it counts as one."""
+    """The least change that counts, as a share of the old."""
     verdict: Verdict
     reason: str = ""
-    """Why it was not judged."""
+    """Why it is not judged."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two reports."""
+    """Rows of two reports, and how their circumstances differ."""
 
     machine: tuple[str, ...]
-    """What differs between the machines, in words."""
+    """Differences of the machines, in words."""
     versions: tuple[str, ...]
-    """Versions that differ, in words."""
+    """Differences of versions, in words."""
     others_shares: tuple[float | None, float | None]
     """Of all cores, that other processes took in each run."""
     rows: tuple[Row, ...]
 
     @property
     def slower(self) -> bool:
-        """Whether anything is."""
+        """Whether a row is slower."""
         return any(row.verdict == "SLOWER" for row in self.rows)
 
     @property
     def judged(self) -> bool:
-        """Whether anything was."""
+        """Whether a row was judged."""
         return any(row.verdict != "not judged" for row in self.rows)
 
     def describe(self) -> dict[str, Any]:
-        """For the report."""
+        """Entries of the report."""
         return {**dataclasses.asdict(self), "slower": self.slower}
 
 
@@ -131,7 +128,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
 
 
 def spread(values: Sequence[float]) -> float:
-    """The standard deviation that the median absolute deviation stands for."""
+    """Standard deviation of normal errors, estimated from the median absolute deviation."""
     middle = median(values)
     return _TO_DEVIATION * median(abs(value - middle) for value in values)
 
@@ -146,7 +143,7 @@ def _require_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     models = [{name: report["model"][name] for name in sizes} for report in (old, new)]
     settings = [{name: report.get(name) for name in ("threads", "seconds")} for report in (old, new)]
     for kind, (one, other) in (("models", models), ("settings", settings)):
-        if different := list(_differences(one, other)):
+        if different := _differences(one, other):
             raise ValueError(
                 f"--compare: found different {kind}: {'; '.join(different)}; expected two runs of the same: measure "
                 "again as the old report says"
@@ -157,18 +154,12 @@ def _machine(report: dict[str, Any]) -> dict[str, Any]:
     machine, gpu = report["machine"], report["gpu"] or {}
     states = [state for state in (gpu.get("before"), gpu.get("after")) if state]
     names = {name: machine[name] for name in ("cpu", "cores", "usable_cores")}
-    # A report from before GPUs were told says nothing of one.
-    return names if report["date"] is None else {**names, "gpu": states[0]["name"] if states else None}
+    return {**names, "gpu": states[0]["name"] if states else None}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     names = [name for name in old if name in new]
     return [f"{name} {old[name]} -> {new[name]}" for name in names if old[name] != new[name]]
-
-
-def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what an older report did not hold."""
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
@@ -183,7 +174,7 @@ def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
             key = result["subject"], result["slots"]
             job = result["scheduler"]
             speed, parts = job["samples_per_second"], job["repeats"]
-            # The whole job's speed has one value; how much it wavers is told by its parts.
+            # The whole job's speed has one value; its parts show how much it varies.
             repeats = tuple(speed * part / median(parts) for part in parts)
             share = result["share_of_limit"]
             shares = tuple(share * repeat / speed for repeat in repeats) if share is not None else ()
@@ -194,44 +185,39 @@ def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
 
 
 def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, missing: str | None, *, another: bool) -> Row:
-    subject, batch = key
-
-    def row(verdict: Verdict, reason: str = "", basis: Basis | None = None, *numbers: float) -> Row:
-        ratio, allowed = numbers or (None, None)
-        return Row(
-            subject,
-            batch,
-            None if old is None else old.speed,
-            None if new is None else new.speed,
-            None if old is None else old.share,
-            None if new is None else new.share,
-            basis,
-            ratio,
-            allowed,
-            verdict,
-            reason,
-        )
-
+    row = Row(
+        *key,
+        old=old.speed if old else None,
+        new=new.speed if new else None,
+        old_share=old.share if old else None,
+        new_share=new.share if new else None,
+        basis=None,
+        ratio=None,
+        allowed=None,
+        verdict="not judged",
+    )
     if old is None:
-        return row("not judged", "only in the new report")
+        return dataclasses.replace(row, reason="only in the new report")
     if new is None:
-        return row("not judged", "only in the old report" + (f"; now {missing}" if missing else ""))
-    if different := list(_differences(_told(old.settings), _told(new.settings))):
-        return row("not judged", "; ".join(different))
+        return dataclasses.replace(row, reason="only in the old report" + (f"; now {missing}" if missing else ""))
+    if different := _differences(old.settings, new.settings):
+        return dataclasses.replace(row, reason="; ".join(different))
     fewest = min(len(old.repeats), len(new.repeats))
     if fewest < FEWEST:
-        return row("not judged", f"{fewest} repeats, expected {FEWEST} or more")
+        return dataclasses.replace(row, reason=f"{fewest} repeats, expected {FEWEST} or more")
     basis: Basis = "speed"
     if old.share and new.share:
         limits = (new.speed / new.share) / (old.speed / old.share)
         basis = "share" if another or abs(limits - 1) > SAME_LIMIT else "speed"
     elif another:
-        return row("not judged", "another machine, and no limit measured")
+        return dataclasses.replace(row, reason="another machine, and no limit measured")
     before, after = (old.repeats, new.repeats) if basis == "speed" else (old.shares, new.shares)
     middle, now = median(before), median(after)
     allowed = max(LEAST, SPREADS * (spread(before) + spread(after)) / middle)
+    row = dataclasses.replace(row, basis=basis, ratio=now / middle, allowed=allowed)
     change = now / middle - 1
-    verdict: Verdict = "SLOWER" if change < -allowed else "faster" if change > allowed else "same"
-    if verdict == "same" and allowed > COARSEST:
-        return row("not judged", f"repeats waver: they would hide {100 * allowed:.0f} %", basis, now / middle, allowed)
-    return row(verdict, "", basis, now / middle, allowed)
+    if abs(change) > allowed:
+        return dataclasses.replace(row, verdict="SLOWER" if change < 0 else "faster")
+    if allowed > COARSEST:
+        return dataclasses.replace(row, reason=f"repeats waver: they would hide {100 * allowed:.0f} %")
+    return dataclasses.replace(row, verdict="same")

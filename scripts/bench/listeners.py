@@ -1,47 +1,124 @@
-"""Listeners in real time: each a thread that reads 20 ms of its stream whenever 20 ms have passed."""
+"""Listeners in real time: threads that read 20 ms of their stream every 20 ms, and what they hear.
+
+A thread wakes up late now and then, and then finds samples that came late, too. So underruns are counted twice: as the
+thread meets them, and for a listener that is never late, from the times at which the samples came.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.executors.protocol import FloatArray
 from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts.bench.percentiles import percentiles
-from wavernn_trt.scripts.bench.playback import Arrivals, Playback, TimedSink, play
 from wavernn_trt.scripts.bench.speech import Mixture
+from wavernn_trt.scripts.bench.timing import percentiles
 
 LATE_SECONDS = 0.005
-"""A reader that wakes up so late is counted: a quarter of a frame."""
+"""A later wake-up of a reader is counted: a quarter of a frame."""
 _PATIENCE = 60.0
-"""Seconds after which a first frame is not waited for any longer."""
+"""Longest wait for a first frame, in seconds."""
+
+
+class TimedSink:
+    """Passes samples to another sink, and records when they came."""
+
+    def __init__(self, inner: Sink) -> None:
+        """Begins empty."""
+        self._inner = inner
+        self.room, self.urgent = inner.room, inner.urgent
+        self.times: list[float] = []
+        """Time of each piece, in seconds of `time.monotonic`."""
+        self.totals: list[int] = []
+        """Samples up to the end of each piece."""
+        self.complete = False
+        """Whether the waveform came to its end."""
+
+    def write(self, samples: FloatArray) -> None:
+        """Passes samples on."""
+        self._inner.write(samples)
+        self.totals.append((self.totals[-1] if self.totals else 0) + len(samples))
+        self.times.append(time.monotonic())
+
+    def finish(self, error: BaseException | None) -> None:
+        """Passes the end on."""
+        self.complete = error is None
+        self._inner.finish(error)
+
+
+@dataclass(frozen=True)
+class Playback:
+    """What a listener hears."""
+
+    frames: int = 0
+    """Frames that were due."""
+    underruns: int = 0
+    """Of those, frames that were not whole in time."""
+    silence: int = 0
+    """Samples of silence in their place."""
+
+    def __add__(self, other: Playback) -> Playback:
+        """Both together."""
+        return Playback(self.frames + other.frames, self.underruns + other.underruns, self.silence + other.silence)
+
+
+def play(
+    times: Sequence[float], totals: Sequence[int], due: Sequence[float], frame: int, *, complete: bool
+) -> Playback:
+    """What a listener hears that takes each frame exactly when it is due.
+
+    Missing samples are replaced by silence, and follow later; nothing is missing after the waveform's end.
+
+    Args:
+        times: when pieces of a waveform came.
+        totals: samples up to the end of each piece.
+        due: when frames are due.
+        frame: samples of a frame.
+        complete: whether the last piece is the waveform's end.
+    """
+    taken = underruns = silence = frames = 0
+    end = totals[-1] if complete and totals else None
+    for moment in due:
+        if taken == end:
+            break
+        frames += 1
+        place = bisect_right(times, moment)
+        count = min(frame, max(0, (totals[place - 1] if place else 0) - taken))
+        taken += count
+        if count < frame and taken != end:
+            underruns += 1
+            silence += frame - count
+    return Playback(frames, underruns, silence)
 
 
 @dataclass
 class Heard:
-    """What one listener met, or several together."""
+    """Measurements of one listener, or of several together."""
 
     first_frames: list[float] = field(default_factory=list)
-    """Seconds from the mel in hand to a frame in hand."""
+    """Seconds from the mel to the first frame."""
     playback: Playback = field(default_factory=Playback)
     """By the clock; see `play`."""
     read: Playback = field(default_factory=Playback)
     """As the thread read it, late wake-ups included."""
     lateness: list[float] = field(default_factory=list)
-    """Seconds by which the thread woke up behind the clock, for each frame."""
+    """Seconds by which the thread woke up late, for each frame."""
     samples: int = 0
-    """That were decoded for it."""
+    """Decoded for it."""
     failures: list[str] = field(default_factory=list)
-    """Streams that broke off."""
+    """Errors of streams."""
 
     def add(self, other: Heard) -> None:
-        """Takes another's in."""
+        """Adds another's."""
         self.first_frames += other.first_frames
         self.playback += other.playback
         self.read += other.read
@@ -50,17 +127,15 @@ class Heard:
         self.failures += other.failures
 
     def describe(self, sample_rate: int) -> dict[str, Any]:
-        """For the report."""
+        """Entries of the report."""
+        late = sum(seconds > LATE_SECONDS for seconds in self.lateness)
         return {
             "first_frame": percentiles(self.first_frames),
             "frames": self.playback.frames,
             "underruns": self.playback.underruns,
             "silence_seconds": self.playback.silence / sample_rate,
             "as_read": {"underruns": self.read.underruns, "silence_seconds": self.read.silence / sample_rate},
-            "reader_late": {
-                **percentiles(self.lateness),
-                "over_5_ms": sum(late > LATE_SECONDS for late in self.lateness),
-            },
+            "reader_late": {**percentiles(self.lateness), "over_5_ms": late},
             "samples": self.samples,
             "failures": self.failures,
         }
@@ -70,24 +145,21 @@ class Listener:
     """Listens to one utterance after the other."""
 
     def __init__(self, vocoder: Vocoder, mixture: Mixture, first: int, step: int, buffer: float) -> None:
-        """Prepares; `listen` is what a thread of its own does.
+        """Prepares; `listen` runs in a thread of its own.
 
         Args:
-            vocoder: speaks.
+            vocoder: of the streams.
             mixture: utterances to choose from, over and over.
-            first: the number of this listener's first.
-            step: to its next.
-            buffer: seconds that it waits behind a first frame before it begins to play.
+            first: number of this listener's first utterance.
+            step: to its next one.
+            buffer: seconds between a first frame and the beginning of playback.
         """
         self.heard = Heard()
-        self._vocoder = vocoder
-        self._mixture = mixture
-        self._next = first
-        self._step = step
-        self._buffer = buffer
+        self._vocoder, self._mixture = vocoder, mixture
+        self._next, self._step, self._buffer = first, step, buffer
 
     def listen(self, start: float, until: float) -> None:
-        """Listens from one moment to another, on the clock of `time.monotonic`."""
+        """Listens from one moment to another, in seconds of `time.monotonic`."""
         _sleep_until(start)
         try:
             while self._hear(self._mixture[self._next % len(self._mixture)], until):
@@ -102,34 +174,33 @@ class Listener:
             first = stream.read(timeout=_PATIENCE)
             now = time.monotonic()
             self.heard.first_frames.append(now - started)
-            frames = underruns = 0
-            arrivals = Arrivals(sink.times, sink.totals, complete=False)
+            underruns = 0
+            dues: list[float] = []
             period = stream.frame / stream.sample_rate
             due = now + self._buffer + (period if len(first) else 0.0)
             while due < until and not stream.ended:
                 _sleep_until(due)
                 self.heard.lateness.append(max(0.0, time.monotonic() - due))
-                arrivals.due.append(due)
+                dues.append(due)
                 missing = stream.underruns
                 stream.read_or_silence(stream.frame)
-                frames += 1
                 underruns += stream.underruns > missing
                 due += period
-            # Copies: the sink may be written until the stream is closed.
-            count = len(sink.times)
-            arrivals.times, arrivals.totals = sink.times[:count], [t - len(first) for t in sink.totals[:count]]
-            arrivals.complete = sink.complete
+            # The sink may be written until the stream is closed: its end is read first, then copies.
+            complete = sink.complete
+            times = list(sink.times)
+            totals = [total - len(first) for total in sink.totals[: len(times)]]
             if stream.error is not None:
                 self.heard.failures.append(str(stream.error))
-            self.heard.playback += play(arrivals, stream.frame)
-            self.heard.read += Playback(frames, underruns, stream.underruns)
+            self.heard.playback += play(times, totals, dues, stream.frame, complete=complete)
+            self.heard.read += Playback(len(dues), underruns, stream.underruns)
             self.heard.samples += sink.totals[-1] if sink.totals else 0
             return due < until
 
 
 @contextlib.contextmanager
 def open_stream(vocoder: Vocoder, request: Request) -> Iterator[tuple[AudioStream, TimedSink]]:
-    """A stream of an utterance, as `Vocoder.stream` opens it, and the sink that notes when its samples come."""
+    """A stream of an utterance, opened as `Vocoder.stream` does, and the sink that records its samples' times."""
     with AudioStream(vocoder.sample_rate, chunk=vocoder.chunk, seed=request.seed) as stream:
         sink = TimedSink(stream.sink)
         vocoder.speak_into(stream, request.mel, seed=request.seed, sink=sink)
@@ -142,12 +213,12 @@ def listen_together(
     """Listens with several listeners at a time.
 
     Args:
-        vocoder: speaks.
+        vocoder: of the streams.
         mixture: utterances to choose from.
         listeners: how many.
         seconds: how long.
         buffer: see `Listener`.
-        spread: seconds over which they come, one after the other.
+        spread: seconds over which they begin, one after the other.
     """
     start = time.monotonic()
     several = [Listener(vocoder, mixture, number, listeners, buffer) for number in range(listeners)]

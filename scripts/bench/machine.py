@@ -1,92 +1,189 @@
-"""On what a benchmark ran."""
+"""The machine of a benchmark: CPU, memory, GPU, versions, and how busy other processes kept it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Callable
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pynvml
+
+import wavernn_trt
+from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
+from wavernn_trt.scripts.bench.report_file import SCHEMA
+
 _PACKAGES = ("onnxruntime", "torch", "numpy")
 _OPTIONAL = ("univoc", "torchaudio", "tensorrt-rtx", "tensorrt", "cuda-bindings")
-"""Told only where they are installed."""
+"""Listed only if installed."""
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_REASONS = {
+    0x2: "clocks set by an application",
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+    0x100: "clocks set for a display",
+}
+"""NVML's clock event reasons; its lowest bit, idleness, is not one."""
+_IDLE = 0x1
 
 
 def describe_machine() -> dict[str, Any]:
     """CPU model, cores and memory, and the system."""
     return {
         "cpu": _cpu_model(),
-        "cores": os.cpu_count() or 1,
+        "cores": psutil.cpu_count() or 1,
         "usable_cores": usable_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Versions of what is measured; ``None`` where it is expected and not installed."""
-    import wavernn_trt
-
+    """Versions of Python and the packages that are measured; ``None`` for an expected one that is not installed."""
     packages = {name: _version(name) for name in _PACKAGES}
     optional = {name: version for name in _OPTIONAL if (version := _version(name))}
     return {"python": platform.python_version(), "wavernn-trt": wavernn_trt.__version__, **packages, **optional}
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(psutil.Process().memory_info().rss)
 
 
-def resident_bytes() -> int | None:
-    """Memory that this process has resident now; ``None`` where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
+def largest_cache() -> int:
+    """Bytes of the largest cache of the first core; 0 if the system does not show it."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    texts = [file.read_text().strip() for file in _CACHES.glob("index*/size")]
+    return max((int(text[:-1]) * units[text[-1]] for text in texts if text[:-1].isdigit()), default=0)
 
 
 class MachineWatch:
-    """How much of the machine other processes take while something is measured."""
+    """Measures how much of the machine other processes take."""
 
     def __init__(self) -> None:
-        """Begins to watch."""
+        """Begins to measure."""
         self._began = self._read()
 
     def others_share(self) -> float | None:
-        """Share of all cores' time that others took since the beginning; ``None`` where the system does not tell."""
-        if self._began is None or (now := self._read()) is None:
-            return None
-        total, busy, own = (after - before for after, before in zip(now, self._began, strict=True))
+        """Share of all cores' time that others took since the beginning; ``None`` if no time has passed."""
+        total, busy, own = (after - before for after, before in zip(self._read(), self._began, strict=True))
         return min(1.0, max(0.0, (busy - own) / total)) if total > 0 else None
 
     @staticmethod
-    def _read() -> tuple[float, float, float] | None:
-        """Seconds of all cores together: all, busy, and this process's with those of its children that ended."""
-        try:
-            words = Path("/proc/stat").read_text().splitlines()[0].split()
-            user, nice, system, idle, waiting, *rest = (int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9])
-        except (OSError, ValueError, IndexError):
-            return None
-        busy = user + nice + system + sum(rest)
-        return busy + idle + waiting, busy, sum(os.times()[:4])
+    def _read() -> tuple[float, float, float]:
+        """Seconds of all cores: in all, busy, and of this process with its ended children."""
+        # Guests' time is in the user time already.
+        times = {name: value for name, value in psutil.cpu_times()._asdict().items() if not name.startswith("guest")}
+        total = sum(times.values())
+        return total, total - times["idle"] - times.get("iowait", 0.0), sum(os.times()[:4])
+
+
+class Circumstances:
+    """What every report begins with: when and on what it was measured, and what else ran."""
+
+    def __init__(self) -> None:
+        """Begins to watch."""
+        self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._gpu = read_gpu()
+        self._watch = MachineWatch()
+
+    def describe(self, scenario: str) -> dict[str, Any]:
+        """The report's first entries, at the end of a measurement."""
+        share = self._watch.others_share()
+        return {
+            "schema": SCHEMA,
+            "scenario": scenario,
+            "date": self._date,
+            "machine": describe_machine(),
+            "gpu": describe_gpu(self._gpu, read_gpu()),
+            "others_share": share,
+            "versions": describe_versions(),
+        }
+
+
+def read_gpu() -> dict[str, Any] | None:
+    """State of the first GPU that CUDA shows to this process; ``None`` without a GPU or driver.
+
+    Values that the GPU does not report are ``None``. ``reasons`` lists what holds the clocks back, except idleness.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        gpu = _first_gpu()
+        return {
+            "name": _asked(lambda: pynvml.nvmlDeviceGetName(gpu)),
+            "driver": _asked(pynvml.nvmlSystemGetDriverVersion),
+            "sm_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))),
+            "memory_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM))),
+            "largest_sm_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM))),
+            "largest_memory_clock_mhz": _asked(
+                lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM))
+            ),
+            "temperature_celsius": _asked(
+                lambda: float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
+            ),
+            "power_watts": _asked(lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
+            "power_limit_watts": _asked(lambda: pynvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1000),
+            "reasons": _asked(lambda: _reasons(gpu)),
+        }
+    except (pynvml.NVMLError, ValueError):  # no such GPU
+        return None
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def describe_gpu(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Both states for a report, and everything that held the clocks back in one of them."""
+    if before is None and after is None:
+        return None
+    reasons = [reason for state in (before, after) if state for reason in state["reasons"] or ()]
+    return {"before": before, "after": after, "throttled": list(dict.fromkeys(reasons))}
+
+
+def _first_gpu() -> Any:
+    """NVML does not read ``CUDA_VISIBLE_DEVICES``, which holds numbers or UUIDs."""
+    name = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
+    if name.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(name)
+    return pynvml.nvmlDeviceGetHandleByIndex(int(name))
+
+
+def _asked(question: Callable[[], Any]) -> Any:
+    """A value of NVML; ``None`` if this GPU or driver does not know it."""
+    try:
+        return question()
+    except pynvml.NVMLError:
+        return None
+
+
+def _reasons(gpu: Any) -> list[str]:
+    try:
+        bits = int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+    except pynvml.NVMLError_FunctionNotFound:  # drivers before 535
+        bits = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+    known = [name for bit, name in _REASONS.items() if bits & bit]
+    other = bits & ~(_IDLE | sum(_REASONS))
+    return known + ([f"{other:#x}"] if other else [])
 
 
 def _cpu_model() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):  # no such names outside POSIX
-        return None
 
 
 def _version(package: str) -> str | None:

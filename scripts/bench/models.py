@@ -1,4 +1,4 @@
-"""Models of the sizes that people train, with random weights: speed does not depend on what the weights are."""
+"""Models of the usual sizes with random weights: speed does not depend on the weights."""
 
 from __future__ import annotations
 

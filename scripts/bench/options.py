@@ -1,4 +1,4 @@
-"""The options of ``wavernn-trt bench``."""
+"""The options of ``wavernn-trt bench`` and their help."""
 
 from __future__ import annotations
 
@@ -8,38 +8,72 @@ from typing import Any
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
-from wavernn_trt.scripts.bench.help_text import DESCRIPTION, EPILOG
+from wavernn_trt.scripts.bench.backends import BACKENDS
+from wavernn_trt.scripts.bench.compare import RULE
 from wavernn_trt.scripts.bench.models import STANDARD
-from wavernn_trt.scripts.bench.names import BACKENDS, PEERS, SCENARIOS
+from wavernn_trt.scripts.bench.report_file import SCENARIOS
+from wavernn_trt.scripts.bench.timing import SUBJECTS
+from wavernn_trt.scripts.extras import need
 
-MEANT_FOR = {
-    "repeats": ("speed", "mixed"),
-    "seconds": ("speed", "stream", "mixed"),
-    "plot": ("speed",),
-    "peers": ("speed",),
-    "price": ("speed", "batch"),
-    "compare": ("speed", "batch"),
-    "lanes": ("batch", "stream", "mixed"),
-    "mels": ("batch", "stream", "mixed"),
-    "lengths": ("batch", "stream", "mixed"),
-    "utterances": ("batch",),
-    "padded_groups": ("batch",),
-    "verify": ("batch",),
-    "listeners": ("stream", "mixed"),
-    "buffer": ("stream", "mixed"),
-    "openings": ("stream",),
-}
-"""Options that have a meaning with some scenarios only."""
+_PEERS = tuple(SUBJECTS)
+_PACKAGES = ("onnx", "psutil", "pynvml", "tabulate", "threadpoolctl")
+"""Of the extra ``bench``, as they are imported."""
+_DESCRIPTION = """\
+Measures how fast a model speaks on this machine.
+
+--scenario speed   fixed batches of equal lengths, beside what the machine could do (a matrix
+                   product, and a copy of memory) and beside what others do with the same
+                   weights (--peers). Everything is measured in turn, in every round; medians
+                   are reported. The default.
+--scenario batch   a job of utterances of mixed lengths, all slots kept full. Some utterances
+                   are decoded again alone, and compared bit for bit.
+--scenario stream  listeners who read 20 ms every 20 ms: the time to the first frame, and how
+                   many can listen without an underrun.
+--scenario mixed   listeners beside a batch job: what they hear, and what they cost the job.
+"""
+_EXAMPLES = """\
+peers, with the weights of the model itself:
+  loop         its modules in a plain PyTorch loop over samples, as WaveRNNs are usually run
+  cuda-graphs  its modules as one CUDA graph of many steps, fused cells, samples drawn on the GPU
+               (in --precision, else fp16)
+  univoc       univoc's own Vocoder.generate, one stream at a time (pip install --no-deps univoc)
+  torchaudio   torchaudio's own WaveRNN.infer, for torchaudio's and fatchord's models
+univoc and torchaudio are first held against the model, with the same samples before each step: one
+that computes something else is refused. Beside a backend on a GPU, peers run there where PyTorch can.
+
+examples:
+  wavernn-trt bench                                 the voice that is shipped
+  wavernn-trt bench --model my-voice --batch 1,16
+  wavernn-trt bench --random univoc-896 --json univoc.json
+  wavernn-trt bench --backend onnxruntime --batch 1:64 --json speed.json --plot speed.png
+  wavernn-trt bench --plot speed.svg --from speed.json          draw it again
+  wavernn-trt bench --backend tensorrt-rtx,cuda --precision fp16 --batch 1:128 --peers loop,cuda-graphs
+  wavernn-trt bench --backend onnxruntime --peers none --batch 8 --json new.json --compare old.json
+  wavernn-trt bench --from new.json --compare old.json          compare, and measure nothing
+  wavernn-trt bench --price 0.35 --currency EUR                 what 1,000 hours of speech cost here
+  wavernn-trt bench --scenario batch
+  wavernn-trt bench --scenario batch --utterances 2000 --verify all --mels speech/    the load test
+  wavernn-trt bench --scenario stream --listeners 1,2,4,8
+  wavernn-trt bench --scenario mixed --listeners 4 --backend tensorrt-rtx
+
+comparing:
+"""
+_CODES = """\
+exit codes: 0 measured; 1 no backend could be measured, an utterance failed or differs from the same
+alone, or something is slower than in the report compared with; 2 wrong usage, or nothing of two
+reports could be compared
+"""
+_EPILOG = f"{_EXAMPLES}{RULE}\n{_CODES}"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Registers the subcommand's parser."""
+def add_parser(subparsers: Any) -> None:
+    """Registers the subcommand."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         usage=f"{PROGRAM} bench [--scenario NAME] [--model DIR | --random NAME] [--backend NAMES] [OPTION ...]",
         help="measure speed on this machine, and against others' code",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default="speed", help="default: %(default)s")
@@ -49,7 +83,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     _add_load(parser.add_argument_group("batch"))
     _add_listening(parser.add_argument_group("stream and mixed"))
     _add_output(parser.add_argument_group("output"))
-    return parser
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    need("bench", _PACKAGES, extra="bench")
+    # Imported here: it imports these packages.
+    from wavernn_trt.scripts.bench.command import run
+
+    return run(arguments)
 
 
 def _add_model(group: Any) -> None:
@@ -77,7 +119,7 @@ def _add_model(group: Any) -> None:
         "--peers",
         type=_peers,
         metavar="NAMES",
-        help=f"speed: some of {','.join(PEERS)}, or none (default: those that suit the model and the machine)",
+        help=f"speed: some of {','.join(_PEERS)}, or none (default: those that suit the model and the machine)",
     )
     group.add_argument(
         "--batch",
@@ -126,18 +168,12 @@ def _add_load(group: Any) -> None:
     group.add_argument(
         "--utterances", type=positive_integer, metavar="N", help="default: 128; the load test of this project: 2000"
     )
-    group.add_argument(
-        "--padded-groups",
-        type=_count,
-        metavar="N",
-        help="fixed batches to decode, evenly spread over the job; 0: none (default: as many as take about as long as "
-        "the job)",
-    )
+    group.add_argument("--padded-groups", type=_count, help=argparse.SUPPRESS)  # has no effect; see `command`
     group.add_argument(
         "--verify",
         type=_verify,
         metavar="N|all",
-        help="utterances to speak again alone (default: 16); all: the beginnings of all, and 16 to their end",
+        help="utterances to decode again alone (default: 16); all: the beginnings of all, and 16 to their end",
     )
 
 
@@ -158,7 +194,7 @@ def _add_listening(group: Any) -> None:
         "--openings",
         type=positive_integer,
         metavar="N",
-        help="stream: streams opened with nobody else there, for the time to the first frame (default: 50)",
+        help="stream: streams opened with no other stream, for the time to the first frame (default: 50)",
     )
 
 
@@ -195,7 +231,7 @@ def _add_output(group: Any) -> None:
         metavar="F",
         help="with --plot, --compare or --price: take what --json wrote, and measure nothing",
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="do not say on stderr what is being measured")
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress on stderr")
 
 
 def _backends(text: str) -> tuple[str, ...]:
@@ -203,7 +239,7 @@ def _backends(text: str) -> tuple[str, ...]:
 
 
 def _peers(text: str) -> tuple[str, ...]:
-    return () if text == "none" else _names(text, PEERS, ", or none")
+    return () if text == "none" else _names(text, _PEERS, ", or none")
 
 
 def _names(text: str, known: tuple[str, ...], otherwise: str = "") -> tuple[str, ...]:

@@ -1,87 +1,89 @@
-"""The peers that a run has: those asked for, or those that suit the model and the machine."""
+"""Peers of a run: those that were asked for, or those that suit the model and the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.scripts.bench.availability import (
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.scripts.bench.backends import (
     NO_TORCH,
     InapplicableError,
     UnavailableError,
     has_torch,
     require_cuda_torch,
 )
-from wavernn_trt.scripts.bench.names import PEERS, SUBJECTS
-from wavernn_trt.scripts.bench.peer import Peer
+from wavernn_trt.scripts.bench.timing import SUBJECTS, Peer
 
-if TYPE_CHECKING:
-    from wavernn_trt.scripts.bench.speed_rounds import SpeedOptions
+_FAMILIES = {"univoc": ("univoc",), "torchaudio": ("torchaudio", "fatchord")}
 
 
-def open_peers(options: SpeedOptions, path: Path, missing: dict[str, str], *, on_gpu: bool) -> list[Peer]:
+def open_peers(
+    path: Path,
+    names: Sequence[str] | None,
+    batches: Sequence[int],
+    missing: dict[str, str],
+    *,
+    threads: int,
+    precision: Precision | None,
+    on_gpu: bool,
+) -> list[Peer]:
     """Opens the peers.
 
     Args:
-        options: which, and with how many threads. Where nobody says which, those that cannot suit the model or the
-            machine are left out without a word; everything else that is missing is told.
         path: the model directory.
-        missing: is told which are not there, and why.
-        on_gpu: whether a backend on a GPU is measured: the peers then run there too, where PyTorch finds it.
+        names: some of `SUBJECTS`. ``None`` is all; those that cannot suit the model or the machine are then left out
+            without a reason.
+        batches: that are measured.
+        missing: receives those that are not available, and why.
+        threads: of PyTorch on the CPU.
+        precision: of CUDA graphs; fp16 by default.
+        on_gpu: whether a backend on a GPU is measured: the peers then run there too, if PyTorch finds it.
 
     Raises:
         PeerError: a peer does not compute what the model does.
     """
     peers: list[Peer] = []
-    for name in PEERS if options.peers is None else options.peers:
+    for name in SUBJECTS if names is None else names:
         try:
-            peers.append(_open(name, options, path, on_gpu=on_gpu))
+            peers.append(_open(name, path, threads, precision, on_gpu=on_gpu))
         except InapplicableError as error:
-            if options.peers is not None:
+            if names is not None:
                 missing[SUBJECTS[name]] = str(error)
         except UnavailableError as error:
             missing[SUBJECTS[name]] = str(error)
     for peer in peers:
-        if peer.only is not None and set(options.batches) != {peer.only}:
+        if peer.only is not None and set(batches) != {peer.only}:
             missing[f"{peer.subject}, other batches"] = f"not measured: it generates {peer.only} stream at a time"
-    return [peer for peer in peers if peer.only is None or peer.only in options.batches]
+    return [peer for peer in peers if peer.only is None or peer.only in batches]
 
 
-def _open(name: str, options: SpeedOptions, path: Path, *, on_gpu: bool) -> Peer:
-    _suits(name, open_model_directory(path).model, on_gpu=on_gpu)
+def _open(name: str, path: Path, threads: int, precision: Precision | None, *, on_gpu: bool) -> Peer:
+    _check_suits(name, open_model_directory(path).model, on_gpu=on_gpu)
     if not has_torch():
         raise UnavailableError(NO_TORCH)
-    # Imported here: each of these imports torch.
+    # Imported here: these modules import torch.
+    from wavernn_trt.scripts.bench.pytorch_peers import TYPES, CudaGraphsPeer, PlainLoopPeer
+    from wavernn_trt.scripts.bench.upstream_peers import TorchaudioPeer, UnivocPeer
+
     if name == "cuda-graphs":
         require_cuda_torch()
-        from wavernn_trt.scripts.bench.cuda_graphs import TYPES, CudaGraphsPeer
-
-        return CudaGraphsPeer(path, options.precision if options.precision in TYPES else "fp16")
-    opened: Callable[..., Peer]
-    if name == "loop":
-        from wavernn_trt.scripts.bench.plain_loop import PlainLoopPeer as opened
-    elif name == "univoc":
-        from wavernn_trt.scripts.bench.univoc_peer import UnivocPeer as opened
-    else:
-        from wavernn_trt.scripts.bench.torchaudio_peer import TorchaudioPeer as opened
-    return opened(path, options.threads, "cuda" if on_gpu and _finds_gpu() else "cpu")
+        return CudaGraphsPeer(path, precision if precision in TYPES else "fp16")
+    kinds: dict[str, Callable[..., Peer]] = {"loop": PlainLoopPeer, "univoc": UnivocPeer, "torchaudio": TorchaudioPeer}
+    return kinds[name](path, threads, "cuda" if on_gpu and _finds_gpu() else "cpu")
 
 
-def _suits(name: str, model: ModelConfig, *, on_gpu: bool) -> None:
-    """Raises `InapplicableError` where a peer has nothing to do with the model or the machine."""
-    if name == "cuda-graphs":
-        if model.output != "categorical":
-            raise InapplicableError(f"not measured: it draws classes, this model has a {model.output}")
-        if not on_gpu and not _finds_gpu():
-            raise InapplicableError("not measured: PyTorch finds no GPU")
-    families = {"univoc": ("univoc",), "torchaudio": ("torchaudio", "fatchord")}.get(name)
+def _check_suits(name: str, model: ModelConfig, *, on_gpu: bool) -> None:
+    """Raises `InapplicableError` for a peer that has nothing to do with the model or the machine."""
+    families = _FAMILIES.get(name)
     if families is not None and model.family not in families:
         raise InapplicableError(f"not measured: it generates {' and '.join(families)} models, this is {model.family}")
-    if name == "torchaudio" and model.output != "categorical":
+    if name in ("cuda-graphs", "torchaudio") and model.output != "categorical":
         raise InapplicableError(f"not measured: it draws classes, this model has a {model.output}")
+    if name == "cuda-graphs" and not on_gpu and not _finds_gpu():
+        raise InapplicableError("not measured: PyTorch finds no GPU")
 
 
 def _finds_gpu() -> bool:

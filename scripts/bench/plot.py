@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.scripts.bench.names import SUBJECTS
 from wavernn_trt.scripts.bench.report_file import damaged
+from wavernn_trt.scripts.bench.timing import SUBJECTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,20 +77,29 @@ def draw(report: dict[str, Any], file: Path, source: Path | None = None) -> None
         OSError: the file cannot be written.
     """
     check_drawing(file)
-    if source is not None:
-        check_report(report, source)
-    if not report["results"]:
-        raise ValueError("--plot: found a report without results, expected a measurement of at least one batch size")
     import matplotlib
 
+    kind = file.suffix.lower()[1:]
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(_SETTINGS):
-        kind = file.suffix.lower()[1:]
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        lay_out_figure(report).savefig(file, dpi=_DOTS_PER_INCH, format=kind, metadata=metadata)
+        try:
+            figure = lay_out_figure(report)
+        except (KeyError, TypeError, IndexError) as error:
+            if source is None:
+                raise
+            raise damaged(source, "--from", error) from None
+        figure.savefig(file, dpi=_DOTS_PER_INCH, format=kind, metadata=metadata)
 
 
 def lay_out_figure(report: dict[str, Any]) -> Figure:
-    """The figure: throughput on the left, latency on the right."""
+    """The figure: throughput on the left, latency on the right.
+
+    Raises:
+        ValueError: the report has no results.
+        KeyError, TypeError, IndexError: it is damaged.
+    """
+    if not report["results"]:
+        raise ValueError("--plot: found a report without results, expected a measurement of at least one batch size")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,25 +114,11 @@ def lay_out_figure(report: dict[str, Any]) -> Figure:
 
 def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
     for subject, results in _subjects(report):
-        colour, marker = _STYLES.get(subject, _UNKNOWN)
-        speeds = [result["samples_per_second"] for result in results]
-        spread = (
-            [speed - result["slowest"] for speed, result in zip(speeds, results, strict=True)],
-            [result["fastest"] - speed for speed, result in zip(speeds, results, strict=True)],
-        )
-        batches = [result["batch"] for result in results]
-        axes.errorbar(
-            batches,
-            speeds,
-            yerr=spread,
-            color=colour,
-            marker=marker,
-            ms=4,
-            lw=1.5,
-            elinewidth=1,
-            capsize=2,
-            label=subject,
-        )
+        rows = [
+            (result["batch"], result["samples_per_second"], (result["slowest"], result["fastest"]))
+            for result in results
+        ]
+        _draw_curve(axes, subject, rows, label=subject)
     for name, flops in _limits(report).items():
         most = flops / (2 * report["model"]["multiply_adds"])
         axes.axhline(most, color=_LIMIT, lw=1.2, ls=_DASHES["GPU" in name], label=f"limit: {name}")
@@ -150,34 +145,30 @@ def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
     curves = (("first_chunk", "first 20 ms", "-", "full"), ("chunk", f"a chunk{length}", ":", "none"))
     several = len({result["subject"] for result in report["results"] if result["first_chunk_seconds"]}) > 1
     for subject, results in _subjects(report):
-        colour, marker = _STYLES.get(subject, _UNKNOWN)
         for key, name, style, filled in curves:
-            there = [result for result in results if result.get(f"{key}_seconds") is not None]
-            if not there:
-                continue
-            middle = [1e3 * result[f"{key}_seconds"] for result in there]
-            repeats = [[1e3 * seconds for seconds in result["repeats"][key]] for result in there]
-            spread = (
-                [here - min(times) for here, times in zip(middle, repeats, strict=True)],
-                [max(times) - here for here, times in zip(middle, repeats, strict=True)],
-            )
-            axes.errorbar(
-                [result["batch"] for result in there],
-                middle,
-                yerr=spread,
-                color=colour,
-                marker=marker,
-                ms=4,
-                lw=1.5,
-                ls=style,
-                fillstyle=filled,
-                elinewidth=1,
-                capsize=2,
-                label=f"{subject}, {name}" if several else name,
-            )
+            rows = [
+                (result["batch"], 1e3 * middle, [1e3 * seconds for seconds in result["repeats"][key]])
+                for result in results
+                if (middle := result[f"{key}_seconds"]) is not None
+            ]
+            label = f"{subject}, {name}" if several else name
+            _draw_curve(axes, subject, rows, label=label, ls=style, fillstyle=filled)
     if len(lengths) == 1:
         axes.axhline(1e3 * next(iter(lengths)), color=_LIMIT, lw=1.2, ls=(0, (5, 3)), label="a chunk in real time")
     _lay_out(axes, report, "milliseconds", "latency")
+
+
+def _draw_curve(axes: Axes, subject: str, rows: Sequence[tuple[int, float, Sequence[float]]], **style: Any) -> None:
+    """A curve through (batch, value, repeats), with bars over all repeats."""
+    if not rows:
+        return
+    batches, values, repeats = zip(*rows, strict=True)
+    below = [value - min(several) for value, several in zip(values, repeats, strict=True)]
+    above = [max(several) - value for value, several in zip(values, repeats, strict=True)]
+    colour, marker = _STYLES.get(subject, _UNKNOWN)
+    axes.errorbar(
+        batches, values, (below, above), color=colour, marker=marker, ms=4, lw=1.5, elinewidth=1, capsize=2, **style
+    )
 
 
 def _lay_out(axes: Axes, report: dict[str, Any], unit: str, title: str) -> None:
@@ -215,26 +206,3 @@ def _title(report: dict[str, Any]) -> str:
     layers = f"{model['layers']} x GRU {model['hidden_size']}"
     threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
     return f"{model['family']}, {layers}, {model['sample_rate']} Hz; {machine['cpu']}, {threads}; bars: all repeats"
-
-
-def check_report(report: dict[str, Any], source: Path) -> None:
-    """Looks at everything that is drawn.
-
-    Raises:
-        ValueError: something is not there, or of another kind.
-    """
-    try:
-        _look_at(report)
-    except (KeyError, TypeError, IndexError) as error:
-        raise damaged(source, "--from", error) from None
-
-
-def _look_at(report: dict[str, Any]) -> None:
-    _title(report)
-    report["limit"]["flops"][report["limit"]["library"]] / report["model"]["multiply_adds"]
-    for name, flops in (report["gpu_limit"] or {"flops": {}})["flops"].items():
-        name + "", flops + 0
-    for result in report["results"]:
-        for key in ("batch", "samples_per_second", "slowest", "fastest"):
-            result[key] + 0
-        result["place"], result["subject"], result["repeats"]["first_chunk"], result["first_chunk_seconds"]

@@ -1,33 +1,62 @@
-"""The scenario ``speed``: fixed batches of equal lengths, from the command line to a report."""
+"""The scenario ``speed``: fixed batches of equal lengths.
+
+Every subject takes a turn in every round, so that drift of the machine affects all of them alike.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from wavernn_trt.export.model_directory import open_model_directory
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
-from wavernn_trt.scripts.bench.circumstances import Circumstances
-from wavernn_trt.scripts.bench.machine import usable_cores
-from wavernn_trt.scripts.bench.progress import Report
-from wavernn_trt.scripts.bench.report import reduce
-from wavernn_trt.scripts.bench.speed_rounds import SpeedOptions, measure
+from wavernn_trt.runtime.executors.protocol import Executor, FloatArray
+from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.bench.backends import (
+    UnavailableError,
+    another_vocoder,
+    describe_model,
+    load_backend,
+    place_of,
+    precision_of,
+)
+from wavernn_trt.scripts.bench.limits import COPY, GPU_COPY, LIBRARIES, Limits, gpu_product
+from wavernn_trt.scripts.bench.machine import Circumstances
+from wavernn_trt.scripts.bench.peers import open_peers
+from wavernn_trt.scripts.bench.speech import noise_mel
+from wavernn_trt.scripts.bench.timing import MeteredExecutor, Repeat, Report, Timing, Turn
 
 _BACKENDS = ("onnxruntime", "torch")
 _BATCHES = (1, 8, 32)
 _SECONDS = 0.25
 _REPEATS = 5
+_REFERENCE_SECONDS = 0.1
+"""Speech that PyTorch is timed over: its time a step does not depend on the length, and it is slow."""
+_WARM_UP_SECONDS = 0.04
+_LOADS = 3
+_BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in WEIGHT_BYTES.items()}}
+"""Bytes of a weight."""
+Rounds = Sequence[Sequence[float]]
+"""For each round, a figure at each batch."""
 
 
-def measure_speed(arguments: argparse.Namespace, path: Path, report: Report, *, numpy_limited: bool) -> dict[str, Any]:
-    """Measures a model with each of the backends.
+def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> dict[str, Any]:
+    """Measures a model with each of the backends, and peers and limits in the same rounds.
 
     Args:
-        arguments: of the command line; what was not given is ``None``.
+        arguments: of the command line; ``None`` for options that were not given.
         path: a model directory.
-        report: is told what comes next.
-        numpy_limited: whether numpy has as many threads as were asked for.
+        report: shows what is measured next.
 
     Returns:
         The report.
@@ -36,25 +65,266 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report, *, 
         PeerError: a peer does not compute what the model does.
     """
     directory = open_model_directory(path)
-    threads = arguments.threads or default_threads(directory.model.multiply_adds)
-    numpy_threads = threads if numpy_limited else usable_cores()
-    options = SpeedOptions(
-        backends=tuple(arguments.backend or _BACKENDS),
-        peers=arguments.peers,
-        batches=tuple(arguments.batch or _BATCHES),
-        seconds=arguments.seconds or _SECONDS,
-        repeats=arguments.repeats or _REPEATS,
-        threads=threads,
-        precision=arguments.precision,
-    )
+    threads: int = arguments.threads or default_threads(directory.model.multiply_adds)
+    backends: Sequence[str] = arguments.backend or _BACKENDS
+    batches: Sequence[int] = arguments.batch or _BATCHES
+    seconds: float = arguments.seconds or _SECONDS
+    repeats: int = arguments.repeats or _REPEATS
     circumstances = Circumstances()
-    measured = measure(path, options, report)
+    missing: dict[str, str] = {}
+    opened = OpenedBackends(path, backends, threads, arguments.precision, missing, report)
+    on_gpu = any(place_of(backend) == "gpu" for backend in backends)
+    report("opening peers")
+    peers = open_peers(
+        path, arguments.peers, batches, missing, threads=threads, precision=arguments.precision, on_gpu=on_gpu
+    )
+    turns: list[Turn] = []
+    for batch in batches:
+        turns += opened.turns(batch, seconds)
+        for peer in peers:
+            if peer.only in (None, batch):
+                report(f"{peer.subject}, batch {batch}: warm-up")
+                turns.append(peer.turn(batch, min(seconds, _REFERENCE_SECONDS)))
+    turns += opened.own_turns({timing.subject for timing, _ in turns}, seconds)
+    timings = [timing for timing, _ in turns]
+    measured_batches = list(dict.fromkeys(timing.batch for timing in timings)) or list(batches)
+    limits = Limits(threads, [timing.precision for timing in timings if timing.place == "gpu"], missing)
+    found = _measure_rounds(turns, measured_batches, limits, repeats, report)
+    limits.close()
+    names = [peer.subject for peer in peers]
     return {
         **circumstances.describe("speed"),
         "threads": threads,
-        "numpy_threads": numpy_threads,
-        "repeats": options.repeats,
-        "seconds": options.seconds,
-        "precision": options.precision,
-        **reduce(directory, measured, with_numpy=numpy_threads == threads),
+        "numpy_threads": limits.numpy_threads,
+        "repeats": repeats,
+        "seconds": seconds,
+        "precision": arguments.precision,
+        "model": describe_model(directory),
+        "loads": {
+            backend: {"median": median(times), "first": times[0], "repeats": times}
+            for backend, times in opened.loads.items()
+        },
+        "peers": names,
+        **reduce(directory, timings, measured_batches, found, names, with_numpy=limits.numpy_threads == threads),
+        "missing": missing,
     }
+
+
+def _measure_rounds(
+    turns: Sequence[Turn], batches: Sequence[int], limits: Limits, repeats: int, report: Report
+) -> dict[str, list[list[float]]]:
+    """All repeats, with the limits measured beside each batch of each round; the limits by name."""
+    found: dict[str, list[list[float]]] = {name: [] for name in limits.names}
+    for round_ in range(repeats):
+        for rows in found.values():
+            rows.append([])
+        for batch in batches:
+            for name, value in limits.measure().items():
+                found[name][-1].append(value)
+            here = [turn for turn in turns if turn[0].batch == batch]
+            first = round_ % max(1, len(here))
+            for timing, run in here[first:] + here[:first]:
+                report(f"round {round_ + 1} of {repeats}: {timing.subject}, batch {batch}")
+                timing.add(run())
+    return found
+
+
+class OpenedBackends:
+    """A model opened with each backend that is available."""
+
+    def __init__(
+        self,
+        path: Path,
+        backends: Sequence[str],
+        threads: int,
+        precision: Precision | None,
+        missing: dict[str, str],
+        report: Report,
+    ) -> None:
+        """Opens it several times, to time that.
+
+        Args:
+            path: the model directory.
+            backends: as the command line writes them.
+            threads: CPU threads.
+            precision: of backends on a GPU.
+            missing: receives what cannot be opened, and why.
+            report: shows what is opened next.
+        """
+        self.loads: dict[str, list[float]] = {}
+        """Seconds of opening the model with each backend; the first of them meets a cold file cache."""
+        self._threads, self._precision = threads, precision
+        self._missing, self._report = missing, report
+        self._opened: dict[str, Vocoder] = {}
+        for backend in [backend for _ in range(_LOADS) for backend in backends]:
+            if backend in missing:
+                continue
+            report(f"opening with {backend}")
+            self._opened.pop(backend, None)
+            gc.collect()
+            started = time.perf_counter()
+            try:
+                self._opened[backend] = load_backend(path, backend, threads, precision=precision)
+            except UnavailableError as error:
+                missing[backend] = str(error)
+            else:
+                self.loads.setdefault(backend, []).append(time.perf_counter() - started)
+
+    def turns(self, batch: int, seconds: float) -> list[Turn]:
+        """Those backends that support a batch, warmed up."""
+        opened = {backend: self._with_batch(vocoder, backend, batch) for backend, vocoder in self._opened.items()}
+        return [self._turn(vocoder, backend, batch, seconds) for backend, vocoder in opened.items() if vocoder]
+
+    def own_turns(self, measured: set[str], seconds: float) -> list[Turn]:
+        """Those that support none of the batches, with the batch they were built for."""
+        return [
+            self._turn(_metered(vocoder, vocoder.batch), backend, vocoder.batch, seconds)
+            for backend, vocoder in self._opened.items()
+            if backend not in measured
+        ]
+
+    def _with_batch(self, vocoder: Vocoder, backend: str, batch: int) -> Vocoder | None:
+        """The same model for a batch; ``None`` for an engine that does not support it."""
+        executor = vocoder.executor
+        if executor.slots in (None, batch):
+            return _metered(vocoder, batch)
+        if executor.name == "torch":
+            from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
+            assert isinstance(executor, TorchExecutor)
+            return _metered(vocoder, batch, TorchExecutor(executor.model, batch))
+        try:
+            return _metered(load_backend(vocoder.config.path, backend, self._threads, batch, self._precision), batch)
+        except UnavailableError as error:
+            self._missing[f"{backend}, batch {batch}"] = str(error)
+            return None
+
+    def _turn(self, vocoder: Vocoder, backend: str, batch: int, seconds: float) -> Turn:
+        mel = noise_mel(vocoder, min(seconds, _REFERENCE_SECONDS) if backend == "torch" else seconds)
+        self._report(f"{backend}, batch {batch}: warm-up")
+        _vocode(vocoder, noise_mel(vocoder, _WARM_UP_SECONDS), batch)
+        samples = batch * mel.shape[1] * vocoder.config.audio.hop_length
+        precision = precision_of(_executor(vocoder).inner)
+        timing = Timing(backend, batch, samples, vocoder.chunk, place_of(backend), precision, vocoder.engine)
+        return timing, lambda: _vocode(vocoder, mel, batch)
+
+
+def _metered(vocoder: Vocoder, batch: int, executor: Executor | None = None) -> Vocoder:
+    return another_vocoder(vocoder, batch, executor=MeteredExecutor(executor or vocoder.executor))
+
+
+def _executor(vocoder: Vocoder) -> MeteredExecutor:
+    assert isinstance(vocoder.executor, MeteredExecutor)
+    return vocoder.executor
+
+
+def _vocode(vocoder: Vocoder, mel: FloatArray, batch: int) -> Repeat:
+    """All streams of a batch at the same time, to their ends."""
+    executor = _executor(vocoder)
+    executor.recent.clear()
+    started = time.monotonic()
+    tickets = [vocoder.submit(Request(mel, seed)) for seed in range(batch)]
+    for ticket in tickets:
+        ticket.result()
+    elapsed = time.monotonic() - started
+    first = max(ticket.first_samples or math.inf for ticket in tickets) - started
+    return Repeat(elapsed, first, executor.chunk_seconds())
+
+
+def reduce(
+    config: ModelDirectory,
+    timings: Sequence[Timing],
+    batches: Sequence[int],
+    limits: Mapping[str, Rounds],
+    peers: Sequence[str],
+    *,
+    with_numpy: bool,
+) -> dict[str, Any]:
+    """Medians, spreads and ratios, with all repeats beside them.
+
+    Ratios are taken within each round, and their median is reported: what slows the machine for a while slows both.
+
+    Args:
+        config: the model.
+        timings: the repeats of all subjects.
+        batches: in the order in which a round measures them.
+        limits: by name.
+        peers: those of the subjects that are peers.
+        with_numpy: whether numpy had the same number of threads, so that its matrix product may be the limit.
+    """
+    # The better library's product is the limit, in each round at each batch.
+    medians = {name: _median(limits[name]) for name in LIBRARIES}
+    best = max((name for name in medians if with_numpy or name != "numpy"), key=lambda name: medians[name])
+    products = {name: rounds for name, rounds in limits.items() if name.startswith("gpu ") and name != GPU_COPY}
+    gpu_flops = {name: _median(rounds) for name, rounds in products.items()}
+    return {
+        "limit": {"library": best, "flops": medians, "repeats": {name: limits[name] for name in LIBRARIES}},
+        "copy": _copy(limits, COPY),
+        "gpu_limit": {"flops": gpu_flops, "repeats": products} if products else None,
+        "gpu_copy": _copy(limits, GPU_COPY),
+        "results": [_result(config, timing, timings, batches, limits, peers, best) for timing in timings],
+    }
+
+
+def _result(
+    config: ModelDirectory,
+    timing: Timing,
+    timings: Sequence[Timing],
+    batches: Sequence[int],
+    limits: Mapping[str, Rounds],
+    peers: Sequence[str],
+    library: str,
+) -> dict[str, Any]:
+    speeds = [timing.samples / elapsed for elapsed in timing.elapsed]
+    operations = 2 * config.model.multiply_adds
+    weights = _BYTES[timing.precision] * config.model.multiply_adds
+    moved = [weights * speed / timing.batch for speed in speeds]
+    on_gpu = timing.place == "gpu"
+    place = batches.index(timing.batch)
+    product = limits.get(gpu_product(timing.precision) if on_gpu else library)
+    copy = limits.get(GPU_COPY if on_gpu else COPY)
+    shares = _shares([operations * speed for speed in speeds], product, place)
+    copy_shares = _shares(moved, copy, place)
+    times = {
+        peer.subject: median(
+            speed / (peer.samples / elapsed) for speed, elapsed in zip(speeds, peer.elapsed, strict=True)
+        )
+        for peer in timings
+        if peer.subject in peers and peer.batch == timing.batch
+    }
+    return {
+        "subject": timing.subject,
+        "batch": timing.batch,
+        "place": timing.place,
+        "precision": timing.precision,
+        "engine": timing.engine,
+        "samples": timing.samples,
+        "chunk_samples": timing.chunk_samples,
+        "samples_per_second": median(speeds),
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+        "real_time_factor": config.audio.sample_rate / median(speeds),
+        "first_chunk_seconds": median(timing.first_chunk) if timing.first_chunk else None,
+        "chunk_seconds": median(timing.chunk) if timing.chunk else None,
+        "flops": operations * median(speeds),
+        "share_of_limit": median(shares) if shares else None,
+        "shares": shares,
+        "weight_bytes_a_step": weights,
+        "weight_bytes_per_second": median(moved),
+        "share_of_copy": median(copy_shares) if copy_shares else None,
+        "times": times,
+        "repeats": dataclasses.asdict(timing),
+    }
+
+
+def _shares(rates: Sequence[float], limit: Rounds | None, place: int) -> list[float] | None:
+    """Of the limit in each round at one batch; ``None`` if it was not measured."""
+    return None if limit is None else [rate / row[place] for rate, row in zip(rates, limit, strict=True)]
+
+
+def _copy(limits: Mapping[str, Rounds], name: str) -> dict[str, Any] | None:
+    return {"bytes_per_second": _median(limits[name]), "repeats": limits[name]} if name in limits else None
+
+
+def _median(rounds: Rounds) -> float:
+    return median(value for row in rounds for value in row)

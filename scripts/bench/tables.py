@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.scripts.bench.heading import BUSY
-from wavernn_trt.scripts.bench.names import BACKENDS, SUBJECTS
+from wavernn_trt.scripts.bench.backends import BACKENDS
+from wavernn_trt.scripts.bench.report import BUSY
 from wavernn_trt.scripts.bench.report_file import damaged, read_report
+from wavernn_trt.scripts.bench.timing import SUBJECTS
 
 BEGIN = "<!-- speed: written by python -m wavernn_trt.scripts.bench.tables -->"
 END = "<!-- end of speed -->"
@@ -43,7 +44,7 @@ _HEAD = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the table into the README, or with ``--check`` only looks whether it is there.
+    """Writes the table into the README, or with ``--check`` only compares.
 
     Returns:
         0; 1 where ``--check`` found another; 2 where results or markers are missing.
@@ -73,7 +74,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """The reports: trained voices first, then models with random weights; by name.
 
     Raises:
-        ValueError: there is none, or one is damaged or was measured before reports had a date.
+        ValueError: there is none, or one is damaged or has no date.
     """
     reports = []
     for file in sorted(folder.glob(PATTERN)):
@@ -172,12 +173,12 @@ def _others(reports: Sequence[dict[str, Any]]) -> str:
 def _machine(report: dict[str, Any]) -> str:
     machine, versions, gpu = report["machine"], report["versions"], report["gpu"]
     memory = f", {machine['memory_gib']} GiB" if machine["memory_gib"] else ""
-    told = [f"{name} {versions[name]}" for name in ("onnxruntime", "torch") if versions.get(name)]
+    parts = [f"{name} {versions[name]}" for name in ("onnxruntime", "torch") if versions.get(name)]
     if gpu and any(result["place"] == "gpu" for result in report["results"]):
         state = gpu["before"] or gpu["after"]
-        told = [f"{state['name']} (driver {state['driver']})", *told]
+        parts = [f"{state['name']} (driver {state['driver']})", *parts]
     python = f"Python {versions['python']}"
-    return f"{machine['usable_cores']} cores of an {machine['cpu']}{memory}, {python}, {', '.join(told)},"
+    return f"{machine['usable_cores']} cores of an {machine['cpu']}{memory}, {python}, {', '.join(parts)},"
 
 
 def _model(report: dict[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """Times what the kernels are compared with on the same GPU: a copy, a matrix product, and PyTorch's own steps.
 
-The *loop* is `wavernn_trt.scripts.bench.plain_loop`, as the projects generate today. The *graph* is
-`wavernn_trt.scripts.bench.cuda_graphs` in fp16. Neither folds the embedding nor hoists the conditioning's products,
-which the kernels do.
+Both are those of `wavernn_trt.scripts.bench.pytorch_peers`: the *loop* as the projects generate today, the *graph* in
+fp16. Neither folds the embedding nor hoists the conditioning's products, which the kernels do.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_stream import DeviceStream, scratch
-from wavernn_trt.scripts.bench.cuda_graphs import Steps
-from wavernn_trt.scripts.bench.plain_loop import plain_loop
+from wavernn_trt.scripts.bench.pytorch_peers import Steps, plain_loop, with_fused_cells
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import STANDARD
 from wavernn_trt.scripts.gpu.speed import RUNS, repeats, task
@@ -147,6 +145,7 @@ class Loop:
     def __init__(self, model: WaveRNN, batch: int, device: str) -> None:
         """Copies a model to a device."""
         self._model, self._batch, self._device = copy.deepcopy(model).to(device), batch, device
+        self._model.step = with_fused_cells(self._model.step)
 
     def seconds(self, steps: int) -> float:
         """Returns how long a loop over so many steps takes, until the last value is on the host."""

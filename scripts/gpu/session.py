@@ -16,8 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.scripts.bench.gpu_state import read_gpu
-from wavernn_trt.scripts.bench.machine import describe_machine, describe_versions
+from wavernn_trt.scripts.bench.machine import describe_machine, describe_versions, read_gpu
 from wavernn_trt.scripts.gpu.findings import CRASHED, Finding, FindingsFile
 from wavernn_trt.scripts.gpu.results import write_results
 

@@ -477,7 +477,7 @@ def test_a_long_chunk_reads_rows_that_are_there() -> None:
 @pytest.mark.parametrize("shape", [univoc_shape(16, 24, 64), fatchord_shape(12, 16, 32)])
 def test_the_peers_step_the_model_itself(shape: Any) -> None:
     torch = pytest.importorskip("torch", reason="the peers are PyTorch's")
-    from wavernn_trt.scripts.bench.cuda_graphs import Steps
+    from wavernn_trt.scripts.bench.pytorch_peers import Steps
     from wavernn_trt.scripts.gpu.peers import Loop, random_model
 
     model = random_model(shape)

@@ -1,10 +1,10 @@
-"""``bench --scenario batch``: a job and the same work in padded batches, at a size that takes a moment."""
+"""``bench --scenario batch``: a job, and its utterances alone, at a size that takes a moment."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -18,14 +18,13 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, State
-from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
-from wavernn_trt.scripts.bench import scenarios as bench_scenarios
-from wavernn_trt.scripts.bench.batch import BatchOptions, measure_batch
-from wavernn_trt.scripts.bench.continuous import ContinuousRun, speak_continuously
-from wavernn_trt.scripts.bench.meter import MeteredExecutor
-from wavernn_trt.scripts.bench.padded import PaddedDecoder
-from wavernn_trt.scripts.bench.speech import Mixture, Speech, find_speech, mix
+from wavernn_trt.runtime.loaded_model import LoadedModel, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.scripts.bench import load as bench_load
+from wavernn_trt.scripts.bench.backends import another_vocoder
+from wavernn_trt.scripts.bench.batch import Job, measure_batch, run_job
+from wavernn_trt.scripts.bench.speech import Mixture, ScenarioOptions, Speech, find_speech, mix
+from wavernn_trt.scripts.bench.timing import MeteredExecutor
 
 SMALL = ("--scenario", "batch", "--utterances", "12", "--lengths", "0.02:0.12", "--batch", "3", "--threads", "1", "-q")
 HOP, STEPS = 200, 320
@@ -60,31 +59,20 @@ def watched(directory: ModelDirectory) -> WatchedExecutor:
 
 
 @pytest.fixture
-def opened(directory: ModelDirectory, watched: WatchedExecutor) -> LoadedModel:
-    return LoadedModel.of(directory, watched)
-
-
-@pytest.fixture
-def small_mixture(opened: LoadedModel) -> Callable[..., Mixture]:
-    """A function (frames of each utterance) -> utterances."""
-
-    def make(*frames: int) -> Mixture:
-        with Vocoder(opened) as vocoder:
-            speech = find_speech(vocoder, ())
-        return Mixture(speech, tuple(range(40, 40 + len(frames))), frames)
-
-    return make
+def vocoder(directory: ModelDirectory, watched: WatchedExecutor) -> Iterator[Vocoder]:
+    with Vocoder(LoadedModel.of(directory, watched)) as vocoder:
+        yield vocoder
 
 
 def silent(line: str) -> None:
     pass
 
 
-OPTIONS = BatchOptions(utterances=9, shortest=0.02, longest=0.1, batch=3)
+OPTIONS = ScenarioOptions(utterances=9, lengths=(0.02, 0.1), batch=3)
 
 
 def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, err = bench(*SMALL, "--padded-groups", "2", "--price", "3", "--json", tmp_path / "bench.json")
+    code, out, err = bench(*SMALL, "--price", "3", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["scenario"] == "batch"
@@ -92,7 +80,7 @@ def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path
     assert report["others_share"] is None or 0 <= report["others_share"] <= 1
     (result,) = report["results"]
     assert (result["subject"], result["slots"], result["lanes"], result["chunk"]) == ("onnxruntime", 3, 1, STEPS)
-    job, padded, memory = result["scheduler"], result["padded"], result["memory"]
+    job, memory = result["scheduler"], result["memory"]
     assert (job["utterances"], job["done"], job["failed"], job["failures"]) == (12, 12, 0, [])
     assert job["samples"] == round(result["speech_seconds"] * 16000)
     assert job["samples_per_second"] == job["samples"] / job["elapsed"]
@@ -104,106 +92,74 @@ def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path
         times = job[name]
         assert times["count"] == 12
         assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["max"] <= job["elapsed"]
-    assert (padded["batch"], padded["groups"], padded["utterances"], padded["equal"]) == (3, 2, 6, 6)
-    assert padded["samples_per_second"] == padded["samples"] / padded["elapsed"]
-    assert padded["ratio"] == pytest.approx(padded["scheduler_samples_per_second"] / padded["samples_per_second"])
-    assert padded["computed"]["rows"] == padded["rows"] > padded["scheduler_rows"] >= padded["samples"] / STEPS
     assert result["alone"] == {"compared": 12, "beginnings": 0, "different": []}
     limit = result["limit"]
     assert limit["flops"] == median(limit["repeats"]) > 0
     assert result["share_of_limit"] == 2 * report["model"]["multiply_adds"] * job["samples_per_second"] / limit["flops"]
     assert result["cost"] == pytest.approx(3 * 1000 * 16000 / job["samples_per_second"])
     assert all(part > 0 for part in job["repeats"])
-    if memory is not None:
-        assert memory["peak"] >= memory["end"] > 0
-        assert memory["growth"] == memory["end"] - memory["quarter"]
-    assert f"{padded['ratio']:.2f} x" in out
+    assert memory["peak"] >= memory["end"] > 0
+    assert memory["growth"] == memory["end"] - memory["quarter"]
     assert "12 of 12" in out
     assert "USD by onnxruntime" in out
 
 
-def test_padding_decodes_everybody_until_the_longest_is_done(
-    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
+def test_padded_batches_are_no_longer_measured_and_their_option_says_so(
+    bench: Callable[..., tuple[int, str, str]],
 ) -> None:
-    mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
+    code, _, err = bench(*SMALL, "--verify", "0", "--padded-groups", "2")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "warning: --padded-groups has no effect" in err
+
+
+def test_the_scheduler_computes_no_row_that_nobody_needs(vocoder: Vocoder, watched: WatchedExecutor) -> None:
+    frames = (2, 9, 4, 1, 1, 3, 5)
+    mixture = Mixture(find_speech(vocoder, ()), tuple(range(40, 47)), frames)
     metered = MeteredExecutor(watched)
-    padded = PaddedDecoder(opened, metered, lanes=1, slots=3, steps=STEPS)
-    waveforms: dict[int, FloatArray] = {}
-    run = padded.run(mixture, [0, 2], waveforms.__setitem__, lambda done: None)
-    rows = 3 * math.ceil(9 * HOP / STEPS) + 1 * math.ceil(5 * HOP / STEPS)
-    assert run.rows == run.computed.rows == watched.rows == rows
-    assert (run.groups, run.utterances, run.samples) == (2, 4, (2 + 9 + 4 + 5) * HOP)
-    with Vocoder(opened) as vocoder:
-        for number, waveform in waveforms.items():
-            request = mixture[number]
-            assert np.array_equal(waveform, vocoder.vocode(request.mel, seed=request.seed)), number
-    assert sorted(waveforms) == [0, 1, 2, 6]
-
-
-def test_padding_shares_a_batch_among_the_lanes_that_the_scheduler_has(
-    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
-) -> None:
-    mixture = small_mixture(2, 6, 4, 3)
-    metered = MeteredExecutor(watched)
-    run = PaddedDecoder(opened, metered, lanes=2, slots=4, steps=STEPS).run(
-        mixture, [0], lambda number, waveform: None, lambda done: None
-    )
-    longest = math.ceil(6 * HOP / STEPS)
-    assert run.computed.rows == run.rows == 4 * longest
-    assert run.computed.chunks == 2 * longest
-
-
-def test_the_scheduler_computes_no_row_that_nobody_needs(
-    opened: LoadedModel, watched: WatchedExecutor, small_mixture: Callable[..., Mixture]
-) -> None:
-    mixture = small_mixture(2, 9, 4, 1, 1, 3, 5)
-    metered = MeteredExecutor(watched)
-    with Vocoder(replace(opened, executor=metered), 3) as vocoder:
+    with another_vocoder(vocoder, 3, executor=metered) as used:
         taken: list[int] = []
-        run = speak_continuously(vocoder, metered, mixture, range(7), lambda n, _: taken.append(n), lambda done: None)
+        job = run_job(used, metered, mixture, lambda number, _: taken.append(number), lambda done: None)
     assert sorted(taken) == list(range(7))
-    assert run.computed.rows == watched.rows == sum(math.ceil(frames * HOP / STEPS) for frames in mixture.frames)
-    assert run.samples == sum(mixture.frames) * HOP
+    assert job.computed.rows == watched.rows == sum(math.ceil(count * HOP / STEPS) for count in frames)
+    assert job.samples == sum(frames) * HOP
 
 
-def test_an_utterance_that_differs_from_the_same_alone_is_found(opened: LoadedModel, watched: WatchedExecutor) -> None:
+def test_an_utterance_that_differs_from_the_same_alone_is_found(vocoder: Vocoder, watched: WatchedExecutor) -> None:
     watched.bent = True
-    result = measure_batch(opened, replace(OPTIONS, verify=9), silent)
+    result = measure_batch(vocoder, replace(OPTIONS, verify=9), silent)
     assert result["alone"]["compared"] == 9
     assert result["alone"]["different"]
     assert not result["sound"]
 
 
-def test_verifying_all_compares_every_beginning(opened: LoadedModel, watched: WatchedExecutor) -> None:
-    result = measure_batch(opened, replace(OPTIONS, utterances=20, verify="all", padded_groups=0), silent)
+def test_verifying_all_compares_every_beginning(vocoder: Vocoder, watched: WatchedExecutor) -> None:
+    result = measure_batch(vocoder, replace(OPTIONS, utterances=20, verify="all"), silent)
     assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
-    assert result["padded"] is None
     watched.bent = True
-    assert measure_batch(opened, replace(OPTIONS, verify="all", padded_groups=0), silent)["alone"]["different"]
+    assert measure_batch(vocoder, replace(OPTIONS, verify="all"), silent)["alone"]["different"]
 
 
 def test_a_difference_is_exit_code_1_and_said_aloud(
     bench: Callable[..., tuple[int, str, str]],
-    opened: LoadedModel,
+    vocoder: Vocoder,
     watched: WatchedExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     watched.bent = True
     monkeypatch.setattr(
-        bench_scenarios, "load_backend", lambda path, backend, threads, batch, precision: Vocoder(opened, batch)
+        bench_load, "load_backend", lambda path, backend, threads, batch, precision: another_vocoder(vocoder, batch)
     )
-    code, out, err = bench(*SMALL, "--verify", "12", "--padded-groups", "0")
+    code, out, err = bench(*SMALL, "--verify", "12")
     assert code == 1
     assert "DIFFERENT" in out
-    assert "not everything was spoken, or not as it is alone" in err
+    assert "an utterance failed, or differs from the same alone" in err
 
 
-def test_utterances_that_fail_are_counted_and_the_others_come(opened: LoadedModel, watched: WatchedExecutor) -> None:
-    with Vocoder(opened) as vocoder:
-        mixture = mix(vocoder, find_speech(vocoder, ()), 9, 0.02, 0.1)
+def test_utterances_that_fail_are_counted_and_the_others_come(vocoder: Vocoder, watched: WatchedExecutor) -> None:
+    mixture = mix(vocoder, find_speech(vocoder, ()), 9, (0.02, 0.1))
     watched.unspeakable = max(mixture.frames)
     failing = mixture.frames.count(watched.unspeakable)
-    result = measure_batch(opened, replace(OPTIONS, verify=0, padded_groups=0), silent)
+    result = measure_batch(vocoder, replace(OPTIONS, verify=0), silent)
     job = result["scheduler"]
     assert (job["done"], job["failed"]) == (9 - failing, failing)
     assert "told to fail" in job["failures"][0]
@@ -211,18 +167,18 @@ def test_utterances_that_fail_are_counted_and_the_others_come(opened: LoadedMode
 
 
 def test_host_overhead_is_what_lanes_spend_outside_the_executor() -> None:
-    run = ContinuousRun(10, 4, waiting_elapsed=10.0, waiting_executor=18.0)
-    assert run.host_share(2) == pytest.approx(0.1)
-    assert ContinuousRun(3, 4).host_share(2) == 0.0
+    job = Job(10, 4, waiting_elapsed=10.0, waiting_executor=18.0)
+    assert job.host_share(2) == pytest.approx(0.1)
+    assert Job(3, 4).host_share(2) == 0.0
 
 
 def test_the_speed_of_a_job_is_told_in_parts() -> None:
-    run = ContinuousRun(100, 4, marks=[(0.5 + ended, 40 * ended) for ended in range(33)])
-    assert run.parts(320) == [320 * 40] * 8
-    run.marks = [(0.5 + ended, 40 * ended) for ended in range(8)]
-    assert run.parts(320) == [320 * 40] * 3
-    run.marks = run.marks[:2]
-    assert run.parts(320) == []
+    job = Job(100, 4, marks=[(0.5 + ended, 40 * ended) for ended in range(33)])
+    assert job.parts(320) == [320 * 40] * 8
+    job.marks = [(0.5 + ended, 40 * ended) for ended in range(8)]
+    assert job.parts(320) == [320 * 40] * 3
+    job.marks = job.marks[:2]
+    assert job.parts(320) == []
 
 
 def test_a_chunk_is_timed_by_those_that_had_most_streams(watched: WatchedExecutor) -> None:
@@ -237,12 +193,12 @@ def test_a_chunk_is_timed_by_those_that_had_most_streams(watched: WatchedExecuto
 
 def test_lengths_are_spread_evenly_in_their_logarithm(tiny_vocoder: Vocoder) -> None:
     speech = Speech(np.zeros((20, 1000), np.float32), "silence")
-    mixture = mix(tiny_vocoder, speech, 4000, 0.2, 20)
+    mixture = mix(tiny_vocoder, speech, 4000, (0.2, 20))
     seconds = np.array(mixture.frames) * 40 / 16000
     assert 0.2 <= seconds.min() < 0.21
     assert 19 < seconds.max() <= 20
     assert np.median(seconds) == pytest.approx(2.0, rel=0.1)
-    assert mixture == mix(tiny_vocoder, speech, 4000, 0.2, 20)
+    assert mixture == mix(tiny_vocoder, speech, 4000, (0.2, 20))
     assert len({request.seed for request in mixture}) == 4000
 
 
@@ -264,9 +220,8 @@ def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder,
 
 
 def test_without_mels_the_shipped_voice_speaks_its_sample_and_others_noise(
-    opened: LoadedModel, tiny_vocoder: Vocoder
+    vocoder: Vocoder, tiny_vocoder: Vocoder
 ) -> None:
-    with Vocoder(opened) as vocoder:
-        sample = np.load(shipped_voice().parent / "sample_mel.npy")
-        assert np.array_equal(find_speech(vocoder, ()).mel, sample)
+    sample = np.load(shipped_voice().parent / "sample_mel.npy")
+    assert np.array_equal(find_speech(vocoder, ()).mel, sample)
     assert find_speech(tiny_vocoder, ()).source == "noise over the model's range"

@@ -16,16 +16,14 @@ pytest.importorskip("onnx", reason="models are exported to ONNX")
 import torch
 
 from wavernn_trt.export import export, read_checkpoint
-from wavernn_trt.export.families.fatchord_layout import from_torchaudio_name, read_layout
-from wavernn_trt.runtime.vocoder import shipped_voice
-from wavernn_trt.scripts.bench import torchaudio_peer, univoc_peer, upstream_code
-from wavernn_trt.scripts.bench.availability import InapplicableError, UnavailableError
-from wavernn_trt.scripts.bench.cuda_graphs import CudaGraphsPeer, check_step
-from wavernn_trt.scripts.bench.peer import Peer, PeerError
+from wavernn_trt.export.families.fatchord_layout import from_torchaudio_name, read_layout, to_torchaudio_name
+from wavernn_trt.runtime.loaded_model import shipped_voice
+from wavernn_trt.scripts.bench import upstream_peers
+from wavernn_trt.scripts.bench.backends import InapplicableError, UnavailableError
 from wavernn_trt.scripts.bench.peers import open_peers
-from wavernn_trt.scripts.bench.plain_loop import PlainLoopPeer
-from wavernn_trt.scripts.bench.speed_rounds import SpeedOptions
-from wavernn_trt.scripts.bench.upstream_code import load_module
+from wavernn_trt.scripts.bench.pytorch_peers import CudaGraphsPeer, PlainLoopPeer, check_step
+from wavernn_trt.scripts.bench.timing import Peer, PeerError
+from wavernn_trt.scripts.bench.upstream_peers import load_module
 
 HOP, RATE = 200, 16000
 """Of the voice that is shipped."""
@@ -38,13 +36,9 @@ def fatchord(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export(shared_data / "oracles" / path.name / "latest_weights.pyt", path, steps=4).directory.path
 
 
-def options(*peers: str, batches: tuple[int, ...] = (1,)) -> SpeedOptions:
-    return SpeedOptions(("onnxruntime",), peers or None, batches, seconds=0.02, repeats=1, threads=1)
-
-
 def opened(path: Path, *peers: str, batches: tuple[int, ...] = (1,)) -> tuple[list[Peer], dict[str, str]]:
     missing: dict[str, str] = {}
-    return open_peers(options(*peers, batches=batches), path, missing, on_gpu=False), missing
+    return open_peers(path, peers or None, batches, missing, threads=1, precision=None, on_gpu=False), missing
 
 
 def needs(package: str) -> None:
@@ -82,13 +76,13 @@ def test_a_peer_that_computes_something_else_is_refused(monkeypatch: pytest.Monk
         module.Vocoder.forward = lambda self, x, mels: forward(self, x, 1.01 * mels)
         return module
 
-    monkeypatch.setattr(univoc_peer, "load_module", spoilt)
+    monkeypatch.setattr(upstream_peers, "load_module", spoilt)
     with pytest.raises(PeerError, match="univoc: with the same weights and samples its logits differ from the model's"):
         opened(shipped_voice(), "univoc")
 
 
 def test_logits_of_another_shape_are_refused() -> None:
-    forced = upstream_code.TeacherForced(shipped_voice(), 1)
+    forced = upstream_peers.TeacherForced(shipped_voice(), 1)
     with pytest.raises(PeerError, match=r"of shape \[3, 256\], the model of \[400, 256\]"):
         forced.compare("somebody", torch.zeros(3, 256))
 
@@ -109,9 +103,9 @@ def test_what_was_asked_for_and_cannot_suit_is_told() -> None:
 
 
 def test_a_package_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = upstream_code.importlib.util.find_spec
+    find = upstream_peers.importlib.util.find_spec
     monkeypatch.setattr(
-        upstream_code.importlib.util, "find_spec", lambda name: None if name == "univoc" else find(name)
+        upstream_peers.importlib.util, "find_spec", lambda name: None if name == "univoc" else find(name)
     )
     peers, missing = opened(shipped_voice())
     assert [peer.subject for peer in peers] == ["pytorch loop"]
@@ -126,16 +120,16 @@ def test_a_release_without_the_file_is_told() -> None:
 def test_every_name_of_torchaudio_s_tensors_comes_back(shared_data: Path) -> None:
     state = read_checkpoint(shared_data / "oracles" / "torchaudio" / "wavernn_small_8bits.pth").state
     ours = {from_torchaudio_name(name): value for name, value in state.items()}
-    assert torchaudio_peer._renamed(ours, read_layout(ours).blocks).keys() == state.keys()
+    assert {to_torchaudio_name(name, read_layout(ours).blocks) for name in ours} == set(state)
 
 
 def test_sizes_that_torchaudio_s_class_cannot_have_are_told(shared_data: Path) -> None:
     checkpoint = read_checkpoint(shared_data / "oracles" / "fatchord_raw" / "latest_weights.pyt")
     layout = read_layout(checkpoint.state)
-    torchaudio_peer._require_sizes(layout, checkpoint.audio.hop_length)
+    upstream_peers._require_sizes(layout, checkpoint.audio.hop_length)
     for other in (replace(layout, outputs=300), replace(layout, uses_aux=False), replace(layout, fc_sizes=(8, 9))):
         with pytest.raises(InapplicableError, match="its class has no network of these sizes"):
-            torchaudio_peer._require_sizes(other, checkpoint.audio.hop_length)
+            upstream_peers._require_sizes(other, checkpoint.audio.hop_length)
 
 
 def test_graphs_of_steps_take_the_model_s_own_step() -> None:

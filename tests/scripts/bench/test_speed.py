@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,15 +15,11 @@ import numpy as np
 import pytest
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime import load_options
 from wavernn_trt.scripts.bench import backends as bench_backends
 from wavernn_trt.scripts.bench import peers as bench_peers
 from wavernn_trt.scripts.bench import speech as bench_speech
-from wavernn_trt.scripts.bench.circumstances import SCHEMA
-from wavernn_trt.scripts.bench.machine import MachineWatch, resident_bytes
-from wavernn_trt.scripts.bench.matrix_product import SIZE, MatrixProducts
-from wavernn_trt.scripts.bench.names import BACKENDS, ON_CPU
 from wavernn_trt.scripts.bench.options import add_parser
+from wavernn_trt.scripts.bench.report_file import SCHEMA
 from wavernn_trt.scripts.cli import main
 
 SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
@@ -120,7 +117,7 @@ def test_a_standard_size_needs_no_checkpoint(tmp_path: Path, capsys: Any) -> Non
 def test_the_plain_loop_steps_every_family(shared_data: Path, family: str) -> None:
     torch = pytest.importorskip("torch", reason="the loop is PyTorch's")
     from wavernn_trt.export import CheckpointError, read_checkpoint
-    from wavernn_trt.scripts.bench.plain_loop import plain_loop
+    from wavernn_trt.scripts.bench.pytorch_peers import plain_loop
 
     read = 0
     for path in sorted(path for path in (shared_data / "oracles").rglob("*") if path.suffix in (".pt", ".pyt", ".pth")):
@@ -140,14 +137,6 @@ def test_the_plain_loop_steps_every_family(shared_data: Path, family: str) -> No
         pytest.skip(f"the oracles hold no {family} checkpoint that reads without options")
 
 
-def test_the_matrix_products_are_real_ones() -> None:
-    products = MatrixProducts(1)
-    expected = products._a @ products._b
-    (found,) = products._session.run(None, {"a": products._a, "b": products._b})
-    assert np.abs(found - expected).max() < 1e-3 * SIZE**0.5
-    assert all(products.flops(name) > 1e8 for name in products.names)
-
-
 @pytest.mark.parametrize("log", ["decibel", "natural"])
 def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) -> None:
     from wavernn_trt.runtime.mel import check_mel
@@ -157,23 +146,6 @@ def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) ->
     vocoder = type("Stub", (), {"config": dataclasses.replace(config, audio=audio)})()
     mel = bench_speech.noise_mel(vocoder, 0.1)
     assert check_mel(mel, audio).shape == (audio.n_mels, 40)
-
-
-def test_what_other_processes_take_is_told_apart_from_ones_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = iter([(100.0, 40.0, 10.0), (110.0, 49.0, 12.0)])
-    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: next(readings)))
-    assert MachineWatch().others_share() == pytest.approx(0.7)
-    monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: None))
-    assert MachineWatch().others_share() is None
-
-
-def test_a_machine_that_tells_is_read() -> None:
-    watch = MachineWatch()
-    np.ones(100_000).sum()
-    share = watch.others_share()
-    assert share is None or 0 <= share <= 1
-    resident = resident_bytes()
-    assert resident is None or 2**20 < resident < 2**40
 
 
 @pytest.mark.parametrize(
@@ -216,9 +188,17 @@ def test_wrong_usage_exits_2(capsys: Any, arguments: tuple[str, ...], message: s
     assert message in err
 
 
-def test_every_backend_of_the_registry_can_be_asked_for() -> None:
-    assert tuple(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto") == BACKENDS
-    assert set(ON_CPU) == set(load_options.BACKENDS) - {"auto", *load_options.ON_A_GPU}
+@pytest.mark.parametrize(
+    ("module", "package"), [("pynvml", "nvidia-ml-py"), ("tabulate", "tabulate"), ("psutil", "psutil")]
+)
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    code, out, err = run(capsys, *SMALL)
+    assert (code, out) == (2, "")
+    assert f"bench needs {package}; install it with: pip install '.[bench]'" in err
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavernn_trt.scripts.bench.listeners import Heard, Listener
-from wavernn_trt.scripts.bench.machine import usable_cores
-from wavernn_trt.scripts.bench.playback import Arrivals, Playback, play
+from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
+from wavernn_trt.scripts.bench.listeners import Heard, Listener, Playback, play
 from wavernn_trt.scripts.bench.speech import Mixture, Speech
-from wavernn_trt.scripts.bench.stream import most_without_underrun
+from wavernn_trt.scripts.bench.streams import most_without_underrun
 
 FRAME = 320
 DUE = [1.0, 1.02, 1.04, 1.06]
@@ -39,12 +38,12 @@ DUE = [1.0, 1.02, 1.04, 1.06]
     ],
 )
 def test_underruns_are_by_the_clock(times: list[float], totals: list[int], complete: bool, heard: Playback) -> None:
-    assert play(Arrivals(times, totals, complete, DUE), FRAME) == heard
+    assert play(times, totals, DUE, FRAME, complete=complete) == heard
 
 
 def test_a_late_reader_is_told_apart_from_late_samples() -> None:
     """The reader woke up 30 ms late and found everything; the clock, which was not, did not."""
-    heard = Heard(playback=play(Arrivals([1.0, 1.03], [FRAME, 2 * FRAME], True, [1.0, 1.02]), FRAME))
+    heard = Heard(playback=play([1.0, 1.03], [FRAME, 2 * FRAME], [1.0, 1.02], FRAME, complete=True))
     heard.read = Playback(2, 0, 0)
     heard.lateness = [0.0, 0.03]
     described = heard.describe(16000)

@@ -1,8 +1,9 @@
-"""A model's modules on a GPU with what PyTorch offers against its own overhead: many steps as one CUDA graph.
+"""PyTorch's own speed with a model's modules: a plain loop over samples, and many steps as one CUDA graph.
 
-Its own fused GRU cell, weights in any precision, and samples drawn with noise made before (the Gumbel trick), which
-takes one addition and one argmax. Nothing is folded or hoisted: each step takes the whole input product, as the
-projects' own code does. Only what measures imports this module, since it imports torch.
+Neither folds nor hoists anything: each step takes the whole input product, as the projects' own code does. The *loop*
+generates as univoc and fatchord do: modules, a softmax, a ``Categorical`` and one value for Python in each sample.
+*CUDA graphs* are what PyTorch offers against its own overhead: fused GRU cells, weights in any precision, and samples
+drawn with noise made before (the Gumbel trick), which takes one addition and one argmax.
 """
 
 from __future__ import annotations
@@ -10,25 +11,109 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn import functional
 
 from wavernn_trt.export import read_checkpoint
 from wavernn_trt.export.families.gru import GRUCell
-from wavernn_trt.export.families.wavernn import WaveRNN
+from wavernn_trt.export.families.wavernn import DecoderStep, WaveRNN
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.scripts.bench.names import SUBJECTS
-from wavernn_trt.scripts.bench.peer import PeerError
-from wavernn_trt.scripts.bench.timings import Repeat, Timing, place_of_device
+from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing, Turn, place_of_device
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STEPS = 64
 """In one graph."""
 _TOLERANCE = 1e-4
 """Of a step's outputs in float32, as a share of the largest."""
+
+
+class PlainLoopPeer:
+    """The loop over a model's own modules."""
+
+    subject = SUBJECTS["loop"]
+    only: int | None = None
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        """Reads a model directory's weights.
+
+        Args:
+            path: the model directory.
+            threads: of PyTorch on the CPU.
+            device: as PyTorch calls it.
+        """
+        torch.set_num_threads(threads)
+        checkpoint = read_checkpoint(path)
+        self._model, self._audio = checkpoint.model.to(device), checkpoint.audio
+        self._model.step = with_fused_cells(self._model.step)
+        self._device = device
+
+    def turn(self, batch: int, seconds: float) -> Turn:
+        """See `Peer`."""
+        steps = max(1, round(seconds * self._audio.sample_rate))
+        rows = self._conditioning(steps)
+        self._run(rows[: max(1, steps // 10)], batch)
+        place = place_of_device(self._device)
+        return Timing(self.subject, batch, batch * steps, place=place), lambda: self._run(rows, batch)
+
+    def _run(self, rows: Tensor, batch: int) -> Repeat:
+        # No torch.device context here: it has every single operation pass through Python, and slows the loop down.
+        started = time.perf_counter()
+        plain_loop(self._model, rows, batch)  # its last value comes to the host, so that it has ended
+        return Repeat(time.perf_counter() - started)
+
+    @torch.no_grad()
+    def _conditioning(self, steps: int) -> Tensor:
+        """Rows of conditioning at the sample rate; what they hold does not matter to the loop's speed."""
+        hop = self._audio.hop_length
+        mel = torch.zeros(1, self._audio.n_mels, -(-steps // hop), device=self._device)
+        rows: Tensor = self._model.conditioner(mel)[0]
+        return rows[self._model.config.margin :].repeat_interleave(hop, dim=0)[:steps]
+
+
+@torch.no_grad()
+def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
+    """Generates one sample for each row of conditioning.
+
+    Args:
+        model: any family; see `with_fused_cells`.
+        conditioning: at the sample rate, [samples, columns]; every stream gets the same.
+        batch: streams.
+
+    Returns:
+        What was drawn: a value a sample, or a list of ``batch`` values a sample.
+    """
+    config, step, device = model.config, model.step, conditioning.device
+    dtype = torch.long if config.label_feedback else torch.float32
+    previous = torch.full((batch,), config.first_previous, dtype=dtype, device=device)
+    hidden = torch.zeros(config.layers, batch, config.hidden_size, device=device)
+    drawn: list[Any] = []
+    for rows in torch.unbind(conditioning.expand(batch, -1, -1), dim=1):  # [B, columns]
+        logits, hidden = step(previous, hidden, rows)
+        previous = _draw(config.output, logits, labels=config.label_feedback)
+        drawn.append(previous.item() if batch == 1 else previous.tolist())
+    return drawn
+
+
+def _draw(output: str, logits: Tensor, *, labels: bool) -> Tensor:
+    """Samples [B] of logits [B, outputs]."""
+    if output == "categorical":
+        label: Tensor = Categorical(functional.softmax(logits, dim=1)).sample()
+        return label if labels else 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
+    if output == "gaussian":
+        mean, log_deviation = logits[:, 0], logits[:, 1]
+        noise = torch.exp(log_deviation.clamp(min=-7.0)) * torch.randn_like(mean)
+        return torch.clamp(mean + noise, -1.0, 1.0)
+    weights, means, log_scales = logits.chunk(3, dim=1)
+    gumbel = -torch.log(-torch.log(torch.empty_like(weights).uniform_(1e-5, 1.0 - 1e-5)))
+    chosen = functional.one_hot((weights + gumbel).argmax(dim=1), weights.shape[1])
+    mean, log_scale = (means * chosen).sum(dim=1), (log_scales * chosen).sum(dim=1)
+    u = torch.empty_like(mean).uniform_(1e-5, 1.0 - 1e-5)
+    return torch.clamp(mean + torch.exp(log_scale) * (torch.log(u) - torch.log(1.0 - u)), -1.0, 1.0)
 
 
 class CudaGraphsPeer:
@@ -53,7 +138,7 @@ class CudaGraphsPeer:
         self._precision, self._device = precision, device
         check_step(self._model)
 
-    def turn(self, batch: int, seconds: float) -> tuple[Timing, Callable[[], Repeat]]:
+    def turn(self, batch: int, seconds: float) -> Turn:
         """See `Peer`."""
         steps = Steps(self._model, batch, _STEPS, self._precision, self._device)
         replays = math.ceil(seconds * self._rate / _STEPS)
@@ -83,7 +168,7 @@ class Steps:
     def __init__(self, model: WaveRNN, batch: int, steps: int, precision: Precision, device: str) -> None:
         """Takes the decoder to a device and captures the steps where that is a GPU."""
         dtype = TYPES[precision]
-        self._step = _with_fused_cells(model.step).to(device, dtype)
+        self._step = with_fused_cells(model.step).to(device, dtype)
         config = model.config
         self._label_feedback = config.label_feedback
         shape = (steps, batch, config.columns)
@@ -129,12 +214,12 @@ class Steps:
         self._hidden.copy_(hidden)
 
 
-def _with_fused_cells(step: nn.Module) -> nn.Module:
-    """A copy in which PyTorch's own GRU cells stand for those that are written out for exporting."""
+def with_fused_cells(step: DecoderStep) -> DecoderStep:
+    """A copy with PyTorch's own GRU cells in place of those that are written out for exporting."""
     copied = copy.deepcopy(step)
     for name, child in step.named_children():
         if isinstance(child, GRUCell):
-            cell = nn.GRUCell(child.input_size, child.hidden_size)
+            cell = nn.GRUCell(child.input_size, child.hidden_size, device=child.weight_hh_l0.device)
             cell.load_state_dict({key.removesuffix("_l0"): value for key, value in child.state_dict().items()})
             setattr(copied, name, cell)
     return copied.eval()
@@ -152,7 +237,7 @@ def check_step(model: WaveRNN) -> None:
     rows = torch.randn(2, config.columns, generator=generator)
     previous = torch.tensor([1, 0]) if config.label_feedback else torch.tensor([0.5, -0.5])
     for own, theirs in zip(
-        model.step(previous, hidden, rows), _with_fused_cells(model.step)(previous, hidden, rows), strict=True
+        model.step(previous, hidden, rows), with_fused_cells(model.step)(previous, hidden, rows), strict=True
     ):
         if (difference := float((own - theirs).abs().max())) > _TOLERANCE * max(1.0, float(own.abs().max())):
             raise PeerError(f"{SUBJECTS['cuda-graphs']}: a step differs from the model's by {difference:.2g}")

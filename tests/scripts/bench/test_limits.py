@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.loaded_model import shipped_voice
-from wavernn_trt.scripts.bench.ceilings import COPY, GPU, GPU_COPY, LIBRARIES, Ceilings
-from wavernn_trt.scripts.bench.device_limits import DeviceLimits
-from wavernn_trt.scripts.bench.memory_copy import MemoryCopy, largest_cache
-from wavernn_trt.scripts.bench.report import reduce
-from wavernn_trt.scripts.bench.timings import Measurement, Timing
+from wavernn_trt.scripts.bench.limits import (
+    COPY,
+    GPU,
+    GPU_COPY,
+    LIBRARIES,
+    SIZE,
+    DeviceLimits,
+    Limits,
+    MatrixProducts,
+    MemoryCopy,
+)
+from wavernn_trt.scripts.bench.machine import largest_cache
+from wavernn_trt.scripts.bench.speed import reduce
+from wavernn_trt.scripts.bench.timing import Timing
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -30,46 +40,65 @@ def test_a_copy_is_larger_than_every_cache() -> None:
     copy.close()
 
 
-def test_ceilings_are_measured_by_name() -> None:
+def test_the_matrix_products_are_real_ones() -> None:
+    products = MatrixProducts(1)
+    expected = products._a @ products._b
+    (found,) = products._session.run(None, {"a": products._a, "b": products._b})
+    assert np.abs(found - expected).max() < 1e-3 * SIZE**0.5
+    assert all(products.flops(name) > 1e8 for name in LIBRARIES)
+
+
+def test_numpy_s_product_has_the_threads_that_were_asked_for_and_gives_them_back() -> None:
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    if not blas.info():
+        pytest.skip("threadpoolctl does not know numpy's BLAS here")
+    with blas.limit(limits=2):
+        limits = Limits(1, [], {})
+        assert limits.numpy_threads == 1
+        limits.close()
+        assert {one["num_threads"] for one in blas.info()} == {2}
+
+
+def test_limits_are_measured_by_name() -> None:
     missing: dict[str, str] = {}
-    ceilings = Ceilings(1, [], missing)
-    found = ceilings.measure()
-    ceilings.close()
-    assert set(found) == set(ceilings.names) == {*LIBRARIES, COPY}
+    limits = Limits(1, [], missing)
+    found = limits.measure()
+    limits.close()
+    assert set(found) == set(limits.names) == {*LIBRARIES, COPY}
     assert all(value > 1e8 for value in found.values())
     assert missing == {}
 
 
-def test_a_gpu_s_ceilings_are_missing_with_their_reason() -> None:
-    torch = pytest.importorskip("torch", reason="a GPU's ceilings are PyTorch's")
+def test_a_gpu_s_limits_are_missing_with_their_reason() -> None:
+    torch = pytest.importorskip("torch", reason="a GPU's limits are PyTorch's")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     missing: dict[str, str] = {}
-    ceilings = Ceilings(1, ["fp16"], missing)
-    ceilings.close()
+    limits = Limits(1, ["fp16"], missing)
+    limits.close()
     assert missing[GPU].startswith(f"not measured: torch {torch.__version__} finds no GPU")
-    assert set(ceilings.names) == {*LIBRARIES, COPY}
+    assert set(limits.names) == {*LIBRARIES, COPY}
 
 
 def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
     """On the CPU in the GPU's place: only where it computes, and how one waits for it, differ."""
-    torch = pytest.importorskip("torch", reason="a GPU's ceilings are PyTorch's")
+    torch = pytest.importorskip("torch", reason="a GPU's limits are PyTorch's")
     limits = DeviceLimits(["fp32", "bf16"], "cpu", product_size=64, copy_bytes=4096)
-    assert limits.precisions == ("fp32", "bf16")
-    assert all(limits.flops(precision) > 1e5 for precision in limits.precisions)
+    assert all(limits.flops(precision) > 1e5 for precision in ("fp32", "bf16"))
     limits._target.zero_()
     assert limits.bytes_per_second() > 1e5
     assert torch.equal(limits._target, limits._source)
 
 
 def test_every_precision_of_weights_has_a_report() -> None:
-    shipped = open_model_directory(shipped_voice())
     rounds = [[1e10], [2e10]]
     names = (*LIBRARIES, COPY, "gpu fp16 product", GPU_COPY)
     timings = [
         Timing("cuda", 1, 100, 50, "gpu", precision, elapsed=[1.0, 2.0]) for precision in ("fp16", "bf16", "fp8")
     ]
-    report = reduce(shipped, Measurement(timings, [1], {}, dict.fromkeys(names, rounds), [], {}), with_numpy=True)
+    report = reduce(
+        open_model_directory(shipped_voice()), timings, [1], dict.fromkeys(names, rounds), [], with_numpy=True
+    )
     fp16, bf16, fp8 = report["results"]
     assert bf16["share_of_limit"] is None
     assert fp8["share_of_limit"] == fp16["share_of_limit"] > 0
