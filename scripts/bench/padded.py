@@ -98,7 +98,7 @@ class PaddedDecoder:
         share = math.ceil(self.slots / self._lanes)
         with ExitStack() as stack:
             lanes = [stack.enter_context(self._executor.lane(share)) for _ in range(self._lanes)]
-            loops = [LaneLoop(lane, self._windows) for lane in lanes]
+            loops: list[LaneLoop[Stream]] = [LaneLoop(lane, self._windows) for lane in lanes]
             threads = stack.enter_context(ThreadPoolExecutor(self._lanes, "padded lane"))
             for done, group in enumerate(groups):
                 report(done)
@@ -127,18 +127,20 @@ class PaddedDecoder:
         return math.ceil(frames * self._windows.hop_length / self._windows.steps)
 
     def _decode(
-        self, loop: LaneLoop, mixture: Mixture, members: Sequence[int], longest: int
+        self, loop: LaneLoop[Stream], mixture: Mixture, members: Sequence[int], longest: int
     ) -> dict[int, NDArray[Any]]:
         """Decodes a lane's share of a group; returns each utterance's own samples."""
         for number in members:
-            loop.enter(number, self._stream(mixture, number, longest))
+            loop.enter(self._stream(mixture, number, longest))
         pieces: dict[int, list[NDArray[Any]]] = {number: [] for number in members}
         while loop.streams or loop.in_flight:
-            if loop.streams and not loop.full:
-                loop.submit(list(loop.streams))
+            if (streams := loop.streams) and not loop.full:
+                loop.submit(streams)
                 continue
             for piece in loop.collect():
-                pieces[piece.stream].append(piece.samples)
+                pieces[piece.stream.number].append(piece.samples)
+                if piece.last:
+                    loop.leave(piece.stream)
         hop = self._windows.hop_length
         return {number: np.concatenate(parts)[: mixture.frames[number] * hop] for number, parts in pieces.items()}
 
@@ -146,4 +148,5 @@ class PaddedDecoder:
         request = mixture[number]
         rows = self._executor.condition(np.asarray(request.mel, np.float32))
         padded = np.pad(rows, ((0, longest - mixture.frames[number]), (0, 0)), mode="edge")
-        return Stream(WholeConditioning(self._windows, padded), SeededUniforms(self._model, request.seed))
+        conditioning = WholeConditioning(self._windows, padded)
+        return Stream(conditioning, SeededUniforms(self._model, request.seed), number=number)

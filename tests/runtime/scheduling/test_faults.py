@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.request import Request
+from wavernn_trt.runtime.scheduling import scheduler
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
@@ -107,13 +108,12 @@ def test_lanes_that_are_lost_together_strike_an_utterance_once(
     held.hold()
     held.failures = {0: DAMAGE, 1: DAMAGE}
     vocoder = speak(2, lanes=2)
-    give_up, both = vocoder._scheduler._give_up_executor, threading.Barrier(2)
+    both = threading.Barrier(2)
 
-    def together(error: BaseException) -> None:
-        both.wait(PATIENCE)  # each lane knows whom it had before either begins anything again
-        give_up(error)
+    def together(*_: object) -> None:
+        both.wait(PATIENCE)  # each lane has counted its utterances before either starts any again
 
-    monkeypatch.setattr(vocoder._scheduler, "_give_up_executor", together)
+    monkeypatch.setattr(scheduler.logger, "warning", together)
     ticket = vocoder.submit(Request(mel_of(20), fold=3200))
     held.wait_for(lambda: len(held.rows) == 2)
     held.allow()

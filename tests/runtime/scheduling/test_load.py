@@ -58,8 +58,8 @@ def test_hundreds_short_utterances_leave_no_trace(busy: Vocoder, requests: list[
     many = (Request(mel, seed) for seed in range(500))
     assert sum(len(ticket.result()) for _, ticket in busy.vocode_many(many, order="completed")) == 500 * 200
     scheduler = busy._scheduler
-    assert not scheduler._tasks
-    assert not scheduler._dated
-    assert not any(lane.seats for lane in scheduler._lanes)
+    assert not scheduler._flight.utterances
+    assert not scheduler._flight._dated
+    assert not any(lane.streams for lane in scheduler._lanes)
     assert len(scheduler._threads) <= 3
     assert busy.statistics().conditioning_bytes == 0

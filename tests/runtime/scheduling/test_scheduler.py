@@ -75,9 +75,9 @@ def submit_behind_the_first(vocoder: Vocoder, held: Any, requests: list[Request]
 
 def wait_until_ready(vocoder: Vocoder, utterances: int) -> None:
     """Until so many utterances are conditioned and wait for a slot."""
-    scheduler = vocoder._scheduler
-    with scheduler._changed:
-        assert scheduler._changed.wait_for(lambda: len(scheduler._ready) == utterances, PATIENCE)
+    flight = vocoder._scheduler._flight
+    with flight.changed:
+        assert flight.changed.wait_for(lambda: len(flight.ready) == utterances, PATIENCE)
 
 
 @pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (2, 4), (3, 3)])
