@@ -133,9 +133,9 @@ class ProbeResult:
 def probe(vocoder: Vocoder) -> ProbeResult:
     """Runs the model directory's probe.
 
-    What is decoded beside it waits a little longer, and is not touched. Nothing is read from the disk but the record
-    and the configuration, whose hashes are checked; for an engine, the whole directory, from which ONNX Runtime is
-    loaded.
+    It is decoded as an interactive request: what is decoded beside it waits a little longer, and an executor that does
+    not return fails the probe after `SchedulerLimits.hang_seconds`. Nothing is read from the disk but the record and
+    the configuration, whose hashes are checked; for an engine, the whole directory, from which ONNX Runtime is loaded.
 
     Args:
         vocoder: a loaded model.
@@ -155,7 +155,7 @@ def probe(vocoder: Vocoder) -> ProbeResult:
         return result(str(error))
     figures: dict[str, float] = {"expected_bits": record.bits}
     try:
-        samples = vocoder.labels(record.mel, seed=record.seed)
+        samples = vocoder.labels(record.mel, seed=record.seed, urgency="interactive")
         if reason := _no_samples(vocoder, samples):
             return result(reason, **figures)
         forced, own = _logits(vocoder, record, samples)

@@ -165,6 +165,110 @@ def test_a_conditioner_that_fails_or_hangs_costs_only_its_own(
     released.set()
 
 
+def test_a_conditioner_that_fails_for_every_utterance_is_given_up_though_another_is_being_decoded(
+    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder = speak(4)
+    held.hold()
+    decoded = vocoder.submit(Request(mel_of(100)))
+    held.wait_for(lambda: held.rows)
+
+    def fails(mel: FloatArray) -> FloatArray:
+        held.allow(1)  # its chunks are decoded between the failures
+        raise DAMAGE
+
+    monkeypatch.setattr(held, "condition", fails)
+    for seed in range(3):
+        with pytest.raises(ExecutorError, match="RuntimeError: CUDA error 700"):
+            vocoder.submit(Request(mel_of(1, seed))).result(PATIENCE)
+    with pytest.raises(ExecutorError, match="failed 3 times in a row and was given up"):
+        vocoder.submit(Request(mel_of(1)))
+    with pytest.raises(ExecutorError, match="CUDA error 700"):
+        decoded.result(PATIENCE)
+
+
+def test_a_conditioner_that_fails_for_some_utterances_fails_those_only(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, good = held.condition, plain.vocode(mel_of(1))
+
+    def fragile(mel: FloatArray) -> FloatArray:
+        if len(mel[0]) == len(mel_of(3)[0]):
+            raise MemoryError
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", fragile)
+    vocoder = speak(1)
+    for _ in range(4):
+        with pytest.raises(ExecutorError, match="MemoryError"):
+            vocoder.vocode(mel_of(3))
+        assert np.array_equal(vocoder.vocode(mel_of(1)), good)
+    assert vocoder.statistics().failed == 4
+
+
+def test_a_mel_that_the_executor_does_not_take_is_no_failure_of_the_executor(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition = held.condition
+
+    def refuses(mel: FloatArray) -> FloatArray:
+        if len(mel[0]) == len(mel_of(3)[0]):
+            raise VocoderError("mel: found 4 frames, this engine takes 8 to 800")
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", refuses)
+    vocoder = speak(1)
+    for _ in range(5):
+        with pytest.raises(VocoderError, match="this engine takes 8 to 800"):
+            vocoder.vocode(mel_of(3))
+    assert np.array_equal(vocoder.vocode(mel_of(1)), plain.vocode(mel_of(1)))
+
+
+def test_blocks_of_a_long_mel_that_cannot_be_conditioned_end_it_and_count_as_failures(
+    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, runs = held.condition, threading.Lock()
+    allowed = 0
+
+    def fails_later(mel: FloatArray) -> FloatArray:
+        nonlocal allowed
+        with runs:
+            allowed -= 1
+            if allowed < 0:
+                raise DAMAGE
+        return condition(mel)  # type: ignore[no-any-return]
+
+    vocoder = speak(1)
+    mel = np.resize(mel_of(250), (80, 300))
+    monkeypatch.setattr(held, "condition", fails_later)
+    for _ in range(3):
+        allowed = 0
+        with pytest.raises(ExecutorError, match="CUDA error 700"):
+            vocoder.vocode(mel)
+    with pytest.raises(ExecutorError, match="failed 3 times in a row and was given up"):
+        vocoder.vocode(mel)
+
+
+def test_labels_are_decoded_like_waveforms_and_survive_the_loss_of_a_lane(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    expected = plain.labels(mel_of(4), seed=3)
+    held.failures = {1: DAMAGE}
+    vocoder = speak(1)
+    found = vocoder.labels(mel_of(4), seed=3)
+    assert found.dtype == expected.dtype == np.int32
+    assert np.array_equal(found, expected)
+    counted = vocoder.statistics()
+    assert (counted.lost_lanes, counted.restarted, counted.done) == (1, 1, 1)
+
+
+def test_labels_of_an_executor_that_hangs_are_not_waited_for(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+    vocoder = speak(1, hang_seconds=0.2)
+    held.hold()
+    with pytest.raises(ExecutorError, match=r"does not answer; it had 0\.2 s"):
+        vocoder.labels(mel_of(2))
+
+
 class Refusing:
     """A sink that fails with what it is given."""
 

@@ -284,6 +284,22 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
     assert vocoder.statistics().conditioning_bytes == 0
 
 
+def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, both = held.condition, threading.Barrier(2)
+
+    def together(mel: FloatArray) -> FloatArray:
+        both.wait(PATIENCE)  # one alone would wait in vain
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", together)
+    vocoder = speak(4, lanes=2)
+    tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(4)]
+    for seed, ticket in enumerate(tickets):
+        assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(2, seed)))
+
+
 def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(2)
     tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(2, seed)) for seed in range(5)])
