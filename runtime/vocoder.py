@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -19,7 +18,6 @@ from wavernn_trt.runtime.health.probe import require_probe
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
-from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.scheduling.bounded_submission import submit_bounded
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits

@@ -102,7 +102,8 @@ class Utterance:
             coding: what samples mean.
             want: see `Conditioning.for_stream`.
         """
-        cuts = [(fold.first, fold.stop) for fold in self.folds] or [(0, self.steps)]
+        cuts: list[tuple[int, int | None]] = [(fold.first, fold.stop) for fold in self.folds]
+        cuts = cuts or [(0, self.steps)]
         guard = self.guard()
         with self.delivery:
             self.produced = 0

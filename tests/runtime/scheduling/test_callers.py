@@ -168,7 +168,7 @@ def test_waiting_for_room_ends_with_the_deadline(speak: Speak, held: Any, mel_of
 
     waiting = threading.Thread(target=ask, daemon=True)
     waiting.start()
-    waiting.join(PATIENCE / 6)
+    waiting.join(PATIENCE)
     assert "the queue had no room" in str(found[0])
     held.allow()
     first.result(PATIENCE)

@@ -85,19 +85,22 @@ def test_a_lane_that_cannot_be_opened_is_a_failure_like_another(
 
 
 def test_a_lane_that_never_opens_is_left_behind(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lane, released = held.lane, threading.Event()
+    lane, opening, released = held.lane, threading.Event(), threading.Event()
 
     def hangs_once(streams: int) -> Any:
         monkeypatch.setattr(held, "lane", lane)
+        opening.set()
         released.wait(PATIENCE)
         return lane(streams)
 
     monkeypatch.setattr(held, "lane", hangs_once)
-    vocoder = speak(1, hang_seconds=0.5)
-    found = vocoder.submit(Request(mel_of(1))).result(PATIENCE / 2)
-    assert np.array_equal(found, plain.vocode(mel_of(1)))
+    vocoder = speak(1, hang_seconds=PATIENCE)
+    ticket = vocoder.submit(Request(mel_of(1)))
+    assert opening.wait(PATIENCE)
+    clock.skip(11 * PATIENCE)  # it may take ten times as long as a chunk
+    assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(1)))
     assert vocoder.statistics().lost_lanes == 1
     released.set()
 
@@ -122,10 +125,14 @@ def test_lanes_that_are_lost_together_strike_an_utterance_once(
     assert (counted.lost_lanes, counted.restarted) == (2, 1)
 
 
-def test_an_executor_that_hangs_is_left_behind(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1, hang_seconds=0.5)
+def test_an_executor_that_hangs_is_left_behind(
+    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel
+) -> None:
+    vocoder = speak(1, hang_seconds=PATIENCE)
     held.hold()
     ticket = vocoder.submit(Request(mel_of(3), 4))
+    held.wait_for(lambda: len(held.rows) == 1)
+    clock.skip(2 * PATIENCE)
     held.wait_for(lambda: len(held.rows) == 2)  # the second lane's first chunk
     held.allow()
     assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(3), seed=4))
@@ -143,22 +150,25 @@ def test_one_that_goes_on_hanging_ends_every_wait(speak: Speak, held: Any, mel_o
 
 
 def test_a_conditioner_that_fails_or_hangs_costs_only_its_own(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condition, released = held.condition, threading.Event()
+    condition, hanging, released = held.condition, threading.Event(), threading.Event()
 
     def fragile(mel: FloatArray) -> FloatArray:
         if len(mel[0]) == len(mel_of(7)[0]):
             raise MemoryError("no room")
         if len(mel[0]) == len(mel_of(9)[0]):
+            hanging.set()
             released.wait(PATIENCE)
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", fragile)
-    vocoder = speak(1, hang_seconds=0.3)
+    vocoder = speak(1, hang_seconds=PATIENCE)
     fails, hangs, speaks = (vocoder.submit(Request(mel_of(chunks))) for chunks in (7, 9, 2))
     with pytest.raises(ExecutorError, match="MemoryError: no room"):
         fails.result(PATIENCE)
+    assert hanging.wait(PATIENCE)
+    clock.skip(2 * PATIENCE)
     with pytest.raises(ExecutorError, match="does not answer"):
         hangs.result(PATIENCE)
     assert np.array_equal(speaks.result(PATIENCE), plain.vocode(mel_of(2)))
