@@ -184,20 +184,19 @@ class Vocoder:
         for name, values in (("seeds", seeds), ("uniforms", uniforms)):
             if values is not None and len(values) != len(mels):
                 raise VocoderError(f"{name}: found {len(values)}, expected one for each of the {len(mels)} mels")
-        utterances = [  # all of them are checked before the work begins
-            self._prepare(
-                Request(
-                    mel,
-                    0 if seeds is None else seeds[i],
-                    None if uniforms is None else uniforms[i],
-                    fold,
-                    overlap,
-                    sample_rate,
-                ),
-                copy=False,
+        requests = [
+            Request(
+                mel,
+                0 if seeds is None else seeds[i],
+                None if uniforms is None else uniforms[i],
+                fold,
+                overlap,
+                sample_rate,
             )
             for i, mel in enumerate(mels)
         ]
+        # All are checked before the work begins, and none is copied: the caller waits here.
+        utterances = [self._prepare(request, copy=False) for request in requests]
         tickets: list[Ticket] = []
         try:
             for utterance in utterances:

@@ -288,7 +288,7 @@ def test_an_executor_that_hangs_fails_its_probe(
     where: str, faulty: ModuleType, small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = small_directory("univoc")
-    executor = faulty.FaultyExecutor(open_model(directory.path, "onnxruntime", 1).executor)
+    executor = faulty.FaultyExecutor(load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor)
     if where == "decoder":
         executor.hangs_at = 0
     else:
