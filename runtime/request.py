@@ -1,4 +1,4 @@
-"""A request to speak: what callers may ask, and how it is checked."""
+"""Requests: what callers may ask of a vocoder, and how it is checked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Request:
     sample_rate: int | None = None
     """Hz that the mel was made for; if given, it is checked."""
     samples: int | None = None
-    """Speak no more than the first so many."""
+    """Decode no more than the first so many."""
     warn: bool = True
     """Log a warning where the mel cannot be as the model was trained on (`mel_warnings`)."""
 

@@ -32,7 +32,7 @@ class Stream:
     stop: int | None = None
     """One behind the last step; ``None`` where that is the utterance's end, which may not be known yet."""
     number: int = 0
-    """Tells it from the other streams of an utterance, or of a call of `decode_streams`."""
+    """Identifies it among the streams of an utterance, or of a call of `decode_streams`."""
     slot: int = field(default=-1, init=False)
     """The lane's slot that it has; -1 before it enters, and once its last chunk is submitted."""
     next: int = field(init=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 from wavernn_trt.runtime.errors import VocoderError, executor_error
 from wavernn_trt.runtime.scheduling.in_flight import InFlight
@@ -21,28 +19,20 @@ _SECONDS_A_FRAME = 0.01
 """What a frame may add to `SchedulerLimits.hang_seconds` while a mel is conditioned in one run."""
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run of the conditioner."""
-
-    utterance: Utterance
-    work: Work
-    first: bool
-    """Whether it is the utterance's first; the others are of blocks."""
-    since: float
-    """When it began, on the clock of `time.monotonic`."""
-
-    def hangs(self, seconds: float) -> bool:
-        """Whether it takes longer than it may."""
-        return time.monotonic() - self.since > seconds + self.utterance.frames * _SECONDS_A_FRAME
-
-
 class ConditioningThread:
     """What one of the threads is doing; read and changed with the lock."""
 
-    def __init__(self) -> None:
-        """Begins idle."""
-        self.run: Run | None = None
+    def __init__(self, *, blocks_only: bool) -> None:
+        """Begins idle.
+
+        Args:
+            blocks_only: whether it conditions blocks only, so that streams do not wait while long mels begin.
+        """
+        self.blocks_only = blocks_only
+        self.utterance: Utterance | None = None
+        """Whose mel, or block, it is conditioning."""
+        self.since = 0.0
+        """When that began, on the clock of `time.monotonic`."""
         self.abandoned = False
         """Whether another thread has taken its place; what it returns with is ignored."""
 
@@ -88,23 +78,21 @@ class ConditioningThreads:
             self._blocks.append((utterance, work))
             self._flight.changed.notify_all()
 
-    def replace_hung(self, seconds: float) -> list[Utterance]:
-        """Abandons threads whose run takes too long; called with the lock.
+    def abandon_hung(self, seconds: float) -> list[ConditioningThread]:
+        """Abandons and returns the threads whose run takes too long; called with the lock.
 
         Args:
             seconds: what a run may take, besides what its frames add.
-
-        Returns:
-            The utterances whose conditioning does not return.
         """
         hung = []
-        for thread in self.threads:
-            if thread.run is not None and thread.run.hangs(seconds):
+        for thread in list(self.threads):
+            utterance, busy = thread.utterance, time.monotonic() - thread.since
+            if utterance is not None and busy > seconds + utterance.frames * _SECONDS_A_FRAME:
                 thread.abandoned = True
+                self.threads.remove(thread)
                 self.failures += 1
-                self._flight.conditioning.pop(thread.run.utterance, None)
-                hung.append(thread.run.utterance)
-        self.threads = [thread for thread in self.threads if not thread.abandoned]
+                self._flight.conditioning.pop(utterance, None)
+                hung.append(thread)
         return hung
 
     def _turn(self, thread: ConditioningThread, conditioned: Callable[[Utterance], None], failed: Failed) -> bool:
@@ -113,48 +101,57 @@ class ConditioningThreads:
         with self._flight.lock:
             if self._flight.closed or thread.abandoned:
                 return False
-            run = thread.run = self._next()
-            if run is None:
+            if (chosen := self._next(thread)) is None:
                 return self._flight.pause()
+            utterance, block = chosen
+            thread.utterance, thread.since = utterance, time.monotonic()
         failure: BaseException | None = None
         try:
-            run.work()
+            if block is None:
+                self._condition(utterance)
+            else:
+                block()
         except BaseException as error:  # whatever it is, utterances wait for this thread
             failure = error
         with self._flight.lock:
             if thread.abandoned:
                 return False
-            thread.run = None
+            thread.utterance = None
             if failure is None:
                 self.failures = 0
             elif not isinstance(failure, VocoderError):  # else it is the mel's fault
                 self.failures += 1
+            if failure is not None:
+                self._flight.conditioning.pop(utterance, None)
         if failure is not None:
-            with self._flight.lock:
-                self._flight.conditioning.pop(run.utterance, None)
-            failed(run.utterance, failure if isinstance(failure, VocoderError) else executor_error(failure))
-        elif run.first:
-            conditioned(run.utterance)
+            failed(utterance, failure if isinstance(failure, VocoderError) else executor_error(failure))
+        elif block is None:
+            conditioned(utterance)
         else:
             self._flight.wake()
         return True
 
-    def _next(self) -> Run | None:
-        """What to condition now, if anything."""
+    def _next(self, thread: ConditioningThread) -> tuple[Utterance, Work | None] | None:
+        """What a thread is to condition now, if anything: a block, or a new utterance.
+
+        The blocks of an utterance are conditioned one after the other, in their order.
+        """
         flight = self._flight
-        while self._blocks:
-            utterance, work = self._blocks.popleft()
-            if not utterance.ended:
-                return Run(utterance, work, first=False, since=time.monotonic())
-        next_one = self._next_utterance()
-        if next_one is None:
+        self._blocks = deque(item for item in self._blocks if not item[0].ended)
+        busy = {one.utterance for one in self.threads}
+        for item in self._blocks:
+            if item[0] not in busy:
+                self._blocks.remove(item)
+                return item
+        chosen = None if thread.blocks_only else self._next_utterance()
+        if chosen is None:
             return None
-        flight.fresh.remove(next_one)
-        flight.fresh.took(next_one)
-        flight.conditioning[next_one] = None
-        next_one.held_bytes = next_one.conditioning_bytes
-        flight.conditioning_bytes += next_one.held_bytes
-        return Run(next_one, partial(self._condition, next_one), first=True, since=time.monotonic())
+        flight.fresh.remove(chosen)
+        flight.fresh.took(chosen)
+        flight.conditioning[chosen] = None
+        chosen.held_bytes = chosen.conditioning_bytes
+        flight.conditioning_bytes += chosen.held_bytes
+        return chosen, None
 
     def _next_utterance(self) -> Utterance | None:
         """The utterance whose turn it is, among those that will soon have a slot."""

@@ -40,6 +40,7 @@ _FAILURES_IN_A_ROW = 3
 _OPENING_TIMES = 10
 """How many times `SchedulerLimits.hang_seconds` a lane may take to open: its plan may have to be compiled yet."""
 _MOST_CONDITIONING_THREADS = 4
+"""As many as lanes, but no more: each holds a mel's activations. One more conditions blocks of long mels only."""
 _JOIN_SECONDS = 5.0
 """How long to wait for threads at the end; one that hangs cannot be stopped."""
 
@@ -117,13 +118,15 @@ class Scheduler:
         flight = self._flight
         flight.check_open()  # before the lock too
         utterance.ticket = Ticket(owner)
-        utterance.sink, utterance.urgency, utterance.progress, utterance.raw = sink, urgency, progress, raw
+        utterance.sink, utterance.urgency, utterance.progress = sink, urgency, progress
+        utterance.coding = None if raw else self._coding
         utterance.deadline = None if deadline is None else time.monotonic() + deadline
         with flight.lock:
             flight.admit(utterance, deadline, wait=wait)
             if not self._threads:
+                self._start_conditioning(blocks_only=True)
                 for _ in range(min(self._most_lanes, _MOST_CONDITIONING_THREADS)):
-                    self._start_conditioning()
+                    self._start_conditioning(blocks_only=False)
                 self._start(self._watch, "watchdog")
         # By weak references: the ticket alone does not keep the mel.
         cancel = partial(_cancel, weakref.ref(flight), weakref.ref(utterance))
@@ -173,8 +176,8 @@ class Scheduler:
         thread.start()
         self._threads.append(thread)
 
-    def _start_conditioning(self) -> None:
-        thread = ConditioningThread()
+    def _start_conditioning(self, *, blocks_only: bool) -> None:
+        thread = ConditioningThread(blocks_only=blocks_only)
         self._conditioning.threads.append(thread)
         work = partial(self._conditioning.loop, thread, self._begin, self._fail_conditioning)
         self._start(work, "conditioning")
@@ -187,8 +190,7 @@ class Scheduler:
         failure = None
         if conditioning is not None:  # else it has ended meanwhile
             try:
-                want = partial(self._conditioning.condition_block, utterance)
-                utterance.begin(conditioning, self._coding, want)
+                utterance.begin(conditioning, partial(self._conditioning.condition_block, utterance))
             except Exception as error:
                 failure = error
         with flight.changed:
@@ -205,14 +207,8 @@ class Scheduler:
         flight = self._flight
         streams = sum(len(lane.streams) for lane in self._lanes) + sum(len(one.waiting) for one in flight.ready)
         while len(self._lanes) < min(self._most_lanes, streams) and flight.broken is None and not flight.closed:
-            lane = LaneWorker(
-                self._executor,
-                self._windows,
-                flight,
-                self._lanes,
-                slots=self._slots,
-                batch_slots=self._batch_slots,
-            )
+            slots = {"slots": self._slots, "batch_slots": self._batch_slots}
+            lane = LaneWorker(self._executor, self._windows, flight, self._lanes, **slots)
             self._lanes.append(lane)
             self._start(partial(lane.run, self._lose), "lane")
 
@@ -235,15 +231,16 @@ class Scheduler:
                 if lane.busy_since is not None
                 and now - lane.busy_since > (most if lane.loop is not None else _OPENING_TIMES * most)
             ]
-            utterances = self._conditioning.replace_hung(most)
-            for _ in utterances:
-                self._start_conditioning()
+            hung = self._conditioning.abandon_hung(most)
+            for thread in hung:
+                self._start_conditioning(blocks_only=thread.blocks_only)
         flight.drop_late()
         error = ExecutorError(f"backend {self._executor.name} does not answer; it had {most:g} s")
         for lane in lanes:
             self._lose(lane, error)
-        for utterance in utterances:
-            self._fail_conditioning(utterance, error)
+        for thread in hung:
+            if thread.utterance is not None:
+                self._fail_conditioning(thread.utterance, error)
         return True
 
     def _fail_conditioning(self, utterance: Utterance, error: Exception) -> None:

@@ -69,8 +69,8 @@ class Utterance:
     deadline: float | None = None
     """On the clock of `time.monotonic`."""
     progress: Callable[[int], None] | None = None
-    raw: bool = False
-    """Whether the sink takes samples as drawn, unchecked (labels, or values for mixtures), and not amplitudes."""
+    coding: SampleCoding | None = None
+    """What samples mean; ``None`` has the sink take them as drawn (labels, or values for mixtures), unchecked."""
 
     attempts: int = 1
     """Which attempt this is; streams and pieces of an earlier one are ignored."""
@@ -89,17 +89,15 @@ class Utterance:
     """Samples of this attempt's waveform."""
     delivered: int = 0
     """Samples that the sink was given, in this attempt or an earlier one."""
-    _coding: SampleCoding | None = None
     _de_emphasis: DeEmphasis | None = None
     _parts: list[list[NDArray[np.float64]]] = field(default_factory=list)
     _streams_left: int = 1
 
-    def begin(self, conditioning: Conditioning, coding: SampleCoding, want: Want) -> None:
+    def begin(self, conditioning: Conditioning, want: Want) -> None:
         """Begins an attempt; no lane has one of its streams that is not stale.
 
         Args:
             conditioning: the utterance's.
-            coding: what samples mean.
             want: see `Conditioning.for_stream`.
         """
         cuts: list[tuple[int, int | None]] = [(fold.first, fold.stop) for fold in self.folds]
@@ -107,7 +105,7 @@ class Utterance:
         guard = self.guard()
         with self.delivery:
             self.produced = 0
-            self._coding, self._de_emphasis = coding, coding.de_emphasis()
+            self._de_emphasis = None if self.coding is None else self.coding.de_emphasis()
             self._parts = [[] for _ in self.folds]
             self._streams_left = len(cuts)
         self.started = False
@@ -139,7 +137,7 @@ class Utterance:
         with self.delivery:
             if piece.stream.stale:
                 return 0, False
-            if not self.raw:
+            if self.coding is not None:
                 piece.stream.guard.check(piece.start, piece.samples)
             samples = self._decoded(piece)
             fresh = samples[max(0, self.delivered - self.produced) :]
@@ -152,11 +150,9 @@ class Utterance:
     def _decoded(self, piece: Piece[UtteranceStream]) -> FloatArray:
         """What a piece adds to the waveform; that of a folded utterance comes with the last piece of all."""
         self._streams_left -= piece.last
-        if self.raw:
+        if self.coding is None or self._de_emphasis is None:
             return piece.samples.copy()  # the chunk's array is let go
-        assert self._coding is not None
-        assert self._de_emphasis is not None
-        amplitudes = self._coding.amplitudes(piece.samples)
+        amplitudes = self.coding.amplitudes(piece.samples)
         if self.folds:
             self._parts[piece.stream.number].append(amplitudes)
             if self._streams_left:

@@ -69,5 +69,5 @@ def test_hundreds_of_short_utterances_leave_no_trace(speak: Callable[..., Vocode
     assert not scheduler._flight.utterances
     assert not scheduler._flight._dated
     assert not any(lane.streams for lane in scheduler._lanes)
-    assert len(scheduler._threads) <= 3
+    assert len(scheduler._threads) <= 4  # of the watchdog, the lane and the conditioner, of which blocks have their own
     assert busy.statistics().conditioning_bytes == 0

@@ -303,6 +303,32 @@ def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode(
         assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(2, seed)))
 
 
+def test_a_long_mel_is_decoded_to_its_end_while_another_is_being_conditioned(
+    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, begun, go_on = held.condition, threading.Event(), threading.Event()
+    short = mel_of(1)
+
+    def slow_for_one(mel: FloatArray) -> FloatArray:
+        if mel.shape == short.shape:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", slow_for_one)
+    vocoder = speak(2)
+    held.hold()
+    long = vocoder.submit(Request(np.resize(mel_of(100), (80, 257)), samples=25_600))  # in blocks of 64 frames
+    held.wait_for(lambda: held.rows)
+    slow = vocoder.submit(Request(short))
+    assert begun.wait(PATIENCE)
+    held.allow()
+    assert len(long.result(PATIENCE)) == 25_600
+    assert not slow.done()
+    go_on.set()
+    assert len(slow.result(PATIENCE)) == 200
+
+
 def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
     vocoder = speak(2)
     tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(2, seed)) for seed in range(5)])
