@@ -97,23 +97,10 @@ class Scheduler:
         raw: bool = False,
         owner: Any = None,
     ) -> Ticket:
-        """Takes an utterance on.
+        """Takes a new utterance on; arguments and errors are those of `Vocoder.submit`.
 
-        Args:
-            utterance: what to decode; new.
-            sink: takes the waveform.
-            urgency: ``interactive`` utterances get slots, and the executor, before the others.
-            deadline: seconds from now; an utterance that cannot be ready by then is dropped.
-            wait: whether to wait while the queue is full.
-            progress: called with numbers of decoded steps, a fold's warm-up included; must be quick.
-            raw: whether the sink takes samples as drawn (labels, or values for mixtures), which are not checked either.
-            owner: kept alive until the utterance is done.
-
-        Raises:
-            QueueFullError: the queue is full, and ``wait`` is false.
-            DeadlineError: the queue had no room before the deadline.
-            ExecutorError: the executor was given up.
-            VocoderError: the scheduler is closed, or was made in another process.
+        ``raw`` has the sink take samples as drawn (labels, or values for mixtures), unchecked. ``owner`` is kept alive
+        until the utterance is done.
         """
         flight = self._flight
         flight.check_open()  # before the lock too
