@@ -166,7 +166,7 @@ class _Run:
                 try:
                     mel = check_mel(read_mel(one.path), loaded.audio)
                     utterance = prepare(Request(mel, self.seed), loaded)
-                    (stream,) = utterance.streams(utterance.condition())
+                    stream = Stream(utterance.condition(), utterance.uniforms(0), 0, utterance.steps)
                 except Exception as error:
                     self.failed(one.path, reason_of(error))
                     continue
@@ -174,11 +174,11 @@ class _Run:
                 yield stream
 
         for piece in decode_streams(loaded.executor, loaded.windows, streams(), loaded.slots()):
-            one, mel, samples = drawing[piece.stream]
+            one, mel, samples = drawing[piece.stream.number]
             samples.append(piece.samples)
             self.progress(len(piece.samples) // 2)
             if piece.last:
-                drawing[piece.stream] = one, mel[:, :0], []
+                drawing[piece.stream.number] = one, mel[:, :0], []
                 yield one, (mel, np.concatenate(samples))
 
 

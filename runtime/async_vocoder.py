@@ -21,8 +21,8 @@ from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
-from wavernn_trt.runtime.scheduling.tasks import Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
+from wavernn_trt.runtime.scheduling.utterance import Urgency
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import Samples
 from wavernn_trt.runtime.vocoder import Vocoder

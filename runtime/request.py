@@ -1,4 +1,4 @@
-"""A request to speak: what callers may ask, and how it is checked."""
+"""Requests: what callers may ask of a vocoder, and how it is checked."""
 
 from __future__ import annotations
 
@@ -39,28 +39,29 @@ class Request:
     sample_rate: int | None = None
     """Hz that the mel was made for; if given, it is checked."""
     samples: int | None = None
-    """Speak no more than the first so many."""
+    """Decode no more than the first so many."""
     warn: bool = True
     """Log a warning where the mel cannot be as the model was trained on (`mel_warnings`)."""
 
 
-def prepare(request: Request, loaded: LoadedModel, streams: int = 1) -> Utterance:
+def prepare(request: Request, loaded: LoadedModel, streams: int = 1, *, copy: bool = True) -> Utterance:
     """Checks a request.
 
     Args:
         request: what is asked.
         loaded: the model.
         streams: that are decoded at a time, at most.
+        copy: whether the caller may change the mel before the utterance is decoded.
 
     Raises:
         VocoderError: something in it is not usable; the message says what was found and what is expected.
     """
     model, audio, conditioner = loaded.model, loaded.audio, loaded.conditioner
     mel = check_mel(request.mel, audio, request.sample_rate)
-    if np.may_share_memory(mel, np.asarray(request.mel)):
-        mel = mel.copy()  # the caller's array may change while it waits
+    if copy and np.may_share_memory(mel, np.asarray(request.mel)):
+        mel = mel.copy()
     if request.warn:
-        for warning in mel_warnings(request.mel, audio):
+        for warning in mel_warnings(mel, audio):
             logger.warning("%s", warning)
     frames = mel.shape[1]
     steps = frames * audio.hop_length

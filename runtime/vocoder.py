@@ -8,29 +8,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.copy_synthesis import mel_of_recording
-from wavernn_trt.runtime.decoding.chunk_loop import decode_streams
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.health.probe import require_probe
 from wavernn_trt.runtime.incremental_request import IncrementalRequests
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
-from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
-from wavernn_trt.runtime.scheduling.crowd import keep_under_way
+from wavernn_trt.runtime.scheduling.bounded_submission import submit_bounded
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.scheduler import Scheduler
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
-from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Urgency
 from wavernn_trt.runtime.scheduling.ticket import Ticket
-from wavernn_trt.runtime.scheduling.utterance import Utterance
+from wavernn_trt.runtime.scheduling.utterance import URGENCIES, Urgency, Utterance
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory
@@ -161,12 +157,8 @@ class Vocoder:
         Raises:
             VocoderError: an argument is not usable; the message says what was found and what is expected.
         """
-        ticket = self.submit(Request(mel, seed, uniforms, fold, overlap, sample_rate))
-        try:
-            return ticket.result()
-        except BaseException:
-            ticket.cancel()  # who is interrupted does not want it any more
-            raise
+        request = Request(mel, seed, uniforms, fold, overlap, sample_rate)
+        return self._decode(self._prepare(request, copy=False), "batch")
 
     def vocode_batch(
         self,
@@ -196,17 +188,21 @@ class Vocoder:
                 raise VocoderError(f"{name}: found {len(values)}, expected one for each of the {len(mels)} mels")
         requests = [
             Request(
-                check_mel(mel, self.loaded.audio, sample_rate),  # all of them, before the work begins
+                mel,
                 0 if seeds is None else seeds[i],
                 None if uniforms is None else uniforms[i],
                 fold,
                 overlap,
+                sample_rate,
             )
             for i, mel in enumerate(mels)
         ]
+        # All are checked before the work begins, and none is copied: the caller waits here.
+        utterances = [self._prepare(request, copy=False) for request in requests]
         tickets: list[Ticket] = []
         try:
-            tickets += map(self.submit, requests)
+            for utterance in utterances:
+                tickets.append(self._scheduler.submit(utterance, Collected(), owner=self))
             return [ticket.result() for ticket in tickets]
         except BaseException:
             for ticket in tickets:
@@ -235,7 +231,7 @@ class Vocoder:
         def submit(request: Request) -> Ticket:
             return self.submit(request, progress=progress)
 
-        return keep_under_way(requests, submit, _AHEAD * self._scheduler.slots, in_order=order == "submitted")
+        return submit_bounded(requests, submit, _AHEAD * self._scheduler.slots, in_order=order == "submitted")
 
     def submit(
         self,
@@ -251,7 +247,8 @@ class Vocoder:
 
         Args:
             request: what to speak.
-            urgency: ``interactive`` where somebody waits for just this: it comes before batch work.
+            urgency: ``batch``, as here and in `AsyncVocoder`, or ``interactive`` where a user waits for just this:
+                it comes before batch work. Streams are always interactive.
             deadline: seconds from now by which the waveform must be whole; it is dropped as soon as it cannot be.
             wait: whether to wait while the queue is full.
             sink: takes the samples as they are decoded; the ticket's own waveform is then empty.
@@ -434,23 +431,36 @@ class Vocoder:
             self._incremental[lookahead] = IncrementalRequests(self.loaded, lookahead)
         return self._incremental[lookahead]
 
-    def _prepare(self, request: Request) -> Utterance:
-        return prepare(request, self.loaded, self._scheduler.slots)
+    def _prepare(self, request: Request, *, copy: bool = True) -> Utterance:
+        return prepare(request, self.loaded, self._scheduler.slots, copy=copy)
 
-    def labels(self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None) -> NDArray[Any]:
-        """The samples as drawn, before they become a waveform.
+    def _decode(self, utterance: Utterance, urgency: Urgency, *, raw: bool = False) -> NDArray[Any]:
+        ticket = self._scheduler.submit(utterance, Collected(), urgency=urgency, raw=raw, owner=self)
+        try:
+            return ticket.result()
+        except BaseException:
+            ticket.cancel()  # an interrupted caller needs it no more
+            raise
+
+    def labels(
+        self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None, urgency: Urgency = "batch"
+    ) -> NDArray[Any]:
+        """The samples as drawn, before they become a waveform; they are not checked for damage.
+
+        Args:
+            mel: see `vocode`.
+            seed: see `vocode`.
+            uniforms: see `vocode`.
+            urgency: see `submit`.
 
         Returns:
             [frames * hop_length]: int32 labels, or float32 values for mixtures.
 
         Raises:
             VocoderError: as for `vocode`.
+            ExecutorError: as for `vocode`.
         """
-        request = Request(mel, seed, uniforms)
-        utterance = self._prepare(request)
-        streams = utterance.streams(utterance.condition())
-        pieces = decode_streams(self.executor, self.loaded.windows, streams, self.batch)
-        return np.concatenate([piece.samples for piece in pieces])
+        return self._decode(self._prepare(Request(mel, seed, uniforms), copy=False), urgency, raw=True)
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
         """The last layer's outputs where every step is fed with the given sample before it.

@@ -35,7 +35,6 @@ LAYERS = (
 
 KNOWN = {
     "health": "candidate.py and standby.py hold vocoders",
-    "scheduling": "crowd.py submits requests",
 }
 """Rooms that still import upwards, and how; where one no longer does, its test fails until its line is removed."""
 CIRCLES = pytest.mark.xfail(reason="scripts: gpu.peers and gpu.speed, bench.peers and bench.speed_rounds", strict=True)

@@ -16,14 +16,20 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ForcedStream:
-    """Teacher forcing of one utterance, from its first step on."""
+    """Teacher forcing of one utterance, from its first step on, and how far it is."""
 
     conditioning: Conditioning
     """The utterance's."""
     previous: NDArray[Any]
     """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
+    hidden: FloatArray
+    """[L, 1, H], the recurrent state before the next step."""
+    next: int = 0
+    """The next step."""
+    number: int = 0
+    """Its place in the order of arrival."""
 
 
 def forced_stream(
@@ -49,7 +55,7 @@ def forced_stream(
         raise VocoderError(f"samples: found {len(checked)}, expected at most the mel's {steps}")
     fed = coding.feedback(checked)
     first = np.array([model.first_previous], fed.dtype)
-    return ForcedStream(conditioning, np.concatenate([first, fed[:-1]]))
+    return ForcedStream(conditioning, np.concatenate([first, fed[:-1]]), initial_state(model, 1).hidden)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,6 @@ class ForcedPiece:
     """[up to T, outputs]."""
     last: bool
     """Whether the stream ends with this piece."""
-
-
-@dataclass
-class _Forced:
-    index: int
-    stream: ForcedStream
-    hidden: FloatArray  # [L, 1, H]
-    next: int = 0
 
 
 def force_streams(
@@ -90,15 +88,17 @@ def force_streams(
     """
     waiting = enumerate(streams)
     room = executor.slots or max(1, batch)
-    active: list[_Forced] = []
+    active: list[ForcedStream] = []
     while True:
         while len(active) < room and (entering := next(waiting, None)) is not None:
-            active.append(_Forced(*entering, initial_state(windows.model, 1).hidden))
+            number, stream = entering
+            stream.number = number
+            active.append(stream)
         if not active:
             return
         slots = _slots(executor, len(active))
-        cuts = [one.stream.conditioning.window(one.next) for one in active]
-        fed = [one.stream.previous[one.next : one.next + windows.steps] for one in active]
+        cuts = [one.conditioning.window(one.next) for one in active]
+        fed = [one.previous[one.next : one.next + windows.steps] for one in active]
         # Steps behind the end are thrown away; they need any valid input.
         padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]
         chunk = Chunk(
@@ -116,10 +116,10 @@ def force_streams(
         for slot, one in enumerate(active):
             start, one.next = one.next, one.next + len(fed[slot])
             one.hidden = hidden[:, slot : slot + 1]
-            last = one.next == len(one.stream.previous)
+            last = one.next == len(one.previous)
             if not last:
                 staying.append(one)
-            yield ForcedPiece(one.index, start, logits[slot, : len(fed[slot])], last)
+            yield ForcedPiece(one.number, start, logits[slot, : len(fed[slot])], last)
         active = staying
 
 

@@ -54,7 +54,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,6 +101,17 @@ _LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-6}
 """Allowed in any case: of models that no rounding touches, the unit is almost nothing."""
 
 
+class Probed(Protocol):
+    """What is probed: a `Vocoder`."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model and its executor."""
+
+    def labels(self, mel: ArrayLike, *, seed: int, urgency: Literal["interactive", "batch"]) -> NDArray[Any]:
+        """Samples that the executor draws, int32 labels or float32 values [n]."""
+
+
 class NoProbeError(VocoderError):
     """The model cannot be probed, which does not say that anything is wrong with it."""
 
@@ -128,23 +139,12 @@ class ProbeResult:
     """Mean over the samples that the executor drew; see `wavernn_trt.export.probe_measures.displacements`."""
 
 
-class Probed(Protocol):
-    """The part of a vocoder that the probe uses."""
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The model."""
-
-    def labels(self, mel: ArrayLike, *, seed: int = 0) -> NDArray[Any]:
-        """The samples as drawn."""
-
-
 def probe(vocoder: Probed) -> ProbeResult:
     """Runs the model directory's probe.
 
-    What is decoded beside it waits a little longer, and is not touched. Nothing is read from the disk but the record
-    and the configuration, whose hashes are checked; for an engine, the whole directory, from which ONNX Runtime is
-    loaded.
+    It is decoded as an interactive request: what is decoded beside it waits a little longer, and an executor that does
+    not return fails the probe after `SchedulerLimits.hang_seconds`. Nothing is read from the disk but the record and
+    the configuration, whose hashes are checked; for an engine, the whole directory, from which ONNX Runtime is loaded.
 
     Args:
         vocoder: a loaded model.
@@ -152,32 +152,30 @@ def probe(vocoder: Probed) -> ProbeResult:
     Raises:
         NoProbeError: it was not loaded from a model directory with a record, or the engine takes no mel so short.
     """
-    began = time.perf_counter()
+    began, loaded = time.perf_counter(), vocoder.loaded
 
     def result(reason: str, **figures: float) -> ProbeResult:
         return ProbeResult(not reason, reason, time.perf_counter() - began, **figures)
 
     try:
-        record = _record(vocoder)
-        rounding = _rounding(vocoder.loaded.path)
+        record = _record(loaded)
+        rounding = _rounding(loaded.path)
     except ModelDirectoryError as error:
         return result(str(error))
     figures: dict[str, float] = {"expected_bits": record.bits}
     try:
-        samples = vocoder.labels(record.mel, seed=record.seed)
-        if reason := _no_samples(vocoder, samples):
+        samples = vocoder.labels(record.mel, seed=record.seed, urgency="interactive")
+        if reason := _no_samples(loaded, samples):
             return result(reason, **figures)
-        forced, own = _logits(vocoder, record, samples)
+        forced, own = _logits(loaded, record, samples)
     except ModelDirectoryError as error:
         return result(str(error), **figures)
     except VocoderError as error:
-        raise NoProbeError(
-            f"{vocoder.loaded.path} cannot be probed on {vocoder.loaded.executor.name}: {error}"
-        ) from error
+        raise NoProbeError(f"{loaded.path} cannot be probed on {loaded.executor.name}: {error}") from error
     except Exception as error:  # whatever a broken executor raises is what the probe is to find
-        return result(f"{vocoder.loaded.executor.name} failed: {type(error).__name__}: {error}", **figures)
+        return result(f"{loaded.executor.name} failed: {type(error).__name__}: {error}", **figures)
     with np.errstate(all="ignore"):  # damaged logits overflow anything
-        return result(_compare(vocoder, record, rounding, samples, forced, own, figures), **figures)
+        return result(_compare(loaded, record, rounding, samples, forced, own, figures), **figures)
 
 
 def require_probe(vocoder: Probed) -> ProbeResult:
@@ -196,41 +194,34 @@ def require_probe(vocoder: Probed) -> ProbeResult:
     return result
 
 
-def _record(vocoder: Probed) -> ProbeRecord:
-    config = vocoder.loaded
-    if not config.path.is_dir():
+def _record(loaded: LoadedModel) -> ProbeRecord:
+    if not loaded.path.is_dir():
         raise NoProbeError(
-            f"{config.path} cannot be probed: it is not a model directory; make one with wavernn-trt export"
+            f"{loaded.path} cannot be probed: it is not a model directory; make one with wavernn-trt export"
         )
-    record = read_probe(config.path, config.model, config.audio)
+    record = read_probe(loaded.path, loaded.model, loaded.audio)
     if record is None:
-        way = f"wavernn-trt export {config.path} -o {config.path} --overwrite"
-        if _rounding(config.path):  # which that would undo
+        way = f"wavernn-trt export {loaded.path} -o {loaded.path} --overwrite"
+        if _rounding(loaded.path):  # which that would undo
             way = "export the model that it was quantised from again (wavernn-trt export), and quantise that again"
         raise NoProbeError(
-            f"{config.path} cannot be probed: an earlier version exported it, without a record. To give it one: {way}"
+            f"{loaded.path} cannot be probed: an earlier version exported it, without a record. To give it one: {way}"
         )
     return record
 
 
-def _logits(vocoder: Probed, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+def _logits(loaded: LoadedModel, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """The model's logits, fed with the reference's samples and with the executor's own."""
-    scorer = vocoder.loaded
-    if vocoder.loaded.engine is not None:
-        scorer = load_model(scorer.path, LoadOptions("onnxruntime"))
-    return _logits_of(scorer, record, samples)
-
-
-def _logits_of(scorer: LoadedModel, record: ProbeRecord, samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    scorer = loaded if loaded.engine is None else load_model(loaded.path, LoadOptions("onnxruntime"))
     logits: tuple[list[FloatArray], list[FloatArray]] = ([], [])
     for piece in scorer.forced_pieces([(record.mel, record.samples), (record.mel, samples)]):
         logits[piece.stream].append(piece.logits)
     return np.concatenate(logits[0]), np.concatenate(logits[1])
 
 
-def _no_samples(vocoder: Probed, samples: NDArray[Any]) -> str:
+def _no_samples(loaded: LoadedModel, samples: NDArray[Any]) -> str:
     """What is wrong with samples that cannot even be scored."""
-    model = vocoder.loaded.model
+    model = loaded.model
     if model.output == "categorical":
         right = (samples >= 0) & (samples < model.outputs)
         expected = f"a class from 0 to {model.outputs - 1}"
@@ -240,11 +231,11 @@ def _no_samples(vocoder: Probed, samples: NDArray[Any]) -> str:
     if right.all():
         return ""
     wrong = int(np.argmin(right))
-    return f"{vocoder.loaded.executor.name} drew {samples[wrong]} as sample {wrong}, expected {expected}"
+    return f"{loaded.executor.name} drew {samples[wrong]} as sample {wrong}, expected {expected}"
 
 
 def _compare(
-    vocoder: Probed,
+    loaded: LoadedModel,
     record: ProbeRecord,
     rounding: set[str],
     samples: NDArray[Any],
@@ -253,7 +244,7 @@ def _compare(
     figures: dict[str, float],
 ) -> str:
     """Fills in the figures; returns what is wrong."""
-    model = vocoder.loaded.model
+    model = loaded.model
     numbers = sampling_inputs(model, SeededUniforms(model, record.seed).draw(len(samples)))
     difference = forced[record.steps].astype(np.float64) - record.logits
     figures["logits_error"] = float(np.sqrt(np.square(difference).mean()))
@@ -261,7 +252,7 @@ def _compare(
     figures["displacement"] = float(displacements(model, own, numbers, samples).mean())
     # The logits are float32's, but for rounded operands, on every backend that has any: an engine's come from ONNX
     # Runtime.
-    where = f"{vocoder.loaded.path}: with the reference's samples"
+    where = f"{loaded.path}: with the reference's samples"
     mend = _MEND_QUANTISED if rounding else _MEND
     exactness = max([EXACT, *(QUANTISED[one] for one in rounding)])
     allowed = max(exactness * record.bfloat16.logits, _LEAST["logits"])
@@ -280,17 +271,17 @@ def _compare(
         return f"{where}, found {figures['bits']:.4f} bits a sample, expected {record.bits:.4f}; {mend}"
     # Of an engine that does not say, the coarsest is assumed.
     factor = EXACT
-    if vocoder.loaded.engine is not None:
-        factor = ENGINES[getattr(vocoder.loaded.executor, "precision", "bf16")]
-        cells = getattr(vocoder.loaded.executor, "form", None) == "cell"
+    if loaded.engine is not None:
+        factor = ENGINES[getattr(loaded.executor, "precision", "bf16")]
+        cells = getattr(loaded.executor, "form", None) == "cell"
         besides = CELLS_ON_QUANTISED if cells else KERNELS_ON_QUANTISED
         factor += max([0.0, *(besides.get(one, 0.0) for one in rounding)])
     allowed = max(factor * record.bfloat16.displacement, _LEAST["displacement"])
     if not figures["displacement"] <= allowed:
         return (
-            f"{vocoder.loaded.executor.name} draws samples that its random numbers do not pick: displaced by "
+            f"{loaded.executor.name} draws samples that its random numbers do not pick: displaced by "
             f"{figures['displacement']:.3g} on average, expected at most {allowed:.3g}; "
-            + (_MEND if vocoder.loaded.engine is None else _MEND_ON_A_GPU)
+            + (_MEND if loaded.engine is None else _MEND_ON_A_GPU)
         )
     return ""
 

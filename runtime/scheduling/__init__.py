@@ -1,1 +1,1 @@
-"""Continuous batching: from utterances that wait to lanes whose slots are full, and back to whoever asked."""
+"""Continuous batching: utterances wait, get slots in lanes, and are decoded together."""

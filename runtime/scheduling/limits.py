@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.load_options import check_count
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,9 @@ class SchedulerLimits:
     """Bounds of what waits and of what is decoded together."""
 
     queue: int = 256
-    """Utterances that may wait for a slot; who submits one more waits, or gets a `QueueFullError`."""
+    """Utterances that may wait for a slot; a caller who submits one more waits, or gets a `QueueFullError`."""
     conditioning_bytes: int = 2**30
-    """Of the conditioning of utterances that wait for a slot or have one. One that takes more is spoken alone. A long
+    """Of the conditioning of utterances that wait for a slot or have one. One that takes more is decoded alone. A long
     mel counts with the blocks that its streams hold at a time where its conditioner is a convolution, and else with all
     of its rows."""
     lanes: int | None = None
@@ -27,15 +28,13 @@ class SchedulerLimits:
     """A chunk that takes longer is not waited for: the executor is taken to hang."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be meant.
+        """Checks the values.
 
         Raises:
             VocoderError: a number is not a positive integer, or a time not positive.
         """
         for name in ("queue", "conditioning_bytes", "lanes"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
+            check_count(name, getattr(self, name))
         value = self.interactive_slots
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise VocoderError(f"interactive_slots: found {value!r}, expected an integer from 0 on")

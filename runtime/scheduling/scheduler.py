@@ -1,53 +1,52 @@
-"""The scheduler: utterances that wait, the thread that conditions them, and the lanes that decode them.
+"""The scheduler: starts the threads that condition and decode utterances, and handles their failures.
 
-One lock guards what waits and who sits where; nothing that computes, and nothing of a caller's, runs while it is held.
+`InFlight` has the utterances and the lock, `ConditioningThreads` run the conditioner, a `LaneWorker` decodes in each
+lane, and the watchdog gives up what does not return.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any
 
-from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
-from wavernn_trt.runtime.decoding.chunk_loop import Stream
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
-from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError, executor_error
+from wavernn_trt.runtime.errors import ExecutorError, executor_error
 from wavernn_trt.runtime.executors.protocol import Executor
-from wavernn_trt.runtime.scheduling.conditioning_ahead import ConditioningAhead
+from wavernn_trt.runtime.scheduling.conditioning_threads import ConditioningThread, ConditioningThreads
+from wavernn_trt.runtime.scheduling.in_flight import InFlight
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.sinks import Sink
-from wavernn_trt.runtime.scheduling.statistics import Counters, SchedulerStatistics
-from wavernn_trt.runtime.scheduling.tasks import URGENCIES, Queue, Task, Urgency
+from wavernn_trt.runtime.scheduling.statistics import SchedulerStatistics
 from wavernn_trt.runtime.scheduling.ticket import Ticket
-from wavernn_trt.runtime.scheduling.utterance import Utterance
+from wavernn_trt.runtime.scheduling.utterance import Urgency, Utterance
 
 logger = logging.getLogger(__name__)
 
 _SPARE_SLOTS = 4
 """For interactive utterances, in each lane of an executor that leaves the number of slots open."""
 _MOST_ATTEMPTS = 2
-"""An utterance that was in two lanes that failed may be why."""
+"""In lanes that fail: an utterance that was in two of them may be the reason."""
 _FAILURES_IN_A_ROW = 3
-"""Lanes that fail one after the other, without a chunk between, after which the executor is given up."""
-_CONDITIONING_SECONDS_A_FRAME = 0.01
-"""What a frame may add to `SchedulerLimits.hang_seconds` while a mel is conditioned, which is done in one go."""
+"""Lanes, or runs of the conditioner, that fail one after the other before the executor is given up."""
 _OPENING_TIMES = 10
 """How many times `SchedulerLimits.hang_seconds` a lane may take to open: its plan may have to be compiled yet."""
+_MOST_CONDITIONING_THREADS = 4
+"""As many as lanes, but no more: each holds a mel's activations. One more conditions blocks of long mels only."""
 _JOIN_SECONDS = 5.0
 """How long to wait for threads at the end; one that hangs cannot be stopped."""
 
 
 class Scheduler:
-    """Speaks utterances with one executor; any thread may submit them."""
+    """Decodes utterances with one executor; any thread may submit them."""
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class Scheduler:
         batch: int,
         limits: SchedulerLimits,
     ) -> None:
-        """Prepares; threads are begun with the first utterance.
+        """Prepares; threads are started with the first utterance.
 
         Args:
             executor: conditions and decodes.
@@ -81,27 +80,10 @@ class Scheduler:
             self._batch_slots = max(1, executor.slots - (spare or 0))
         self.slots = self._batch_slots * self._most_lanes
         """Streams of batch work that are decoded together, over all lanes."""
-        self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._tasks: dict[Task, None] = {}
-        self._fresh = Queue()  # to be conditioned
-        self._ready = Queue()  # conditioned, with a stream that has no slot
-        self._dated: dict[Task, None] = {}
-        self._conditioning: tuple[Task, float] | None = None
-        self._conditioning_bytes = 0
-        self._ahead = ConditioningAhead(self)
+        self._flight = InFlight(limits, windows.steps)
+        self._conditioning = ConditioningThreads(self._flight, limits, self.slots)
         self._lanes: list[LaneWorker] = []
         self._threads: list[threading.Thread] = []
-        self._counters = Counters()
-        self._failures = 0
-        self._broken: ExecutorError | None = None
-        self._closed = False
-
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """See `Orders`."""
-        return self._lock
 
     def submit(
         self,
@@ -112,397 +94,68 @@ class Scheduler:
         deadline: float | None = None,
         wait: bool = True,
         progress: Callable[[int], None] | None = None,
+        raw: bool = False,
         owner: Any = None,
     ) -> Ticket:
-        """Takes an utterance on.
+        """Takes a new utterance on; arguments and errors are those of `Vocoder.submit`.
 
-        Args:
-            utterance: what to speak.
-            sink: takes the waveform.
-            urgency: ``interactive`` utterances have slots, and the executor, before the others.
-            deadline: seconds from now; an utterance that cannot be ready by then is dropped.
-            wait: whether to wait while the queue is full.
-            progress: is told of steps as they are decoded, a fold's warm-up included; must be quick.
-            owner: kept alive until the utterance is done.
-
-        Raises:
-            QueueFullError: the queue is full, and ``wait`` is false.
-            DeadlineError: the queue had no room before the deadline.
-            ExecutorError: the executor was given up.
-            VocoderError: the scheduler is closed, or was made in another process.
+        ``raw`` has the sink take samples as drawn (labels, or values for mixtures), unchecked. ``owner`` is kept alive
+        until the utterance is done.
         """
-        self._check_open()  # before the lock too, which after a fork may be another process's
-        due = None if deadline is None else time.monotonic() + deadline
-        task = Task(Ticket(owner), utterance, sink, urgency, due, progress)
-        with self._changed:
-            self._check_open()
-            while self._waiting() >= self._limits.queue:
-                if not wait:
-                    raise QueueFullError(
-                        f"queue: found {self._waiting()} utterances waiting, expected fewer than {self._limits.queue}; "
-                        "wait for some, submit with wait=True, or allow more (SchedulerLimits.queue)"
-                    )
-                left = None if due is None else min(due - time.monotonic(), threading.TIMEOUT_MAX)
-                if left is not None and left <= 0:
-                    self._counters.dropped += 1
-                    raise DeadlineError(
-                        f"deadline: found {deadline:g} s, in which the queue had no room; allow more, or ask for less "
-                        "at a time"
-                    )
-                self._changed.wait(left)
-                self._check_open()
-            self._tasks[task] = None
-            if due is not None:
-                self._dated[task] = None
-            self._fresh.append(task)
+        flight = self._flight
+        flight.check_open()  # before the lock too
+        utterance.ticket = Ticket(owner)
+        utterance.sink, utterance.urgency, utterance.progress = sink, urgency, progress
+        utterance.coding = None if raw else self._coding
+        utterance.deadline = None if deadline is None else time.monotonic() + deadline
+        with flight.lock:
+            flight.admit(utterance, deadline, wait=wait)
             if not self._threads:
-                self._start(self._condition, "conditioning")
+                self._start_conditioning(blocks_only=True)
+                for _ in range(min(self._most_lanes, _MOST_CONDITIONING_THREADS)):
+                    self._start_conditioning(blocks_only=False)
                 self._start(self._watch, "watchdog")
-            self._changed.notify_all()
-        # By weak references: whoever keeps the ticket does not keep the mel.
-        me, it = weakref.ref(self), weakref.ref(task)
-        task.ticket.add_done_callback(lambda ticket: _give_up(me(), it()) if ticket.cancelled() else None)
-        return task.ticket
-
-    def _waiting(self) -> int:
-        return len(self._fresh) + (self._conditioning is not None) + len(self._ready)
+        # By weak references: the ticket alone does not keep the mel.
+        cancel = partial(_cancel, weakref.ref(flight), weakref.ref(utterance))
+        utterance.ticket.add_done_callback(cancel)
+        return utterance.ticket
 
     def wake(self) -> None:
-        """Has paused streams looked at again: there is room in a sink, or conditioning has arrived."""
-        with self._changed:
-            self._changed.notify_all()
+        """Has paused streams examined again: there is room in a sink, or conditioning has arrived."""
+        self._flight.wake()
 
     def statistics(self) -> SchedulerStatistics:
         """What it looks like now."""
-        with self._lock:
-            counters = self._counters
-            seated = {seat.task for lane in self._lanes for seat in lane.seats.values()}
-            return SchedulerStatistics(
+        with self._flight.lock:
+            return self._flight.counters.statistics(
                 lanes=len(self._lanes),
                 slots=self.slots,
-                busy=sum(len(lane.seats) for lane in self._lanes),
-                queue=self._waiting(),
-                under_way=len(seated),
-                conditioning_bytes=self._conditioning_bytes,
-                chunks=counters.chunks,
-                decoding_seconds=counters.decoding_seconds,
-                occupancy=counters.occupancy,
-                samples=counters.samples,
-                samples_per_second=counters.samples_per_second(),
-                done=counters.done,
-                failed=counters.failed,
-                cancelled=counters.cancelled,
-                dropped=counters.dropped,
-                restarted=counters.restarted,
-                lost_lanes=counters.lost_lanes,
-                first_samples=counters.first_samples.percentiles(),
-                latency=counters.latency.percentiles(),
+                busy=sum(len(lane.streams) for lane in self._lanes),
+                queue=self._flight.waiting,
+                under_way=len({stream.utterance for lane in self._lanes for stream in lane.streams}),
+                conditioning_bytes=self._flight.conditioning_bytes,
             )
 
     def close(self) -> None:
-        """Gives up what is under way and ends the threads; may be called again."""
-        if os.getpid() != self._process:
-            return  # after a fork: the threads are the other process's, and so may the lock be
-        with self._changed:
-            self._closed = True
-            tasks, threads = list(self._tasks), list(self._threads)
-            self._changed.notify_all()
-        for task in tasks:
-            task.ticket.cancel()
+        """Cancels what is in flight and ends the threads; may be called again."""
+        if self._flight.forked:
+            return  # the threads are the other process's, and so may the lock be
+        with self._flight.changed:
+            self._flight.closed = True
+            utterances, threads = list(self._flight.utterances), list(self._threads)
+            self._flight.changed.notify_all()
+        for utterance in utterances:
+            utterance.ticket.cancel()
         until = time.monotonic() + _JOIN_SECONDS
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
                 if thread.is_alive():
                     logger.warning("%s does not end; its executor hangs", thread.name)
-        with self._lock:
+        with self._flight.lock:
             for lane in self._lanes:
                 lane.abandoned = True
-            self._lanes.clear()  # they know this scheduler: memory would wait for the collector of cycles
-
-    # What lanes ask and tell: see `Orders`.
-
-    def drop_late(self) -> None:
-        """See `Orders`."""
-        if not self._dated:
-            return
-        with self._lock:
-            late = [task for task in self._dated if not self._can_be_ready(task)]
-        for task in late:
-            message = "deadline: the waveform cannot be whole in time; allow more, or ask for less at a time"
-            self._end(task, DeadlineError(message))
-
-    def pick(self, lane: LaneWorker, *, batch: bool) -> tuple[Task, int, Stream] | None:
-        """See `Orders`."""
-        task = self._ready.first(batch=batch)
-        if task is None:
-            return None
-        others = (other.seated(task.urgency) for other in self._lanes if other.open and other.has_room)
-        if lane.seated(task.urgency) > min(others, default=math.inf):
-            return None  # another lane has less to do
-        fold, stream = task.waiting.popleft()
-        task.started = True
-        self._ready.took(task)
-        if task.waiting:
-            _, following = task.waiting[0]
-            following.conditioning.ready(following.start)  # its first rows are computed meanwhile
-        else:
-            self._ready.remove(task)
-            self._changed.notify_all()  # the queue has room, and more can be conditioned
-        return task, fold, stream
-
-    def rest(self, seconds: float | None) -> bool:
-        """See `Orders`."""
-        if not self._closed:
-            self._changed.wait(seconds)
-        return not self._closed
-
-    def submitting(self, rows: int, slots: int) -> None:
-        """See `Orders`."""
-        if self._waiting():
-            self._counters.loaded_rows += rows
-            self._counters.loaded_slots += slots
-
-    def decoded(self, seconds: float, samples: int) -> None:
-        """See `Orders`."""
-        self._failures = 0
-        self._counters.decoded(seconds, samples)
-
-    def delivered(self, task: Task, samples: int, *, complete: bool) -> None:
-        """See `Orders`."""
-        if samples and task.ticket.first_samples is None:
-            task.ticket.first_samples = time.monotonic()
-            with self._lock:
-                self._counters.first_samples.add(task.ticket.first_samples - task.ticket.submitted)
-        if complete:
-            conditioning = task.conditioning
-            self._end(task, None if conditioning is None else conditioning.error)
-
-    def spoiled(self, task: Task, error: BaseException) -> None:
-        """See `Orders`."""
-        self._end(task, error)
-
-    def lost(self, lane: LaneWorker, error: BaseException) -> None:
-        """See `Orders`."""
-        with self._changed:
-            if lane.abandoned:
-                return
-            lane.abandoned = True
-            self._lanes.remove(lane)
-            self._counters.lost_lanes += 1
-            struck = list(dict.fromkeys(seat.task for seat in lane.seats.values() if not seat.vacant))
-            for task in struck:
-                self._ready.remove(task)
-                task.attempts += 1  # its other seats are vacant now: a lane that is lost besides does not strike it
-            self._failures += 1
-        logger.warning("backend %s: a lane is lost, with %d utterances: %s", self._executor.name, len(struck), error)
-        self._give_up_executor(error)
-        for task in struck:
-            self._begin_again(task, error)
-        with self._lock:
-            self._open_lanes()
-
-    # The conditioning thread, and the watchdog's.
-
-    def _condition(self) -> None:
-        while self._condition_next():
-            pass
-
-    def _condition_next(self) -> bool:
-        """Conditions an utterance, or waits for one; returns whether to go on. Keeps neither mel nor rows."""
-        self.drop_late()
-        with self._changed:
-            if self._closed:
-                return False
-            task = self._next_to_condition()
-            if task is None:
-                self._changed.wait()
-                return True
-            self._fresh.remove(task)
-            self._fresh.took(task)
-            self._conditioning = mine = (task, time.monotonic())
-            self._conditioning_bytes += task.utterance.conditioning_bytes
-        try:
-            conditioning = task.utterance.condition()
-            failure: BaseException | None = None
-        except BaseException as error:  # whatever it is, others wait for this thread
-            failure = error
-        with self._changed:
-            if self._conditioning is not mine:
-                return False  # given up by the watchdog; another thread does this now
-            if failure is None and task in self._tasks:
-                task.conditioning = conditioning
-                self._conditioning = task, math.inf  # it still counts as waiting, but can hang no more
-            else:
-                self._conditioning = None
-                self._conditioning_bytes -= task.utterance.conditioning_bytes
-        if failure is not None:
-            self._end(task, failure if isinstance(failure, VocoderError) else executor_error(failure))
-        else:
-            self._make_ready(task)
-        return True
-
-    def _next_to_condition(self) -> Task | None:
-        """Whose turn it is, among those that will soon have a slot."""
-        interactive, batch = (self._ready.waiting(urgency) < self.slots for urgency in URGENCIES)
-        task = self._fresh.first(interactive=interactive, batch=batch)
-        if task is None or task.urgency == "interactive" or not self._conditioning_bytes:
-            return task
-        fits = self._conditioning_bytes + task.utterance.conditioning_bytes <= self._limits.conditioning_bytes
-        return task if fits else self._fresh.first(interactive=interactive, batch=False)
-
-    def _make_ready(self, task: Task, *, first: bool = False) -> None:
-        with self._lock:
-            conditioning = task.conditioning
-        failure = None
-        if conditioning is not None:  # else it has ended meanwhile
-            try:
-                task.begin(conditioning, self._coding, lambda work: self._condition_ahead(task, work))
-            except Exception as error:
-                failure = error
-        with self._changed:
-            if self._conditioning is not None and self._conditioning[0] is task:
-                self._conditioning = None
-            if task in self._tasks and failure is None:
-                (self._ready.prepend if first else self._ready.append)(task)
-                self._open_lanes()
-            self._changed.notify_all()
-        if failure is not None:
-            self._end(task, failure)
-
-    def _condition_ahead(self, task: Task, work: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._ahead.started:
-                self._ahead.started = True
-                self._start(self._ahead.run, "conditioning ahead")
-            self._ahead.want(task, work)
-
-    def _open_lanes(self) -> None:
-        streams = sum(len(lane.seats) for lane in self._lanes) + sum(len(task.waiting) for task in self._ready)
-        while len(self._lanes) < min(self._most_lanes, streams) and self._broken is None and not self._closed:
-            lane = LaneWorker(self._executor, self._windows, self, slots=self._slots, batch_slots=self._batch_slots)
-            self._lanes.append(lane)
-            self._start(lane.run, "lane")
-
-    def _watch(self) -> None:
-        most = self._limits.hang_seconds
-        while True:
-            with self._changed:
-                if self._closed:
-                    return
-                self._changed.wait(min(1.0, most / 4) if self._tasks else None)
-                now = time.monotonic()
-                hung = [
-                    lane
-                    for lane in self._lanes
-                    if lane.busy_since is not None
-                    and now - lane.busy_since > (most if lane.open else _OPENING_TIMES * most)
-                ]
-                stuck = self._conditioning
-                if stuck is not None:
-                    allowed = most + stuck[0].utterance.frames * _CONDITIONING_SECONDS_A_FRAME
-                    stuck = stuck if now - stuck[1] > allowed else None
-                if stuck is not None:
-                    self._conditioning = None
-                    self._conditioning_bytes -= stuck[0].utterance.conditioning_bytes
-                    self._failures += 1
-                    self._start(self._condition, "conditioning")
-                late = self._ahead.late(now - most)
-                if late is not None:
-                    self._failures += 1
-                    self._ahead = self._ahead.successor()
-                    self._start(self._ahead.run, "conditioning ahead")
-            self.drop_late()
-            error = ExecutorError(f"backend {self._executor.name} does not answer; it had {most:g} s")
-            for lane in hung:
-                self.lost(lane, error)
-            for task in (stuck[0] if stuck is not None else None, late):
-                if task is not None:
-                    self._give_up_executor(error)
-                    self._end(task, error)
-
-    # How utterances end.
-
-    def _begin_again(self, task: Task, error: BaseException) -> None:
-        if task.attempts <= _MOST_ATTEMPTS and self._broken is None:
-            with self._lock:
-                self._counters.restarted += 1
-            self._make_ready(task, first=True)
-        else:
-            self._end(task, executor_error(error))
-
-    def _give_up_executor(self, error: BaseException) -> None:
-        with self._lock:
-            if self._failures < _FAILURES_IN_A_ROW or self._broken is not None:
-                return
-            self._broken = ExecutorError(
-                f"backend {self._executor.name} failed {self._failures} times in a row and was given up ({error}); "
-                "load the model again, or with another backend"
-            )
-            tasks = list(self._tasks)
-        logger.error("%s", self._broken)
-        for task in tasks:
-            self._end(task, executor_error(error))
-
-    def _end(self, task: Task, error: BaseException | None) -> None:
-        """Ends an utterance, once, whoever is first."""
-        with self._changed:
-            if task not in self._tasks:
-                return
-            del self._tasks[task]
-            self._dated.pop(task, None)
-            self._fresh.remove(task)
-            self._ready.remove(task)
-            if task.conditioning is not None:
-                self._conditioning_bytes -= task.utterance.conditioning_bytes
-                task.conditioning = None
-            task.ended = True
-            task.waiting.clear()
-            self._changed.notify_all()
-        waveform = None
-        try:
-            task.finish(error)
-            waveform = task.waveform() if error is None else None
-        except Exception as failure:  # the sink's; whoever waits for the ticket must not wait for ever
-            error = error or failure
-        with self._lock:
-            self._count(error, time.monotonic() - task.ticket.submitted)
-        if not task.ticket.set_running_or_notify_cancel():
-            return
-        if waveform is not None:
-            task.ticket.set_result(waveform)
-        else:
-            task.ticket.set_exception(error)
-
-    def _count(self, error: BaseException | None, latency: float) -> None:
-        if error is None:
-            self._counters.done += 1
-            self._counters.latency.add(latency)
-        elif isinstance(error, CancelledError):
-            self._counters.cancelled += 1
-        elif isinstance(error, DeadlineError):
-            self._counters.dropped += 1
-        else:
-            self._counters.failed += 1
-
-    def _can_be_ready(self, task: Task) -> bool:
-        """Whether a deadline can still be met, if every chunk took no longer than the fastest of late."""
-        assert task.deadline is not None
-        longest = max((fold.stop - fold.first for fold in task.utterance.folds), default=0)
-        left = longest if not task.started else 0  # what folds have done is not known before they end
-        if not task.utterance.folds and task.utterance.steps is not None:
-            left = task.utterance.steps - task.produced
-        # Of one that has a slot, a chunk may be under way, and nearly done.
-        chunks = max(0, math.ceil(left / self._windows.steps) - task.started)
-        return time.monotonic() + chunks * self._counters.fastest_chunk <= task.deadline
-
-    def _check_open(self) -> None:
-        if os.getpid() != self._process:
-            raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
-        if self._broken is not None:
-            raise ExecutorError(str(self._broken))
-        if self._closed:
-            raise VocoderError("this vocoder is closed; load the model again")
+            self._lanes.clear()  # which breaks a cycle: the executor's memory does not wait for its collector
 
     def _start(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=f"wavernn-trt {name}", daemon=True)
@@ -510,7 +163,129 @@ class Scheduler:
         thread.start()
         self._threads.append(thread)
 
+    def _start_conditioning(self, *, blocks_only: bool) -> None:
+        thread = ConditioningThread(blocks_only=blocks_only)
+        self._conditioning.threads.append(thread)
+        work = partial(self._conditioning.loop, thread, self._begin, self._fail_conditioning)
+        self._start(work, "conditioning")
 
-def _give_up(scheduler: Scheduler | None, task: Task | None) -> None:
-    if scheduler is not None and task is not None:
-        scheduler._end(task, CancelledError())
+    def _begin(self, utterance: Utterance, *, first: bool = False) -> None:
+        """Begins an attempt of a conditioned utterance, and queues it for slots, if wanted first of all."""
+        flight = self._flight
+        with flight.lock:
+            conditioning = utterance.conditioning
+        failure = None
+        if conditioning is not None:  # else it has ended meanwhile
+            try:
+                utterance.begin(conditioning, partial(self._conditioning.condition_block, utterance))
+            except Exception as error:
+                failure = error
+        with flight.changed:
+            flight.conditioning.pop(utterance, None)
+            if not utterance.ended and failure is None:
+                (flight.ready.prepend if first else flight.ready.append)(utterance)
+                self._open_lanes()
+            flight.changed.notify_all()
+        if failure is not None:
+            flight.end(utterance, failure)
+
+    def _open_lanes(self) -> None:
+        """Opens as many lanes as there are streams, up to the bound; called with the lock."""
+        flight = self._flight
+        streams = sum(len(lane.streams) for lane in self._lanes) + sum(len(one.waiting) for one in flight.ready)
+        while len(self._lanes) < min(self._most_lanes, streams) and flight.broken is None and not flight.closed:
+            slots = {"slots": self._slots, "batch_slots": self._batch_slots}
+            lane = LaneWorker(self._executor, self._windows, flight, self._lanes, **slots)
+            self._lanes.append(lane)
+            self._start(partial(lane.run, self._lose), "lane")
+
+    # Failures.
+
+    def _watch(self) -> None:
+        """Gives up calls of the executor that do not return; what the watchdog's thread does."""
+        while self._watch_once():
+            pass
+
+    def _watch_once(self) -> bool:
+        flight, most = self._flight, self._limits.hang_seconds
+        with flight.lock:
+            if not flight.pause(min(1.0, most / 4) if flight.utterances else None):
+                return False
+            now = time.monotonic()
+            lanes = [
+                lane
+                for lane in self._lanes
+                if lane.busy_since is not None
+                and now - lane.busy_since > (most if lane.loop is not None else _OPENING_TIMES * most)
+            ]
+            hung = self._conditioning.abandon_hung(most)
+            for thread in hung:
+                self._start_conditioning(blocks_only=thread.blocks_only)
+        flight.drop_late()
+        error = ExecutorError(f"backend {self._executor.name} does not answer; it had {most:g} s")
+        for lane in lanes:
+            self._lose(lane, error)
+        for thread in hung:
+            if thread.utterance is not None:
+                self._fail_conditioning(thread.utterance, error)
+        return True
+
+    def _fail_conditioning(self, utterance: Utterance, error: Exception) -> None:
+        """Ends an utterance whose conditioner failed or hangs."""
+        with self._flight.lock:
+            given_up = self._give_up_if_failing(self._conditioning.failures, error)
+        self._flight.end(utterance, error)
+        self._end_all(given_up, error)
+
+    def _lose(self, lane: LaneWorker, error: BaseException) -> None:
+        """Abandons a lane that failed or hangs; its utterances are started again, but not for a third time."""
+        flight = self._flight
+        with flight.changed:
+            if lane.abandoned:
+                return
+            lane.abandoned = True
+            self._lanes.remove(lane)
+            flight.counters.totals.lost_lanes += 1
+            flight.counters.lane_failures += 1
+            hit = list(dict.fromkeys(stream.utterance for stream in lane.streams if not stream.stale))
+            for utterance in hit:
+                flight.ready.remove(utterance)
+                utterance.attempts += 1  # its other streams are stale now: another lost lane does not count again
+            given_up = self._give_up_if_failing(flight.counters.lane_failures, error)
+        logger.warning("backend %s: a lane is lost, with %d utterances: %s", self._executor.name, len(hit), error)
+        self._end_all(given_up, error)
+        for utterance in hit:
+            if utterance.attempts <= _MOST_ATTEMPTS and flight.broken is None:
+                with flight.lock:
+                    flight.counters.totals.restarted += 1
+                self._begin(utterance, first=True)
+            else:
+                flight.end(utterance, executor_error(error))
+        with flight.lock:
+            self._open_lanes()
+
+    def _give_up_if_failing(self, failures: int, error: BaseException) -> list[Utterance]:
+        """Gives the executor up after so many failures in a row; called with the lock.
+
+        Returns:
+            The utterances to end because of it.
+        """
+        if failures < _FAILURES_IN_A_ROW or self._flight.broken is not None:
+            return []
+        self._flight.broken = ExecutorError(
+            f"backend {self._executor.name} failed {failures} times in a row and was given up ({error}); "
+            "load the model again, or with another backend"
+        )
+        return list(self._flight.utterances)
+
+    def _end_all(self, utterances: list[Utterance], error: BaseException) -> None:
+        """Ends what cannot be decoded because the executor was given up."""
+        if utterances:
+            logger.error("%s", self._flight.broken)
+        for utterance in utterances:
+            self._flight.end(utterance, executor_error(error))
+
+
+def _cancel(flight: weakref.ref[InFlight], utterance: weakref.ref[Utterance], ticket: Future[FloatArray]) -> None:
+    if ticket.cancelled() and (cancelled := utterance()) is not None and (its_flight := flight()) is not None:
+        its_flight.end(cancelled, CancelledError())

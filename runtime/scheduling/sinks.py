@@ -20,17 +20,17 @@ class Sink(Protocol):
         """
 
     def urgent(self) -> bool:
-        """Whether someone listens who would soon have nothing to hear; asked of interactive utterances only."""
+        """Whether a listener will soon run out of samples; asked of interactive utterances only."""
 
     def write(self, samples: FloatArray) -> None:
-        """The next samples, float32 [n], n at most what `room` last said; the array is the sink's own."""
+        """The next samples, float32 [n], n at most what `room` returned last; the array is the sink's own."""
 
     def finish(self, error: BaseException | None) -> None:
         """No more will come: the waveform is complete, or ``error`` (also of a cancellation) says why it is not."""
 
 
 class Collected:
-    """Keeps the waveform until it is whole."""
+    """Keeps the waveform until it is complete."""
 
     def __init__(self) -> None:
         """Starts empty."""
@@ -41,7 +41,7 @@ class Collected:
 
     def urgent(self) -> bool:
         """See `Sink`."""
-        return True  # whoever waits for the whole waits for every part
+        return True  # the caller waits for the whole, and so for every part
 
     def write(self, samples: FloatArray) -> None:
         """See `Sink`."""
@@ -51,6 +51,6 @@ class Collected:
         """See `Sink`."""
 
     def waveform(self) -> FloatArray:
-        """All samples so far, float32 [n]; they are kept no longer."""
+        """All samples so far, float32 [n] (or labels, of an utterance whose sink takes those); they are let go."""
         pieces, self._pieces = self._pieces, []
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)

@@ -1,17 +1,20 @@
-"""What a scheduler counts, and what of it people look at."""
+"""What a scheduler counts, and the statistics that are made of it."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from wavernn_trt.runtime.errors import DeadlineError
+
 _KEPT = 1024
-"""Utterances whose times the percentiles are of."""
+"""The most recent times, of which percentiles are made."""
 _RECENT_SECONDS = 10.0
-"""Of which the present speed is the mean."""
+"""Over which the present speed is averaged."""
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,33 @@ class SchedulerStatistics:
     samples_per_second: float
     """Over the last ten seconds."""
     done: int
-    """Utterances that were spoken."""
+    """Utterances that were vocoded."""
     failed: int
     """Utterances that ended with an error."""
     cancelled: int
-    """Utterances that their callers gave up."""
+    """Utterances that their callers cancelled."""
     dropped: int
     """Utterances that could not have been ready by their deadline."""
     restarted: int
-    """Utterances that were begun again because their lane was lost."""
+    """Utterances that were started again because their lane was lost."""
     lost_lanes: int
     """Lanes that raised an error or did not answer."""
     first_samples: Percentiles
-    """From submission until there is something to hear."""
+    """From submission to the first samples."""
     latency: Percentiles
-    """From submission until the waveform is whole."""
+    """From submission to the complete waveform."""
 
 
 @dataclass
 class Durations:
-    """Times of which percentiles are wanted, in bounded memory."""
+    """Times and their percentiles, in bounded memory."""
 
     count: int = 0
     total: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Records one more."""
         self.count += 1
         self.total += seconds
         self.recent.append(seconds)
@@ -95,13 +98,11 @@ class Durations:
 
 
 @dataclass
-class Counters:
-    """What `SchedulerStatistics` is made of; whoever changes it holds the scheduler's lock."""
+class Totals:
+    """Counts since the beginning, by the names of `SchedulerStatistics`."""
 
     chunks: int = 0
     decoding_seconds: float = 0.0
-    loaded_rows: int = 0
-    loaded_slots: int = 0
     samples: int = 0
     done: int = 0
     failed: int = 0
@@ -109,33 +110,68 @@ class Counters:
     dropped: int = 0
     restarted: int = 0
     lost_lanes: int = 0
-    first_samples: Durations = field(default_factory=Durations)
-    latency: Durations = field(default_factory=Durations)
-    chunk_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=64))
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+
+class Counters:
+    """What a scheduler counts; called with its lock."""
+
+    def __init__(self) -> None:
+        """Begins at zero."""
+        self.totals = Totals()
+        self.first_samples = Durations()
+        self.latency = Durations()
+        self.lane_failures = 0
+        """Lanes that were lost one after the other, without a chunk between."""
+        self._batch_rows = 0
+        self._batch_slots = 0
+        self._chunk_seconds: deque[float] = deque(maxlen=64)
+        self._recent: deque[tuple[float, int]] = deque()
+
+    def submitted(self, batch_rows: int, batch_slots: int) -> None:
+        """Records the beginning of a chunk of all streams while others wait, so many of batch work."""
+        self._batch_rows += batch_rows
+        self._batch_slots += batch_slots
 
     def decoded(self, seconds: float, samples: int) -> None:
-        """A chunk was."""
+        """Records a decoded chunk."""
         now = time.monotonic()
-        self.chunks += 1
-        self.decoding_seconds += seconds
-        self.chunk_seconds.append(seconds)
-        self.samples += samples
+        self.lane_failures = 0
+        self.totals.chunks += 1
+        self.totals.decoding_seconds += seconds
+        self.totals.samples += samples
+        self._chunk_seconds.append(seconds)
         self._recent.append((now - seconds, samples))
         self._forget(now)
 
-    @property
-    def occupancy(self) -> float:
-        """See `SchedulerStatistics`."""
-        return self.loaded_rows / self.loaded_slots if self.loaded_slots else 0.0
+    def ended(self, error: BaseException | None, latency: float) -> None:
+        """Records the end of an utterance, by its error, if any."""
+        if error is None:
+            self.totals.done += 1
+            self.latency.add(latency)
+        elif isinstance(error, CancelledError):
+            self.totals.cancelled += 1
+        elif isinstance(error, DeadlineError):
+            self.totals.dropped += 1
+        else:
+            self.totals.failed += 1
 
     @property
     def fastest_chunk(self) -> float:
         """Seconds of the fastest of the recent chunks; 0 before the first."""
-        return min(self.chunk_seconds, default=0.0)
+        return min(self._chunk_seconds, default=0.0)
 
-    def samples_per_second(self) -> float:
-        """See `SchedulerStatistics`."""
+    def statistics(self, **now: int) -> SchedulerStatistics:
+        """What was counted, beside what is the case now: the fields of `SchedulerStatistics` up to the first count."""
+        return SchedulerStatistics(
+            **now,
+            **asdict(self.totals),
+            occupancy=self._batch_rows / self._batch_slots if self._batch_slots else 0.0,
+            samples_per_second=self._samples_per_second(),
+            first_samples=self.first_samples.percentiles(),
+            latency=self.latency.percentiles(),
+        )
+
+    def _samples_per_second(self) -> float:
         now = time.monotonic()
         self._forget(now)
         if not self._recent:

@@ -1,4 +1,4 @@
-"""What a caller holds of an utterance that is under way."""
+"""The future of a waveform, which a caller gets for an utterance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wavernn_trt.runtime.conditioning.windows import FloatArray
 
 
 class Ticket(Future[FloatArray]):
-    """The waveform to come, float32 [samples]; empty where a sink takes the samples.
+    """A future of the waveform, float32 [samples]; empty where a sink takes the samples.
 
     A future like any other: ``result(timeout)``, ``concurrent.futures.as_completed``, ``asyncio.wrap_future``. It can
     be cancelled until it is done: the utterance leaves its slot at the next chunk boundary. Callbacks run in a thread
@@ -18,7 +18,7 @@ class Ticket(Future[FloatArray]):
     """
 
     def __init__(self, owner: Any = None) -> None:
-        """Begins to count time.
+        """Notes the time.
 
         Args:
             owner: kept alive until the utterance is done.
@@ -34,11 +34,11 @@ class Ticket(Future[FloatArray]):
 
     @property
     def latency(self) -> float | None:
-        """Seconds from submission to the end; ``None`` while it is under way."""
+        """Seconds from submission to the end; ``None`` before the end."""
         return None if self.finished is None else self.finished - self.submitted
 
     def cancel(self) -> bool:
-        """Gives the utterance up; returns whether that is so."""
+        """Cancels the utterance; returns whether that is so."""
         done = super().cancel()
         if done:
             self._let_go()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import wavernn_trt
+import wavernn_trt.runtime.mel as mel_checks
 from wavernn_trt.export.model_directory import ModelDirectoryError
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
@@ -115,6 +116,27 @@ def test_waiting_utterances_enter_as_soon_as_others_leave(
     # the first may begin alone, before the others are conditioned.
     tiny_vocoder_of_three.vocode_batch([tiny_mel(32)] + [tiny_mel(8)] * 8)
     assert chunks in ([3] * 4, [3] * 5)
+
+
+def test_the_mels_of_a_batch_are_checked_once_and_before_the_work_begins(
+    tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[NDArray[Any]] = []
+    check = mel_checks.checked_array
+
+    def counted(mel: Any, audio: Any) -> NDArray[Any]:
+        checked.append(np.asarray(mel))
+        return check(mel, audio)
+
+    monkeypatch.setattr(mel_checks, "checked_array", counted)
+    chunks = count_chunks(tiny_vocoder, monkeypatch)
+    mels = [tiny_mel(2, seed) for seed in range(3)]
+    tiny_vocoder.vocode_batch(mels)
+    assert [next(i for i, mel in enumerate(mels) if mel is one) for one in checked] == [0, 1, 2]
+    begun = len(chunks)
+    with pytest.raises(VocoderError, match="transposed"):
+        tiny_vocoder.vocode_batch([tiny_mel(2), tiny_mel(2).T])
+    assert len(chunks) == begun
 
 
 def test_utterances_are_pulled_only_when_there_is_room(tiny_vocoder: Vocoder, tiny_mel: MakeMel) -> None:

@@ -79,14 +79,15 @@ class Listener:
         """Chunk by chunk, each as soon as it can be had."""
         conditioning = self.conditioning if conditioning is None else conditioning
         with self.executor.lane(1) as lane:
-            loop = LaneLoop(lane, self.windows)
-            loop.enter(0, Stream(conditioning, SeededUniforms(self.model, 3)))
-            while loop.streams and not loop.ended(0):
+            loop: LaneLoop[Stream] = LaneLoop(lane, self.windows)
+            stream = Stream(conditioning, SeededUniforms(self.model, 3))
+            loop.enter(stream)
+            while loop.streams and not stream.ended:
                 self.woken.clear()
-                if loop.ready(0):
-                    loop.submit([0])
+                if stream.ready():
+                    loop.submit([stream])
                     yield loop.collect()[0].samples
-                elif not loop.ended(0) and conditioning.steps is None:
+                elif not stream.ended and conditioning.steps is None:
                     assert self.woken.wait(SECONDS)
                 if not loop.streams:
                     return

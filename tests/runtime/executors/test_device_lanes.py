@@ -62,17 +62,18 @@ class Bench:
         for seed, steps in enumerate(lengths):
             frames = -(-steps // hop) + 2 * model.margin
             rows = np.random.default_rng(seed).standard_normal((frames, model.columns)).astype(np.float32)
-            found.append(Stream(WholeConditioning(self.windows, rows), SeededUniforms(model, seed), 0, steps))
+            conditioning = WholeConditioning(self.windows, rows)
+            found.append(Stream(conditioning, SeededUniforms(model, seed), 0, steps, number=seed))
         return found
 
     def samples(self, executor: Executor, lengths: list[int]) -> list[NDArray[Any]]:
         return joined(decode_streams(executor, self.windows, self.streams(lengths), self.slots), len(lengths))
 
 
-def joined(pieces: Iterator[Piece], streams: int) -> list[NDArray[Any]]:
+def joined(pieces: Iterator[Piece[Stream]], streams: int) -> list[NDArray[Any]]:
     parts: list[list[NDArray[Any]]] = [[] for _ in range(streams)]
     for piece in pieces:
-        parts[piece.stream].append(piece.samples)
+        parts[piece.stream.number].append(piece.samples)
     return [np.concatenate(part) for part in parts]
 
 
@@ -163,17 +164,17 @@ class UnorderedLane(DeviceLane):
 
 def paused(bench: Bench, lane: DeviceLane, lengths: list[int]) -> list[NDArray[Any]]:
     """Two streams of which each chunk has one; the next chunk is submitted before one is collected."""
-    loop = LaneLoop(lane, bench.windows)
+    loop: LaneLoop[Stream] = LaneLoop(lane, bench.windows)
     parts: list[list[NDArray[Any]]] = [[], []]
-    for number, stream in enumerate(bench.streams(lengths)):
-        loop.enter(number, stream)
+    for stream in bench.streams(lengths):
+        loop.enter(stream)
     turn = 0
     while loop.streams or loop.in_flight:
         while loop.streams and not loop.full:
-            loop.submit([sorted(loop.streams)[turn % len(loop.streams)]])
+            loop.submit([loop.streams[turn % len(loop.streams)]])
             turn += 1
         for piece in loop.collect():
-            parts[piece.stream].append(piece.samples)
+            parts[piece.stream.number].append(piece.samples)
     return [np.concatenate(part) for part in parts]
 
 
@@ -193,12 +194,13 @@ def test_state_is_copied_only_for_paused_streams_and_neighbours_together(simulat
     bench = Bench(simulated, open_model_directory(shipped_voice()), slots=6)
     device = simulated.SimulatedDevice(seed=None)
     lane = bench.lane(device)
-    loop = LaneLoop(lane, bench.windows)
-    for number, stream in enumerate(bench.streams([9 * STEPS] * 5)):  # the sixth slot is empty
-        loop.enter(number, stream)
+    loop: LaneLoop[Stream] = LaneLoop(lane, bench.windows)
+    streams = bench.streams([9 * STEPS] * 5)
+    for stream in streams:  # the sixth slot is empty
+        loop.enter(stream)
 
     def copies(*numbers: int) -> int:
-        loop.submit(numbers)
+        loop.submit([streams[number] for number in numbers])
         loop.collect()
         found, device.log = device.log.count("copy"), []
         return found
@@ -209,7 +211,8 @@ def test_state_is_copied_only_for_paused_streams_and_neighbours_together(simulat
     assert copies(0, 1, 2, 3, 4) == 0
     lane.drain()
     loop = LaneLoop(lane, bench.windows)
-    loop.enter(0, bench.streams([STEPS])[0])
+    streams = bench.streams([STEPS])
+    loop.enter(streams[0])
     assert copies(0) == 0  # of the streams before, nothing is left to keep
 
 
@@ -253,7 +256,7 @@ def test_several_lanes_do_not_disturb_each_other(bench: Bench, seed: int, length
     executor = bench.executor(bench.simulated.SimulatedDevice(seed))
     expected = bench.samples(bench.reference, lengths)
     lanes = [decode_streams(executor, bench.windows, bench.streams(lengths), 1) for _ in range(3)]
-    pieces: list[list[Piece]] = [[] for _ in lanes]
+    pieces: list[list[Piece[Stream]]] = [[] for _ in lanes]
     running = dict(enumerate(lanes))
     while running:
         for number, lane in list(running.items()):

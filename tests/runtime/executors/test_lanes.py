@@ -49,7 +49,8 @@ class Kind:
         for seed, steps in enumerate(lengths):
             frames = -(-steps // hop) + 2 * model.margin
             rows = np.random.default_rng(seed).standard_normal((frames, model.columns)).astype(np.float32)
-            found.append(Stream(WholeConditioning(self.windows, rows), SeededUniforms(model, seed), 0, steps))
+            conditioning = WholeConditioning(self.windows, rows)
+            found.append(Stream(conditioning, SeededUniforms(model, seed), 0, steps, number=seed))
         return found
 
     def alone(self, lengths: list[int]) -> list[NDArray[Any]]:
@@ -61,20 +62,20 @@ class Kind:
 
     def paused(self, lengths: list[int], chance: random.Random) -> list[NDArray[Any]]:
         """The samples of each, where chance says who enters, who is in a chunk and what is collected."""
-        waiting = list(enumerate(self.streams(lengths)))
+        waiting = self.streams(lengths)
         parts: list[list[NDArray[Any]]] = [[] for _ in lengths]
         with self.executor.lane(SLOTS) as lane:
-            loop = LaneLoop(lane, self.windows)
+            loop: LaneLoop[Stream] = LaneLoop(lane, self.windows)
             while waiting or loop.streams or loop.in_flight:
                 while waiting and loop.free and chance.random() < 0.7:
-                    loop.enter(*waiting.pop(0))
-                chosen = [number for number in loop.streams if chance.random() < 0.5]
+                    loop.enter(waiting.pop(0))
+                chosen = [stream for stream in loop.streams if chance.random() < 0.5]
                 chance.shuffle(chosen)
                 if chosen and not loop.full:
                     loop.submit(chosen)
                 elif loop.in_flight:
                     for piece in loop.collect():
-                        parts[piece.stream].append(piece.samples)
+                        parts[piece.stream.number].append(piece.samples)
         return [np.concatenate(one) for one in parts]
 
 
@@ -122,18 +123,18 @@ def test_a_stream_can_wait_while_others_come_and_go(kind: Kind) -> None:
     found: list[list[NDArray[Any]]] = [[] for _ in lengths]
 
     with kind.executor.lane(SLOTS) as lane:
-        loop = LaneLoop(lane, kind.windows)
+        loop: LaneLoop[Stream] = LaneLoop(lane, kind.windows)
 
         def decode(*numbers: int) -> None:
-            loop.submit(numbers)
+            loop.submit([streams[number] for number in numbers])
             for piece in loop.collect():
-                found[piece.stream].append(piece.samples)
+                found[piece.stream.number].append(piece.samples)
 
-        loop.enter(0, streams[0])
+        loop.enter(streams[0])
         decode(0)
         for number in range(1, len(lengths)):
             if loop.free:
-                loop.enter(number, streams[number])
+                loop.enter(streams[number])
                 decode(number)
         decode(0)
     assert equal([np.concatenate(one) for one in found], kind.alone(lengths))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,8 @@ from wavernn_trt.runtime.health.probe import (
 )
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.vocoder import DEFAULT_LIMITS, Vocoder, shipped_voice
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 Weights = dict[str, NDArray[np.float32]]
@@ -75,9 +77,8 @@ def probed(path: Path, backend: str = "onnxruntime") -> ProbeResult:
         return probe(vocoder)
 
 
-def with_executor(directory: ModelDirectory, executor: Any) -> Vocoder:
-    model = LoadedModel.of(directory, executor)
-    return Vocoder(model)
+def with_executor(directory: ModelDirectory, executor: Any, limits: SchedulerLimits = DEFAULT_LIMITS) -> Vocoder:
+    return Vocoder(LoadedModel.of(directory, executor), limits=limits)
 
 
 def test_the_shipped_voice_passes(shipped: Vocoder) -> None:
@@ -280,6 +281,27 @@ def test_an_executor_that_goes_wrong_is_found(
         executor.repair()
         if fault != "raises_at":
             assert probe(vocoder).passed
+
+
+@pytest.mark.parametrize("where", ["conditioner", "decoder"])
+def test_an_executor_that_hangs_fails_its_probe(
+    where: str, faulty: ModuleType, small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = small_directory("univoc")
+    executor = faulty.FaultyExecutor(load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor)
+    if where == "decoder":
+        executor.hangs_at = 0
+    else:
+        monkeypatch.setattr(executor, "condition", lambda mel: executor.released.wait())
+    results: list[ProbeResult] = []
+    with with_executor(directory, executor, SchedulerLimits(hang_seconds=0.2)) as vocoder:
+        thread = threading.Thread(target=lambda: results.append(probe(vocoder)), daemon=True)
+        thread.start()
+        thread.join(60)
+        executor.repair()
+    (result,) = results
+    assert not result.passed
+    assert "does not answer; it had 0.2 s" in result.reason
 
 
 def test_a_class_that_the_model_does_not_have_is_found(

@@ -236,6 +236,21 @@ def test_an_executor_that_was_given_up_ends_the_run_and_the_rest_is_left(
     assert (again.count("skipped"), again.count("done")) == (7, 53)
 
 
+def test_a_conditioner_that_fails_for_every_file_ends_the_run(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, faulty: ModuleType
+) -> None:
+    jobs, watched = mels(60, frames=(2,)), Watched()
+    executor = faulty.FaultyExecutor(tiny_vocoder.executor, condition_raises=True)
+    with (
+        Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder,
+        pytest.raises(JobsStopped, match="failed 3 times in a row and was given up"),
+    ):
+        list(run_jobs(vocoder, jobs, FLOATING, watched))
+    assert len(watched.results) < 60
+    assert {result.status for result in watched.results} == {"failed"}
+    assert not any(job.output.exists() for job in jobs)
+
+
 def test_a_run_that_is_asked_to_stop_writes_what_is_decoded(
     mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
 ) -> None:

@@ -1,8 +1,9 @@
-"""An executor that the tests hold up, on the voice that is shipped."""
+"""An executor that the tests hold up, on the voice that is shipped, and a clock that they move."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from wavernn_trt.export.model_directory import ModelDirectory, open_model_direct
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, State
 from wavernn_trt.runtime.loaded_model import LoadedModel
+from wavernn_trt.runtime.scheduling import conditioning_threads, in_flight, lane_worker, scheduler
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
@@ -63,6 +65,27 @@ class HeldExecutor(OnnxRuntimeExecutor):
         if number in self.failures:
             raise self.failures[number]
         return super().decode(chunk, state)
+
+
+class Clock:
+    """The scheduler's clock, which the test moves forward: so a call hangs when the test says so, on any machine."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    for module in (conditioning_threads, in_flight, lane_worker, scheduler):
+        monkeypatch.setattr(module, "time", found)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -101,23 +101,24 @@ def test_who_is_interactive_does_not_wait_for_a_lane_that_is_full(speak: Speak, 
     held.slots = 2
     vocoder = speak(2, lanes=2)
     scheduler = vocoder._scheduler
+    changed = scheduler._flight.changed
 
-    def seated(urgency: Any) -> list[int]:
-        return [lane.seated(urgency) for lane in scheduler._lanes]
+    def streams(urgency: Any) -> list[int]:
+        return [lane.count(urgency) for lane in scheduler._lanes]
 
-    def wait_until(urgency: Any, seats: list[int]) -> None:
-        with scheduler._changed:
-            assert scheduler._changed.wait_for(lambda: seated(urgency) == seats, PATIENCE), seated(urgency)
+    def wait_until(urgency: Any, expected: list[int]) -> None:
+        with changed:
+            assert changed.wait_for(lambda: streams(urgency) == expected, PATIENCE), streams(urgency)
 
     for seed in range(4):
         vocoder.submit(Request(mel_of(9, seed)), sink=Closed())
     wait_until("batch", [2, 2])
-    for seat in list(scheduler._lanes[0].seats.values()):
-        assert seat.task.ticket.cancel()
+    for stream in list(scheduler._lanes[0].streams):
+        assert stream.utterance.ticket.cancel()
     for seed in range(2):
         vocoder.submit(Request(mel_of(9, seed)), sink=Closed(), urgency="interactive")
     wait_until("interactive", [2, 0])
-    assert seated("batch") == [0, 2]
+    assert streams("batch") == [0, 2]
 
 
 def test_folds_that_are_nearly_done_are_not_dropped(speak: Speak, held: Any, mel_of: MakeMel) -> None:
@@ -126,14 +127,14 @@ def test_folds_that_are_nearly_done_are_not_dropped(speak: Speak, held: Any, mel
     ticket = vocoder.submit(Request(mel_of(12), fold=1920), deadline=PATIENCE)
     held.allow(6)
     held.wait_for(lambda: len(held.rows) == 7)
-    scheduler = vocoder._scheduler
-    with scheduler._lock:
-        (task,) = scheduler._tasks
-        longest = max(fold.stop - fold.first for fold in task.utterance.folds)
+    flight = vocoder._scheduler._flight
+    with flight.lock:
+        (utterance,) = flight.utterances
+        longest = max(fold.stop - fold.first for fold in utterance.folds)
         chunk = PATIENCE / (longest / vocoder.chunk)  # so slow that the whole of a fold would not fit any more
-        scheduler._counters.chunk_seconds.clear()
-        scheduler._counters.chunk_seconds.append(chunk)
-    scheduler.drop_late()
+        flight.counters._chunk_seconds.clear()
+        flight.counters._chunk_seconds.append(chunk)
+    flight.drop_late()
     held.allow()
     assert len(ticket.result(PATIENCE)) == mel_of(12).shape[1] * 200
 
@@ -143,10 +144,10 @@ def test_a_chunk_under_way_counts_as_nearly_done(speak: Speak, held: Any, mel_of
     held.hold()
     ticket = vocoder.submit(Request(mel_of(1)), deadline=PATIENCE)
     held.wait_for(lambda: held.rows)
-    scheduler = vocoder._scheduler
-    with scheduler._lock:
-        scheduler._counters.chunk_seconds.append(2 * PATIENCE)
-    scheduler.drop_late()
+    flight = vocoder._scheduler._flight
+    with flight.lock:
+        flight.counters._chunk_seconds.append(2 * PATIENCE)
+    flight.drop_late()
     held.allow()
     assert len(ticket.result(PATIENCE)) == 200
 
@@ -167,7 +168,7 @@ def test_waiting_for_room_ends_with_the_deadline(speak: Speak, held: Any, mel_of
 
     waiting = threading.Thread(target=ask, daemon=True)
     waiting.start()
-    waiting.join(PATIENCE / 6)
+    waiting.join(PATIENCE)
     assert "the queue had no room" in str(found[0])
     held.allow()
     first.result(PATIENCE)
@@ -195,7 +196,7 @@ def test_a_process_forked_while_a_thread_had_the_lock_is_told_too(plain: Vocoder
     mel, taken, forked = mel_of(1), threading.Event(), threading.Event()
 
     def hold() -> None:
-        with plain._scheduler.lock:
+        with plain._scheduler._flight.lock:
             taken.set()
             forked.wait(PATIENCE)
 

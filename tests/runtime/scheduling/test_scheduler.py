@@ -75,9 +75,9 @@ def submit_behind_the_first(vocoder: Vocoder, held: Any, requests: list[Request]
 
 def wait_until_ready(vocoder: Vocoder, utterances: int) -> None:
     """Until so many utterances are conditioned and wait for a slot."""
-    scheduler = vocoder._scheduler
-    with scheduler._changed:
-        assert scheduler._changed.wait_for(lambda: len(scheduler._ready) == utterances, PATIENCE)
+    flight = vocoder._scheduler._flight
+    with flight.changed:
+        assert flight.changed.wait_for(lambda: len(flight.ready) == utterances, PATIENCE)
 
 
 @pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (2, 4), (3, 3)])
@@ -236,13 +236,16 @@ def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, 
 
 def test_listeners_in_one_lane_leave_its_batch_slots_to_batch_work(speak: Speak, mel_of: MakeMel) -> None:
     vocoder = speak(4, lanes=2)
-    silent = [
+    scheduler = vocoder._scheduler
+    paused = [
         vocoder.submit(Request(mel_of(1)), urgency="interactive", sink=SlowListener(0, urgent=False)) for _ in range(3)
     ]
-    for _, ticket in vocoder.vocode_many(Request(mel_of(4), seed) for seed in range(40)):
-        ticket.result()
-    assert vocoder.statistics().occupancy > 0.85
-    for ticket in silent:
+    paused += [vocoder.submit(Request(mel_of(1)), sink=SlowListener(0)) for _ in range(4)]
+    with scheduler._flight.changed:
+        assert scheduler._flight.changed.wait_for(
+            lambda: [lane.count("batch") for lane in scheduler._lanes] == [2, 2], PATIENCE
+        )
+    for ticket in paused:
         assert ticket.cancel()
 
 
@@ -282,6 +285,48 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
     for ticket in [*tickets, too_long]:
         ticket.result(PATIENCE)
     assert vocoder.statistics().conditioning_bytes == 0
+
+
+def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, both = held.condition, threading.Barrier(2)
+
+    def together(mel: FloatArray) -> FloatArray:
+        both.wait(PATIENCE)  # one alone would wait in vain
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", together)
+    vocoder = speak(4, lanes=2)
+    tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(4)]
+    for seed, ticket in enumerate(tickets):
+        assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(2, seed)))
+
+
+def test_a_long_mel_is_decoded_to_its_end_while_another_is_being_conditioned(
+    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition, begun, go_on = held.condition, threading.Event(), threading.Event()
+    short = mel_of(1)
+
+    def slow_for_one(mel: FloatArray) -> FloatArray:
+        if mel.shape == short.shape:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+        return condition(mel)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(held, "condition", slow_for_one)
+    vocoder = speak(2)
+    held.hold()
+    long = vocoder.submit(Request(np.resize(mel_of(100), (80, 257)), samples=25_600))  # in blocks of 64 frames
+    held.wait_for(lambda: held.rows)
+    slow = vocoder.submit(Request(short))
+    assert begun.wait(PATIENCE)
+    held.allow()
+    assert len(long.result(PATIENCE)) == 25_600
+    assert not slow.done()
+    go_on.set()
+    assert len(slow.result(PATIENCE)) == 200
 
 
 def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
@@ -332,12 +377,8 @@ def test_a_closed_vocoder_gives_up_and_says_so(speak: Speak, held: Any, mel_of: 
         vocoder.vocode(mel_of(1))
 
 
-def lanes() -> int:
-    return sum(thread.name.startswith("wavernn-trt") for thread in threading.enumerate())
-
-
 def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel_of: MakeMel) -> None:
-    before = lanes()
+    before = set(threading.enumerate())
     vocoder = Vocoder.load(backend="onnxruntime", batch=1, threads=1)
     ticket = vocoder.submit(Request(mel_of(10)))
     watched = weakref.ref(vocoder)
@@ -346,7 +387,9 @@ def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel
     assert len(ticket.result(PATIENCE)) == 3200
     gc.collect()
     assert watched() is None
-    assert lanes() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")

@@ -127,7 +127,7 @@ def streams_of(directory: ModelDirectory, executor: Executor, lengths: Sequence[
     windows, found = windows_of(directory), []
     for seed, steps in enumerate(lengths):
         rows = WholeConditioning(windows, executor.condition(MEL[:, 10 * seed + 10 : 10 * seed + 12]))
-        found.append(Stream(rows, SeededUniforms(windows.model, seed), 0, steps))
+        found.append(Stream(rows, SeededUniforms(windows.model, seed), 0, steps, number=seed))
     return found
 
 
@@ -135,7 +135,7 @@ def decode(directory: ModelDirectory, executor: Executor, streams: Sequence[Stre
     """Their samples, as many streams at once as there are slots."""
     parts: list[list[NDArray[Any]]] = [[] for _ in streams]
     for piece in decode_streams(executor, windows_of(directory), streams, slots):
-        parts[piece.stream].append(piece.samples)
+        parts[piece.stream.number].append(piece.samples)
     return [np.concatenate(part) for part in parts]
 
 
@@ -216,22 +216,23 @@ def test_a_paused_stream_keeps_its_bits_and_lanes_do_not_disturb_each_other(
     streams = streams_of(voice, executor, lengths)
     found: dict[int, list[NDArray[Any]]] = {0: [], 1: [], 2: []}
 
-    def collect(loop: LaneLoop) -> None:
+    def collect(loop: LaneLoop[Stream]) -> None:
         for piece in loop.collect():
-            found[piece.stream].append(piece.samples)
+            found[piece.stream.number].append(piece.samples)
 
     with executor.lane(BATCH) as first, executor.lane(BATCH) as second:
-        one, other = LaneLoop(first, windows), LaneLoop(second, windows)
-        one.enter(0, streams[0])
-        one.submit([0])
-        other.enter(1, streams[1])
-        other.submit([1])
-        one.enter(2, streams[2])
-        one.submit([2])  # the first stream is paused, and two chunks are under way
+        one: LaneLoop[Stream] = LaneLoop(first, windows)
+        other: LaneLoop[Stream] = LaneLoop(second, windows)
+        one.enter(streams[0])
+        one.submit([streams[0]])
+        other.enter(streams[1])
+        other.submit([streams[1]])
+        one.enter(streams[2])
+        one.submit([streams[2]])  # the first stream is paused, and two chunks are under way
         collect(one)
-        other.submit([1])
+        other.submit([streams[1]])
         collect(one)
-        one.submit([2, 0])
+        one.submit([streams[2], streams[0]])
         collect(other)
         collect(one)
         while one.streams or other.streams or one.in_flight or other.in_flight:
