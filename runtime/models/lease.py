@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.models.shelf import LoadedModel, ModelKey
+from wavernn_trt.runtime.models.shelf import PooledModel, ModelKey
 from wavernn_trt.runtime.vocoder import Vocoder
 
 
@@ -20,7 +20,7 @@ class Lease:
     """
 
     def __init__(
-        self, model: LoadedModel, release: Callable[[LoadedModel], None], forgotten: Callable[[LoadedModel], None]
+        self, model: PooledModel, release: Callable[[PooledModel], None], forgotten: Callable[[PooledModel], None]
     ) -> None:
         """Takes a model that is counted as used; `ModelCache.acquire` is the way to one.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from wavernn_trt.export.model_directory import ModelDirectoryError
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.models.memory import estimated_bytes
-from wavernn_trt.runtime.models.shelf import LoadedModel, ModelKey
+from wavernn_trt.runtime.models.shelf import PooledModel, ModelKey
 from wavernn_trt.runtime.models.source import fingerprint
 from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -43,16 +43,16 @@ class Flight:
     path: Path
     bytes: int
     """Room that is reserved."""
-    victims: list[LoadedModel] = field(default_factory=list)
+    victims: list[PooledModel] = field(default_factory=list)
     """Models that are closed first, to make room."""
     waiting: int = 0
     """Requests that wait for it; none, while it is loaded in the background."""
-    model: LoadedModel | None = None
+    model: PooledModel | None = None
     """The model, once it is in memory; it then counts those who wait as its users."""
-    landed: Future[LoadedModel] = field(default_factory=Future)
+    landed: Future[PooledModel] = field(default_factory=Future)
     """Is waited for without the lock."""
 
-    def load(self, load: Load) -> tuple[LoadedModel, float]:
+    def load(self, load: Load) -> tuple[PooledModel, float]:
         """Opens the model.
 
         Returns:
@@ -74,7 +74,7 @@ class Flight:
                 continue
             try:
                 if not self._replaced(before):
-                    return LoadedModel(
+                    return PooledModel(
                         self.key, self.path, before, vocoder, self._taken(vocoder)
                     ), time.monotonic() - begun
             except BaseException:

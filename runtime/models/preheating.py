@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wavernn_trt.runtime.models.background import Background, Work
 from wavernn_trt.runtime.models.loading import Flight
-from wavernn_trt.runtime.models.shelf import LoadedModel, ModelKey
+from wavernn_trt.runtime.models.shelf import PooledModel, ModelKey
 from wavernn_trt.runtime.models.store import ModelStore
 
 _CLEARLY = 2.0
@@ -100,11 +100,11 @@ class Preheating:
         key, leaving = found
         return partial(store.fly, self._begin(key, *store.demand.place(key), leaving))
 
-    def _begin(self, key: ModelKey, path: Path, need: int, leaving: list[LoadedModel]) -> Flight:
+    def _begin(self, key: ModelKey, path: Path, need: int, leaving: list[PooledModel]) -> Flight:
         flight = self._store.flights[key] = Flight(key, path, need, self._store.evict(leaving))
         return flight
 
-    def _answer(self, wish: Wish, landed: Future[LoadedModel]) -> None:
+    def _answer(self, wish: Wish, landed: Future[PooledModel]) -> None:
         if (error := landed.exception()) is not None:
             wish.done.set_exception(error)
             return
@@ -112,7 +112,7 @@ class Preheating:
             there = wish.key in self._store.shelf
         wish.done.set_result(there)
 
-    def _most_requested(self) -> tuple[ModelKey, list[LoadedModel]] | None:
+    def _most_requested(self) -> tuple[ModelKey, list[PooledModel]] | None:
         """The most requested model for which there is room, and those that have to leave for it."""
         store = self._store
         counts = store.demand.counts()
@@ -123,7 +123,7 @@ class Preheating:
                 return key, leaving
         return None
 
-    def _room(self, key: ModelKey, need: int) -> list[LoadedModel] | None:
+    def _room(self, key: ModelKey, need: int) -> list[PooledModel] | None:
         store = self._store
         counts = store.demand.counts()
         under_way = sum(flight.bytes for flight in store.flights.values())

@@ -30,7 +30,7 @@ class ModelKey:
 
 
 @dataclass(eq=False)
-class LoadedModel:
+class PooledModel:
     """A model in memory."""
 
     key: ModelKey
@@ -54,10 +54,10 @@ class ModelShelf:
             capacity: bytes.
         """
         self.capacity = capacity
-        self._models: OrderedDict[ModelKey, LoadedModel] = OrderedDict()
-        self._retired: list[LoadedModel] = []
+        self._models: OrderedDict[ModelKey, PooledModel] = OrderedDict()
+        self._retired: list[PooledModel] = []
 
-    def __iter__(self) -> Iterator[LoadedModel]:
+    def __iter__(self) -> Iterator[PooledModel]:
         """All that take memory: those that can be asked for, then those that are only used to their end."""
         yield from self._models.values()
         yield from self._retired
@@ -76,27 +76,27 @@ class ModelShelf:
         """Of those in use."""
         return sum(model.bytes for model in self if model.users)
 
-    def get(self, key: ModelKey) -> LoadedModel | None:
+    def get(self, key: ModelKey) -> PooledModel | None:
         """A model that can be asked for."""
         return self._models.get(key)
 
-    def current(self) -> list[LoadedModel]:
+    def current(self) -> list[PooledModel]:
         """All that can be asked for."""
         return list(self._models.values())
 
-    def is_current(self, model: LoadedModel) -> bool:
+    def is_current(self, model: PooledModel) -> bool:
         """Whether this is the model that its key gives."""
         return self._models.get(model.key) is model
 
-    def put(self, model: LoadedModel) -> None:
+    def put(self, model: PooledModel) -> None:
         """Adds a model, as the most recently used."""
         self._models[model.key] = model
 
-    def pin(self, model: LoadedModel) -> None:
+    def pin(self, model: PooledModel) -> None:
         """Counts one more user."""
         model.users += 1
 
-    def unpin(self, model: LoadedModel) -> bool:
+    def unpin(self, model: PooledModel) -> bool:
         """Counts one user less, the most recent; gives whether the model was only used to its end, and is out now."""
         model.users -= 1
         if self.is_current(model):
@@ -107,18 +107,18 @@ class ModelShelf:
         self._retired.remove(model)
         return True
 
-    def retire(self, model: LoadedModel) -> bool:
+    def retire(self, model: PooledModel) -> bool:
         """Gives a model to nobody any more; gives whether it is out now, or is still used to its end."""
         del self._models[model.key]
         if model.users:
             self._retired.append(model)
         return not model.users
 
-    def idle(self) -> list[LoadedModel]:
+    def idle(self) -> list[PooledModel]:
         """Models that nobody uses, the least recently used first."""
         return [model for model in self._models.values() if not model.users]
 
-    def excess(self, reserved: int = 0) -> list[LoadedModel]:
+    def excess(self, reserved: int = 0) -> list[PooledModel]:
         """Models that nobody uses and that would have to leave for the others to fit, the least recently used first.
 
         Args:
@@ -133,7 +133,7 @@ class ModelShelf:
             excess -= model.bytes
         return chosen
 
-    def less_wanted(self, needed: int, wanted: dict[ModelKey, float], below: float) -> list[LoadedModel] | None:
+    def less_wanted(self, needed: int, wanted: dict[ModelKey, float], below: float) -> list[PooledModel] | None:
         """Models that would have to leave for another to fit.
 
         Args:
@@ -144,7 +144,7 @@ class ModelShelf:
         Returns:
             As few as there are, the least wanted first; ``None`` where too much that is wanted more would have to go.
         """
-        chosen: list[LoadedModel] = []
+        chosen: list[PooledModel] = []
         excess = self.bytes + needed - self.capacity
         for model in sorted(self.idle(), key=lambda one: wanted.get(one.key, 0.0)):
             if excess <= 0 or wanted.get(model.key, 0.0) >= below:

@@ -16,7 +16,7 @@ from wavernn_trt.runtime.models.demand import Demand
 from wavernn_trt.runtime.models.lease import Lease
 from wavernn_trt.runtime.models.loading import AbandonedError, Flight, Load
 from wavernn_trt.runtime.models.memory import give_back_memory
-from wavernn_trt.runtime.models.shelf import LoadedModel, ModelKey, ModelShelf
+from wavernn_trt.runtime.models.shelf import PooledModel, ModelKey, ModelShelf
 from wavernn_trt.runtime.models.statistics import CacheCounters
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class ModelStore:
         self._load = load
         self._refuses = refuses
         # Leases become garbage at any moment, also in a thread that holds the lock: they only leave a note.
-        self._forgotten: deque[LoadedModel] = deque()
+        self._forgotten: deque[PooledModel] = deque()
 
     @contextmanager
-    def changing(self) -> Iterator[list[LoadedModel]]:
+    def changing(self) -> Iterator[list[PooledModel]]:
         """Holds the lock; the models that the block puts into the list are closed behind it."""
-        closing: list[LoadedModel] = []
+        closing: list[PooledModel] = []
         try:
             with self.lock:
                 while self._forgotten:
@@ -72,7 +72,7 @@ class ModelStore:
         """Bytes of models that are being loaded and waited for. Those of the background have to see what is left."""
         return sum(flight.bytes for flight in self.flights.values() if flight.waiting)
 
-    def current(self, key: ModelKey, wanted: str, closing: list[LoadedModel]) -> LoadedModel | None:
+    def current(self, key: ModelKey, wanted: str, closing: list[PooledModel]) -> PooledModel | None:
         """The model in memory, if it is what its directory holds; another one is given to nobody any more."""
         model = self.shelf.get(key)
         if model is None or model.fingerprint == wanted:
@@ -80,12 +80,12 @@ class ModelStore:
         self.retire(model, closing)
         return None
 
-    def retire(self, model: LoadedModel, closing: list[LoadedModel]) -> None:
+    def retire(self, model: PooledModel, closing: list[PooledModel]) -> None:
         """Gives a model to nobody any more; it is closed now, or with its last lease."""
         if self.shelf.retire(model):
             closing.append(model)
 
-    def evict(self, models: list[LoadedModel]) -> list[LoadedModel]:
+    def evict(self, models: list[PooledModel]) -> list[PooledModel]:
         """Takes out models that nobody uses, for their memory; they are still to be closed."""
         for model in models:
             self.shelf.retire(model)
@@ -172,7 +172,7 @@ class ModelStore:
         else:
             flight.landed.set_exception(refusal)
 
-    def _land(self, flight: Flight, model: LoadedModel, closing: list[LoadedModel]) -> ModelCacheFullError | None:
+    def _land(self, flight: Flight, model: PooledModel, closing: list[PooledModel]) -> ModelCacheFullError | None:
         """Finds a place for a model that was loaded."""
         shelf = self.shelf
         shelf.put(model)
@@ -197,14 +197,14 @@ class ModelStore:
             logger.warning("%s is in memory beyond the capacity: all other models are in use", model.path)
         return None
 
-    def _lease(self, model: LoadedModel) -> Lease:
+    def _lease(self, model: PooledModel) -> Lease:
         return Lease(model, self._release, self._forgotten.append)
 
-    def _release(self, model: LoadedModel) -> None:
+    def _release(self, model: PooledModel) -> None:
         with self.changing() as closing:
             self._give_back(model, closing)
 
-    def _give_back(self, model: LoadedModel, closing: list[LoadedModel]) -> None:
+    def _give_back(self, model: PooledModel, closing: list[PooledModel]) -> None:
         if self.shelf.unpin(model):
             closing.append(model)
         closing += self.evict(self.shelf.excess(self.reserved()))
@@ -218,7 +218,7 @@ class ModelStore:
         )
 
 
-def shut(models: list[LoadedModel]) -> None:
+def shut(models: list[PooledModel]) -> None:
     """Closes models, and gives their memory back; the list is empty then."""
     if not models:
         return
