@@ -1,12 +1,24 @@
-"""The errors that callers of the runtime can catch."""
+"""The errors that callers of the runtime can catch.
+
+By cause, for whoever turns them into status codes: `OverloadedError` (try again later), `ClosedError` (closed or
+draining), `DeadlineError` (too late), `ExecutorError` (broken); every other `VocoderError` is a mistake in the request.
+"""
 
 
 class VocoderError(ValueError):
     """A mistake in what was asked for: says what was found, what was expected and the way out."""
 
 
-class QueueFullError(VocoderError):
+class OverloadedError(VocoderError):
+    """There is no room for the request now; the same request can succeed later."""
+
+
+class QueueFullError(OverloadedError):
     """As many utterances wait as may, and the caller chose not to wait with them."""
+
+
+class ClosedError(VocoderError):
+    """The vocoder, cache or lease is closed, or is draining and takes no new requests."""
 
 
 class DeadlineError(VocoderError):
@@ -26,6 +38,10 @@ class NoLogitsError(VocoderError):
 
 class ExecutorError(RuntimeError):
     """The executor failed, or does not answer; what it said is the cause."""
+
+
+class LoadTimeoutError(ExecutorError):
+    """A model was not loaded within its time limit; the load may still be under way."""
 
 
 class KernelStallError(ExecutorError):

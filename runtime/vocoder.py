@@ -55,6 +55,7 @@ class Vocoder:
             VocoderError: ``batch`` is not a positive integer.
         """
         self.loaded = loaded
+        self.limits = limits
         self.executor = loaded.executor
         self.batch = loaded.slots(batch)
         self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)

@@ -1,4 +1,4 @@
-"""Several models in memory: loaded when they are asked for, kept while there is room, closed when there is none."""
+"""Several models in memory: loaded when they are requested, kept while there is room, evicted by bytes."""
 
 from __future__ import annotations
 
@@ -6,42 +6,59 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
+from wavernn_trt.export.model_directory import MANIFEST, ModelDirectoryError
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.load_options import check_count
-from wavernn_trt.runtime.models.lease import Lease
-from wavernn_trt.runtime.models.loading import Load, estimated_need
-from wavernn_trt.runtime.models.preheating import Preheating, Wish
-from wavernn_trt.runtime.models.shelf import ModelKey
-from wavernn_trt.runtime.models.source import ModelFolders, Resolver, fingerprint
-from wavernn_trt.runtime.models.statistics import ModelCacheStatistics, take_statistics
-from wavernn_trt.runtime.models.store import ModelCacheFullError, ModelStore
+from wavernn_trt.runtime.models.lease import Lease, PooledModel
+from wavernn_trt.runtime.models.memory import estimated_bytes
+from wavernn_trt.runtime.models.pool import ModelCacheFullError, ModelPool, PoolState
+from wavernn_trt.runtime.models.preheating import MAX_CONCURRENCY, AccessHeat, Preheating, Preload
+from wavernn_trt.runtime.models.source import ModelFolders, ModelKey, ReadOnce, Resolver, fingerprint
+from wavernn_trt.runtime.models.statistics import ModelCacheStatistics, ModelStatistics
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 
-__all__ = ["ModelCache", "ModelCacheFullError", "ModelKey"]
+__all__ = ["Lease", "ModelCache", "ModelCacheFullError", "ModelKey"]
 
 OverCapacity = Literal["allow", "refuse"]
 """What becomes of a request for which there is no room, because all models in memory are in use."""
 HALF_LIFE = 600.0
-"""Seconds after which a request counts half, when the most requested models are looked for."""
+"""Seconds after which a request counts half in the access heat."""
+LOAD_SECONDS = 600.0
+"""How long a request waits for a load; a TensorRT-RTX engine may have to be compiled for the GPU first."""
+LIMITS = SchedulerLimits(conditioning_bytes=2**28)
+"""Limits of vocoders that the cache loads by itself: a quarter of the conditioning of a vocoder alone."""
+_ATTEMPTS = 3
+"""How many times a model is loaded whose directory is replaced meanwhile."""
+
+
+class Load(Protocol):
+    """Opens a model; `Vocoder.load`, or that with settings."""
+
+    def __call__(self, dir: Path, backend: str, *, precision: WeightPrecision | None) -> Vocoder:
+        """Opens a model directory; the arguments are `Vocoder.load`'s."""
 
 
 class ModelCache:
     """Keeps models in memory for many threads.
 
-    A model is loaded once, however many ask for it, in the thread of the first; others that ask for it wait, those that
-    ask for another do not. Where memory runs short, models leave it that nobody uses, the least recently used first.
-    In what is left, the most requested of those that are not in memory are loaded in the background.
+    A model is loaded once, however many requests for it come meanwhile; they wait for it, those for other models do
+    not. Where memory runs short, models without users leave it, the least recently used first. Into the room that is
+    left, the most requested of those that are not in memory are loaded in the background.
 
-    Each request looks at the model's manifest: where the model was exported again since it was loaded, the new one is
-    loaded, and who uses the old one keeps it.
+    A new export is noticed by the next request: it looks at inode, size and times of the model's ``manifest.json``,
+    which every export writes anew, and of the folder of its versions. Users of the old one keep it. Files that are
+    changed without a new manifest are damage; that is found when the model is loaded, not while it is in memory.
 
-    From asyncio: ``lease = await asyncio.to_thread(cache.acquire, name)``, and when done
-    ``await asyncio.to_thread(lease.close)``.
+    Loading, closing and giving back memory take place in the background, not in the threads of requests.
+
+    From asyncio: ``lease = await asyncio.to_thread(cache.acquire, name)``, and when done ``lease.close()``.
     """
 
     def __init__(
@@ -49,42 +66,60 @@ class ModelCache:
         models: str | Path | Resolver,
         *,
         capacity_bytes: int,
-        load: Load = Vocoder.load,
+        load: Load | None = None,
         over_capacity: OverCapacity = "allow",
         preheat_concurrency: int = 1,
         half_life: float = HALF_LIFE,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         """Starts empty.
 
         Args:
-            models: a folder, as `ModelFolders` takes it, or what finds models.
-            capacity_bytes: that models may take, by `estimated_bytes`; in which memory, each backend decides.
-            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` gives it settings.
+            models: a folder, as `ModelFolders` takes it, or a callable that finds models.
+            capacity_bytes: that models may take: `estimated_bytes`, and the conditioning that each vocoder may hold
+                (``SchedulerLimits.conditioning_bytes``); in which memory, each backend decides.
+            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` gives it settings. By default
+                `Vocoder.load` with 256 MiB of conditioning instead of 1 GiB.
             over_capacity: whether a model for which there is no room, because all others are in use, is loaded
-                nevertheless (``allow``: the statistics say so, and models leave as soon as they may) or refused.
-            preheat_concurrency: models that are loaded in the background at the same time; 0 loads none.
+                nevertheless (``allow``: the statistics count it, and models leave as soon as possible) or refused.
+            preheat_concurrency: models that are loaded in the background at the same time, 4 at most; 0 loads none.
             half_life: seconds after which a request counts half, when the most requested models are looked for.
+            load_seconds: how long requests wait for a model to load.
 
         Raises:
             VocoderError: an argument is not usable.
         """
         check_count("capacity_bytes", capacity_bytes)
-        if preheat_concurrency != 0:
-            check_count("preheat_concurrency", preheat_concurrency)
+        if isinstance(preheat_concurrency, bool) or preheat_concurrency not in range(MAX_CONCURRENCY + 1):
+            raise VocoderError(
+                f"preheat_concurrency: found {preheat_concurrency!r}, expected an integer from 0 to {MAX_CONCURRENCY}"
+            )
         if over_capacity not in get_args(OverCapacity):
             raise VocoderError(
                 f"over_capacity: found {over_capacity!r}, expected one of {', '.join(get_args(OverCapacity))}"
             )
-        if not half_life > 0:
-            raise VocoderError(f"half_life: found {half_life!r}, expected seconds above 0")
+        for name, seconds in (("half_life", half_life), ("load_seconds", load_seconds)):
+            if not seconds > 0:
+                raise VocoderError(f"{name}: found {seconds!r}, expected seconds above 0")
         self._resolve: Resolver = ModelFolders(models) if isinstance(models, str | Path) else models
-        self._store = ModelStore(capacity_bytes, load, refuses=over_capacity == "refuse", half_life=half_life)
+        self._load: Load = partial(Vocoder.load, limits=LIMITS) if load is None else load
+        self._fingerprint: ReadOnce[str] = ReadOnce(lambda manifest: fingerprint(manifest.parent))
+        self._conditioning_bytes = 0  # of the last vocoder loaded; before it is known, the bytes correct themselves
+        self._hits = self._misses = 0
+        self._pool: ModelPool[ModelKey, Vocoder] = ModelPool(
+            "the model cache",
+            capacity=capacity_bytes,
+            refuses=over_capacity == "refuse",
+            load_seconds=load_seconds,
+        )
+        self._heat = AccessHeat(half_life)
         self._preheats = preheat_concurrency > 0
-        self._preheating = Preheating(self._store, preheat_concurrency)
+        self._preheating = Preheating(self._pool, self._heat, self._open, preheat_concurrency)
+        self._pool.on_change = self._preheating.advance
 
     def acquire(
         self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
-    ) -> Lease:
+    ) -> Lease[ModelKey, Vocoder]:
         """Loads a model if it is not in memory, and keeps it there until the lease is closed.
 
         Args:
@@ -95,23 +130,35 @@ class ModelCache:
 
         Raises:
             ModelCacheFullError: there is no room, and the cache refuses then.
-            VocoderError: the model is not known, or the cache is closed.
+            ClosedError: the cache is closed, or is draining.
+            LoadTimeoutError: loading takes longer than ``load_seconds``; a later request uses it if it ends yet, and
+                after `discard` the next one begins another.
+            VocoderError: the model is not known.
             ValueError: the model cannot be loaded. All who wait get that error; the next request tries again.
         """
         first = True
-        while True:
-            source = self._resolve(name, version)
-            key = ModelKey(source.name, source.version, precision, backend)
-            wanted = fingerprint(source.path)
-            lease = self._store.take(key, source.path, wanted, first)
-            if lease is None:
-                lease = self._store.wait(key, source.path, estimated_need(key, source.path))
-            first = False
-            if lease is not None and lease.fingerprint == wanted:
-                return lease
-            # The directory was replaced while the model was being loaded, or who loaded it was interrupted.
-            if lease is not None:
-                lease.close()
+        with self._pool.request():
+            while True:
+                key, path, wanted = self._find(ModelKey(name, version, precision, backend))
+                with self._pool.changing():
+                    pooled = self._current(key, wanted)
+                    lease = None if pooled is None else self._pool.lease(pooled)
+                    if first:
+                        self._hits += pooled is not None
+                        self._misses += pooled is None
+                    if pooled is not None:
+                        self._heat.add(key, path, pooled.bytes)
+                if lease is None:
+                    need = self._need(key, path)
+                    if first:
+                        with self._pool.changing():
+                            self._heat.add(key, path, need)
+                    lease = self._pool.load(key, path, need, partial(self._open, key, path))
+                if lease.fingerprint == wanted:
+                    return lease
+                lease.close()  # the directory was replaced while the model was being loaded
+                self._fingerprint.forget(path / MANIFEST)
+                first = False
 
     @contextmanager
     def borrow(
@@ -122,10 +169,10 @@ class ModelCache:
             yield lease.vocoder
 
     def preheat(self, keys: Iterable[ModelKey]) -> list[Future[bool]]:
-        """Loads models in the background, in this order, before anyone asks for them.
+        """Loads models in the background, in this order, before they are requested.
 
-        Requests go first: a model is begun when nobody waits for another. It is loaded if there is room, or if models
-        that are asked for much less can make room.
+        Requests go first: a load begins while no request waits for another. A model is loaded if there is room, or if
+        models that are requested much less can make room.
 
         Args:
             keys: the models.
@@ -140,22 +187,21 @@ class ModelCache:
         """
         if not self._preheats:
             raise VocoderError("preheat_concurrency: found 0, expected at least 1 for models to be preheated")
-        wishes = []
-        for key in keys:
-            source = self._resolve(key.name, key.version)
-            found = replace(key, name=source.name, version=source.version)
-            with self._store.changing() as closing:
-                self._store.current(found, fingerprint(source.path), closing)  # an older one goes
-            wishes.append(Wish(found, source.path, estimated_need(found, source.path)))
-        with self._store.changing():
-            self._store.require_open()
-            self._preheating.wish(wishes)
-        return [wish.done for wish in wishes]
+        preloads = []
+        for asked in keys:
+            key, path, wanted = self._find(asked)
+            with self._pool.changing():
+                self._current(key, wanted)  # an earlier export leaves the memory
+            preloads.append(Preload(key, path, self._need(key, path)))
+        with self._pool.changing():
+            self._pool.require_ready()
+            self._preheating.add(preloads)
+        return [preload.done for preload in preloads]
 
     def discard(
         self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> bool:
-        """Takes a model out, for the next request to load it anew; who uses it keeps it.
+        """Removes a model, so that the next request loads it again; its users keep it. A load is left to its waiters.
 
         Args:
             name: as for `acquire`.
@@ -171,31 +217,71 @@ class ModelCache:
         """
         source = self._resolve(name, version)
         key = ModelKey(source.name, source.version, precision, backend)
-        with self._store.changing() as closing:
-            self._store.demand.forget(key)
-            model = self._store.shelf.get(key)
-            if model is not None:
-                self._store.retire(model, closing)
-            return model is not None
+        with self._pool.changing():
+            self._heat.forget(key)
+            self._pool.loads.pop(key, None)
+            pooled = self._pool.models.get(key)
+            if pooled is not None:
+                self._pool.retire(pooled)
+            return pooled is not None
 
     def statistics(self) -> ModelCacheStatistics:
-        """What is in memory, and what was counted so far."""
-        store = self._store
-        with store.changing():
-            waiting = [flight.waiting for flight in store.flights.values()]
-            return take_statistics(store.shelf, waiting, store.counters, store.demand.counts())
+        """What is in memory, and counts so far."""
+        pool = self._pool
+        with pool.changing():
+            requests = self._heat.counts()
+            models = tuple(
+                ModelStatistics(
+                    key=pooled.key,
+                    backend=pooled.vocoder.backend,
+                    path=pooled.path,
+                    fingerprint=pooled.fingerprint,
+                    bytes=pooled.bytes,
+                    users=pooled.users,
+                    requests=requests.get(pooled.key, 0.0),
+                    current=pool.models.get(pooled.key) is pooled,
+                    scheduler=pooled.vocoder.statistics(),
+                )
+                for pooled in pool.held()
+            )
+            counts = vars(pool.counters) | {"load_seconds": pool.counters.load_seconds.percentiles()}
+            return ModelCacheStatistics(
+                capacity_bytes=int(pool.capacity),
+                bytes=pool.bytes(),
+                pinned=sum(model.users > 0 for model in models),
+                pinned_bytes=pool.bytes(in_use=True),
+                loading=len(pool.loads),
+                waiting=sum(progress.waiting for progress in pool.loads.values()),
+                hits=self._hits,
+                misses=self._misses,
+                models=models,
+                **counts,
+            )
+
+    @property
+    def state(self) -> PoolState:
+        """``ready``, or ``draining`` or ``closed``, when requests get a `ClosedError`."""
+        return self._pool.state
+
+    def drain(self, seconds: float | None = None) -> bool:
+        """Refuses new requests from now on, and waits until all leases are closed.
+
+        Args:
+            seconds: the longest wait; ``None`` is no limit.
+
+        Returns:
+            Whether all leases were closed in time.
+        """
+        return self._pool.drain(seconds)
 
     def close(self) -> None:
-        """Closes all models, those in use as soon as they are not, and ends the background's threads.
+        """Closes all models, those in use or waited for with their last lease; may be called again.
 
-        Waits for models that are just being loaded there. May be called again.
+        Waits for models that are loaded or closed in the background, ten seconds at most: one that hangs is left.
         """
-        store = self._store
-        with store.changing() as closing:
-            store.closed = True
-            for model in store.shelf.current():
-                store.retire(model, closing)
-        self._preheating.close()
+        with self._pool.changing():
+            self._preheating.cancel()
+        self._pool.close()
 
     def __enter__(self) -> ModelCache:
         """The cache itself."""
@@ -206,3 +292,65 @@ class ModelCache:
     ) -> None:
         """Closes it."""
         self.close()
+
+    def _find(self, asked: ModelKey) -> tuple[ModelKey, Path, str]:
+        """The key with the version that was found, the directory, and its fingerprint."""
+        source = self._resolve(asked.name, asked.version)
+        key = replace(asked, name=source.name, version=source.version)
+        return key, source.path, self._fingerprint(source.path / MANIFEST)
+
+    def _current(self, key: ModelKey, wanted: str) -> PooledModel[ModelKey, Vocoder] | None:
+        """The model in memory; one of another export is retired instead. With the lock held."""
+        pooled = self._pool.models.get(key)
+        if pooled is not None and pooled.fingerprint != wanted:
+            self._pool.retire(pooled)
+            return None
+        return pooled
+
+    def _need(self, key: ModelKey, path: Path) -> int:
+        """Bytes that a model will take, as far as known before it is loaded."""
+        backend = "onnxruntime" if key.backend == "auto" else key.backend.replace("-", "_")
+        return estimated_bytes(path, backend, key.precision) + self._conditioning_bytes
+
+    def _open(self, key: ModelKey, path: Path) -> PooledModel[ModelKey, Vocoder]:
+        """Loads a model, in a thread of the pool."""
+        try:
+            vocoder, exported = self._open_settled(key, path)
+        except BaseException:
+            with self._pool.changing():
+                self._heat.forget(key)  # preheating does not try it again
+            raise
+        try:
+            conditioning = vocoder.limits.conditioning_bytes
+            size = estimated_bytes(path, vocoder.backend, key.precision, vocoder.batch) + conditioning
+        except BaseException:
+            vocoder.close()
+            raise
+        with self._pool.changing():
+            self._conditioning_bytes = conditioning
+            self._heat.resize(key, size)
+        return PooledModel(key, vocoder, path, size, exported)
+
+    def _open_settled(self, key: ModelKey, path: Path) -> tuple[Vocoder, str]:
+        """Loads a model whose directory is not replaced meanwhile; also returns its fingerprint."""
+        for _ in range(_ATTEMPTS):
+            before = fingerprint(path)
+            try:
+                vocoder = self._load(path, key.backend, precision=key.precision)
+            except Exception:
+                if not _replaced(path, before):
+                    raise
+                continue  # a directory that an export is just replacing looks like a damaged one
+            if not _replaced(path, before):
+                return vocoder, before
+            vocoder.close()
+        raise ModelDirectoryError(
+            f"{path} was replaced each of the {_ATTEMPTS} times that it was loaded; expected an export to be over"
+        )
+
+
+def _replaced(path: Path, before: str) -> bool:
+    try:
+        return fingerprint(path) != before
+    except ModelDirectoryError:  # removed, and nothing in its place
+        return False

@@ -39,15 +39,17 @@ def estimated_bytes(
     precision: WeightPrecision | None = None,
     streams: int = DEFAULT_BATCH,
 ) -> int:
-    """Memory that a model takes once it is in use.
+    """Memory that a model takes once it is in use, without the conditioning of waiting utterances.
+
+    The scheduler bounds that conditioning (``SchedulerLimits.conditioning_bytes``), and `ModelCache` adds the bound.
 
     For ``onnxruntime``: the weights, and what decoding takes besides, which is the greater part; the conditioner gives
-    its memory back after each run, and rows that wait are counted by the scheduler (``conditioning_bytes``). For an
-    engine: the weights in its precision, as a plan of form ``sequence`` holds them, and the conditioning of a mel of
-    1000 frames, on the GPU; plans of form ``cell`` are up to 15 times as large. For ``cuda``: the same, of which the
-    conditioner stays on the CPU, unless ``onnxruntime-gpu`` is installed. For ``torch``: the checkpoint.
+    its memory back after each run. For an engine: the weights in its precision, as a plan of form ``sequence`` holds
+    them, and the conditioning of a mel of 1000 frames, on the GPU; plans of form ``cell`` are up to 15 times as large.
+    For ``cuda``: the same, of which the conditioner stays on the CPU, unless ``onnxruntime-gpu`` is installed. For
+    ``torch``: the checkpoint.
 
-    Of a quantised directory, ``onnxruntime`` holds products in int8 as such, and everyone else as for any other.
+    Of a quantised directory, ``onnxruntime`` holds products in int8 as such, and other backends as for any other.
 
     Args:
         directory: a model directory; only its ``config.json`` is read, and not verified.
@@ -74,7 +76,7 @@ def estimated_bytes(
 
 
 def give_back_memory() -> None:
-    """Has the C library give memory that was freed back to the system, where it can be told so (glibc).
+    """Makes glibc give freed memory back to the system; takes milliseconds, so not for a request's thread.
 
     It keeps what lies between pieces that are in use, which for a model's weights is some 40 % of them.
     """

@@ -24,8 +24,14 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.health.candidate import Candidate, Speaker
-from wavernn_trt.runtime.health.standby import NobodyAnswersError, StandbyEvent, StandbyVocoder, usual_candidates
+from wavernn_trt.runtime.health.standby import (
+    Candidate,
+    NobodyAnswersError,
+    Speaker,
+    StandbyEvent,
+    StandbyVocoder,
+    usual_candidates,
+)
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits

@@ -27,10 +27,12 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.models.cache import ModelCache, ModelCacheFullError, ModelKey
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.models.source import ModelFolders, ModelSource
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 NAMES = ("alto", "bass", "cello", "drum")
-SIZE = estimated_bytes(shipped_voice())
+CONDITIONING = 2**20
+SIZE = estimated_bytes(shipped_voice()) + CONDITIONING
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :1]
 PATIENCE = 60.0
 """Seconds after which a test gives up."""
@@ -42,6 +44,7 @@ class Loader:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.closed: Counter[str] = Counter()
+        self.changed = threading.Condition()
         self.gates: dict[str, threading.Event] = {}
         self.inside: Callable[[Path], None] = lambda path: None
 
@@ -50,11 +53,24 @@ class Loader:
         self.begun.append(name)
         if name in self.gates:
             assert self.gates[name].wait(PATIENCE)
-        vocoder = Vocoder.load(dir, "onnxruntime", threads=1, precision=precision)
+        limits = SchedulerLimits(conditioning_bytes=CONDITIONING)
+        vocoder = Vocoder.load(dir, "onnxruntime", threads=1, precision=precision, limits=limits)
         self.inside(dir)
         close = vocoder.close
-        vocoder.close = lambda: (self.closed.update([name]), close())[1]  # type: ignore[method-assign]
+
+        def count() -> None:
+            close()
+            with self.changed:
+                self.closed.update([name])
+                self.changed.notify_all()
+
+        vocoder.close = count  # type: ignore[method-assign]
         return vocoder
+
+    def wait_for_closed(self, **expected: int) -> None:
+        """Waits until exactly these models were closed, in the background, so many times."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.closed == expected, PATIENCE), self.closed
 
     def gate(self, name: str) -> threading.Event:
         return self.gates.setdefault(name, threading.Event())
@@ -108,8 +124,8 @@ def in_memory(cache: ModelCache) -> set[str]:
     return {model.key.name for model in cache.statistics().models}
 
 
-def preheating() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "wavernn-trt preheating"]
+def loading() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("wavernn-trt load of")]
 
 
 def use(cache: ModelCache, *names: str) -> None:
@@ -222,7 +238,7 @@ def test_the_least_recently_used_model_leaves_and_is_closed(
         pass
     use(cache, "alto", "cello")
     assert in_memory(cache) == {"alto", "cello"}
-    assert load.closed == {"bass": 1}
+    load.wait_for_closed(bass=1)
     with pytest.raises(VocoderError, match="closed"):
         bass.vocode(MEL)
     statistics = cache.statistics()
@@ -240,7 +256,7 @@ def test_a_model_in_use_is_kept_beyond_the_capacity_until_it_is_not(
     assert statistics.bytes > statistics.capacity_bytes
     assert len(first.vocoder.vocode(MEL)) == len(second.vocoder.vocode(MEL)) > 0
     first.close()
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     assert cache.statistics().bytes == SIZE
     second.close()
     assert in_memory(cache) == {"bass"}
@@ -273,7 +289,7 @@ def test_a_model_that_turns_out_too_large_is_refused_too(
         for lease in leases:
             with pytest.raises(ModelCacheFullError, match="alto"):
                 lease.result(PATIENCE)
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     assert (cache.statistics().bytes, cache.statistics().refused) == (0, waiting)
 
 
@@ -305,7 +321,7 @@ def test_a_new_export_is_loaded_while_users_of_the_old_one_keep_theirs(
     assert [model.current for model in cache.statistics().models] == [True, False]
     assert load.closed == {}
     before.close()
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     assert [model.fingerprint for model in cache.statistics().models] == [after.fingerprint]
     after.close()
 
@@ -318,14 +334,14 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(
     load.inside = lambda path: replacements.pop()(path) if replacements else None
     with cache.acquire("alto") as first:
         assert load.begun == ["alto", "alto"]
-        assert load.closed == {"alto": 1}
+        load.wait_for_closed(alto=1)
         with cache.acquire("alto") as second:
             assert second.vocoder is first.vocoder
     load.inside = export_again
     cache.discard("alto")
     with pytest.raises(ModelDirectoryError, match="was replaced each of the 3 times"):
         cache.acquire("alto")
-    assert load.closed["alto"] == len(load.begun)
+    load.wait_for_closed(alto=len(load.begun))
 
 
 def test_a_discarded_model_is_loaded_anew(make_cache: Callable[..., ModelCache], load: Loader) -> None:
@@ -334,7 +350,7 @@ def test_a_discarded_model_is_loaded_anew(make_cache: Callable[..., ModelCache],
     with cache.borrow("alto") as vocoder:
         assert cache.discard("alto")
         assert len(vocoder.vocode(MEL))
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     use(cache, "alto")
     assert load.begun == ["alto", "alto"]
 
@@ -446,7 +462,7 @@ def test_what_is_being_preheated_leaves_room_for_a_request(make_cache: Callable[
         gate.set()
         assert not wish.result(PATIENCE)
         assert in_memory(cache) == {"bass"}
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     assert (cache.statistics().refused, cache.statistics().over_capacity) == (0, 0)
 
 
@@ -463,7 +479,7 @@ def test_the_most_requested_model_comes_back_by_itself(make_cache: Callable[...,
 def test_models_asked_for_alike_do_not_take_turns(make_cache: Callable[..., ModelCache], load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=1)
     use(cache, "alto", "bass", "alto", "bass", "cello", "cello")
-    until(lambda: not preheating())
+    until(lambda: not loading())
     assert load.begun == ["alto", "bass", "cello"]
 
 
@@ -477,7 +493,7 @@ def test_a_damaged_model_is_not_preheated_again_and_again(
     (wish,) = cache.preheat([ModelKey("alto")])
     with pytest.raises(ModelDirectoryError, match="damaged"):
         wish.result(PATIENCE)
-    until(lambda: not preheating())
+    until(lambda: not loading())
     assert load.begun == ["alto", "alto"]
 
 
@@ -509,14 +525,14 @@ def test_closing_ends_the_background_and_spares_who_is_speaking(
         gate.set()
         closing.result(PATIENCE)
     assert not begun.result(PATIENCE)
-    assert load.closed == {"bass": 1, "cello": 1}
-    assert not preheating()
+    load.wait_for_closed(bass=1, cello=1)
+    until(lambda: not loading())
     with pytest.raises(VocoderError, match="the model cache is closed"):
         cache.acquire("alto")
     assert len(lease.vocoder.vocode(MEL))
     lease.close()
     cache.close()
-    assert load.closed == {"alto": 1, "bass": 1, "cello": 1}
+    load.wait_for_closed(alto=1, bass=1, cello=1)
 
 
 def test_a_request_under_way_when_the_cache_closes_is_answered(
@@ -531,7 +547,7 @@ def test_a_request_under_way_when_the_cache_closes_is_answered(
         gate.set()
         assert len(lease.result(PATIENCE).vocoder.vocode(MEL))
         lease.result().close()
-    assert load.closed == {"alto": 1}
+    load.wait_for_closed(alto=1)
     assert cache.statistics().bytes == 0
 
 
@@ -543,6 +559,8 @@ def test_a_request_under_way_when_the_cache_closes_is_answered(
         {"capacity_bytes": 1.5},
         {"over_capacity": "maybe"},
         {"preheat_concurrency": -1},
+        {"preheat_concurrency": 5},
+        {"load_seconds": 0},
         {"half_life": 0},
     ],
 )
@@ -593,6 +611,7 @@ def test_memory_is_really_given_back(tmp_path: Path) -> None:
 import functools, json, numpy as np
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
 from wavernn_trt.runtime.models.cache import ModelCache
+from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 
 def resident():
@@ -607,8 +626,8 @@ def use(vocoder):
         vocoder.executor.decode(chunk, initial_state(vocoder.config.model, 8))
 
 mel = np.load({str(shipped_voice().parent / "sample_mel.npy")!r})
-cache = ModelCache({str(tmp_path)!r}, capacity_bytes={SIZE}, load=functools.partial(Vocoder.load, threads=1),
-                   preheat_concurrency=0)
+load = functools.partial(Vocoder.load, threads=1, limits=SchedulerLimits(conditioning_bytes={CONDITIONING}))
+cache = ModelCache({str(tmp_path)!r}, capacity_bytes={SIZE}, load=load, preheat_concurrency=0)
 found = []
 for i in range(6):
     with cache.acquire(("alto", "bass")[i % 2], backend="onnxruntime") as lease:
