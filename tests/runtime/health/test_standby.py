@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -23,7 +24,7 @@ from wavernn_trt.export.model_directory import (
     ModelDirectoryError,
     write_manifest,
 )
-from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.errors import ClosedError, ExecutorError, VocoderError
 from wavernn_trt.runtime.health.standby import (
     Candidate,
     NobodyAnswersError,
@@ -34,6 +35,7 @@ from wavernn_trt.runtime.health.standby import (
 )
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
+from wavernn_trt.runtime.models.breaker import BreakerSettings
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 
@@ -444,6 +446,122 @@ def test_what_is_out_of_use_is_closed_when_the_last_has_left_it(copy: Path, mel:
         thread.join(WAIT)
         assert found[0].source == "slow"
         assert slow.closed.wait(WAIT)
+
+
+def test_a_candidate_that_hangs_while_loading_is_passed_over_and_used_once_it_is_loaded(
+    copy: Path, mel: NDArray[np.float32]
+) -> None:
+    """Fault B3: every request waited for it."""
+    clock, listener = Clock(), Listener()
+    begun, go_on = threading.Event(), threading.Event()
+    loads = []
+
+    def load() -> Speaker:
+        loads.append(1)
+        begun.set()
+        assert go_on.wait(WAIT)
+        return Vocoder.load(copy, "onnxruntime", threads=1)
+
+    candidates = [Candidate("first", load), plain(copy)]
+    with StandbyVocoder(candidates, on_event=listener, clock=clock, load_seconds=WAIT / 2) as standbys:
+        waiting: list[Any] = []
+        thread = threading.Thread(target=lambda: waiting.append(standbys.vocode(mel)))
+        thread.start()
+        assert begun.wait(WAIT)
+        clock.now += WAIT / 2
+        assert standbys.vocode(mel).source == "standby"
+        assert listener.kinds == [("first", "load failed", "standby")]
+        assert "was not loaded within 30 s" in listener.events[0].message
+        assert standbys.vocode(mel).source == "standby"  # at once
+        go_on.set()
+        thread.join(WAIT)
+        assert waiting[0].source == "first"
+        clock.now += 30
+        assert standbys.vocode(mel).source == "standby"
+        listener.wait_for("taken back")
+        assert standbys.vocode(mel).source == "first"
+    assert loads == [1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_vocoder_that_was_loaded_is_closed_in_the_end(fails: bool, copy: Path, mel: NDArray[np.float32]) -> None:
+    """Faults B1 and B2: a vocoder stayed open that was put out of use, or closed, just while it was loaded."""
+    opened: list[Slow] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load() -> Speaker:
+        begun.set()
+        assert go_on.wait(WAIT)
+        opened.append(Slow(Vocoder.load(copy, "onnxruntime", threads=1)))
+        opened[-1].go_on.set()
+        return opened[-1]
+
+    standbys = StandbyVocoder([Candidate("first", load), Candidate("second", load)], clock=Clock())
+    threads = [threading.Thread(target=lambda: ask(standbys, mel, 13 if fails else 0)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(WAIT)
+    if not fails:
+        standbys.close()
+    go_on.set()
+    for thread in threads:
+        thread.join(WAIT)
+    standbys.close()
+    assert opened
+    for vocoder in opened:
+        assert vocoder.closed.wait(WAIT)
+
+
+def ask(standbys: StandbyVocoder, mel: NDArray[np.float32], seed: int) -> None:
+    with contextlib.suppress(ClosedError, NobodyAnswersError):
+        standbys.vocode(mel, seed=seed)
+
+
+def test_the_breakers_settings_say_how_many_failures_put_a_candidate_out_of_use(
+    copy: Path, mel: NDArray[np.float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    listener, clock = Listener(), Clock()
+    slow = Slow(Vocoder.load(copy, "onnxruntime", threads=1))
+    slow.go_on.set()
+    settings = BreakerSettings(window=4, minimum_calls=4, failure_rate=0.5, open_seconds=5, trials=2)
+    candidates = [Candidate("slow", lambda: slow), plain(copy)]
+    with StandbyVocoder(candidates, on_event=listener, clock=clock, breaker=settings) as standbys:
+        assert [standbys.vocode(mel, seed=seed).source for seed in (13, 1, 2)] == ["standby", "slow", "slow"]
+        assert listener.events == []
+        assert "slow failed: executor failed: unlucky" in caplog.text
+        assert standbys.vocode(mel, seed=13).source == "standby"
+        assert listener.kinds == [("slow", "executor failed", "standby")]
+        assert standbys.vocode(mel, seed=1).source == "standby"
+        slow = Slow(Vocoder.load(copy, "onnxruntime", threads=1))
+        slow.go_on.set()
+        clock.now += 5
+        for _ in range(2):  # each begins one of two trials in the background
+            assert standbys.vocode(mel, seed=1).source == "standby"
+            settled(standbys)
+        assert listener.kinds[-1] == ("slow", "taken back", None)
+        assert standbys.vocode(mel, seed=1).source == "slow"
+
+
+def test_it_is_ready_when_a_candidate_is_loaded_and_drains_without_dropping_a_request(
+    copy: Path, mel: NDArray[np.float32]
+) -> None:
+    slow = Slow(Vocoder.load(copy, "onnxruntime", threads=1))
+    found: list[Any] = []
+    with StandbyVocoder([Candidate("slow", lambda: slow), plain(copy)]) as standbys:
+        assert (standbys.state, standbys.ready) == ("ready", False)
+        standbys.load()
+        assert standbys.ready
+        thread = threading.Thread(target=lambda: found.append(standbys.vocode(mel)))
+        thread.start()
+        assert slow.entered.wait(WAIT)
+        assert not standbys.drain(0)
+        assert (standbys.state, standbys.ready) == ("draining", False)
+        with pytest.raises(ClosedError, match="draining"):
+            standbys.vocode(mel)
+        slow.go_on.set()
+        assert standbys.drain(WAIT)
+        thread.join(WAIT)
+        assert found[0].source == "slow"
 
 
 def test_a_listener_that_fails_stops_nobody(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import random
@@ -22,8 +23,9 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="the models that are loaded here are run by ONNX Runtime")
 
-from wavernn_trt.export.model_directory import CONFIG, WEIGHTS, ModelDirectoryError, write_manifest
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.export.model_directory import CONFIG, MANIFEST, WEIGHTS, ModelDirectoryError, write_manifest
+from wavernn_trt.runtime.errors import ClosedError, LoadTimeoutError, VocoderError
+from wavernn_trt.runtime.models import source
 from wavernn_trt.runtime.models.cache import ModelCache, ModelCacheFullError, ModelKey
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.models.source import ModelFolders, ModelSource
@@ -549,6 +551,90 @@ def test_a_request_under_way_when_the_cache_closes_is_answered(
         lease.result().close()
     load.wait_for_closed(alto=1)
     assert cache.statistics().bytes == 0
+
+
+def test_a_model_in_memory_is_found_by_stat_alone(
+    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault B11: every request scanned the folder of versions and hashed the manifest."""
+    monkeypatch.setattr(source, "SETTLED_SECONDS", 0.0)
+    cache = make_cache(3, models=own_root)
+    use(cache, "alto", "alto")
+    read: list[Path] = []
+    for name in ("file_sha256", "_folders"):
+        monkeypatch.setattr(source, name, _noting(read, getattr(source, name)))
+    use(cache, "alto")
+    assert read == []
+    shutil.copytree(own_root / "alto" / "1", own_root / "alto" / "2")
+    with cache.acquire("alto") as newest:
+        assert newest.key.version == "2"
+    export_again(own_root / "alto" / "2")
+    with cache.acquire("alto") as again:
+        assert again.fingerprint != newest.fingerprint
+    assert load.begun == ["alto"] * 3
+    assert {own_root / "alto", own_root / "alto" / "2" / MANIFEST} <= set(read)
+
+
+def _noting(read: list[Path], real: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    return lambda path: (read.append(path), real(path))[1]
+
+
+def test_files_that_changed_just_now_are_read_at_each_request(
+    make_cache: Callable[..., ModelCache], own_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As their times may not show another change in the same moment."""
+    monkeypatch.setattr(source, "SETTLED_SECONDS", 3600.0)
+    cache = make_cache(3, models=own_root)
+    use(cache, "alto", "alto")
+    read: list[Path] = []
+    monkeypatch.setattr(source, "file_sha256", _noting(read, source.file_sha256))
+    use(cache, "alto")
+    assert read == [own_root / "alto" / "1" / MANIFEST]
+
+
+def test_the_conditioning_that_vocoders_may_hold_counts(root: Path) -> None:
+    """Fault B11: 1 GiB for each vocoder was outside of the capacity."""
+    weights = estimated_bytes(shipped_voice())
+    for load, held in ((None, 2**28), (functools.partial(Vocoder.load, threads=1), 2**30)):
+        settings: dict[str, Any] = {} if load is None else {"load": load}
+        with ModelCache(root, capacity_bytes=3 * 2**30, preheat_concurrency=0, **settings) as cache:
+            for name in NAMES[:3]:
+                with cache.borrow(name, backend="onnxruntime"):
+                    pass
+            in_cache = cache.statistics()
+            assert in_cache.models[0].bytes == weights + held
+            assert in_cache.bytes <= in_cache.capacity_bytes
+            assert len(in_cache.models) == (3 if load is None else 2)
+
+
+def test_a_request_waits_no_longer_than_it_may_and_a_load_that_hangs_can_be_discarded(
+    make_cache: Callable[..., ModelCache], load: Loader
+) -> None:
+    """Fault B3: a load that hung held every request for its model for ever."""
+    cache = make_cache(2, load_seconds=0.01)
+    gate = load.gate("alto")
+    for _ in range(2):
+        with pytest.raises(LoadTimeoutError, match=r"was not loaded within 0\.01 s"):
+            cache.acquire("alto")
+    assert load.begun == ["alto"]
+    assert not cache.discard("alto")
+    gate.set()
+    load.wait_for_closed(alto=1)
+
+
+def test_a_cache_that_drains_keeps_leases_and_refuses_requests(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache(2)
+    lease = cache.acquire("alto")
+    assert cache.state == "ready"
+    assert not cache.drain(0)
+    assert cache.state == "draining"
+    with pytest.raises(ClosedError, match="the model cache is draining"):
+        cache.acquire("alto")
+    assert len(lease.vocoder.vocode(MEL))
+    lease.close()
+    assert cache.drain(0)
+    cache.close()
+    assert cache.state == "closed"
 
 
 @pytest.mark.parametrize(

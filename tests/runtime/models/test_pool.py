@@ -1,0 +1,202 @@
+"""A pool loads a model once, leaves no request waiting for a load that hangs, and closes every model it loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from wavernn_trt.runtime.errors import ClosedError, LoadTimeoutError
+from wavernn_trt.runtime.models import lease as lease_module
+from wavernn_trt.runtime.models.lease import Lease, PooledModel
+from wavernn_trt.runtime.models.pool import ModelPool
+
+PATIENCE = 60.0
+
+
+@dataclass
+class Model:
+    """Notes the thread that closes it."""
+
+    closed_by: Future[threading.Thread] = field(default_factory=Future)
+
+    def close(self) -> None:
+        self.closed_by.set_result(threading.current_thread())
+
+
+@dataclass
+class Source:
+    """Loads models one after the other, each when the gate is open."""
+
+    loaded: list[Model] = field(default_factory=list)
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self) -> PooledModel[str, Model]:
+        self.begun.release()
+        assert self.gate.wait(PATIENCE)
+        self.loaded.append(Model())
+        return PooledModel("a", self.loaded[-1], Path("a"), bytes=1)
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    source = Source()
+    yield source
+    source.gate.set()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pool(clock: Clock) -> ModelPool[str, Model]:
+    return ModelPool("the pool", load_seconds=PATIENCE, clock=clock)
+
+
+@pytest.fixture
+def requests() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
+
+
+def load(pool: ModelPool[str, Model], source: Source) -> Lease[str, Model]:
+    return pool.load("a", Path("a"), 1, source)
+
+
+def test_a_model_that_is_retired_before_its_waiters_wake_is_theirs_and_closed_after_the_last(
+    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
+) -> None:
+    """Fault B1: a request that had waited for a load was given nothing, and the model was never closed."""
+
+    def retire() -> None:
+        for pooled in list(pool.models.values()):
+            pool.retire(pooled)
+
+    pool.on_change = retire  # with the lock that puts the model into the pool: before any waiter can have it
+    waiting = [requests.submit(load, pool, source) for _ in range(3)]
+    while pool.loads.get("a") is None or pool.loads["a"].waiting < 3:
+        pass
+    source.gate.set()
+    leases = [one.result(PATIENCE) for one in waiting]
+    (model,) = source.loaded
+    for lease in leases:
+        assert lease.vocoder is model
+        assert not model.closed_by.done()
+        lease.close()
+    model.closed_by.result(PATIENCE)
+
+
+def test_a_pool_that_closes_during_a_load_closes_the_model_after_the_request_that_waits_for_it(
+    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
+) -> None:
+    """Fault B2: the model that was loaded stayed open."""
+    waiting = requests.submit(load, pool, source)
+    assert source.begun.acquire(timeout=PATIENCE)
+    pool.close()
+    source.gate.set()
+    with waiting.result(PATIENCE) as lease:
+        assert not source.loaded[0].closed_by.done()
+        assert lease.vocoder is source.loaded[0]
+    source.loaded[0].closed_by.result(PATIENCE)
+    with pytest.raises(ClosedError, match="the pool is closed"):
+        load(pool, source)
+
+
+def test_a_load_that_hangs_keeps_no_request_beyond_its_time_and_is_used_when_it_ends(
+    pool: ModelPool[str, Model], source: Source, clock: Clock, requests: ThreadPoolExecutor
+) -> None:
+    """Fault B3: every request waited for it for ever."""
+    waiting = requests.submit(load, pool, source)
+    assert source.begun.acquire(timeout=PATIENCE)
+    clock.now = PATIENCE
+    for _ in range(2):
+        with pytest.raises(LoadTimeoutError, match="a was not loaded within 60 s"):
+            load(pool, source)
+    assert len(pool.loads) == 1  # nothing is begun beside it
+    source.gate.set()
+    waiting.result(PATIENCE).close()
+    with load(pool, source) as lease:
+        assert lease.vocoder is source.loaded[0]
+    assert len(source.loaded) == 1
+
+
+def test_a_load_without_its_entry_is_for_its_waiters_only(
+    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
+) -> None:
+    waiting = requests.submit(load, pool, source)
+    assert source.begun.acquire(timeout=PATIENCE)
+    with pool.changing():
+        del pool.loads["a"]
+    other = requests.submit(load, pool, source)
+    assert source.begun.acquire(timeout=PATIENCE)
+    source.gate.set()
+    first, second = waiting.result(PATIENCE), other.result(PATIENCE)
+    assert first.vocoder is not second.vocoder
+    first.close()
+    second.close()
+    closed = [model.closed_by for model in source.loaded]
+    with load(pool, source) as third:
+        assert third.vocoder in source.loaded
+    pool.close()
+    for one in closed:
+        one.result(PATIENCE)
+
+
+def test_a_model_is_closed_and_its_memory_given_back_in_the_background(
+    pool: ModelPool[str, Model], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault B10: both took place in the thread of a request, beside live streams."""
+    given_back: Future[threading.Thread] = Future()
+    monkeypatch.setattr(lease_module, "give_back_memory", lambda: given_back.set_result(threading.current_thread()))
+    source.gate.set()
+    with load(pool, source), pool.changing():
+        pool.retire(pool.models["a"])
+    assert source.loaded[0].closed_by.result(PATIENCE) is given_back.result(PATIENCE)
+    assert given_back.result() is not threading.current_thread()
+
+
+def test_a_pool_that_drains_serves_what_was_admitted_and_refuses_the_rest(
+    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
+) -> None:
+    source.gate.set()
+    assert pool.state == "ready"
+    with pool.request():
+        with load(pool, source):
+            assert not pool.drain(0)
+            assert pool.state == "draining"
+            with pytest.raises(ClosedError, match="the pool is draining"), pool.request():
+                pass
+        with load(pool, source):  # another lease of the same request
+            drained = requests.submit(pool.drain, PATIENCE)
+        assert not drained.done()
+    assert drained.result(PATIENCE)
+    pool.close()
+    assert pool.state == "closed"
+
+
+def test_where_no_thread_can_be_started_the_request_does_the_work(
+    pool: ModelPool[str, Model], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    source.gate.set()
+    load(pool, source).close()
+    pool.close()
+    assert source.loaded[0].closed_by.result(0) is threading.current_thread()
