@@ -33,7 +33,7 @@ HALF_LIFE = 600.0
 LOAD_SECONDS = 600.0
 """How long a request waits for a load; a TensorRT-RTX engine may have to be compiled for the GPU first."""
 LIMITS = SchedulerLimits(conditioning_bytes=2**28)
-"""Limits of vocoders that the cache loads by itself: a quarter of the conditioning of a vocoder alone."""
+"""Limits of vocoders where the caller sets none: a quarter of the conditioning that a vocoder alone may hold."""
 _ATTEMPTS = 3
 """How many times a model is loaded whose directory is replaced meanwhile."""
 
@@ -66,7 +66,7 @@ class ModelCache:
         models: str | Path | Resolver,
         *,
         capacity_bytes: int,
-        load: Load | None = None,
+        load: Load = Vocoder.load,
         over_capacity: OverCapacity = "allow",
         preheat_concurrency: int = 1,
         half_life: float = HALF_LIFE,
@@ -78,8 +78,8 @@ class ModelCache:
             models: a folder, as `ModelFolders` takes it, or a callable that finds models.
             capacity_bytes: that models may take: `estimated_bytes`, and the conditioning that each vocoder may hold
                 (``SchedulerLimits.conditioning_bytes``); in which memory, each backend decides.
-            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` gives it settings. By default
-                `Vocoder.load` with 256 MiB of conditioning instead of 1 GiB.
+            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` gives it settings. Where it
+                sets no ``limits``, vocoders may hold 256 MiB of conditioning, not 1 GiB as a vocoder alone.
             over_capacity: whether a model for which there is no room, because all others are in use, is loaded
                 nevertheless (``allow``: the statistics count it, and models leave as soon as possible) or refused.
             preheat_concurrency: models that are loaded in the background at the same time, 4 at most; 0 loads none.
@@ -102,7 +102,7 @@ class ModelCache:
             if not seconds > 0:
                 raise VocoderError(f"{name}: found {seconds!r}, expected seconds above 0")
         self._resolve: Resolver = ModelFolders(models) if isinstance(models, str | Path) else models
-        self._load: Load = partial(Vocoder.load, limits=LIMITS) if load is None else load
+        self._load = _with_limits(load)
         self._fingerprint: ReadOnce[str] = ReadOnce(lambda manifest: fingerprint(manifest.parent))
         self._conditioning_bytes = 0  # of the last vocoder loaded; before it is known, the bytes correct themselves
         self._hits = self._misses = 0
@@ -347,6 +347,11 @@ class ModelCache:
         raise ModelDirectoryError(
             f"{path} was replaced each of the {_ATTEMPTS} times that it was loaded; expected an export to be over"
         )
+
+
+def _with_limits(load: Load) -> Load:
+    function, keywords = (load.func, load.keywords) if isinstance(load, partial) else (load, {})
+    return partial(load, limits=LIMITS) if function == Vocoder.load and "limits" not in keywords else load
 
 
 def _replaced(path: Path, before: str) -> bool:

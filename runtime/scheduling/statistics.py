@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,8 @@ from wavernn_trt.runtime.errors import DeadlineError
 
 _KEPT = 1024
 """The most recent times, of which percentiles are made."""
+BUCKET_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of a histogram's buckets, each inclusive; the last bucket has none. The same in every process."""
 _RECENT_SECONDS = 10.0
 """Over which the present speed is averaged."""
 
@@ -29,6 +32,8 @@ class Percentiles:
     maximum: float = 0.0
     total: float = 0.0
     """Seconds of all of them together, since the beginning."""
+    buckets: tuple[int, ...] = (0,) * (len(BUCKET_SECONDS) + 1)
+    """How many there were since the beginning, by `BUCKET_SECONDS`; of several processes, they can be added."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +87,21 @@ class Durations:
     count: int = 0
     total: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKET_SECONDS) + 1))
 
     def add(self, seconds: float) -> None:
         """Records one more."""
         self.count += 1
         self.total += seconds
         self.recent.append(seconds)
+        self.buckets[bisect_left(BUCKET_SECONDS, seconds)] += 1
 
     def percentiles(self) -> Percentiles:
         """Of the recent ones."""
         if not self.recent:
             return Percentiles(self.count)
         p50, p90, p99, maximum = np.percentile(list(self.recent), [50, 90, 99, 100]).tolist()
-        return Percentiles(self.count, p50, p90, p99, maximum, self.total)
+        return Percentiles(self.count, p50, p90, p99, maximum, self.total, tuple(self.buckets))
 
 
 @dataclass

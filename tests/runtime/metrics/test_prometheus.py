@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.metrics.prometheus import register, register_cache
 from wavernn_trt.runtime.models.cache import ModelCache
+from wavernn_trt.runtime.scheduling.statistics import BUCKET_SECONDS, Durations
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :2]
@@ -61,6 +62,31 @@ def test_what_a_vocoder_has_done_is_reported(registry: CollectorRegistry, make_v
         assert value(registry, "latency_seconds_sum", model="alto") == latency.total
         assert value(registry, "latency_seconds", model="alto", quantile="0.99") == latency.p99 > 0
         assert value(registry, "first_samples_seconds", model="alto", quantile="1") == statistics.first_samples.maximum
+
+
+def test_histograms_have_the_same_buckets_in_every_process_and_add_up(
+    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
+) -> None:
+    bounds = [*map(str, BUCKET_SECONDS), "+Inf"]
+    with make_vocoder() as one, make_vocoder() as other, register(one, "a", registry), register(other, "b", registry):
+        for name in ("utterance_latency_seconds", "utterance_first_samples_seconds"):
+            assert [value(registry, f"{name}_bucket", model="a", le=bound) for bound in bounds] == [0] * len(bounds)
+        one.vocode_batch([MEL, MEL])
+        other.vocode(MEL)
+        for model, count, statistics in (("a", 2, one.statistics()), ("b", 1, other.statistics())):
+            found = [value(registry, "utterance_latency_seconds_bucket", model=model, le=bound) for bound in bounds]
+            assert found == sorted(found)  # type: ignore[type-var]
+            assert found[-1] == value(registry, "utterance_latency_seconds_count", model=model) == count
+            assert value(registry, "utterance_latency_seconds_sum", model=model) == statistics.latency.total
+            assert sum(statistics.latency.buckets) == count
+
+
+def test_a_time_is_counted_in_the_first_bucket_whose_bound_is_not_below_it() -> None:
+    durations = Durations()
+    for seconds in (0.0, 0.01, 0.011, 300.0, 301.0):
+        durations.add(seconds)
+    counts = dict(zip((*BUCKET_SECONDS, None), durations.percentiles().buckets, strict=True))
+    assert {bound: count for bound, count in counts.items() if count} == {0.01: 2, 0.02: 1, 300.0: 1, None: 1}
 
 
 def test_percentiles_of_nothing_are_not_reported(
@@ -158,6 +184,7 @@ def test_both_formats_are_well_formed_and_units_are_in_the_names(
     assert labels >= {'quoted "\\\n', 'al"to\n'}
     kinds = {family.name: family.type for family in families}
     assert kinds["wavernn_trt_samples"] == "counter"
+    assert kinds["wavernn_trt_utterance_latency_seconds"] == "histogram"
     assert kinds["wavernn_trt_latency_seconds"] == kinds["wavernn_trt_model_cache_load_seconds"] == "summary"
     series = [(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples]
     assert len(series) == len(set(series))

@@ -595,16 +595,20 @@ def test_files_that_changed_just_now_are_read_at_each_request(
 def test_the_conditioning_that_vocoders_may_hold_counts(root: Path) -> None:
     """Fault B11: 1 GiB for each vocoder was outside of the capacity."""
     weights = estimated_bytes(shipped_voice())
-    for load, held in ((None, 2**28), (functools.partial(Vocoder.load, threads=1), 2**30)):
-        settings: dict[str, Any] = {} if load is None else {"load": load}
-        with ModelCache(root, capacity_bytes=3 * 2**30, preheat_concurrency=0, **settings) as cache:
+    whole = functools.partial(Vocoder.load, limits=SchedulerLimits())
+    for load, held, fit in (
+        (Vocoder.load, 2**28, 3),
+        (functools.partial(Vocoder.load, threads=1), 2**28, 3),
+        (whole, 2**30, 2),
+    ):
+        with ModelCache(root, capacity_bytes=3 * 2**30, preheat_concurrency=0, load=load) as cache:
             for name in NAMES[:3]:
                 with cache.borrow(name, backend="onnxruntime"):
                     pass
             in_cache = cache.statistics()
             assert in_cache.models[0].bytes == weights + held
             assert in_cache.bytes <= in_cache.capacity_bytes
-            assert len(in_cache.models) == (3 if load is None else 2)
+            assert len(in_cache.models) == fit
 
 
 def test_a_request_waits_no_longer_than_it_may_and_a_load_that_hangs_can_be_discarded(
