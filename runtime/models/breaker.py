@@ -103,34 +103,38 @@ class CircuitBreaker:
         with self._lock:
             self._open_until = -math.inf
 
-    def _report(self, generation: int, failed: bool | None, opens: bool) -> bool:
+    def _report(self, generation: int, *, failed: bool | None, opens: bool = False) -> bool:
         """Counts a result; returns whether it changed the state."""
         with self._lock:
             if generation != self._generation:
                 return False
             if self._state == "half-open":
-                if failed is None:
-                    self._trials -= 1
-                    return False
-                if failed:
-                    self._open()
-                    return True
-                self._succeeded += 1
-                if self._succeeded == self.settings.trials:
-                    self._enter("closed")
-                    self._closed_since = self._clock()
-                    return True
-                return False
+                return self._report_trial(failed)
             if failed is None:
                 return False
             self._failed.append(failed)
             enough = len(self._failed) >= self.settings.minimum_calls
-            if failed and (opens or (enough and sum(self._failed) >= self.settings.failure_rate * len(self._failed))):
-                if self._clock() - self._closed_since > self._open_seconds:
-                    self._open_seconds = self.settings.open_seconds
-                self._open()
-                return True
+            above = sum(self._failed) >= self.settings.failure_rate * len(self._failed)
+            if not failed or not (opens or (enough and above)):
+                return False
+            if self._clock() - self._closed_since > self._open_seconds:
+                self._open_seconds = self.settings.open_seconds
+            self._open()
+            return True
+
+    def _report_trial(self, failed: bool | None) -> bool:
+        if failed is None:
+            self._trials -= 1
             return False
+        if failed:
+            self._open()
+            return True
+        self._succeeded += 1
+        if self._succeeded < self.settings.trials:
+            return False
+        self._enter("closed")
+        self._closed_since = self._clock()
+        return True
 
     def _open(self) -> None:
         self._enter("open")
@@ -145,7 +149,7 @@ class CircuitBreaker:
 
 
 class Permit:
-    """The permission for one call; the first report counts, later ones are ignored."""
+    """The permission for one call, whose result is reported once; it is ignored if the state has changed meanwhile."""
 
     def __init__(self, breaker: CircuitBreaker, generation: int, *, trial: bool) -> None:
         """Made by `CircuitBreaker.permit`."""
@@ -153,11 +157,10 @@ class Permit:
         """Whether the breaker is half-open, and the call decides on closing it."""
         self._breaker = breaker
         self._generation = generation
-        self._open = threading.Lock()  # taken by the first report
 
     def success(self) -> bool:
         """Reports a success; returns whether the breaker closed with it."""
-        return self._report(False)
+        return self._breaker._report(self._generation, failed=False)
 
     def failure(self, *, opens: bool = False) -> bool:
         """Reports a failure; returns whether the breaker opened with it.
@@ -165,11 +168,8 @@ class Permit:
         Args:
             opens: whether this failure alone is reason enough, whatever the rate.
         """
-        return self._report(True, opens)
+        return self._breaker._report(self._generation, failed=True, opens=opens)
 
     def cancel(self) -> None:
         """Reports that the call says nothing: it was not made, or failed by the caller's mistake."""
-        self._report(None)
-
-    def _report(self, failed: bool | None, opens: bool = False) -> bool:
-        return self._open.acquire(blocking=False) and self._breaker._report(self._generation, failed, opens)
+        self._breaker._report(self._generation, failed=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -132,8 +132,8 @@ class _Member:
     problem: Problem | None = None
     stamp: DirectoryStamp | None = None
     """Its files as they were before the last load, or when it was put out of use."""
-    trial: Future[None] | None = None
-    """Of the last trial; done when the breaker knows its result."""
+    trial: Future[Problem | None] | None = None
+    """The last trial; done when its result was reported to the breaker."""
 
 
 class StandbyVocoder:
@@ -236,15 +236,20 @@ class StandbyVocoder:
             member.breaker.end_open_time()
             if (permit := member.breaker.permit()) is not None:
                 self._start_trial(member, permit)
-            if self._join_trial(member):
-                found[member.candidate.name] = "" if member.problem is None else member.problem.message
-            else:
+            if (trial := member.trial) is None:
+                continue
+            if not self._join_trial(member):
                 found[member.candidate.name] = f"it does not answer; it had {self._load_seconds:g} s"
+            else:
+                problem = trial.result()
+                found[member.candidate.name] = "" if problem is None else problem.message
         return found
 
     def quarantined(self) -> dict[str, Problem]:
         """The candidates that are out of use, and why."""
-        problems = {member.candidate.name: member.problem for member in self._members}
+        problems = {
+            member.candidate.name: member.problem for member in self._members if member.breaker.state != "closed"
+        }
         return {name: problem for name, problem in problems.items() if problem is not None}
 
     @property
@@ -292,35 +297,38 @@ class StandbyVocoder:
         answered_by: str | None = None
         try:
             with self._pool.request():
-                for last_resort in (False, True):
-                    for member in self._members:
-                        if last_resort:
-                            self._join_trial(member)
-                        permit = self._permit(member)
-                        if permit is None:
-                            continue
-                        lease = None
-                        try:
-                            lease = self._lease(member)
-                            answer = ask(lease.vocoder)
-                            permit.success()
-                            answered_by = member.candidate.name
-                            return answer, member.candidate, lease.vocoder.sample_rate
-                        except Exception as error:
-                            problem = self._problem(error, lease)
-                            if problem is None:
-                                permit.cancel()
-                                raise
-                            if self._fail(member, permit, problem, lease):
-                                failures.append((member, problem))
-                        finally:
-                            if lease is not None:
-                                lease.close()
+                for member, permit in self._permitted():
+                    lease = None
+                    try:
+                        lease = self._lease(member)
+                        answer = ask(lease.vocoder)
+                        permit.success()
+                        answered_by = member.candidate.name
+                        return answer, member.candidate, lease.vocoder.sample_rate
+                    except Exception as error:
+                        problem = self._problem(error, lease)
+                        if problem is None:
+                            permit.cancel()
+                            raise
+                        if self._fail(member, permit, problem, lease):
+                            failures.append((member, problem))
+                    finally:
+                        if lease is not None:
+                            lease.close()
             reasons = "; ".join(f"{name}: {problem.message}" for name, problem in self.quarantined().items())
             raise NobodyAnswersError(f"every candidate is out of use: {reasons or 'all failed just now'}")
         finally:
             for member, problem in failures:
                 self._report(member.candidate, problem.kind, problem.message, answered_by)
+
+    def _permitted(self) -> Iterator[tuple[_Member, Permit]]:
+        """The candidates in use, in order; then, as the last resort, also those whose trial is under way."""
+        for last_resort in (False, True):
+            for member in self._members:
+                if last_resort:
+                    self._join_trial(member)
+                if (permit := self._permit(member)) is not None:
+                    yield member, permit
 
     def _permit(self, member: _Member) -> Permit | None:
         """Permits a request; a trial that is due is begun instead, in the background."""
@@ -368,12 +376,13 @@ class StandbyVocoder:
 
     def _fail(self, member: _Member, permit: Permit, problem: Problem, lease: Lease[str, Speaker] | None) -> bool:
         """Reports a failure to the breaker; returns whether the candidate is out of use because of it."""
+        if lease is not None:
+            member.stamp = directory_stamp(member.candidate.folder)
         if not permit.failure(opens=problem.kind == "probe failed"):
             logger.warning("%s failed: %s: %s", member.candidate.name, problem.kind, problem.message)
             return False
         member.problem = problem
         if lease is not None:
-            member.stamp = directory_stamp(member.candidate.folder)
             with self._pool.changing():
                 pooled = self._pool.models.get(member.candidate.name)
                 if pooled is not None and pooled.vocoder is lease.vocoder:
@@ -381,7 +390,7 @@ class StandbyVocoder:
         return True
 
     def _start_trial(self, member: _Member, permit: Permit) -> None:
-        trial: Future[None] = Future()
+        trial: Future[Problem | None] = Future()
         member.trial = trial
         self._pool.start(f"retry of {member.candidate.name}", partial(self._try, member, permit, trial))
 
@@ -390,10 +399,10 @@ class StandbyVocoder:
         trial = member.trial
         return trial is None or bool(wait_for([trial], self._load_seconds).done)
 
-    def _try(self, member: _Member, permit: Permit, trial: Future[None]) -> None:
+    def _try(self, member: _Member, permit: Permit, trial: Future[Problem | None]) -> None:
         """The thread of a trial: loads a candidate, or probes it where it is in memory."""
         name = member.candidate.name
-        lease = None
+        lease = problem = None
         try:
             with self._pool.changing():
                 in_memory = name in self._pool.models
@@ -415,7 +424,7 @@ class StandbyVocoder:
         finally:
             if lease is not None:
                 lease.close()
-            trial.set_result(None)
+            trial.set_result(problem)
 
     def _report(self, candidate: Candidate, kind: EventKind, message: str, answered_by: str | None) -> None:
         event = StandbyEvent(time.time(), candidate.name, kind, message, answered_by)
