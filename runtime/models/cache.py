@@ -350,8 +350,10 @@ class ModelCache:
 
 
 def _with_limits(load: Load) -> Load:
-    function, keywords = (load.func, load.keywords) if isinstance(load, partial) else (load, {})
-    return partial(load, limits=LIMITS) if function == Vocoder.load and "limits" not in keywords else load
+    given = load if isinstance(load, partial) else partial(load)
+    if given.func != Vocoder.load or "limits" in given.keywords:
+        return load
+    return partial(Vocoder.load, *given.args, **given.keywords, limits=LIMITS)
 
 
 def _replaced(path: Path, before: str) -> bool:

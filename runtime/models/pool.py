@@ -102,7 +102,7 @@ class ModelPool(Generic[Key, Model]):
         """With the lock. Without its entry, a load is only for those who wait for it."""
         self.closing: list[PooledModel[Key, Model]] = []
         """To be closed, in the background, when the lock is released; with the lock."""
-        self.on_unlock: list[Callable[[], None]] = []
+        self.on_unlock: list[Callable[[], object]] = []
         """Calls to make when the lock is released; with the lock."""
         self.on_change: Callable[[], None] = lambda: None
         """Is called with the lock held after a load ended or a model was released."""
@@ -121,7 +121,7 @@ class ModelPool(Generic[Key, Model]):
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Holds the lock; when it is released, starts what is due (`closing`, `on_unlock`)."""
-        calls: list[Callable[[], None]] = []
+        calls: list[Callable[[], object]] = []
         try:
             with self._changed:
                 while self._collected:
