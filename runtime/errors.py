@@ -1,6 +1,6 @@
 """The errors that callers of the runtime can catch.
 
-By cause, for whoever turns them into status codes: `OverloadedError` (try again later), `ClosedError` (closed or
+By cause, as a service maps them to status codes: `OverloadedError` (try again later), `ClosedError` (closed or
 draining), `DeadlineError` (too late), `ExecutorError` (broken); every other `VocoderError` is a mistake in the request.
 """
 

@@ -1,7 +1,7 @@
-"""Speech without a model: Griffin and Lim's algorithm (1984), for when nothing better can answer.
+"""Speech without a model: Griffin and Lim's algorithm (1984), the last candidate of a failover.
 
-The mel says how loud each band is, and nothing of phases: these are guessed until they fit each other. It is
-intelligible, and sounds hollow and metallic. Whoever uses it says so (`wavernn_trt.runtime.health.standby`).
+A mel holds the magnitude of each band and no phases; these are estimated until they are consistent. The result is
+intelligible, and sounds hollow and metallic; its answers are marked as degraded (`wavernn_trt.runtime.models.standby`).
 """
 
 from __future__ import annotations

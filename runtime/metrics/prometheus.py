@@ -1,4 +1,4 @@
-"""Vocoders and model caches as Prometheus sees them; needs the extra ``metrics``."""
+"""Reports vocoders and model caches to Prometheus; needs the extra ``metrics``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 _Kind = Literal["model", "cache"]
-"""What is registered, and the label that its name is."""
+"""Of a registered object; also the label that has its name."""
 
 _collectors: weakref.WeakKeyDictionary[CollectorRegistry, VocoderCollector] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 class Registration:
-    """A vocoder or cache that is reported, until this is closed or nobody else holds it. Also a context manager."""
+    """Keeps a vocoder or cache reported, until it is closed or the object is gone. Also a context manager."""
 
     def __init__(self, collector: VocoderCollector, kind: _Kind, name: str) -> None:
-        """What `register` and `register_cache` give."""
+        """Made by `register` and `register_cache`."""
         self._collector: VocoderCollector | None = collector
         self._kind = kind
         self._name = name
 
     def close(self) -> None:
-        """Reports it no more. Once is enough, more do no harm."""
+        """Ends the reporting; may be called again."""
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.remove(self._kind, self._name, self)
@@ -103,7 +103,7 @@ def _collector(registry: CollectorRegistry | None) -> VocoderCollector:
 
 
 class VocoderCollector:
-    """Asks what is registered for its statistics, whenever Prometheus asks."""
+    """Reads the statistics of the registered vocoders and caches at each scrape."""
 
     def __init__(self) -> None:
         """Starts with nothing to report."""
@@ -111,7 +111,7 @@ class VocoderCollector:
         self._sources: dict[tuple[_Kind, str], tuple[weakref.ref[Vocoder | ModelCache], Registration]] = {}
 
     def add(self, kind: _Kind, name: str, source: Vocoder | ModelCache) -> Registration:
-        """Reports one more.
+        """Reports an object.
 
         Raises:
             VocoderError: the name is taken.
@@ -128,14 +128,14 @@ class VocoderCollector:
             return registration
 
     def remove(self, kind: _Kind, name: str, registration: Registration) -> None:
-        """Reports one less, unless its name is another's by now."""
+        """Ends the reporting of an object, unless its name was given to another since."""
         with self._lock:
             there = self._sources.get((kind, name))
             if there is not None and there[1] is registration:
                 del self._sources[kind, name]
 
     def describe(self) -> Iterable[Metric]:
-        """Every metric, without values: what the registry lets nobody else report."""
+        """Every metric, without values; the registry refuses other collectors of these names."""
         return [*scheduler_metrics([]), *cache_metrics([])]
 
     def collect(self) -> Iterator[Metric]:

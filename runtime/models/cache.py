@@ -53,7 +53,7 @@ class ModelCache:
     left, the most requested of those that are not in memory are loaded in the background.
 
     A new export is noticed by the next request: it looks at inode, size and times of the model's ``manifest.json``,
-    which every export writes anew, and of the folder of its versions. Users of the old one keep it. Files that are
+    which every export replaces, and of the folder of its versions. Users of the old one keep it. Files that are
     changed without a new manifest are damage; that is found when the model is loaded, not while it is in memory.
 
     Loading, closing and giving back memory take place in the background, not in the threads of requests.
@@ -134,7 +134,7 @@ class ModelCache:
             LoadTimeoutError: loading takes longer than ``load_seconds``; a later request uses it if it ends yet, and
                 after `discard` the next one begins another.
             VocoderError: the model is not known.
-            ValueError: the model cannot be loaded. All who wait get that error; the next request tries again.
+            ValueError: the model cannot be loaded. All waiting requests get that error; the next request tries again.
         """
         first = True
         with self._pool.request():

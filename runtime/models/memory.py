@@ -20,7 +20,7 @@ from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
 # Of onnxruntime, whose sessions keep the most that a run ever took. Measured as growth of a process's resident memory:
 # copies of held rows by the shipped voice with 1 to 16 streams, the others by fatchord of 512 units with 8.
 _PACKED = 1.4
-"""Memory of a session for each byte of weights: most are packed anew, and some of the file stays mapped."""
+"""Memory of a session for each byte of weights: most are packed again, and some of the file stays mapped."""
 _PACKED_LAYERS = 1.9
 """The same where the decoder has two recurrent layers."""
 _COPIES = 4.9

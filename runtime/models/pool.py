@@ -48,7 +48,7 @@ class LoadInProgress(Generic[Key, Model]):
     waiting: int = 0
     """Requests that wait for it."""
     pooled: PooledModel[Key, Model] | None = None
-    """The result, from when it counts those who wait as its users."""
+    """The result, as soon as it counts the waiting requests as its users."""
     done: Future[PooledModel[Key, Model]] = field(default_factory=Future)
     """The same result, or the error; set without the lock."""
 
@@ -99,7 +99,7 @@ class ModelPool(Generic[Key, Model]):
         self.models: OrderedDict[Key, PooledModel[Key, Model]] = OrderedDict()
         """That can be leased, the least recently used first; with the lock."""
         self.loads: dict[Key, LoadInProgress[Key, Model]] = {}
-        """With the lock. Without its entry, a load is only for those who wait for it."""
+        """With the lock. A load without an entry serves only the requests that wait for it."""
         self.closing: list[PooledModel[Key, Model]] = []
         """To be closed, in the background, when the lock is released; with the lock."""
         self.on_unlock: list[Callable[[], object]] = []
@@ -228,7 +228,7 @@ class ModelPool(Generic[Key, Model]):
             key: of the model.
             path: names it in messages.
             need: bytes that it will take, as far as known.
-            load: loads it, in another thread; all who wait get its error.
+            load: loads it, in another thread; all waiting requests get its error.
 
         Raises:
             ModelCacheFullError: there is no room, and the pool refuses then.
@@ -347,7 +347,7 @@ class ModelPool(Generic[Key, Model]):
     def _put(
         self, pooled: PooledModel[Key, Model], progress: LoadInProgress[Key, Model], *, wanted: bool
     ) -> ModelCacheFullError | None:
-        """Finds room for a model that was loaded, and counts those who wait for it as its users."""
+        """Finds room for a model that was loaded, and counts the waiting requests as its users."""
         pooled.users = progress.waiting
         fits = self.bytes() + pooled.bytes + self._reserved() <= self.capacity
         if not wanted or not (fits or progress.waiting):

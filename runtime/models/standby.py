@@ -431,7 +431,7 @@ class StandbyVocoder:
         if kind == "taken back":
             logger.warning("%s is taken back: %s", candidate.name, message)
         else:
-            answer = "nobody answered instead" if answered_by is None else f"{answered_by} answered instead"
+            answer = "no candidate answered instead" if answered_by is None else f"{answered_by} answered instead"
             logger.warning("%s is out of use: %s: %s; %s", candidate.name, kind, message, answer)
         if self._on_event is None:
             return

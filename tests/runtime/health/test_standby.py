@@ -1,4 +1,4 @@
-"""When one that speaks is damaged the next answers, everybody is told, and what is repaired is taken back."""
+"""When a candidate is damaged the next one answers, an event says so, and a repaired candidate is taken back."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_what_goes_wrong_in_memory_is_found_on_demand(
             standbys.recheck("third")
 
 
-def test_where_nobody_answers_every_reason_is_given(copy: Path, mel: NDArray[np.float32]) -> None:
+def test_where_no_candidate_answers_every_reason_is_given(copy: Path, mel: NDArray[np.float32]) -> None:
     damaged(copy, "missing")
     listener = Listener()
 
@@ -319,7 +319,7 @@ def test_where_nobody_answers_every_reason_is_given(copy: Path, mel: NDArray[np.
         assert len(listener.events) == 2
 
 
-def test_where_nobody_else_answers_a_request_waits_for_what_is_tried_again(
+def test_where_no_other_candidate_answers_a_request_waits_for_what_is_tried_again(
     copy: Path, directory: ModelDirectory, mel: NDArray[np.float32]
 ) -> None:
     damaged(copy, "flipped")
@@ -378,7 +378,7 @@ def test_many_requests_meet_one_fault_and_all_are_answered(
         assert listener.kinds == [("first", "executor failed", "standby")]
 
 
-def test_nobody_waits_for_a_candidate_that_is_tried_again(copy: Path, mel: NDArray[np.float32]) -> None:
+def test_no_request_waits_for_a_candidate_that_is_tried_again(copy: Path, mel: NDArray[np.float32]) -> None:
     clock, listener = Clock(), Listener()
     begun, go_on = threading.Event(), threading.Event()
     attempts = 0
@@ -564,7 +564,7 @@ def test_it_is_ready_when_a_candidate_is_loaded_and_drains_without_dropping_a_re
         assert found[0].source == "slow"
 
 
-def test_a_listener_that_fails_stops_nobody(
+def test_a_listener_that_fails_stops_no_request(
     copy: Path, mel: NDArray[np.float32], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> Speaker:

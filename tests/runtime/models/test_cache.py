@@ -346,7 +346,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(
     load.wait_for_closed(alto=len(load.begun))
 
 
-def test_a_discarded_model_is_loaded_anew(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_discarded_model_is_loaded_again(make_cache: Callable[..., ModelCache], load: Loader) -> None:
     cache = make_cache(2)
     assert not cache.discard("alto")
     with cache.borrow("alto") as vocoder:
@@ -441,7 +441,9 @@ def test_a_request_joins_the_preheating_of_its_model(make_cache: Callable[..., M
     lease.result().close()
 
 
-def test_preheating_begins_when_nobody_waits_for_a_model(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_preheating_begins_when_no_request_waits_for_a_model(
+    make_cache: Callable[..., ModelCache], load: Loader
+) -> None:
     cache = make_cache(3, preheat_concurrency=1)
     gate = load.gate("alto")
     with ThreadPoolExecutor(1) as pool:
