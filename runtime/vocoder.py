@@ -21,6 +21,7 @@ from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
 from wavernn_trt.runtime.request import Request, prepare
 from wavernn_trt.runtime.scheduling.bounded_submission import submit_bounded
+from wavernn_trt.runtime.scheduling.in_flight import SchedulerState
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.scheduler import Scheduler
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
@@ -283,6 +284,26 @@ class Vocoder:
     def statistics(self) -> SchedulerStatistics:
         """Slots, queue, speed and times, now."""
         return self._scheduler.statistics()
+
+    @property
+    def state(self) -> SchedulerState:
+        """``ready``, or why requests are refused.
+
+        ``draining`` and ``closed`` refuse them with a `ClosedError`, ``broken`` with an `ExecutorError`: the backend
+        failed too often and was given up.
+        """
+        return self._scheduler.state
+
+    def drain(self, seconds: float | None = None) -> bool:
+        """Refuses new requests from now on, and waits until those under way have ended.
+
+        Args:
+            seconds: the longest wait; ``None`` is no limit.
+
+        Returns:
+            Whether all have ended in time.
+        """
+        return self._scheduler.drain(seconds)
 
     def close(self) -> None:
         """Cancels what is under way and ends the threads. Happens of itself when the vocoder is let go."""

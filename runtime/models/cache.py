@@ -50,7 +50,8 @@ class ModelCache:
 
     A model is loaded once, however many requests for it come meanwhile; they wait for it, those for other models do
     not. Where memory runs short, models without users leave it, the least recently used first. Into the room that is
-    left, the most requested of those that are not in memory are loaded in the background.
+    left, the most requested of those that are not in memory are loaded in the background. A model whose backend was
+    given up, after failures in a row, is loaded again by the next request.
 
     A new export is noticed by the next request: it looks at inode, size and times of the model's ``manifest.json``,
     which every export replaces, and of the folder of its versions. Users of the old one keep it. Files that are
@@ -300,9 +301,9 @@ class ModelCache:
         return key, source.path, self._fingerprint(source.path / MANIFEST)
 
     def _current(self, key: ModelKey, wanted: str) -> PooledModel[ModelKey, Vocoder] | None:
-        """The model in memory; one of another export is retired instead. With the lock held."""
+        """The model in memory; one of another export, or with a broken backend, is retired. With the lock held."""
         pooled = self._pool.models.get(key)
-        if pooled is not None and pooled.fingerprint != wanted:
+        if pooled is not None and (pooled.fingerprint != wanted or pooled.vocoder.state == "broken"):
             self._pool.retire(pooled)
             return None
         return pooled

@@ -10,11 +10,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import Literal
 
-from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError
+from wavernn_trt.runtime.errors import ClosedError, DeadlineError, ExecutorError, QueueFullError, VocoderError
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.statistics import Counters
 from wavernn_trt.runtime.scheduling.utterance import URGENCIES, Urgency, Utterance, UtteranceStream
+
+SchedulerState = Literal["ready", "draining", "broken", "closed"]
 
 _IN_A_ROW = 4
 """Interactive turns after which batch work has one, so that it goes on under any load."""
@@ -94,6 +97,7 @@ class InFlight:
         self.counters = Counters()
         self.broken: ExecutorError | None = None
         """Why the executor was given up."""
+        self.draining = False
         self.closed = False
         self._limits = limits
         self._chunk = chunk
@@ -115,14 +119,33 @@ class InFlight:
 
         Raises:
             ExecutorError: the executor was given up.
-            VocoderError: it is closed, or was made in another process.
+            ClosedError: it is closed, or is draining.
+            VocoderError: it was made in another process.
         """
         if self.forked:
             raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
         if self.broken is not None:
             raise ExecutorError(str(self.broken))
         if self.closed:
-            raise VocoderError("this vocoder is closed; load the model again")
+            raise ClosedError("this vocoder is closed; load the model again")
+        if self.draining:
+            raise ClosedError("this vocoder is draining and takes no new requests")
+
+    @property
+    def state(self) -> SchedulerState:
+        """Whether work is accepted, and if not, why."""
+        if self.closed:
+            return "closed"
+        if self.broken is not None:
+            return "broken"
+        return "draining" if self.draining else "ready"
+
+    def drain(self, seconds: float | None) -> bool:
+        """Refuses new work; returns whether all utterances ended in so many seconds."""
+        with self.changed:
+            self.draining = True
+            self.changed.notify_all()  # callers that wait for room in the queue
+            return self.changed.wait_for(lambda: not self.utterances, seconds)
 
     def admit(self, utterance: Utterance, seconds: float | None, *, wait: bool) -> None:
         """Queues an utterance; called with the lock, which is released while it waits for room.

@@ -21,7 +21,7 @@ from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import ExecutorError, executor_error
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.scheduling.conditioning_threads import ConditioningThread, ConditioningThreads
-from wavernn_trt.runtime.scheduling.in_flight import InFlight
+from wavernn_trt.runtime.scheduling.in_flight import InFlight, SchedulerState
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.sinks import Sink
@@ -135,6 +135,15 @@ class Scheduler:
                 under_way=len({stream.utterance for lane in self._lanes for stream in lane.streams}),
                 conditioning_bytes=self._flight.conditioning_bytes,
             )
+
+    @property
+    def state(self) -> SchedulerState:
+        """See `Vocoder.state`."""
+        return self._flight.state
+
+    def drain(self, seconds: float | None) -> bool:
+        """See `Vocoder.drain`."""
+        return self._flight.drain(seconds)
 
     def close(self) -> None:
         """Cancels what is in flight and ends the threads; may be called again."""

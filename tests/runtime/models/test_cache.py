@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import gc
 import json
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,9 @@ import pytest
 pytest.importorskip("onnxruntime", reason="the models that are loaded here are run by ONNX Runtime")
 
 from wavernn_trt.export.model_directory import CONFIG, MANIFEST, WEIGHTS, ModelDirectoryError, write_manifest
-from wavernn_trt.runtime.errors import ClosedError, LoadTimeoutError, VocoderError
+from wavernn_trt.runtime.errors import ClosedError, ExecutorError, LoadTimeoutError, VocoderError
+from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.loaded_model import load_model
 from wavernn_trt.runtime.models import source
 from wavernn_trt.runtime.models.cache import ModelCache, ModelCacheFullError, ModelKey
 from wavernn_trt.runtime.models.memory import estimated_bytes
@@ -611,6 +615,30 @@ def test_the_conditioning_that_vocoders_may_hold_counts(root: Path) -> None:
             assert in_cache.models[0].bytes == weights + held
             assert in_cache.bytes <= in_cache.capacity_bytes
             assert len(in_cache.models) == fit
+
+
+def test_a_model_whose_backend_was_given_up_is_loaded_again(
+    make_cache: Callable[..., ModelCache], load: Loader, faulty: ModuleType
+) -> None:
+    executors: list[Any] = []
+
+    def load_faulty(dir: Path, backend: str, *, precision: Any) -> Vocoder:
+        loaded = load_model(dir, LoadOptions("onnxruntime", threads=1))
+        executors.append(faulty.FaultyExecutor(loaded.executor, raises_at=0))
+        vocoder = Vocoder(dataclasses.replace(loaded, executor=executors[-1]))
+        load.begun.append(dir.parent.name)
+        return vocoder
+
+    cache = make_cache(100, load=load_faulty)
+    with cache.borrow("alto") as broken:
+        while broken.state == "ready":
+            with pytest.raises(ExecutorError):
+                broken.vocode(MEL)
+        assert broken.state == "broken"
+        with cache.borrow("alto") as again:
+            executors[-1].repair()
+            assert len(again.vocode(MEL))
+    assert load.begun == ["alto", "alto"]
 
 
 def test_a_request_waits_no_longer_than_it_may_and_a_load_that_hangs_can_be_discarded(

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning.windows import FloatArray
-from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
+from wavernn_trt.runtime.errors import ClosedError, DeadlineError, QueueFullError, VocoderError
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.scheduling.ticket import Ticket
@@ -373,8 +373,26 @@ def test_a_closed_vocoder_gives_up_and_says_so(speak: Speak, held: Any, mel_of: 
     vocoder.close()
     vocoder.close()
     assert ticket.cancelled()
-    with pytest.raises(VocoderError, match="closed; load the model again"):
+    with pytest.raises(ClosedError, match="closed; load the model again"):
         vocoder.vocode(mel_of(1))
+
+
+def test_a_vocoder_that_drains_ends_what_is_under_way_and_refuses_the_rest(
+    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = speak(1)
+    assert vocoder.state == "ready"
+    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(5), 1), Request(mel_of(4), 2)])
+    assert not vocoder.drain(0)
+    assert vocoder.state == "draining"
+    with pytest.raises(ClosedError, match="is draining and takes no new requests"):
+        vocoder.submit(Request(mel_of(1)))
+    held.allow()
+    assert vocoder.drain(PATIENCE)
+    for ticket, frames, seed in zip(tickets, (5, 4), (1, 2), strict=True):
+        np.testing.assert_array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(frames), seed=seed))
+    vocoder.close()
+    assert vocoder.state == "closed"
 
 
 def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel_of: MakeMel) -> None:
