@@ -202,16 +202,9 @@ class ModelCache:
     def discard(
         self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> bool:
-        """Removes a model, so that the next request loads it again; its users keep it. A load is left to its waiters.
+        """Removes a model, so that the next request loads it again; returns whether it was in memory.
 
-        Args:
-            name: as for `acquire`.
-            version: as for `acquire`.
-            precision: as for `acquire`.
-            backend: as for `acquire`.
-
-        Returns:
-            Whether it was in memory.
+        Its users keep it; a load under way serves the requests that wait for it. Arguments as for `acquire`.
 
         Raises:
             VocoderError: the model is not known.
@@ -265,13 +258,10 @@ class ModelCache:
         return self._pool.state
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Refuses new requests from now on, and waits until all leases are closed.
-
-        Args:
-            seconds: the longest wait; ``None`` is no limit.
+        """Refuses new requests from now on, and waits until all leases are closed, so many seconds at most.
 
         Returns:
-            Whether all leases were closed in time.
+            Whether they are closed.
         """
         return self._pool.drain(seconds)
 

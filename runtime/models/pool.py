@@ -271,14 +271,7 @@ class ModelPool(Generic[Key, Model]):
             self._release(pooled)
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Accepts no new requests, and waits until no model is in use or waited for.
-
-        Args:
-            seconds: the longest wait; ``None`` is no limit.
-
-        Returns:
-            Whether all leases were closed in time.
-        """
+        """Accepts no new requests; returns whether no model is in use any more, after so many seconds at most."""
         until = math.inf if seconds is None else time.monotonic() + seconds
         while True:
             with self.changing():

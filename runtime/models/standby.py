@@ -267,13 +267,10 @@ class StandbyVocoder:
             )
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Refuses new requests from now on, and waits until those under way are answered.
-
-        Args:
-            seconds: the longest wait; ``None`` is no limit.
+        """Refuses new requests from now on, and waits until those under way are answered, so many seconds at most.
 
         Returns:
-            Whether all were answered in time.
+            Whether they are answered.
         """
         return self._pool.drain(seconds)
 
