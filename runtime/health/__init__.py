@@ -1,1 +1,1 @@
-"""Whether a model and its executor are what they should be, and who answers when they are not."""
+"""Detects damage: a probe for loaded models, a guard for outputs, and Griffin-Lim where no model works."""
