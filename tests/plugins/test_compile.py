@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from wavernn_trt.plugins.arguments import THREADS
 from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache, KernelFile, source_hash
 from wavernn_trt.plugins.compilers import Compiled, Nvcc, Nvrtc, find_nvcc
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.resident_plan import VARIANTS
-from wavernn_trt.plugins.resources import resource_report
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES
-from wavernn_trt.plugins.stepped_plan import kernel_names
-from wavernn_trt.plugins.targets import REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD, TARGETS
+from wavernn_trt.plugins.resident import VARIANTS
+from wavernn_trt.plugins.sequence import TILES
+from wavernn_trt.plugins.stepped import kernel_names
+from wavernn_trt.plugins.targets import TARGETS
+from wavernn_trt.scripts.gpu.resources import resource_report
 
 OF_TILES: tuple[KernelFile, ...] = ("gru_cell", "sequence")
 KERNELS: dict[KernelFile, tuple[str, ...]] = {
@@ -31,6 +32,8 @@ KERNELS: dict[KernelFile, tuple[str, ...]] = {
 }
 """Those of each file."""
 SOME_TARGETS = (80, 90, 120)
+REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD = 65536, 255
+"""32-bit registers; the same on every target."""
 
 
 @pytest.fixture(scope="session")

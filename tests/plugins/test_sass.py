@@ -16,8 +16,8 @@ import pytest
 
 from wavernn_trt.plugins.compile import KernelCache, KernelFile
 from wavernn_trt.plugins.compilers import find_nvcc
-from wavernn_trt.plugins.resident_plan import VARIANTS
-from wavernn_trt.plugins.stepped_plan import kernel_names
+from wavernn_trt.plugins.resident import VARIANTS
+from wavernn_trt.plugins.stepped import kernel_names
 
 TARGETS = (80, 90)
 SWEEP = 8

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel_cases import SequenceCase, small_shapes
 from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.plugins import compilers, driver
-from wavernn_trt.plugins.choice_table import Row, write_rows
+from wavernn_trt.plugins.choices import Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
-from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
