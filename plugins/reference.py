@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.grids import FloatArray
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, Precision, SequenceShape
 from wavernn_trt.plugins.operand_shapes import match_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision, operand_precision

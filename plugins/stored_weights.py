@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.grids import FloatArray, encode_weight
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.export.grids import encode_weight
 from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, padded_weight
 from wavernn_trt.plugins.precisions import WeightPrecision
 

@@ -6,12 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.operators import Operand
 from wavernn_trt.export.quantization import LARGEST
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stored_weights import (
     HALF_OF_CODE,
-    FloatArray,
     round_to,
     round_weight,
     store,

@@ -6,9 +6,7 @@ What the matrix instructions of a GPU compute is spelled out in kernels/patch.h;
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from kernel_cases import SINGLE_STEP_EXCESS, SequenceCase, small_shapes
 from kernel_processes import IMPORTS, replace_once, run_sanitized
 
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.stepped import UNIT_TILES, kernel_names
+from wavernn_trt.plugins.stepped import UNIT_TILES
 from wavernn_trt.scripts.gpu.cases import Arrays
 
 SHAPES = small_shapes()
@@ -202,27 +200,6 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", EVERYTHING, sources, parts=["stepped"])
     assert done.returncode == 66, done.stdout + done.stderr[-2000:]
     assert "data race" in done.stderr
-
-
-@pytest.mark.parametrize("number", ["Half", "E4M3"])
-def test_products_are_matrix_instructions_fed_by_copies_of_sixteen_bytes(tmp_path: Path, number: str) -> None:
-    """As the compiler's first stage gives them, for every kernel that multiplies."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("nvcc is not on PATH")
-    ptx = tmp_path / "stepped.ptx"
-    flags = ["-std=c++17", "--fmad=false", "-arch=sm_80", "-ptx", f"-DWAVERNN_NUMBER={number}"]
-    subprocess.run([nvcc, *flags, str(SOURCES / "stepped.cu"), "-o", str(ptx)], check=True, capture_output=True)
-    kernels = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", ptx.read_text(), re.DOTALL))
-    assert set(kernels) == set(kernel_names())
-    for name, text in kernels.items():
-        if name in ("stepped_begin", "stepped_draw"):
-            continue
-        assert len(re.findall(r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16\.f16\.f32", text)) >= 4, name
-        assert len(re.findall(r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16;", text)) >= 2, name
-        assert re.search(r"ld\.shared\.v4\.(u32|b32)", text), name
-        loads_of_the_products = re.findall(r"ld\.shared\.(\w+\.)?(\w+)", text)
-        assert {width for width, _ in loads_of_the_products} <= {"v4.", "v2."}, name
 
 
 EVERYTHING = f"""{IMPORTS}

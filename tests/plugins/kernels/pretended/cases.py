@@ -304,7 +304,7 @@ def test_an_address_that_no_kernel_can_read_ends_it(cache: KernelCache, fault: s
 
 
 def test_counters_that_are_not_cleared_end_the_kernel(cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "clear", lambda address, size, stream: None)
+    monkeypatch.setattr(driver, "fill", lambda address, word, size, stream: None)
     with (
         primary_context(),
         pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_LAUNCH_FAILED"),
