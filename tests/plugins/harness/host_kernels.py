@@ -57,7 +57,7 @@ def build_host_kernels(
         parts: which kernels it is to have.
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
-        sources: the folder of the kernels.
+        sources: the folder of the kernels; a host_*.cpp in it takes the place of the one beside this file.
         switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
 
     Returns:
@@ -73,7 +73,11 @@ def build_host_kernels(
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(parts)) as pool:
         objects = {part: str(Path(folder) / f"{part}.o") for part in parts}
-        compilations = [[*flags, "-c", str(sources / f"host_{part}.cpp"), "-o", name] for part, name in objects.items()]
+        compilations = []
+        for part, name in objects.items():
+            own = sources / f"host_{part}.cpp"
+            program = own if own.exists() else HARNESS / own.name
+            compilations.append([*flags, f"-I{sources}", "-c", str(program), "-o", name])
         for _ in pool.map(_run_compiler, compilations):
             pass
         _run_compiler([*flags, "-shared", *objects.values(), "-o", str(library)])
