@@ -172,7 +172,7 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 @dataclass(frozen=True)
-class Workspace:
+class SequenceWorkspace:
     """Offsets in bytes from the beginning; counters come first."""
 
     counter_bytes: int
@@ -186,7 +186,7 @@ class Workspace:
     """Bytes in all."""
 
 
-def lay_out(shape: SequenceShape, precision: Precision, batch: int) -> Workspace:
+def lay_out_sequence(shape: SequenceShape, precision: Precision, batch: int) -> SequenceWorkspace:
     """Where a batch's buffers lie, on any device."""
     offsets = Offsets(_ALIGNMENT)
     take = offsets.take
@@ -202,7 +202,7 @@ def lay_out(shape: SequenceShape, precision: Precision, batch: int) -> Workspace
     skipped = take(4 * batch * shape.hidden_size if shape.skip else 0)
     activations = tuple(take(batch * row_bytes(size)) for size in shape.fc_sizes)
     logits = take(4 * batch * shape.outputs)
-    return Workspace(counter_bytes, states, features, skipped, activations, logits, offsets.used)
+    return SequenceWorkspace(counter_bytes, states, features, skipped, activations, logits, offsets.used)
 
 
 def sequence_arguments(
@@ -224,7 +224,7 @@ def sequence_arguments(
         plan: of this batch.
         sizes: streams B, steps T, rows of a window W.
         pointers: addresses of ``shape.inputs()`` and then of ``shape.outputs_of_node()``.
-        workspace: address of as many bytes as `lay_out` says.
+        workspace: address of as many bytes as `lay_out_sequence` says.
         waits: how often a block looks for the others before it gives up.
         all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
 
@@ -232,7 +232,7 @@ def sequence_arguments(
         ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
     """
     arguments, address = chunk_arguments(shape, sizes, pointers, workspace, all_logits)
-    layout = lay_out(shape, precision, sizes[0])
+    layout = lay_out_sequence(shape, precision, sizes[0])
     arguments.counters = workspace
     arguments.skipped = workspace + layout.skipped
     if all_logits is None:
@@ -269,7 +269,7 @@ class SequenceFamily:
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
         """See `KernelFamily`."""
-        return 0 if precision == "fp8" else lay_out(shape, precision, batch).total
+        return 0 if precision == "fp8" else lay_out_sequence(shape, precision, batch).total
 
     def check(self, kernels: LoadedKernels, plan: SequencePlan) -> None:
         """See `KernelFamily`."""

@@ -18,7 +18,7 @@ from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.gru_cell import GruCellKernel
 from wavernn_trt.plugins.kernel_family import require_resident
 from wavernn_trt.plugins.launch import SequenceKernel
-from wavernn_trt.plugins.sequence import lay_out, plan_sequence, sequence_arguments
+from wavernn_trt.plugins.sequence import lay_out_sequence, plan_sequence, sequence_arguments
 from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, DeviceProperties
 
 GPUS = [
@@ -149,7 +149,7 @@ def test_a_grid_that_cannot_be_resident_is_refused() -> None:
 @pytest.mark.parametrize("model", SHAPES)
 def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precision) -> None:
     shape = SHAPES[model]
-    layout = lay_out(shape, precision, 5)
+    layout = lay_out_sequence(shape, precision, 5)
     starts = [0, *layout.states, *layout.features, *layout.activations, layout.logits]
     starts += [layout.skipped] if shape.skip else []
     assert len(set(starts)) == len(starts)

@@ -25,7 +25,7 @@ from wavernn_trt.plugins.gru_cell import gru_arguments, plan_gru
 from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, engine_precision
 from wavernn_trt.plugins.resident import VARIANTS, lay_out_resident, most_blocks, plan_resident, resident_arguments
-from wavernn_trt.plugins.sequence import lay_out, plan_sequence, sequence_arguments
+from wavernn_trt.plugins.sequence import lay_out_sequence, plan_sequence, sequence_arguments
 from wavernn_trt.plugins.stepped import lay_out_stepped, plan_stepped, stepped_launches
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.plugins.targets import DeviceProperties
@@ -171,7 +171,7 @@ class HostKernels:
         precision = engine_precision(case.precision)
         plan = plan_sequence(case.shape, precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
         outputs, logits, kept = _place_chunk(case, inputs, misalign)
-        layout = lay_out(case.shape, precision, case.batch)
+        layout = lay_out_sequence(case.shape, precision, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.counter_bytes] = 0
         arguments = sequence_arguments(
