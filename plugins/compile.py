@@ -7,13 +7,13 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.plugins.compilers import OPTIONS, Compiler, find_compiler
 from wavernn_trt.plugins.errors import KernelError
@@ -44,7 +44,7 @@ class CompiledKernels:
     """Compute capability, 10 * major + minor."""
     cubin: bytes
     log: str
-    """The compiler's words."""
+    """What the compiler printed."""
     compiled: bool
     """Whether it was compiled now, else found in the cache."""
 
@@ -95,7 +95,7 @@ class KernelCache:
         entry = self.folder / f"{file}_{precision}_sm{target}_{key[:16]}.cubin"
         found = _read(entry, key)
         if found is None:
-            with locked(entry):
+            with _locked(entry):
                 found = _read(entry, key)  # another process may have compiled it in the meantime
                 if found is None:
                     done = self.compiler.compile(
@@ -161,36 +161,29 @@ def _defines(precision: WeightPrecision) -> Sequence[str]:
 
 
 def _read(entry: Path, key: str) -> tuple[bytes, str] | None:
-    """A cubin and the compiler's words, if they are whole and those of this key."""
+    """A cubin and its compiler's log, if they are whole and have this key."""
     try:
         cubin = entry.read_bytes()
-        told = json.loads(entry.with_suffix(".json").read_text(encoding="utf-8"))
-        if told["key"] == key and told["sha256"] == hashlib.sha256(cubin).hexdigest():
-            return cubin, str(told["log"])
+        about = json.loads(entry.with_suffix(".json").read_text(encoding="utf-8"))
+        if about["key"] == key and about["sha256"] == hashlib.sha256(cubin).hexdigest():
+            return cubin, str(about["log"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
 def _write(entry: Path, key: str, cubin: bytes, log: str) -> None:
-    told = {"key": key, "sha256": hashlib.sha256(cubin).hexdigest(), "log": log}
-    # The description is last: without it, or with one of another cubin, the entry counts as damaged.
-    for path, content in ((entry, cubin), (entry.with_suffix(".json"), json.dumps(told).encode())):
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                try:
-                    file.write(content)
-                    file.close()
-                    Path(file.name).replace(path)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise _unwritable(entry, error) from error
+    about = {"key": key, "sha256": hashlib.sha256(cubin).hexdigest(), "log": log}
+    try:
+        write_atomic(entry, cubin)
+        # Last: an entry without it, or with that of another cubin, counts as damaged.
+        write_atomic(entry.with_suffix(".json"), json.dumps(about).encode())
+    except OSError as error:
+        raise _unwritable(entry, error) from error
 
 
 @contextlib.contextmanager
-def locked(entry: Path) -> Iterator[None]:
+def _locked(entry: Path) -> Iterator[None]:
     """Waits until no other process or thread holds the lock beside a file, and holds it.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Kernels as something to launch on a stream. Constructing one needs neither a GPU nor CUDA; a launch needs both."""
+"""Chunks on a stream: chooses, compiles and loads the kernel of each batch, and launches it.
+
+Constructing a `SequenceKernel` needs neither a GPU nor CUDA; a launch needs both.
+"""
 
 from __future__ import annotations
 
@@ -8,71 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.plugins.choice import choices, plan_choice
-from wavernn_trt.plugins.choice_table import FILE, Row, read_rows
+from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins.choices import FAMILIES, FILE, Row, choices, family_of, plan_choice, read_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.forms import FORMS, form_of
-from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice, LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES, WAITS
-from wavernn_trt.plugins.stepped_plan import SteppedPlan
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.stalls import WAITS
+from wavernn_trt.plugins.stepped import SteppedPlan
+from wavernn_trt.plugins.targets import DeviceProperties
 
 logger = logging.getLogger(__name__)
-
-
-class GruCellKernel:
-    """``CustomGRUPlugin``'s kernel: one launch is one cell."""
-
-    def __init__(
-        self,
-        hidden_size: int,
-        precision: Precision,
-        cache: KernelCache | None = None,
-        loaded: KernelsByDevice | None = None,
-    ) -> None:
-        """Nothing is compiled yet.
-
-        Args:
-            hidden_size: H.
-            precision: of the recurrent weights.
-            cache: of compiled kernels; the user's unless given.
-            loaded: kernels of this precision that are loaded already, in place of the cache's.
-        """
-        self._hidden_size, self._precision = hidden_size, precision
-        self._kernels = loaded or KernelsByDevice(precision, cache)
-
-    def prepare(self) -> None:
-        """Compiles and loads the kernels for the current device, so that a launch can be captured into a CUDA graph.
-
-        Raises:
-            KernelError: there is no compiler, driver, GPU or context.
-        """
-        kernels = self._kernels.on_current_device()
-        for tile in TILES:
-            kernels.get("gru_cell", f"gru_cell_{tile}")
-
-    def launch(self, batch: int, pointers: Sequence[int], stream: int) -> None:
-        """Puts a cell on a stream; allocates nothing and waits for nothing.
-
-        Args:
-            batch: B.
-            pointers: device addresses of gates, hidden, recurrent_weight, recurrent_bias and next_hidden, each a
-                multiple of its type's size; next_hidden may not be hidden.
-            stream: a CUDA stream's handle.
-
-        Raises:
-            KernelError: as `prepare`, or the launch fails.
-            ValueError: sizes or addresses that no launch can have.
-        """
-        plan = plan_gru(self._hidden_size, self._precision, batch)
-        arguments = gru_arguments(self._hidden_size, plan, batch, pointers)
-        kernel = self._kernels.on_current_device().get("gru_cell", f"gru_cell_{plan.tile}")
-        kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=False)
 
 
 class SequenceKernel:
@@ -93,9 +43,9 @@ class SequenceKernel:
             shape: the model.
             precision: of its weights.
             cache: of compiled kernels; the user's unless given.
-            choice: the kernel for every batch; what `wavernn_trt.plugins.choice.choices` gives unless given.
+            choice: the kernel for every batch; what `wavernn_trt.plugins.choices.choices` gives unless given.
             loaded: kernels of this precision that are loaded already, in place of the cache's.
-            table: a file of measured rows (`wavernn_trt.plugins.choice_table`); ``choices.json`` in the cache's folder,
+            table: a file of measured rows (`wavernn_trt.plugins.choices`); ``choices.json`` in the cache's folder,
                 where there is one, unless given.
         """
         self.shape, self.precision = shape, precision
@@ -103,7 +53,7 @@ class SequenceKernel:
         self._kernels = loaded or KernelsByDevice(precision, cache)
         self._table = table
         self._rows: tuple[Row, ...] | None = None
-        self._ready: dict[tuple[Device, int], tuple[Choice, Any]] = {}
+        self._ready: dict[tuple[DeviceProperties, int], tuple[Choice, Any]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -131,7 +81,7 @@ class SequenceKernel:
         return self._on_current_device(batch)[1]
 
     def plan(self, batch: int) -> Any:
-        """How a batch is put onto the current device, as the chosen kernel's form plans it.
+        """How a batch is put onto the current device, as the chosen kernel's family plans it.
 
         Raises:
             KernelError: as `prepare`.
@@ -156,7 +106,7 @@ class SequenceKernel:
             window: W.
         """
         del steps, window  # only the state of a step or two is kept
-        return max(form.workspace_bytes(self.shape, self.precision, batch) for form in FORMS)
+        return max(family.workspace_bytes(self.shape, self.precision, batch) for family in FAMILIES)
 
     def launch(
         self,
@@ -188,8 +138,8 @@ class SequenceKernel:
         """
         kernels, choice, plan = self._on_current_device(batch)
         sizes = (batch, steps, window)
-        form = form_of(choice.kernel)
-        form.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream, waits)
+        family = family_of(choice.kernel)
+        family.launch(kernels, self.shape, self.precision, plan, sizes, pointers, workspace, stream, waits)
 
     def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
         kernels = self._kernels.on_current_device()
@@ -226,7 +176,7 @@ class SequenceKernel:
 
     def _checked(self, kernels: LoadedKernels, batch: int, choice: Choice) -> Any:
         plan = plan_choice(self.shape, self.precision, batch, kernels.device, choice)
-        form_of(choice.kernel).check(kernels, plan)
+        family_of(choice.kernel).check(kernels, plan)
         return plan
 
     def _measured_rows(self) -> tuple[Row, ...]:

@@ -1,20 +1,110 @@
-"""Compiled kernels, loaded for the device at hand when they are first used."""
+"""Compiled kernels on the current device: cubins are loaded, and kernels looked up, at their first use."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from typing import Any
 
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache, KernelFile
+from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import DeviceProperties
+
+
+class LoadedKernel:
+    """One kernel of a cubin, loaded on one device."""
+
+    def __init__(self, library: Any, name: str, ordinal: int, device: DeviceProperties) -> None:
+        """Looks the kernel up and loads its code now, so that a launch can be captured into a CUDA graph.
+
+        The driver may load code lazily: without ``cuFuncLoad`` a first launch would load it, which a capture refuses.
+
+        Args:
+            library: from `load_library`.
+            name: of the kernel.
+            ordinal: of the device; its context is current.
+            device: the same.
+        """
+        bindings = driver.bindings()
+        (kernel,) = driver.call("cuLibraryGetKernel", library, name.encode())
+        allowed = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.call("cuKernelSetAttribute", allowed, device.shared_per_block, kernel, bindings.CUdevice(ordinal))
+        (function,) = driver.call("cuKernelGetFunction", kernel)
+        # Occupancy is asked of the function, launches name the kernel: both have to allow so much shared memory.
+        driver.call("cuFuncSetAttribute", function, allowed, device.shared_per_block)
+        driver.call("cuFuncLoad", function)
+        self._kernel = kernel
+        self._function = bindings.CUfunction(int(kernel))
+
+    def blocks_per_multiprocessor(self, threads: int, shared_bytes: int) -> int:
+        """Blocks of that size that are resident on a multiprocessor at once."""
+        (function,) = driver.call("cuKernelGetFunction", self._kernel)
+        (blocks,) = driver.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", function, threads, shared_bytes)
+        return int(blocks)
+
+    def launch(
+        self, grid: int, threads: int, shared_bytes: int, arguments: ctypes.Structure, stream: int, *, cooperative: bool
+    ) -> None:
+        """Puts it on a stream.
+
+        Args:
+            grid: blocks.
+            threads: of a block.
+            shared_bytes: dynamic shared memory of a block.
+            arguments: the kernel's only argument; the driver copies it before this returns.
+            stream: a stream's handle.
+            cooperative: whether the grid must be resident as a whole, else the launch fails.
+        """
+        bindings = driver.bindings()
+        config = bindings.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = grid, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = shared_bytes
+        config.hStream = bindings.CUstream(stream)
+        attributes = []
+        if cooperative:
+            attribute = bindings.CUlaunchAttribute()
+            attribute.id = bindings.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+            attribute.value.cooperative = 1
+            attributes.append(attribute)
+        config.attrs = attributes
+        config.numAttrs = len(attributes)
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        driver.call("cuLaunchKernelEx", config, self._function, ctypes.addressof(pointers), 0)
+
+
+def load_library(cubin: bytes) -> Any:
+    """Loads a cubin for all contexts of this process.
+
+    Raises:
+        KernelError: the driver does not take it, and says which CUDA the driver is for; or a stream is being captured.
+    """
+    try:
+        (library,) = driver.call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    except KernelError as error:
+        way_out = ""
+        if "STREAM_CAPTURE" in str(error):
+            way_out = ". A kernel has to be prepared before a launch of it is captured"
+        elif any(code in str(error) for code in _CODES_OF_FOREIGN_CUBINS):
+            (version,) = driver.call("cuDriverGetVersion")
+            cuda = f"{version // 1000}.{version % 1000 // 10}"
+            way_out = (
+                f". This driver is for CUDA {cuda}; what a newer CUDA's compiler made may need a newer driver, or take "
+                "an older nvcc or nvidia-cuda-nvrtc"
+            )
+        raise KernelError(f"{error}{way_out}") from error
+    return library
+
+
+_CODES_OF_FOREIGN_CUBINS = ("INVALID_IMAGE", "INVALID_PTX", "INVALID_SOURCE", "NO_BINARY_FOR_GPU", "UNSUPPORTED_PTX")
 
 
 class LoadedKernels:
     """The kernels of one precision on one device."""
 
-    def __init__(self, ordinal: int, device: Device, precision: WeightPrecision, cache: KernelCache) -> None:
+    def __init__(self, ordinal: int, device: DeviceProperties, precision: WeightPrecision, cache: KernelCache) -> None:
         """Loads nothing yet.
 
         Args:
@@ -26,10 +116,10 @@ class LoadedKernels:
         self.device = device
         self._ordinal, self._precision, self._cache = ordinal, precision, cache
         self._libraries: dict[KernelFile, Any] = {}
-        self._kernels: dict[str, driver.LoadedKernel] = {}
+        self._kernels: dict[str, LoadedKernel] = {}
         self._lock = threading.Lock()
 
-    def get(self, file: KernelFile, name: str) -> driver.LoadedKernel:
+    def get(self, file: KernelFile, name: str) -> LoadedKernel:
         """A kernel of a file, compiled and loaded if it is not.
 
         Raises:
@@ -41,8 +131,8 @@ class LoadedKernels:
             if name not in self._kernels:
                 if file not in self._libraries:
                     cubin = self._cache.get(file, self._precision, self.device.sm).cubin
-                    self._libraries[file] = driver.load_library(cubin)
-                self._kernels[name] = driver.LoadedKernel(self._libraries[file], name, self._ordinal, self.device)
+                    self._libraries[file] = load_library(cubin)
+                self._kernels[name] = LoadedKernel(self._libraries[file], name, self._ordinal, self.device)
             return self._kernels[name]
 
     def variable(self, file: KernelFile, name: str) -> tuple[int, int]:

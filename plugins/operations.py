@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,10 +23,9 @@ from wavernn_trt.export.operators import (
     SequenceShape,
 )
 from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.gru_cell import GruCellKernel
+from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.operand_shapes import gru_operands
-
-if TYPE_CHECKING:
-    from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class GruOperation:
     hidden_size: int
     """H."""
     input_size: int
-    """Width of the input whose product the gates are; told to people, needed by nobody."""
+    """Width of the input whose product the gates are; informational only."""
 
     operator = GRU_OPERATOR
 
@@ -198,13 +197,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 
 class _GruKernel:
     def __init__(self, hidden_size: int, precision: Precision) -> None:
-        self._hidden_size, self._precision = hidden_size, precision
-
-    @functools.cached_property
-    def _kernel(self) -> GruCellKernel:
-        from wavernn_trt.plugins.launch import GruCellKernel
-
-        return GruCellKernel(self._hidden_size, self._precision)
+        self._kernel = GruCellKernel(hidden_size, precision)
 
     def prepare(self, sizes: Sizes) -> None:
         self._kernel.prepare()
@@ -218,14 +211,8 @@ class _GruKernel:
 
 class _SequenceKernel:
     def __init__(self, shape: SequenceShape, precision: Precision) -> None:
-        self._shape, self._precision = shape, precision
+        self._kernel = SequenceKernel(shape, precision)
         self._uncaptured, self._warned = 0, False
-
-    @functools.cached_property
-    def _kernel(self) -> SequenceKernel:
-        from wavernn_trt.plugins.launch import SequenceKernel
-
-        return SequenceKernel(self._shape, self._precision)
 
     def prepare(self, sizes: Sizes) -> None:
         self._kernel.prepare(sizes["B"])

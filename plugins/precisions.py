@@ -10,7 +10,7 @@ WeightPrecision = Precision | Literal["fp8"]
 """``fp8``: e4m3 with a scale for each row, multiplied as fp16; half of fp16's memory. Engines have none of it: only
 the kernels that are launched without TensorRT do."""
 WEIGHT_PRECISIONS: tuple[WeightPrecision, ...] = (*get_args(Precision), "fp8")
-"""In the order of the numbers that kernels/host_*.cpp know them by."""
+"""In the order of the numbers that tests/plugins/harness/host_*.cpp know them by."""
 WEIGHT_BYTES: dict[WeightPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 """Of a stored weight."""
 

@@ -1,4 +1,4 @@
-"""What a kernel leaves whose blocks waited in vain for each other: a mark in the place of a chunk's last samples."""
+"""Kernels that gave up: their blocks wait for each other for a bounded time, and then mark the chunk's last samples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+WAITS = 1 << 24
+"""Polls of a waiting block before its kernel gives up. A poll takes about a microsecond or less, so that the bound is
+some ten seconds, where a barrier takes two microseconds."""
 _FIRST = 0xFFE80000
 """The smallest mark; see stall_word in kernels/waiting.h."""
 _PLACES = {1: "at a barrier", 2: "for operands of a product", 3: "for logits or a sample"}
@@ -15,7 +18,7 @@ _PLACES = {1: "at a barrier", 2: "for operands of a product", 3: "for logits or 
 
 @dataclass(frozen=True)
 class Stall:
-    """Where the first thread gave up."""
+    """The place where the first thread gave up."""
 
     place: str
     """What it waited for."""
@@ -25,7 +28,7 @@ class Stall:
     """Of the chunk, modulo 1024."""
 
     def __str__(self) -> str:
-        """As a part of a message."""
+        """For messages."""
         return f"block {self.block} waited {self.place} in step {self.step}"
 
 

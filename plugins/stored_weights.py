@@ -1,4 +1,4 @@
-"""Weight matrices as the kernels have them in memory."""
+"""Weights and operands in the kernels' precisions: how they lie in memory, and their values after rounding."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import Operand, padded_weight
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.export.grids import encode_weight
+from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, padded_weight
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.rounding import FloatArray, round_to, store, widen
 
-LARGEST_CODE = 448.0
-"""The largest number of e4m3."""
 HALF_OF_CODE = 256.0
-"""A code whose bits are taken for a half's is so much smaller."""
+"""The kernels read a code's bits as a half, which makes it smaller by this factor."""
+_TYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -24,38 +25,72 @@ class StoredWeight:
     """A matrix [rows, columns]."""
 
     values: NDArray[Any]
-    """As they lie in memory; of ``fp8`` the codes, as uint8."""
+    """In memory; of ``fp8`` the bits of e4m3 codes, as uint8."""
     scales: FloatArray | None
-    """[rows] what the kernels multiply a row's sum with; only of ``fp8``."""
+    """[rows] factors of each row's sum in the kernels; only of ``fp8``."""
+
+
+def round_to(values: NDArray[Any], precision: Precision) -> FloatArray:
+    """Values as operands of a product: rounded to the nearest number of the precision, ties to even.
+
+    Args:
+        values: of any type that `widen` takes.
+        precision: ``fp32`` changes nothing.
+
+    Returns:
+        float32; fp16 becomes infinite beyond 65504, as on a GPU.
+    """
+    return widen(store(values, precision))
+
+
+def store(values: NDArray[Any], precision: Precision) -> NDArray[Any]:
+    """Values as they lie in memory: float32, float16, or the bits of bfloat16 as uint16, which every upload takes.
+
+    Raises:
+        ValueError: no such precision.
+    """
+    if precision not in _TYPES:
+        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond fp16; NaN as bf16
+        stored: NDArray[Any] = widen(values).astype(_TYPES[precision], copy=False)
+    return stored.view(np.uint16) if precision == "bf16" else stored
+
+
+def widen(values: NDArray[Any]) -> FloatArray:
+    """Any stored type as float32, exactly: float32, float16, bfloat16 of ml_dtypes, or its bits as uint16.
+
+    Raises:
+        ValueError: another type. float64 is refused because it would be rounded twice.
+    """
+    if values.dtype == np.uint16:
+        values = values.view(ml_dtypes.bfloat16)
+    if values.dtype not in map(np.dtype, _TYPES.values()):
+        raise ValueError(f"found values of type {values.dtype}, expected float32, float16, bfloat16 or its uint16 bits")
+    return values.astype(np.float32, copy=False)
 
 
 def store_weight(weight: NDArray[Any], precision: WeightPrecision) -> StoredWeight:
     """Rounds a matrix to the nearest that can be stored.
 
     Args:
-        weight: [rows, columns], of a type that `wavernn_trt.plugins.rounding.widen` takes.
-        precision: ``fp8`` gives each row the scale that makes its largest value e4m3's largest.
+        weight: [rows, columns], of a type that `widen` takes.
+        precision: ``fp8`` scales each row so that its largest value becomes the largest of e4m3.
 
     Raises:
         ValueError: ``fp8`` of values that are not finite.
     """
     if precision != "fp8":
         return StoredWeight(store(weight, precision), None)
-    single = round_to(weight, "fp32")
-    if not np.isfinite(single).all():
-        raise ValueError("weights: found NaN or infinity, which fp8 cannot hold")
-    scales = np.abs(single).max(axis=1, initial=0.0) / np.float32(LARGEST_CODE)
-    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
-    return StoredWeight(_encode(single / scales[:, None]), scales * np.float32(HALF_OF_CODE))
+    codes, scales = encode_weight(widen(weight), "fp8")
+    return StoredWeight(codes.view(np.uint8), scales * np.float32(HALF_OF_CODE))
 
 
 def round_weight(weight: NDArray[Any], precision: WeightPrecision) -> FloatArray:
-    """A matrix as it is after being stored, in float32."""
+    """The values of a matrix after it was stored, float32."""
     if precision != "fp8":
         return round_to(weight, precision)
-    stored = store_weight(weight, precision)
-    assert stored.scales is not None
-    rounded: FloatArray = _CODES[stored.values] * (stored.scales / np.float32(HALF_OF_CODE))[:, None]
+    codes, scales = encode_weight(widen(weight), "fp8")
+    rounded: FloatArray = codes.astype(np.float32) * scales[:, None]
     return rounded
 
 
@@ -90,24 +125,3 @@ def store_operands(
         padding = int(padded_weight(operand).shape[1]) - array.shape[1]
         values.append(np.pad(stored.values, ((0, 0), (0, padding))))
     return values, scales
-
-
-def _decode_all() -> FloatArray:
-    """The numbers of all 256 codes; NaN's two stand for 480, and are never given."""
-    code = np.arange(256)
-    exponent, mantissa = code >> 3 & 15, code & 7
-    magnitude = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
-    return np.where(code & 128, -magnitude, magnitude).astype(np.float32)
-
-
-_CODES = _decode_all()
-_EDGES = (_CODES[:126] + _CODES[1:127]) / 2
-
-
-def _encode(values: FloatArray) -> NDArray[np.uint8]:
-    """The nearest codes, ties to even."""
-    magnitude = np.abs(values)
-    code = np.searchsorted(_EDGES, magnitude)
-    tie = (code < len(_EDGES)) & (magnitude == _EDGES[np.minimum(code, len(_EDGES) - 1)])
-    code += tie & (code % 2 == 1)
-    return (code | np.where(np.signbit(values), 128, 0)).astype(np.uint8)

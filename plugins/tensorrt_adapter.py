@@ -1,19 +1,24 @@
-"""One operation as TensorRT's ``IPluginV3`` wants it: a plugin's whole life, from parsing to its place on a stream."""
+"""The methods of TensorRT's ``IPluginV3`` for one operation, and its attributes as plugin fields of int32 arrays."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import PLUGIN_NAMESPACE, PLUGIN_VERSION, PRECISIONS, Precision
 from wavernn_trt.plugins.operand_shapes import match_shapes
 from wavernn_trt.plugins.operations import BoundKernel, Operation, Sizes
-from wavernn_trt.plugins.tensorrt_fields import PRECISION_FIELD, write_fields
 
 WEIGHT_TYPES: dict[str, Precision] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 """Precisions by the names of TensorRT's types."""
+PRECISION_FIELD = "precision"
+"""Beside the attributes in a plan: an index into `wavernn_trt.export.operators.PRECISIONS`."""
+_NOTHING = np.zeros(0, np.int32)  # a field points into its array and does not keep it
 _TYPES = {"float32": "FLOAT", "int32": "INT32"}
 
 log = logging.getLogger("wavernn_trt.plugins")
@@ -215,3 +220,33 @@ class PluginMethods:
                 raise RuntimeError(f"{self.plugin_name}: the precision is not known yet")
             self._kernel = self.operation.bind(self.precision)
         return self._kernel
+
+
+def field_names(trt: Any, names: Iterable[str]) -> Any:
+    """The fields that a creator asks the parser for, without values."""
+    return trt.PluginFieldCollection([trt.PluginField(name, _NOTHING, trt.PluginFieldType.INT32) for name in names])
+
+
+def write_fields(trt: Any, values: Mapping[str, int | Sequence[int]]) -> tuple[Any, list[NDArray[np.int32]]]:
+    """Values as a collection of fields, and the arrays that it points to, which must outlive it."""
+    arrays = [np.array(value, np.int32).reshape(-1) for value in values.values()]
+    fields = [
+        trt.PluginField(name, array, trt.PluginFieldType.INT32) for name, array in zip(values, arrays, strict=True)
+    ]
+    return trt.PluginFieldCollection(fields), arrays
+
+
+def read_fields(fields: Iterable[Any]) -> dict[str, list[int]]:
+    """The reverse of `write_fields`.
+
+    Raises:
+        ValueError: a field does not hold integers; names it.
+    """
+    values = {}
+    for field in fields:
+        if field.type.name != "INT32":
+            raise ValueError(
+                f"attribute {field.name} holds {field.type.name}, expected integers; export the model again"
+            )
+        values[str(field.name)] = [int(value) for value in np.array(field.data, np.int32).reshape(-1)]
+    return values

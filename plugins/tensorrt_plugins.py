@@ -12,8 +12,7 @@ from typing import Any
 
 from wavernn_trt.export.operators import PLUGIN_NAMESPACE, PLUGIN_VERSION, PRECISIONS
 from wavernn_trt.plugins.operations import ATTRIBUTES, OPERATIONS
-from wavernn_trt.plugins.tensorrt_adapter import PluginMethods, reported
-from wavernn_trt.plugins.tensorrt_fields import PRECISION_FIELD, field_names, read_fields
+from wavernn_trt.plugins.tensorrt_adapter import PRECISION_FIELD, PluginMethods, field_names, read_fields, reported
 
 _registered: dict[str, tuple[Any, ...]] = {}
 """Creators by module: the registry does not keep the Python objects alive."""

@@ -65,7 +65,7 @@ def host_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not on PATH; the kernels' host build needs it")
     filelock = pytest.importorskip("filelock", reason="several processes share the kernels' host build")
-    from wavernn_trt.plugins.host_kernels import build_host_kernels
+    from host_kernels import build_host_kernels
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

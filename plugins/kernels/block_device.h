@@ -7,7 +7,7 @@
 namespace wavernn {
 
 constexpr int LANES = 32;
-// Of every kernel; wavernn_trt.plugins.sequence_plan.THREADS.
+// Of every kernel; wavernn_trt.plugins.arguments.THREADS.
 constexpr int BLOCK_THREADS = 256;
 
 struct alignas(16) Words {

@@ -1,4 +1,4 @@
-// One GRU cell behind its input product: wavernn_trt.plugins.gru_reference in one launch.
+// One GRU cell behind its input product: wavernn_trt.plugins.reference.gru_cell in one launch.
 #pragma once
 
 #include "gates.h"

@@ -1,4 +1,4 @@
-// All steps of a chunk in one launch, with products by tensor cores: wavernn_trt.plugins.sequence_reference.
+// All steps of a chunk in one launch, with products by tensor cores: wavernn_trt.plugins.reference.
 //
 // The kernel stays on the GPU for the whole chunk, and the weights of a block's share in its shared memory as far
 // as they fit. A group of blocks shares out the units of the GRUs and the rows of the fully connected layers in

@@ -15,7 +15,7 @@ struct WaitingGates {
     float hidden;
     float skipped;  // what goes around layer 0, but for the previous sample
 };
-static_assert(sizeof(WaitingGates) == 32, "wavernn_trt.plugins.resident_plan makes room for so many bytes");
+static_assert(sizeof(WaitingGates) == 32, "wavernn_trt.plugins.resident makes room for so many bytes");
 
 // What all stages of a kernel need.
 template <typename Weight_, int StreamOctets_>

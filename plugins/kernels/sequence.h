@@ -1,4 +1,4 @@
-// All steps of a chunk in one launch: wavernn_trt.plugins.sequence_reference.
+// All steps of a chunk in one launch: wavernn_trt.plugins.reference.
 //
 // The kernel stays on the GPU for the whole chunk. A group of blocks shares out the units of the GRUs and the rows of
 // the fully connected layers; a unit's three gates and its state stay in one block, as do the weights of its share,

@@ -1,4 +1,4 @@
-// A chunk in one launch a stage and step: wavernn_trt.plugins.sequence_reference.
+// A chunk in one launch a stage and step: wavernn_trt.plugins.reference.
 //
 // With hundreds of streams a step is a few large products on tensor cores, and what counts is arithmetic. Weights are
 // read anew in every launch, from the second-level cache; what follows a product is done in its registers. Blocks of

@@ -21,7 +21,7 @@ from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import WAITS
+from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device, NoMachineError, require_gpu

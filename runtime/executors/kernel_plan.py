@@ -23,7 +23,7 @@ from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence, fuse_sequenc
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import WAITS
+from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream

@@ -14,7 +14,7 @@ draw between their roundings, one voice's after 13 samples where its weights are
 agree for 464 with two rows of a matrix swapped. The displacement has no such accidents: every step counts.
 
 Differences are measured in what products in bfloat16 cost the model, which the record says. For the shipped voice, the
-mean displacement in that unit (the engines' arithmetic as `wavernn_trt.plugins.sequence_reference` has it):
+mean displacement in that unit (the engines' arithmetic as `wavernn_trt.plugins.reference` has it):
 
 =========================================================  ================================================
 right: ONNX Runtime, fp16, bf16                            0, 0.001, 0.17

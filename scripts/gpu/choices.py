@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins.choices import KERNELS, family_of
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.forms import KERNELS, form_of
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import DeviceProperties
 
 GROUPS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Numbers of groups of blocks that are tried."""
-ANY_GPU = Device.of("any", 90, 132)
+ANY_GPU = DeviceProperties.of("any", 90, 132)
 """A GPU that runs every kernel."""
 PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8", "fp32")
 """In the order of their importance."""
@@ -22,17 +22,17 @@ PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8", "fp32")
 
 def kernels_with(precision: WeightPrecision) -> list[str]:
     """Kernels that have a precision on some GPU."""
-    return [kernel for kernel in KERNELS if form_of(kernel).refusal(precision, ANY_GPU) is None]
+    return [kernel for kernel in KERNELS if family_of(kernel).refusal(precision, ANY_GPU) is None]
 
 
 def choices_of(
-    kernel: str, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device
+    kernel: str, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties
 ) -> Iterator[tuple[Choice, Any]]:
     """Yields every number of groups with which a kernel decodes a batch on a device, each with its plan.
 
     Needs no GPU; yields nothing where the kernel does not run there.
     """
-    form = form_of(kernel)
+    form = family_of(kernel)
     if form.refusal(precision, device) is not None:
         return
     for groups in GROUPS if form.has_groups else (1,):

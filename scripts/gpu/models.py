@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavernn_trt.export.operators import SequenceShape
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, random_operand
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_reference import MIXTURES
+from wavernn_trt.plugins.reference import MIXTURES
+from wavernn_trt.scripts.gpu.cases import Arrays, ChunkCase, random_operand
 
 CHUNK_STEPS = 1024
 
@@ -89,7 +89,7 @@ STANDARD = {
 
 def long_chunk(
     model: StandardModel, precision: WeightPrecision, batch: int, steps: int = CHUNK_STEPS
-) -> tuple[SequenceCase, Arrays]:
+) -> tuple[ChunkCase, Arrays]:
     """Makes a chunk of many steps and its inputs.
 
     Its random numbers are not centred in the classes' intervals: labels differ where kernels round differently.
@@ -101,7 +101,7 @@ def long_chunk(
         steps: of the chunk.
     """
     shape, window = model.shape, model.window(steps)
-    case = SequenceCase(shape, precision, batch, steps, window)
+    case = ChunkCase(shape, precision, batch, steps, window)
     random = np.random.default_rng(steps)
     sizes: dict[int | str, int] = {"B": batch, "T": 1, "W": window}
     inputs = {

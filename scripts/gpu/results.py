@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.plugins.choice_table import FILE, Row, write_rows
-from wavernn_trt.plugins.forms import KERNELS
+from wavernn_trt.plugins.choices import FILE, KERNELS, Row, write_rows
 from wavernn_trt.scripts.gpu.findings import Finding, failed_kernels
 from wavernn_trt.scripts.gpu.models import STANDARD
 from wavernn_trt.scripts.gpu.tools import write_atomically

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from wavernn_trt.engines.gpu import driver_state
+from wavernn_trt.plugins.choices import KERNELS
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.forms import KERNELS
 from wavernn_trt.plugins.targets import TARGETS
 from wavernn_trt.scripts.arguments import path, positive_integers, positive_number
 from wavernn_trt.scripts.gpu.cubins import prebuild, why_unusable
-from wavernn_trt.scripts.gpu.session import Part, Run
+from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
 from wavernn_trt.scripts.gpu.stages import SECONDS, STAGES, parts_of
 from wavernn_trt.scripts.gpu.table import lay_out
 from wavernn_trt.scripts.gpu.tools import find_tool
 
 PROGRAM = "wavernn_trt.scripts.gpu.run"
+HOST_BUILD = ROOT / "tests" / "plugins" / "harness" / "host_kernels.py"
+"""Builds the kernels for this machine's processor; only a clone has it."""
 COMPILE_SHARE = 0.4
 """Of the time, that compiling may take where there are no prebuilt cubins."""
 
@@ -101,13 +103,12 @@ def _compile(run: Run) -> None:
 
 def _start_host_build(run: Run) -> subprocess.Popen[bytes] | None:
     """Builds the kernels for this machine's processor beside the first parts: a second reference."""
-    if find_tool("g++") is None:
-        run.findings("load").add("host build", "skipped", "g++ is not on PATH; kernels are not compared with it")
+    reason = "g++ is not on PATH" if find_tool("g++") is None else f"there is no {HOST_BUILD}"
+    if find_tool("g++") is None or not HOST_BUILD.is_file():
+        run.findings("load").add("host build", "skipped", f"{reason}; kernels are not compared with it")
         return None
     run.host_library.parent.mkdir(parents=True)
-    code = "import sys; from pathlib import Path; from wavernn_trt.plugins.host_kernels import build_host_kernels; "
-    code += "part = Path(sys.argv[1] + '.part'); build_host_kernels(part).replace(sys.argv[1])"
-    return subprocess.Popen([sys.executable, "-c", code, str(run.host_library)], stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, str(HOST_BUILD), str(run.host_library)], stderr=subprocess.DEVNULL)
 
 
 def _prebuild(folder: Path, targets: Sequence[int]) -> int:

@@ -18,22 +18,22 @@ import numpy as np
 
 from wavernn_trt.export import operators
 from wavernn_trt.plugins import driver
+from wavernn_trt.plugins.choices import KERNELS, family_of
 from wavernn_trt.plugins.compile import WEIGHTS, KernelCache
-from wavernn_trt.plugins.device_kernels import primary_context
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.forms import KERNELS, form_of
-from wavernn_trt.plugins.kernel_cases import GruCase
-from wavernn_trt.plugins.launch import GruCellKernel
+from wavernn_trt.plugins.gru_cell import GruCellKernel
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WEIGHT_PRECISIONS, WeightPrecision
-from wavernn_trt.plugins.resources import resource_report
 from wavernn_trt.scripts.arguments import path, positive_integers
+from wavernn_trt.scripts.gpu.cases import CellCase
 from wavernn_trt.scripts.gpu.choices import choices_of, kernels_with
 from wavernn_trt.scripts.gpu.cubins import TRACE, TRACED_FILES, VARIANTS, open_cubins
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
+from wavernn_trt.scripts.gpu.resources import resource_report
 from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
 PARTS = ("load", "time", "trace", "cells", "peers", "once")
@@ -152,7 +152,7 @@ def _occupancy(findings: FindingsFile, kernels: LoadedKernels, kernel: str, prec
                 for choice, plan in choices_of(kernel, standard.shape, precision, batch, kernels.device):
                     where = f"{model} batch {batch} groups {choice.groups}"
                     try:
-                        form_of(kernel).check(kernels, plan)
+                        family_of(kernel).check(kernels, plan)
                         held.append(where)
                     except KernelError as error:
                         refused.append(f"{where}: {error}")
@@ -263,7 +263,7 @@ def time_cells(findings: FindingsFile, cache: KernelCache) -> None:
 
 
 def _cell_seconds(cache: KernelCache, precision: operators.Precision, batch: int) -> list[float]:
-    case = GruCase(batch, CELL_UNITS, precision)
+    case = CellCase(batch, CELL_UNITS, precision)
     kernel = GruCellKernel(CELL_UNITS, precision, cache)
     kernel.prepare()
     following = np.full((batch, CELL_UNITS), np.nan, np.float32)

@@ -11,14 +11,14 @@ import numpy as np
 
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device, scratch
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.stored_weights import store_operands
+from wavernn_trt.scripts.gpu.cases import Arrays, ChunkCase
 from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
 
 DISTINCT = 16
@@ -147,7 +147,7 @@ class TimedChunks:
         return decode_sequence(self.case.shape, inputs, self.case.precision)
 
 
-def _repeated(case: SequenceCase, inputs: Arrays, few: int) -> Arrays:
+def _repeated(case: ChunkCase, inputs: Arrays, few: int) -> Arrays:
     streams, found = np.arange(case.batch) % few, dict(inputs)
     for operand in case.shape.inputs():
         if "B" in operand.shape:

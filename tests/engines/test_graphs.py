@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
+from onnx_reference import OPERATORS
 
 from wavernn_trt.engines.graphs import RefusedGraphError, engine_graph, refuse
 from wavernn_trt.engines.spec import EngineSpec, Extent
@@ -25,7 +26,6 @@ from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
 from wavernn_trt.export.rewrite.precision import PrecisionError, lower_precision
-from wavernn_trt.plugins.onnx_reference import OPERATORS
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 STEPS = 10

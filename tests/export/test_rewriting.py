@@ -28,7 +28,7 @@ from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
 from wavernn_trt.export.step_graph import export_networks
-from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.plugins.reference import gru_cell
 
 CASES = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 

@@ -20,7 +20,7 @@ from gpu_checks import Checks, DeviceRunner, HostRunner
 from wavernn_trt.plugins import compile as compiling
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache
-from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu.cubins import open_cubins
 from wavernn_trt.scripts.gpu.findings import CRASHED, FindingsFile, crashed_kernels, failed_kernels

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from device_kernels import DeviceKernels
 from gpu_comparisons import (
     assert_same,
     assert_within,
@@ -23,17 +24,17 @@ from gpu_comparisons import (
     with_expected,
 )
 from gpu_forced import Forced, ForcedReference
+from host_kernels import HostKernels
+from kernel_cases import GruCase, SequenceCase
 from numpy.typing import NDArray
 
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.device_kernels import DeviceKernels
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stalls import find_stall
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import DeviceProperties
+from wavernn_trt.scripts.gpu.cases import Arrays
 from wavernn_trt.scripts.gpu.choices import choices_of
 from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
 
@@ -45,7 +46,7 @@ class Runner(Protocol):
     """Whether it can run a case through a CUDA graph."""
 
     @property
-    def device(self) -> Device:
+    def device(self) -> DeviceProperties:
         """What kernels are planned for."""
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
@@ -77,7 +78,7 @@ class DeviceRunner(DeviceKernels):
         return found
 
     @property
-    def device(self) -> Device:
+    def device(self) -> DeviceProperties:
         """See `Runner`."""
         return driver.current_device()[1]
 
@@ -86,7 +87,7 @@ class HostRunner:
     """Runs cases on the kernels' host build, in groups of two blocks."""
 
     captures = False
-    device = Device("host", 90, 16, 1 << 17, 1 << 17)
+    device = DeviceProperties("host", 90, 16, 1 << 17)
 
     def __init__(self, library: Path) -> None:
         """Loads the host build."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from kernel_cases import SequenceCase
 from numpy.typing import NDArray
 
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 
 def assert_same(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], what: str) -> None:

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 from gpu_comparisons import steps_of
+from kernel_cases import LOW_TOLERANCE, TOLERANCE, SequenceCase
 from numpy.typing import NDArray
 
 from wavernn_trt.export.probe_measures import displacements
-from wavernn_trt.plugins.kernel_cases import LOW_TOLERANCE, TOLERANCE, Arrays, SequenceCase
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 DISPLACED = 2e-6
 """Mean displacement of a sample allowed in float32: sums in another order."""

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from kernel_cases import SequenceCase
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from wavernn_trt import runtime
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION, SEQUENCE_OPERATOR
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase
 from wavernn_trt.plugins.stored_weights import store_operands
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 BATCH, WIDTH, UNITS = 3, 12, 40
 _SHIPPED = Path(runtime.__file__).parent / "voices" / "lj-small" / "decoder.onnx"

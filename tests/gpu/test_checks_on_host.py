@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu_checks import Checks, HostRunner
+from kernel_cases import GruCase, SequenceCase, small_shapes
 
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
+from wavernn_trt.plugins.kernel_family import Choice
+from wavernn_trt.scripts.gpu.cases import Arrays
 from wavernn_trt.scripts.gpu.choices import kernels_with
 from wavernn_trt.scripts.gpu.models import STANDARD, StandardModel, fatchord_shape, univoc_shape
 
@@ -66,12 +67,12 @@ def test_a_wrong_kernel_is_found(careless: Careless, monkeypatch: pytest.MonkeyP
         "batch": lambda: checks.chunk_slots(kernel, CASE),
         "chunk": lambda: checks.chunk_cuts(kernel, CASE),
     }
-    for name, call in calls.items():
-        if name == fault:
-            with pytest.raises(AssertionError, match=words):
-                call()
-        else:
+    if not fault:
+        for call in calls.values():
             call()
+        return
+    with pytest.raises(AssertionError, match=words):
+        calls[fault]()
 
 
 @pytest.mark.parametrize("kernel", kernels_with("fp16"))
@@ -116,9 +117,9 @@ def test_the_tiny_graphs_are_the_references() -> None:
     from gpu_graphs import cell_graph, onnx_runtime, sequence_graph
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
+    from onnx_reference import OPERATORS
 
-    from wavernn_trt.plugins.gru_reference import gru_cell
-    from wavernn_trt.plugins.onnx_reference import OPERATORS
+    from wavernn_trt.plugins.reference import gru_cell
 
     graph, inputs = cell_graph()
     weights = {one.name: numpy_helper.to_array(one) for one in graph.graph.initializer}

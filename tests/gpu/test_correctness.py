@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from gpu_checks import Checks, HostRunner
+from kernel_cases import SINGLE_STEP_EXCESS, GruCase, SequenceCase, small_shapes
 
 from wavernn_trt.export.operators import PRECISIONS as CELL_PRECISIONS
 from wavernn_trt.export.operators import Precision, SequenceShape
-from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.choices import family_of
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.forms import form_of
-from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, GruCase, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.scripts.gpu.choices import ANY_GPU, PRECISIONS, choices_of, kernels_with
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
@@ -171,7 +171,8 @@ def test_one_step_rounds_as_the_reference(
 @cases(
     case
     for case in property_cases()
-    if form_of(case[3]).has_groups and len(list(choices_of(case[3], small(case[1], case[2]), case[0], 11, ANY_GPU))) > 1
+    if family_of(case[3]).has_groups
+    and len(list(choices_of(case[3], small(case[1], case[2]), case[0], 11, ANY_GPU))) > 1
 )
 def test_groups_of_blocks_share_the_streams_out(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int, int], kernel: str, groups: int

@@ -17,12 +17,13 @@ for package in ("onnx", "onnxruntime", "filelock", "platformdirs"):
     pytest.importorskip(package, reason="plans are built from ONNX graphs, and compared with ONNX Runtime")
 
 from gpu_graphs import cell_graph, onnx_runtime, sequence_graph
+from kernel_cases import SequenceCase, small_shapes
 
 from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.engines.tensorrt_module import NAMES, TensorRTMissingError, import_tensorrt
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.tensorrt_plugins import register
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 Record = Callable[[str, object], None]
 TOLERANCE = 1e-3

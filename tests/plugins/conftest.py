@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from wavernn_trt.plugins.compile import KernelCache
+from wavernn_trt.plugins.compilers import Nvcc, find_nvcc
 
 if TYPE_CHECKING:
     from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
@@ -56,6 +60,21 @@ class SmallDecoder:
 
     def operands(self, chunk: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {**chunk, **self.sequence.weights}
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Nvcc:
+    found = find_nvcc()
+    if found is None:
+        pytest.skip("nvcc is not on PATH and not in /usr/local/cuda")
+    return found
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    """A cache of cubins, one for all processes of pytest-xdist: some take twenty seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    return KernelCache((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cubins", nvcc)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,7 @@ from typing import Any
 
 from wavernn_trt.export.operators import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from wavernn_trt.plugins.operations import GruOperation
-from wavernn_trt.plugins.tensorrt_adapter import PluginMethods
-from wavernn_trt.plugins.tensorrt_fields import read_fields, write_fields
+from wavernn_trt.plugins.tensorrt_adapter import PluginMethods, read_fields, write_fields
 from wavernn_trt.plugins.tensorrt_plugins import make_creator, register
 
 TYPES = ("FLOAT", "HALF", "BF16", "INT32", "INT8", "INT64")

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from wavernn_trt.plugins.arguments import THREADS
 from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache, KernelFile, source_hash
-from wavernn_trt.plugins.compilers import Compiled, Nvcc, Nvrtc, find_nvcc
+from wavernn_trt.plugins.compilers import Compiled, Nvcc, Nvrtc
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.resident_plan import VARIANTS
-from wavernn_trt.plugins.resources import resource_report
-from wavernn_trt.plugins.sequence_plan import THREADS, TILES
-from wavernn_trt.plugins.stepped_plan import kernel_names
-from wavernn_trt.plugins.targets import REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD, TARGETS
+from wavernn_trt.plugins.resident import VARIANTS
+from wavernn_trt.plugins.sequence import TILES
+from wavernn_trt.plugins.stepped import kernel_names
+from wavernn_trt.plugins.targets import TARGETS
+from wavernn_trt.scripts.gpu.resources import resource_report
 
 OF_TILES: tuple[KernelFile, ...] = ("gru_cell", "sequence")
 KERNELS: dict[KernelFile, tuple[str, ...]] = {
@@ -30,32 +31,25 @@ KERNELS: dict[KernelFile, tuple[str, ...]] = {
     "stepped": tuple(kernel_names()),
 }
 """Those of each file."""
-SOME_TARGETS = (80, 90, 120)
-
-
-@pytest.fixture(scope="session")
-def nvcc() -> Nvcc:
-    found = find_nvcc()
-    if found is None:
-        pytest.skip("nvcc is not on PATH and not in /usr/local/cuda")
-    return found
+SOME_TARGETS = (90, 80, 120)
+REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD = 65536, 255
+"""32-bit registers; the same on every target."""
 
 
 def entries(file: KernelFile) -> list[tuple[WeightPrecision, int]]:
-    """What is compiled here, types of weights in turn: every target once.
+    """What is compiled here: every type of weights once, each for a target of its own.
 
-    But of the files that take twenty seconds each, three of them, unless ``WAVERNN_TRT_ALL_TARGETS`` is set in the
-    environment.
+    With ``WAVERNN_TRT_ALL_TARGETS`` in the environment also all other targets, types of weights in turn.
     """
-    slow = file not in OF_TILES and "WAVERNN_TRT_ALL_TARGETS" not in os.environ
-    targets = [target for target in TARGETS if not slow or target in SOME_TARGETS]
+    others = [target for target in TARGETS if target not in SOME_TARGETS]
+    targets = (*SOME_TARGETS, *(others if "WAVERNN_TRT_ALL_TARGETS" in os.environ else ()))
     return [(WEIGHTS[file][i % len(WEIGHTS[file])], target) for i, target in enumerate(targets)]
 
 
-@pytest.fixture(scope="session")
-def compiled(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> list[CompiledKernels]:
+@pytest.fixture(scope="module")
+def compiled(compiled_kernels: KernelCache) -> list[CompiledKernels]:
     """Kernels of every file; some two minutes on two cores where all targets are asked for."""
-    cache = KernelCache(tmp_path_factory.mktemp("cubins"), nvcc)
+    cache = compiled_kernels
     wanted = [(file, precision, target) for file in KERNELS for precision, target in entries(file)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda one: cache.get(*one), wanted))
@@ -77,6 +71,7 @@ def test_every_kernel_compiles_for_every_target_without_spills(compiled: list[Co
         assert one.shared_bytes == 0  # all of it is a plan's
 
 
+@pytest.mark.nightly
 def test_the_trace_build_needs_no_spills_either(nvcc: Nvcc, tmp_path: Path) -> None:
     files: tuple[KernelFile, ...] = ("resident", "stepped")
     traced = KernelCache(tmp_path, nvcc, ("WAVERNN_TRACE=1",)).get_all(files, ("fp16",), (90,))

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.export.operators import Precision
-from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.plugins.reference import gru_cell, product
 
 Arrays = tuple[NDArray[np.float32], ...]
 SIZES = [(1, 1), (1, 7), (3, 16), (5, 33), (2, 896)]
@@ -79,3 +79,12 @@ def test_low_precision_errs_less_than_twice_a_plain_product(batch: int, size: in
     found = gru_cell(*arrays, precision)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - truth).max() <= 2 * np.abs(plain - truth).max()
+
+
+def test_products_are_summed_in_float32() -> None:
+    """Beyond 2048 a sum in half precision would lose every one that is added."""
+    ones = np.ones((1, 4099), np.float32)
+    assert product(ones, ones, "fp16").item() == 4099.0
+    assert product(ones, ones, "bf16").item() == 4099.0
+    assert product(ones * np.float32(1 + 2**-9), ones, "bf16").item() == 4099.0  # the operand is rounded
+    assert product(ones * np.float32(1 + 2**-9), ones, "fp32").item() == 4107.005859375

@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from kernel_cases import SequenceCase, small_shapes
 
-from wavernn_trt.plugins.kernel_cases import Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 MODELS = ("one layer, labels", "two layers, skip, values")
 CASE = SequenceCase(small_shapes()["one layer, labels"], "bf16", batch=4, steps=12)

@@ -9,27 +9,27 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from host_kernels import SOURCES
+from kernel_cases import resident_share, small_shapes
 
 from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, SequenceShape
 from wavernn_trt.plugins import arguments, driver
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import require_resident
-from wavernn_trt.plugins.host_kernels import SOURCES
-from wavernn_trt.plugins.kernel_cases import small_shapes
-from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
-from wavernn_trt.plugins.sequence_plan import plan_sequence
-from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, Device
-from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
+from wavernn_trt.plugins.gru_cell import GruCellKernel
+from wavernn_trt.plugins.kernel_family import require_resident
+from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.sequence import lay_out_sequence, plan_sequence, sequence_arguments
+from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, DeviceProperties
 
 GPUS = [
-    Device.of("A100", 80, 108),
-    Device.of("RTX 3090", 86, 82),
-    Device.of("L4", 89, 58),
-    Device.of("RTX 4090", 89, 128),
-    Device.of("H100", 90, 132),
-    Device.of("H200", 90, 132),
-    Device.of("B200", 100, 148),
-    Device.of("RTX 5090", 120, 170),
+    DeviceProperties.of("A100", 80, 108),
+    DeviceProperties.of("RTX 3090", 86, 82),
+    DeviceProperties.of("L4", 89, 58),
+    DeviceProperties.of("RTX 4090", 89, 128),
+    DeviceProperties.of("H100", 90, 132),
+    DeviceProperties.of("H200", 90, 132),
+    DeviceProperties.of("B200", 100, 148),
+    DeviceProperties.of("RTX 5090", 120, 170),
 ]
 SHAPES = small_shapes()
 
@@ -90,7 +90,7 @@ def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [univoc_896(), fatchord_512()], ids=["univoc", "fatchord"])
-def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: Device) -> None:
+def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: DeviceProperties) -> None:
     for batch in (1, 2, 8, 64, 4096):
         plan = plan_sequence(shape, precision, batch, gpu)
         assert plan.grid <= gpu.multiprocessors
@@ -108,37 +108,37 @@ def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: De
 @pytest.mark.parametrize(("name", "sm", "count"), [("A100", 80, 108), ("H100", 90, 132), ("B200", 100, 148)])
 def test_all_weights_of_univoc_stay_on_chip_in_half_precision(name: str, sm: int, count: int) -> None:
     for batch in (1, 8):
-        assert plan_sequence(univoc_896(), "fp16", batch, Device.of(name, sm, count)).resident_share == 1.0
+        assert resident_share(plan_sequence(univoc_896(), "fp16", batch, DeviceProperties.of(name, sm, count))) == 1
 
 
 def test_what_does_not_fit_stays_in_global_memory() -> None:
-    plan = plan_sequence(univoc_896(), "fp32", 1, Device.of("L4", 89, 58))
-    assert 0 < plan.resident_share < 0.5
+    plan = plan_sequence(univoc_896(), "fp32", 1, DeviceProperties.of("L4", 89, 58))
+    assert 0 < resident_share(plan) < 0.5
     assert plan.matrices["recurrent_weight_0"].resident > 0
 
 
 def test_tiles_follow_the_batch() -> None:
-    h100 = Device.of("H100", 90, 132)
+    h100 = DeviceProperties.of("H100", 90, 132)
     tiles = {batch: plan_sequence(univoc_896(), "fp16", batch, h100).tile for batch in (1, 2, 4, 5, 8, 100)}
     assert tiles == {1: 1, 2: 4, 4: 4, 5: 8, 8: 8, 100: 8}
     assert plan_sequence(univoc_896(), "fp16", 8, h100, groups=2).tile == 4
 
 
 def test_a_small_model_takes_no_more_blocks_than_it_has_rows() -> None:
-    assert plan_sequence(SHAPES["gaussian"], "fp16", 1, Device.of("H100", 90, 132)).grid < 132
+    assert plan_sequence(SHAPES["gaussian"], "fp16", 1, DeviceProperties.of("H100", 90, 132)).grid < 132
 
 
 def test_a_model_that_no_block_holds_is_refused() -> None:
     columns = 3 * 60_000
     huge = SequenceShape(60_000, 1, (16,), 16, "categorical", True, False, (columns,), (True,), ((0,), ()))
     with pytest.raises(KernelError, match=r"240000 bytes of shared memory in fp32.*L4.*--form cell"):
-        plan_sequence(huge, "fp32", 1, Device.of("L4", 89, 58))
+        plan_sequence(huge, "fp32", 1, DeviceProperties.of("L4", 89, 58))
     with pytest.raises(ValueError, match="a batch of at least 1"):
-        plan_sequence(univoc_896(), "fp32", 0, Device.of("L4", 89, 58))
+        plan_sequence(univoc_896(), "fp32", 0, DeviceProperties.of("L4", 89, 58))
 
 
 def test_a_grid_that_cannot_be_resident_is_refused() -> None:
-    gpu = Device.of("H100", 90, 132)
+    gpu = DeviceProperties.of("H100", 90, 132)
     plan = plan_sequence(univoc_896(), "fp16", 8, gpu)
     require_resident(plan, gpu, 1)
     with pytest.raises(KernelError, match=r"132 blocks of \d+ bytes .* at once, and H100 \(sm_90\) holds 0 of them"):
@@ -149,7 +149,7 @@ def test_a_grid_that_cannot_be_resident_is_refused() -> None:
 @pytest.mark.parametrize("model", SHAPES)
 def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precision) -> None:
     shape = SHAPES[model]
-    layout = lay_out(shape, precision, 5)
+    layout = lay_out_sequence(shape, precision, 5)
     starts = [0, *layout.states, *layout.features, *layout.activations, layout.logits]
     starts += [layout.skipped] if shape.skip else []
     assert len(set(starts)) == len(starts)
@@ -163,7 +163,7 @@ def test_addresses_land_where_their_names_say() -> None:
     shape = SHAPES["two layers, skip, values"]
     operands: list[Operand] = [*shape.inputs(), *shape.outputs_of_node()]
     addresses = {operand.name: 16 * (1000 + i) for i, operand in enumerate(operands)}
-    plan = plan_sequence(shape, "fp16", 3, Device.of("H100", 90, 132))
+    plan = plan_sequence(shape, "fp16", 3, DeviceProperties.of("H100", 90, 132))
     made = sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), 1 << 20)
     seen = {name: getattr(made, name) for name, kind, *_ in made._fields_ if kind is ctypes.c_void_p}
     for i, (name, bias) in enumerate(zip(arguments.MATRICES, arguments.BIASES, strict=True)):

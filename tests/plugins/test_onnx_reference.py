@@ -13,14 +13,13 @@ onnx = pytest.importorskip("onnx", reason="the evaluator is ONNX's")
 
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
+from onnx_reference import OPERATORS
 
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PRECISIONS, SEQUENCE_OPERATOR, Precision
 from wavernn_trt.export.rewrite.fuse_sequence import sequence_decoder
 from wavernn_trt.export.rewrite.unroll import unroll
-from wavernn_trt.plugins.gru_reference import gru_cell
-from wavernn_trt.plugins.onnx_reference import OPERATORS
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence, gru_cell
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 NAMES = ["samples", "previous_out", "hidden_out"]

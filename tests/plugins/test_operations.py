@@ -10,8 +10,8 @@ import pytest
 
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.device_kernels import primary_context
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.operations import (
     ATTRIBUTES,

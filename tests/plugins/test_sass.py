@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from wavernn_trt.plugins.compile import KernelCache, KernelFile
-from wavernn_trt.plugins.compilers import find_nvcc
-from wavernn_trt.plugins.resident_plan import VARIANTS
-from wavernn_trt.plugins.stepped_plan import kernel_names
+from wavernn_trt.plugins.compilers import Nvcc
+from wavernn_trt.plugins.precisions import WeightPrecision
+from wavernn_trt.plugins.resident import VARIANTS
+from wavernn_trt.plugins.stepped import kernel_names
 
-TARGETS = (80, 90)
+TARGETS = (pytest.param(80, marks=pytest.mark.nightly), 90)
 SWEEP = 8
 """Loads of sixteen bytes in a sweep over a product's operands."""
 _FUNCTION = re.compile(r"\.text\.(\w+):")
@@ -27,24 +28,22 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*
 _BETWEEN_LOADS = ("BRA", "BSSY", "BSYNC", "WARPSYNC", "BAR", "ISETP", "EXIT", "CALL")
 """A branch, a barrier or a comparison ends a run of loads: what was loaded may be waited for there."""
 
-Disassemble = Callable[[KernelFile, int, tuple[str, ...]], Mapping[str, list[str]]]
+Disassemble = Callable[..., Mapping[str, list[str]]]
 
 
 @pytest.fixture(scope="module")
-def disassemble(tmp_path_factory: pytest.TempPathFactory) -> Disassemble:
-    """A function file, target, switches -> opcodes of each kernel in fp16, with a blank where a jump may end."""
-    nvcc = find_nvcc()
-    if nvcc is None:
-        pytest.skip("nvcc is not on PATH and not in /usr/local/cuda")
+def disassemble(compiled_kernels: KernelCache, nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> Disassemble:
+    """A function file, precision, target, switches -> opcodes of each kernel, with a blank where a jump may end."""
     places = [*Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"), Path("/usr/local/cuda/bin")]
     found = shutil.which("nvdisasm") or next((p for one in places if (p := shutil.which("nvdisasm", path=one))), None)
     if found is None:
         pytest.skip("nvdisasm is not on PATH and not beside nvcc: pip install nvidia-cuda-nvdisasm")
-    folder = tmp_path_factory.mktemp("sass")
+    cubin = tmp_path_factory.mktemp("sass") / "kernels.cubin"
 
-    def run(file: KernelFile, target: int, switches: tuple[str, ...]) -> Mapping[str, list[str]]:
-        cubin = folder / "kernels.cubin"
-        cubin.write_bytes(KernelCache(folder / "cubins", nvcc, switches).get(file, "fp16", target).cubin)
+    def run(
+        file: KernelFile, precision: WeightPrecision = "fp16", target: int = 90, switches: tuple[str, ...] = ()
+    ) -> Mapping[str, list[str]]:
+        cubin.write_bytes(KernelCache(compiled_kernels.folder, nvcc, switches).get(file, precision, target).cubin)
         done = subprocess.run([found, "-c", str(cubin)], capture_output=True, text=True, check=True)
         kernels: dict[str, list[str]] = {}
         opcodes: list[str] = []
@@ -74,7 +73,7 @@ def runs_of_loads(opcodes: list[str]) -> Iterator[int]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_sweep_s_loads_are_all_under_way_at_once(disassemble: Disassemble, target: int) -> None:
     """In each of the products: of both layers' states, of layer 1's input, and of rows. Logits are two loads."""
-    kernels = disassemble("resident", target, ())
+    kernels = disassemble("resident", target=target)
     assert set(kernels) == set(VARIANTS)
     for name, opcodes in kernels.items():
         found = list(runs_of_loads(opcodes))
@@ -85,7 +84,7 @@ def test_a_sweep_s_loads_are_all_under_way_at_once(disassemble: Disassemble, tar
 
 def test_without_the_switch_each_patch_is_waited_for(disassemble: Disassemble) -> None:
     """Which the first is compared with on a GPU."""
-    for opcodes in disassemble("resident", 90, ("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
+    for opcodes in disassemble("resident", switches=("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
         assert set(runs_of_loads(opcodes)) == {2}
 
 
@@ -102,7 +101,7 @@ def instructions_between(opcodes: list[str], name: str, between: str) -> Iterato
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_moved_between_products(disassemble: Disassemble, target: int) -> None:
     """A tensor core's instruction finds its four registers of weights side by side, as they were loaded."""
-    kernels = disassemble("stepped", target, ())
+    kernels = disassemble("stepped", target=target)
     products = {name: list(instructions_between(ops, "HMMA", "MOV")) for name, ops in kernels.items()}
     assert {name for name, found in products.items() if found} == set(kernel_names()) - {
         "stepped_begin",
@@ -116,6 +115,21 @@ def test_nothing_is_moved_between_products(disassemble: Disassemble, target: int
 
 def test_in_the_order_of_rows_registers_are_moved(disassemble: Disassemble) -> None:
     """Which the first is compared with on a GPU; and this test sees moves where there are some."""
-    kernels = disassemble("stepped", 90, ("WAVERNN_FRAGMENT_ORDER=0",))
+    kernels = disassemble("stepped", switches=("WAVERNN_FRAGMENT_ORDER=0",))
     ((_, moves),) = instructions_between(kernels["stepped_units_0_128"], "HMMA", "MOV")
     assert moves > 48
+
+
+@pytest.mark.parametrize(("precision", "target"), [("fp16", 90), ("fp8", 120)])
+def test_products_are_matrix_instructions_fed_by_copies_of_sixteen_bytes(
+    disassemble: Disassemble, precision: WeightPrecision, target: int
+) -> None:
+    kernels = disassemble("stepped", precision, target)
+    multiplying = set(kernel_names()) - {"stepped_begin", "stepped_draw"}
+    for name in multiplying:
+        opcodes = kernels[name]
+        assert {one for one in opcodes if "MMA" in one} == {"HMMA.16816.F32"}, name
+        copies = [one for one in opcodes if one.startswith("LDGSTS")]
+        assert len(copies) >= 2, name
+        assert all("128" in one for one in copies), (name, copies)
+        assert any(one.startswith("LDS.128") for one in opcodes), name

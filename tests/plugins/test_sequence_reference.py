@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.operators import PRECISIONS, Precision, SequenceShape
-from wavernn_trt.plugins.rounding import store
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
+from wavernn_trt.plugins.stored_weights import store
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 
 LAYOUTS = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_kernels import SOURCES
 
-from wavernn_trt.plugins.host_kernels import SOURCES
 from wavernn_trt.plugins.stalls import Stall, find_stall
 
 

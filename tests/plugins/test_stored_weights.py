@@ -1,46 +1,65 @@
-"""Weights of eight bits are the nearest there are, each row in a scale of its own."""
+"""Weights are stored as the nearest numbers of a precision; of eight bits with a scale for each row."""
 
 from __future__ import annotations
 
-from types import ModuleType
-
+import ml_dtypes
 import numpy as np
 import pytest
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.operators import Operand
+from wavernn_trt.export.quantization import LARGEST
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.rounding import FloatArray, round_to, store
-from wavernn_trt.plugins.stored_weights import HALF_OF_CODE, LARGEST_CODE, round_weight, store_operands, store_weight
+from wavernn_trt.plugins.stored_weights import (
+    HALF_OF_CODE,
+    round_to,
+    round_weight,
+    store,
+    store_operands,
+    store_weight,
+    widen,
+)
 
 
-@pytest.fixture(scope="module")
-def dtypes() -> ModuleType:
-    module: ModuleType = pytest.importorskip("ml_dtypes", reason="another implementation of e4m3 to compare with")
-    return module
+def awkward() -> FloatArray:
+    """Numbers of every size and sign, ties, subnormals and both ends of each type."""
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32)
+    ties = (np.arange(2000, dtype=np.uint32) << 15) + np.uint32(0x3F000000)
+    edges = np.array([0, -0.0, 65504, 65519.99, 65520, 6e-8, 2.9e-8, 3.4e38, np.inf, -np.inf, 1e-45], np.float32)
+    values = np.concatenate([bits.view(np.float32), ties.view(np.float32), edges])
+    return values[~np.isnan(values)]
 
 
-def codes_of(values: FloatArray) -> FloatArray:
-    """The codes of values whose scale is one: the largest number of e4m3 stands in front of them, and is taken off."""
-    stored = store_weight(np.concatenate([[LARGEST_CODE], values])[None].astype(np.float32), "fp8")
-    np.testing.assert_array_equal(stored.scales, HALF_OF_CODE)
-    return stored.values[0, 1:]
+def test_bfloat16_is_stored_as_its_bits() -> None:
+    expected = awkward().astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(store(awkward(), "bf16"), expected.view(np.uint16))
+    np.testing.assert_array_equal(widen(expected), expected.astype(np.float32))
+    np.testing.assert_array_equal(widen(store(awkward(), "bf16")), expected.astype(np.float32))
 
 
-def test_every_number_has_its_code(dtypes: ModuleType) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_rounding_twice_is_rounding_once_and_nan_stays(precision: str) -> None:
+    once = round_to(awkward(), precision)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(round_to(once, precision), once)  # type: ignore[arg-type]
+    nans = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    assert np.isnan(round_to(nans, precision)).all()  # type: ignore[arg-type]
+
+
+def test_other_types_and_precisions_are_refused() -> None:
+    with pytest.raises(ValueError, match="type float64, expected float32, float16"):
+        round_to(np.zeros(3), "fp16")
+    with pytest.raises(ValueError, match="'int8', expected one of fp32, fp16, bf16"):
+        store(np.zeros(3, np.float32), "int8")  # type: ignore[arg-type]
+
+
+def test_codes_are_stored_as_their_bits() -> None:
     codes = np.delete(np.arange(256, dtype=np.uint8), [127, 255])  # NaN's two
-    numbers = codes.view(dtypes.float8_e4m3fn).astype(np.float32)
-    np.testing.assert_array_equal(codes_of(numbers), codes)
-    np.testing.assert_array_equal(round_weight(numbers[None], "fp8")[0], numbers)
-
-
-def test_what_lies_between_goes_to_the_nearest_and_ties_to_even(dtypes: ModuleType) -> None:
-    numbers = np.arange(127, dtype=np.uint8).view(dtypes.float8_e4m3fn).astype(np.float32)
-    middles = (numbers[1:] + numbers[:-1]) / 2
-    random = np.random.default_rng(1)
-    some = random.choice([-1.0, 1.0], 20_000) * np.exp2(random.uniform(-12, np.log2(LARGEST_CODE), 20_000))
-    near = np.concatenate([middles, np.nextafter(middles, np.float32(0)), np.nextafter(middles, np.float32(500)), some])
-    near = np.concatenate([near, -near]).astype(np.float32)
-    np.testing.assert_array_equal(codes_of(near), near.astype(dtypes.float8_e4m3fn).view(np.uint8))
+    numbers = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)[None]
+    stored = store_weight(numbers, "fp8")
+    np.testing.assert_array_equal(stored.values[0], codes)
+    np.testing.assert_array_equal(stored.scales, HALF_OF_CODE)
+    np.testing.assert_array_equal(round_weight(numbers, "fp8"), numbers)
 
 
 def test_each_row_has_the_scale_that_makes_its_largest_the_largest_there_is() -> None:
@@ -52,13 +71,13 @@ def test_each_row_has_the_scale_that_makes_its_largest_the_largest_there_is() ->
     assert stored.scales.dtype == np.float32
     largest = np.abs(weight).max(axis=1)
     np.testing.assert_allclose(
-        stored.scales, np.where(largest > 0, largest / LARGEST_CODE, 1) * HALF_OF_CODE, rtol=1e-6
+        stored.scales, np.where(largest > 0, largest / LARGEST["fp8"], 1) * HALF_OF_CODE, rtol=1e-6
     )
     assert ((stored.values & 127).max(axis=1)[[0, 1, 2, 4, 5]] == 126).all()  # 448
     assert not (stored.values[3] & 127).any()
     error = np.abs(round_weight(weight, "fp8") - weight)
     # Half of the last of three bits, and of the smallest number where values are smaller than the normal ones.
-    assert (error <= np.maximum(np.abs(weight) / 16, largest[:, None] / LARGEST_CODE / 2**10) * (1 + 1e-5)).all()
+    assert (error <= np.maximum(np.abs(weight) / 16, largest[:, None] / LARGEST["fp8"] / 2**10) * (1 + 1e-5)).all()
 
 
 def test_rounding_twice_is_rounding_once() -> None:
@@ -72,7 +91,7 @@ def test_rounding_twice_is_rounding_once() -> None:
 def test_what_is_not_finite_is_refused(wrong: float) -> None:
     weight = np.ones((2, 3), np.float32)
     weight[1, 2] = wrong
-    with pytest.raises(ValueError, match="found NaN or infinity, which fp8 cannot hold"):
+    with pytest.raises(ValueError, match="found NaN or infinity among the weights"):
         store_weight(weight, "fp8")
 
 

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel_cases import small_shapes
 
-from wavernn_trt.plugins.choice_table import read_rows
+from wavernn_trt.plugins.choices import KERNELS, read_rows
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.forms import KERNELS
-from wavernn_trt.plugins.kernel_cases import small_shapes
 from wavernn_trt.scripts.gpu import cubins, results, stages
 from wavernn_trt.scripts.gpu.findings import Finding, FindingsFile, crashed_kernels, failed_kernels, proved_kernels
 from wavernn_trt.scripts.gpu.models import (

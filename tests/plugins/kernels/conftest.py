@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from wavernn_trt.plugins.host_kernels import SOURCES, HostKernels, build_host_kernels
+from host_kernels import SOURCES, HostKernels, build_host_kernels
 
 PRETENDED = Path(__file__).parent / "pretended"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from host_kernels import HostKernels
+from kernel_cases import GruCase
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
-from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import GruCase
-from wavernn_trt.plugins.rounding import round_to
+from wavernn_trt.plugins.gru_cell import gru_arguments, plan_gru
+from wavernn_trt.plugins.stored_weights import round_to
 
 SIZES = [(1, 1), (1, 7), (3, 16), (4, 5), (5, 33), (9, 40), (2, 1030)]
 

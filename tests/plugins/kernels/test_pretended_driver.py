@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,12 +47,14 @@ def test_models_are_decoded_with_it(pretended_gpu: dict[str, str], tmp_path: Pat
 def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
     for module in ("onnx_graphsurgeon", "onnxruntime"):
         pytest.importorskip(module, reason="a model is opened, and compared with ONNX Runtime's")
-    expect_all_passed(pretended_gpu, HERE.parents[1] / "runtime" / "executors" / "test_cuda_executor.py", "-m", "gpu")
+    tests = HERE.parents[1] / "runtime" / "executors" / "test_cuda_executor.py"
+    whole = os.environ.get("WAVERNN_TRT_NIGHTLY")
+    expect_all_passed(pretended_gpu, tests, "-m", "gpu", *(() if whole else ("-k", "labels")))
 
 
 def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:
     if importlib.util.find_spec("pycuda") is None:
-        pytest.skip("needs pycuda, which is compiled with nvcc when it is installed")
+        pytest.skip("needs pycuda, which is compiled when it is installed; .ci/run has the commands")
     preloaded = {"LD_PRELOAD": "libcuda.so.1"}  # for a pycuda that was linked where there was no driver
     expect_all_passed({**pretended_gpu, **preloaded}, HERE / "pretended" / "pycuda_cases.py")
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from gpu_comparisons import streams_of
+from host_kernels import HostKernels, build_host_kernels
+from kernel_cases import SINGLE_STEP_EXCESS, SequenceCase, small_shapes
 
-from wavernn_trt.plugins.host_kernels import HostKernels, build_host_kernels
-from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.resident_plan import VARIANTS, plan_resident
+from wavernn_trt.plugins.resident import VARIANTS, plan_resident
 from wavernn_trt.plugins.stalls import find_stall
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import DeviceProperties
 
 SHAPES = small_shapes()
 PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
@@ -97,9 +97,9 @@ def test_a_streams_bits_do_not_depend_on_its_neighbours_or_place(
     inputs = case.inputs()
     one = host_kernels.resident(case, inputs, kernel)
     order = np.random.default_rng(1).permutation(batch)
-    moved = host_kernels.resident(case, by_stream(case, inputs, order), kernel, groups=2)
+    moved = host_kernels.resident(case, streams_of(case, inputs, order), kernel, groups=2)
     alone = host_kernels.resident(
-        dataclasses.replace(case, batch=1), by_stream(case, inputs, order[:1]), kernel, blocks=1
+        dataclasses.replace(case, batch=1), streams_of(case, inputs, order[:1]), kernel, blocks=1
     )
     for name, value in one.items():
         axis = 1 if name == "hidden_out" else 0
@@ -227,16 +227,7 @@ def test_a_block_that_never_comes_is_reported_and_all_others_leave(
 
 def shared_bytes_for(case: SequenceCase, kernel: str, share: float, groups: int = 1) -> int:
     """Shared memory that keeps that part of the weights, of two blocks of two warps."""
-    device = Device("host", 0, 2 * groups, 1 << 20, 1 << 20)
+    device = DeviceProperties("host", 0, 2 * groups, 1 << 20)
     plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, groups=groups, warps=2)
     weights = sum(matrix.resident * matrix.set_bytes for matrix in plan.matrices.values())
     return plan.shared_bytes - weights + int(share * weights)
-
-
-def by_stream(case: SequenceCase, inputs: Arrays, order: NDArray[np.int64]) -> Arrays:
-    """The inputs of some streams, in another order."""
-    moved = dict(inputs)
-    for operand in case.shape.inputs():
-        if "B" in operand.shape:
-            moved[operand.name] = np.take(inputs[operand.name], order, operand.shape.index("B"))
-    return moved

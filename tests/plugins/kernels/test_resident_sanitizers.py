@@ -5,33 +5,23 @@ Stamped words are atomic and order nothing else, as on a GPU: all that blocks te
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from host_kernels import SOURCES, Sanitizer, build_host_kernels
+from kernel_processes import IMPORTS, replace_once, run, run_sanitized
 
-from wavernn_trt.plugins.host_kernels import SOURCES, Sanitizer, build_host_kernels
-from wavernn_trt.plugins.resident_plan import VARIANTS
+from wavernn_trt.plugins.resident import VARIANTS
 
 NUMBERS = dict(zip(VARIANTS, ("Half", "E4M3"), strict=True))
 PRECISIONS = {"Half": "fp16", "BFloat16": "bf16", "E4M3": "fp8"}
-IMPORTS = """
-import sys
-from pathlib import Path
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
-
-kernels = HostKernels(Path(sys.argv[1]))
-"""
 EVERYTHING = f"""{IMPORTS}
-from wavernn_trt.plugins.resident_plan import plan_resident
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.resident import plan_resident
+from wavernn_trt.plugins.targets import DeviceProperties
 
-roomy = Device("host", 0, 4, 1 << 20, 1 << 20)
+roomy = DeviceProperties("host", 0, 4, 1 << 20)
 for kernel, precision in {[(kernel, PRECISIONS[number]) for kernel, number in NUMBERS.items()]}:
     for name, shape in small_shapes().items():
         plan = plan_resident(shape, precision, 9, roomy, kernel, groups=2, warps=2)
@@ -44,8 +34,6 @@ for kernel, precision in {[(kernel, PRECISIONS[number]) for kernel, number in NU
 print("all as expected")
 """
 STALLED = f"""{IMPORTS}
-from wavernn_trt.plugins.stalls import find_stall
-
 for kernel, precision in {[(kernel, PRECISIONS[number]) for kernel, number in NUMBERS.items()]}:
     for batch in (1, 5):
         case = SequenceCase(small_shapes(hidden_size=33)["two layers, skip, values"], precision, batch, steps=6)
@@ -159,32 +147,3 @@ def copy_sources(folder: Path, kernels: Iterable[str]) -> Path:
         )
     (sources / "host_resident.cpp").write_text("\n".join(lines) + "\n")
     return sources
-
-
-def replace_once(file: Path, old: str, new: str) -> None:
-    """Breaks a rule."""
-    text = file.read_text()
-    assert text.count(old) == 1, f"{file.name} is no longer as this test knows it"
-    file.write_text(text.replace(old, new))
-
-
-def run(library: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code with a library of kernels, in a process that they may end."""
-    return subprocess.run(
-        [sys.executable, "-c", code, str(library)], capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def _load_helper() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`run_sanitized` of test_sanitizers.py."""
-    path = Path(__file__).with_name("test_sanitizers.py")
-    spec = importlib.util.spec_from_file_location("sanitizers_helper", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    helper: Callable[..., subprocess.CompletedProcess[str]] = module.run_sanitized
-    return helper
-
-
-run_sanitized = _load_helper()

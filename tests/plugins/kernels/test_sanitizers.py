@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from host_kernels import SOURCES, Sanitizer
+from kernel_processes import IMPORTS, run_sanitized
 
-from wavernn_trt.plugins.host_kernels import SOURCES, Part, Sanitizer, build_host_kernels
-
-CODE = """
-import sys
-from pathlib import Path
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import GruCase, SequenceCase, small_shapes
-from wavernn_trt.plugins.stalls import find_stall
-
-kernels = HostKernels(Path(sys.argv[1]))
+CODE = f"""{IMPORTS}
 for batch, size in ((9, 5), (9, 16), (1, 1027)):
     case = GruCase(batch, size, "fp16")
     assert case.excess(kernels.gru_cell(case, warps=3 if size < 1024 else 32)) <= 1
 for name, shape in small_shapes().items():
-    for batch, settings in ((1, {"blocks": 3}), (9, {"groups": 2, "warps": 2, "shared_bytes": 3000})):
+    for batch, settings in ((1, {{"blocks": 3}}), (9, {{"groups": 2, "warps": 2, "shared_bytes": 3000}})):
         case = SequenceCase(shape, "bf16", batch, steps=3)
         inputs = case.inputs()
         assert case.excess(kernels.sequence(case, inputs, **settings), inputs) <= 1, name
@@ -52,7 +40,7 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     stage = "        gru_stage<0, Streams>(c, step);\n        whole = group.sync(c.block, step);\n"
     assert stage in text
     (sources / "sequence.h").write_text(text.replace(stage, stage.splitlines()[0] + "\n"))
-    code = CODE.split("for batch, size")[0] + (
+    code = IMPORTS + (
         "case = SequenceCase(small_shapes()['gaussian'], 'bf16', steps=30)\n"
         "inputs = case.inputs()\n"
         "for _ in range(500):\n"  # the first race ends it; a busy machine may run threads in step for a while
@@ -79,27 +67,3 @@ def copy_sources(folder: Path) -> Path:
         )
     (sources / "host_sequence.cpp").write_text("\n".join(lines) + "\n")
     return sources
-
-
-def run_sanitized(
-    folder: Path,
-    gxx: str,
-    sanitizer: Sanitizer,
-    library: str,
-    code: str,
-    sources: Path = SOURCES,
-    parts: Sequence[Part] = ("sequence",),
-) -> subprocess.CompletedProcess[str]:
-    """Runs Python code with a library built under a sanitizer, whose own library comes first."""
-    found = subprocess.run([gxx, f"-print-file-name={library}"], capture_output=True, text=True, check=True)
-    runtime = Path(found.stdout.strip())
-    if not runtime.is_absolute() or not runtime.exists():
-        pytest.skip(f"g++ has no {library}")
-    kernels = build_host_kernels(folder / "kernels.so", parts=parts, sanitizer=sanitizer, sources=sources)
-    # ThreadSanitizer needs addresses that newer systems' randomisation does not leave free.
-    plain = ["setarch", platform.machine(), "-R"] if sanitizer == "thread" else []
-    options = {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
-    environment = {**os.environ, **options, "LD_PRELOAD": str(runtime.resolve()), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*plain, sys.executable, "-c", code, str(kernels)], capture_output=True, text=True, check=False, env=environment
-    )

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from gpu_comparisons import streams_of
+from host_kernels import HostKernels
+from kernel_cases import SINGLE_STEP_EXCESS, SequenceCase, small_shapes
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.stalls import Stall, find_stall
 
 SHAPES = small_shapes()
@@ -78,7 +78,7 @@ def test_a_streams_bits_do_not_depend_on_its_neighbours_or_place(host_kernels: H
     inputs = case.inputs()
     one = host_kernels.sequence(case, inputs)
     order = np.random.default_rng(1).permutation(11)
-    moved = host_kernels.sequence(case, by_stream(case, inputs, order))
+    moved = host_kernels.sequence(case, streams_of(case, inputs, order))
     for name, value in one.items():
         taken = value[:, order] if name == "hidden_out" else value[order]
         np.testing.assert_array_equal(moved[name], taken, err_msg=name)
@@ -150,12 +150,3 @@ def test_a_block_that_never_comes_is_reported_and_all_others_leave(host_kernels:
     marked = [find_stall(found["samples"][[stream]]) is not None for stream in range(4)]
     assert marked == [True, True, False, True]  # the stream of the absent block has no sample at all
     assert case.excess(host_kernels.sequence(case, inputs, blocks=3), inputs) <= 1
-
-
-def by_stream(case: SequenceCase, inputs: Arrays, order: NDArray[np.int64]) -> Arrays:
-    """The inputs with their streams in another order."""
-    moved = dict(inputs)
-    for operand in case.shape.inputs():
-        if "B" in operand.shape:
-            moved[operand.name] = np.take(inputs[operand.name], order, operand.shape.index("B"))
-    return moved

@@ -6,21 +6,19 @@ What the matrix instructions of a GPU compute is spelled out in kernels/patch.h;
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import re
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from gpu_comparisons import streams_of
+from host_kernels import SOURCES, HostKernels, Sanitizer, build_host_kernels
+from kernel_cases import SINGLE_STEP_EXCESS, SequenceCase, small_shapes
+from kernel_processes import IMPORTS, replace_once, run_sanitized
 
-from wavernn_trt.plugins.host_kernels import SOURCES, HostKernels, Sanitizer, build_host_kernels
-from wavernn_trt.plugins.kernel_cases import SINGLE_STEP_EXCESS, Arrays, SequenceCase, small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.stepped_plan import UNIT_TILES, kernel_names
+from wavernn_trt.plugins.stepped import UNIT_TILES
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 SHAPES = small_shapes()
 PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
@@ -88,10 +86,10 @@ def test_a_streams_bits_do_not_depend_on_its_neighbours_or_place(
     inputs = case.inputs()
     one = host_kernels.stepped(case, inputs)
     order = np.random.default_rng(1).permutation(41)
-    moved = host_kernels.stepped(case, by_stream(case, inputs, order))
+    moved = host_kernels.stepped(case, streams_of(case, inputs, order))
     assert_same(moved, {name: value[:, order] if name == "hidden_out" else value[order] for name, value in one.items()})
     few = dataclasses.replace(case, batch=3)
-    alone = host_kernels.stepped(few, by_stream(case, inputs, order[:3]))
+    alone = host_kernels.stepped(few, streams_of(case, inputs, order[:3]))
     assert_same(alone, {name: v[:, order[:3]] if name == "hidden_out" else v[order[:3]] for name, v in one.items()})
 
 
@@ -204,35 +202,6 @@ def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
     assert "data race" in done.stderr
 
 
-@pytest.mark.parametrize("number", ["Half", "E4M3"])
-def test_products_are_matrix_instructions_fed_by_copies_of_sixteen_bytes(tmp_path: Path, number: str) -> None:
-    """As the compiler's first stage gives them, for every kernel that multiplies."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("nvcc is not on PATH")
-    ptx = tmp_path / "stepped.ptx"
-    flags = ["-std=c++17", "--fmad=false", "-arch=sm_80", "-ptx", f"-DWAVERNN_NUMBER={number}"]
-    subprocess.run([nvcc, *flags, str(SOURCES / "stepped.cu"), "-o", str(ptx)], check=True, capture_output=True)
-    kernels = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", ptx.read_text(), re.DOTALL))
-    assert set(kernels) == set(kernel_names())
-    for name, text in kernels.items():
-        if name in ("stepped_begin", "stepped_draw"):
-            continue
-        assert len(re.findall(r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16\.f16\.f32", text)) >= 4, name
-        assert len(re.findall(r"cp\.async\.cg\.shared\.global \[%r\d+\], \[%rd\d+\], 16;", text)) >= 2, name
-        assert re.search(r"ld\.shared\.v4\.(u32|b32)", text), name
-        loads_of_the_products = re.findall(r"ld\.shared\.(\w+\.)?(\w+)", text)
-        assert {width for width, _ in loads_of_the_products} <= {"v4.", "v2."}, name
-
-
-IMPORTS = """
-import sys
-from pathlib import Path
-from wavernn_trt.plugins.host_kernels import HostKernels
-from wavernn_trt.plugins.kernel_cases import SequenceCase, small_shapes
-
-kernels = HostKernels(Path(sys.argv[1]))
-"""
 EVERYTHING = f"""{IMPORTS}
 for model, hidden_size, batch, misalign in (
     ("one layer, labels", 130, 3, False), ("mixture", 7, 33, True), ("gaussian", 65, 3, True)
@@ -268,37 +237,7 @@ def copy_sources(folder: Path) -> Path:
     return sources
 
 
-def replace_once(file: Path, old: str, new: str) -> None:
-    """Breaks a rule."""
-    text = file.read_text()
-    assert text.count(old) == 1, f"{file.name} is no longer as this test knows it"
-    file.write_text(text.replace(old, new))
-
-
-def by_stream(case: SequenceCase, inputs: Arrays, order: NDArray[np.int64]) -> Arrays:
-    """The inputs of some streams, in another order."""
-    moved = dict(inputs)
-    for operand in case.shape.inputs():
-        if "B" in operand.shape:
-            moved[operand.name] = np.take(inputs[operand.name], order, operand.shape.index("B"))
-    return moved
-
-
 def assert_same(found: Arrays, expected: Arrays) -> None:
     """Bit by bit."""
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-
-
-def _load_helper() -> Callable[..., subprocess.CompletedProcess[str]]:
-    path = Path(__file__).with_name("test_sanitizers.py")
-    spec = importlib.util.spec_from_file_location("sanitizers_helper", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    helper: Callable[..., subprocess.CompletedProcess[str]] = module.run_sanitized
-    return helper
-
-
-run_sanitized = _load_helper()

@@ -18,7 +18,7 @@ from wavernn_trt.engines.gpu import DriverState, driver_state
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision, padded_weight
 from wavernn_trt.plugins.compile import KernelCache
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel

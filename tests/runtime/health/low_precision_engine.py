@@ -18,7 +18,7 @@ from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.lanes import HostLane
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor

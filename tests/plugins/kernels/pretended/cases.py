@@ -15,24 +15,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device_kernels import DeviceKernels
+from kernel_cases import GruCase, SequenceCase, small_shapes
 
 from wavernn_trt.export.operators import PRECISIONS, Precision
-from wavernn_trt.plugins import driver
-from wavernn_trt.plugins.arguments import GruArguments
-from wavernn_trt.plugins.choice_table import FILE, Row, write_rows
+from wavernn_trt.plugins import driver, loaded_kernels
+from wavernn_trt.plugins.arguments import THREADS, GruArguments
+from wavernn_trt.plugins.choices import FILE, Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import Compiled
-from wavernn_trt.plugins.device_kernels import DeviceKernels, primary_context
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device, scratch
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase, small_shapes
-from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.gru_cell import GruCellKernel
+from wavernn_trt.plugins.kernel_family import Choice
+from wavernn_trt.plugins.launch import SequenceKernel
+from wavernn_trt.plugins.loaded_kernels import LoadedKernel, load_library
 from wavernn_trt.plugins.operations import SequenceOperation
-from wavernn_trt.plugins.resident_plan import VARIANTS
-from wavernn_trt.plugins.sequence_plan import THREADS
+from wavernn_trt.plugins.resident import VARIANTS
 from wavernn_trt.plugins.stored_weights import store_operands
-from wavernn_trt.plugins.targets import Device
+from wavernn_trt.plugins.targets import DeviceProperties
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 LIBRARY = ctypes.CDLL("libcuda.so.1")
 CELL = GruCase(3, 16)
@@ -106,7 +109,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
 
 
 @pytest.fixture
-def device() -> Iterator[Device]:
+def device() -> Iterator[DeviceProperties]:
     """Its context is current, and everything that is made in it is given back."""
     with primary_context():
         yield driver.current_device()[1]
@@ -114,7 +117,7 @@ def device() -> Iterator[Device]:
 
 
 @pytest.fixture
-def stream(device: Device) -> Iterator[DeviceStream]:
+def stream(device: DeviceProperties) -> Iterator[DeviceStream]:
     with contextlib.closing(DeviceStream()) as stream:
         yield stream
 
@@ -127,8 +130,8 @@ def room() -> Iterator[ctypes.c_int]:
     number.value = 1
 
 
-def test_the_device_is_the_pretended_one(device: Device) -> None:
-    assert device == Device("Pretended GPU", 90, 2, 227 * 1024, 228 * 1024)
+def test_the_device_is_the_pretended_one(device: DeviceProperties) -> None:
+    assert device == DeviceProperties("Pretended GPU", 90, 2, 227 * 1024)
     with pytest.raises(RuntimeError, match=r"cuMemAllocManaged.* not found"):
         driver.call("cuMemAllocManaged", 16, 1)
 
@@ -136,7 +139,7 @@ def test_the_device_is_the_pretended_one(device: Device) -> None:
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_take_more_shared_memory_than_a_block_has_unasked(
-    device: Device, cache: KernelCache, precision: Precision, captured: bool
+    device: DeviceProperties, cache: KernelCache, precision: Precision, captured: bool
 ) -> None:
     case = SequenceCase(small_shapes(130, 140, 64)["two layers, skip, values"], precision, 2, steps=2)
     assert SequenceKernel(case.shape, precision, cache, GENERAL).plan(2).shared_bytes > UNASKED
@@ -147,7 +150,7 @@ def test_weights_take_more_shared_memory_than_a_block_has_unasked(
 @pytest.mark.parametrize("captured", [False, True], ids=["launched", "captured"])
 @pytest.mark.parametrize("kernel", [*VARIANTS, "stepped"])
 def test_a_kernel_for_tensor_cores_gets_what_it_needs(
-    device: Device, cache: KernelCache, kernel: str, captured: bool
+    device: DeviceProperties, cache: KernelCache, kernel: str, captured: bool
 ) -> None:
     for precision in ("fp16", "bf16", "fp8"):
         case = SequenceCase(CHUNK.shape, precision, 3, steps=3)  # type: ignore[arg-type]
@@ -157,7 +160,7 @@ def test_a_kernel_for_tensor_cores_gets_what_it_needs(
 
 
 def test_measured_rows_come_first_and_the_table_where_they_do_not_run(
-    device: Device, tmp_path: Path, room: ctypes.c_int, caplog: pytest.LogCaptureFixture
+    device: DeviceProperties, tmp_path: Path, room: ctypes.c_int, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = KernelCache(tmp_path)
     write_rows(tmp_path / FILE, [Row((90, 90), ("fp16",), (3, 3), "sequence", 1)])
@@ -190,7 +193,7 @@ def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: Kernel
             assert case.excess(one.fetch(), case.inputs()) <= 1
 
 
-def test_a_launch_allocates_nothing_and_waits_for_nothing(device: Device, cache: KernelCache) -> None:
+def test_a_launch_allocates_nothing_and_waits_for_nothing(device: DeviceProperties, cache: KernelCache) -> None:
     with cell(cache) as one:
         before = LIBRARY.pretended_leftovers()
         one.launch()
@@ -200,14 +203,14 @@ def test_a_launch_allocates_nothing_and_waits_for_nothing(device: Device, cache:
         assert CELL.excess(one.fetch()["next_hidden"]) <= 1
 
 
-def test_a_captured_launch_is_timed(device: Device, cache: KernelCache) -> None:
+def test_a_captured_launch_is_timed(device: DeviceProperties, cache: KernelCache) -> None:
     with cell(cache) as one:
         replay = one.stream.captured(lambda stream: one.launch())
         assert one.stream.seconds(replay) > 0
         assert CELL.excess(one.fetch()["next_hidden"]) <= 1
 
 
-def test_a_thread_without_a_context_is_told_so(device: Device, cache: KernelCache) -> None:
+def test_a_thread_without_a_context_is_told_so(device: DeviceProperties, cache: KernelCache) -> None:
     cell, sequence = GruCellKernel(16, "fp32", cache), SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
     calls = [
         cell.prepare,
@@ -226,7 +229,7 @@ def test_a_thread_without_a_context_is_told_so(device: Device, cache: KernelCach
 @pytest.mark.parametrize(
     ("cubin", "code"), [(b"\x7fELF", "INVALID_IMAGE"), (b"pretended gru_cell Float sm_120", "NO_BINARY_FOR_GPU")]
 )
-def test_a_cubin_that_the_driver_refuses(device: Device, tmp_path: Path, cubin: bytes, code: str) -> None:
+def test_a_cubin_that_the_driver_refuses(device: DeviceProperties, tmp_path: Path, cubin: bytes, code: str) -> None:
     class Newer:
         kind, version = "newer", "14"
 
@@ -238,7 +241,9 @@ def test_a_cubin_that_the_driver_refuses(device: Device, tmp_path: Path, cubin: 
         GruCellKernel(16, "fp32", KernelCache(tmp_path, Newer())).prepare()
 
 
-def test_a_grid_that_is_not_resident_is_refused(device: Device, cache: KernelCache, room: ctypes.c_int) -> None:
+def test_a_grid_that_is_not_resident_is_refused(
+    device: DeviceProperties, cache: KernelCache, room: ctypes.c_int
+) -> None:
     room.value = 0
     with pytest.raises(KernelError, match=r"needs 2 blocks of \d+ bytes .* Pretended GPU \(sm_90\) holds 0 of them"):
         SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL).plan(1)
@@ -299,7 +304,7 @@ def test_an_address_that_no_kernel_can_read_ends_it(cache: KernelCache, fault: s
 
 
 def test_counters_that_are_not_cleared_end_the_kernel(cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "clear", lambda address, size, stream: None)
+    monkeypatch.setattr(driver, "fill", lambda address, word, size, stream: None)
     with (
         primary_context(),
         pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_LAUNCH_FAILED"),
@@ -321,12 +326,12 @@ def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache
 def test_work_that_waits_keeps_its_memory() -> None:
     with primary_context(), contextlib.closing(DeviceStream()) as stream:
         with scratch(64) as address:
-            driver.clear(address, 64, stream.handle)
+            driver.fill(address, 0, 64, stream.handle)
         with pytest.raises(KernelError, match="cuStreamSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS"):
             stream.synchronize()
 
 
-def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: Device, cache: KernelCache) -> None:
+def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: DeviceProperties, cache: KernelCache) -> None:
     with cell(cache) as one, spoilt_capture(one.stream):
         kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
         with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.* has to be prepared before"):
@@ -334,7 +339,7 @@ def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: Device, cache
 
 
 def test_a_captured_first_launch_finds_its_code_loaded(
-    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+    device: DeviceProperties, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without cuFuncLoad the launch itself would load it, and spoil the capture."""
     call = driver.call
@@ -347,23 +352,23 @@ def test_a_captured_first_launch_finds_its_code_loaded(
 
 
 def test_the_function_allows_as_much_shared_memory_as_the_kernel(
-    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+    device: DeviceProperties, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = driver.call
-    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
-    assert driver.LoadedKernel(library, "gru_cell_4", 0, device).blocks_per_multiprocessor(THREADS, UNASKED + 1) == 1
+    library = load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    assert LoadedKernel(library, "gru_cell_4", 0, device).blocks_per_multiprocessor(THREADS, UNASKED + 1) == 1
     monkeypatch.setattr(driver, "call", lambda name, *rest: () if name == "cuFuncSetAttribute" else call(name, *rest))
-    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, device)
+    kernel = LoadedKernel(library, "gru_cell_4", 0, device)
     with pytest.raises(KernelError, match="cuOccupancyMaxActiveBlocksPerMultiprocessor failed with"):
         kernel.blocks_per_multiprocessor(THREADS, UNASKED + 1)
 
 
 def test_cases_of_one_precision_share_the_loaded_kernels(
-    device: Device, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+    device: DeviceProperties, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[bytes] = []
-    load = driver.load_library
-    monkeypatch.setattr(driver, "load_library", lambda cubin: loaded.append(cubin) or load(cubin))
+    load = load_library
+    monkeypatch.setattr(loaded_kernels, "load_library", lambda cubin: loaded.append(cubin) or load(cubin))
     kernels = DeviceKernels(cache)
     for shape in list(small_shapes().values())[:3]:
         case = SequenceCase(shape, "fp16", 1, steps=1)
@@ -372,7 +377,7 @@ def test_cases_of_one_precision_share_the_loaded_kernels(
 
 
 def test_many_launches_without_a_capture_are_warned_of_once(
-    device: Device, cache: KernelCache, stream: DeviceStream, caplog: pytest.LogCaptureFixture
+    device: DeviceProperties, cache: KernelCache, stream: DeviceStream, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The plugin's enqueue; those that warm up before each capture are not meant."""
     case = SequenceCase(CHUNK.shape, "fp16", 3, steps=2)
@@ -407,31 +412,35 @@ def test_a_capture_refuses_what_allocates_or_waits(stream: DeviceStream, name: s
 
 
 def test_a_block_has_no_more_shared_memory_than_it_asked_for(
-    device: Device, cache: KernelCache, stream: DeviceStream
+    device: DeviceProperties, cache: KernelCache, stream: DeviceStream
 ) -> None:
-    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    library = load_library(cache.get("gru_cell", "fp32", 90).cubin)
     with pytest.raises(KernelError, match="cuKernelSetAttribute failed with CUDA_ERROR_INVALID_VALUE"):
-        driver.LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=228 * 1024))
-    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=UNASKED))
+        LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=228 * 1024))
+    kernel = LoadedKernel(library, "gru_cell_4", 0, dataclasses.replace(device, shared_per_block=UNASKED))
     arguments = GruArguments(*[256] * 5, CELL.batch, CELL.hidden_size, 2)
     with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_INVALID_VALUE"):
         kernel.launch(2, THREADS, UNASKED + 1, arguments, stream.handle, cooperative=False)
 
 
-def test_a_cooperative_launch_fits_the_device(device: Device, cache: KernelCache, stream: DeviceStream) -> None:
-    library = driver.load_library(cache.get("gru_cell", "fp32", 90).cubin)
-    kernel = driver.LoadedKernel(library, "gru_cell_4", 0, device)
+def test_a_cooperative_launch_fits_the_device(
+    device: DeviceProperties, cache: KernelCache, stream: DeviceStream
+) -> None:
+    library = load_library(cache.get("gru_cell", "fp32", 90).cubin)
+    kernel = LoadedKernel(library, "gru_cell_4", 0, device)
     arguments = GruArguments(*[256] * 5, CELL.batch, 24, 3)
     with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"):
         kernel.launch(3, THREADS, UNASKED, arguments, stream.handle, cooperative=True)
 
 
-def test_arguments_of_another_kernel_are_noticed(device: Device, cache: KernelCache, stream: DeviceStream) -> None:
+def test_arguments_of_another_kernel_are_noticed(
+    device: DeviceProperties, cache: KernelCache, stream: DeviceStream
+) -> None:
     class Longer(ctypes.Structure):
         _fields_ = (("arguments", GruArguments), ("rest", ctypes.c_char * 1024))
 
-    library = driver.load_library(cache.get("sequence", "fp32", 90).cubin)
-    kernel = driver.LoadedKernel(library, "sequence_4", 0, device)
+    library = load_library(cache.get("sequence", "fp32", 90).cubin)
+    kernel = LoadedKernel(library, "sequence_4", 0, device)
     arguments = Longer(GruArguments(*[256] * 5, CELL.batch, CELL.hidden_size, 2))
     with pytest.raises(KernelError, match="cuLaunchKernelEx failed with CUDA_ERROR_INVALID_VALUE"):
         kernel.launch(2, THREADS, UNASKED, arguments, stream.handle, cooperative=True)

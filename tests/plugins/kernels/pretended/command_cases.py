@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from wavernn_trt.plugins.compile import KernelCache
-from wavernn_trt.plugins.device_kernels import primary_context
+from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.scripts.gpu import speed, timed_chunks
 from wavernn_trt.scripts.gpu.choices import kernels_with
 from wavernn_trt.scripts.gpu.findings import FindingsFile

@@ -25,7 +25,7 @@ using wavernn::ResidentArguments;
 using wavernn::SequenceArguments;
 using wavernn::SteppedArguments;
 
-// Of plugins/kernels/host_sequence.cpp; the others are found by their names.
+// Of tests/plugins/harness/host_sequence.cpp; the others are found by their names.
 extern "C" {
 int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
 int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);

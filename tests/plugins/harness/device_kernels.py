@@ -1,24 +1,25 @@
-"""Random cells and chunks run on the GPU as `wavernn_trt.plugins.host_kernels` runs them on the host."""
+"""Random cells and chunks on the GPU; host_kernels.py runs the same on the host."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from kernel_cases import GruCase
 from numpy.typing import NDArray
 
-from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.device_stream import DeviceStream, Work, on_device
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
-from wavernn_trt.plugins.launch import GruCellKernel, SequenceKernel
+from wavernn_trt.plugins.gru_cell import GruCellKernel
+from wavernn_trt.plugins.kernel_family import Choice
+from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import WAITS
+from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.plugins.stored_weights import store_operands
+from wavernn_trt.scripts.gpu.cases import Arrays, ChunkCase
 
 
 class DeviceKernels:
@@ -58,7 +59,7 @@ class DeviceKernels:
 
     def sequence(
         self,
-        case: SequenceCase,
+        case: ChunkCase,
         inputs: Mapping[str, NDArray[Any]],
         *,
         choice: Choice | None = None,
@@ -93,28 +94,6 @@ class DeviceKernels:
         if precision not in self._loaded:
             self._loaded[precision] = KernelsByDevice(precision, self._cache)
         return self._loaded[precision]
-
-
-@contextlib.contextmanager
-def primary_context(ordinal: int = 0) -> Iterator[None]:
-    """Makes the primary context of a device current, as pycuda and torch do on their own.
-
-    Args:
-        ordinal: of the device.
-
-    Raises:
-        KernelError: there is no driver or no such device.
-    """
-    (device,) = driver.call("cuDeviceGet", ordinal)
-    (context,) = driver.call("cuDevicePrimaryCtxRetain", device)
-    try:
-        driver.call("cuCtxPushCurrent", context)
-        try:
-            yield
-        finally:
-            driver.release("cuCtxPopCurrent")
-    finally:
-        driver.release("cuDevicePrimaryCtxRelease", device)
 
 
 def _run(work: Work, captured: bool) -> None:

@@ -1,9 +1,13 @@
-"""The kernels' own sources on the host, built with g++: how they are proved where there is no GPU."""
+"""The kernels' sources built for the host with g++, and run there: tests of them that need no GPU.
+
+``python host_kernels.py LIBRARY`` builds the library.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,28 +15,28 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from kernel_cases import GruCase, SequenceCase
 from numpy.typing import NDArray
 
+import wavernn_trt.plugins
 from wavernn_trt.export.operators import PRECISIONS, Precision
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.gru_plan import gru_arguments, plan_gru
-from wavernn_trt.plugins.kernel_cases import Arrays, GruCase, SequenceCase
+from wavernn_trt.plugins.gru_cell import gru_arguments, plan_gru
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, engine_precision
-from wavernn_trt.plugins.resident_arguments import lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_plan import VARIANTS, most_blocks, plan_resident
-from wavernn_trt.plugins.sequence_plan import plan_sequence
-from wavernn_trt.plugins.stepped_arguments import lay_out_stepped, stepped_launches
-from wavernn_trt.plugins.stepped_plan import plan_stepped
+from wavernn_trt.plugins.resident import VARIANTS, lay_out_resident, most_blocks, plan_resident, resident_arguments
+from wavernn_trt.plugins.sequence import lay_out_sequence, plan_sequence, sequence_arguments
+from wavernn_trt.plugins.stepped import lay_out_stepped, plan_stepped, stepped_launches
 from wavernn_trt.plugins.stored_weights import store_operands
-from wavernn_trt.plugins.targets import Device
-from wavernn_trt.plugins.workspace import lay_out, sequence_arguments
+from wavernn_trt.plugins.targets import DeviceProperties
+from wavernn_trt.scripts.gpu.cases import Arrays
 
 Sanitizer = Literal["thread", "address,undefined"]
 Part = Literal["sequence", "resident", "stepped"]
 PARTS: tuple[Part, ...] = get_args(Part)
 """``sequence`` has the GRU cell too."""
-SOURCES = Path(__file__).parent / "kernels"
+HARNESS = Path(__file__).parent
+SOURCES = Path(str(wavernn_trt.plugins.__file__)).parent / "kernels"
 _ALIGNMENT = 64
 _PATIENCE = 1 << 30
 
@@ -53,7 +57,7 @@ def build_host_kernels(
         parts: which kernels it is to have.
         lanes: threads of a warp, a power of two; with several, the exchanges inside a warp run too.
         sanitizer: what g++ is to build it under; the sanitizer's own library must then be loaded before.
-        sources: the folder of the kernels.
+        sources: the folder of the kernels; a host_*.cpp in it takes the place of the one beside this file.
         switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
 
     Returns:
@@ -69,7 +73,11 @@ def build_host_kernels(
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g", "-O1"]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(parts)) as pool:
         objects = {part: str(Path(folder) / f"{part}.o") for part in parts}
-        compilations = [[*flags, "-c", str(sources / f"host_{part}.cpp"), "-o", name] for part, name in objects.items()]
+        compilations = []
+        for part, name in objects.items():
+            own = sources / f"host_{part}.cpp"
+            program = own if own.exists() else HARNESS / own.name
+            compilations.append([*flags, f"-I{sources}", "-c", str(program), "-o", name])
         for _ in pool.map(_run_compiler, compilations):
             pass
         _run_compiler([*flags, "-shared", *objects.values(), "-o", str(library)])
@@ -159,14 +167,11 @@ class HostKernels:
         Returns:
             The node's outputs, and all ``logits``.
         """
-        device = Device("host", 0, max(groups * blocks, groups), shared_bytes, shared_bytes)
+        device = DeviceProperties("host", 0, max(groups * blocks, groups), shared_bytes)
         precision = engine_precision(case.precision)
         plan = plan_sequence(case.shape, precision, case.batch, device, groups=groups, blocks=blocks, warps=warps)
-        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored, _ = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = _place_operands(case, stored, misalign)
-        outputs["logits"] = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
-        layout = lay_out(case.shape, precision, case.batch)
+        outputs, logits, kept = _place_chunk(case, inputs, misalign)
+        layout = lay_out_sequence(case.shape, precision, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.counter_bytes] = 0
         arguments = sequence_arguments(
@@ -174,14 +179,14 @@ class HostKernels:
             precision,
             plan,
             (case.batch, case.steps, case.window),
-            [array.ctypes.data for array in (*operands, *list(outputs.values())[:-1])],
+            [array.ctypes.data for array in kept],
             workspace.ctypes.data,
             waits=waits,
-            all_logits=outputs["logits"].ctypes.data,
+            all_logits=logits.ctypes.data,
         )
         grid = plan.grid - absent
         self._launch("wavernn_sequence", arguments, precision, plan.tile, grid, warps, plan.shared_bytes)
-        return outputs
+        return {**outputs, "logits": logits}
 
     def resident(
         self,
@@ -203,7 +208,7 @@ class HostKernels:
         Args:
             case: what to run; not in ``fp32``.
             inputs: of the case.
-            kernel: of `wavernn_trt.plugins.resident_plan.VARIANTS`.
+            kernel: of `wavernn_trt.plugins.resident.VARIANTS`.
             blocks: of a group; fewer where there is not so much work.
             groups: groups of blocks.
             warps: of a block.
@@ -216,19 +221,11 @@ class HostKernels:
         Returns:
             The node's outputs, and all ``logits``.
         """
-        device = Device("host", 0, groups * blocks, shared_bytes, shared_bytes)
+        device = DeviceProperties("host", 0, groups * blocks, shared_bytes)
         blocks = min(blocks, most_blocks(case.shape))
         settings = {"groups": groups, "blocks": blocks, "warps": warps}
         plan = plan_resident(case.shape, case.precision, case.batch, device, kernel, **settings)
-        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = _place_operands(case, stored, misalign)
-        scales = [_place(array, misalign) for array in scales_of_rows]
-        if in_place:
-            names = [operand.name for operand in case.shape.inputs()]
-            for name in ("previous", "hidden"):
-                outputs[f"{name}_out"] = operands[names.index(name)]
-        logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+        outputs, logits, kept = _place_chunk(case, inputs, misalign, in_place)
         layout = lay_out_resident(case.shape, case.batch)
         workspace = _place(np.full(layout.total, 0xFF, np.uint8), False)
         workspace[: layout.cleared] = 0
@@ -237,7 +234,7 @@ class HostKernels:
             case.precision,
             plan,
             (case.batch, case.steps, case.window),
-            [array.ctypes.data for array in (*operands, *outputs.values(), *scales)],
+            [array.ctypes.data for array in kept],
             workspace.ctypes.data,
             waits=waits,
             all_logits=logits.ctypes.data,
@@ -260,38 +257,31 @@ class HostKernels:
         Args:
             case: what to run; not in ``fp32``.
             inputs: of the case.
-            streams: of a tile; see `wavernn_trt.plugins.stepped_plan.plan_stepped`.
+            streams: of a tile; see `wavernn_trt.plugins.stepped.plan_stepped`.
             misalign: puts every operand but the weights where no vector of 16 bytes begins.
             in_place: writes the state to where it is read.
 
         Returns:
             The node's outputs, and all ``logits``.
         """
-        device = Device("host", 0, 1, 1 << 17, 1 << 17)
+        device = DeviceProperties("host", 0, 1, 1 << 17)
         plan = plan_stepped(case.shape, case.precision, case.batch, device, streams=streams)
-        outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
-        stored, scales_of_rows = store_operands(case.shape.inputs(), inputs, case.precision)
-        operands = _place_operands(case, stored, misalign)
-        scales = [_place(array, misalign) for array in scales_of_rows]
-        if in_place:
-            names = [operand.name for operand in case.shape.inputs()]
-            for name in ("previous", "hidden"):
-                outputs[f"{name}_out"] = operands[names.index(name)]
-        logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+        outputs, logits, kept = _place_chunk(case, inputs, misalign, in_place)
         workspace = _place(np.full(lay_out_stepped(case.shape, case.batch).total, 0xFF, np.uint8), False)
         launches = stepped_launches(
             case.shape,
             case.precision,
             plan,
             (case.batch, case.steps, case.window),
-            [array.ctypes.data for array in (*operands, *outputs.values(), *scales)],
+            [array.ctypes.data for array in kept],
             workspace.ctypes.data,
             all_logits=logits.ctypes.data,
         )
         precision = WEIGHT_PRECISIONS.index(case.precision)
         for one in launches:
-            numbers = (precision, one.grid, one.threads // 32, one.shared_bytes)
-            self._call(f"wavernn_{one.kernel}", ctypes.byref(one.arguments), *numbers)
+            stage = one.stage
+            numbers = (precision, stage.grid, stage.threads // 32, stage.shared_bytes)
+            self._call(f"wavernn_{stage.kernel}", ctypes.byref(one.arguments), *numbers)
         return {**outputs, "logits": logits}
 
     def _launch(self, name: str, arguments: ctypes.Structure, precision: Precision, *numbers: int) -> None:
@@ -302,12 +292,25 @@ class HostKernels:
             raise KernelError(f"{name} has no kernel for {arguments[1:]}")
 
 
-def _place_operands(case: SequenceCase, stored: Sequence[NDArray[Any]], misalign: bool) -> list[NDArray[Any]]:
-    """Copies of a chunk's operands; weights are aligned, as TensorRT's tensors and allocations are."""
-    return [
-        _place(array, misalign and operand.kind != "weight")
-        for operand, array in zip(case.shape.inputs(), stored, strict=True)
-    ]
+def _place_chunk(
+    case: SequenceCase, inputs: Mapping[str, NDArray[Any]], misalign: bool, in_place: bool = False
+) -> tuple[Arrays, NDArray[np.float32], list[NDArray[Any]]]:
+    """Places the arrays of a launch; weights are always aligned, as TensorRT's tensors and allocations are.
+
+    Returns:
+        The node's outputs, logits [B, T, outputs], and all arrays in the order of a launch's pointers.
+    """
+    operands = case.shape.inputs()
+    stored, scales = store_operands(operands, inputs, case.precision)
+    placed = {
+        operand.name: _place(array, misalign and operand.kind != "weight")
+        for operand, array in zip(operands, stored, strict=True)
+    }
+    outputs = {name: _place(array, misalign) for name, array in case.poisoned_outputs().items()}
+    if in_place:
+        outputs |= {f"{name}_out": placed[name] for name in ("previous", "hidden")}
+    logits = np.full((case.batch, case.steps, case.shape.outputs), np.nan, np.float32)
+    return outputs, logits, [*placed.values(), *outputs.values(), *(_place(array, misalign) for array in scales)]
 
 
 def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:
@@ -317,3 +320,8 @@ def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:
     copy: NDArray[Any] = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+if __name__ == "__main__":
+    part = Path(sys.argv[1] + ".part")
+    build_host_kernels(part).replace(sys.argv[1])

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import Operand, Precision, SequenceShape
-from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.rounding import store
-from wavernn_trt.plugins.sequence_reference import MIXTURES, decode_sequence
-from wavernn_trt.plugins.stored_weights import round_weight
-
-Arrays = dict[str, NDArray[Any]]
+from wavernn_trt.plugins.reference import MIXTURES, decode_sequence, gru_cell
+from wavernn_trt.plugins.resident import OctetPlan, ResidentPlan
+from wavernn_trt.plugins.sequence import MatrixPlan, SequencePlan
+from wavernn_trt.scripts.gpu.cases import Arrays, CellCase, ChunkCase, random_operand
 
 TOLERANCE = 2e-5
 """Largest error in float32, as a share of the largest value (at least 1): sums in another order, and another tanh."""
@@ -32,23 +30,8 @@ MOST_FLIPS = 0.05
 
 
 @dataclass(frozen=True)
-class GruCase:
-    """A random cell."""
-
-    batch: int
-    hidden_size: int
-    precision: Precision = "fp32"
-
-    def inputs(self) -> Arrays:
-        """gates, hidden, recurrent_weight as it is stored, recurrent_bias."""
-        random, size = np.random.default_rng(self.hidden_size), self.hidden_size
-        weight = (random.standard_normal((3 * size, size)) / np.sqrt(size)).astype(np.float32)
-        return {
-            "gates": random.standard_normal((self.batch, 3 * size)).astype(np.float32),
-            "hidden": random.uniform(-1, 1, (self.batch, size)).astype(np.float32),
-            "recurrent_weight": store(weight, self.precision),
-            "recurrent_bias": random.standard_normal(3 * size).astype(np.float32),
-        }
+class GruCase(CellCase):
+    """A random cell and the tolerance of its result."""
 
     def excess(self, next_hidden: NDArray[np.float32]) -> float:
         """A kernel's largest error as a multiple of what is allowed: at most 1 where it is right."""
@@ -58,14 +41,8 @@ class GruCase:
 
 
 @dataclass(frozen=True)
-class SequenceCase:
-    """A random chunk of a random model."""
-
-    shape: SequenceShape
-    precision: WeightPrecision = "fp32"
-    batch: int = 3
-    steps: int = 6
-    window: int = 4
+class SequenceCase(ChunkCase):
+    """A random chunk of a random model, its reference, and the tolerance of its results."""
 
     def inputs(self) -> Arrays:
         """By the names of ``shape.inputs()``; weights as they are stored.
@@ -80,18 +57,6 @@ class SequenceCase:
         }
         self._centre(inputs)
         return inputs
-
-    def poisoned_outputs(self) -> Arrays:
-        """By the names of ``shape.outputs_of_node()``, full of NaN, or of a label that does not exist."""
-        sizes: dict[int | str, Any] = {"B": self.batch, "T": self.steps}
-        return {
-            operand.name: np.full(
-                [sizes.get(size, size) for size in operand.shape],
-                np.nan if operand.kind == "float32" else -(2**31),
-                operand.kind,
-            )
-            for operand in self.shape.outputs_of_node()
-        }
 
     def expected(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """What the reference gives."""
@@ -167,40 +132,6 @@ class SequenceCase:
             one["uniforms"] = inputs["uniforms"][:, step : step + 1]
             found = decode_sequence(self.shape, {**inputs, **one, **state}, self.precision)
             state = {"previous": found["previous_out"], "hidden": found["hidden_out"]}
-
-
-def random_operand(
-    shape: SequenceShape,
-    operand: Operand,
-    sizes: Mapping[int | str, int],
-    random: np.random.Generator,
-    precision: WeightPrecision,
-) -> NDArray[Any]:
-    """Something that an operand of a chunk may be.
-
-    Args:
-        shape: the model.
-        operand: one of its inputs.
-        sizes: B, T and W.
-        random: where from.
-        precision: in which a weight is to be stored. In ``fp8`` it is float32 that can be stored without loss: codes
-            are made where they are uploaded, since an array alone does not hold their scales.
-    """
-    size = [int(sizes.get(size, size)) for size in operand.shape]
-    if operand.name == "frame_index":
-        return random.integers(0, sizes["W"], size, dtype=np.int32)
-    if operand.name == "interpolation":
-        weights = random.random(size, np.float32)
-        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-    if operand.kind == "int32":
-        return random.integers(0, shape.outputs, size, dtype=np.int32)
-    if operand.name == "uniforms":
-        return random.uniform(0.01, 0.99, size).astype(np.float32)
-    values = random.standard_normal(size).astype(np.float32)
-    if operand.kind == "weight":
-        weight = values / np.float32(np.sqrt(size[1]))
-        return round_weight(weight, "fp8") if precision == "fp8" else store(weight, precision)
-    return np.tanh(values) if operand.name in ("hidden", "previous") else np.float32(0.3) * values
 
 
 def _middle(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -291,3 +222,10 @@ def small_shapes(hidden_size: int = 7, fc_size: int = 10, classes: int = 37) -> 
             place_groups=((0,), (0,), ()),
         ),
     }
+
+
+def resident_share(plan: SequencePlan | ResidentPlan) -> float:
+    """The part of the weights that stays in shared memory, 0 to 1; of the block with the largest share."""
+    matrices: list[MatrixPlan | OctetPlan] = list(plan.matrices.values())
+    kept = sum(matrix.resident * matrix.set_bytes for matrix in matrices)
+    return kept / sum(matrix.sets * matrix.set_bytes for matrix in matrices)

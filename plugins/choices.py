@@ -1,4 +1,4 @@
-"""Which kernel decodes a batch: a small table, and files with the same rows from a measurement.
+"""All kernels that decode chunks, and which of them decodes a batch: a small table, or a file of measured rows.
 
 A file is JSON::
 
@@ -15,18 +15,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wavernn_trt.export.atomic_file import write_atomic
+from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.forms import KERNELS
+from wavernn_trt.plugins.kernel_family import Choice, KernelFamily
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
+from wavernn_trt.plugins.resident import VARIANTS, ResidentFamily, ResidentPlan
+from wavernn_trt.plugins.sequence import SequenceFamily, SequencePlan
+from wavernn_trt.plugins.stepped import SteppedFamily, SteppedPlan
+from wavernn_trt.plugins.targets import DeviceProperties
 
+AnyPlan = SequencePlan | ResidentPlan | SteppedPlan
+FAMILIES: tuple[KernelFamily, ...] = (SequenceFamily(), ResidentFamily(), SteppedFamily())
+"""All families of kernels that decode chunks."""
+KERNELS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.kernels)
+"""The names that a `Choice` may have."""
 FILE = "choices.json"
-"""The file's name in the folder of compiled kernels."""
+"""Name of the file in the folder of compiled kernels."""
 ANY = sys.maxsize
 """An upper end without a bound."""
 _SCHEMA = 1
@@ -43,12 +53,12 @@ class Row:
     batch: tuple[int, int]
     """The smallest and largest batch."""
     kernel: str
-    """Of `wavernn_trt.plugins.forms.KERNELS`."""
+    """Of `KERNELS`."""
     groups: int | None = None
     """Groups of blocks; as few as take the batch unless given."""
 
     def applies(self, sm: int, precision: WeightPrecision, batch: int) -> bool:
-        """Whether the row is about a batch on a GPU."""
+        """Whether the row covers a batch on a GPU."""
         return (
             self.sm[0] <= sm <= self.sm[1] and self.batch[0] <= batch <= self.batch[1] and precision in self.precisions
         )
@@ -68,6 +78,58 @@ TABLE: tuple[Row, ...] = (
 )
 """The first row that applies, and that the device can run, decodes a batch. Bounds are counted from the kernels'
 instructions and exchanges; none was measured on a GPU."""
+
+
+def family_of(kernel: str) -> KernelFamily:
+    """The family that has a kernel.
+
+    Raises:
+        ValueError: none has.
+    """
+    for family in FAMILIES:
+        if kernel in family.kernels:
+            return family
+    raise ValueError(f"kernel: found {kernel!r}, expected one of {', '.join(KERNELS)}")
+
+
+def choices(
+    precision: WeightPrecision, batch: int, device: DeviceProperties, measured: Sequence[Row] = ()
+) -> Iterator[tuple[Choice, bool]]:
+    """The kernels of the rows that apply, in the order to try them, and whether each was measured.
+
+    Args:
+        precision: of the weights.
+        batch: streams.
+        device: what they run on.
+        measured: rows that come before those of `TABLE`.
+    """
+    for rows, known in ((measured, True), (TABLE, False)):
+        for row in rows:
+            if row.applies(device.sm, precision, batch):
+                yield Choice(row.kernel, row.groups or fewest_groups(row.kernel, batch)), known
+
+
+def fewest_groups(kernel: str, batch: int) -> int:
+    """Groups of blocks that a kernel needs for a batch."""
+    return -(-batch // VARIANTS[kernel].streams) if kernel in VARIANTS else 1
+
+
+def plan_choice(
+    shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
+) -> AnyPlan:
+    """Plans a launch of a kernel.
+
+    Raises:
+        KernelError: the kernel does not run on the device, or not with this batch; says why.
+    """
+    family = family_of(choice.kernel)
+    if (reason := family.refusal(precision, device)) is not None:
+        raise KernelError(f"{choice.kernel} does not run: {reason}")
+    try:
+        plan: AnyPlan = family.plan(shape, precision, batch, device, choice)
+    except ValueError as error:  # groups that the device or the batch does not have
+        raise KernelError(f"{choice}: {error}") from error
+    return plan
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:

@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_cases import small_shapes
 
-from wavernn_trt.plugins.choice import choices, plan_choice
-from wavernn_trt.plugins.choice_table import ANY, TABLE, Row, read_rows, write_rows
+from wavernn_trt.plugins.choices import ANY, TABLE, Row, choices, plan_choice, read_rows, write_rows
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.form import Choice
-from wavernn_trt.plugins.kernel_cases import small_shapes
+from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
-from wavernn_trt.plugins.targets import SHARED_MEMORY, Device
+from wavernn_trt.plugins.targets import SHARED_MEMORY, DeviceProperties
 
 SHAPE = small_shapes(896, 1024, 1024)["one layer, labels"]
 ROW = {"sm": [90, 90], "precisions": ["fp16"], "batch": [1, 8], "kernel": "stepped", "groups": None}
 
 
 def kernels(sm: int, precision: WeightPrecision, batch: int, measured: tuple[Row, ...] = ()) -> list[str]:
-    return [choice.kernel for choice, _ in choices(precision, batch, Device.of("GPU", sm, 132), measured)]
+    return [choice.kernel for choice, _ in choices(precision, batch, DeviceProperties.of("GPU", sm, 132), measured)]
 
 
 @pytest.mark.parametrize("precision", WEIGHT_PRECISIONS)
 @pytest.mark.parametrize("sm", SHARED_MEMORY)
 def test_every_batch_has_a_kernel_that_has_a_plan(sm: int, precision: WeightPrecision) -> None:
     """But fp8, which needs tensor cores of 8.0."""
-    gpu = Device.of("GPU", sm, 40)
+    gpu = DeviceProperties.of("GPU", sm, 40)
     for batch in (1, 8, 9, 16, 17, 32, 33, 64, 96, 97, 256, 4096):
         found = [choice for choice, _ in choices(precision, batch, gpu)]
         assert bool(found) == (precision != "fp8" or sm >= 80)
@@ -51,7 +50,9 @@ def test_few_streams_stay_on_chip_and_many_are_stepped() -> None:
 
 
 def test_a_kernel_has_as_few_groups_as_take_the_batch() -> None:
-    found = [next(iter(choices("fp16", batch, Device.of("H100", 90, 132))))[0].groups for batch in (8, 9, 17, 96)]
+    found = [
+        next(iter(choices("fp16", batch, DeviceProperties.of("H100", 90, 132))))[0].groups for batch in (8, 9, 17, 96)
+    ]
     assert found == [1, 1, 2, 6]
 
 
@@ -61,7 +62,7 @@ def test_measured_rows_come_first_where_they_apply() -> None:
     assert kernels(90, "fp16", 3, rows) == kernels(90, "fp16", 3)
     assert kernels(89, "fp16", 8, rows) == kernels(89, "fp16", 8)
     assert kernels(90, "bf16", 8, rows) == kernels(90, "bf16", 8)
-    assert (Choice("sequence", 2), True) in choices("fp16", 8, Device.of("H100", 90, 132), rows)
+    assert (Choice("sequence", 2), True) in choices("fp16", 8, DeviceProperties.of("H100", 90, 132), rows)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -98,6 +99,6 @@ def test_a_file_that_is_none_is_refused_with_the_way_out(tmp_path: Path, content
 
 def test_a_choice_that_cannot_run_says_why() -> None:
     with pytest.raises(KernelError, match=r"stepped does not run: it needs compute capability 8\.0, and T4 has 7.5"):
-        plan_choice(SHAPE, "fp16", 1, Device.of("T4", 75, 40), Choice("stepped"))
+        plan_choice(SHAPE, "fp16", 1, DeviceProperties.of("T4", 75, 40), Choice("stepped"))
     with pytest.raises(KernelError, match="resident_stamped_8, 200 groups of blocks: found batch 1, 200 groups"):
-        plan_choice(SHAPE, "fp16", 1, Device.of("H100", 90, 132), Choice("resident_stamped_8", 200))
+        plan_choice(SHAPE, "fp16", 1, DeviceProperties.of("H100", 90, 132), Choice("resident_stamped_8", 200))

@@ -1,6 +1,6 @@
-"""What ``WaveRNNSequencePlugin`` computes, in numpy: the specification and the reference of its kernels.
+"""What ``CustomGRUPlugin`` and ``WaveRNNSequencePlugin`` compute, in numpy: the reference of their kernels.
 
-`wavernn_trt.export.operators.SequenceShape` has the same in formulas.
+`wavernn_trt.export.operators.SequenceShape` has the formulas of a sequence.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, SequenceShape
-from wavernn_trt.plugins.gru_reference import gru_update
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.export.operators import SEQUENCE_OPERATOR, Place, Precision, SequenceShape
 from wavernn_trt.plugins.operand_shapes import match_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision, operand_precision
-from wavernn_trt.plugins.rounding import product
-from wavernn_trt.plugins.stored_weights import round_weight
-
-FloatArray = NDArray[np.float32]
+from wavernn_trt.plugins.stored_weights import round_to, round_weight
 
 MIXTURES = 10
 """Components of a logistic mixture: as many weights, then means, then log-scales."""
@@ -27,6 +24,60 @@ LOG_SCALE_FLOOR = math.log(1e-14)
 """Of a logistic mixture's components (fatchord)."""
 LOG_DEVIATION_FLOOR = -7.0
 """Of a Gaussian (Coqui)."""
+
+
+def product(x: FloatArray, weight: FloatArray, precision: Precision) -> FloatArray:
+    """``x @ weight.T`` as a tensor core takes it: operands in the precision, sums in float32.
+
+    Args:
+        x: [B, K], rounded here.
+        weight: [N, K], rounded already.
+        precision: of both.
+
+    Returns:
+        float32 [B, N].
+    """
+    result: FloatArray = round_to(x, precision) @ weight.T
+    return result
+
+
+def gru_cell(
+    gates: FloatArray,
+    hidden: FloatArray,
+    recurrent_weight: NDArray[Any],
+    recurrent_bias: FloatArray,
+    precision: Precision = "fp32",
+) -> FloatArray:
+    """One GRU cell behind its input product (Cho et al., 2014, in the form of PyTorch and cuDNN).
+
+    Only the operands of the recurrent product are in the precision; sums, gates and state are float32.
+
+    Args:
+        gates: [B, 3H], the input's share of the reset, update and new gates, its bias included.
+        hidden: [B, H].
+        recurrent_weight: [3H, H], float32 or as `wavernn_trt.plugins.stored_weights.store` gives it.
+        recurrent_bias: [3H].
+        precision: of the recurrent product's operands.
+
+    Returns:
+        The new hidden state, float32 [B, H].
+    """
+    return gru_update(gates, product(hidden, round_to(recurrent_weight, precision), precision) + recurrent_bias, hidden)
+
+
+def gru_update(gates: FloatArray, recurrent: FloatArray, hidden: FloatArray) -> FloatArray:
+    """The rest of a cell, in float32: both shares of the gates [B, 3H] and the state [B, H] -> the new state [B, H]."""
+    input_reset, input_update, input_new = np.split(gates, 3, axis=1)
+    hidden_reset, hidden_update, hidden_new = np.split(recurrent, 3, axis=1)
+    reset = _sigmoid(input_reset + hidden_reset)
+    update = _sigmoid(input_update + hidden_update)
+    new = np.tanh(input_new + reset * hidden_new)
+    following: FloatArray = (new + update * (hidden - new)).astype(np.float32)
+    return following
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x), np.float32)  # does not overflow
 
 
 def decode_sequence(
@@ -40,7 +91,7 @@ def decode_sequence(
     Args:
         shape: the model.
         inputs: by the names of ``shape.inputs()``. Weights are float32, or stored in the precision as
-            `wavernn_trt.plugins.rounding.store` gives them, or as ml_dtypes' bfloat16.
+            `wavernn_trt.plugins.stored_weights.store` gives them, or as ml_dtypes' bfloat16.
         precision: of the operands of every product. Sums, gates, states and sampling are float32.
         forced: what each step is fed with, [B, T], in place of ``previous`` and of the samples before it (teacher
             forcing). What a step draws is the same as ever, and goes nowhere.

@@ -7,6 +7,7 @@ Its ``new_ops`` come before the functions that a model carries, so that these ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference.op_run import OpRun
 
-from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, SequenceShape
-from wavernn_trt.plugins.gru_reference import gru_cell
+from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, Precision, SequenceShape
 from wavernn_trt.plugins.operand_shapes import gru_operands, match_shapes
-from wavernn_trt.plugins.rounding import precision_of
-from wavernn_trt.plugins.sequence_reference import decode_sequence
+from wavernn_trt.plugins.reference import decode_sequence, gru_cell
+
+_PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class CustomGRUPlugin(OpRun):
@@ -62,3 +63,15 @@ class MaterialisePlugin(OpRun):
 
 OPERATORS: tuple[type[OpRun], ...] = (CustomGRUPlugin, WaveRNNSequencePlugin, MaterialisePlugin)
 """For ``ReferenceEvaluator(model, new_ops=list(OPERATORS))``."""
+
+
+def precision_of(dtypes: Iterable[np.dtype[Any]]) -> Precision:
+    """The precision that weights of these types are stored in.
+
+    Raises:
+        ValueError: a type that stands for none, or several precisions.
+    """
+    names = sorted({dtype.name for dtype in dtypes})
+    if len(names) != 1 or names[0] not in _PRECISIONS:
+        raise ValueError(f"found weights of type {', '.join(names)}, expected one of {', '.join(_PRECISIONS)} for all")
+    return _PRECISIONS[names[0]]

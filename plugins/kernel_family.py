@@ -1,4 +1,4 @@
-"""What every kernel that decodes a chunk offers: how it plans, what memory it needs, how it is launched."""
+"""The protocol of a kernel family: kernels that decode chunks, with one way to plan and launch them."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wavernn_trt.export.operators import SequenceShape
+from wavernn_trt.plugins.arguments import ChunkSizes
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.sequence_plan import WAITS
-from wavernn_trt.plugins.targets import TENSOR_CORES_FROM, Device
+from wavernn_trt.plugins.stalls import WAITS
+from wavernn_trt.plugins.targets import TENSOR_CORES_FROM, DeviceProperties
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which kernel decodes a batch, and how the GPU is shared out."""
+    """The kernel that decodes a batch, and its number of groups."""
 
     kernel: str
-    """One of `wavernn_trt.plugins.forms.KERNELS`."""
+    """One of `wavernn_trt.plugins.choices.KERNELS`."""
     groups: int = 1
-    """Groups of blocks that share the streams out, each with a copy of the weights."""
+    """Groups of blocks; each decodes a part of the streams with its own copy of the weights."""
 
     def __str__(self) -> str:
-        """As people read it."""
+        """For messages."""
         return f"{self.kernel}, {self.groups} group{'s' * (self.groups > 1)} of blocks"
 
 
-ChunkSizes = tuple[int, int, int]
-"""Streams B, steps T and rows of a window W."""
-
-
-class Form(Protocol):
-    """One way to decode a chunk."""
+class KernelFamily(Protocol):
+    """Kernels that decode chunks in one way; `wavernn_trt.plugins.choices.FAMILIES` lists all families."""
 
     @property
     def kernels(self) -> Sequence[str]:
-        """What a `Choice` of this form may name."""
+        """Names of the kernels, for `Choice.kernel`."""
 
     @property
     def has_groups(self) -> bool:
-        """Whether its blocks can be shared out in groups."""
+        """Whether the blocks can work in several groups."""
 
-    def refusal(self, precision: WeightPrecision, device: Device) -> str | None:
-        """Why no kernel of this form runs there, if so."""
+    def refusal(self, precision: WeightPrecision, device: DeviceProperties) -> str | None:
+        """The reason why no kernel of this family runs there, if there is one."""
 
-    def plan(self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: Device, choice: Choice) -> Any:
+    def plan(
+        self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
+    ) -> Any:
         """Plans a launch; needs no GPU.
 
         Raises:
@@ -58,7 +57,7 @@ class Form(Protocol):
         """Bytes of device memory that a launch needs beside its operands, on any device."""
 
     def check(self, kernels: LoadedKernels, plan: Any) -> None:
-        """Loads what the plan needs, and refuses what cannot run on the device at hand.
+        """Loads the plan's kernels, and checks that they run on the current device.
 
         Raises:
             KernelError: there is no compiler, or the device does not hold the grid.
@@ -79,8 +78,8 @@ class Form(Protocol):
         """Puts a chunk on a stream; see `wavernn_trt.plugins.launch.SequenceKernel.launch`."""
 
 
-def refusal_by_tensor_cores(precision: WeightPrecision, device: Device) -> str | None:
-    """Why tensor cores do not multiply weights of a precision on a device, if so."""
+def refusal_by_tensor_cores(precision: WeightPrecision, device: DeviceProperties) -> str | None:
+    """The reason why tensor cores cannot multiply weights of a precision on a device, if there is one."""
     if precision == "fp32":
         return "tensor cores have no fp32"
     if device.sm < TENSOR_CORES_FROM:
@@ -89,27 +88,27 @@ def refusal_by_tensor_cores(precision: WeightPrecision, device: Device) -> str |
 
 
 class CooperativePlan(Protocol):
-    """Of a grid whose blocks wait for each other."""
+    """A plan whose blocks wait for each other."""
 
     @property
     def grid(self) -> int:
-        """Blocks in all."""
+        """Blocks."""
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
 
 
-def require_resident(plan: CooperativePlan, device: Device, blocks_per_multiprocessor: int) -> None:
-    """Refuses a grid whose blocks cannot all run at once: they wait for each other, and would wait for ever.
+def require_resident(plan: CooperativePlan, device: DeviceProperties, blocks_per_multiprocessor: int) -> None:
+    """Checks that all blocks of a grid fit on the device at once: they wait for each other.
 
     Args:
         plan: the launch.
-        device: where.
-        blocks_per_multiprocessor: as the driver counts them.
+        device: the current one.
+        blocks_per_multiprocessor: resident blocks, from the driver.
 
     Raises:
-        KernelError: how many blocks there are, and room for how many.
+        KernelError: they do not; says how many blocks there are and how many fit.
     """
     room = blocks_per_multiprocessor * device.multiprocessors
     if room < plan.grid:

@@ -7,36 +7,35 @@ import itertools
 import math
 
 import pytest
+from kernel_cases import resident_share, small_shapes
 
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import arguments
-from wavernn_trt.plugins.arguments import MATRICES
+from wavernn_trt.plugins.arguments import COUNTER_BYTES, MATRICES, MOST_GROUPS, PATCH_ROWS
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.plugins.kernel_cases import small_shapes
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.plugins.resident_arguments import lay_out_mail, lay_out_resident, resident_arguments
-from wavernn_trt.plugins.resident_form import ResidentForm
-from wavernn_trt.plugins.resident_plan import (
+from wavernn_trt.plugins.resident import (
     MOST_STREAMS,
-    PATCH_ROWS,
     VARIANTS,
+    ResidentFamily,
     ResidentPlan,
+    lay_out_mail,
+    lay_out_resident,
     most_blocks,
     plan_resident,
+    resident_arguments,
 )
-from wavernn_trt.plugins.sequence_plan import MOST_GROUPS
-from wavernn_trt.plugins.targets import Device
-from wavernn_trt.plugins.workspace import COUNTER_BYTES
+from wavernn_trt.plugins.targets import DeviceProperties
 
 GPUS = [
-    Device.of("A100", 80, 108),
-    Device.of("RTX 3090", 86, 82),
-    Device.of("L4", 89, 58),
-    Device.of("RTX 4090", 89, 128),
-    Device.of("H100", 90, 132),
-    Device.of("H200", 90, 132),
-    Device.of("B200", 100, 148),
-    Device.of("RTX 5090", 120, 170),
+    DeviceProperties.of("A100", 80, 108),
+    DeviceProperties.of("RTX 3090", 86, 82),
+    DeviceProperties.of("L4", 89, 58),
+    DeviceProperties.of("RTX 4090", 89, 128),
+    DeviceProperties.of("H100", 90, 132),
+    DeviceProperties.of("H200", 90, 132),
+    DeviceProperties.of("B200", 100, 148),
+    DeviceProperties.of("RTX 5090", 120, 170),
 ]
 H100 = GPUS[4]
 PRECISIONS: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
@@ -70,7 +69,7 @@ SHAPES = small_shapes()
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 @pytest.mark.parametrize("kernel", VARIANTS)
 @pytest.mark.parametrize("shape", [UNIVOC, FATCHORD], ids=["univoc", "fatchord"])
-def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: Device) -> None:
+def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: DeviceProperties) -> None:
     variant = VARIANTS[kernel]
     for precision, groups in itertools.product(PRECISIONS, (1, 2, 4)):
         batch = variant.streams * groups
@@ -92,7 +91,7 @@ def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: Device) -> 
 
 def room_beside_weights(plan: ResidentPlan, shape: SequenceShape, warps: int = 8) -> list[tuple[int, int]]:
     """What the kernels use, counted as their structures and templates have it."""
-    octets = plan.variant.stream_octets
+    octets = VARIANTS[plan.kernel].stream_octets
     turns = 2 if octets == 1 else 1
     waiting = math.ceil(math.ceil(shape.hidden_size / 8) / plan.blocks)
     sizes = {
@@ -105,17 +104,17 @@ def room_beside_weights(plan: ResidentPlan, shape: SequenceShape, warps: int = 8
 
 
 @pytest.mark.parametrize(("gpu", "precision"), [(GPUS[0], "fp8"), (H100, "fp16"), (GPUS[6], "bf16"), (H100, "fp8")])
-def test_all_weights_of_univoc_stay_on_chip_with_few_streams(gpu: Device, precision: WeightPrecision) -> None:
+def test_all_weights_of_univoc_stay_on_chip_with_few_streams(gpu: DeviceProperties, precision: WeightPrecision) -> None:
     plan = plan_resident(UNIVOC, precision, 1, gpu, "resident_stamped_8")
-    assert plan.resident_share == 1.0
+    assert resident_share(plan) == 1.0
     assert plan.grid == min(gpu.multiprocessors, most_blocks(UNIVOC))
 
 
 @pytest.mark.parametrize(("gpu", "groups"), [(GPUS[2], 1), (H100, 4)])
-def test_eight_bits_keep_more_of_the_weights_on_chip(gpu: Device, groups: int) -> None:
+def test_eight_bits_keep_more_of_the_weights_on_chip(gpu: DeviceProperties, groups: int) -> None:
     """Of one copy on a small GPU, and of four on a large one."""
     sixteen, eight = (
-        plan_resident(UNIVOC, precision, groups, gpu, "resident_stamped_8", groups=groups).resident_share
+        resident_share(plan_resident(UNIVOC, precision, groups, gpu, "resident_stamped_8", groups=groups))
         for precision in ("fp16", "fp8")
     )
     assert 0 < sixteen < eight <= 1
@@ -134,7 +133,7 @@ def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
     plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=4)
     with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: take the kernel stepped"):
         plan_resident(UNIVOC, "fp16", 257, H100, "resident_stamped_16", groups=32)
-    small = Device("small", 89, 4, 20_000, 20_000)
+    small = DeviceProperties("small", 89, 4, 20_000)
     with pytest.raises(
         KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: take fewer groups"
     ):
@@ -171,7 +170,7 @@ def test_a_launch_finds_no_stamp_of_the_one_before() -> None:
 
 
 def test_words_have_room_only_in_batches_that_a_kernel_takes() -> None:
-    form = ResidentForm()
+    form = ResidentFamily()
     assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS) == lay_out_resident(UNIVOC, MOST_STREAMS).total
     assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS + 1) == 0
 
