@@ -33,11 +33,8 @@ LAYERS = (
 )
 """The rooms of runtime/: folders, and modules beside them. Each imports only from rooms in the lines above its own."""
 
-KNOWN = {
-    "health": "standby.py is the public path of models/standby.py, kept for this version",
-}
-"""Rooms that still import upwards, and how; where one no longer does, its test fails until its line is removed."""
-CIRCLES = pytest.mark.xfail(reason="scripts: gpu.peers and gpu.speed, bench.peers and bench.speed_rounds", strict=True)
+OLD_PATHS = {"wavernn_trt.runtime.health.standby"}
+"""Modules that only import the names of one in another room: its path in earlier versions."""
 
 Kind = Literal["top", "deferred", "typing"]
 """At a module's top; inside a function, when that runs; or for type checkers only."""
@@ -140,28 +137,19 @@ def test_every_room_of_the_runtime_has_its_layer() -> None:
     assert rooms == {room for layer in LAYERS for room in layer}
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        pytest.param(room, marks=pytest.mark.xfail(reason=KNOWN[room], strict=True)) if room in KNOWN else room
-        for layer in LAYERS
-        for room in layer
-    ],
-)
+@pytest.mark.parametrize("room", [room for layer in LAYERS for room in layer])
 def test_rooms_of_the_runtime_import_from_the_layers_below_only(room: str, imports: list[Import]) -> None:
     """For type checkers too: what needs another's types needs to know it."""
     height = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    mine = [one for one in imports if room_of(one.importer) == room]
+    mine = [one for one in imports if room_of(one.importer) == room and one.importer not in OLD_PATHS]
     others = [one for one in mine if room_of(one.imported) not in (None, room)]
     assert [one for one in others if height[str(room_of(one.imported))] >= height[room]] == []
 
 
-@CIRCLES
 def test_no_modules_import_each_other_in_a_circle_deferred_imports_included(imports: list[Import]) -> None:
     assert circles(imports, lambda one: one.kind != "typing") == []
 
 
-@CIRCLES
 def test_type_checkers_see_no_circle_beside_the_public_names(imports: list[Import]) -> None:
     assert circles(imports, lambda one: one.importer != "wavernn_trt") == []
 

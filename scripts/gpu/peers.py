@@ -27,7 +27,7 @@ from wavernn_trt.plugins.device_stream import DeviceStream, scratch
 from wavernn_trt.scripts.bench.pytorch_peers import Steps, plain_loop, with_fused_cells
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import STANDARD
-from wavernn_trt.scripts.gpu.speed import RUNS, repeats, task
+from wavernn_trt.scripts.gpu.tasks import RUNS, repeats, task
 
 GRAPH_BATCHES = (1, 64, 1024)
 GRAPH_STEPS, GRAPH_NUMBERS = 64, 1 << 16

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import faulthandler
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -34,11 +33,12 @@ from wavernn_trt.scripts.gpu.cubins import TRACE, TRACED_FILES, VARIANTS, open_c
 from wavernn_trt.scripts.gpu.findings import FindingsFile
 from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
 from wavernn_trt.scripts.gpu.resources import resource_report
+from wavernn_trt.scripts.gpu.tasks import RUNS, repeats, task
 from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
 PARTS = ("load", "time", "trace", "cells", "peers", "once")
 BATCHES = (1, 8, 64, 512, 4096)
-RUNS, SHORT_RUNS, WARM_UP = 20, 7, 2
+SHORT_RUNS = 7
 SHORT_STEPS = 64
 """Steps of the chunks by which the numbers of groups are ranked."""
 BEST = 2
@@ -47,7 +47,6 @@ PATIENCE, LESS_STEPS = 0.05, 128
 """Seconds that a long chunk may take; a slower one has fewer steps."""
 PRUNED = 2.0
 """A number of groups that takes so many times as long as the best is timed once only."""
-TASK_SECONDS = 30.0
 CELL_UNITS, CELL_BATCHES, CELLS = 896, (1, 16, 256), 64
 """Sizes of GRU cells, and how many of them are in one CUDA graph."""
 
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.what == "cells":
             time_cells(findings, cache)
         elif arguments.what == "peers":
-            from wavernn_trt.scripts.gpu.peers import time_peers  # it imports torch
+            from wavernn_trt.scripts.gpu.peers import time_peers  # loads torch
 
             time_peers(findings, arguments.model)
         elif arguments.kernel is None:
@@ -92,21 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 findings, cache, arguments.kernel, arguments.model, arguments.precision, arguments.batches, label
             )
     return 0
-
-
-@contextlib.contextmanager
-def task(findings: FindingsFile, name: str, kernel: str = "", precision: str = "") -> Iterator[None]:
-    """Turns what is raised into a finding, and ends the process if it hangs or its context is lost."""
-    findings.begin(name, kernel, precision)
-    faulthandler.dump_traceback_later(TASK_SECONDS, exit=True)
-    try:
-        yield
-    except Exception as error:  # every failure is a line of the table
-        findings.add(name, "failed", f"{type(error).__name__}: {error}", kernel=kernel, precision=precision)
-        if driver.is_lost():
-            sys.exit(f"the CUDA context is lost: {error}")
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def load(findings: FindingsFile, cache: KernelCache, origin: str) -> None:
@@ -284,13 +268,6 @@ def _cell_seconds(cache: KernelCache, precision: operators.Precision, batch: int
     if not np.isfinite(following).all():
         raise ValueError("the timed cells wrote states that are not finite")
     return taken
-
-
-def repeats(measure: Callable[[], float], runs: int) -> list[float]:
-    """Measures so many times after a warm-up."""
-    for _ in range(WARM_UP):
-        measure()
-    return [measure() for _ in range(runs)]
 
 
 if __name__ == "__main__":
