@@ -38,7 +38,6 @@ class PluginLog(logging.Handler):
         self._events = events
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         self._events.send("log", severity=record.levelname, text=record.getMessage())
 
 

@@ -73,7 +73,6 @@ class Nvcc:
         return found[1]
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
-        """See `Compiler`."""
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder) / "kernel.cubin"
             options = [*OPTIONS, "-O3", f"-arch=sm_{target}", "-cubin", "-Xptxas", "-v"]
@@ -114,7 +113,6 @@ class Nvrtc:
         self.version = f"{major}.{minor}"
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
-        """See `Compiler`."""
         headers = sorted(source.parent.glob("*.h"))
         (program,) = self._call(
             "nvrtcCreateProgram",

@@ -106,19 +106,15 @@ class GruOperation:
         return cls(**sizes)
 
     def attributes(self) -> dict[str, int | list[int]]:
-        """See `Operation`."""
         return {"hidden_size": self.hidden_size, "input_size": self.input_size}
 
     def inputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return gru_operands(self.hidden_size)
 
     def outputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return (Operand("next_hidden", ("B", self.hidden_size), "float32"),)
 
     def bind(self, precision: Precision) -> BoundKernel:
-        """See `Operation`."""
         return _gru_kernel(self.hidden_size, precision)
 
 
@@ -132,23 +128,18 @@ class SequenceOperation:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> SequenceOperation:
-        """See `SequenceShape.from_attributes`."""
         return cls(SequenceShape.from_attributes(attributes))
 
     def attributes(self) -> dict[str, int | list[int]]:
-        """See `Operation`."""
         return self.shape.to_attributes()
 
     def inputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return self.shape.inputs_of_node()
 
     def outputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return self.shape.outputs_of_node()
 
     def bind(self, precision: Precision) -> BoundKernel:
-        """See `Operation`."""
         return _sequence_kernel(self.shape, precision)
 
 
@@ -164,15 +155,12 @@ class MaterialiseOperation:
         return cls()
 
     def attributes(self) -> dict[str, int | list[int]]:
-        """See `Operation`."""
         return {}
 
     def inputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return (Operand("rows", ("T", "B", "C"), "float32"),)
 
     def outputs(self) -> tuple[Operand, ...]:
-        """See `Operation`."""
         return (Operand("materialised", ("T", "B", "C"), "float32"),)
 
     def bind(self, precision: Precision) -> BoundKernel:

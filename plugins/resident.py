@@ -315,21 +315,17 @@ class ResidentFamily:
     has_groups = True
 
     def refusal(self, precision: WeightPrecision, device: DeviceProperties) -> str | None:
-        """See `KernelFamily`."""
         return refusal_by_tensor_cores(precision, device)
 
     def plan(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
     ) -> ResidentPlan:
-        """See `KernelFamily`."""
         return plan_resident(shape, precision, batch, device, choice.kernel, groups=choice.groups)
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
-        """See `KernelFamily`."""
         return 0 if precision == "fp32" or batch > MOST_STREAMS else lay_out_resident(shape, batch).total
 
     def check(self, kernels: LoadedKernels, plan: ResidentPlan) -> None:
-        """See `KernelFamily`."""
         kernel = kernels.get("resident", plan.kernel)
         require_resident(plan, kernels.device, kernel.blocks_per_multiprocessor(THREADS, plan.shared_bytes))
 
@@ -345,7 +341,6 @@ class ResidentFamily:
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        """See `KernelFamily`."""
         arguments = resident_arguments(shape, precision, plan, sizes, pointers, workspace, waits=waits)
         layout = lay_out_resident(shape, sizes[0])
         driver.fill(workspace, 0, layout.cleared, stream)

@@ -258,21 +258,17 @@ class SequenceFamily:
     has_groups = True
 
     def refusal(self, precision: WeightPrecision, device: DeviceProperties) -> str | None:
-        """See `KernelFamily`."""
         return "it has no fp8" if precision == "fp8" else None
 
     def plan(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
     ) -> SequencePlan:
-        """See `KernelFamily`."""
         return plan_sequence(shape, engine_precision(precision), batch, device, groups=choice.groups)
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
-        """See `KernelFamily`."""
         return 0 if precision == "fp8" else lay_out_sequence(shape, precision, batch).total
 
     def check(self, kernels: LoadedKernels, plan: SequencePlan) -> None:
-        """See `KernelFamily`."""
         require_resident(
             plan, kernels.device, _kernel(kernels, plan).blocks_per_multiprocessor(THREADS, plan.shared_bytes)
         )
@@ -289,7 +285,6 @@ class SequenceFamily:
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        """See `KernelFamily`."""
         arguments = sequence_arguments(
             shape, engine_precision(precision), plan, sizes, pointers, workspace, waits=waits
         )

@@ -360,23 +360,19 @@ class SteppedFamily:
     has_groups = False
 
     def refusal(self, precision: WeightPrecision, device: DeviceProperties) -> str | None:
-        """See `KernelFamily`."""
         return refusal_by_tensor_cores(precision, device)
 
     def plan(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
     ) -> SteppedPlan:
-        """See `KernelFamily`."""
         if choice.groups != 1:
             raise ValueError(f"groups: found {choice.groups} for stepped kernels, whose blocks do not form groups")
         return plan_stepped(shape, precision, batch, device)
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
-        """See `KernelFamily`."""
         return 0 if precision == "fp32" else lay_out_stepped(shape, batch).total
 
     def check(self, kernels: LoadedKernels, plan: SteppedPlan) -> None:
-        """See `KernelFamily`."""
         for stage in (plan.begin, *plan.stages):
             kernels.get("stepped", stage.kernel)
 
@@ -392,7 +388,6 @@ class SteppedFamily:
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        """See `KernelFamily`. No block waits for another."""
         del waits
         for one in stepped_launches(shape, precision, plan, sizes, pointers, workspace):
             stage = one.stage

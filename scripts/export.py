@@ -148,7 +148,6 @@ class _List(argparse.Action):
         self._lines = lines
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Prints."""
         for line in self._lines():
             print(line)
         parser.exit()

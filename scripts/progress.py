@@ -113,12 +113,10 @@ class ProgressBar(Progress):
             self._thread.start()
 
     def decoded(self, steps: int) -> None:
-        """See `Progress`."""
         with self._lock:
             self._steps += steps
 
     def closed(self, result: JobResult) -> None:
-        """See `Progress`."""
         with self._lock:
             self._ended += 1
             self._ended_seconds += result.samples / self._sample_rate
@@ -140,11 +138,9 @@ class ProgressBar(Progress):
         self._bar.close()
 
     def __enter__(self) -> ProgressBar:
-        """The bar itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands."""
         self.close()
 
     def _work(self) -> None:

@@ -75,7 +75,6 @@ class FatchordConditioner(Conditioner):
             self.resnet = MelResNet(layout.n_mels, layout.compute_size, layout.aux_size, layout.blocks, layout.pad)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """See `Conditioner`."""
         columns = mel if self.mel_scale == 1.0 else mel * self.mel_scale
         if self.resnet is not None:
             aux = self.resnet(functional.pad(mel, (self.pad, self.pad)))  # [B, aux, N]
@@ -101,7 +100,6 @@ class FatchordStep(DecoderStep):
         self.fc3 = nn.Linear(fc[-1], layout.outputs)
 
     def forward(self, previous: Tensor, hidden: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor]:
-        """See `DecoderStep`."""
         inputs = [previous.unsqueeze(1), conditioning[:, : self.n_mels]]
         if self.first_part:
             inputs.append(conditioning[:, self.n_mels : self.n_mels + self.first_part])

@@ -26,7 +26,6 @@ class UnivocConditioner(Conditioner):
         self.rnn1 = nn.GRU(n_mels, conditioning_size, num_layers=2, batch_first=True, bidirectional=True)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """See `Conditioner`."""
         rows, _ = self.rnn1(mel.transpose(1, 2))
         return rows  # type: ignore[no-any-return]
 
@@ -43,7 +42,6 @@ class UnivocStep(DecoderStep):
         self.fc2 = nn.Linear(fc, outputs)
 
     def forward(self, previous: Tensor, hidden: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor]:
-        """See `DecoderStep`."""
         x = torch.cat([self.embedding(previous), conditioning], dim=1)
         state = self.rnn2(x, hidden[0])
         return self.fc2(torch.relu(self.fc1(state))), state.unsqueeze(0)

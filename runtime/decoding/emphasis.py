@@ -21,7 +21,6 @@ class DeEmphasis:
         self._last = 0.0
 
     def __call__(self, emphasised: Array) -> Array:
-        """The next samples."""
         if not self._coefficient or not emphasised.size:
             return emphasised
         coefficient = self._coefficient

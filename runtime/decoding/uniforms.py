@@ -51,7 +51,6 @@ class SeededUniforms:
         self._generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, fold]))
 
     def draw(self, steps: int) -> FloatArray:
-        """See `UniformSource`."""
         return _clamp(self._model, self._generator.random((steps, self._model.uniforms), dtype=np.float32))
 
 
@@ -93,7 +92,6 @@ class GivenUniforms:
         return other
 
     def draw(self, steps: int) -> FloatArray:
-        """See `UniformSource`."""
         taken = self._values[self._next : self._next + steps]
         self._next += steps
         return np.pad(taken, ((0, steps - len(taken)), (0, 0)), constant_values=0.5)

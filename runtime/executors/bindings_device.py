@@ -45,7 +45,6 @@ class Owned:
         self.native = native
 
     def __del__(self) -> None:
-        """See `Device.release`."""
         self._device.release(self._drop)
 
     def _drop(self) -> None:
@@ -144,7 +143,6 @@ class BindingsDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """See `Device`."""
         driver.call("cuCtxPushCurrent", self._context.native)
         try:
             yield
@@ -152,7 +150,6 @@ class BindingsDevice:
             driver.release("cuCtxPopCurrent")
 
     def release(self, drop: Callable[[], None]) -> None:
-        """See `Device`."""
         if self._context.ended:
             return
         try:
@@ -165,17 +162,14 @@ class BindingsDevice:
             driver.release("cuCtxPopCurrent")
 
     def stream(self) -> BindingsStream:
-        """See `Device`."""
         (native,) = driver.call("cuStreamCreate", NON_BLOCKING)
         return BindingsStream(self, native, int(native))
 
     def event(self) -> BindingsEvent:
-        """See `Device`."""
         (native,) = driver.call("cuEventCreate", NO_TIMING)
         return BindingsEvent(self, native)
 
     def allocate(self, size: int) -> BindingsBuffer:
-        """See `Device`."""
         try:
             (native,) = driver.call("cuMemAlloc", size)
         except KernelError as error:
@@ -185,7 +179,6 @@ class BindingsDevice:
         return BindingsBuffer(self, native, size)
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """See `Device`."""
         kind = np.dtype(dtype)
         (address,) = driver.call("cuMemHostAlloc", math.prod(shape) * kind.itemsize, 0)
         interface = {"shape": shape, "typestr": kind.str, "data": (int(address), False), "version": 3}
@@ -225,7 +218,6 @@ class BindingsEvent(Owned):
     """See `Event`."""
 
     def synchronize(self) -> None:
-        """See `Event`."""
         driver.call("cuEventSynchronize", self.native)
 
     def _drop(self) -> None:
@@ -236,32 +228,25 @@ class BindingsStream(CudaStream):
     """See `Stream`."""
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        """See `Stream`."""
         driver.call("cuMemcpyHtoDAsync", buffer.address, array.ctypes.data, array.nbytes, self.native)
 
     def copy_out(self, array: NDArray[Any], buffer: Buffer) -> None:
-        """See `Stream`."""
         driver.call("cuMemcpyDtoHAsync", array.ctypes.data, buffer.address, array.nbytes, self.native)
 
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
-        """See `Stream`."""
         driver.call("cuMemsetD32Async", buffer.address + WORD * first, word, count, self.native)
 
     def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
-        """See `Stream`."""
         offset = WORD * first
         driver.copy(source.address + offset, target.address + offset, WORD * count, self.handle)
 
     def record(self, event: Event) -> None:
-        """See `Stream`."""
         driver.call("cuEventRecord", event.native, self.native)
 
     def wait(self, event: Event) -> None:
-        """See `Stream`."""
         driver.call("cuStreamWaitEvent", self.native, event.native, 0)
 
     def synchronize(self) -> None:
-        """See `Stream`."""
         driver.call("cuStreamSynchronize", self.native)
 
     def _drop(self) -> None:

@@ -87,7 +87,6 @@ class CudaExecutor:
         self._lanes = LanePool(lambda: DeviceLane(device, decoder, decoder.slots, initial))
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        """See `Executor`."""
         return self._conditioner(mel)
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:

@@ -131,7 +131,6 @@ class KernelPlan:
         return f"{choice.kernel}_{self.precision}" + (f"_groups{choice.groups}" if choice.groups > 1 else "")
 
     def context(self, *, one_shape: bool) -> KernelContext:
-        """See `Plan`."""
         del one_shape  # there is but one
         size = self.kernel.workspace_bytes(self.slots, self.steps, self.window)
         return KernelContext(self, self._device.allocate(size))
@@ -155,15 +154,12 @@ class KernelContext:
         self._bound: dict[str, Buffer] = {}
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """See `PlanContext`."""
         raise RuntimeError(f"{name}: found {shape} for a kernel whose sizes are fixed")
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """See `PlanContext`."""
         self._bound[name] = buffer
 
     def enqueue(self, stream: Stream) -> None:
-        """See `PlanContext`."""
         plan, shape = self._plan, self._plan.shape
         operands = [
             *(self._bound[one.name] for one in shape.chunk_inputs()),

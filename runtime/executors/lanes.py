@@ -70,7 +70,6 @@ class HostLane:
         self._samples: NDArray[Any] | None = None
 
     def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
-        """See `Lane`."""
         for slot in entering:
             self._states[slot] = initial_state(self._model, 1)
         states = [self._states[slot] for slot in slots]
@@ -92,7 +91,6 @@ class HostLane:
         self._samples = samples[: len(slots)]
 
     def collect(self) -> NDArray[Any]:
-        """See `Lane`."""
         samples, self._samples = self._samples, None
         if samples is None:
             raise RuntimeError("no chunk was submitted")

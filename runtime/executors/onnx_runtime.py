@@ -69,15 +69,12 @@ class OnnxRuntimeExecutor:
         self._inputs = set(shapes)
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        """See `Executor`."""
         return self._conditioner(mel)
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
-        """See `Executor`."""
         return nullcontext(HostLane(self, self._directory.model, streams))
 
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        """See `ChunkDecoder`."""
         inputs = self._chunk_inputs(chunk)
         inputs["uniforms"] = chunk.uniforms
         inputs["previous"] = state.previous
@@ -86,7 +83,6 @@ class OnnxRuntimeExecutor:
         return samples, State(previous, hidden)
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See `Executor`."""
         with self._forced_lock:
             if self._forced is None:
                 self._forced = open_session(self._directory, TEACHER_FORCED, self._threads)
@@ -126,7 +122,6 @@ class OnnxConditioner:
         """Where it computes: ONNX Runtime takes the CPU where a library of the GPU's does not load."""
 
     def __call__(self, mel: FloatArray) -> FloatArray:
-        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
         (rows,) = self._session.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
         return rows[0]  # type: ignore[no-any-return]
 

@@ -60,7 +60,6 @@ class PycudaDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """See `Device`."""
         self._context.push()
         try:
             yield
@@ -83,22 +82,18 @@ class PycudaDevice:
             self._context.pop()
 
     def stream(self) -> PycudaStream:
-        """See `Device`."""
         return PycudaStream(self, self._cuda.Stream(NON_BLOCKING), self._cuda)
 
     def event(self) -> PycudaEvent:
-        """See `Device`."""
         return PycudaEvent(self, self._cuda.Event(NO_TIMING))
 
     def allocate(self, size: int) -> PycudaBuffer:
-        """See `Device`."""
         try:
             return PycudaBuffer(self, self._cuda.mem_alloc(size), size)
         except self._cuda.MemoryError:
             raise memory_is_full(size, *self._cuda.mem_get_info()) from None
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """See `Device`."""
         memory = self._cuda.pagelocked_empty(shape, np.dtype(dtype))
         return np.asarray(PinnedMemory(self, memory, memory.__array_interface__))
 
@@ -127,7 +122,6 @@ class PycudaEvent(Owned):
     """See `Event`."""
 
     def synchronize(self) -> None:
-        """See `Event`."""
         self.native.synchronize()
 
 
@@ -140,30 +134,23 @@ class PycudaStream(CudaStream):
         self._cuda = cuda
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        """See `Stream`."""
         self._cuda.memcpy_htod_async(buffer.address, array, self.native)
 
     def copy_out(self, array: NDArray[Any], buffer: Buffer) -> None:
-        """See `Stream`."""
         self._cuda.memcpy_dtoh_async(array, buffer.address, self.native)
 
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
-        """See `Stream`."""
         self._cuda.memset_d32_async(buffer.address + WORD * first, word, count, self.native)
 
     def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
-        """See `Stream`."""
         offset = WORD * first
         self._cuda.memcpy_dtod_async(target.address + offset, source.address + offset, WORD * count, self.native)
 
     def record(self, event: Event) -> None:
-        """See `Stream`."""
         event.native.record(self.native)
 
     def wait(self, event: Event) -> None:
-        """See `Stream`."""
         self.native.wait_for_event(event.native)
 
     def synchronize(self) -> None:
-        """See `Stream`."""
         self.native.synchronize()

@@ -137,7 +137,6 @@ class DeviceConditioner:
             self._context = plan.context(one_shape=False)
 
     def __call__(self, mel: FloatArray) -> FloatArray:
-        """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]; N lies inside the plan's profile."""
         frames = mel.shape[1]
         with self._lock, self._device.current():
             if frames > self._capacity:

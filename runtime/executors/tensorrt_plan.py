@@ -98,7 +98,6 @@ class TensorRTPlan:
         self._compiled = _CompiledKernels(compiled_file(cached.plan)) if hasattr(trt, "IRuntimeCache") else None
 
     def context(self, *, one_shape: bool) -> TensorRTContext:
-        """See `Plan`."""
         with self._opening:
             context = self._create(one_shape)
         if context is None:
@@ -110,7 +109,6 @@ class TensorRTPlan:
         return TensorRTContext(context, self._words, self._device)
 
     def warmed_up(self) -> None:
-        """See `Plan`."""
         if self._compiled is not None:
             self._compiled.save()
 
@@ -126,7 +124,6 @@ class TensorRTPlan:
         return self._engine.create_execution_context(config)
 
     def __del__(self) -> None:
-        """Frees the weights on the device, whichever thread drops the plan last."""
         self._device.release(self._drop)
 
     def _drop(self) -> None:
@@ -143,26 +140,21 @@ class TensorRTContext:
         self._device = device
 
     def __del__(self) -> None:
-        """Frees its memory on the device, whichever thread drops it."""
         self._device.release(self._drop)
 
     def _drop(self) -> None:
         self._context = None
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """See `PlanContext`."""
         self._require(self._context.set_input_shape(name, shape), f"the shape {shape} of {name}")
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """See `PlanContext`."""
         self._require(self._context.set_tensor_address(name, buffer.address), f"the address of {name}")
 
     def enqueue(self, stream: Stream) -> None:
-        """See `PlanContext`."""
         self._require(self._context.execute_async_v3(stream.handle), "to run")
 
     def capturable(self, stream: Stream) -> bool:
-        """See `PlanContext`."""
         asked = getattr(self._context, "is_stream_capturable", None)
         if asked is None or asked(stream.handle):
             return True

@@ -51,17 +51,14 @@ class TorchExecutor:
 
     @torch.inference_mode()
     def condition(self, mel: FloatArray) -> FloatArray:
-        """See `Executor`."""
         rows = self._conditioner(torch.from_numpy(np.ascontiguousarray(mel, np.float64))[None])
         return rows[0].float().numpy()  # type: ignore[no-any-return]
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
-        """See `Executor`."""
         return nullcontext(HostLane(self, self.model.config, streams))
 
     @torch.inference_mode()
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        """See `ChunkDecoder`."""
         conditioning = self._conditioning(chunk)  # [T, B, columns]
         uniforms = torch.from_numpy(chunk.uniforms).transpose(0, 1).contiguous()  # [T, B, U]
         previous = torch.from_numpy(state.previous.copy())
@@ -77,7 +74,6 @@ class TorchExecutor:
 
     @torch.inference_mode()
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See `Executor`."""
         conditioning = self._conditioning(chunk)
         fed = _exact(torch.from_numpy(previous.copy())).transpose(0, 1)  # [T, B]
         state = torch.from_numpy(hidden.astype(np.float64))

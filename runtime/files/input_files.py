@@ -103,7 +103,6 @@ class LeftOut:
         self._expected = "recording or mel" if mels else "recording"
 
     def __len__(self) -> int:
-        """How many files were left out."""
         return self.kinds.total()
 
     def add(self, path: str) -> None:

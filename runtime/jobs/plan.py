@@ -80,11 +80,9 @@ class JobPlan(Sequence[Job]):
         self._ends = np.cumsum([len(group.entries) for group in self._groups]).tolist()
 
     def __len__(self) -> int:
-        """How many jobs there are."""
         return int(self._ends[-1]) if self._ends else 0
 
     def __iter__(self) -> Iterator[Job]:
-        """All jobs."""
         for group in self._groups:
             yield from map(group.job, group.entries)
 
@@ -95,7 +93,6 @@ class JobPlan(Sequence[Job]):
     def __getitem__(self, index: slice) -> list[Job]: ...
 
     def __getitem__(self, index: int | slice) -> Job | list[Job]:
-        """One job, or several."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]

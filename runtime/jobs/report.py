@@ -125,13 +125,11 @@ class JobReport:
         self._file.close()
 
     def __enter__(self) -> JobReport:
-        """The report itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
     def _repair(self) -> None:

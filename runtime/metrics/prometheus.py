@@ -40,13 +40,11 @@ class Registration:
             collector.remove(self._kind, self._name, self)
 
     def __enter__(self) -> Registration:
-        """The registration itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
 

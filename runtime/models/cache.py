@@ -275,13 +275,11 @@ class ModelCache:
         self._pool.close()
 
     def __enter__(self) -> ModelCache:
-        """The cache itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
     def _find(self, asked: ModelKey) -> tuple[ModelKey, Path, str]:

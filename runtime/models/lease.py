@@ -95,13 +95,11 @@ class Lease(Generic[Key, Model]):
             self._release(pooled)
 
     def __enter__(self) -> Lease[Key, Model]:
-        """The lease itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
 

@@ -74,7 +74,6 @@ class ReadOnce(Generic[Content]):
         self._known: dict[Path, tuple[tuple[int, ...], Content]] = {}
 
     def __call__(self, path: Path) -> Content:
-        """The content of a file or folder; raises what ``read`` raises."""
         try:
             found = os.stat(path)
         except OSError:

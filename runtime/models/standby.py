@@ -279,13 +279,11 @@ class StandbyVocoder:
         self._pool.close()
 
     def __enter__(self) -> StandbyVocoder:
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes."""
         self.close()
 
     def _ask(self, ask: Callable[[Speaker], Answer]) -> tuple[Answer, Candidate, int]:

@@ -53,7 +53,6 @@ class PlainLoopPeer:
         self._device = device
 
     def turn(self, batch: int, seconds: float) -> Turn:
-        """See `Peer`."""
         steps = max(1, round(seconds * self._audio.sample_rate))
         rows = self._conditioning(steps)
         self._run(rows[: max(1, steps // 10)], batch)
@@ -139,7 +138,6 @@ class CudaGraphsPeer:
         check_step(self._model)
 
     def turn(self, batch: int, seconds: float) -> Turn:
-        """See `Peer`."""
         steps = Steps(self._model, batch, _STEPS, self._precision, self._device)
         replays = math.ceil(seconds * self._rate / _STEPS)
 

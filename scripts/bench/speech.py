@@ -75,15 +75,12 @@ class Mixture(Sequence[Request]):
     frames: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Number of utterances."""
         return len(self.frames)
 
     def __getitem__(self, number: int) -> Request:  # type: ignore[override]
-        """One utterance; its seed is its number."""
         return Request(self.speech.cut(self.first[number], self.frames[number]), number)
 
     def __iter__(self) -> Iterator[Request]:
-        """All of them, one at a time."""
         return map(self.__getitem__, range(len(self)))
 
 

@@ -87,7 +87,6 @@ class UnivocPeer:
         self._device = device
 
     def turn(self, batch: int, seconds: float) -> Turn:
-        """See `Peer`."""
         frames = max(1, round(seconds * self._audio.sample_rate / self._audio.hop_length))
         mel = torch.zeros(1, frames, self._audio.n_mels, device=self._device)
         self._run(mel[:, :1])
@@ -153,7 +152,6 @@ class TorchaudioPeer:
         self._device = device
 
     def turn(self, batch: int, seconds: float) -> Turn:
-        """See `Peer`."""
         frames = max(1, round(seconds * self._audio.sample_rate / self._audio.hop_length))
         mel = torch.zeros(batch, self._audio.n_mels, frames, device=self._device)
         self._run(mel[:, :, :1])
