@@ -440,13 +440,18 @@ class Vocoder:
             feed.start()
         return ticket
 
-    def lookahead(self) -> int:
+    def lookahead(self, frames: int | None = None) -> int:
         """Frames that `stream` waits for behind a frame before it draws the frame's samples, where a mel is arriving.
+
+        The first call for a number of frames runs the conditioner over short mels.
+
+        Args:
+            frames: as `stream` takes it.
 
         Raises:
             VocoderError: this model cannot speak a mel that is still arriving; the message says why.
         """
-        return self._incremental_requests(None).lookahead
+        return self._incremental_requests(frames).lookahead
 
     def _incremental_requests(self, lookahead: int | None) -> IncrementalRequests:
         if lookahead not in self._incremental:
