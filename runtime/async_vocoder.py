@@ -161,6 +161,10 @@ class AsyncVocoder:
             ticket.add_done_callback(pieces.stop)
         return awaited
 
+    def __reduce__(self) -> tuple[type[AsyncVocoder], tuple[Vocoder]]:
+        """Pickles the vocoder inside."""
+        return AsyncVocoder, (self.vocoder,)
+
     async def close(self) -> None:
         """Closes the vocoder, in a thread."""
         self._blocked.close()
@@ -178,6 +182,7 @@ class AsyncVocoder:
 
     async def _submit(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
         """Submits at once, or after all that wait already for room in the queue."""
+        self.vocoder.check_process()
         asked = time.monotonic()
         if not self._blocked:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,10 @@ class Vocoder:
     """A loaded model. Any number of threads may use it; what they ask for is decoded together.
 
     A waveform depends on its mel, its seed and the backend, and never on what else is decoded beside it.
+
+    A vocoder that `load` made can be pickled, for instance as an argument of a worker process that is spawned: the
+    pickle holds the path, the hashes of the model's files and the load options, and the worker loads the model again,
+    with the same backend and engine. A process that is forked cannot use it.
     """
 
     def __init__(self, loaded: LoadedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
@@ -62,6 +67,8 @@ class Vocoder:
         self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)
         self._incremental: dict[int | None, IncrementalRequests] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
+        self._limits = limits
+        self._process = os.getpid()
 
     @classmethod
     def load(
@@ -99,14 +106,35 @@ class Vocoder:
             ExecutorError: the probe failed: the model is damaged, or its executor computes something else.
         """
         options = LoadOptions(backend, batch, threads, precision, None if cache is None else Path(cache), probe)
-        vocoder = cls(load_model(None if dir is None else Path(dir), options), limits=limits)
-        if probe:
+        return cls._open(load_model(None if dir is None else Path(dir), options), None, limits)
+
+    @classmethod
+    def _open(cls, loaded: LoadedModel, batch: int | None, limits: SchedulerLimits) -> Vocoder:
+        vocoder = cls(loaded, batch, limits)
+        if loaded.options.probe:
             try:
                 require_probe(vocoder)
             except BaseException:
                 vocoder.close()
                 raise
         return vocoder
+
+    def __reduce__(self) -> tuple[Callable[..., Vocoder], tuple[LoadedModel, int, SchedulerLimits]]:
+        """Pickles where the model is and how it was loaded, see `LoadedModel`.
+
+        Raises:
+            VocoderError: `load` did not make this vocoder.
+        """
+        return type(self)._open, (self.loaded, self.batch, self._limits)
+
+    def check_process(self) -> None:
+        """Checks that this is the process that loaded the vocoder; every method that computes does so first.
+
+        Raises:
+            VocoderError: the process was forked later. Threads and locks of the vocoder are not in it.
+        """
+        if os.getpid() != self._process:
+            raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
 
     @property
     def config(self) -> LoadedModel:
@@ -282,7 +310,12 @@ class Vocoder:
         )
 
     def statistics(self) -> SchedulerStatistics:
-        """Slots, queue, speed and times, now."""
+        """Slots, queue, speed and times, now.
+
+        Raises:
+            VocoderError: see `check_process`.
+        """
+        self.check_process()
         return self._scheduler.statistics()
 
     @property
@@ -454,6 +487,7 @@ class Vocoder:
         return self._incremental_requests(frames).lookahead
 
     def _incremental_requests(self, lookahead: int | None) -> IncrementalRequests:
+        self.check_process()
         if lookahead not in self._incremental:
             self._incremental[lookahead] = IncrementalRequests(self.loaded, lookahead)
         return self._incremental[lookahead]
@@ -503,6 +537,7 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`, or samples that this model cannot have emitted.
         """
+        self.check_process()
         return self.loaded.teacher_forced(mel, samples)
 
     def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
