@@ -8,25 +8,23 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES, Condition
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES, MelBlocks
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray, Want, Window
 
-Blocks = WeakValueDictionary[int, FloatArray]
+HeldBlocks = WeakValueDictionary[int, FloatArray]
 """Rows of the blocks that any stream of an utterance holds now, by the block's number."""
 
 
 def held_rows(windows: ConditioningWindows) -> int:
     """The most rows that one stream holds: the blocks that a window touches, and the next one."""
-    return (2 + -(-(windows.rows - 1) // CONVOLUTION_FRAMES)) * CONVOLUTION_FRAMES
+    return (2 + -(-(windows.rows - 1) // BLOCK_FRAMES)) * BLOCK_FRAMES
 
 
 class BlockConditioning:
-    """A `Conditioning` whose rows are computed in blocks of `CONVOLUTION_FRAMES` frames, at fixed places.
+    """A `Conditioning` whose rows are computed block by block.
 
-    The conditioner must be a convolution over frames. Each block is one run over its frames and ``reach`` frames to
-    either side, zeros where the mel has none, so that every run has the same shape and a row's bits depend on the mel
-    alone. A stream reads forward; it holds the blocks of its last window and the next one. Streams of one utterance
-    (folds) share the blocks that any of them holds.
+    A stream reads forward; it holds the blocks of its last window and the next one. Streams of one utterance (folds)
+    share the blocks that any of them holds.
     """
 
     error: BaseException | None = None
@@ -34,29 +32,23 @@ class BlockConditioning:
     def __init__(
         self,
         windows: ConditioningWindows,
-        mel: FloatArray,
-        condition: Condition,
-        reach: int,
+        blocks: MelBlocks,
         *,
-        blocks: Blocks | None = None,
+        shared: HeldBlocks | None = None,
         want: Want | None = None,
     ) -> None:
-        """Prepares; no block is computed yet.
+        """Prepares; no block's rows are computed yet.
 
         Args:
             windows: lays out what a chunk reads.
-            mel: the whole mel, float32 [n_mels, N]; not changed by the caller afterwards.
-            condition: the conditioner; may be called by several threads at once.
-            reach: frames to either side that a row depends on.
-            blocks: the blocks that other streams of the utterance hold.
+            blocks: computes them.
+            shared: the blocks that other streams of the utterance hold.
             want: see `for_stream`.
         """
         self._windows = windows
-        self._mel = mel
-        self._frames = int(mel.shape[1])
-        self._condition = condition
-        self._reach = reach
-        self._shared = Blocks() if blocks is None else blocks
+        self._blocks = blocks
+        self._frames = blocks.frames
+        self._shared = HeldBlocks() if shared is None else shared
         self._want = want
         self._lock = threading.Lock()
         self._held: dict[int, FloatArray] = {}  # with the lock
@@ -65,7 +57,7 @@ class BlockConditioning:
 
     def for_stream(self, want: Want | None) -> BlockConditioning:
         """See `Conditioning`. The new one holds blocks of its own; without ``want``, `window` computes them."""
-        return BlockConditioning(self._windows, self._mel, self._condition, self._reach, blocks=self._shared, want=want)
+        return BlockConditioning(self._windows, self._blocks, shared=self._shared, want=want)
 
     @property
     def held(self) -> int:
@@ -77,7 +69,7 @@ class BlockConditioning:
         """Computes a block, unless some stream of the utterance holds it already, and holds it."""
         rows = self._shared.get(number)
         if rows is None:
-            rows = self._shared[number] = self._run(number)
+            rows = self._shared[number] = self._blocks.rows(number)
         with self._lock:
             self._held[number] = rows
             self._asked.discard(number)
@@ -115,7 +107,7 @@ class BlockConditioning:
         first = start // self._windows.hop_length - self._windows.model.margin
         rows = np.zeros((self._windows.rows, self._windows.model.columns), np.float32)
         for number, block in zip(needed, blocks, strict=True):
-            at = number * CONVOLUTION_FRAMES - first
+            at = number * BLOCK_FRAMES - first
             begin, end = max(0, at), min(len(rows), at + len(block))
             rows[begin:end] = block[begin - at : end - at]
         return self._windows.lay_out(rows, start, self.steps)
@@ -127,19 +119,7 @@ class BlockConditioning:
         """The numbers of the blocks whose rows the window of the chunk from ``start`` on reads."""
         first = start // self._windows.hop_length - self._windows.model.margin
         stop = min(first + self._windows.rows, self._frames)
-        return range(max(0, first) // CONVOLUTION_FRAMES, -(-stop // CONVOLUTION_FRAMES))
+        return range(max(0, first) // BLOCK_FRAMES, -(-stop // BLOCK_FRAMES))
 
     def _exists(self, number: int) -> bool:
-        return number * CONVOLUTION_FRAMES < self._frames
-
-    def _run(self, number: int) -> FloatArray:
-        """A block's rows, [up to CONVOLUTION_FRAMES, columns]."""
-        begin = number * CONVOLUTION_FRAMES
-        stop = min(begin + CONVOLUTION_FRAMES, self._frames)
-        read = np.zeros((len(self._mel), CONVOLUTION_FRAMES + 2 * self._reach), np.float32)
-        first = max(0, begin - self._reach)
-        there = self._mel[:, first : min(self._frames, begin + CONVOLUTION_FRAMES + self._reach)]
-        offset = first - (begin - self._reach)
-        read[:, offset : offset + there.shape[1]] = there
-        skipped = self._reach + self._windows.model.margin
-        return self._condition(read)[skipped : skipped + stop - begin]
+        return number * BLOCK_FRAMES < self._frames

@@ -11,25 +11,19 @@ is an approximation; the README has what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.runtime.conditioning.reach import measure_reach
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
+from wavernn_trt.runtime.conditioning.receptive_field import Condition, receptive_field
 from wavernn_trt.runtime.conditioning.sliding_rows import SlidingRows
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 
-Condition = Callable[[FloatArray], FloatArray]
-"""Runs a conditioner: mel [n_mels, N] -> rows [N + 2 * margin, columns]. One thread at a time may call it."""
-
-CONVOLUTION_FRAMES = 64
-"""Frames of a convolution's block. With its neighbours that is more than 64 columns, from which on ONNX Runtime's
-matrix products (MLAS, one thread) sum in the same parts however many there are: rows then equal those of longer mels
-bit for bit."""
 RECURRENT_BEFORE = 32
 """Frames before a recurrent network's block: more change nothing that was measurable."""
 RECURRENT_LOOKAHEAD = 19
@@ -95,9 +89,9 @@ class ConvolutionalBlocks:
         """See `ConditioningBlocks`; at the mel's end rows are final as they are."""
         if ended:
             return
-        for block in range(done // CONVOLUTION_FRAMES, -(-frames // CONVOLUTION_FRAMES)):
-            first = block * CONVOLUTION_FRAMES
-            stop = first + CONVOLUTION_FRAMES
+        for block in range(done // BLOCK_FRAMES, -(-frames // BLOCK_FRAMES)):
+            first = block * BLOCK_FRAMES
+            stop = first + BLOCK_FRAMES
             rows = range(max(done, first), min(frames, stop))
             yield Run(first - self._widest, stop + self._widest, rows)
 
@@ -107,7 +101,7 @@ class ConvolutionalBlocks:
 
     def reads_from(self, done: int) -> int:
         """See `ConditioningBlocks`."""
-        return done // CONVOLUTION_FRAMES * CONVOLUTION_FRAMES - self._widest
+        return done // BLOCK_FRAMES * BLOCK_FRAMES - self._widest
 
 
 @dataclass(frozen=True)
@@ -177,7 +171,7 @@ def conditioning_blocks(
         # The fewer frames there are to look ahead, the more each of them is worth, and the shorter blocks are.
         block = max(1, min(_MOST_RECURRENT_FRAMES, frames // 4))
         return RecurrentBlocks(len(model.groups), block, RECURRENT_BEFORE, frames - block + 1)
-    blocks = ConvolutionalBlocks(model, measure_reach(model, n_mels, condition))
+    blocks = ConvolutionalBlocks(model, receptive_field(model, n_mels, condition))
     if lookahead not in (None, blocks.lookahead):
         raise VocoderError(
             f"lookahead: found {lookahead} frames, expected {blocks.lookahead}, which is what this model's conditioner "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from wavernn_trt.runtime.conditioning.incremental_blocks import Condition, ConditioningBlocks, condition_run
+from wavernn_trt.runtime.conditioning.incremental_blocks import ConditioningBlocks, condition_run
+from wavernn_trt.runtime.conditioning.receptive_field import Condition
 from wavernn_trt.runtime.conditioning.sliding_rows import SlidingRows
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray, Want, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError

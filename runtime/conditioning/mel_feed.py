@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES
 from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.mel import check_mel
@@ -101,10 +101,10 @@ class MelFeed:
     def _append(self, frames: FloatArray) -> None:
         if self._on_frames is not None:
             self._on_frames(frames)
-        for first in range(0, frames.shape[1], CONVOLUTION_FRAMES):
+        for first in range(0, frames.shape[1], BLOCK_FRAMES):
             if first and not self._conditioning.wait_for_room(self._ahead):
                 return
-            self._conditioning.append(frames[:, first : first + CONVOLUTION_FRAMES])
+            self._conditioning.append(frames[:, first : first + BLOCK_FRAMES])
 
     def _checked(self, piece: ArrayLike, index: int) -> FloatArray:
         """A piece as float32 [n_mels, k]."""

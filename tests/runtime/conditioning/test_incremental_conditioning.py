@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtim
 from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.incremental_blocks import (
-    CONVOLUTION_FRAMES,
+    BLOCK_FRAMES,
     RECURRENT_LOOKAHEAD,
     ConditioningBlocks,
     condition_in_blocks,
@@ -146,7 +146,7 @@ def assert_same(found: list[list[NDArray[np.float32]]], wanted: list[list[NDArra
     ("layout", "backend"),
     [*((layout, "onnxruntime") for layout in LAYOUTS), *((layout, "torch") for layout in (*LAYOUTS, "mol", "gauss"))],
 )
-@pytest.mark.parametrize("frames", [1, 2, 21, CONVOLUTION_FRAMES + 1, 150])
+@pytest.mark.parametrize("frames", [1, 2, 21, BLOCK_FRAMES + 1, 150])
 def test_bits_do_not_depend_on_how_the_mel_is_cut(
     layout: str, backend: str, frames: int, make_model: Callable[..., Model]
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: M
     torch.save(reference.random_state(layout), tmp_path / "latest.pyt")
     directory = export(read_checkpoint(tmp_path / "latest.pyt"), tmp_path / "voice", steps=4).directory
     model = Model.of(load_model(directory.path, LoadOptions("onnxruntime", threads=1)))
-    for frames in (CONVOLUTION_FRAMES + 1, 130, 200):
+    for frames in (BLOCK_FRAMES + 1, 130, 200):
         mel = model.mel(frames)
         rows, whole = model.rows(mel), model.opened.executor.condition(mel)
         starts = model.starts(frames)
