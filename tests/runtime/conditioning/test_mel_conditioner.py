@@ -30,9 +30,14 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.runtime.conditioning import mel_conditioner
-from wavernn_trt.runtime.conditioning.block_conditioning import BlockConditioning, held_rows
 from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
-from wavernn_trt.runtime.conditioning.mel_conditioner import WHOLE_FRAMES, WHOLE_RECURRENT_FRAMES, MelConditioner
+from wavernn_trt.runtime.conditioning.mel_conditioner import (
+    WHOLE_FRAMES,
+    WHOLE_RECURRENT_FRAMES,
+    BlockConditioning,
+    MelConditioner,
+    held_rows,
+)
 from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import ExecutorError
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
