@@ -394,3 +394,41 @@ def test_what_a_whole_mel_took_is_given_back_before_the_next_is_conditioned(earl
     mel, rows = 80 * 4, earlier_voice.model.columns * 4
     # A run has its rows twice, for a moment; and freed memory is not all the system's again.
     assert growth_a_frame(earlier_voice) < 3 * rows + 4 * mel
+
+
+JOB = """
+import sys
+from wavernn_trt.scripts.cli import main
+code = main(["vocode", sys.argv[2], "-o", sys.argv[3], "--model", sys.argv[1], "--backend", "onnxruntime", "-q"])
+with open("/proc/self/status") as status:
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def narrow(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    """A model of fatchord's shape with 32 units, whose waveform does not stand still."""
+    import torch
+
+    from wavernn_trt.export import export, read_checkpoint
+
+    folder = tmp_path_factory.mktemp("narrow")
+    sizes = {"compute_size": 32, "aux_size": 32, "hidden_size": 32, "fc_sizes": (32, 32)}
+    state = reference.random_state(dataclasses.replace(reference.SMALL, n_mels=80, **sizes))
+    decoder = {name: 0.1 * value for name, value in state.items() if name.startswith(("rnn", "fc", "I."))}
+    torch.save({**state, **decoder}, folder / "latest.pyt")
+    return export(read_checkpoint(folder / "latest.pyt"), folder / "voice", steps=4).directory
+
+
+@from_proc
+def test_from_file_to_file_memory_grows_by_mel_and_waveform_alone(narrow: ModelDirectory, tmp_path: Path) -> None:
+    lengths, peaks = (500, 12_500), []
+    for frames in lengths:
+        np.save(tmp_path / "mel.npy", 0.2 * np.random.default_rng(0).random((80, frames), np.float32))
+        out = tmp_path / f"{frames}"
+        command = [sys.executable, "-c", JOB, str(narrow.path), str(tmp_path / "mel.npy"), str(out)]
+        peaks.append(1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        assert (out / "mel.wav").stat().st_size > 2 * frames * narrow.audio.hop_length
+    mel, waveform, rows = 80 * 4, narrow.audio.hop_length * 4, narrow.model.columns * 4
+    assert (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) < 3 * mel + 4 * waveform < rows
