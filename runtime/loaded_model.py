@@ -55,8 +55,8 @@ class LoadedModel:
     """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
     options: LoadOptions = DEFAULT_OPTIONS
     """What it was loaded with."""
-    files: Mapping[str, str] | None = field(default=None, repr=False)
-    """SHA-256 of its files by name; ``None`` where the caller made the executor."""
+    files: Mapping[str, str] | None = field(default=None, init=False, repr=False)
+    """SHA-256 of its files by name, set by `load_model`; ``None`` where the caller made or replaced a part of it."""
 
     @classmethod
     def of(
@@ -184,11 +184,12 @@ def load_model(path: Path | None = None, options: LoadOptions = DEFAULT_OPTIONS)
     if options.backend == "torch":
         checkpoint, executor = open_torch(path, options)
         model = checkpoint.model
-        return LoadedModel(
-            path, model.config, checkpoint.audio, model.upsampling, executor, options=options, files=files
-        )
-    directory = open_model_directory(path)
-    return dataclasses.replace(LoadedModel.of(directory, *open_executor(directory, options), options), files=files)
+        loaded = LoadedModel(path, model.config, checkpoint.audio, model.upsampling, executor, options=options)
+    else:
+        directory = open_model_directory(path)
+        loaded = LoadedModel.of(directory, *open_executor(directory, options), options)
+    object.__setattr__(loaded, "files", files)
+    return loaded
 
 
 def _reopen(reference: ModelReference) -> LoadedModel:

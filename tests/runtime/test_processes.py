@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import multiprocessing
 import operator
@@ -99,8 +100,12 @@ def test_damaged_files_and_a_missing_directory_are_found_when_a_pickle_is_opened
 
 def test_a_vocoder_around_an_executor_of_the_caller_does_not_pickle(plain: Vocoder) -> None:
     made = LoadedModel(plain.config.path, plain.config.model, plain.config.audio, None, plain.executor)
-    with Vocoder(made) as vocoder, pytest.raises(VocoderError, match=r"expected one that wavernn_trt\.load loaded"):
-        pickle.dumps(vocoder)
+    for loaded in (made, dataclasses.replace(plain.loaded, executor=plain.executor)):
+        with (
+            Vocoder(loaded) as vocoder,
+            pytest.raises(VocoderError, match=r"expected one that wavernn_trt\.load loaded"),
+        ):
+            pickle.dumps(vocoder)
 
 
 def test_a_checkpoint_is_pickled_with_the_settings_that_it_was_read_with(
