@@ -141,7 +141,7 @@ def test_a_long_mel_of_a_recurrent_conditioner_has_one_waveform_however_it_is_as
 ) -> None:
     path = small_directory("univoc").path
     with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
-        mel = mel_of(vocoder.opened, 700)
+        mel = mel_of(vocoder.loaded, 700)
         whole = vocoder.vocode(mel, seed=1)
         folded = vocoder.vocode(mel, seed=1, fold=700, overlap=100)
         labels = vocoder.labels(mel, seed=1)
