@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,7 +67,6 @@ class Vocoder:
         self._incremental: dict[int | None, IncrementalRequests] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
         self._limits = limits
-        self._process = os.getpid()
 
     @classmethod
     def load(
@@ -133,8 +131,7 @@ class Vocoder:
         Raises:
             VocoderError: the process was forked later. Threads and locks of the vocoder are not in it.
         """
-        if os.getpid() != self._process:
-            raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
+        self._scheduler.check_process()
 
     @property
     def config(self) -> LoadedModel:
@@ -325,6 +322,7 @@ class Vocoder:
         ``draining`` and ``closed`` refuse them with a `ClosedError`, ``broken`` with an `ExecutorError`: the backend
         failed too often and was given up.
         """
+        self.check_process()
         return self._scheduler.state
 
     def drain(self, seconds: float | None = None) -> bool:
@@ -336,6 +334,7 @@ class Vocoder:
         Returns:
             Whether all have ended in time.
         """
+        self.check_process()
         return self._scheduler.drain(seconds)
 
     def close(self) -> None:

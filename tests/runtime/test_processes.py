@@ -141,6 +141,8 @@ ENTRIES: dict[str, Callable[[Vocoder], object]] = {
     "labels": lambda vocoder: vocoder.labels(MEL),
     "teacher_forced": lambda vocoder: vocoder.teacher_forced(MEL, np.zeros(200, np.int32)),
     "statistics": lambda vocoder: vocoder.statistics(),
+    "state": lambda vocoder: vocoder.state,
+    "drain": lambda vocoder: vocoder.drain(1),
     "AsyncVocoder.vocode": lambda vocoder: asyncio.run(AsyncVocoder(vocoder).vocode(MEL)),
     "AsyncVocoder.stream": lambda vocoder: asyncio.run(_drain(AsyncVocoder(vocoder), MEL)),
     "AsyncVocoder.stream of pieces": lambda vocoder: asyncio.run(_drain(AsyncVocoder(vocoder), _pieces())),
@@ -156,7 +158,7 @@ def test_a_forked_process_gets_an_error_from_every_entry(plain: Vocoder, entry: 
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with plain._scheduler.lock:  # which is then locked in the child for ever
+        with plain._scheduler._flight.lock:  # which is then locked in the child for ever
             held.set()
             forked.wait(60)
 
