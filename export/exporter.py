@@ -28,7 +28,8 @@ from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.new_directory import check_sizes, new_directory, refuse_to_replace, write_graphs
 from wavernn_trt.export.probe import make_probe
 from wavernn_trt.export.probe_record import write_probe
-from wavernn_trt.export.rewrite.check import Agreement, check_decoder, check_pass, require
+from wavernn_trt.export.rewrite.check import Agreement, check_blocks, check_decoder, check_pass, require
+from wavernn_trt.export.rewrite.conditioner_blocks import conditioner_in_blocks
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
 from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
@@ -152,6 +153,8 @@ def _write_files(
     agreements.append(require(check_decoder("unroll", exported, checked, model, audio, **sizes, hoisted=fused)))
     loop = to_model(free_running_loop(hoisted, model))
     agreements.append(require(check_decoder("loop", exported, loop, model, audio, **sizes, hoisted=hoisted)))
+    if (blocks := conditioner_in_blocks(hoisted.conditioner)) is not None:
+        agreements.append(require(check_blocks("condition in blocks", hoisted.conditioner, blocks, model, audio)))
     write_graphs(folder, hoisted, fused, model, shape, checkpoint.model.upsampling)
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.state.items()}, folder / CHECKPOINT)
     source = {

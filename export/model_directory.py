@@ -4,6 +4,8 @@
 ``config.json``        schema version, model sizes, audio settings, decoder shapes, where it came from, and for a
                        quantised model which products are rounded to what
 ``conditioner.onnx``   mel [B, n_mels, N] -> conditioning [B, N + 2 * margin, columns], hoisted products included
+``conditioner_blocks.onnx``  only for recurrent conditioners: the same over a block of a mel, with recurrent states as
+                       inputs and outputs; directories of earlier versions have none
 ``decoder.onnx``       ``steps`` steps of the decoder, unrolled, every shape static: what TensorRT builds from
 ``decoder_loop.onnx``  the same step in a loop, any batch and any number of steps: what ONNX Runtime runs
 ``teacher_forced.onnx``  the same step fed with given samples, yielding logits: what scoring runs
@@ -34,6 +36,7 @@ from wavernn_trt.export.typed_json import from_json
 
 CONFIG = "config.json"
 CONDITIONER = "conditioner.onnx"
+CONDITIONER_BLOCKS = "conditioner_blocks.onnx"
 DECODER = "decoder.onnx"
 DECODER_LOOP = "decoder_loop.onnx"
 TEACHER_FORCED = "teacher_forced.onnx"

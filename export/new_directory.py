@@ -18,6 +18,7 @@ from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.graph_files import to_model, write_models
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
+    CONDITIONER_BLOCKS,
     DECODER,
     DECODER_LOOP,
     MANIFEST,
@@ -28,6 +29,7 @@ from wavernn_trt.export.model_directory import (
     ModelDirectoryError,
 )
 from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.rewrite.conditioner_blocks import conditioner_in_blocks
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
 
@@ -90,8 +92,12 @@ def write_graphs(
         TEACHER_FORCED: to_model(teacher_forced_loop(loops, model)),
     }
     write_models(folder, models, WEIGHTS)
-    onnx.save(to_model(loops.conditioner), folder / CONDITIONER)
-    for name in (*models, CONDITIONER):
+    conditioners = {CONDITIONER: loops.conditioner}
+    if (blocks := conditioner_in_blocks(loops.conditioner)) is not None:
+        conditioners[CONDITIONER_BLOCKS] = blocks
+    for name, graph in conditioners.items():
+        onnx.save(to_model(graph), folder / name)
+    for name in (*models, *conditioners):
         onnx.checker.check_model(str(folder / name), full_check=True)
     if upsampling is not None:
         np.save(folder / UPSAMPLING, upsampling.astype(np.float32))

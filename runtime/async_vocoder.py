@@ -1,4 +1,4 @@
-"""A vocoder for asyncio: the same scheduler, awaited."""
+"""`AsyncVocoder`: the `Vocoder` API for asyncio."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import Samples
 from wavernn_trt.runtime.vocoder import Vocoder
 
-_NONE_LEFT = 1e-9
-"""Seconds: of a deadline that passed at the entrance, which the vocoder then says."""
+_PASSED = 1e-9
+"""Seconds left of a deadline that passed before the request was submitted; the vocoder then raises the error."""
 _PIECES_AHEAD = 8
-"""Pieces of an arriving mel that are taken from an asynchronous iterator before the vocoder has them."""
+"""Pieces of an arriving mel that are read from an asynchronous iterator before the vocoder takes them."""
 
 
 class AsyncVocoder:
-    """A `Vocoder` whose work is awaited; a task that is cancelled cancels what it asked for.
+    """A `Vocoder` whose results are awaited. Cancelling a task cancels its request.
 
-    Both may be used at the same time, and share slots and queue.
+    The vocoder inside may be used at the same time; both share slots and queue. Conditioners and decoders run in the
+    vocoder's threads, never on the event loop.
     """
 
     def __init__(self, vocoder: Vocoder) -> None:
-        """Takes a loaded vocoder; `load` loads one."""
+        """Wraps a loaded vocoder; `load` loads one."""
         self.vocoder = vocoder
-        self._entrance = _Entrance()
+        self._blocked = _BlockedSubmissions()
 
     @classmethod
     async def load(cls, *arguments: Any, **options: Any) -> AsyncVocoder:
-        """Loads a model in another thread; the arguments are `Vocoder.load`'s.
+        """Loads a model in a thread; the arguments are those of `Vocoder.load`.
 
         Raises:
             ValueError: as for `Vocoder.load`.
@@ -55,16 +56,16 @@ class AsyncVocoder:
 
     @property
     def config(self) -> LoadedModel:
-        """What the model is."""
+        """Path, sizes and audio settings of the model."""
         return self.vocoder.config
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of what comes out."""
+        """Hz, of the waveforms."""
         return self.vocoder.sample_rate
 
     def statistics(self) -> SchedulerStatistics:
-        """Slots, queue, speed and times, now."""
+        """Current slots, queue, speed and latencies."""
         return self.vocoder.statistics()
 
     async def vocode(
@@ -76,11 +77,11 @@ class AsyncVocoder:
         fold: int | None = None,
         overlap: int | None = None,
         sample_rate: int | None = None,
-        urgency: Urgency = "interactive",
+        urgency: Urgency = "batch",
         deadline: float | None = None,
         wait: bool = True,
     ) -> FloatArray:
-        """Speaks a mel spectrogram; the arguments are those of `Vocoder.vocode` and `Vocoder.submit`.
+        """Vocodes a mel spectrogram; the arguments are those of `Vocoder.vocode` and `Vocoder.submit`.
 
         Returns:
             float32 [frames * hop_length].
@@ -96,7 +97,7 @@ class AsyncVocoder:
         def submit(*, wait: bool, deadline: float | None) -> Ticket:
             return self.vocoder.submit(request, urgency=urgency, deadline=deadline, wait=wait)
 
-        return await asyncio.wrap_future(await self._enter(submit, wait=wait, deadline=deadline))
+        return await asyncio.wrap_future(await self._submit(submit, wait=wait, deadline=deadline))
 
     async def stream(
         self,
@@ -110,10 +111,12 @@ class AsyncVocoder:
         wait: bool = True,
         **options: Any,
     ) -> AsyncAudioStream:
-        """Speaks a mel spectrogram frame by frame: ``async for frame in await vocoder.stream(mel)``.
+        """Vocodes a mel spectrogram frame by frame: ``async for frame in await vocoder.stream(mel)``.
+
+        Streams are ``interactive``, as those of `Vocoder.stream`.
 
         Args:
-            mel: see `Vocoder.stream`; an asynchronous iterator over its pieces will do too.
+            mel: see `Vocoder.stream`; or an asynchronous iterator over its pieces.
             seed: see `Vocoder.stream`.
             uniforms: see `Vocoder.stream`.
             sample_rate: see `Vocoder.stream`.
@@ -128,8 +131,8 @@ class AsyncVocoder:
             ExecutorError: the backend was given up.
         """
         stream = AudioStream(self.sample_rate, seed=seed, chunk=self.vocoder.chunk, **options)
-        listening = AsyncAudioStream(stream, asyncio.get_running_loop())
-        pieces = _Pump(mel) if isinstance(mel, AsyncIterable) else mel
+        awaited = AsyncAudioStream(stream, asyncio.get_running_loop())
+        pieces = _PieceQueue(mel) if isinstance(mel, AsyncIterable) else mel
 
         def submit(*, wait: bool, deadline: float | None) -> Ticket:
             return self.vocoder.speak_into(
@@ -141,23 +144,30 @@ class AsyncVocoder:
                 lookahead=lookahead,
                 deadline=deadline,
                 wait=wait,
-                sink=listening.sink,
+                sink=awaited.sink,
             )
 
         try:
-            ticket = await self._enter(submit, wait=wait, deadline=deadline)
+            if isinstance(pieces, Iterator):
+                # Runs the conditioner over short mels, the first time that a look-ahead is asked for.
+                await asyncio.to_thread(self.vocoder.lookahead, lookahead)
+            ticket = await self._submit(submit, wait=wait, deadline=deadline)
         except BaseException:
-            if isinstance(pieces, _Pump):
-                pieces.stop()  # a thread may come to pull it yet
+            if isinstance(pieces, _PieceQueue):
+                pieces.stop()  # a thread that still submits it must not wait for a piece
             raise
-        if isinstance(pieces, _Pump):
+        if isinstance(pieces, _PieceQueue):
             pieces.start()
             ticket.add_done_callback(pieces.stop)
-        return listening
+        return awaited
+
+    def __reduce__(self) -> tuple[type[AsyncVocoder], tuple[Vocoder]]:
+        """Pickles the vocoder inside."""
+        return AsyncVocoder, (self.vocoder,)
 
     async def close(self) -> None:
-        """Closes the vocoder, in another thread."""
-        self._entrance.close()
+        """Closes the vocoder, in a thread."""
+        self._blocked.close()
         await asyncio.to_thread(self.vocoder.close)
 
     async def __aenter__(self) -> AsyncVocoder:
@@ -170,57 +180,70 @@ class AsyncVocoder:
         """Closes it."""
         await self.close()
 
-    async def _enter(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
-        """Submits at once, or behind those who wait already."""
+    async def _submit(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
+        """Submits at once, or after all that wait already for room in the queue."""
+        self.vocoder.check_process()
         asked = time.monotonic()
-        try:
-            return submit(wait=False, deadline=deadline)
-        except QueueFullError:
-            if not wait:
-                raise
+        if not self._blocked:
+            try:
+                return submit(wait=False, deadline=deadline)
+            except QueueFullError:
+                if not wait:
+                    raise
+        elif not wait:
+            raise QueueFullError("queue: found requests waiting for room, expected none; wait for some, or allow more")
 
-        def enter() -> Ticket:
-            left = None if deadline is None else max(asked + deadline - time.monotonic(), _NONE_LEFT)
+        def submit_later() -> Ticket:
+            left = None if deadline is None else max(asked + deadline - time.monotonic(), _PASSED)
             return submit(wait=True, deadline=left)
 
-        entering = self._entrance.submit(enter)
-        entered = asyncio.wrap_future(entering)
+        submission = self._blocked.append(submit_later)
+        submitted = asyncio.wrap_future(submission)
         try:
-            await asyncio.wait([entered], timeout=deadline)
-            if not entered.done():
+            await asyncio.wait([submitted], timeout=deadline)
+            if not submitted.done():
                 raise DeadlineError(f"deadline: found {deadline:g} s, in which the queue had no room; allow more")
-            return entered.result()
+            return submitted.result()
         except (asyncio.CancelledError, DeadlineError):
-            entered.cancel()
-            if not entering.cancel():  # it stands at the queue: what comes of it is not wanted
-                entering.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
+            submitted.cancel()
+            if not submission.cancel():  # the thread is submitting it just now
+                submission.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
             raise
 
 
-class _Entrance:
-    """Who waits for room in a full queue waits in here, in order, and the event loop goes on.
+class _BlockedSubmissions:
+    """Submissions that wait for room in a full queue, in order, without blocking the event loop.
 
-    One thread waits, while anybody does. It is a daemon: a program that ends does not wait for room.
+    One thread submits them, and runs while there are any. It is a daemon: it does not keep a program from ending.
+    True while a submission waits.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Ticket], Callable[[], Ticket]]] = deque()
-        self._open = False
+        self._count = 0  # of those that wait, the one that the thread has taken included
+        self._running = False
 
-    def submit(self, enter: Callable[[], Ticket]) -> Future[Ticket]:
+    def __bool__(self) -> bool:
+        with self._lock:
+            return self._count > 0
+
+    def append(self, submit: Callable[[], Ticket]) -> Future[Ticket]:
         future: Future[Ticket] = Future()
         with self._lock:
-            self._waiting.append((future, enter))
-            if not self._open:
-                threading.Thread(target=self._run, name="wavernn-trt entrance", daemon=True).start()
-                self._open = True
+            self._waiting.append((future, submit))
+            self._count += 1
+            if not self._running:
+                threading.Thread(target=self._run, name="wavernn-trt submissions", daemon=True).start()
+                self._running = True
         return future
 
     def close(self) -> None:
+        """Cancels all but the one that the thread has taken, which the vocoder's closing ends."""
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
+            self._count -= len(waiting)
         for future, _ in waiting:
             future.cancel()
 
@@ -228,27 +251,33 @@ class _Entrance:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._open = False
+                    self._running = False
                     return
-                future, enter = self._waiting.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(enter())
-            except BaseException as error:  # whatever it is, somebody awaits it
-                future.set_exception(error)
+                future, submit = self._waiting.popleft()
+            ticket, failure = None, None
+            if running := future.set_running_or_notify_cancel():
+                try:
+                    ticket = submit()
+                except BaseException as error:
+                    failure = error
+            with self._lock:
+                self._count -= 1
+            if ticket is not None:
+                future.set_result(ticket)
+            elif running:
+                future.set_exception(failure)
 
 
 class AsyncAudioStream(AsyncIterator[Samples]):
-    """An `AudioStream` whose frames are awaited. Leaving a loop over it does not close it: ``async with`` does."""
+    """An `AudioStream` whose frames are awaited; ``async with`` closes it, leaving a loop over it does not."""
 
     def __init__(self, stream: AudioStream, loop: asyncio.AbstractEventLoop) -> None:
-        """Listens to a stream that nobody else reads."""
+        """Wraps a stream that has no other reader; frames are awaited on ``loop``."""
         self.stream = stream
-        """The stream itself, with what it counts."""
+        """The stream itself, with its counters."""
         self._written = asyncio.Event()
-        self.sink: Sink = _Announcing(stream.sink, loop, self._written)
-        """Takes samples on their way to the stream."""
+        self.sink: Sink = _NotifyingSink(stream.sink, loop, self._written)
+        """The sink to write to: the stream's own, which also wakes the reader."""
 
     def __aiter__(self) -> AsyncAudioStream:
         """The stream is its own iterator."""
@@ -272,7 +301,7 @@ class AsyncAudioStream(AsyncIterator[Samples]):
             return frame
 
     def close(self) -> None:
-        """Stops listening, and cancels the decoding if it still goes on."""
+        """Ends the stream, and cancels the decoding if it still goes on."""
         self.stream.close()
         self._written.set()
 
@@ -287,8 +316,8 @@ class AsyncAudioStream(AsyncIterator[Samples]):
         self.close()
 
 
-class _Announcing:
-    """A `Sink` in front of a stream's own, which tells the event loop."""
+class _NotifyingSink:
+    """A stream's sink that sets an event of the event loop after each write."""
 
     def __init__(self, sink: Sink, loop: asyncio.AbstractEventLoop, written: asyncio.Event) -> None:
         self._sink = sink
@@ -303,43 +332,42 @@ class _Announcing:
 
     def write(self, samples: FloatArray) -> None:
         self._sink.write(samples)
-        self._tell()
+        self._notify()
 
     def finish(self, error: BaseException | None) -> None:
         self._sink.finish(error)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and nobody listens
+    def _notify(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._written.set)
 
 
-class _Pump(Iterator[ArrayLike]):
-    """An asynchronous iterator as one that a thread may pull, while the event loop pulls the other."""
+class _PieceQueue(Iterator[ArrayLike]):
+    """Pieces of a mel from an asynchronous iterator, read on the event loop; a thread iterates over the queue."""
 
     def __init__(self, pieces: AsyncIterable[ArrayLike]) -> None:
         self._pieces = pieces
-        self._queue: queue.Queue[tuple[ArrayLike | None, BaseException | None]] = queue.Queue()
+        self._queue: queue.Queue[ArrayLike | BaseException] = queue.Queue()
         self._loop = asyncio.get_running_loop()
         self._taken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def __next__(self) -> ArrayLike:
-        piece, error = self._queue.get()
+        piece = self._queue.get()
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._taken.set)
-        if error is not None:
-            raise error
-        assert piece is not None
+        if isinstance(piece, BaseException):
+            raise piece
         return piece
 
     def start(self) -> None:
-        """Begins to pull."""
+        """Begins to read the asynchronous iterator."""
         self._task = self._loop.create_task(self._run())
 
     def stop(self, _: Any = None) -> None:
-        """There is nothing more to pull; from any thread."""
-        self._queue.put((None, StopIteration()))
+        """Ends both iterators; any thread may call it."""
+        self._queue.put(StopIteration())
         if self._task is not None:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -347,15 +375,15 @@ class _Pump(Iterator[ArrayLike]):
     async def _run(self) -> None:
         try:
             async for piece in self._pieces:
-                self._queue.put((piece, None))
+                self._queue.put(piece)
                 while self._queue.qsize() >= _PIECES_AHEAD:
                     self._taken.clear()
                     await self._taken.wait()
         except asyncio.CancelledError:
-            # What the iterator awaits was cancelled, or its loop ends. The listener's own task was not.
-            self._queue.put((None, CancelledError("the iterator over the mel was cancelled")))
+            # The iterator awaits a task that was cancelled, or the loop ends; the reader was not cancelled.
+            self._queue.put(CancelledError("the iterator over the mel was cancelled"))
             raise
         except Exception as error:
-            self._queue.put((None, error))
+            self._queue.put(error)
         else:
-            self._queue.put((None, StopIteration()))
+            self._queue.put(StopIteration())

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wavernn_trt.runtime.conditioning.incremental_blocks import conditioning_blocks
-from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
-from wavernn_trt.runtime.conditioning.mel_feed import READ_AHEAD_SECONDS, MelFeed
+from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning
+from wavernn_trt.runtime.conditioning.incremental_runs import incremental_runs
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms, check_seed
+from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.health.loudness import Loudness
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.loaded_model import LoadedModel
+from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 
+READ_AHEAD_SECONDS = 2.0
+"""Of frames that are read before they are decoded; then the iterator has to wait."""
 _KEPT_SECONDS = 10.0
-"""Of conditioning behind what is heard: a stream that is no longer survives the loss of its lane."""
+"""Of conditioning behind what is decoded: a stream that is no longer can be decoded again when its lane is lost."""
 
 
 class IncrementalRequests:
     """Checks requests whose mel arrives frame by frame, for one model and look-ahead."""
 
     def __init__(self, loaded: LoadedModel, lookahead: int | None) -> None:
-        """Finds out what the model's conditioner reads, by running it over short mels.
+        """Measures what the conditioner reads, by running it over short mels.
 
         Args:
             loaded: the model.
@@ -34,12 +42,12 @@ class IncrementalRequests:
             VocoderError: this model needs the whole mel, or cannot do with that look-ahead.
         """
         self._loaded = loaded
-        self._blocks = conditioning_blocks(loaded.model, loaded.audio.n_mels, loaded.executor.condition, lookahead)
+        self._runs = incremental_runs(loaded.model, loaded.audio.n_mels, loaded.executor.condition, lookahead)
 
     @property
     def lookahead(self) -> int:
         """Frames that must be there behind a frame before its samples are drawn."""
-        return self._blocks.lookahead
+        return self._runs.lookahead
 
     def begin(
         self,
@@ -47,8 +55,8 @@ class IncrementalRequests:
         seed: int,
         sample_rate: int | None,
         on_ready: Callable[[], None],
-    ) -> tuple[Utterance, MelFeed]:
-        """Prepares to speak one.
+    ) -> tuple[Utterance, MelReader]:
+        """Prepares one utterance.
 
         Args:
             pieces: of the mel, in its order.
@@ -57,24 +65,24 @@ class IncrementalRequests:
             on_ready: called when more can be decoded.
 
         Returns:
-            The utterance, and what pulls the iterator: to be started when the utterance is submitted, and stopped when
-            that is done.
+            The utterance, and the reader of the iterator: to be started when the utterance is submitted, and stopped
+            when it is done.
 
         Raises:
             VocoderError: the seed is not usable.
         """
         loaded, checked = self._loaded, check_seed(seed)
         model, audio = loaded.model, loaded.audio
-        conditioning = GrowingConditioning(
+        conditioning = IncrementalConditioning(
             loaded.windows,
-            self._blocks,
+            self._runs,
             audio.n_mels,
             loaded.executor.condition,
             on_ready=on_ready,
             kept=round(_KEPT_SECONDS * audio.sample_rate / audio.hop_length),
         )
         loudness = Loudness(model, audio)
-        feed = MelFeed(pieces, conditioning, audio, sample_rate=sample_rate, on_frames=loudness.extend)
+        feed = MelReader(pieces, conditioning, audio, sample_rate=sample_rate, on_frames=loudness.extend)
         frames = round(READ_AHEAD_SECONDS * audio.sample_rate / audio.hop_length)
         frames += round(_KEPT_SECONDS * audio.sample_rate / audio.hop_length)
         size = frames * (model.columns + audio.n_mels) * np.dtype(np.float32).itemsize
@@ -88,3 +96,104 @@ class IncrementalRequests:
             lambda: OutputGuard(model, audio, loudness=loudness),
         )
         return utterance, feed
+
+
+class MelReader:
+    """Thread that reads pieces of a mel from an iterator and appends them to a conditioning.
+
+    A piece is float [n_mels, k] with any k, or a single frame [n_mels]. Each is checked as it comes. A wrong piece and
+    an iterator that raises end the stream with that error, behind the samples that the frames before allow.
+
+    While the iterator waits inside its own code, nothing can interrupt it: `stop` then takes effect when it yields, and
+    the thread, a daemon, does not keep the program from ending.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[ArrayLike],
+        conditioning: IncrementalConditioning,
+        audio: AudioConfig,
+        *,
+        sample_rate: int | None = None,
+        read_ahead: float = READ_AHEAD_SECONDS,
+        on_frames: Callable[[FloatArray], None] | None = None,
+    ) -> None:
+        """Prepares; `start` begins.
+
+        Args:
+            pieces: in the mel's order.
+            conditioning: takes the frames.
+            audio: the model's audio settings.
+            sample_rate: Hz that the mel is made for, where the caller knows it.
+            read_ahead: seconds of frames to read ahead of what is decoded; at least what a chunk needs.
+            on_frames: called with frames, checked, before they can be decoded.
+
+        Raises:
+            VocoderError: not an iterable.
+        """
+        if not isinstance(pieces, Iterable):
+            raise VocoderError(
+                f"mel: found {type(pieces).__name__}, expected an array, or an iterator over pieces [{audio.n_mels}, k]"
+            )
+        self._pieces = pieces
+        self._conditioning = conditioning
+        self._audio = audio
+        self._sample_rate = sample_rate
+        self._on_frames = on_frames
+        frames = round(read_ahead * audio.sample_rate / audio.hop_length)
+        self._ahead = max(frames, conditioning.least_ahead)
+        self._thread = threading.Thread(target=self._run, name="wavernn-trt-mel-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Reads no further piece; does not wait. Any thread may call it, and more than once."""
+        self._conditioning.close()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for the thread to end, for so many seconds at most; returns whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        iterator: Iterator[ArrayLike] | None = None
+        try:
+            iterator = iter(self._pieces)
+            index = 0
+            while self._conditioning.wait_for_room(self._ahead):
+                try:
+                    piece = next(iterator)
+                except StopIteration:
+                    self._conditioning.end()
+                    return
+                self._append(self._checked(piece, index))
+                index += 1
+        except BaseException as error:  # whatever it is, the reader of the stream would else wait for ever
+            self._conditioning.fail(error)
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()  # its clean-up has to run in the thread that iterates
+
+    def _append(self, frames: FloatArray) -> None:
+        if self._on_frames is not None:
+            self._on_frames(frames)
+        for first in range(0, frames.shape[1], BLOCK_FRAMES):
+            if first and not self._conditioning.wait_for_room(self._ahead):
+                return
+            self._conditioning.append(frames[:, first : first + BLOCK_FRAMES])
+
+    def _checked(self, piece: ArrayLike, index: int) -> FloatArray:
+        """A piece as float32 [n_mels, k]."""
+        bins = self._audio.n_mels
+        with contextlib.suppress(ValueError):  # rows of different lengths: refused below
+            piece = np.asarray(piece)
+            if piece.shape == (bins,):
+                piece = piece[:, None]
+            if piece.shape == (bins, 0):
+                return np.zeros((bins, 0), np.float32)
+        try:
+            return check_mel(piece, self._audio, self._sample_rate)
+        except VocoderError as error:
+            raise VocoderError(f"mel, piece {index}: {str(error).removeprefix('mel: ')}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -20,8 +21,9 @@ from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_stre
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Executor, FloatArray
 from wavernn_trt.runtime.executors.registry import open_executor, open_torch
-from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, LoadOptions, check_count
+from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ON_A_GPU, LoadOptions, check_count
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.reopening import ModelReference, file_hashes
 
 CHUNK_SECONDS = 0.02
 """Length of a chunk, where the executor leaves it open."""
@@ -35,6 +37,8 @@ class LoadedModel:
 
     Its methods call the executor in the calling thread; a `wavernn_trt.runtime.vocoder.Vocoder` around it decodes the
     utterances of many callers together.
+
+    One that `load_model` loaded can be pickled: the pickle holds a `ModelReference`, and unpickling loads the model.
     """
 
     path: Path
@@ -51,6 +55,8 @@ class LoadedModel:
     """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
     options: LoadOptions = DEFAULT_OPTIONS
     """What it was loaded with."""
+    files: Mapping[str, str] | None = field(default=None, init=False, repr=False)
+    """SHA-256 of its files by name, set by `load_model`; ``None`` where the caller made or replaced a part of it."""
 
     @classmethod
     def of(
@@ -64,6 +70,27 @@ class LoadedModel:
         return cls(
             directory.path, directory.model, directory.audio, directory.upsampling, executor, engine, options=options
         )
+
+    def __reduce__(self) -> tuple[Callable[[ModelReference], LoadedModel], tuple[ModelReference]]:
+        """Pickles where the model is and how it was loaded.
+
+        Raises:
+            VocoderError: `load_model` did not load it.
+        """
+        if self.files is None:
+            raise VocoderError(
+                "pickle: found a model whose executor the caller made, expected one that wavernn_trt.load loaded, "
+                "which can be loaded again elsewhere"
+            )
+        backend, cache, precision = self.executor.name, self.options.cache, self.options.precision
+        options = dataclasses.replace(
+            self.options,
+            backend=backend,
+            precision=precision if backend in ON_A_GPU else None,  # auto may have come to another backend
+            cache=None if cache is None else cache.absolute(),
+        )
+        path = self.path.absolute()
+        return _reopen, (ModelReference(path, self.files, self.model, self.audio, self.engine, options),)
 
     @property
     def sample_rate(self) -> int:
@@ -153,12 +180,28 @@ def load_model(path: Path | None = None, options: LoadOptions = DEFAULT_OPTIONS)
         ValueError: the model or the cache cannot be read.
     """
     path = shipped_voice() if path is None else path
+    files = file_hashes(path)
     if options.backend == "torch":
         checkpoint, executor = open_torch(path, options)
         model = checkpoint.model
-        return LoadedModel(path, model.config, checkpoint.audio, model.upsampling, executor, options=options)
-    directory = open_model_directory(path)
-    return LoadedModel.of(directory, *open_executor(directory, options), options)
+        loaded = LoadedModel(path, model.config, checkpoint.audio, model.upsampling, executor, options=options)
+    else:
+        directory = open_model_directory(path)
+        loaded = LoadedModel.of(directory, *open_executor(directory, options), options)
+    object.__setattr__(loaded, "files", files)
+    return loaded
+
+
+def _reopen(reference: ModelReference) -> LoadedModel:
+    """Loads a pickled model.
+
+    Raises:
+        ValueError: as for `load_model`; or another model or engine is there now.
+    """
+    reference.check_files()
+    loaded = load_model(reference.path, reference.options)
+    reference.check_opened(loaded.model, loaded.audio, loaded.engine)
+    return loaded
 
 
 def shipped_voice() -> Path:

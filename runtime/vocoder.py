@@ -41,6 +41,10 @@ class Vocoder:
     """A loaded model. Any number of threads may use it; what they ask for is decoded together.
 
     A waveform depends on its mel, its seed and the backend, and never on what else is decoded beside it.
+
+    A vocoder that `load` made can be pickled, for instance as an argument of a worker process that is spawned: the
+    pickle holds the path, the hashes of the model's files and the load options, and the worker loads the model again,
+    with the same backend and engine. A process that is forked cannot use it.
     """
 
     def __init__(self, loaded: LoadedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
@@ -62,6 +66,7 @@ class Vocoder:
         self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)
         self._incremental: dict[int | None, IncrementalRequests] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
+        self._limits = limits
 
     @classmethod
     def load(
@@ -99,14 +104,34 @@ class Vocoder:
             ExecutorError: the probe failed: the model is damaged, or its executor computes something else.
         """
         options = LoadOptions(backend, batch, threads, precision, None if cache is None else Path(cache), probe)
-        vocoder = cls(load_model(None if dir is None else Path(dir), options), limits=limits)
-        if probe:
+        return cls._open(load_model(None if dir is None else Path(dir), options), None, limits)
+
+    @classmethod
+    def _open(cls, loaded: LoadedModel, batch: int | None, limits: SchedulerLimits) -> Vocoder:
+        vocoder = cls(loaded, batch, limits)
+        if loaded.options.probe:
             try:
                 require_probe(vocoder)
             except BaseException:
                 vocoder.close()
                 raise
         return vocoder
+
+    def __reduce__(self) -> tuple[Callable[..., Vocoder], tuple[LoadedModel, int, SchedulerLimits]]:
+        """Pickles where the model is and how it was loaded, see `LoadedModel`.
+
+        Raises:
+            VocoderError: `load` did not make this vocoder.
+        """
+        return type(self)._open, (self.loaded, self.batch, self._limits)
+
+    def check_process(self) -> None:
+        """Checks that this is the process that loaded the vocoder; every method that computes does so first.
+
+        Raises:
+            VocoderError: the process was forked later. Threads and locks of the vocoder are not in it.
+        """
+        self._scheduler.check_process()
 
     @property
     def config(self) -> LoadedModel:
@@ -282,7 +307,12 @@ class Vocoder:
         )
 
     def statistics(self) -> SchedulerStatistics:
-        """Slots, queue, speed and times, now."""
+        """Slots, queue, speed and times, now.
+
+        Raises:
+            VocoderError: see `check_process`.
+        """
+        self.check_process()
         return self._scheduler.statistics()
 
     @property
@@ -292,6 +322,7 @@ class Vocoder:
         ``draining`` and ``closed`` refuse them with a `ClosedError`, ``broken`` with an `ExecutorError`: the backend
         failed too often and was given up.
         """
+        self.check_process()
         return self._scheduler.state
 
     def drain(self, seconds: float | None = None) -> bool:
@@ -303,6 +334,7 @@ class Vocoder:
         Returns:
             Whether all have ended in time.
         """
+        self.check_process()
         return self._scheduler.drain(seconds)
 
     def close(self) -> None:
@@ -440,15 +472,21 @@ class Vocoder:
             feed.start()
         return ticket
 
-    def lookahead(self) -> int:
+    def lookahead(self, frames: int | None = None) -> int:
         """Frames that `stream` waits for behind a frame before it draws the frame's samples, where a mel is arriving.
+
+        The first call for a number of frames runs the conditioner over short mels.
+
+        Args:
+            frames: as `stream` takes it.
 
         Raises:
             VocoderError: this model cannot speak a mel that is still arriving; the message says why.
         """
-        return self._incremental_requests(None).lookahead
+        return self._incremental_requests(frames).lookahead
 
     def _incremental_requests(self, lookahead: int | None) -> IncrementalRequests:
+        self.check_process()
         if lookahead not in self._incremental:
             self._incremental[lookahead] = IncrementalRequests(self.loaded, lookahead)
         return self._incremental[lookahead]
@@ -498,6 +536,7 @@ class Vocoder:
         Raises:
             VocoderError: as for `vocode`, or samples that this model cannot have emitted.
         """
+        self.check_process()
         return self.loaded.teacher_forced(mel, samples)
 
     def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:

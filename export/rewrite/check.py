@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -116,6 +117,31 @@ def check_decoder(
         return Agreement(what, steps, equal, samples.size, error, float(np.abs(expected_hidden).max()))
     error = max(error, float(np.abs(found - samples).max()))
     return Agreement(what, steps, None, None, error, 1.0)
+
+
+def check_blocks(
+    what: str, conditioner: gs.Graph, blocks: gs.Graph, model: ModelConfig, audio: AudioConfig
+) -> Agreement:
+    """Runs a conditioner over a mel, and its form with states over two blocks of it, and compares the rows.
+
+    Layers get their states one after the other, the lowest first: what a layer reads depends on those below it.
+    """
+    scenario = Scenario(model, audio, steps=1, batch=2, window=1)
+    (expected,) = open_session(to_model(conditioner)).run(["conditioning"], {"mel": scenario.mel})
+    session = open_session(to_model(blocks))
+    shapes = {value.name: value.shape for value in session.get_inputs() if value.name != "mel"}
+    zeros = {name: np.zeros((2, len(scenario.mel), shape[2]), np.float32) for name, shape in shapes.items()}
+    first, second = ({name: value.copy() for name, value in zeros.items()} for _ in range(2))
+    parts = np.array_split(scenario.mel, 2, axis=2)
+    for layer in range(len(shapes) + 1):
+        (rows, *after), (other_rows, *before) = (
+            session.run(None, {"mel": part, **states}) for part, states in zip(parts, (first, second), strict=True)
+        )
+        if layer < len(shapes):
+            second[f"state_{layer}"][0] = after[layer][0]
+            first[f"state_{layer}"][1] = before[layer][1]
+    found = np.concatenate([rows, other_rows], axis=1)
+    return Agreement(what, 1, None, None, float(np.abs(found - expected).max()), float(np.abs(expected).max()))
 
 
 def middle_of_class(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:

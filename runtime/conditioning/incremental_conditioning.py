@@ -5,23 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from wavernn_trt.runtime.conditioning.incremental_blocks import Condition, ConditioningBlocks, condition_run
-from wavernn_trt.runtime.conditioning.sliding_rows import SlidingRows
+import numpy as np
+
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.runtime.conditioning.incremental_runs import IncrementalRuns, Run
+from wavernn_trt.runtime.conditioning.mel_blocks import Condition
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray, Want, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 
+_FEWEST_ROWS = 64
 
-class GrowingConditioning:
-    """A `Conditioning` that one thread feeds and another asks.
 
-    `append`, `end` and `fail` are the feeding thread's; `ready`, `window` and the properties are anyone's.
-    Rows have the same bits however the mel is cut into pieces. They are let go when no coming chunk can read them.
+class IncrementalConditioning:
+    """A `Conditioning` of a mel to which one thread appends frames while others read.
+
+    `append`, `end` and `fail` are for the appending thread; any thread may call `ready`, `window` and the properties.
+    Rows have the same bits however the mel is cut into pieces. They are released when no later chunk can read them.
     """
 
     def __init__(
         self,
         windows: ConditioningWindows,
-        blocks: ConditioningBlocks,
+        plan: IncrementalRuns,
         n_mels: int,
         condition: Condition,
         *,
@@ -32,26 +37,26 @@ class GrowingConditioning:
 
         Args:
             windows: lays out what a chunk reads.
-            blocks: how the model's mels are conditioned in blocks.
+            plan: which runs of the conditioner to make.
             n_mels: bins of a mel.
-            condition: the conditioner; called by the feeding thread, and so behind a lock where others call it too.
-            on_ready: called by the feeding thread when more can be decoded, or nothing more will come.
-            kept: frames whose rows are kept though their samples are drawn, so that an utterance that is no longer can
-                be decoded again from its beginning.
+            condition: the conditioner; called by the appending thread.
+            on_ready: called by the appending thread when more can be decoded, or no more frames will come.
+            kept: frames whose rows are kept after their samples are drawn: an utterance of up to so many frames can be
+                decoded again from its beginning.
         """
         self._windows = windows
-        self._blocks = blocks
+        self._plan = plan
         self._condition = condition
         self._on_ready = on_ready
         self._kept = kept
         self._margin = windows.model.margin
-        self._mel = SlidingRows(n_mels)  # [frames, n_mels]: the feeding thread's alone
-        self._done = 0  # rows that no further frame will change; likewise
+        self._mel = RowBuffer(n_mels)  # [frames, n_mels]; of the appending thread alone
+        self._done = 0  # rows that no later frame will change; likewise
         self._changed = threading.Condition()
         # From here on with the lock.
-        self._rows = SlidingRows(windows.model.columns)  # row `margin` is the first frame's
+        self._rows = RowBuffer(windows.model.columns)  # row `margin` is the first frame's
         self._frames = 0
-        self._complete = blocks.complete(0, False)
+        self._complete = plan.complete(0, False)
         self._ended = False
         self._error: BaseException | None = None
         self._stopped_at: int | None = None  # where an error ended it
@@ -60,7 +65,7 @@ class GrowingConditioning:
 
     @property
     def steps(self) -> int | None:
-        """See `Conditioning`; where the mel broke off, the steps that the frames before allow."""
+        """See `Conditioning`; after an error, the steps that the frames before it allow."""
         with self._changed:
             return self._steps()
 
@@ -78,11 +83,11 @@ class GrowingConditioning:
 
     @property
     def least_ahead(self) -> int:
-        """Frames that must be let in beyond the last window's first, so that the next chunk can be decoded."""
-        return self._windows.rows + self._windows.steps // self._windows.hop_length + self._blocks.lookahead + 2
+        """Frames beyond the last window's first that must be accepted, so that the next chunk can be decoded."""
+        return self._windows.rows + self._windows.steps // self._windows.hop_length + self._plan.lookahead + 2
 
     def ready(self, start: int) -> bool:
-        """See `Conditioning`. Where rows were let go that a second decoding would need, it ends, with an error."""
+        """See `Conditioning`. Ends it with an error if a second decoding needs rows that were released."""
         with self._changed:
             if start // self._windows.hop_length < self._rows.released and self._stopped_at is None:
                 self._error = ExecutorError(
@@ -97,7 +102,7 @@ class GrowingConditioning:
             return start + self._windows.steps <= self._known_steps()
 
     def window(self, start: int) -> Window:
-        """See `Conditioning`; `ready` has said that it can be cut."""
+        """See `Conditioning`; `ready` was true."""
         first = start // self._windows.hop_length
         with self._changed:
             rows = self._rows.take(first, first + self._windows.rows)
@@ -107,15 +112,15 @@ class GrowingConditioning:
             self._changed.notify_all()
         return self._windows.lay_out(rows, start, total)
 
-    def for_stream(self, want: Want | None) -> GrowingConditioning:
-        """See `Conditioning`; the thread that feeds it does the work."""
+    def for_stream(self, want: Want | None) -> IncrementalConditioning:
+        """See `Conditioning`; the appending thread computes the rows."""
         return self
 
     def append(self, frames: FloatArray) -> None:
-        """Adds frames [n_mels, k], and conditions what they allow; rows are published when all of it is done.
+        """Adds frames [n_mels, k], conditions what they allow, and then publishes the rows.
 
         Raises:
-            Exception: the conditioner's; it has been told to `fail` by then.
+            Exception: the conditioner's; `fail` has been called by then.
         """
         if not frames.shape[1] or self._is_over():
             return
@@ -123,27 +128,27 @@ class GrowingConditioning:
         self._publish(ended=False)
 
     def end(self) -> None:
-        """There will be no more frames. That there were none at all is an error."""
+        """Ends the mel; a mel without frames is an error."""
         if not self._mel.stop:
             self.fail(VocoderError("mel: found no frames, expected at least one"))
         elif not self._is_over():
             self._publish(ended=True)
 
     def fail(self, error: BaseException) -> None:
-        """There will be no more frames, because of an error: what the frames before allow is decoded, then it is told.
+        """Ends the mel with an error, which is raised behind the samples that the frames so far allow.
 
         Args:
-            error: becomes `error`, unless there is one already.
+            error: becomes `error`, unless the mel has ended.
         """
         with self._changed:
             if not self._ended:
                 self._error = error
                 self._stopped_at = self._known_steps()
                 self._ended = True
-        self._tell()
+        self._notify()
 
     def close(self) -> None:
-        """Nobody will ask any more; whoever waits for room goes on. Any thread may call it, and more than once."""
+        """Ends `wait_for_room`: no window is needed any more. Any thread may call it, and more than once."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -159,12 +164,12 @@ class GrowingConditioning:
             return not (self._closed or self._ended)
 
     def _publish(self, *, ended: bool) -> None:
-        """Conditions what the frames allow, without the lock, and then has it known."""
+        """Conditions what the frames allow, without the lock, and then publishes the rows."""
         frames = self._mel.stop
         try:
             fresh = [
                 (run.rows.start, condition_run(run, self._margin, self._mel, self._condition))
-                for run in self._blocks.runs(self._done, frames, ended)
+                for run in self._plan.runs(self._done, frames, ended)
             ]
         except BaseException as error:
             self.fail(error if isinstance(error, VocoderError) else _executor_error(error))
@@ -173,17 +178,17 @@ class GrowingConditioning:
             for first, rows in fresh:
                 self._rows.write(first + self._margin, rows)
             self._frames = frames
-            self._complete = self._blocks.complete(frames, ended)
+            self._complete = self._plan.complete(frames, ended)
             self._ended = self._ended or ended
         self._done = min(self._complete)
-        self._mel.release(self._blocks.reads_from(self._done))
-        self._tell()
+        self._mel.release(self._plan.reads_from(self._done))
+        self._notify()
 
     def _is_over(self) -> bool:
         with self._changed:
             return self._ended or self._closed
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
         if self._on_ready is not None:
@@ -195,7 +200,7 @@ class GrowingConditioning:
         return self._frames * self._windows.hop_length if self._ended else None
 
     def _known_steps(self) -> int:
-        """Steps whose rows are final, also if the mel goes on."""
+        """Steps whose rows no later frame changes."""
         frames = min(
             complete - (self._margin if group.expansion == "kernel" else 0)
             for complete, group in zip(self._complete, self._windows.model.groups, strict=True)
@@ -207,3 +212,90 @@ def _executor_error(error: BaseException) -> ExecutorError:
     wrapped = ExecutorError(f"the conditioner failed: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+class RowBuffer:
+    """Rows by number: written at the end and released at the beginning, so that memory is bounded. Not thread-safe."""
+
+    def __init__(self, columns: int) -> None:
+        """Starts empty."""
+        self._data = np.zeros((_FEWEST_ROWS, columns), np.float32)
+        self._first = 0  # the number of the row that the array begins with
+        self.released = 0
+        """Rows before this one are released."""
+        self.stop = 0
+        """One behind the last row that was written."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._data.nbytes
+
+    def write(self, first: int, rows: FloatArray) -> None:
+        """Writes rows [n, columns] from number ``first`` on, over rows of that number."""
+        stop = first + len(rows)
+        if stop - self._first > len(self._data):
+            self._make_room(stop)
+        self._data[first - self._first : stop - self._first] = rows
+        self.stop = max(self.stop, stop)
+
+    def take(self, first: int, stop: int) -> FloatArray:
+        """A copy of rows [stop - first, columns]; zeros for rows that were never written or are released."""
+        taken = np.zeros((stop - first, self._data.shape[1]), np.float32)
+        begin, end = max(first, self.released), min(stop, self.stop)
+        if begin < end:
+            taken[begin - first : end - first] = self._data[begin - self._first : end - self._first]
+        return taken
+
+    def release(self, before: int) -> None:
+        """Releases the rows before one; those that are released already stay so."""
+        self.released = max(self.released, min(before, self.stop))
+
+    def _make_room(self, stop: int) -> None:
+        # Twice what is needed: a row is then copied once on average.
+        kept = self.take(self.released, self.stop)
+        capacity = max(_FEWEST_ROWS, 2 * (stop - self.released))
+        self._data = np.zeros((capacity, self._data.shape[1]), np.float32)
+        self._data[: len(kept)] = kept
+        self._first = self.released
+
+
+def condition_in_runs(plan: IncrementalRuns, model: ModelConfig, mel: FloatArray, condition: Condition) -> FloatArray:
+    """The rows of a whole mel, as incremental conditioning computes them.
+
+    Args:
+        plan: of the model.
+        model: its configuration.
+        mel: [n_mels, N].
+        condition: its conditioner.
+
+    Returns:
+        float32 [N + 2 * margin, columns]; rows outside the mel are zero.
+    """
+    frames = RowBuffer(len(mel))
+    frames.write(0, mel.T)
+    rows = np.zeros((mel.shape[1] + 2 * model.margin, model.columns), np.float32)
+    for ended in (False, True):
+        done = min(plan.complete(mel.shape[1], False)) if ended else 0
+        for run in plan.runs(done, mel.shape[1], ended):
+            rows[run.rows.start + model.margin : run.rows.stop + model.margin] = condition_run(
+                run, model.margin, frames, condition
+            )
+    return rows
+
+
+def condition_run(run: Run, margin: int, frames: RowBuffer, condition: Condition) -> FloatArray:
+    """Runs the conditioner.
+
+    Args:
+        run: what to run.
+        margin: rows of conditioning before the first frame's.
+        frames: the mel, [frames, n_mels].
+        condition: the conditioner.
+
+    Returns:
+        float32 [len(run.rows), columns].
+    """
+    rows = condition(np.ascontiguousarray(frames.take(run.first, run.stop).T))
+    skipped = run.rows.start - run.first + margin
+    return rows[skipped : skipped + len(run.rows)]

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import logging
+import threading
+from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning.block_conditioning import BlockConditioning, held_rows
-from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES
-from wavernn_trt.runtime.conditioning.reach import measure_reach
-from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
+from wavernn_trt.runtime.conditioning.mel_blocks import (
+    BLOCK_FRAMES,
+    BlockConditioner,
+    ConditionsBlocks,
+    ConvolutionBlocks,
+    MelBlocks,
+    RecurrentBlocks,
+    receptive_field,
+)
+from wavernn_trt.runtime.conditioning.windows import (
+    Conditioning,
+    ConditioningWindows,
+    FloatArray,
+    Want,
+    WholeConditioning,
+    Window,
+)
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Executor
 
@@ -19,6 +35,11 @@ logger = logging.getLogger(__name__)
 WHOLE_FRAMES = 256
 """Mels of up to so many frames are conditioned in one run. Longer ones are conditioned in blocks where the conditioner
 is a convolution: memory then does not grow with the mel."""
+WHOLE_RECURRENT_FRAMES = 4096
+"""The same where the conditioner is a recurrent network in both directions, of which blocks cost four runs over the
+mel: a minute of speech, whose rows take 12 MiB for the shipped voice and 42 MiB for the published size."""
+HeldBlocks = WeakValueDictionary[int, FloatArray]
+"""Rows of the blocks that any stream of an utterance holds now, by the block's number."""
 
 
 class MelConditioner:
@@ -39,38 +60,166 @@ class MelConditioner:
         self._audio = audio
         self._windows = windows
         self._executor = executor
-        self._reach: int | None = None
-        self._whole = model.family == "univoc"  # a recurrent network in both directions: every row reads every frame
+        self._field: int | None = None
+        self._recurrent = model.family == "univoc"  # every row reads every frame
+        self._no_blocks = ""  # the reason, until it has been logged
+        self._block_conditioner: BlockConditioner | None = None
+        if self._recurrent and isinstance(executor, ConditionsBlocks):
+            self._block_conditioner = executor.block_conditioner
+            if self._block_conditioner is None:
+                self._no_blocks = "the model directory has no conditioner_blocks.onnx; export the checkpoint again"
+        self._whole = self._recurrent and self._block_conditioner is None
 
     def __call__(self, mel: FloatArray) -> Conditioning:
         """The conditioning of a mel [n_mels, N]; of a long one with its first block. The mel must not change later."""
-        reach = self._measured_reach() if self._in_blocks(mel.shape[1]) else None
-        if reach is None:
+        blocks = self._blocks(mel) if self._in_blocks(mel.shape[1]) else None
+        if self._no_blocks and self._long(mel.shape[1]):
+            logger.warning(
+                "long mels are conditioned in one run, which takes memory in proportion: %s", self._no_blocks
+            )
+            self._no_blocks = ""
+        if blocks is None:
             return WholeConditioning(self._windows, self._executor.condition(mel))
-        conditioning = BlockConditioning(self._windows, mel, self._executor.condition, reach)
+        conditioning = BlockConditioning(self._windows, blocks)
         conditioning.hold(0)
         return conditioning
 
     def frames_of_a_run(self, frames: int) -> int:
-        """How many frames of a mel of ``frames`` one run of the conditioner takes."""
-        return CONVOLUTION_FRAMES if self._in_blocks(frames) else frames
+        """How many frames of a mel of ``frames`` are conditioned before its first block is there."""
+        return BLOCK_FRAMES if self._in_blocks(frames) and not self._recurrent else frames
 
     def nbytes(self, frames: int, streams: int) -> int:
         """Bytes that the rows of a mel take at most, while so many of its streams are decoded at a time."""
         rows = frames + 2 * self._model.margin
         if self._in_blocks(frames):
-            rows = min(rows, CONVOLUTION_FRAMES + streams * held_rows(self._windows))
+            rows = min(rows, BLOCK_FRAMES + streams * held_rows(self._windows))
         return rows * self._model.columns * np.dtype(np.float32).itemsize
 
     def _in_blocks(self, frames: int) -> bool:
-        return frames > WHOLE_FRAMES and not self._whole
+        return self._long(frames) and not self._whole
 
-    def _measured_reach(self) -> int | None:
-        """Frames to either side that a row depends on; ``None`` where blocks cannot be used."""
-        if self._reach is None:
+    def _long(self, frames: int) -> bool:
+        return frames > (WHOLE_RECURRENT_FRAMES if self._recurrent else WHOLE_FRAMES)
+
+    def _blocks(self, mel: FloatArray) -> MelBlocks | None:
+        """A mel's blocks; ``None`` where they cannot be used."""
+        if self._block_conditioner is not None:
+            return RecurrentBlocks(mel, self._block_conditioner)
+        if self._field is None:
             try:
-                self._reach = max(measure_reach(self._model, self._audio.n_mels, self._executor.condition))
+                self._field = max(receptive_field(self._model, self._audio.n_mels, self._executor.condition))
             except VocoderError as error:  # it reads too far, or its engine takes no mel as short as a block
                 self._whole = True
-                logger.warning("long mels are conditioned in one run, which takes memory in proportion: %s", error)
-        return self._reach
+                self._no_blocks = str(error)
+                return None
+        return ConvolutionBlocks(mel, self._executor.condition, self._field, self._model.margin)
+
+
+class BlockConditioning:
+    """A `Conditioning` whose rows are computed block by block.
+
+    A stream reads forward; it holds the blocks of its last window and the next one. Streams of one utterance (folds)
+    share the blocks that any of them holds.
+    """
+
+    error: BaseException | None = None
+
+    def __init__(
+        self,
+        windows: ConditioningWindows,
+        blocks: MelBlocks,
+        *,
+        shared: HeldBlocks | None = None,
+        want: Want | None = None,
+    ) -> None:
+        """Prepares; no block's rows are computed yet.
+
+        Args:
+            windows: lays out what a chunk reads.
+            blocks: computes them.
+            shared: the blocks that other streams of the utterance hold.
+            want: see `for_stream`.
+        """
+        self._windows = windows
+        self._blocks = blocks
+        self._frames = blocks.frames
+        self._shared = HeldBlocks() if shared is None else shared
+        self._want = want
+        self._lock = threading.Lock()
+        self._held: dict[int, FloatArray] = {}  # with the lock
+        self._asked: set[int] = set()  # with the lock: blocks whose computation was handed over
+        self.steps: int | None = self._frames * windows.hop_length
+
+    def for_stream(self, want: Want | None) -> BlockConditioning:
+        """See `Conditioning`. The new one holds blocks of its own; without ``want``, `window` computes them."""
+        return BlockConditioning(self._windows, self._blocks, shared=self._shared, want=want)
+
+    @property
+    def held(self) -> int:
+        """Rows that this stream holds."""
+        with self._lock:
+            return sum(map(len, self._held.values()))
+
+    def hold(self, number: int) -> None:
+        """Computes a block, unless some stream of the utterance holds it already, and holds it."""
+        rows = self._shared.get(number)
+        if rows is None:
+            rows = self._shared[number] = self._blocks.rows(number)
+        with self._lock:
+            self._held[number] = rows
+            self._asked.discard(number)
+
+    def ready(self, start: int) -> bool:
+        """See `Conditioning`. Blocks that are missing, the one after the window included, are handed to ``want``."""
+        if self._want is None:
+            return True
+        needed = self._touched(start)
+        with self._lock:
+            self._release(needed.start)
+            missing = {number for number in range(needed.start, needed.stop + 1) if self._exists(number)}
+            missing -= self._held.keys() | self._asked
+            for number in list(missing):
+                if (rows := self._shared.get(number)) is not None:
+                    self._held[number] = rows
+                    missing.remove(number)
+            self._asked |= missing
+            able = all(number in self._held for number in needed)
+        for number in sorted(missing):
+            self._want(partial(self.hold, number))
+        return able
+
+    def window(self, start: int) -> Window:
+        """See `Conditioning`; the stream reads nothing before it any more."""
+        needed = self._touched(start)
+        with self._lock:
+            missing = [number for number in needed if number not in self._held]
+        for number in missing:
+            self.hold(number)
+        with self._lock:
+            self._release(needed.start)
+            blocks = [self._held[number] for number in needed]
+        # Row r belongs to frame r - margin; rows outside the mel are zero.
+        first = start // self._windows.hop_length - self._windows.model.margin
+        rows = np.zeros((self._windows.rows, self._windows.model.columns), np.float32)
+        for number, block in zip(needed, blocks, strict=True):
+            at = number * BLOCK_FRAMES - first
+            begin, end = max(0, at), min(len(rows), at + len(block))
+            rows[begin:end] = block[begin - at : end - at]
+        return self._windows.lay_out(rows, start, self.steps)
+
+    def _release(self, before: int) -> None:
+        self._held = {number: rows for number, rows in self._held.items() if number >= before}
+
+    def _touched(self, start: int) -> range:
+        """The numbers of the blocks whose rows the window of the chunk from ``start`` on reads."""
+        first = start // self._windows.hop_length - self._windows.model.margin
+        stop = min(first + self._windows.rows, self._frames)
+        return range(max(0, first) // BLOCK_FRAMES, -(-stop // BLOCK_FRAMES))
+
+    def _exists(self, number: int) -> bool:
+        return number * BLOCK_FRAMES < self._frames
+
+
+def held_rows(windows: ConditioningWindows) -> int:
+    """The most rows that one stream holds: the blocks that a window touches, and the next one."""
+    return (2 + -(-(windows.rows - 1) // BLOCK_FRAMES)) * BLOCK_FRAMES

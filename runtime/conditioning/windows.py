@@ -19,7 +19,7 @@ from wavernn_trt.runtime.errors import VocoderError
 
 FloatArray = NDArray[np.float32]
 Want = Callable[[Callable[[], None]], None]
-"""Takes work to be done in another thread soon."""
+"""Queues work for another thread."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Window:
 
 
 class Conditioning(Protocol):
-    """One utterance's conditioning, as far as it is known."""
+    """One utterance's conditioning."""
 
     @property
     def steps(self) -> int | None:
@@ -43,10 +43,10 @@ class Conditioning(Protocol):
 
     @property
     def error(self) -> BaseException | None:
-        """Why the utterance ends where it does, if its mel broke off: to be told behind its last sample."""
+        """Why the utterance ends early, if its mel broke off; raised behind its last sample."""
 
     def ready(self, start: int) -> bool:
-        """Whether the window of the chunk from ``start`` on can be cut, as it will always be."""
+        """Whether all rows of the window of the chunk from ``start`` on are there and final."""
 
     def window(self, start: int) -> Window:
         """The window of the chunk from ``start`` on, which is below `steps`."""
@@ -55,12 +55,12 @@ class Conditioning(Protocol):
         """The same conditioning for one stream, which reads forward from where it starts.
 
         Args:
-            want: given the work after which `ready` becomes true; ``None`` where `window` may compute it itself.
+            want: called with the work after which `ready` becomes true; ``None`` where `window` may compute it itself.
         """
 
 
 class WholeConditioning:
-    """The conditioning of a mel that is all there."""
+    """The conditioning of a mel in one array."""
 
     error: BaseException | None = None
 

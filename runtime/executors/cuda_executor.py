@@ -26,7 +26,13 @@ from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
 from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device, NoMachineError, require_gpu
 from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool
-from wavernn_trt.runtime.executors.onnx_runtime import CPU, OnnxConditioner, conditioner_providers, usable_cores
+from wavernn_trt.runtime.executors.onnx_runtime import (
+    CPU,
+    OnnxBlockConditioner,
+    OnnxConditioner,
+    conditioner_providers,
+    usable_cores,
+)
 from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
 from wavernn_trt.runtime.load_options import LoadOptions
 
@@ -83,6 +89,7 @@ class CudaExecutor:
         self.slots: int = decoder.slots
         self.steps: int | None = decoder.steps
         self._conditioner = conditioner
+        self.block_conditioner = OnnxBlockConditioner.of(directory)
         initial = initial_state(directory.model, 1)
         self._lanes = LanePool(lambda: DeviceLane(device, decoder, decoder.slots, initial))
 

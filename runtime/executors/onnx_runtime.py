@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
+    CONDITIONER_BLOCKS,
     DECODER_LOOP,
     TEACHER_FORCED,
     ModelDirectory,
@@ -61,6 +62,7 @@ class OnnxRuntimeExecutor:
         # A given number of threads is a limit for the process, not for each lane.
         self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
         self._conditioner = OnnxConditioner(directory, self._threads)
+        self.block_conditioner = OnnxBlockConditioner.of(directory)
         self._decoder = open_session(directory, DECODER_LOOP, self._threads)
         self._forced: onnxruntime.InferenceSession | None = None
         self._forced_lock = threading.Lock()
@@ -124,6 +126,45 @@ class OnnxConditioner:
     def __call__(self, mel: FloatArray) -> FloatArray:
         (rows,) = self._session.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
         return rows[0]  # type: ignore[no-any-return]
+
+
+class OnnxBlockConditioner:
+    """Runs ``conditioner_blocks.onnx`` on the CPU; a `BlockConditioner`. Any number of threads at once."""
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        """Prepares; the session, which few need, is opened when it is first used."""
+        self._directory = directory
+        self._opened: onnxruntime.InferenceSession | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, directory: ModelDirectory) -> OnnxBlockConditioner | None:
+        """A directory's; ``None`` where it has no such graph."""
+        return cls(directory) if directory.file(CONDITIONER_BLOCKS).is_file() else None
+
+    @property
+    def layers(self) -> int:
+        """See `BlockConditioner`."""
+        return len(self._session.get_inputs()) - 1
+
+    @property
+    def size(self) -> int:
+        """See `BlockConditioner`."""
+        return int(self._session.get_inputs()[1].shape[2])
+
+    def __call__(self, mel: FloatArray, states: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See `BlockConditioner`."""
+        inputs = {f"state_{layer}": np.ascontiguousarray(state[:, None]) for layer, state in enumerate(states)}
+        outputs = ["conditioning", *(f"next_state_{layer}" for layer in range(len(states)))]
+        rows, *following = self._session.run(outputs, {"mel": np.ascontiguousarray(mel[None]), **inputs})
+        return rows[0], np.stack(following)[:, :, 0]
+
+    @property
+    def _session(self) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if self._opened is None:
+                self._opened = open_session(self._directory, CONDITIONER_BLOCKS, 1, arena=False)
+            return self._opened
 
 
 def open_session(

@@ -122,14 +122,22 @@ class InFlight:
             ClosedError: it is closed, or is draining.
             VocoderError: it was made in another process.
         """
-        if self.forked:
-            raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
+        self.check_process()
         if self.broken is not None:
             raise ExecutorError(str(self.broken))
         if self.closed:
             raise ClosedError("this vocoder is closed; load the model again")
         if self.draining:
             raise ClosedError("this vocoder is draining and takes no new requests")
+
+    def check_process(self) -> None:
+        """Raises in a process that was forked later.
+
+        Raises:
+            VocoderError: it is one.
+        """
+        if self.forked:
+            raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
 
     @property
     def state(self) -> SchedulerState:

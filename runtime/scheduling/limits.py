@@ -17,8 +17,7 @@ class SchedulerLimits:
     """Utterances that may wait for a slot; a caller who submits one more waits, or gets a `QueueFullError`."""
     conditioning_bytes: int = 2**30
     """Of the conditioning of utterances that wait for a slot or have one. One that takes more is decoded alone. A long
-    mel counts with the blocks that its streams hold at a time where its conditioner is a convolution, and else with all
-    of its rows."""
+    mel that is conditioned in blocks counts with those that its streams hold at a time, any other with all its rows."""
     lanes: int | None = None
     """Lanes that decode at the same time, each with a thread of its own; ``None`` is what suits the executor."""
     interactive_slots: int | None = None

@@ -141,6 +141,10 @@ class Scheduler:
         """See `Vocoder.state`."""
         return self._flight.state
 
+    def check_process(self) -> None:
+        """See `Vocoder.check_process`."""
+        self._flight.check_process()
+
     def drain(self, seconds: float | None) -> bool:
         """See `Vocoder.drain`."""
         return self._flight.drain(seconds)

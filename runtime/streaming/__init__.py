@@ -1,1 +1,1 @@
-"""Waveforms that are listened to while they are decoded."""
+"""Waveforms that are read while they are decoded, in this process or another."""

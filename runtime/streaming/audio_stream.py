@@ -1,4 +1,4 @@
-"""A waveform that is listened to while it is still being decoded."""
+"""`AudioStream`: reads a waveform as PCM frames while it is decoded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer, Samples
 from wavernn_trt.runtime.streaming.ring_header import HEADER_BYTES, LARGEST, Encoding, Memory, as_octets
-from wavernn_trt.runtime.streaming.stream_link import LocalLink, RemoteLink, StreamLink
-from wavernn_trt.runtime.streaming.stream_sink import StreamSink
+from wavernn_trt.runtime.streaming.stream_link import LocalLink, RemoteLink, StreamSink
 
 FRAME_SECONDS = 0.02
 """Length of a frame of PCM unless another is asked for; speech codecs and telephony take frames of 20 ms."""
@@ -44,7 +43,7 @@ class AudioStream(Iterator[Samples]):
         chunk: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Makes a stream that nobody writes yet.
+        """Makes a stream without a writer; `sink` takes one.
 
         Args:
             sample_rate: Hz.
@@ -82,8 +81,7 @@ class AudioStream(Iterator[Samples]):
         self._ring = ring
         self._left = False
         link = LocalLink(ring, chunk)
-        self._link: StreamLink = link
-        self._local: LocalLink | None = link
+        self._link: LocalLink | RemoteLink = link
         encoder = Int16Encoder(dither=bool(dither), seed=seed) if encoding == "int16" else None
         self._sink: StreamSink | None = StreamSink(ring, link, encoder)
 
@@ -100,7 +98,7 @@ class AudioStream(Iterator[Samples]):
         """
         ring = RingBuffer.attach(name)
         stream = cls.__new__(cls)
-        stream._ring, stream._link, stream._local, stream._sink = ring, RemoteLink(ring), None, None
+        stream._ring, stream._link, stream._sink = ring, RemoteLink(ring), None
         stream._left = False
         stream._frame = frame_samples(ring.sample_rate, frame)
         stream._check(stream._frame)
@@ -109,19 +107,19 @@ class AudioStream(Iterator[Samples]):
     def connect(
         self, on_close: Callable[[], object] | None = None, on_room: Callable[[], object] | None = None
     ) -> None:
-        """Says whom to call. Both are called at once where their moment has passed.
+        """Sets callbacks. Each is called at once if what it waits for has happened.
 
         Args:
-            on_close: called once when the listener leaves before the end; cancels the decoding.
-            on_room: called after reading, from the reader's thread, where the sink had said that there was less room
-                than a chunk (not knowing the chunk: than everything). It must not wait, and be quick.
+            on_close: called once when the stream is closed before its end; cancels the decoding.
+            on_room: called after reading, from the reader's thread, if the sink's `room` was less than a chunk before
+                (without a known chunk: than the capacity). It must return quickly.
 
         Raises:
             VocoderError: the writer is another process.
         """
-        if self._local is None:
+        if not isinstance(self._link, LocalLink):
             raise VocoderError("connect: found a stream that another process writes, expected one written here")
-        self._local.connect(on_close, on_room)
+        self._link.connect(on_close, on_room)
 
     @property
     def sink(self) -> StreamSink:
@@ -282,7 +280,7 @@ class AudioStream(Iterator[Samples]):
         return taken
 
     def close(self) -> None:
-        """Stops listening: cancels the decoding if it still goes on; there is nothing more to read."""
+        """Ends the stream: cancels the decoding if it still goes on; there is nothing more to read."""
         self._left = True
         self._link.hang_up()
         self._ring.remove()
@@ -298,7 +296,7 @@ class AudioStream(Iterator[Samples]):
         self.close()
 
     def __del__(self) -> None:
-        """Nobody listens any more."""
+        """Cancels the decoding of a stream that is not read any more."""
         link = getattr(self, "_link", None)  # none where the constructor failed
         if link is None or self._ring.closed or self._left:
             return
@@ -309,7 +307,7 @@ class AudioStream(Iterator[Samples]):
             _thread.start_new_thread(link.hang_up, ())
 
     def _await(self, size: int, timeout: float | None) -> int:
-        """Waits for ``size`` samples or the end; says how many there are, 0 where that was the end."""
+        """Waits for ``size`` samples or the end; returns how many there are, 0 at the end."""
         ring = self._ring
         if ring.available_read < size and not self._link.wait_for(
             lambda: ring.available_read >= size or ring.closed or self._left, timeout

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.streaming import ring_header as header
-from wavernn_trt.runtime.streaming.process_mark import has_ended, own_mark
 from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory, Octets, RingFormat
-from wavernn_trt.runtime.streaming.shared_segment import SharedSegment
+from wavernn_trt.runtime.streaming.shared_memory import SharedSegment, has_ended, own_mark
 
 Samples = NDArray[Any]
 """[n], float32 or int16 as the ring is."""
@@ -47,7 +46,7 @@ class RingBuffer:
         Args:
             capacity: samples that it holds, a power of two.
             encoding: ``float32`` or ``int16``.
-            sample_rate: Hz; for whoever reads, the ring itself has no use for it.
+            sample_rate: Hz; for the consumer, the ring itself does not use it.
             memory: `bytes_needed` bytes or more for header and samples, for instance pinned ones, which a device copies
                 into by itself. Its address must be a multiple of 8, and is best one of 64. ``None`` takes new memory.
 
@@ -137,7 +136,7 @@ class RingBuffer:
         return self._segment.name if self._segment else None
 
     def remove(self) -> None:
-        """Takes the shared memory's name away, where this process created it. Who has attached keeps the ring."""
+        """Removes the shared memory's name, where this process created it; attached processes keep the ring."""
         if self._segment:
             self._segment.remove()
 
@@ -165,7 +164,7 @@ class RingBuffer:
 
     @property
     def closed(self) -> bool:
-        """Whether the producer has ended; what `available_read` says afterwards includes its last sample."""
+        """Whether the producer has ended; `available_read` then includes its last sample."""
         return self._words[header.CLOSED] != 0
 
     @property
@@ -244,7 +243,7 @@ class RingBuffer:
         return taken
 
     def close(self, error: int = 0, message: str = "") -> None:
-        """Says that no more will come, which the consumer learns behind the last sample. The first call counts.
+        """Ends the ring; the consumer sees it behind the last sample. Only the first call has an effect.
 
         Args:
             error: 0 if the samples are complete, else any code.
@@ -326,7 +325,7 @@ class RingBuffer:
         return taken
 
     def abandon(self) -> None:
-        """Says that the consumer has gone: the producer need not go on."""
+        """Marks that the consumer has left: the producer need not go on."""
         self._words[header.ABANDONED] = 1
 
     def _views(self, samples: Samples, counted: int, count: int) -> tuple[Samples, ...]:
@@ -347,4 +346,4 @@ class RingBuffer:
     def _introduce(self, word: int) -> None:
         process, started, namespace = own_mark()
         self._words[word + 1], self._words[word + 2] = started, namespace
-        self._words[word] = process  # last: who finds it finds the rest
+        self._words[word] = process  # last: a process that sees it sees the rest

@@ -1,4 +1,4 @@
-"""What stands in front of a ring buffer's samples, so that two processes agree on it.
+"""The header in front of a ring buffer's samples, which two processes share.
 
 Words of eight bytes in lines of 64, the unit that processors pass between caches: no line is written by both sides.
 """
@@ -82,7 +82,7 @@ def write_header(octets: Octets, layout: RingFormat) -> None:
     words[_ENCODING] = ENCODINGS.index(layout.encoding)
     words[_SAMPLE_RATE] = layout.sample_rate
     words[_VERSION] = VERSION
-    words[_MAGIC] = int.from_bytes(MAGIC, "little")  # last: who finds it finds the rest
+    words[_MAGIC] = int.from_bytes(MAGIC, "little")  # last: a process that sees it sees the rest
 
 
 def read_header(octets: Octets, origin: str) -> RingFormat:

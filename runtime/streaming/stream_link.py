@@ -1,4 +1,4 @@
-"""How the two ends of a stream wait for each other, and only then."""
+"""The two ends of a stream: the sink that is written, and how producer and consumer wait for each other."""
 
 from __future__ import annotations
 
@@ -6,37 +6,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Protocol
 
+from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, QueueFullError, VocoderError
+from wavernn_trt.runtime.streaming.pcm import Int16Encoder
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 
 _POLL_SECONDS = 0.001
-"""Between looks into shared memory, which no lock of Python's reaches: a twentieth of a frame."""
+"""Between polls of shared memory, for which Python has no condition variable: a twentieth of a frame."""
 _POLLS_A_LOOK = 100
-"""Polls between looks whether the other process still runs."""
+"""Polls between checks whether the other process still runs."""
 _CODED: tuple[type[Exception], ...] = (VocoderError, QueueFullError, DeadlineError, ExecutorError, CancelledError)
 _OTHER = 255
 
 
-class StreamLink(Protocol):
-    """The consumer's side."""
-
-    def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Waits until ``ready``, which the producer's next write or end makes true; says what it is at last."""
-
-    def freed(self) -> None:
-        """The consumer has read: a producer that was short of room may go on."""
-
-    def error(self) -> BaseException | None:
-        """Why the waveform will not be complete; ``None`` while that is not known, and if it is."""
-
-    def hang_up(self) -> None:
-        """The consumer goes. Who still waits asks ``ready`` again."""
-
-
 class LocalLink:
-    """Both ends are threads of this process."""
+    """Between a producer and a consumer that are threads of this process."""
 
     def __init__(self, ring: RingBuffer, chunk: int | None = None) -> None:
         """Links the ends of a ring.
@@ -65,9 +50,9 @@ class LocalLink:
         self.freed()
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """See `StreamLink`.
+        """The consumer waits until ``ready``, which the producer's next write or end makes true; returns whether it is.
 
-        No wake-up is lost. This side first says that it waits and then looks into the ring; `wake` comes after the
+        No wake-up is lost. This side first sets that it waits and then reads the ring; `wake` comes after the
         producer has written to the ring, and looks then whether someone waits. Whichever order the four take, one side
         sees the other. If it is the producer, it gets the lock only when this side sleeps, or has looked again.
         """
@@ -85,7 +70,7 @@ class LocalLink:
                 self._condition.notify_all()
 
     def room(self) -> int:
-        """Samples that fit; where that is less than a chunk, `freed` will say when it no longer is."""
+        """Samples that fit; if that is less than a chunk, `freed` calls ``on_room`` once it no longer is."""
         ring, wanted = self._ring, self._chunk or self._ring.capacity
         room = ring.available_write
         if room < wanted:
@@ -94,7 +79,7 @@ class LocalLink:
         return room
 
     def freed(self) -> None:
-        """See `StreamLink`."""
+        """The consumer has read: calls a producer that was short of room."""
         if self._short and self._on_room is not None and self._ring.available_write >= (self._chunk or 1):
             # In this order: a producer that finds no room meanwhile sets the flag again, or is called after that.
             self._short = False
@@ -107,11 +92,11 @@ class LocalLink:
         self.wake()
 
     def error(self) -> BaseException | None:
-        """See `StreamLink`."""
+        """Why the waveform is not complete; ``None`` while that is not known, and if it is complete."""
         return self._error
 
     def hang_up(self) -> None:
-        """See `StreamLink`."""
+        """The consumer leaves; a waiting consumer checks ``ready`` again."""
         complete = self._ring.closed and not self._ring.abandoned
         self._ring.abandon()
         with self._condition:
@@ -122,7 +107,7 @@ class LocalLink:
             call()
 
     def watch(self, stop: threading.Event) -> None:
-        """Does for a consumer in another process what it cannot do itself: sees that it has read, or is gone.
+        """Polls for a consumer in another process: whether it has read, left or ended.
 
         Args:
             stop: ends this, from another thread.
@@ -138,7 +123,7 @@ class LocalLink:
 
 
 class RemoteLink:
-    """This process reads what another one writes."""
+    """The consumer's side where another process writes; its methods are those of `LocalLink`."""
 
     def __init__(self, ring: RingBuffer) -> None:
         """Takes the attached ring."""
@@ -146,7 +131,7 @@ class RemoteLink:
         self._lost = False
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """See `StreamLink`; ends as well if the other process is gone."""
+        """See `LocalLink`; ends as well if the other process has ended."""
         end = None if timeout is None else time.monotonic() + timeout
         polls = 0
         while not ready() and not self._lost:
@@ -158,10 +143,10 @@ class RemoteLink:
         return True
 
     def freed(self) -> None:
-        """See `StreamLink`; the other process watches the ring."""
+        """Does nothing: the other process polls the ring."""
 
     def error(self) -> BaseException | None:
-        """See `StreamLink`."""
+        """See `LocalLink`."""
         if not self._ring.closed:  # asked now: a process may finish a stream and go at once
             lost = "the process that writes the stream is gone, and had not finished it"
             return ExecutorError(lost) if self._lost else None
@@ -171,8 +156,67 @@ class RemoteLink:
         return _CODED[code - 1](message) if code <= len(_CODED) else ExecutorError(message)
 
     def hang_up(self) -> None:
-        """See `StreamLink`."""
+        """See `LocalLink`."""
         self._ring.abandon()
+
+
+class StreamSink:
+    """A `Sink` over a ring buffer. It has no reference to the stream, whose end thus shows that it is not read."""
+
+    def __init__(self, ring: RingBuffer, link: LocalLink, encoder: Int16Encoder | None) -> None:
+        """Writes to a ring.
+
+        Args:
+            ring: of float32, or of int16 where there is an encoder.
+            link: to the consumer.
+            encoder: makes int16 of the samples, in the ring itself.
+        """
+        self._ring = ring
+        self._link = link
+        self._encoder = encoder
+        self._dropped = False
+        self._stop = threading.Event()
+        if ring.name is not None:
+            threading.Thread(target=link.watch, args=(self._stop,), name="audio-stream", daemon=True).start()
+
+    def room(self) -> int | None:
+        """See `Sink`; no bound once the consumer has left: samples are then dropped."""
+        return None if self._ring.abandoned else self._link.room()
+
+    def urgent(self) -> bool:
+        """See `Sink`: while less than half of the ring is filled."""
+        ring = self._ring
+        return not ring.abandoned and 2 * ring.available_read < ring.capacity
+
+    def write(self, samples: FloatArray) -> None:
+        """See `Sink`; samples beyond the room are lost and counted as overrun.
+
+        Raises:
+            VocoderError: not float32 [n], or after `finish`.
+        """
+        ring = self._ring
+        if ring.abandoned:
+            self._dropped = True
+            return
+        if self._encoder is None:
+            ring.write(samples)
+        else:
+            taken = 0
+            for view in ring.reserve(len(samples)):
+                self._encoder.encode(samples[taken : taken + len(view)], view)
+                taken += len(view)
+            ring.commit(taken)
+            if taken < len(samples):
+                ring.lose(len(samples) - taken)
+        self._link.wake()
+
+    def finish(self, error: BaseException | None) -> None:
+        """See `Sink`; the first call counts."""
+        if error is None and self._dropped:
+            error = CancelledError("the stream was closed before its end")  # another process may still read
+        if not self._ring.closed:
+            self._link.finish(error)
+        self._stop.set()
 
 
 def _coded(error: BaseException | None) -> tuple[int, str]:

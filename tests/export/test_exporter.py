@@ -43,6 +43,7 @@ def test_a_model_directory_holds_what_it_should(exported: Path) -> None:
     names = {
         "checkpoint.safetensors",
         "conditioner.onnx",
+        "conditioner_blocks.onnx",
         "config.json",
         "decoder.onnx",
         "decoder.weights",

@@ -21,7 +21,8 @@ from wavernn_trt.export.exporter import rewrite
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.model_directory import window_rows
 from wavernn_trt.export.networks import Networks
-from wavernn_trt.export.rewrite.check import RewriteError, check_decoder, check_pass, require
+from wavernn_trt.export.rewrite.check import RewriteError, check_blocks, check_decoder, check_pass, require
+from wavernn_trt.export.rewrite.conditioner_blocks import conditioner_in_blocks
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
 from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
@@ -204,6 +205,36 @@ def test_a_pass_that_changes_the_result_is_refused(case: Case) -> None:
     agreement = check_pass("fuse the gates", case.hoisted, broken, case.model, case.checkpoint.audio)
     with pytest.raises(RewriteError, match="fuse the gates changes what the graph computes"):
         require(agreement)
+
+
+def test_a_recurrent_conditioner_has_a_form_with_its_states_and_no_other_has(case: Case) -> None:
+    blocks = conditioner_in_blocks(case.hoisted.conditioner)
+    if case.model.family != "univoc":
+        assert blocks is None
+        return
+    assert blocks is not None
+    assert [tensor.name for tensor in blocks.inputs] == ["mel", "state_0", "state_1"]
+    assert [tensor.name for tensor in blocks.outputs] == ["conditioning", "next_state_0", "next_state_1"]
+    whole, settings = case.hoisted.conditioner, (case.model, case.checkpoint.audio)
+    agreement = check_blocks("blocks", whole, blocks, *settings)
+    assert require(agreement).largest_error < 1e-5
+    broken = blocks.copy()
+    swapped = next(node for node in broken.nodes if node.op == "GRU")
+    swapped.inputs[1].values = swapped.inputs[1].values[::-1].copy()  # the two directions' weights
+    with pytest.raises(RewriteError, match="blocks changes what the graph computes"):
+        require(check_blocks("blocks", whole, broken, *settings))
+
+
+def test_a_conditioner_that_reads_in_one_direction_is_refused(case: Case) -> None:
+    graph = case.hoisted.conditioner.copy()
+    layers = [node for node in graph.nodes if node.op == "GRU"]
+    for layer in layers:
+        layer.attrs["direction"] = "forward"
+    if layers:
+        with pytest.raises(ValueError, match="found a GRU of one direction, expected two"):
+            conditioner_in_blocks(graph)
+    else:
+        assert conditioner_in_blocks(graph) is None
 
 
 def test_a_cell_of_another_form_is_named(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""The same vocoder, awaited."""
+"""The vocoder for asyncio."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt import AsyncVocoder
+from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.async_vocoder import AsyncAudioStream
 from wavernn_trt.runtime.errors import DeadlineError, QueueFullError, VocoderError
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
+from wavernn_trt.runtime.scheduling.scheduler import Scheduler
+from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[[int, int], NDArray[np.float32]]
@@ -46,7 +52,7 @@ def run(work: AsyncIterator[None] | object) -> None:
 
 def test_many_are_awaited_together_and_each_is_what_it_is_alone(plain: Vocoder, mel_of: MakeMel) -> None:
     async def ask() -> None:
-        async with await load(queue=3) as vocoder:  # the others wait at the entrance, and the loop goes on
+        async with await load(queue=3) as vocoder:  # the others wait for room, and the loop goes on
             mels = [mel_of(frames, frames) for frames in (9, 3, 1, 5, 2, 4, 6, 3)]
             found = await asyncio.gather(*(vocoder.vocode(mel, seed=i) for i, mel in enumerate(mels)))
             for i, (mel, waveform) in enumerate(zip(mels, found, strict=True)):
@@ -182,7 +188,7 @@ async def fill(vocoder: AsyncVocoder, mel: NDArray[np.float32]) -> list[AsyncAud
     return [*streams, await vocoder.stream(mel, seconds=0.1)]
 
 
-def test_who_waits_at_the_entrance_waits_no_longer_than_the_deadline(mel_of: MakeMel) -> None:
+def test_waiting_for_room_ends_at_the_deadline(mel_of: MakeMel) -> None:
     async def ask() -> None:
         async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
             streams = await fill(vocoder, mel_of(200, 0))
@@ -198,11 +204,107 @@ def test_who_waits_at_the_entrance_waits_no_longer_than_the_deadline(mel_of: Mak
     run(ask())
 
 
+def test_requests_enter_a_queue_that_was_full_in_the_order_in_which_they_came(
+    mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[int] = []
+    at_the_queue, go_on = threading.Event(), threading.Event()
+
+    async def ask() -> None:
+        async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
+            submit = vocoder.vocoder.submit
+
+            def observed(request: Request, **options: Any) -> Ticket:
+                if options["wait"]:  # in the thread that waits for room; it is slow to begin
+                    at_the_queue.set()
+                    assert go_on.wait(PATIENCE)
+                ticket = submit(request, **options)
+                submitted.append(request.seed)
+                return ticket
+
+            streams = await fill(vocoder, mel_of(200, 0))
+            monkeypatch.setattr(vocoder.vocoder, "submit", observed)
+            second = asyncio.create_task(vocoder.vocode(mel_of(1, 2), seed=2))
+            while not at_the_queue.is_set():
+                await asyncio.sleep(0.001)
+            for stream in streams:
+                stream.close()
+            while vocoder.statistics().queue or vocoder.statistics().busy:  # there is room now, and 2 has not seen it
+                await asyncio.sleep(0.001)
+            with pytest.raises(QueueFullError):
+                await vocoder.vocode(mel_of(1, 4), seed=4, wait=False)
+            third = asyncio.create_task(vocoder.vocode(mel_of(1, 3), seed=3))
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.gather(second, third)
+            assert submitted == [2, 3]
+            await vocoder.vocode(mel_of(1, 5), seed=5, wait=False)  # where none waits, there is room at once
+
+    run(ask())
+
+
+def test_no_conditioner_runs_on_the_event_loop(
+    small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran_on: set[int] = set()
+    condition = OnnxRuntimeExecutor.condition
+
+    def observed(self: OnnxRuntimeExecutor, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        ran_on.add(threading.get_ident())
+        return condition(self, mel)
+
+    monkeypatch.setattr(OnnxRuntimeExecutor, "condition", observed)
+
+    async def ask() -> None:
+        async with await AsyncVocoder.load(small_directory("fatchord").path, "onnxruntime", threads=1) as vocoder:
+            audio = vocoder.config.audio
+            mel = np.random.default_rng(0).random((audio.n_mels, 40), np.float32)
+            for pieces in (iter([mel]), asynchronous([mel])):
+                stream = await vocoder.stream(pieces)
+                assert sum(map(len, await listen(stream))) == 40 * audio.hop_length
+            assert len(await vocoder.vocode(mel)) == 40 * audio.hop_length
+
+    run(ask())
+    assert ran_on
+    assert threading.get_ident() not in ran_on
+
+
+def test_requests_are_batch_work_unless_they_say_otherwise_and_streams_are_interactive(
+    mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urgencies: list[str] = []
+    submit = Scheduler.submit
+
+    def observed(self: Scheduler, *arguments: Any, **options: Any) -> Ticket:
+        urgencies.append(options["urgency"])
+        return submit(self, *arguments, **options)
+
+    monkeypatch.setattr(Scheduler, "submit", observed)
+
+    async def ask() -> None:
+        mel = mel_of(1, 0)
+        async with await load() as vocoder:
+            await vocoder.vocode(mel)
+            await vocoder.vocode(mel, urgency="interactive")
+            await listen(await vocoder.stream(mel))
+            vocoder.vocoder.vocode(mel)
+            vocoder.vocoder.submit(Request(mel)).result()
+            list(vocoder.vocoder.stream(mel))
+
+    run(ask())
+    assert urgencies == ["batch", "interactive", "interactive", "batch", "batch", "interactive"]
+
+
+async def asynchronous(pieces: list[NDArray[np.float32]]) -> AsyncIterator[NDArray[np.float32]]:
+    for piece in pieces:
+        yield piece
+
+
 def feeds() -> int:
     return sum("mel-feed" in thread.name for thread in threading.enumerate())
 
 
-def test_a_stream_that_is_cancelled_at_the_entrance_leaves_no_thread(mel_of: MakeMel) -> None:
+def test_a_stream_that_is_cancelled_while_it_waits_for_room_leaves_no_thread(mel_of: MakeMel) -> None:
     async def pieces() -> AsyncIterator[NDArray[np.float32]]:
         yield mel_of(40, 1)
 
@@ -211,14 +313,14 @@ def test_a_stream_that_is_cancelled_at_the_entrance_leaves_no_thread(mel_of: Mak
         async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
             streams = await fill(vocoder, mel_of(200, 0))
             waiting = asyncio.create_task(vocoder.stream(pieces()))
-            while not any("entrance" in thread.name for thread in threading.enumerate()):
+            while not any("submissions" in thread.name for thread in threading.enumerate()):
                 await asyncio.sleep(0.001)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             for stream in streams:
                 stream.close()
-            while any("entrance" in thread.name for thread in threading.enumerate()):
+            while any("submissions" in thread.name for thread in threading.enumerate()):
                 await asyncio.sleep(0.001)
             while feeds() > before:
                 await asyncio.sleep(0.001)
@@ -230,6 +332,7 @@ _LEAVES = """
 import asyncio, threading
 import numpy as np
 from wavernn_trt import AsyncVocoder
+from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 
 kept = []
@@ -243,12 +346,12 @@ async def leave():
         await asyncio.sleep(0.001)
     kept.append(await vocoder.stream(mel, seconds=0.1))
     waiting = asyncio.create_task(vocoder.vocode(mel))
-    while not any("entrance" in thread.name for thread in threading.enumerate()):
+    while not any("submissions" in thread.name for thread in threading.enumerate()):
         await asyncio.sleep(0.001)
 
 asyncio.run(leave())
 """
 
 
-def test_a_program_ends_though_somebody_waits_for_room() -> None:
+def test_a_program_ends_while_a_request_waits_for_room() -> None:
     subprocess.run([sys.executable, "-c", _LEAVES], check=True, timeout=PATIENCE)

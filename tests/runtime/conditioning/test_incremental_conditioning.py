@@ -19,14 +19,9 @@ pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtim
 
 from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.model_directory import ModelDirectory
-from wavernn_trt.runtime.conditioning.incremental_blocks import (
-    CONVOLUTION_FRAMES,
-    RECURRENT_LOOKAHEAD,
-    ConditioningBlocks,
-    condition_in_blocks,
-    conditioning_blocks,
-)
-from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
+from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
+from wavernn_trt.runtime.conditioning.incremental_runs import RECURRENT_LOOKAHEAD, IncrementalRuns, incremental_runs
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
@@ -43,12 +38,12 @@ class Model:
 
     opened: LoadedModel
     windows: ConditioningWindows
-    blocks: ConditioningBlocks
+    blocks: IncrementalRuns
 
     @classmethod
     def of(cls, opened: LoadedModel, lookahead: int | None = None, steps: int | None = None) -> Model:
         model, audio = opened.model, opened.audio
-        blocks = conditioning_blocks(model, audio.n_mels, opened.executor.condition, lookahead)
+        blocks = incremental_runs(model, audio.n_mels, opened.executor.condition, lookahead)
         # Chunks that begin anywhere in a frame, and touch several.
         steps = audio.hop_length * 10 // 3 if steps is None else steps
         return cls(opened, ConditioningWindows(model, audio, steps, opened.upsampling), blocks)
@@ -64,13 +59,13 @@ class Model:
         """The chunks' first steps."""
         return range(0, frames * self.hop, self.windows.steps)
 
-    def growing(self, **options: Any) -> GrowingConditioning:
+    def growing(self, **options: Any) -> IncrementalConditioning:
         bins, condition = self.opened.audio.n_mels, self.opened.executor.condition
-        return GrowingConditioning(self.windows, self.blocks, bins, condition, **options)
+        return IncrementalConditioning(self.windows, self.blocks, bins, condition, **options)
 
     def rows(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a stream conditions in all."""
-        return condition_in_blocks(self.blocks, self.opened.model, mel, self.opened.executor.condition)
+        return condition_in_runs(self.blocks, self.opened.model, mel, self.opened.executor.condition)
 
     def read(self, window: Window) -> list[NDArray[np.float32]]:
         """What the window's steps read of each column group."""
@@ -119,7 +114,9 @@ def cuts(mel: NDArray[np.float32]) -> Iterator[list[NDArray[np.float32]]]:
     yield np.split(mel, np.sort(random.integers(0, frames, 1 + frames // 7)), axis=1)
 
 
-def follow(model: Model, pieces: Sequence[NDArray[np.float32]]) -> tuple[list[list[NDArray[Any]]], GrowingConditioning]:
+def follow(
+    model: Model, pieces: Sequence[NDArray[np.float32]]
+) -> tuple[list[list[NDArray[Any]]], IncrementalConditioning]:
     """What each chunk reads, cut as soon as it may be."""
     conditioning = model.growing()
     read: list[list[NDArray[Any]]] = []
@@ -146,7 +143,7 @@ def assert_same(found: list[list[NDArray[np.float32]]], wanted: list[list[NDArra
     ("layout", "backend"),
     [*((layout, "onnxruntime") for layout in LAYOUTS), *((layout, "torch") for layout in (*LAYOUTS, "mol", "gauss"))],
 )
-@pytest.mark.parametrize("frames", [1, 2, 21, CONVOLUTION_FRAMES + 1, 150])
+@pytest.mark.parametrize("frames", [1, 2, 21, BLOCK_FRAMES + 1, 150])
 def test_bits_do_not_depend_on_how_the_mel_is_cut(
     layout: str, backend: str, frames: int, make_model: Callable[..., Model]
 ) -> None:
@@ -171,7 +168,7 @@ def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: M
     torch.save(reference.random_state(layout), tmp_path / "latest.pyt")
     directory = export(read_checkpoint(tmp_path / "latest.pyt"), tmp_path / "voice", steps=4).directory
     model = Model.of(load_model(directory.path, LoadOptions("onnxruntime", threads=1)))
-    for frames in (CONVOLUTION_FRAMES + 1, 130, 200):
+    for frames in (BLOCK_FRAMES + 1, 130, 200):
         mel = model.mel(frames)
         rows, whole = model.rows(mel), model.opened.executor.condition(mel)
         starts = model.starts(frames)
@@ -256,7 +253,7 @@ def test_a_conditioner_that_reads_the_whole_mel_is_not_taken_for_a_convolution(
     opened = make_model("univoc", "torch").opened
     stranger = dataclasses.replace(opened.model, family="coqui")
     with pytest.raises(VocoderError, match="reads more than 32 frames to either side"):
-        conditioning_blocks(stranger, opened.audio.n_mels, opened.executor.condition)
+        incremental_runs(stranger, opened.audio.n_mels, opened.executor.condition)
 
 
 @pytest.mark.parametrize("layout", ["univoc", "fatchord"])
@@ -343,7 +340,7 @@ def test_a_conditioner_that_fails_is_told_as_the_executors_error(make_model: Cal
             return condition(mel)
         raise RuntimeError("out of memory")
 
-    conditioning = GrowingConditioning(model.windows, model.blocks, model.opened.audio.n_mels, once)
+    conditioning = IncrementalConditioning(model.windows, model.blocks, model.opened.audio.n_mels, once)
     conditioning.append(model.mel(20))
     with pytest.raises(RuntimeError, match="out of memory"):
         conditioning.append(model.mel(20))

@@ -14,7 +14,7 @@ from wavernn_trt.runtime.streaming.audio_stream import AudioStream, frame_sample
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder, to_int16
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 from wavernn_trt.runtime.streaming.ring_header import ENCODINGS, HEADER_BYTES, Encoding
-from wavernn_trt.runtime.streaming.stream_sink import StreamSink
+from wavernn_trt.runtime.streaming.stream_link import StreamSink
 
 PATIENCE = 60
 """Seconds after which a test that waits has failed; nothing takes that long."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,11 +23,21 @@ pytest.importorskip("onnx", reason="models are exported to ONNX")
 pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
 from wavernn_trt.engines.gpu import Gpu
-from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.export.model_directory import (
+    CONDITIONER_BLOCKS,
+    ModelDirectory,
+    open_model_directory,
+    write_manifest,
+)
 from wavernn_trt.runtime.conditioning import mel_conditioner
-from wavernn_trt.runtime.conditioning.block_conditioning import BlockConditioning, held_rows
-from wavernn_trt.runtime.conditioning.incremental_blocks import CONVOLUTION_FRAMES
-from wavernn_trt.runtime.conditioning.mel_conditioner import WHOLE_FRAMES, MelConditioner
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
+from wavernn_trt.runtime.conditioning.mel_conditioner import (
+    WHOLE_FRAMES,
+    WHOLE_RECURRENT_FRAMES,
+    BlockConditioning,
+    MelConditioner,
+    held_rows,
+)
 from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray, WholeConditioning
 from wavernn_trt.runtime.errors import ExecutorError
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
@@ -33,7 +45,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-from wavernn_trt.runtime.vocoder import Vocoder
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 PATIENCE = 60.0
 LENGTHS = (WHOLE_FRAMES + 1, WHOLE_FRAMES + 63, WHOLE_FRAMES + 64, WHOLE_FRAMES + 65, 700)
@@ -111,6 +123,67 @@ def test_blocks_of_a_wide_conditioner_have_them_too_with_any_number_of_threads(
     assert np.array_equal(*(each.executor.condition(mel) for each in opened))
 
 
+@pytest.mark.parametrize("frames", [1, 2, 63, 64, 65, 129, 700, WHOLE_RECURRENT_FRAMES + 1])
+def test_blocks_of_a_recurrent_conditioner_have_the_bits_of_the_whole_mel(
+    frames: int,
+    voice: ModelDirectory,
+    small_directory: Callable[[str], ModelDirectory],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", 0)
+    for directory, threads in ((voice, 1), (voice, 2), (small_directory("univoc"), 1)):
+        opened = load_model(directory.path, LoadOptions("onnxruntime", threads=threads))
+        assert_reads_the_same(opened, frames, 320)
+
+
+def test_a_long_mel_of_a_recurrent_conditioner_has_one_waveform_however_it_is_asked_for(
+    small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small_directory("univoc").path
+    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
+        mel = mel_of(vocoder.loaded, 700)
+        whole = vocoder.vocode(mel, seed=1)
+        folded = vocoder.vocode(mel, seed=1, fold=700, overlap=100)
+        labels = vocoder.labels(mel, seed=1)
+        forced = vocoder.teacher_forced(mel, labels)
+        wanted = vocoder.statistics().conditioning_bytes
+    monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", WHOLE_FRAMES)
+    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
+        runs = count_runs(vocoder, monkeypatch)
+        assert np.array_equal(vocoder.vocode(mel, seed=1), whole)
+        assert np.array_equal(np.concatenate(list(vocoder.stream(mel, seed=1))), whole)
+        assert np.array_equal(vocoder.vocode(mel, seed=1, fold=700, overlap=100), folded)
+        assert np.array_equal(vocoder.labels(mel, seed=1), labels)
+        assert np.array_equal(vocoder.teacher_forced(mel, labels), forced)
+        assert not runs  # none of the whole mel
+        assert vocoder.statistics().conditioning_bytes == wanted == 0
+
+
+@pytest.fixture
+def earlier_voice(tmp_path: Path) -> ModelDirectory:
+    """The shipped voice as earlier versions exported it."""
+    path = Path(shutil.copytree(shipped_voice(), tmp_path / "earlier"))
+    (path / CONDITIONER_BLOCKS).unlink()
+    write_manifest(path)
+    return open_model_directory(path)
+
+
+def test_a_directory_of_an_earlier_version_conditions_long_mels_in_one_run_and_says_so_once(
+    earlier_voice: ModelDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = load_model(earlier_voice.path, LoadOptions("onnxruntime", threads=1))
+    monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", 20)
+    condition, _ = conditioner_of(opened, 320)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(condition(mel_of(opened, 20)), WholeConditioning)
+        assert not caplog.messages
+        assert isinstance(condition(mel_of(opened, 21)), WholeConditioning)
+        assert isinstance(condition(mel_of(opened, 22)), WholeConditioning)
+    assert condition.nbytes(1000, 1) == 4 * 1000 * opened.model.columns
+    (message,) = caplog.messages
+    assert "no conditioner_blocks.onnx; export the checkpoint again" in message
+
+
 @pytest.fixture
 def vocoder(small_directory: Callable[[str], ModelDirectory]) -> Iterator[Vocoder]:
     with Vocoder.load(small_directory("fatchord").path, "onnxruntime", batch=3, threads=1) as vocoder:
@@ -147,7 +220,7 @@ def test_blocks_are_computed_once_whichever_folds_read_them(vocoder: Vocoder, mo
     runs = count_runs(vocoder, monkeypatch)
     mel = mel_of(vocoder.loaded, 64 * 12)
     vocoder.vocode(mel, fold=64 * 6, overlap=12)
-    assert all(frames == CONVOLUTION_FRAMES + 4 for frames in runs[5:])  # behind those that measure the reach
+    assert all(frames == BLOCK_FRAMES + 4 for frames in runs[5:])  # behind those that measure the reach
     assert len(runs) <= 5 + 2 * 12
 
 
@@ -308,14 +381,55 @@ from_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="r
 
 
 @from_proc
-def test_the_peak_of_memory_grows_by_the_mel_alone(wide: ModelDirectory) -> None:
-    mel, rows = 80 * 4, wide.model.columns * 4
+@pytest.mark.parametrize("kind", ["wide", "voice"])
+def test_the_peak_of_memory_grows_by_the_mel_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    directory: ModelDirectory = request.getfixturevalue(kind)
+    mel, rows = 80 * 4, directory.model.columns * 4
     # The caller's mel, the vocoder's copy, and what checking it takes.
-    assert growth_a_frame(wide) < 4 * mel < rows / 5
+    assert growth_a_frame(directory) < 4 * mel < rows / 2
 
 
 @from_proc
-def test_what_a_whole_mel_took_is_given_back_before_the_next_is_conditioned(voice: ModelDirectory) -> None:
-    mel, rows = 80 * 4, voice.model.columns * 4
+def test_what_a_whole_mel_took_is_given_back_before_the_next_is_conditioned(earlier_voice: ModelDirectory) -> None:
+    mel, rows = 80 * 4, earlier_voice.model.columns * 4
     # A run has its rows twice, for a moment; and freed memory is not all the system's again.
-    assert growth_a_frame(voice) < 3 * rows + 4 * mel
+    assert growth_a_frame(earlier_voice) < 3 * rows + 4 * mel
+
+
+JOB = """
+import sys
+from wavernn_trt.scripts.cli import main
+options = ["--backend", "onnxruntime", "--threads", "1", "-q"]
+code = main(["vocode", sys.argv[2], "-o", sys.argv[3], "--model", sys.argv[1], *options])
+with open("/proc/self/status") as status:
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def narrow(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
+    """A model of fatchord's shape with 32 units, whose waveform does not stand still."""
+    import torch
+
+    from wavernn_trt.export import export, read_checkpoint
+
+    folder = tmp_path_factory.mktemp("narrow")
+    sizes = {"compute_size": 32, "aux_size": 32, "hidden_size": 32, "fc_sizes": (32, 32)}
+    state = reference.random_state(dataclasses.replace(reference.SMALL, n_mels=80, **sizes))
+    decoder = {name: 0.1 * value for name, value in state.items() if name.startswith(("rnn", "fc", "I."))}
+    torch.save({**state, **decoder}, folder / "latest.pyt")
+    return export(read_checkpoint(folder / "latest.pyt"), folder / "voice", steps=4).directory
+
+
+@from_proc
+def test_from_file_to_file_memory_grows_by_mel_and_waveform_alone(narrow: ModelDirectory, tmp_path: Path) -> None:
+    lengths, peaks = (500, 25_000), []
+    for frames in lengths:
+        np.save(tmp_path / "mel.npy", 0.2 * np.random.default_rng(0).random((80, frames), np.float32))
+        out = tmp_path / f"{frames}"
+        command = [sys.executable, "-c", JOB, str(narrow.path), str(tmp_path / "mel.npy"), str(out)]
+        peaks.append(1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        assert (out / "mel.wav").stat().st_size > 2 * frames * narrow.audio.hop_length
+    # The mel twice and the waveform are 0.4 of the rows; a run over the whole mel takes three times the rows.
+    assert (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) < narrow.model.columns * 4

@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 pytest.importorskip("torch", reason="the tiny voice runs on the reference executor")
 
-from wavernn_trt.runtime.conditioning.incremental_blocks import condition_in_blocks, conditioning_blocks
-from wavernn_trt.runtime.conditioning.incremental_conditioning import GrowingConditioning
-from wavernn_trt.runtime.conditioning.mel_feed import MelFeed
+from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
+from wavernn_trt.runtime.conditioning.incremental_runs import incremental_runs
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+from wavernn_trt.runtime.incremental_request import MelReader
 
 if TYPE_CHECKING:
     from wavernn_trt.export.config import AudioConfig
@@ -30,7 +30,7 @@ SECONDS = 20
 STEPS = 50
 
 
-class Watched(GrowingConditioning):
+class Watched(IncrementalConditioning):
     """Says when whoever feeds it begins to wait for room."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -57,14 +57,14 @@ class Listener:
         self.model = model.config
         self.executor = TorchExecutor(model)
         self.windows = ConditioningWindows(self.model, audio, STEPS)
-        self.blocks = conditioning_blocks(self.model, audio.n_mels, self.executor.condition)
+        self.blocks = incremental_runs(self.model, audio.n_mels, self.executor.condition)
         self.woken = threading.Event()
         self.conditioning = Watched(
             self.windows, self.blocks, audio.n_mels, self.executor.condition, on_ready=self.woken.set
         )
 
-    def feed(self, pieces: Iterable[ArrayLike], **options: Any) -> MelFeed:
-        feed = MelFeed(pieces, self.conditioning, self.audio, **options)
+    def feed(self, pieces: Iterable[ArrayLike], **options: Any) -> MelReader:
+        feed = MelReader(pieces, self.conditioning, self.audio, **options)
         feed.start()
         return feed
 
@@ -96,7 +96,7 @@ class Listener:
         return np.concatenate([np.zeros(0, np.int32), *self.labels()])
 
     def expected(self, mel: NDArray[np.float32]) -> NDArray[Any]:
-        rows = condition_in_blocks(self.blocks, self.model, mel, self.executor.condition)
+        rows = condition_in_runs(self.blocks, self.model, mel, self.executor.condition)
         return np.concatenate(list(self.labels(WholeConditioning(self.windows, rows))))
 
 

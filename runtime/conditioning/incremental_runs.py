@@ -1,7 +1,7 @@
-"""Conditioning a mel block by block, so that rows can be had before its last frame is there.
+"""Which runs of the conditioner give the rows of a mel whose last frames have not arrived.
 
-Which frames a block's run of the conditioner reads depends on the block's place alone, never on how or when the frames
-came: a row then has the same bits, however a mel is cut into pieces.
+The frames that a run reads depend on its place alone, not on how or when the frames came: a row then has the same bits
+however a mel is cut into pieces.
 
 Where the conditioner is a convolution (fatchord's layout), every run has the same length, with zeros for frames that
 do not exist or are not there yet, as the conditioner itself has them around a mel. Where it is a recurrent network
@@ -11,25 +11,16 @@ is an approximation; the README has what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.runtime.conditioning.reach import measure_reach
-from wavernn_trt.runtime.conditioning.sliding_rows import SlidingRows
-from wavernn_trt.runtime.conditioning.windows import FloatArray
+from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES, Condition, receptive_field
 from wavernn_trt.runtime.errors import VocoderError
 
-Condition = Callable[[FloatArray], FloatArray]
-"""Runs a conditioner: mel [n_mels, N] -> rows [N + 2 * margin, columns]. One thread at a time may call it."""
-
-CONVOLUTION_FRAMES = 64
-"""Frames of a convolution's block. With its neighbours that is more than 64 columns, from which on ONNX Runtime's
-matrix products (MLAS, one thread) sum in the same parts however many there are: rows then equal those of longer mels
-bit for bit."""
 RECURRENT_BEFORE = 32
 """Frames before a recurrent network's block: more change nothing that was measurable."""
 RECURRENT_LOOKAHEAD = 19
@@ -51,18 +42,18 @@ class Run:
     """The frames whose rows are taken from it."""
 
 
-class ConditioningBlocks(Protocol):
-    """How a model's mels are conditioned in blocks."""
+class IncrementalRuns(Protocol):
+    """The runs that condition the arriving mels of one model."""
 
     @property
     def lookahead(self) -> int:
         """Frames that must be there behind a frame before its samples can be drawn, at most, until the mel ends."""
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """What to run when frames have come.
+        """The runs to make when frames have come.
 
         Args:
-            done: rows that no further frame will change, as `complete` said before.
+            done: rows that no further frame will change, as `complete` returned before.
             frames: of the mel so far.
             ended: whether there will be no more.
         """
@@ -74,45 +65,45 @@ class ConditioningBlocks(Protocol):
         """The first frame that a coming run can read."""
 
 
-class ConvolutionalBlocks:
-    """Runs of one length, at fixed places; rows are those of a run over the whole mel."""
+class ConvolutionalRuns:
+    """Runs of one length at fixed places, with zeros for missing frames; rows are those of a run over the whole mel."""
 
-    def __init__(self, model: ModelConfig, reach: tuple[int, ...]) -> None:
-        """Takes a model.
+    def __init__(self, model: ModelConfig, field: tuple[int, ...]) -> None:
+        """Plans for a model.
 
         Args:
             model: its configuration.
-            reach: for each column group, the frames to either side that a row depends on.
+            field: for each column group, the frames to either side that a row depends on.
         """
-        self._reach = reach
-        self._widest = max(reach)
+        self._field = field
+        self._widest = max(field)
         self.lookahead = max(
             frames + (model.margin if group.expansion == "kernel" else 0)
-            for frames, group in zip(reach, model.groups, strict=True)
+            for frames, group in zip(field, model.groups, strict=True)
         )
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """See `ConditioningBlocks`; at the mel's end rows are final as they are."""
+        """See `IncrementalRuns`; at the mel's end rows are final as they are."""
         if ended:
             return
-        for block in range(done // CONVOLUTION_FRAMES, -(-frames // CONVOLUTION_FRAMES)):
-            first = block * CONVOLUTION_FRAMES
-            stop = first + CONVOLUTION_FRAMES
+        for block in range(done // BLOCK_FRAMES, -(-frames // BLOCK_FRAMES)):
+            first = block * BLOCK_FRAMES
+            stop = first + BLOCK_FRAMES
             rows = range(max(done, first), min(frames, stop))
             yield Run(first - self._widest, stop + self._widest, rows)
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        """See `ConditioningBlocks`."""
-        return tuple(frames if ended else max(0, frames - reach) for reach in self._reach)
+        """See `IncrementalRuns`."""
+        return tuple(frames if ended else max(0, frames - field) for field in self._field)
 
     def reads_from(self, done: int) -> int:
-        """See `ConditioningBlocks`."""
-        return done // CONVOLUTION_FRAMES * CONVOLUTION_FRAMES - self._widest
+        """See `IncrementalRuns`."""
+        return done // BLOCK_FRAMES * BLOCK_FRAMES - self._widest
 
 
 @dataclass(frozen=True)
-class RecurrentBlocks:
-    """Blocks with context; the last frames are one block, and a mel that is no longer than the first is run whole."""
+class RecurrentRuns:
+    """Blocks with context. The last frames are one block; a mel that is no longer than the first block is run whole."""
 
     groups: int
     """Column groups."""
@@ -125,11 +116,11 @@ class RecurrentBlocks:
 
     @property
     def lookahead(self) -> int:
-        """See `ConditioningBlocks`."""
+        """See `IncrementalRuns`."""
         return self.block - 1 + self.behind
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """See `ConditioningBlocks`."""
+        """See `IncrementalRuns`."""
         while done + self.block + self.behind <= frames:
             rows = range(done, done + self.block)
             yield Run(max(0, done - self.before), rows.stop + self.behind, rows)
@@ -138,26 +129,26 @@ class RecurrentBlocks:
             yield Run(max(0, done - self.before), frames, range(done, frames))
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        """See `ConditioningBlocks`."""
+        """See `IncrementalRuns`."""
         done = frames if ended else max(0, (frames - self.behind) // self.block * self.block)
         return (done,) * self.groups
 
     def reads_from(self, done: int) -> int:
-        """See `ConditioningBlocks`."""
+        """See `IncrementalRuns`."""
         return max(0, done - self.before)
 
 
-def conditioning_blocks(
+def incremental_runs(
     model: ModelConfig, n_mels: int, condition: Condition, lookahead: int | None = None
-) -> ConditioningBlocks:
-    """How to condition a model's mels in blocks; runs the conditioner a few times over short mels.
+) -> IncrementalRuns:
+    """The runs for a model's arriving mels; runs the conditioner a few times over short mels.
 
     Args:
         model: its configuration.
         n_mels: bins of its mels.
         condition: its conditioner.
-        lookahead: frames to wait for, where a model leaves a choice (univoc): more sound better. ``None`` is
-            `RECURRENT_LOOKAHEAD` there, and what the conditioner reads elsewhere.
+        lookahead: frames to wait for, where a model leaves a choice (univoc): with more, rows are closer to the whole
+            mel's. ``None`` is `RECURRENT_LOOKAHEAD` there, and what the conditioner reads elsewhere.
 
     Raises:
         VocoderError: rows of this model depend on the mel's length, or it cannot do with that look-ahead.
@@ -176,54 +167,11 @@ def conditioning_blocks(
         frames = RECURRENT_LOOKAHEAD if lookahead is None else int(lookahead)
         # The fewer frames there are to look ahead, the more each of them is worth, and the shorter blocks are.
         block = max(1, min(_MOST_RECURRENT_FRAMES, frames // 4))
-        return RecurrentBlocks(len(model.groups), block, RECURRENT_BEFORE, frames - block + 1)
-    blocks = ConvolutionalBlocks(model, measure_reach(model, n_mels, condition))
-    if lookahead not in (None, blocks.lookahead):
+        return RecurrentRuns(len(model.groups), block, RECURRENT_BEFORE, frames - block + 1)
+    runs = ConvolutionalRuns(model, receptive_field(model, n_mels, condition))
+    if lookahead not in (None, runs.lookahead):
         raise VocoderError(
-            f"lookahead: found {lookahead} frames, expected {blocks.lookahead}, which is what this model's conditioner "
+            f"lookahead: found {lookahead} frames, expected {runs.lookahead}, which is what this model's conditioner "
             "reads; leave it out"
         )
-    return blocks
-
-
-def condition_in_blocks(
-    blocks: ConditioningBlocks, model: ModelConfig, mel: FloatArray, condition: Condition
-) -> FloatArray:
-    """The rows that a stream has when all frames of its mel have come.
-
-    Args:
-        blocks: of the model.
-        model: its configuration.
-        mel: [n_mels, N].
-        condition: its conditioner.
-
-    Returns:
-        float32 [N + 2 * margin, columns]; rows outside the mel are zero.
-    """
-    frames = SlidingRows(len(mel))
-    frames.write(0, mel.T)
-    rows = np.zeros((mel.shape[1] + 2 * model.margin, model.columns), np.float32)
-    for ended in (False, True):
-        done = min(blocks.complete(mel.shape[1], False)) if ended else 0
-        for run in blocks.runs(done, mel.shape[1], ended):
-            rows[run.rows.start + model.margin : run.rows.stop + model.margin] = condition_run(
-                run, model.margin, frames, condition
-            )
-    return rows
-
-
-def condition_run(run: Run, margin: int, frames: SlidingRows, condition: Condition) -> FloatArray:
-    """Carries a run out.
-
-    Args:
-        run: what to run.
-        margin: rows of conditioning before the first frame's.
-        frames: the mel, [frames, n_mels].
-        condition: the conditioner.
-
-    Returns:
-        float32 [len(run.rows), columns].
-    """
-    rows = condition(np.ascontiguousarray(frames.take(run.first, run.stop).T))
-    skipped = run.rows.start - run.first + margin
-    return rows[skipped : skipped + len(run.rows)]
+    return runs

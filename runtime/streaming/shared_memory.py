@@ -1,4 +1,4 @@
-"""Named memory that two processes share."""
+"""What two processes share: named memory, and marks by which each sees whether the other still runs; on Linux."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 FOLDER = Path("/dev/shm")
 """Where Linux keeps POSIX shared memory, as files."""
+Mark = tuple[int, int, int]
+"""Identifies a process: its number, its start time and the namespace of the number; all zero for none."""
 
 
 class SharedSegment:
-    """A segment of POSIX shared memory, mapped into this process; on Linux.
+    """A segment of POSIX shared memory, mapped into this process.
 
     Python's own class makes it, so that its resource tracker removes the name should this process be killed. Everything
     else is done here, for three reasons. Before Python 3.13 that class also tracks segments that it only attaches to,
@@ -33,9 +35,9 @@ class SharedSegment:
         self.memory = memory
         """All of it; unmapped when the last array on it is gone."""
         self.name = name
-        """Under which another process finds it."""
+        """By which another process attaches it."""
         self.remove: Callable[[], object] = lambda: None
-        """Takes the name away, in the process that created it; who has mapped the segment keeps it."""
+        """Removes the name, in the process that created it; processes that have mapped the segment keep it."""
 
     @classmethod
     def create(cls, name: str | None, size: int) -> SharedSegment:
@@ -108,3 +110,28 @@ def _remove(made: SharedMemory, creator: int) -> None:
     # A forked child has this object as well, and it must not take the name from its parent.
     if os.getpid() == creator:
         made.unlink()
+
+
+def own_mark() -> Mark:
+    """This process's."""
+    return os.getpid(), _started(os.getpid()), _namespace()
+
+
+def has_ended(mark: Mark) -> bool:
+    """Whether that process has certainly ended; of one in another container that is not known."""
+    process, started, namespace = mark
+    return process != 0 and namespace == _namespace() and _started(process) != started
+
+
+def _started(process: int) -> int:
+    """Start time in clock ticks since boot, which a later process of the same number does not share; 0 if it ended."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return 0
+    fields = text.rpartition(b")")[2].split()  # the name in front may hold spaces and parentheses
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
