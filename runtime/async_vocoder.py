@@ -171,13 +171,11 @@ class AsyncVocoder:
         await asyncio.to_thread(self.vocoder.close)
 
     async def __aenter__(self) -> AsyncVocoder:
-        """The vocoder itself."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         await self.close()
 
     async def _submit(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
@@ -280,7 +278,6 @@ class AsyncAudioStream(AsyncIterator[Samples]):
         """The sink to write to: the stream's own, which also wakes the reader."""
 
     def __aiter__(self) -> AsyncAudioStream:
-        """The stream is its own iterator."""
         return self
 
     async def __anext__(self) -> Samples:
@@ -306,13 +303,11 @@ class AsyncAudioStream(AsyncIterator[Samples]):
         self._written.set()
 
     async def __aenter__(self) -> AsyncAudioStream:
-        """The stream itself."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
 

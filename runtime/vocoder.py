@@ -342,13 +342,11 @@ class Vocoder:
         self._closing()
 
     def __enter__(self) -> Vocoder:
-        """The vocoder itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes it."""
         self.close()
 
     def stream(

@@ -71,7 +71,6 @@ class IncrementalConditioning:
 
     @property
     def error(self) -> BaseException | None:
-        """See `Conditioning`."""
         with self._changed:
             return self._error
 

@@ -93,11 +93,9 @@ class ConvolutionalRuns:
             yield Run(first - self._widest, stop + self._widest, rows)
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        """See `IncrementalRuns`."""
         return tuple(frames if ended else max(0, frames - field) for field in self._field)
 
     def reads_from(self, done: int) -> int:
-        """See `IncrementalRuns`."""
         return done // BLOCK_FRAMES * BLOCK_FRAMES - self._widest
 
 
@@ -116,11 +114,9 @@ class RecurrentRuns:
 
     @property
     def lookahead(self) -> int:
-        """See `IncrementalRuns`."""
         return self.block - 1 + self.behind
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """See `IncrementalRuns`."""
         while done + self.block + self.behind <= frames:
             rows = range(done, done + self.block)
             yield Run(max(0, done - self.before), rows.stop + self.behind, rows)
@@ -129,12 +125,10 @@ class RecurrentRuns:
             yield Run(max(0, done - self.before), frames, range(done, frames))
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        """See `IncrementalRuns`."""
         done = frames if ended else max(0, (frames - self.behind) // self.block * self.block)
         return (done,) * self.groups
 
     def reads_from(self, done: int) -> int:
-        """See `IncrementalRuns`."""
         return max(0, done - self.before)
 
 

@@ -101,7 +101,6 @@ class ConvolutionBlocks:
         self.frames = int(mel.shape[1])
 
     def rows(self, number: int) -> FloatArray:
-        """See `MelBlocks`."""
         first, stop = edges(number, self.frames)
         read = np.zeros((len(self._mel), BLOCK_FRAMES + 2 * self._field), np.float32)
         begin = max(0, first - self._field)
@@ -124,6 +123,7 @@ class BlockConditioner(Protocol):
         """Width of a state, H."""
 
     def __call__(self, mel: FloatArray, states: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The conditioning of a mel [n_mels, N]; of a long one with its first block. The mel must not change later."""
         """Runs over a block.
 
         Args:
@@ -176,7 +176,6 @@ class RecurrentBlocks:
                     self._backward[number] = states[:, 1]
 
     def rows(self, number: int) -> FloatArray:
-        """See `MelBlocks`."""
         return self._run(number)[0]
 
     def _run(self, number: int) -> tuple[FloatArray, FloatArray]:

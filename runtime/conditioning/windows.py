@@ -71,15 +71,12 @@ class WholeConditioning:
         self.steps: int | None = windows.total_steps(rows)
 
     def ready(self, start: int) -> bool:
-        """See `Conditioning`."""
         return True
 
     def window(self, start: int) -> Window:
-        """See `Conditioning`."""
         return self._windows.cut(self._rows, start)
 
     def for_stream(self, want: Want | None) -> WholeConditioning:
-        """See `Conditioning`."""
         return self
 
 

@@ -144,16 +144,13 @@ class OnnxBlockConditioner:
 
     @property
     def layers(self) -> int:
-        """See `BlockConditioner`."""
         return len(self._session.get_inputs()) - 1
 
     @property
     def size(self) -> int:
-        """See `BlockConditioner`."""
         return int(self._session.get_inputs()[1].shape[2])
 
     def __call__(self, mel: FloatArray, states: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See `BlockConditioner`."""
         inputs = {f"state_{layer}": np.ascontiguousarray(state[:, None]) for layer, state in enumerate(states)}
         outputs = ["conditioning", *(f"next_state_{layer}" for layer in range(len(states)))]
         rows, *following = self._session.run(outputs, {"mel": np.ascontiguousarray(mel[None]), **inputs})

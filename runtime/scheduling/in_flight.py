@@ -32,11 +32,9 @@ class UtteranceQueue:
         self._in_a_row = 0
 
     def __len__(self) -> int:
-        """How many there are."""
         return sum(map(len, self._waiting.values()))
 
     def __iter__(self) -> Iterator[Utterance]:
-        """All of them."""
         for utterances in self._waiting.values():
             yield from utterances
 

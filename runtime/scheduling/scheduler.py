@@ -138,15 +138,12 @@ class Scheduler:
 
     @property
     def state(self) -> SchedulerState:
-        """See `Vocoder.state`."""
         return self._flight.state
 
     def check_process(self) -> None:
-        """See `Vocoder.check_process`."""
         self._flight.check_process()
 
     def drain(self, seconds: float | None) -> bool:
-        """See `Vocoder.drain`."""
         return self._flight.drain(seconds)
 
     def close(self) -> None:

@@ -40,11 +40,9 @@ class Collected:
         """See `Sink`."""
 
     def urgent(self) -> bool:
-        """See `Sink`."""
         return True  # the caller waits for the whole, and so for every part
 
     def write(self, samples: FloatArray) -> None:
-        """See `Sink`."""
         self._pieces.append(samples)
 
     def finish(self, error: BaseException | None) -> None:

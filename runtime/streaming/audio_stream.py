@@ -184,11 +184,9 @@ class AudioStream(Iterator[Samples]):
         return self._link.error()
 
     def __iter__(self) -> AudioStream:
-        """The stream is its own iterator."""
         return self
 
     def __next__(self) -> Samples:
-        """The next frame; see `read`."""
         frame = self.read()
         if not len(frame):
             raise StopIteration
@@ -286,17 +284,14 @@ class AudioStream(Iterator[Samples]):
         self._ring.remove()
 
     def __enter__(self) -> AudioStream:
-        """Closes the stream at the end."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """See `close`."""
         self.close()
 
     def __del__(self) -> None:
-        """Cancels the decoding of a stream that is not read any more."""
         link = getattr(self, "_link", None)  # none where the constructor failed
         if link is None or self._ring.closed or self._left:
             return

@@ -41,7 +41,6 @@ class LocalLink:
         self._on_room: Callable[[], object] | None = None
 
     def connect(self, on_close: Callable[[], object] | None, on_room: Callable[[], object] | None) -> None:
-        """See `AudioStream.connect`."""
         with self._condition:
             self._on_room = on_room
             self._on_close, late = (None, on_close) if self._gone else (on_close, None)
@@ -146,7 +145,6 @@ class RemoteLink:
         """Does nothing: the other process polls the ring."""
 
     def error(self) -> BaseException | None:
-        """See `LocalLink`."""
         if not self._ring.closed:  # asked now: a process may finish a stream and go at once
             lost = "the process that writes the stream is gone, and had not finished it"
             return ExecutorError(lost) if self._lost else None
@@ -156,7 +154,6 @@ class RemoteLink:
         return _CODED[code - 1](message) if code <= len(_CODED) else ExecutorError(message)
 
     def hang_up(self) -> None:
-        """See `LocalLink`."""
         self._ring.abandon()
 
 
@@ -184,7 +181,6 @@ class StreamSink:
         return None if self._ring.abandoned else self._link.room()
 
     def urgent(self) -> bool:
-        """See `Sink`: while less than half of the ring is filled."""
         ring = self._ring
         return not ring.abandoned and 2 * ring.available_read < ring.capacity
 
