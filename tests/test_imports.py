@@ -22,7 +22,7 @@ LAYERS = (
     ("decoding",),
     ("streaming",),
     ("files",),
-    ("copy_synthesis", "mel_comparison"),
+    ("copy_synthesis", "mel_comparison", "reopening"),
     ("loaded_model",),
     ("health",),
     ("scheduling",),
