@@ -43,11 +43,12 @@ def from_json(kind: type[T], values: object, where: str) -> T:
     try:
         made = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, ValueError):  # of a dataclass's own check
-            raise error.__cause__ from None
-        raise _explained(error, kind, values, where) from None
-    _refuse_unknown_fields(made, values, where)
-    return made
+        own = error.__cause__  # of a dataclass's own check
+        refusal = own if isinstance(own, ValueError) else _explained(error, kind, values, where)
+    else:
+        _refuse_unknown_fields(made, values, where)
+        return made
+    raise refusal  # not above: a dataclass's own error would have msgspec's, whose cause it is, as its context
 
 
 def _refuse_unknown_fields(made: object, values: Any, where: str) -> None:

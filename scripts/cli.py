@@ -99,8 +99,12 @@ def _run(arguments: list[str]) -> int:
 
 def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C behind an error: one that comes while a compiled module is imported ends as an ImportError."""
+    seen: set[int] = set()  # chains of errors may be circles
     while error is not None and not isinstance(error, KeyboardInterrupt):
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
+        if id(error) in seen:
+            return None
     return error
 
 

@@ -123,7 +123,6 @@ class BlockConditioner(Protocol):
         """Width of a state, H."""
 
     def __call__(self, mel: FloatArray, states: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The conditioning of a mel [n_mels, N]; of a long one with its first block. The mel must not change later."""
         """Runs over a block.
 
         Args:

@@ -79,3 +79,14 @@ def test_whole_numbers_stand_for_fractions_and_defaults_for_missing_fields() -> 
     read = from_json(AudioConfig, values, "audio")
     assert read == dataclasses.replace(open_model_directory(shipped_voice()).audio, fmin=50.0)
     assert isinstance(read.fmin, float)
+
+
+def test_an_error_of_a_dataclass_is_not_among_its_own_causes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_json(AudioConfig, audio(hop_length=-1), "it")
+    seen: list[BaseException] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert error not in seen
+        seen.append(error)
+        error = error.__cause__ or error.__context__
