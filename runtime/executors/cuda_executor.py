@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import EngineSpec
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
 from wavernn_trt.export.quantization import product_names
 from wavernn_trt.plugins.compile import KernelCache
@@ -27,7 +28,7 @@ from wavernn_trt.runtime.executors.bindings_device import BindingsDevice
 from wavernn_trt.runtime.executors.device import Device, NoMachineError, require_gpu
 from wavernn_trt.runtime.executors.lanes import DeviceLane, LanePool
 from wavernn_trt.runtime.executors.onnx_runtime import CPU, OnnxConditioner, conditioner_providers, usable_cores
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, initial_state
 from wavernn_trt.runtime.load_options import LoadOptions
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
     DECODER_LOOP,
@@ -22,7 +23,7 @@ from wavernn_trt.export.model_directory import (
     ModelDirectoryError,
 )
 from wavernn_trt.runtime.executors.lanes import HostLane
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, State
 
 Provider = str | tuple[str, Mapping[str, str]]
 """ONNX Runtime's name for where a session computes, with options."""

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray as FloatArray
 from wavernn_trt.export.config import ModelConfig
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import Backend, Extent, Form
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
@@ -23,7 +24,7 @@ from wavernn_trt.runtime.executors.plan_choice import (
     choose_engine,
     require_machine,
 )
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, initial_state
 from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 from wavernn_trt.runtime.load_options import LoadOptions

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.families.rounding import round_step
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.runtime.executors.lanes import HostLane
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, State
 
 
 class TorchExecutor:

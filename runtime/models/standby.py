@@ -18,9 +18,9 @@ from typing import Literal, Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ClosedError, DamagedOutputError, ExecutorError, VocoderError
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim
 from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, require_probe

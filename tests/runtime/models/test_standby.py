@@ -142,7 +142,7 @@ PROBE_CHUNKS = 2
         ("univoc", {"hangs_at": PROBE_CHUNKS + 1}, "executor failed", "does not answer"),
         ("univoc", {"constant_from": PROBE_CHUNKS}, "damaged output", "are all 0"),
         ("mol", {"nan_from": PROBE_CHUNKS + 1}, "damaged output", "is nan"),
-        ("univoc", {"constant_from": 0}, "probe failed", "draws samples that its random numbers do not pick"),
+        ("univoc", {"constant_from": 0}, "probe failed", "draws samples that its random numbers do not select"),
         ("univoc", {"raises_at": 0}, "probe failed", "told to fail"),
         ("mol", {"nan_from": 0}, "probe failed", "drew nan"),
     ],
@@ -291,10 +291,10 @@ def test_what_goes_wrong_in_memory_is_found_on_demand(
         assert standbys.vocode(mel).source == "first"
         assert standbys.recheck() == {"first": ""}
         executor.constant_from = 0
-        assert "random numbers do not pick" in standbys.recheck()["first"]
+        assert "random numbers do not select" in standbys.recheck()["first"]
         assert listener.kinds == [("first", "probe failed", None)]
         assert standbys.vocode(mel).source == "standby"
-        assert "random numbers do not pick" in standbys.recheck("first")["first"]
+        assert "random numbers do not select" in standbys.recheck("first")["first"]
         executor.repair()
         assert standbys.recheck() == {"first": "", "standby": ""}
         assert listener.kinds[-1] == ("first", "taken back", None)
