@@ -1,8 +1,7 @@
-"""A CUDA GPU through cuda-bindings alone: what the ``cuda`` backend computes on, with wheels and no compiler of C++.
+"""A CUDA GPU through cuda-bindings, for the ``cuda`` backend: wheels only, no C++ compiler.
 
-TensorRT's plans have memory and streams from pycuda (`wavernn_trt.runtime.executors.pycuda_device`), and from here what
-both share: things that end where the device is current, graphs, and the error for full memory. Which library made a
-stream does not matter to the driver.
+TensorRT's plans use pycuda (`wavernn_trt.runtime.executors.pycuda_device`). Both modules share the classes here that
+free objects with the device current, the graphs, and the error for full memory.
 """
 
 from __future__ import annotations
@@ -26,21 +25,15 @@ from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: independent of the legacy default stream, which other libraries in the process may use."""
 NO_TIMING = 2
-"""CU_EVENT_DISABLE_TIMING: events are for order alone, and cheaper so."""
+"""CU_EVENT_DISABLE_TIMING: events that only order work are cheaper."""
 WORD = 4
 """Bytes of a 32-bit word."""
 
 
 class Owned:
-    """Holds what a library made, and lets go of it with the device current, whichever thread drops it last."""
+    """Owns an object of a library, and frees it with the device current, in any thread."""
 
     def __init__(self, device: Device, native: Any) -> None:
-        """Takes what was made.
-
-        Args:
-            device: must be current for the end.
-            native: as its library knows it.
-        """
         self._device = device
         self.native = native
 
@@ -52,69 +45,50 @@ class Owned:
 
 
 class PinnedMemory(Owned):
-    """Under an array and all views of it, as their base: numpy finds in the interface where its memory is."""
+    """Pinned host memory with numpy's array interface; the base of an array and all of its views, which keep it."""
 
     def __init__(self, device: Device, native: Any, interface: dict[str, Any]) -> None:
-        """Takes memory and its description in numpy's array interface."""
         super().__init__(device, native)
         self.__array_interface__ = interface
 
 
 class CudaGraph(Owned):
-    """See `Graph`."""
+    """A captured graph."""
 
     def _drop(self) -> None:
-        """Gives it back; a graph under way ends first."""
         driver.release("cuGraphExecDestroy", self.native)
 
 
 class CudaStream(Owned):
-    """What streams of both libraries have in common: graphs, for which pycuda has no calls."""
+    """Base of the streams of both libraries: graphs, which pycuda does not support."""
 
     def __init__(self, device: Device, native: Any, handle: int) -> None:
-        """Takes a stream.
-
-        Args:
-            device: must be current for its end.
-            native: the stream, as its library knows it.
-            handle: its ``CUstream``.
-        """
         super().__init__(device, native)
         self.handle = handle
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """See `Stream`.
-
-        Raises:
-            KernelError: the driver refuses what was called meanwhile.
-        """
         return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()))
 
     def launch(self, graph: Graph) -> None:
-        """See `Stream`.
-
-        Raises:
-            KernelError: the driver refuses it.
-        """
         assert isinstance(graph, CudaGraph)
         driver.call("cuGraphLaunch", graph.native, self.handle)
 
 
 def memory_is_full(size: int, free: int, total: int) -> VocoderError:
-    """The error for memory that a device has no more of; all sizes in bytes."""
+    """The error for full device memory; sizes in bytes."""
     return VocoderError(
-        f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end what else "
-        "runs there ('nvidia-smi' shows it), or decode fewer streams together (--batch)"
+        f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end other "
+        "programs on it ('nvidia-smi' lists them), or decode fewer streams together (--batch)"
     )
 
 
 @dataclass
 class _PrimaryContext:
-    """A GPU's primary context, which other libraries in the process work in as well."""
+    """A GPU's primary context, which it shares with other libraries in the process."""
 
     native: Any
     ended: bool = False
-    """Whether the process is ending, which takes everything back."""
+    """Whether the process is ending; the driver then frees everything."""
 
     def end(self) -> None:
         self.ended = True
@@ -125,21 +99,20 @@ _retaining = threading.Lock()
 
 
 class BindingsDevice:
-    """One of the GPUs that the driver shows."""
+    """A GPU by its ordinal number in the driver."""
 
     def __init__(self, ordinal: int = 0) -> None:
-        """Retains the GPU's primary context, until the process ends.
-
-        Args:
-            ordinal: which of the driver's GPUs.
+        """Retains the GPU's primary context until the process ends.
 
         Raises:
-            VocoderError: the driver refuses, or cuda-bindings does not load.
+            VocoderError: the driver reports an error, or cuda-bindings does not load.
         """
         try:
             self._context = _primary_context(ordinal)
         except KernelError as error:
-            raise VocoderError(f"the GPU does not start: {error}; 'nvidia-smi' shows who uses it") from error
+            raise VocoderError(
+                f"the GPU does not start: {error}; 'nvidia-smi' lists the programs that use it"
+            ) from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -186,7 +159,7 @@ class BindingsDevice:
 
 
 def _primary_context(ordinal: int) -> _PrimaryContext:
-    """Retained once in a process: a context that comes and goes would take the loaded kernels with it."""
+    """The context of a GPU, retained once per process, because its release would unload the kernels."""
     with _retaining:
         if ordinal not in _retained:
             (device,) = driver.call("cuDeviceGet", ordinal)
@@ -202,10 +175,9 @@ class _PinnedMemory(PinnedMemory):
 
 
 class BindingsBuffer(Owned):
-    """See `Buffer`."""
+    """Device memory."""
 
     def __init__(self, device: BindingsDevice, native: Any, size: int) -> None:
-        """Takes an allocation."""
         super().__init__(device, native)
         self.address = int(native)
         self.size = size
@@ -215,7 +187,7 @@ class BindingsBuffer(Owned):
 
 
 class BindingsEvent(Owned):
-    """See `Event`."""
+    """An event without timing."""
 
     def synchronize(self) -> None:
         driver.call("cuEventSynchronize", self.native)
@@ -225,7 +197,7 @@ class BindingsEvent(Owned):
 
 
 class BindingsStream(CudaStream):
-    """See `Stream`."""
+    """A stream of the driver."""
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
         driver.call("cuMemcpyHtoDAsync", buffer.address, array.ctypes.data, array.nbytes, self.native)
