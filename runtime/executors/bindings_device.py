@@ -11,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,41 +32,43 @@ WORD = 4
 class Owned:
     """Owns an object of a library, and frees it with the device current, in any thread."""
 
-    def __init__(self, device: Device, native: Any) -> None:
+    def __init__(self, device: Device, native: Any, free: str | None = None) -> None:
+        """Takes ownership of ``native``; ``free`` is the driver's call that frees it, if it has no destructor."""
         self._device = device
+        self._free = free
         self.native = native
 
     def __del__(self) -> None:
         self._device.release(self._drop)
 
     def _drop(self) -> None:
-        self.native = None
+        if self._free is None:
+            self.native = None
+        else:
+            driver.release(self._free, self.native)
 
 
 class PinnedMemory(Owned):
     """Pinned host memory with numpy's array interface; the base of an array and all of its views, which keep it."""
 
-    def __init__(self, device: Device, native: Any, interface: dict[str, Any]) -> None:
-        super().__init__(device, native)
+    def __init__(self, device: Device, native: Any, interface: dict[str, Any], free: str | None = None) -> None:
+        super().__init__(device, native, free)
         self.__array_interface__ = interface
 
 
 class CudaGraph(Owned):
     """A captured graph."""
 
-    def _drop(self) -> None:
-        driver.release("cuGraphExecDestroy", self.native)
-
 
 class CudaStream(Owned):
     """Base of the streams of both libraries: graphs, which pycuda does not support."""
 
-    def __init__(self, device: Device, native: Any, handle: int) -> None:
-        super().__init__(device, native)
+    def __init__(self, device: Device, native: Any, handle: int, free: str | None = None) -> None:
+        super().__init__(device, native, free)
         self.handle = handle
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()))
+        return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()), "cuGraphExecDestroy")
 
     def launch(self, graph: Graph) -> None:
         assert isinstance(graph, CudaGraph)
@@ -82,20 +83,10 @@ def memory_is_full(size: int, free: int, total: int) -> VocoderError:
     )
 
 
-@dataclass
-class _PrimaryContext:
-    """A GPU's primary context, which it shares with other libraries in the process."""
-
-    native: Any
-    ended: bool = False
-    """Whether the process is ending; the driver then frees everything."""
-
-    def end(self) -> None:
-        self.ended = True
-
-
-_retained: dict[int, _PrimaryContext] = {}
+_retained: dict[int, Any] = {}
 _retaining = threading.Lock()
+_process_ends = threading.Event()
+"""Set when the process ends; the driver then frees everything."""
 
 
 class BindingsDevice:
@@ -116,17 +107,17 @@ class BindingsDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        driver.call("cuCtxPushCurrent", self._context.native)
+        driver.call("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
             driver.release("cuCtxPopCurrent")
 
     def release(self, drop: Callable[[], None]) -> None:
-        if self._context.ended:
+        if _process_ends.is_set():
             return
         try:
-            driver.call("cuCtxPushCurrent", self._context.native)
+            driver.call("cuCtxPushCurrent", self._context)
         except KernelError:
             return
         try:
@@ -136,11 +127,11 @@ class BindingsDevice:
 
     def stream(self) -> BindingsStream:
         (native,) = driver.call("cuStreamCreate", NON_BLOCKING)
-        return BindingsStream(self, native, int(native))
+        return BindingsStream(self, native, int(native), "cuStreamDestroy")
 
     def event(self) -> BindingsEvent:
         (native,) = driver.call("cuEventCreate", NO_TIMING)
-        return BindingsEvent(self, native)
+        return BindingsEvent(self, native, "cuEventDestroy")
 
     def allocate(self, size: int) -> BindingsBuffer:
         try:
@@ -155,35 +146,26 @@ class BindingsDevice:
         kind = np.dtype(dtype)
         (address,) = driver.call("cuMemHostAlloc", math.prod(shape) * kind.itemsize, 0)
         interface = {"shape": shape, "typestr": kind.str, "data": (int(address), False), "version": 3}
-        return np.asarray(_PinnedMemory(self, address, interface))
+        return np.asarray(PinnedMemory(self, address, interface, "cuMemFreeHost"))
 
 
-def _primary_context(ordinal: int) -> _PrimaryContext:
+def _primary_context(ordinal: int) -> Any:
     """The context of a GPU, retained once per process, because its release would unload the kernels."""
     with _retaining:
         if ordinal not in _retained:
             (device,) = driver.call("cuDeviceGet", ordinal)
-            (native,) = driver.call("cuDevicePrimaryCtxRetain", device)
-            _retained[ordinal] = _PrimaryContext(native)
-            atexit.register(_retained[ordinal].end)
+            (_retained[ordinal],) = driver.call("cuDevicePrimaryCtxRetain", device)
+            atexit.register(_process_ends.set)
         return _retained[ordinal]
-
-
-class _PinnedMemory(PinnedMemory):
-    def _drop(self) -> None:
-        driver.release("cuMemFreeHost", self.native)
 
 
 class BindingsBuffer(Owned):
     """Device memory."""
 
     def __init__(self, device: BindingsDevice, native: Any, size: int) -> None:
-        super().__init__(device, native)
+        super().__init__(device, native, "cuMemFree")
         self.address = int(native)
         self.size = size
-
-    def _drop(self) -> None:
-        driver.release("cuMemFree", self.native)
 
 
 class BindingsEvent(Owned):
@@ -191,9 +173,6 @@ class BindingsEvent(Owned):
 
     def synchronize(self) -> None:
         driver.call("cuEventSynchronize", self.native)
-
-    def _drop(self) -> None:
-        driver.release("cuEventDestroy", self.native)
 
 
 class BindingsStream(CudaStream):
@@ -220,6 +199,3 @@ class BindingsStream(CudaStream):
 
     def synchronize(self) -> None:
         driver.call("cuStreamSynchronize", self.native)
-
-    def _drop(self) -> None:
-        driver.release("cuStreamDestroy", self.native)

@@ -52,13 +52,7 @@ class HostLane:
     ahead = 1
 
     def __init__(self, decoder: ChunkDecoder, model: ModelConfig, streams: int) -> None:
-        """Starts without streams.
-
-        Args:
-            decoder: computes chunks.
-            model: gives the sizes of the state.
-            streams: number of slots, if the decoder accepts any.
-        """
+        """Starts without streams; ``streams`` is the number of slots, if the decoder accepts any."""
         self.slots = decoder.slots or max(1, streams)
         self._decoder = decoder
         self._model = model

@@ -42,13 +42,7 @@ def require_machine(backend: Backend, state: DriverState) -> Gpu:
 
 
 def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: Gpu) -> ChosenEngine:
-    """Selects the fitting plans that were used last.
-
-    Args:
-        directory: the model.
-        backend: of the plans.
-        options: cache, precision and batch.
-        gpu: to run on.
+    """Selects the plans used last, of those that fit the model, the backend, the options and the GPU.
 
     Raises:
         NoEngineError: no plan fits.
@@ -79,16 +73,7 @@ def build_command(
     like: PlanRecord | None = None,
     frames: Extent | None = None,
 ) -> str:
-    """The shell command that builds a fitting engine.
-
-    Args:
-        directory: the model.
-        backend: of the engine.
-        options: cache, precision and batch.
-        gpu: to run on.
-        like: a decoder's plan with the settings to use.
-        frames: range of the mel's frames, if not the default.
-    """
+    """The shell command that builds a fitting engine; with the settings of the plan ``like``, if it is given."""
     # The default form of fp8 may not be supported by this GPU.
     fp8_lacks = not able_targets((gpu.sm,), default_form(directory.quantization), directory.quantization)
     # TensorRT-RTX does not build for every GPU.

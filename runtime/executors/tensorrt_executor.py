@@ -110,15 +110,7 @@ class DeviceConditioner:
     """Conditions mels on a device. Thread-safe; calls are serialised."""
 
     def __init__(self, device: Device, plan: BuiltPlan, bins: int, columns: int, margin: int) -> None:
-        """Opens a context; memory is allocated on demand.
-
-        Args:
-            device: of the plan.
-            plan: of a conditioner.
-            bins: of a mel.
-            columns: of the conditioning.
-            margin: rows of conditioning before the first frame, and after the last.
-        """
+        """Opens a context; memory is allocated on demand. The conditioning has ``margin`` more rows on each side."""
         self._device = device
         self._plan = plan
         self._margin = margin

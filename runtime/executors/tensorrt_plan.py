@@ -16,6 +16,7 @@ from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
 from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.bindings_device import Owned
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 logger = logging.getLogger(__name__)
@@ -77,15 +78,14 @@ class TensorRTRuntime:
         return TensorRTPlan(self.trt, engine, cached, self._log, self._device)
 
 
-class TensorRTPlan:
+class TensorRTPlan(Owned):
     """A deserialised plan, made by `TensorRTRuntime.load`; see `wavernn_trt.runtime.executors.device.BuiltPlan`."""
 
     def __init__(self, trt: Any, engine: Any, cached: CachedPlan, log: Sequence[str], device: Device) -> None:
+        super().__init__(device, engine)
         self.record = cached.record
         self.bindings = cached.record.bindings
         self._trt = trt
-        self._device = device
-        self._engine = engine
         self._opening = threading.Lock()  # TensorRT does not document that this is thread-safe
         self._log = log
         self._name = cached.plan.name
@@ -109,47 +109,34 @@ class TensorRTPlan:
 
     def _create(self, one_shape: bool) -> Any:
         if self._compiled is None:
-            return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
+            return self.native.create_execution_context()
+        config = self.native.create_runtime_config()
         strategy = self._trt.DynamicShapesKernelSpecializationStrategy
         # Mels of new lengths use general kernels until specialised ones are compiled in the background. For the only
         # shape of a decoder, kernels are compiled at once, because its graph keeps the kernels that were captured.
         config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if one_shape else strategy.LAZY
         self._compiled.attach(config)
-        return self._engine.create_execution_context(config)
-
-    def __del__(self) -> None:
-        self._device.release(self._drop)
-
-    def _drop(self) -> None:
-        self._engine = None
+        return self.native.create_execution_context(config)
 
 
-class TensorRTContext:
+class TensorRTContext(Owned):
     """An execution context; see `wavernn_trt.runtime.executors.device.PlanContext`."""
 
     def __init__(self, context: Any, log: Sequence[str], device: Device) -> None:
-        self._context = context
+        super().__init__(device, context)
         self._log = log
-        self._device = device
-
-    def __del__(self) -> None:
-        self._device.release(self._drop)
-
-    def _drop(self) -> None:
-        self._context = None
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        self._require(self._context.set_input_shape(name, shape), f"the shape {shape} of {name}")
+        self._require(self.native.set_input_shape(name, shape), f"the shape {shape} of {name}")
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        self._require(self._context.set_tensor_address(name, buffer.address), f"the address of {name}")
+        self._require(self.native.set_tensor_address(name, buffer.address), f"the address of {name}")
 
     def enqueue(self, stream: Stream) -> None:
-        self._require(self._context.execute_async_v3(stream.handle), "to run")
+        self._require(self.native.execute_async_v3(stream.handle), "to run")
 
     def capturable(self, stream: Stream) -> bool:
-        is_capturable = getattr(self._context, "is_stream_capturable", None)
+        is_capturable = getattr(self.native, "is_stream_capturable", None)
         if is_capturable is None or is_capturable(stream.handle):
             return True
         logger.warning("TensorRT cannot capture this plan in a CUDA graph; each chunk is enqueued separately")

@@ -32,15 +32,7 @@ class GriffinLim:
     """Vocodes mel spectrograms of one convention. Thread-safe."""
 
     def __init__(self, audio: AudioConfig, iterations: int = ITERATIONS) -> None:
-        """Imports librosa.
-
-        Args:
-            audio: settings of the mels.
-            iterations: of the phase estimate.
-
-        Raises:
-            VocoderError: librosa is not installed.
-        """
+        """Imports librosa; raises `VocoderError` if it is not installed."""
         try:
             import librosa
         except ModuleNotFoundError as error:

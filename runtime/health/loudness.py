@@ -28,13 +28,7 @@ class Loudness:
     """Counts the samples of loud frames; frames can be appended."""
 
     def __init__(self, model: ModelConfig, audio: AudioConfig, mel: FloatArray | None = None) -> None:
-        """Starts with a mel, or without frames.
-
-        Args:
-            model: gives the quantisation steps of the samples.
-            audio: settings of the mel.
-            mel: float32 [n_mels, frames], in the model's range.
-        """
+        """Starts with a mel, float32 [n_mels, frames], or without frames."""
         self._audio = audio
         self._threshold = loud_amplitude(model, audio)
         self._before = np.zeros(1, np.int64)  # [frames + 1], samples of loud frames before each

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectoryError
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -37,10 +37,8 @@ _ATTEMPTS = 3
 """Maximum number of loads of a model whose directory is replaced during the load."""
 
 
-class Load(Protocol):
-    """Opens a model directory: `Vocoder.load`, or a partial of it."""
-
-    def __call__(self, dir: Path, backend: str, *, precision: WeightPrecision | None) -> Vocoder: ...
+Load = Callable[..., Vocoder]
+"""Opens a model directory: `Vocoder.load`, or a function that is called as ``load(path, backend, precision=…)``."""
 
 
 class ModelCache:

@@ -49,13 +49,7 @@ class AccessHeat:
         self._accesses: dict[ModelKey, _Accesses] = {}
 
     def add(self, key: ModelKey, path: Path, size: int) -> None:
-        """Counts a request.
-
-        Args:
-            key: with the resolved version.
-            path: the model directory.
-            size: estimated bytes in memory.
-        """
+        """Counts a request for a model in the directory ``path``, with an estimated ``size`` in bytes."""
         now = self._clock()
         last = self._accesses.pop(key, None)
         self._accesses[key] = _Accesses(path, size, 1.0 + (0.0 if last is None else self._decayed(last, now)), now)

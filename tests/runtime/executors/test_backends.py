@@ -141,9 +141,7 @@ def test_scoring_leaves_engines_alone_unless_told_otherwise(
 def test_the_kernel_is_a_backend_that_says_what_it_lacks() -> None:
     if driver_state().devices:
         pytest.skip("this machine has a GPU")
-    words = (
-        r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To use the CPU instead: .* --backend onnxruntime"
-    )
+    words = r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To use the CPU instead: .* --backend onnxruntime"
     with pytest.raises(VocoderError, match=words):
         wavernn_trt.load(backend="cuda", precision="fp16", batch=4)
 
