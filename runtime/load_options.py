@@ -1,4 +1,4 @@
-"""Options of loading a model: backend, sizes and precision."""
+"""Options for loading a model: backend, sizes and precision."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 
 ENGINES: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx")
-"""Backends that run plans on a GPU."""
+"""Backends that run TensorRT plans."""
 ON_A_GPU = (*ENGINES, "cuda")
-"""Backends that decode on a GPU: engines, and the sequence kernel without TensorRT."""
+"""Backends that decode on a GPU."""
 BACKENDS = ("auto", "onnxruntime", "torch", *ON_A_GPU)
-"""Accepted names; ``auto`` is the first of `ON_A_GPU` that can run the model here, else ``onnxruntime``."""
+"""Accepted names; ``auto`` is the first of `ON_A_GPU` that can run the model on this machine, else ``onnxruntime``."""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded; `Vocoder.load` takes the same as keyword arguments."""
+    """Options for loading a model; `Vocoder.load` takes them as keyword arguments."""
 
     backend: str = "auto"
-    """One of `BACKENDS`, as Python writes it or as the command line does (``tensorrt-rtx``)."""
+    """One of `BACKENDS`, also with hyphens as on the command line (``tensorrt-rtx``)."""
     batch: int | None = None
-    """Streams decoded together; an engine must hold them. ``None`` leaves it to the backend."""
+    """Streams decoded together, inside the range of an engine; ``None`` is the backend's default."""
     threads: int | None = None
-    """CPU threads; ``None`` leaves it to the backend."""
+    """CPU threads; ``None`` is the backend's default."""
     precision: WeightPrecision | None = None
-    """Of products on a GPU; ``None`` is that of the engine used last, and for ``cuda`` what suits the GPU."""
+    """Precision on a GPU; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU."""
     cache: Path | None = None
-    """The folder of plans; ``None`` is the user's own."""
+    """Folder of plans; ``None`` is the user's cache folder."""
     probe: bool = False
-    """Whether the vocoder decodes the model's probe before it is handed out, and refuses a model that fails it."""
+    """Whether loading a vocoder runs the model's probe, and fails if the probe fails."""
 
     def __post_init__(self) -> None:
-        """Writes the backend as Python does.
+        """Replaces hyphens in the backend's name, and checks the values.
 
         Raises:
-            VocoderError: an unknown backend or precision, or a number that is not usable.
+            VocoderError: a value is invalid.
         """
         object.__setattr__(self, "backend", self.backend.replace("-", "_"))
         if self.backend not in BACKENDS:
@@ -56,11 +56,7 @@ class LoadOptions:
 
 
 def check_count(name: str, value: int | None) -> None:
-    """Refuses a count that is neither a positive integer nor ``None``.
-
-    Raises:
-        VocoderError: it is not.
-    """
+    """Raises `VocoderError` unless the value is a positive integer or ``None``."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
 

@@ -1,4 +1,4 @@
-"""A loaded model: its configuration and executor, and everything that runs without a scheduler."""
+"""A loaded model: its configuration, its executor, and the operations that need no scheduler."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
@@ -19,24 +20,24 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_streams, forced_stream
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.protocol import Executor, FloatArray
+from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.executors.registry import open_executor, open_torch
 from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ON_A_GPU, LoadOptions, check_count
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.reopening import ModelReference, file_hashes
 
 CHUNK_SECONDS = 0.02
-"""Length of a chunk, where the executor leaves it open."""
+"""Length of a chunk, if the executor accepts any."""
 DEFAULT_BATCH = 8
-"""Streams decoded together where the executor leaves it open."""
+"""Streams decoded together, if the executor accepts any number."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model and the executor that runs it. Any number of threads may use it.
+    """A model and the executor that runs it. Thread-safe.
 
-    Its methods call the executor in the calling thread; a `wavernn_trt.runtime.vocoder.Vocoder` around it decodes the
-    utterances of many callers together.
+    Methods call the executor in the calling thread; a `wavernn_trt.runtime.vocoder.Vocoder` decodes the utterances of
+    many callers together.
 
     One that `load_model` loaded can be pickled: the pickle holds a `ModelReference`, and unpickling loads the model.
     """
@@ -48,15 +49,14 @@ class LoadedModel:
     audio: AudioConfig
     """Sample rate and mel settings."""
     upsampling: FloatArray | None
-    """float32 [hop_length, 2 * margin + 1] where a group of conditioning columns is expanded by ``kernel``."""
+    """float32 [hop_length, 2 * margin + 1], if a group of conditioning columns is expanded by ``kernel``."""
     executor: Executor
-    """Runs the model."""
     engine: str | None = None
-    """The name of the decoder's plan, where the executor runs one, or of the kernel that does a plan's work."""
+    """Name of the decoder's TensorRT plan, or of the ``cuda`` kernel; ``None`` for other executors."""
     options: LoadOptions = DEFAULT_OPTIONS
-    """What it was loaded with."""
+    """The options of `load_model`."""
     files: Mapping[str, str] | None = field(default=None, init=False, repr=False)
-    """SHA-256 of its files by name, set by `load_model`; ``None`` where the caller made or replaced a part of it."""
+    """SHA-256 of the files by name, set by `load_model`; ``None`` if a part was made or replaced by the caller."""
 
     @classmethod
     def of(
@@ -66,7 +66,7 @@ class LoadedModel:
         engine: str | None = None,
         options: LoadOptions = DEFAULT_OPTIONS,
     ) -> LoadedModel:
-        """A model directory with an executor that runs it."""
+        """Combines a model directory and its executor."""
         return cls(
             directory.path, directory.model, directory.audio, directory.upsampling, executor, engine, options=options
         )
@@ -98,10 +98,10 @@ class LoadedModel:
         return self.audio.sample_rate
 
     def slots(self, batch: int | None = None) -> int:
-        """Streams decoded together.
+        """Number of streams decoded together.
 
         Args:
-            batch: wanted, where the executor leaves the number open; ``None`` is what the options say, or else 8.
+            batch: the number, if the executor accepts any; ``None`` is the number of the options, or else 8.
 
         Raises:
             VocoderError: ``batch`` is not a positive integer.
@@ -111,7 +111,7 @@ class LoadedModel:
 
     @cached_property
     def windows(self) -> ConditioningWindows:
-        """Cuts conditioning into the windows that chunks read; its ``steps`` are the samples of a chunk.
+        """Cuts conditioning into the windows that chunks read; its ``steps`` is the number of samples of a chunk.
 
         Raises:
             VocoderError: the upsampling weights are missing or do not fit the model.
@@ -130,18 +130,18 @@ class LoadedModel:
         return MelConditioner(self.model, self.audio, self.windows, self.executor)
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
-        """The last layer's outputs where every step is fed with the given sample before it.
+        """Logits of every step with teacher forcing.
 
         Args:
             mel: float [n_mels, frames], in the model's range.
-            samples: [n], n at most frames * hop_length: labels (integers), or values for mixtures. Step t is fed with
-                samples[t - 1], and step 0 as in generation.
+            samples: [n], n at most frames * hop_length: labels (integers), or values for mixtures. The input of step t
+                is samples[t - 1], and that of step 0 as in generation.
 
         Returns:
             float32 logits [n, outputs].
 
         Raises:
-            VocoderError: the mel is not usable, or the model cannot have emitted the samples.
+            VocoderError: the mel is invalid, or the model cannot emit these samples.
         """
         if not len(self.coding.check(samples)):
             check_mel(mel, self.audio)
@@ -151,11 +151,10 @@ class LoadedModel:
     def forced_pieces(
         self, utterances: Iterable[tuple[ArrayLike, ArrayLike]], batch: int | None = None
     ) -> Iterator[ForcedPiece]:
-        """Teacher forcing of several utterances together; yields logits as they come, in bounded memory.
+        """Teacher forcing of several utterances together; yields pieces of logits, in bounded memory.
 
         Args:
-            utterances: mel and samples, each as for `teacher_forced`; a generator is pulled whenever there is room for
-                another.
+            utterances: mel and samples, each as for `teacher_forced`; read only when a stream is free.
             batch: streams run together; see `slots`.
 
         Raises:
@@ -169,15 +168,15 @@ class LoadedModel:
 
 
 def load_model(path: Path | None = None, options: LoadOptions = DEFAULT_OPTIONS) -> LoadedModel:
-    """Loads a model with a backend. The options' ``probe`` is the vocoder's concern.
+    """Loads a model with a backend.
 
     Args:
-        path: a model directory; ``torch`` also takes a checkpoint. ``None`` is the voice that comes with the package.
-        options: backend, sizes and precision.
+        path: a model directory; for ``torch`` also a checkpoint. ``None`` is the shipped voice.
+        options: backend, sizes and precision; ``probe`` is ignored (`Vocoder` uses it).
 
     Raises:
         VocoderError: the backend is missing or cannot run the model.
-        ValueError: the model or the cache cannot be read.
+        ValueError: the model or the cache of plans cannot be read.
     """
     path = shipped_voice() if path is None else path
     files = file_hashes(path)
@@ -205,12 +204,12 @@ def _reopen(reference: ModelReference) -> LoadedModel:
 
 
 def shipped_voice() -> Path:
-    """The model directory of the voice that comes with the package.
+    """The model directory of the shipped voice.
 
     Raises:
-        VocoderError: this installation has none.
+        VocoderError: this installation has no voice.
     """
     path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "lj-small"))
     if not path.is_dir():
-        raise VocoderError("no voice is shipped with this installation; name a model directory to load")
+        raise VocoderError("this installation has no shipped voice; give the path of a model directory")
     return path

@@ -1,1 +1,1 @@
-"""Executors: what runs a conditioner and a decoder, behind one protocol."""
+"""Executors, which run a conditioner and a decoder: one protocol, several backends."""

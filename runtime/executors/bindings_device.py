@@ -1,8 +1,7 @@
-"""A CUDA GPU through cuda-bindings alone: what the ``cuda`` backend computes on, with wheels and no compiler of C++.
+"""A CUDA GPU through cuda-bindings, for the ``cuda`` backend: wheels only, no C++ compiler.
 
-TensorRT's plans have memory and streams from pycuda (`wavernn_trt.runtime.executors.pycuda_device`), and from here what
-both share: things that end where the device is current, graphs, and the error for full memory. Which library made a
-stream does not matter to the driver.
+TensorRT's plans use pycuda (`wavernn_trt.runtime.executors.pycuda_device`). Both modules share the classes here that
+free objects with the device current, the graphs, and the error for full memory.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,134 +24,100 @@ from wavernn_trt.runtime.executors.device import Buffer, Device, Event, Graph
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: independent of the legacy default stream, which other libraries in the process may use."""
 NO_TIMING = 2
-"""CU_EVENT_DISABLE_TIMING: events are for order alone, and cheaper so."""
+"""CU_EVENT_DISABLE_TIMING: events that only order work are cheaper."""
 WORD = 4
 """Bytes of a 32-bit word."""
 
 
 class Owned:
-    """Holds what a library made, and lets go of it with the device current, whichever thread drops it last."""
+    """Owns an object of a library, and frees it with the device current, in any thread."""
 
-    def __init__(self, device: Device, native: Any) -> None:
-        """Takes what was made.
-
-        Args:
-            device: must be current for the end.
-            native: as its library knows it.
-        """
+    def __init__(self, device: Device, native: Any, free: str | None = None) -> None:
+        """Takes ownership of ``native``; ``free`` is the driver's call that frees it, if it has no destructor."""
         self._device = device
+        self._free = free
         self.native = native
 
     def __del__(self) -> None:
         self._device.release(self._drop)
 
     def _drop(self) -> None:
-        self.native = None
+        if self._free is None:
+            self.native = None
+        else:
+            driver.release(self._free, self.native)
 
 
 class PinnedMemory(Owned):
-    """Under an array and all views of it, as their base: numpy finds in the interface where its memory is."""
+    """Pinned host memory with numpy's array interface; the base of an array and all of its views, which keep it."""
 
-    def __init__(self, device: Device, native: Any, interface: dict[str, Any]) -> None:
-        """Takes memory and its description in numpy's array interface."""
-        super().__init__(device, native)
+    def __init__(self, device: Device, native: Any, interface: dict[str, Any], free: str | None = None) -> None:
+        super().__init__(device, native, free)
         self.__array_interface__ = interface
 
 
 class CudaGraph(Owned):
-    """See `Graph`."""
-
-    def _drop(self) -> None:
-        """Gives it back; a graph under way ends first."""
-        driver.release("cuGraphExecDestroy", self.native)
+    """A captured graph."""
 
 
 class CudaStream(Owned):
-    """What streams of both libraries have in common: graphs, for which pycuda has no calls."""
+    """Base of the streams of both libraries: graphs, which pycuda does not support."""
 
-    def __init__(self, device: Device, native: Any, handle: int) -> None:
-        """Takes a stream.
-
-        Args:
-            device: must be current for its end.
-            native: the stream, as its library knows it.
-            handle: its ``CUstream``.
-        """
-        super().__init__(device, native)
+    def __init__(self, device: Device, native: Any, handle: int, free: str | None = None) -> None:
+        super().__init__(device, native, free)
         self.handle = handle
 
     def capture(self, work: Callable[[], None]) -> CudaGraph:
-        """See `Stream`.
-
-        Raises:
-            KernelError: the driver refuses what was called meanwhile.
-        """
-        return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()))
+        return CudaGraph(self._device, device_stream.capture(self.handle, lambda _: work()), "cuGraphExecDestroy")
 
     def launch(self, graph: Graph) -> None:
-        """See `Stream`.
-
-        Raises:
-            KernelError: the driver refuses it.
-        """
         assert isinstance(graph, CudaGraph)
         driver.call("cuGraphLaunch", graph.native, self.handle)
 
 
 def memory_is_full(size: int, free: int, total: int) -> VocoderError:
-    """The error for memory that a device has no more of; all sizes in bytes."""
+    """The error for full device memory; sizes in bytes."""
     return VocoderError(
-        f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end what else "
-        "runs there ('nvidia-smi' shows it), or decode fewer streams together (--batch)"
+        f"the GPU's memory is full: {size >> 20} MiB needed, {free >> 20} of {total >> 20} MiB free; end other "
+        "programs on it ('nvidia-smi' lists them), or decode fewer streams together (--batch)"
     )
 
 
-@dataclass
-class _PrimaryContext:
-    """A GPU's primary context, which other libraries in the process work in as well."""
-
-    native: Any
-    ended: bool = False
-    """Whether the process is ending, which takes everything back."""
-
-    def end(self) -> None:
-        self.ended = True
-
-
-_retained: dict[int, _PrimaryContext] = {}
+_retained: dict[int, Any] = {}
 _retaining = threading.Lock()
+_process_ends = threading.Event()
+"""Set when the process ends; the driver then frees everything."""
 
 
 class BindingsDevice:
-    """One of the GPUs that the driver shows."""
+    """A GPU by its ordinal number in the driver."""
 
     def __init__(self, ordinal: int = 0) -> None:
-        """Retains the GPU's primary context, until the process ends.
-
-        Args:
-            ordinal: which of the driver's GPUs.
+        """Retains the GPU's primary context until the process ends.
 
         Raises:
-            VocoderError: the driver refuses, or cuda-bindings does not load.
+            VocoderError: the driver reports an error, or cuda-bindings does not load.
         """
         try:
             self._context = _primary_context(ordinal)
         except KernelError as error:
-            raise VocoderError(f"the GPU does not start: {error}; 'nvidia-smi' shows who uses it") from error
+            raise VocoderError(
+                f"the GPU does not start: {error}; 'nvidia-smi' lists the programs that use it"
+            ) from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        driver.call("cuCtxPushCurrent", self._context.native)
+        driver.call("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
             driver.release("cuCtxPopCurrent")
 
     def release(self, drop: Callable[[], None]) -> None:
-        if self._context.ended:
+        if _process_ends.is_set():
             return
         try:
-            driver.call("cuCtxPushCurrent", self._context.native)
+            driver.call("cuCtxPushCurrent", self._context)
         except KernelError:
             return
         try:
@@ -163,11 +127,11 @@ class BindingsDevice:
 
     def stream(self) -> BindingsStream:
         (native,) = driver.call("cuStreamCreate", NON_BLOCKING)
-        return BindingsStream(self, native, int(native))
+        return BindingsStream(self, native, int(native), "cuStreamDestroy")
 
     def event(self) -> BindingsEvent:
         (native,) = driver.call("cuEventCreate", NO_TIMING)
-        return BindingsEvent(self, native)
+        return BindingsEvent(self, native, "cuEventDestroy")
 
     def allocate(self, size: int) -> BindingsBuffer:
         try:
@@ -182,50 +146,37 @@ class BindingsDevice:
         kind = np.dtype(dtype)
         (address,) = driver.call("cuMemHostAlloc", math.prod(shape) * kind.itemsize, 0)
         interface = {"shape": shape, "typestr": kind.str, "data": (int(address), False), "version": 3}
-        return np.asarray(_PinnedMemory(self, address, interface))
+        return np.asarray(PinnedMemory(self, address, interface, "cuMemFreeHost"))
 
 
-def _primary_context(ordinal: int) -> _PrimaryContext:
-    """Retained once in a process: a context that comes and goes would take the loaded kernels with it."""
+def _primary_context(ordinal: int) -> Any:
+    """The context of a GPU, retained once per process, because its release would unload the kernels."""
     with _retaining:
         if ordinal not in _retained:
             (device,) = driver.call("cuDeviceGet", ordinal)
-            (native,) = driver.call("cuDevicePrimaryCtxRetain", device)
-            _retained[ordinal] = _PrimaryContext(native)
-            atexit.register(_retained[ordinal].end)
+            (_retained[ordinal],) = driver.call("cuDevicePrimaryCtxRetain", device)
+            atexit.register(_process_ends.set)
         return _retained[ordinal]
 
 
-class _PinnedMemory(PinnedMemory):
-    def _drop(self) -> None:
-        driver.release("cuMemFreeHost", self.native)
-
-
 class BindingsBuffer(Owned):
-    """See `Buffer`."""
+    """Device memory."""
 
     def __init__(self, device: BindingsDevice, native: Any, size: int) -> None:
-        """Takes an allocation."""
-        super().__init__(device, native)
+        super().__init__(device, native, "cuMemFree")
         self.address = int(native)
         self.size = size
 
-    def _drop(self) -> None:
-        driver.release("cuMemFree", self.native)
-
 
 class BindingsEvent(Owned):
-    """See `Event`."""
+    """An event without timing."""
 
     def synchronize(self) -> None:
         driver.call("cuEventSynchronize", self.native)
 
-    def _drop(self) -> None:
-        driver.release("cuEventDestroy", self.native)
-
 
 class BindingsStream(CudaStream):
-    """See `Stream`."""
+    """A stream of the driver."""
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
         driver.call("cuMemcpyHtoDAsync", buffer.address, array.ctypes.data, array.nbytes, self.native)
@@ -248,6 +199,3 @@ class BindingsStream(CudaStream):
 
     def synchronize(self) -> None:
         driver.call("cuStreamSynchronize", self.native)
-
-    def _drop(self) -> None:
-        driver.release("cuStreamDestroy", self.native)

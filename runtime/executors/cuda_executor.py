@@ -1,7 +1,7 @@
-"""The ``cuda`` executor: a model's decoder in the project's own sequence kernel, without TensorRT and without a build.
+"""The ``cuda`` executor: decodes with the project's sequence kernel, without TensorRT and without building an engine.
 
-The weights come from the model directory, the kernel is compiled for the GPU at hand once, and mels are conditioned by
-ONNX Runtime. Of a quantised directory it takes the rounded weights; activations have the kernel's own precision.
+The weights come from the model directory, the kernel is compiled once for the GPU, and mels are conditioned by ONNX
+Runtime. Of a quantised directory, the rounded weights are used; activations have the kernel's precision.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import EngineSpec
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError, window_rows
 from wavernn_trt.export.quantization import product_names
 from wavernn_trt.plugins.compile import KernelCache
@@ -33,7 +34,7 @@ from wavernn_trt.runtime.executors.onnx_runtime import (
     conditioner_providers,
     usable_cores,
 )
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, initial_state
 from wavernn_trt.runtime.load_options import LoadOptions
 
 if TYPE_CHECKING:
@@ -49,43 +50,36 @@ _NEEDED = (
     ("onnx", "onnx"),
     ("onnx_graphsurgeon", "onnx-graphsurgeon"),
 )
-"""Modules, and what they are installed as: the driver's calls, the cache of kernels, and the way to the weights."""
+"""Modules and their packages: for the driver, the cache of kernels, and reading the weights."""
 _HALVES_FROM = 80
-"""Compute capability from which float16 is the default: that of the smallest GPU that the kernels ship compiled for."""
+"""Compute capability from which float16 is the default; the lowest for which compiled kernels are shipped."""
 SLOTS = 32
-"""Streams of a chunk by default. Each step ends several times with all blocks waiting for each other, which takes
-as long for one stream as for many: with 32 as many utterances share it as ``vocode`` takes together, and a service has
-room for as many callers. Fewer make each chunk come earlier."""
+"""Default number of streams. In each step all blocks synchronise several times, which takes the same time for one or
+many streams. 32 is the number of utterances that ``vocode`` decodes together, and leaves room for the callers of a
+service. With fewer streams, a chunk takes less time."""
 STEPS = EngineSpec.steps
-"""Samples of a chunk: those of an engine, so that the one can stand in for the other."""
+"""Samples of a chunk: the default of engines, so that one backend can replace the other."""
 _MOST_THREADS = 8
-"""For conditioning, which is a small part of the work, and shares the cores with reading and writing audio."""
+"""For conditioning, a small part of the work, which shares the cores with reading and writing audio."""
 
 
 class CudaExecutor:
-    """Runs the sequence kernel; slots and steps are fixed when it is made.
+    """Runs the sequence kernel with a fixed number of slots and steps.
 
-    Several lanes decode at once, each with streams and a workspace of its own, and each may have its own thread. They
-    read the same weights.
+    Lanes share the weights, have their own CUDA streams and workspace, and can decode at the same time in several
+    threads.
     """
 
     name = "cuda"
     lanes = 1
-    """A lane already has the next chunk's inputs under way while the device computes, and a chunk takes all of it."""
+    """A lane overlaps uploads with computation, and a chunk uses the whole device."""
 
     def __init__(
         self, directory: ModelDirectory, device: Device, decoder: KernelPlan, conditioner: OnnxConditioner
     ) -> None:
-        """Takes what `open_cuda` has opened; the first lane is opened when it is needed.
-
-        Args:
-            directory: the model.
-            device: where the decoder is.
-            decoder: the kernel with the model's weights.
-            conditioner: the model's.
-        """
+        """Made by `open_cuda`; lanes are opened on demand."""
         self.precision = decoder.precision
-        """Of the decoder's products; how closely they can be held to the model depends on it."""
+        """Precision of the decoder's products; selects the probe's tolerance."""
         self.slots: int = decoder.slots
         self.steps: int | None = decoder.steps
         self._conditioner = conditioner
@@ -97,15 +91,10 @@ class CudaExecutor:
         return self._conditioner(mel)
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
-        """See `Executor`. A lane that was used before is used again, with its memory and its captured graphs."""
         return self._lanes.lane()
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The kernel cannot.
-
-        Raises:
-            NoLogitsError: always.
-        """
+        """Raises `NoLogitsError`: the kernel gives no logits."""
         raise NoLogitsError(self.name)
 
 
@@ -123,26 +112,26 @@ def open_cuda(
 
     Args:
         directory: a verified model directory.
-        options: precision, batch, and the CPU threads that condition a mel where that is not the GPU's work.
-        state: the driver's GPUs; by default the driver is asked.
-        cache: of compiled kernels; the user's unless given.
-        steps: samples of a chunk, `STEPS` unless given.
-        table: a file of measured rows, from which the kernel for a batch is chosen; by default ``choices.json`` in the
-            cache's folder, where there is one.
+        options: precision, batch, and CPU threads for conditioning (unless the GPU does it).
+        state: the driver's GPUs; ``None`` queries the driver.
+        cache: of compiled kernels; ``None`` is the user's.
+        steps: samples of a chunk; ``None`` is `STEPS`.
+        table: a file of measured times, which select the kernel for a batch; ``None`` is ``choices.json`` in the
+            cache's folder, if it exists.
         waits: polls before the kernel gives up; see `wavernn_trt.plugins.launch.SequenceKernel.launch`.
 
     Returns:
-        The executor, and a name for what it runs: the kernel, its precision and the GPU's compute capability.
+        The executor; and the names of kernel, precision and compute capability.
 
     Raises:
         NoMachineError: a driver, a GPU, a compiler or a package is missing.
-        ModelDirectoryError: the directory's files do not fit together.
+        ModelDirectoryError: the directory's files are inconsistent.
         VocoderError: the GPU does not start, or the kernel cannot run the model on it.
     """
     gpu = require_machine(state or driver_state())
     precision = options.precision or default_precision(directory, gpu)
     conditioner = _open_conditioner(directory, options.threads)
-    # Deferred: it imports ONNX, an optional package.
+    # Imported here because it imports ONNX, an optional package.
     from wavernn_trt.runtime.executors.kernel_plan import KernelPlan, read_decoder
 
     weights = read_decoder(directory, precision)
@@ -164,8 +153,7 @@ def default_precision(directory: ModelDirectory, gpu: Gpu) -> WeightPrecision:
     """The default precision of a model's weights.
 
     Returns:
-        float32 where the GPU's compute capability is below 8.0; ``fp8`` where the directory has all of its weights in
-        it, which are then stored as they are; else float16.
+        ``fp32`` below compute capability 8.0; ``fp8`` if all weights of the directory are in fp8; else ``fp16``.
     """
     if gpu.sm < _HALVES_FROM:
         return "fp32"
@@ -175,13 +163,10 @@ def default_precision(directory: ModelDirectory, gpu: Gpu) -> WeightPrecision:
 
 
 def require_machine(state: DriverState) -> Gpu:
-    """The GPU that the kernel runs on, where everything is there that compiles and launches it.
-
-    Args:
-        state: the driver's GPUs.
+    """Returns the first GPU, after a check for all packages and a compiler.
 
     Raises:
-        NoMachineError: what is missing.
+        NoMachineError: there is no GPU, or a package or compiler is missing.
     """
     gpu = require_gpu(state, _NEEDED, INSTALL)
     try:
@@ -195,7 +180,7 @@ def _open_conditioner(directory: ModelDirectory, threads: int | None) -> OnnxCon
     providers = conditioner_providers()
     conditioner = OnnxConditioner(directory, threads or min(usable_cores(), _MOST_THREADS), providers)
     if providers != CPU and conditioner.provider in CPU:
-        logger.warning("mels are conditioned on the CPU: onnxruntime-gpu is here, and its CUDA libraries do not load")
+        logger.warning("mels are conditioned on the CPU: onnxruntime-gpu is here, but its CUDA libraries do not load")
     else:
         logger.debug("mels are conditioned by ONNX Runtime's %s", conditioner.provider)
     expected = {"mel": directory.audio.n_mels, "conditioning": directory.model.columns}

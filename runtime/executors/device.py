@@ -1,8 +1,8 @@
-"""GPUs: what must be installed to use one, and its memory, streams of work, events between them and plans.
+"""Protocols of GPUs: memory, streams, events and plans; and the check for the packages that a GPU needs.
 
-As in CUDA: a stream does its work in the order in which it was given, when the device comes to it; different streams
-are ordered only by events. The calls here return before their work is done unless they say otherwise, and the arrays
-and buffers that they name must be left alone until it is.
+Streams and events are as in CUDA: a stream executes its work in the order of submission, and only events order the work
+of different streams. Calls return before their work is done, unless their description says otherwise; the arrays and
+buffers passed to them must not be changed until then.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from wavernn_trt.runtime.errors import VocoderError
 
 
 class NoMachineError(VocoderError):
-    """A driver, a GPU or a package is missing; the message names it and how to get it."""
+    """A driver, a GPU or a package is missing; the message names it and the command that installs it."""
 
 
 def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: str) -> Gpu:
-    """The driver's first GPU, where every package is there.
+    """Returns the first GPU, after a check that all packages are installed.
 
     Args:
         state: the driver's GPUs.
-        needed: modules, and what they are installed as.
-        install: the command that brings them.
+        needed: names of modules and of their packages.
+        install: the command that installs the packages.
 
     Raises:
-        NoMachineError: what is missing.
+        NoMachineError: there is no GPU, or a package is missing.
     """
     if state.reason is not None:
         raise NoMachineError(f"no GPU: {state.reason}")
@@ -43,11 +43,10 @@ def require_gpu(state: DriverState, needed: Iterable[tuple[str, str]], install: 
 
 
 class Buffer(Protocol):
-    """Memory on a device; freed when nothing refers to it, in whichever thread that is."""
+    """Memory on a device; freed by the last reference, in any thread."""
 
     @property
-    def address(self) -> int:
-        """Where it is."""
+    def address(self) -> int: ...
 
     @property
     def size(self) -> int:
@@ -55,99 +54,97 @@ class Buffer(Protocol):
 
 
 class Event(Protocol):
-    """A place in a stream's work, which others can wait for; recording it again moves it."""
+    """A position in a stream's work, for which other streams can wait; each record moves it."""
 
     @property
     def native(self) -> Any:
-        """What the device's library knows it as."""
+        """The library's object."""
 
     def synchronize(self) -> None:
-        """Returns when the work before the place is done."""
+        """Waits until the work before the event is done."""
 
 
 class Graph(Protocol):
-    """Work that was captured, to be launched whole."""
+    """Captured work, which is launched as a whole."""
 
 
 class Stream(Protocol):
-    """Work in order."""
+    """A sequence of work."""
 
     @property
     def handle(self) -> int:
-        """A ``CUstream``."""
+        """The ``CUstream``."""
 
     def copy_in(self, buffer: Buffer, array: NDArray[Any]) -> None:
-        """Copies a pinned array to a buffer's beginning."""
+        """Copies a pinned array to the start of a buffer."""
 
     def copy_out(self, array: NDArray[Any], buffer: Buffer) -> None:
-        """Copies a buffer's beginning to a pinned array, as much as it holds."""
+        """Copies the start of a buffer to a pinned array, which gives the size."""
 
     def fill(self, buffer: Buffer, word: int, first: int, count: int) -> None:
         """Writes a 32-bit word ``count`` times, from the buffer's word ``first`` on."""
 
     def copy(self, target: Buffer, source: Buffer, first: int, count: int) -> None:
-        """Copies ``count`` 32-bit words between two buffers on the device, from word ``first`` to the same place."""
+        """Copies ``count`` 32-bit words between buffers on the device, from word ``first`` to the same position."""
 
     def record(self, event: Event) -> None:
-        """Puts an event behind the work given so far."""
+        """Sets an event after the work submitted so far."""
 
     def wait(self, event: Event) -> None:
-        """Lets later work wait until an event, as last recorded, has come."""
+        """Makes later work wait for the last record of an event."""
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """Keeps what ``work`` gives to this stream as a graph, without doing it."""
+        """Captures the work that ``work`` submits to this stream as a graph, without executing it."""
 
     def launch(self, graph: Graph) -> None:
-        """Gives a graph's work to this stream."""
+        """Submits a graph."""
 
     def synchronize(self) -> None:
-        """Returns when all work given so far is done."""
+        """Waits until all submitted work is done."""
 
 
 class Device(Protocol):
     """A GPU."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Makes the device the calling thread's; everything here and in `PlanContext` is called inside."""
+        """Makes the device current in this thread, as all calls here and of `PlanContext` require."""
 
     def release(self, drop: Callable[[], None]) -> None:
-        """Calls ``drop`` with the device current, to let go of what needs it for its end.
+        """Calls ``drop``, which frees something, with the device current; from any thread.
 
-        Any thread may drop the last reference to something. At the process's end nothing is called: the
-        device has taken everything back by then.
+        At the end of the process nothing is called, because the driver has freed everything.
         """
 
     def stream(self) -> Stream:
-        """A new stream, which waits for no other of itself."""
+        """A new stream, not ordered with any other."""
 
-    def event(self) -> Event:
-        """A new event."""
+    def event(self) -> Event: ...
 
     def allocate(self, size: int) -> Buffer:
-        """Device memory; what is in it is arbitrary.
+        """Allocates uninitialised device memory.
 
         Raises:
-            VocoderError: the device has not so much left.
+            VocoderError: the memory is full.
         """
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """An array in host memory that the device copies from and to by itself; what is in it is arbitrary."""
+        """An uninitialised array in pinned host memory, which the device can access."""
 
 
 class PlanContext(Protocol):
-    """One use of a plan at a time: shapes, addresses and the memory in between."""
+    """Shapes, addresses and scratch memory of a plan's execution; for one execution at a time."""
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Gives an input its shape, where the plan leaves it open."""
+        """Sets the shape of an input with dynamic dimensions."""
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Sets the buffer of an input or output, for what is enqueued from now on."""
+        """Sets the buffer of an input or output for later calls of `enqueue`."""
 
     def enqueue(self, stream: Stream) -> None:
-        """Runs the plan."""
+        """Submits an execution of the plan."""
 
     def capturable(self, stream: Stream) -> bool:
-        """Whether `enqueue` may be captured; asked after it has run once."""
+        """Whether `enqueue` may be captured; called after the first execution."""
 
 
 class Plan(Protocol):
@@ -155,32 +152,31 @@ class Plan(Protocol):
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        """Its inputs and outputs."""
+        """Inputs and outputs."""
 
     def context(self, *, one_shape: bool) -> PlanContext:
         """A new context, independent of others.
 
         Args:
-            one_shape: whether shapes are set once, and compiling for them pays.
+            one_shape: whether shapes are set only once, so that compilation for them is worthwhile.
 
         Raises:
-            VocoderError: the device has no memory for it.
+            VocoderError: the device's memory is full.
         """
 
     def warmed_up(self) -> None:
-        """Called when a context has run: what was compiled at the first run can be kept."""
+        """Called after a context's first execution, so that kernels compiled there can be stored."""
 
 
 class BuiltPlan(Plan, Protocol):
-    """A plan that was built beforehand, and deserialised."""
+    """A plan deserialised from a file."""
 
     @property
-    def record(self) -> PlanRecord:
-        """What is known about it."""
+    def record(self) -> PlanRecord: ...
 
 
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # the package around it is missing
+    except (ImportError, ValueError):  # the parent package is missing
         return False

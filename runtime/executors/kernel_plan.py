@@ -1,7 +1,7 @@
-"""A decoder as a plan of the sequence kernel: its weights, read from a model directory, and chunks to be launched.
+"""A decoder as a plan of the sequence kernel: weights from a model directory, and launches of chunks.
 
-What is read is what an engine of form ``sequence`` is built from, by the same passes. They work on ONNX graphs, so this
-module imports onnx and onnx-graphsurgeon; it is imported only to open a model with the backend ``cuda``.
+The weights come from the same graph passes as those of an engine of form ``sequence``. The passes need onnx and
+onnx-graphsurgeon, so this module is imported only when the backend ``cuda`` opens a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryErr
 from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
-from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence, fuse_sequence
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -38,26 +38,29 @@ class KernelDecoder:
     weights: tuple[NDArray[Any], ...]
     """One array for each of ``shape.weight_inputs()``."""
     scales: tuple[NDArray[np.float32], ...]
-    """Of the rows of each matrix, in ``fp8`` only."""
+    """Scales of the rows of each matrix; only for ``fp8``."""
 
 
 def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> KernelDecoder:
     """Reads a decoder.
 
-    A quantised directory's weights come rounded: ``fp8`` stores the very codes of one that is in fp8, and fp32 every
-    number; fp16 rounds what is a code of eight bits times its channel's scale once more, by 2^-11 at most.
+    The weights of a quantised directory are rounded. For weights in fp8, the precision ``fp8`` stores the same codes;
+    ``fp32`` stores all values exactly; ``fp16`` rounds the product of an 8-bit code and its scale, by 2^-11 at most.
 
     Args:
         directory: a verified model directory.
-        precision: of the matrices; biases, the table and whatever else is no matrix stay in float32.
+        precision: of the matrices; biases and tables are in float32.
 
     Raises:
-        ModelDirectoryError: the directory's graphs are not this exporter's, or of other sizes than its configuration.
-        VocoderError: the sequence kernel does not compute this model, or the precision cannot hold a weight.
+        ModelDirectoryError: the graphs are not from this exporter, or their sizes differ from the configuration.
+        VocoderError: the sequence kernel does not support this model, or a weight is outside of the precision's range.
     """
     try:
         fused = fuse_sequence(fuse_gates(read_networks(directory), directory.model.input_sizes), directory.model)
-        _compare(fused)
+        for operand in fused.shape.weight_inputs():
+            found = fused.weights[operand.name].shape
+            if found != operand.shape:
+                raise ValueError(f"{operand.name} is {list(found)}, expected {list(operand.shape)}")
     except ModelDirectoryError:
         raise
     except PatternError as error:
@@ -77,7 +80,7 @@ def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> Kerne
 
 
 class KernelPlan:
-    """See `Plan`. All of its sizes are fixed."""
+    """A decoder's plan with fixed sizes; see `wavernn_trt.runtime.executors.device.Plan`."""
 
     def __init__(
         self,
@@ -94,61 +97,55 @@ class KernelPlan:
         """Compiles and loads the kernel, plans its launch, and uploads the weights.
 
         Args:
-            device: where it runs.
+            device: to run on.
             decoder: the model.
             slots: streams of every chunk.
             steps: of every chunk.
             window: rows of conditioning that a chunk reads.
-            cache: of compiled kernels; the user's unless given.
-            table: a file of measured rows; see `SequenceKernel`.
+            cache: of compiled kernels; ``None`` is the user's.
+            table: a file of measured times; see `SequenceKernel`.
             waits: polls before the kernel gives up; see `SequenceKernel.launch`.
 
         Raises:
-            KernelError: there is no compiler, the kernel does not load, or the device has no room for its launch.
-            VocoderError: the device's memory does not suffice.
+            KernelError: there is no compiler, or the kernel cannot be loaded or launched on the device.
+            VocoderError: the device's memory is full.
         """
         shape = decoder.shape
         self.slots, self.steps, self.window, self.waits = slots, steps, window, waits
         self.precision: WeightPrecision = decoder.precision
         sizes = {"B": slots, "T": steps, "W": window}
         self.bindings = (
-            *(_binding(one, "input", sizes) for one in shape.chunk_inputs()),
-            *(_binding(one, "output", sizes) for one in shape.outputs_of_node()),
+            *(_binding(operand, "input", sizes) for operand in shape.chunk_inputs()),
+            *(_binding(operand, "output", sizes) for operand in shape.outputs_of_node()),
         )
         self.shape: SequenceShape = shape
         self.kernel = SequenceKernel(shape, decoder.precision, cache, table=table)
         self._device = device
         with device.current():
-            self.kernel.plan(slots)  # before the weights: what does not fit is refused at once
+            self.kernel.plan(slots)  # before the upload, so that a launch that does not fit fails early
             self.weights = _upload(device, decoder.weights)
             self.scales = _upload(device, decoder.scales)
 
     @property
     def name(self) -> str:
-        """The kernel that was chosen, and its precision."""
+        """Names of the selected kernel and the precision."""
         with self._device.current():
             choice = self.kernel.choice(self.slots)
         return f"{choice.kernel}_{self.precision}" + (f"_groups{choice.groups}" if choice.groups > 1 else "")
 
     def context(self, *, one_shape: bool) -> KernelContext:
-        del one_shape  # there is but one
+        del one_shape  # sizes are fixed
         size = self.kernel.workspace_bytes(self.slots, self.steps, self.window)
         return KernelContext(self, self._device.allocate(size))
 
     def warmed_up(self) -> None:
-        """See `Plan`. The kernel was compiled and kept before it ran."""
+        """Does nothing: the compiled kernel is stored before its first execution."""
 
 
 class KernelContext:
-    """See `PlanContext`: a workspace, and where a chunk's operands are."""
+    """Workspace and operands of a plan's execution; see `wavernn_trt.runtime.executors.device.PlanContext`."""
 
     def __init__(self, plan: KernelPlan, workspace: Buffer) -> None:
-        """Takes its workspace.
-
-        Args:
-            plan: what it runs, with the weights.
-            workspace: of as many bytes as the kernel asks for.
-        """
         self._plan = plan
         self._workspace = workspace
         self._bound: dict[str, Buffer] = {}
@@ -162,9 +159,9 @@ class KernelContext:
     def enqueue(self, stream: Stream) -> None:
         plan, shape = self._plan, self._plan.shape
         operands = [
-            *(self._bound[one.name] for one in shape.chunk_inputs()),
+            *(self._bound[operand.name] for operand in shape.chunk_inputs()),
             *plan.weights,
-            *(self._bound[one.name] for one in shape.outputs_of_node()),
+            *(self._bound[operand.name] for operand in shape.outputs_of_node()),
             *plan.scales,
         ]
         pointers = [buffer.address for buffer in operands]
@@ -172,16 +169,8 @@ class KernelContext:
         plan.kernel.launch(*sizes, pointers, self._workspace.address, stream.handle, plan.waits)
 
     def capturable(self, stream: Stream) -> bool:
-        """See `PlanContext`. A launch allocates nothing and waits for nothing."""
         del stream
-        return True
-
-
-def _compare(fused: FusedSequence) -> None:
-    for operand in fused.shape.weight_inputs():
-        found = fused.weights[operand.name].shape
-        if found != operand.shape:
-            raise ValueError(f"{operand.name} is {list(found)}, expected {list(operand.shape)}")
+        return True  # a launch neither allocates nor waits
 
 
 def _binding(operand: Operand, kind: Any, sizes: dict[str, int]) -> Binding:
@@ -190,7 +179,7 @@ def _binding(operand: Operand, kind: Any, sizes: dict[str, int]) -> Binding:
 
 
 def _upload(device: Device, arrays: Iterable[NDArray[Any]]) -> list[Buffer]:
-    """Copies of arrays on a device, which is current."""
+    """Copies arrays to the current device."""
     stream = device.stream()
     buffers = []
     for array in arrays:
@@ -198,5 +187,5 @@ def _upload(device: Device, arrays: Iterable[NDArray[Any]]) -> list[Buffer]:
         np.copyto(staged, array)
         buffers.append(device.allocate(array.nbytes))
         stream.copy_in(buffers[-1], staged)
-        stream.synchronize()  # one at a time: the host's memory need not hold them all
+        stream.synchronize()  # one at a time, to limit the host's memory
     return buffers

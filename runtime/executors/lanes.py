@@ -1,11 +1,10 @@
-"""Lanes: slots that keep their streams' state from chunk to chunk, in arrays on the host or on a device.
+"""Lanes: slots that keep the state of their streams between chunks, on the host or on a device.
 
-A `HostLane` computes a chunk when it is submitted. On a device, while a chunk is computed, the next one's inputs are
-already on their way. Chunks alternate between two halves, each with pinned arrays, device buffers and a captured graph
-of its own. The state lies in two places as well: one half reads the first and writes the second, the other half the
-reverse. A half is used again when its chunk has been collected, so three events a chunk are all that is needed. All
-slots are computed in every chunk: behind the plan, the state of those that a chunk leaves out is copied over what was
-computed for them::
+A `HostLane` computes a chunk when it is submitted. A `DeviceLane` overlaps the computation of a chunk with the upload
+of the next one's inputs. Chunks alternate between two halves, each with its own pinned arrays, device buffers and
+captured graph. The state is double-buffered as well: one half reads the first buffer and writes the second, the other
+half the reverse. A half is reused after its chunk is collected, so three events per chunk give the necessary order. All
+slots are computed in every chunk; for slots that a chunk leaves out, the old state is copied over the computed one::
 
     upload     copy in 0 ──●         copy in 1 ──●                          copy in 2
     compute                └─ chunk 0 ──●        └────── chunk 1 ──●
@@ -35,34 +34,25 @@ from wavernn_trt.runtime.executors.protocol import Chunk, State, initial_state
 
 SAMPLES = "samples"
 STATE = ("previous", "hidden")
-"""Each goes in under this name and comes out with ``_out`` behind it."""
+"""Inputs for the state; the outputs have the suffix ``_out``."""
 
 
 class ChunkDecoder(Protocol):
-    """Decodes a chunk from state to state."""
+    """Decodes a chunk on the host."""
 
     slots: int | None
 
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        """T steps: samples [B, T] (int32 labels, or float32 values for mixtures) and the state behind them."""
+        """T steps: samples [B, T] (int32 labels, or float32 values for mixtures) and the state after them."""
 
 
 class HostLane:
-    """Keeps each slot's state, and has the decoder compute a chunk's slots, or as many as it has.
-
-    A slot that a chunk leaves out is not computed, and its state stays where it is.
-    """
+    """A lane on the host. Slots that a chunk leaves out are not computed; their state is unchanged."""
 
     ahead = 1
 
     def __init__(self, decoder: ChunkDecoder, model: ModelConfig, streams: int) -> None:
-        """Takes a decoder.
-
-        Args:
-            decoder: computes.
-            model: gives the sizes of the state.
-            streams: slots, where the decoder leaves it open.
-        """
+        """Starts without streams; ``streams`` is the number of slots, if the decoder accepts any."""
         self.slots = decoder.slots or max(1, streams)
         self._decoder = decoder
         self._model = model
@@ -74,7 +64,7 @@ class HostLane:
             self._states[slot] = initial_state(self._model, 1)
         states = [self._states[slot] for slot in slots]
         empty = (self._decoder.slots or len(slots)) - len(slots)
-        if empty:  # they compute the first stream again
+        if empty:  # they repeat the first stream
             rows = [*range(len(slots)), *[0] * empty]
             states = [states[row] for row in rows]
             chunk = Chunk(
@@ -99,7 +89,7 @@ class HostLane:
 
 @dataclass
 class _Half:
-    """What one chunk occupies."""
+    """Arrays, buffers, events and graph of one chunk."""
 
     host: dict[str, NDArray[Any]]
     inputs: dict[str, Buffer]
@@ -114,21 +104,21 @@ class _Half:
 
 
 class DeviceLane:
-    """Decodes on a device; one thread at a time."""
+    """A lane on a device."""
 
     ahead = 2
 
     def __init__(self, device: Device, plan: Plan, slots: int, initial: State) -> None:
-        """Allocates, runs the plan once so that it is ready, and captures it.
+        """Allocates memory, executes the plan once, and captures it.
 
         Args:
-            device: where the plan is.
-            plan: a decoder's.
+            device: of the plan.
+            plan: of a decoder.
             slots: streams of every chunk, inside the plan's profile.
             initial: the state of one stream before its first sample; its hidden state is zero.
 
         Raises:
-            VocoderError: the device's memory does not suffice.
+            VocoderError: the device's memory is full.
         """
         self.slots = slots
         self._device = device
@@ -151,9 +141,9 @@ class DeviceLane:
                     half.graph = self._compute.capture(self._enqueue)
 
     def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
-        """See `Lane`. Slots that no stream is in compute whatever they last held."""
+        # Slots without a stream compute their last inputs again.
         if len(self._in_flight) == self.ahead:
-            raise RuntimeError(f"{self.ahead} chunks are under way, and the lane holds no more")
+            raise RuntimeError(f"{self.ahead} chunks are in flight, which is the maximum")
         half = self._halves[self._submitted % 2]
         rows = list(slots)
         self._entered.update(entering)
@@ -171,8 +161,7 @@ class DeviceLane:
                 self._enqueue()
             else:
                 self._compute.launch(half.graph)
-            # Not in the graph: it changes from chunk to chunk. Streams that ended are kept too, which costs next to
-            # nothing, and the lane need not know when a stream ends.
+            # Not in the graph, because it differs between chunks. It includes ended streams, at almost no cost.
             for first, count in runs(self._entered.difference(rows)):
                 self._keep(half, first, count)
             self._compute.record(half.computed)
@@ -183,26 +172,26 @@ class DeviceLane:
         self._in_flight.append((half, rows))
 
     def collect(self) -> NDArray[Any]:
-        """See `Lane`.
+        """Waits for the oldest chunk; returns its samples.
 
         Raises:
-            KernelStallError: the kernel gave up; the lane can be used again once it is drained.
+            KernelStallError: the kernel stopped waiting; the lane can be used again after `drain`.
         """
         if not self._in_flight:
-            raise RuntimeError("no chunk is under way")
+            raise RuntimeError("no chunk is in flight")
         half, rows = self._in_flight[0]
         with self._device.current():
             half.downloaded.synchronize()
         self._in_flight.popleft()
         if (stall := find_stall(half.samples_host)) is not None:
             raise KernelStallError(
-                f"the kernel gave up on a chunk: {stall}, longer than its bound. The GPU may be shared with programs "
-                "that take its multiprocessors; the chunk's utterances have to be decoded again"
+                f"the kernel gave up on a chunk: {stall}, longer than its bound. Other programs may use the GPU's "
+                "multiprocessors; the chunk's utterances have to be decoded again"
             )
-        return half.samples_host[rows]  # a copy: the half is used again
+        return half.samples_host[rows]  # a copy, because the half is reused
 
     def drain(self) -> None:
-        """Waits for all work, and drops all streams and uncollected chunks."""
+        """Waits for all work; then discards all streams and uncollected chunks."""
         with self._device.current():
             for stream in (self._upload, self._compute, self._download):
                 stream.synchronize()
@@ -223,7 +212,7 @@ class DeviceLane:
             downloaded=self._device.event(),
         )
         for array in half.host.values():
-            array[...] = 0  # slots without a stream compute these; zeros are valid for every input
+            array[...] = 0  # valid inputs for slots without a stream
         return half
 
     def _buffer(self, name: str) -> Buffer:
@@ -232,7 +221,7 @@ class DeviceLane:
         return buffer
 
     def _warm_up(self) -> None:
-        """A first run, on zeros: what is compiled or allocated only then cannot be while a graph is captured."""
+        """Executes the plan once, on zeros: it cannot compile or allocate during the capture of a graph."""
         for name, binding in self._bindings.items():
             if binding.profile is not None:
                 self._context.set_shape(name, self._shapes[name])
@@ -251,43 +240,38 @@ class DeviceLane:
         self._context.enqueue(self._compute)
 
     def _reset(self, half: _Half, first: int, count: int) -> None:
-        """Puts slots into the state before the first sample, between the chunk before and the one to come."""
+        """Sets slots to the initial state before the next chunk."""
         self._compute.fill(half.state["previous"], self._first_previous, first, count)
         for word, words in self._hidden_words(first, count):
             self._compute.fill(half.state["hidden"], 0, word, words)
 
     def _keep(self, half: _Half, first: int, count: int) -> None:
-        """Leaves slots in the state that they had before the chunk."""
+        """Restores the state of slots from before the chunk."""
         self._compute.copy(half.following["previous"], half.state["previous"], first, count)
         for word, words in self._hidden_words(first, count):
             self._compute.copy(half.following["hidden"], half.state["hidden"], word, words)
 
     def _hidden_words(self, first: int, count: int) -> Iterator[tuple[int, int]]:
-        """Where consecutive slots' recurrent state lies in [L, B, H], as (first word, number of words)."""
+        """Positions of consecutive slots' recurrent state in [L, B, H], as (first word, number of words)."""
         layers, slots, hidden = self._shapes["hidden"]
         for layer in range(layers):
             yield (layer * slots + first) * hidden, count * hidden
 
 
 class LanePool:
-    """Lanes that are used again, with what they have allocated and captured. Gives each user its own, in any thread."""
+    """Reuses lanes with their memory and captured graphs; each is used by one user at a time. Thread-safe."""
 
     def __init__(self, open_lane: Callable[[], DeviceLane]) -> None:
-        """Opens none yet.
-
-        Args:
-            open_lane: makes a lane, where all others are in use.
-        """
         self._open = open_lane
         self.idle: list[DeviceLane] = []
-        """Lanes not in use. Threads take and add by single operations, which are atomic for a list."""
+        """Unused lanes; ``pop`` and ``append`` of a list are atomic."""
 
     @contextmanager
     def lane(self) -> Iterator[DeviceLane]:
-        """A lane, for as long as the context lasts.
+        """An idle lane, or a new one if all are in use.
 
         Raises:
-            VocoderError: the device has no memory for another.
+            VocoderError: the device's memory is full.
         """
         try:
             lane = self.idle.pop()
@@ -296,20 +280,19 @@ class LanePool:
         try:
             yield lane
         except BaseException:
-            # Where the device is what failed, the lane does not drain either: it is not used again, and the first error
-            # gives the reason.
+            # If the device failed, draining fails as well: the lane is not reused, and the first error is raised.
             with suppress(Exception):
-                self._give_back(lane)
+                self._return(lane)
             raise
-        self._give_back(lane)
+        self._return(lane)
 
-    def _give_back(self, lane: DeviceLane) -> None:
+    def _return(self, lane: DeviceLane) -> None:
         lane.drain()
         self.idle.append(lane)
 
 
 def shape_of(binding: Binding, dynamic: int) -> tuple[int, ...]:
-    """A binding's shape, with its dynamic dimensions of a given size."""
+    """Shape of a binding, with its dynamic dimensions replaced."""
     return tuple(dynamic if size == -1 else size for size in binding.shape)
 
 

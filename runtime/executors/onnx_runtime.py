@@ -1,4 +1,4 @@
-"""The ``onnxruntime`` executor: any machine, no GPU needed. The ``cuda`` executor conditions mels with it too."""
+"""The ``onnxruntime`` executor, which runs on any CPU, and the conditioner that the ``cuda`` executor uses as well."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
     CONDITIONER_BLOCKS,
@@ -23,27 +24,27 @@ from wavernn_trt.export.model_directory import (
     ModelDirectoryError,
 )
 from wavernn_trt.runtime.executors.lanes import HostLane
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, State
 
 Provider = str | tuple[str, Mapping[str, str]]
-"""ONNX Runtime's name for where a session computes, with options."""
+"""Name of an ONNX Runtime execution provider, with options."""
 
 CPU: tuple[Provider, ...] = ("CPUExecutionProvider",)
 _CUDA = "CUDAExecutionProvider"
 _WEIGHTS_A_THREAD = 250_000
-"""A thread whose share of a step's weights is smaller costs more in waiting than it brings."""
+"""Minimum weights of a step for each thread; with fewer, synchronisation takes more time than the thread saves."""
 _MOST_THREADS = 8
-"""Every product of a step ends with all threads waiting for the slowest: each more waits longer for a smaller share."""
+"""Threads synchronise after every product of a step, which takes longer with each further thread."""
 _MOST_LANES = 8
-"""Each lane has slots of its own, and waits for Python's lock between its chunks."""
+"""Lanes compete for Python's global lock between their chunks."""
 
 
 class OnnxRuntimeExecutor:
     """Runs ``decoder_loop.onnx`` on the CPU.
 
-    Any number of streams and steps: ONNX Runtime's packed matrix products sum each output in one order, whatever the
-    number of rows, so a stream's bits do not depend on its neighbours. Lanes share the sessions, which are thread-safe:
-    a chunk's products are computed by the thread that submits it and by those that the session has besides.
+    It accepts any number of streams and steps: ONNX Runtime's packed matrix products sum each output in an order that
+    does not depend on the number of rows, so a stream's bits do not depend on its neighbours. Lanes share the
+    thread-safe sessions; a chunk is computed by the submitting thread and the threads of the session.
     """
 
     name = "onnxruntime"
@@ -51,15 +52,15 @@ class OnnxRuntimeExecutor:
     steps: int | None = None
 
     def __init__(self, directory: ModelDirectory, threads: int | None = None) -> None:
-        """Opens the conditioner's and the decoder's sessions; that for teacher forcing opens when first used.
+        """Opens the sessions of the conditioner and the decoder; that of teacher forcing is opened on first use.
 
         Args:
             directory: a verified model directory.
-            threads: CPU threads for one chunk; ``None`` takes as many as the model's size and the machine allow.
+            threads: CPU threads for one chunk; ``None`` selects the number by the model's size and the machine.
         """
         self._directory = directory
         self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
-        # A given number of threads is a limit for the process, not for each lane.
+        # A given number of threads limits the process, not each lane.
         self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
         self._conditioner = OnnxConditioner(directory, self._threads)
         self.block_conditioner = OnnxBlockConditioner.of(directory)
@@ -102,26 +103,26 @@ class OnnxRuntimeExecutor:
 
 
 class OnnxConditioner:
-    """Runs ``conditioner.onnx``; any number of threads at once."""
+    """Runs ``conditioner.onnx``. Thread-safe."""
 
     def __init__(self, directory: ModelDirectory, threads: int, providers: Sequence[Provider] = CPU) -> None:
-        """Opens its session; see `open_session`.
+        """Opens the session; see `open_session`.
 
-        A convolutional conditioner has one thread: MLAS (ONNX Runtime's matrix products) sums a convolution's channels
-        in other parts where threads share its columns and few are left to each, so that bits would depend on the
-        machine and on the mel's length. A frame takes 0.03 ms (fatchord's published size).
+        A convolutional conditioner uses one thread: with several, MLAS (ONNX Runtime's matrix library) sums channels in
+        an order that depends on the columns of each thread, so that bits would depend on the machine and the length of
+        the mel. A frame takes 0.03 ms (fatchord's published size).
 
-        There is no arena, which would keep the memory of the longest mel so far: 1.8 GiB instead of 2.8 at most, and
-        1.0 instead of 2.8 afterwards, for an hour of the shipped voice's mel; runs take no longer.
+        The memory arena is off, because it keeps the memory of the longest mel. For one hour of the shipped voice's
+        mel, the maximum is 1.8 GiB (2.8 with an arena), and 1.0 GiB stay afterwards (2.8); the time is the same.
         """
         threads = threads if directory.model.family == "univoc" else 1
         self._session = open_session(directory, CONDITIONER, threads, providers, arena=False)
         self.shapes: dict[str, list[int | str]] = {
             value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }
-        """Of ``mel`` and ``conditioning``."""
+        """Shapes of ``mel`` and ``conditioning``."""
         self.provider: str = self._session.get_providers()[0]
-        """Where it computes: ONNX Runtime takes the CPU where a library of the GPU's does not load."""
+        """The provider in use: ONNX Runtime uses the CPU if a library of the GPU does not load."""
 
     def __call__(self, mel: FloatArray) -> FloatArray:
         (rows,) = self._session.run(["conditioning"], {"mel": np.ascontiguousarray(mel[None])})
@@ -173,8 +174,8 @@ def open_session(
         directory: a verified model directory.
         name: of the file.
         threads: CPU threads of a run.
-        providers: where it computes, the preferred first.
-        arena: whether memory is kept for the next run; right where all runs need much the same.
+        providers: in order of preference.
+        arena: whether to keep memory between runs; for runs of similar size.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -182,18 +183,18 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
-    # Long enough to bridge a step's short operators, without which a second thread brings little (univoc 896, two
-    # idle cores: 136 us a step, 206 without spinning); no longer, because where another process wants the core,
-    # every product waits for the thread that spins there (311 us beside a training, 617 with unlimited spinning).
+    # Spinning covers a step's short operators, without which a second thread gains little (univoc 896, two idle cores:
+    # 136 us a step, 206 without spinning). The limit is for cores shared with another process, where every product
+    # waits for the spinning thread (311 us beside a training, 617 with unlimited spinning).
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     return onnxruntime.InferenceSession(str(directory.file(name)), options, providers=list(providers))
 
 
 def conditioner_providers() -> tuple[Provider, ...]:
-    """The GPU where ``onnxruntime-gpu`` is installed, and the CPU.
+    """The GPU if ``onnxruntime-gpu`` is installed, and the CPU.
 
-    On the GPU a mel's conditioning must not depend on which of cuDNN's algorithms was the fastest this time, nor be
-    rounded to TF32, of which ONNX Runtime's default is both.
+    On the GPU, ONNX Runtime's defaults are changed: the conditioning must not depend on a search for the fastest cuDNN
+    algorithm, nor be rounded to TF32.
     """
     if _CUDA not in onnxruntime.get_available_providers():
         return CPU
@@ -201,7 +202,7 @@ def conditioner_providers() -> tuple[Provider, ...]:
 
 
 def _compare(directory: ModelDirectory, shapes: dict[str, list[int | str]]) -> None:
-    """Refuses a configuration of other sizes than the graphs beside it."""
+    """Raises `ModelDirectoryError` if the sizes in the configuration and in the graphs differ."""
     model = directory.model
     expected = {
         "n_mels": (shapes["mel"][1], directory.audio.n_mels),
@@ -219,15 +220,15 @@ def _compare(directory: ModelDirectory, shapes: dict[str, list[int | str]]) -> N
 
 
 def default_threads(weights: int) -> int:
-    """Threads for a model that reads ``weights`` weights a sample."""
+    """Number of threads for a model that reads ``weights`` weights per sample."""
     return max(1, min(usable_cores(), weights // _WEIGHTS_A_THREAD, _MOST_THREADS))
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The CPU cores that this process may use: those it may run on, and no more than its container's quota.
+    """Number of CPU cores that this process may use, by its affinity and its container's quota.
 
     Args:
-        cgroup: where Linux shows the control group of this process, as containers see it.
+        cgroup: folder of the process's control group on Linux, as visible in a container.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
@@ -235,7 +236,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Cores that a control group's CPU quota is worth; ``None`` where it has none (cgroup v2, then v1)."""
+    """CPU quota of a control group (version 2 or 1), in cores; ``None`` if it has no quota."""
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             words = " ".join((cgroup / name).read_text() for name in files).split()

@@ -1,9 +1,9 @@
-"""Which of the cache's plans run a model on the GPU at hand, or why none does and how to build one."""
+"""Selection of the cached plans that run a model on the GPU; if none fits, the reason and the command to build one."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
@@ -20,42 +20,32 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 
 class NoEngineError(VocoderError):
-    """No plan fits; the message says why not, and how to build one."""
+    """No plan fits; the message has the reason and the command to build one."""
 
 
 @dataclass(frozen=True)
 class ChosenEngine:
-    """The two plans that were found."""
+    """The two plans of an engine."""
 
     conditioner: CachedPlan
     decoder: CachedPlan
 
 
 def require_machine(backend: Backend, state: DriverState) -> Gpu:
-    """The GPU that plans run on, where everything is there that runs them.
-
-    Args:
-        backend: whose plans.
-        state: the driver's GPUs.
+    """Returns the first GPU, after a check that all packages of the backend are installed.
 
     Raises:
-        NoMachineError: what is missing.
+        NoMachineError: there is no GPU, or a package is missing.
     """
     needed = ((backend, NAMES[backend]), ("pycuda.driver", "pycuda"), ("cuda.bindings", "cuda-bindings"))
     return require_gpu(state, needed, INSTALL[backend].replace("]'", ",gpu]'"))
 
 
 def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: Gpu) -> ChosenEngine:
-    """The plans that were used last among those that fit.
-
-    Args:
-        directory: the model.
-        backend: whose plans.
-        options: the cache, and the precision and batch that are wanted.
-        gpu: the GPU.
+    """Selects the plans used last, of those that fit the model, the backend, the options and the GPU.
 
     Raises:
-        NoEngineError: there are none.
+        NoEngineError: no plan fits.
         EngineCacheError: the cache cannot be read.
     """
     cache = EngineCache(options.cache)
@@ -63,9 +53,8 @@ def choose_engine(directory: ModelDirectory, backend: Backend, options: LoadOpti
     model = file_sha256(directory.file(MANIFEST))
     found: dict[Role, CachedPlan] = {}
     for role in ROLES:
-        mine = [entry for entry in entries if entry.record is not None and _is(entry.record, role, model)]
-        fitting, reason = _sift(mine, backend, options, gpu)
-        plan = _first_whole(cache, fitting)
+        fitting, reason = _fitting(_entries(entries, role, model), backend, options, gpu)
+        plan = _first_undamaged(cache, fitting)
         if plan is None:
             why = reason or (f"its {role}'s plan is damaged" if fitting else f"there is no plan of its {role}")
             raise NoEngineError(
@@ -84,17 +73,8 @@ def build_command(
     like: PlanRecord | None = None,
     frames: Extent | None = None,
 ) -> str:
-    """The command that builds an engine that fits, as one line for a shell.
-
-    Args:
-        directory: the model.
-        backend: whose engine.
-        options: the cache, and precision and batch where they matter.
-        gpu: the GPU.
-        like: a decoder's plan that fits, whose settings are kept.
-        frames: of mel, where they are to be other than usual.
-    """
-    # By default fp8 would be built in a form that this GPU may not have.
+    """The shell command that builds a fitting engine; with the settings of the plan ``like``, if it is given."""
+    # The default form of fp8 may not be supported by this GPU.
     fp8_lacks = not able_targets((gpu.sm,), default_form(directory.quantization), directory.quantization)
     # TensorRT-RTX does not build for every GPU.
     regular = backend == "tensorrt" or gpu.sm not in RTX_TARGETS
@@ -112,14 +92,16 @@ def build_command(
     return shlex.join(["wavernn-trt", "build", str(directory.path), *given])
 
 
-def _is(record: PlanRecord, role: Role, model: str) -> bool:
-    return record.role == role and record.model_sha256 == model
+def _entries(entries: list[CacheEntry], role: Role, model: str) -> list[tuple[CacheEntry, PlanRecord]]:
+    """The readable entries of a role, for the model with this SHA-256."""
+    readable = [(entry, entry.record) for entry in entries if entry.record is not None]
+    return [(entry, record) for entry, record in readable if record.role == role and record.model_sha256 == model]
 
 
-def _sift(
-    entries: list[CacheEntry], backend: Backend, options: LoadOptions, gpu: Gpu
+def _fitting(
+    left: list[tuple[CacheEntry, PlanRecord]], backend: Backend, options: LoadOptions, gpu: Gpu
 ) -> tuple[list[CacheEntry], str | None]:
-    """Those that fit; or none, and what the last ones lacked."""
+    """The entries that fit; or none, and the first test that no entry passes."""
     target = f"sm{gpu.sm}" if backend == "tensorrt_rtx" else f"{gpu.name} sm{gpu.sm}"
     tests: list[tuple[Callable[[PlanRecord], bool], Callable[[PlanRecord], str], str]] = [
         (lambda one: one.backend == backend, lambda one: NAMES[one.backend], f"not for {NAMES[backend]}"),
@@ -140,29 +122,23 @@ def _sift(
             f"not in {options.precision}",
         ),
         (
-            lambda one: one.role == "conditioner" or options.batch is None or _holds(one.batch, options.batch),
+            lambda one: (
+                one.role == "conditioner" or options.batch is None or one.batch[0] <= options.batch <= one.batch[2]
+            ),
             lambda one: f"batch {Extent(*one.batch)}",
             f"not for a batch of {options.batch}",
         ),
     ]
-    left = [(entry, entry.record) for entry in entries if entry.record is not None]
     for fits, found, lacking in tests:
-        staying = [(entry, one) for entry, one in left if fits(one)]
-        if left and not staying:
-            return [], f"there are plans of this model, {lacking} ({_list(found(one) for _, one in left)})"
-        left = staying
+        passed = [(entry, one) for entry, one in left if fits(one)]
+        if left and not passed:
+            others = ", ".join(sorted({found(one) for _, one in left}))
+            return [], f"there are plans of this model, {lacking} ({others})"
+        left = passed
     return [entry for entry, _ in left], None
 
 
-def _holds(batch: tuple[int, int, int], wanted: int) -> bool:
-    return batch[0] <= wanted <= batch[2]
-
-
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(sorted(set(words)))
-
-
-def _first_whole(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | None:
+def _first_undamaged(cache: EngineCache, entries: list[CacheEntry]) -> CachedPlan | None:
     for entry in entries:
         assert entry.record is not None
         stem = entry.name.removesuffix(f"_{entry.digits}")

@@ -1,4 +1,4 @@
-"""What an executor does: condition a mel, decode streams in chunks, and run given samples teacher-forced."""
+"""Protocol of executors: conditioning of mels, decoding of streams in chunks, and teacher forcing."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray as FloatArray
 from wavernn_trt.export.config import ModelConfig
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What T steps of B streams read."""
+    """Inputs of T steps of B streams."""
 
     conditioning: FloatArray
-    """[B, W, columns]: the rows of conditioning that the steps touch."""
+    """[B, W, columns]: the window of conditioning that the steps read."""
     frame_index: NDArray[np.int32]
-    """[B, T]: which row of the window a step reads, for groups that are ``held``."""
+    """[B, T]: row of the window that a step reads, for groups that are ``held``."""
     interpolation: FloatArray
-    """[B, G, T, W]: the weights of the window's rows, for each of the G groups that are not ``held``."""
+    """[B, G, T, W]: weights of the window's rows, for each of the G groups that are not ``held``."""
     uniforms: FloatArray
-    """[B, T, U]: a uniform random number that chooses a class or component, and for mixtures a standard deviate
+    """[B, T, U]: a uniform random number that selects a class or component, and for mixtures a standard deviate
     (logistic or normal); empty (U = 0) for teacher forcing."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a stream carries from chunk to chunk."""
+    """State of B streams between chunks."""
 
     previous: NDArray[Any]
     """[B]: the sample before the chunk, int32 labels (univoc) or float32 values in [-1, 1]."""
@@ -49,77 +48,75 @@ def initial_state(model: ModelConfig, batch: int) -> State:
 
 
 class Lane(Protocol):
-    """Slots that streams are decoded in, chunk after chunk; their state stays with the lane.
+    """Slots in which streams are decoded chunk by chunk. The lane keeps their state.
 
-    Chunks are submitted and collected in one order. What a chunk reads does not depend on the samples before it, so
-    that a lane which computes elsewhere can be given the next chunk while it is busy with one.
+    Chunks are collected in the order of submission. The inputs of a chunk do not depend on the samples before it, so a
+    lane on a device accepts the next chunk while it computes one.
 
-    A chunk may leave occupied slots out: their streams are paused, because their samples are not taken yet or their mel
-    has not arrived. They keep their state exactly, as if the chunk had not happened, for any number of chunks, and go
-    on with the next chunk that has them. A lane does not learn when a stream ends: the state in its slot is unused
-    until another stream enters there.
+    A chunk may leave out slots in use. Their streams are paused: they keep their exact state for any number of chunks,
+    and continue with the next chunk that contains them. A lane is not notified when a stream ends: the state of its
+    slot is unused until another stream enters.
 
-    One thread at a time calls a lane, and whichever thread may be the next.
+    A lane is used by one thread at a time, which may change between calls.
     """
 
     @property
     def slots(self) -> int:
-        """Streams at a time, at most."""
+        """Maximum number of streams."""
 
     @property
     def ahead(self) -> int:
-        """Chunks that may be submitted and not collected yet: 1 where submitting a chunk is computing it."""
+        """Maximum number of submitted, uncollected chunks; 1 if `submit` computes the chunk."""
 
     def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
-        """Begins a chunk.
+        """Starts a chunk.
 
         Args:
-            chunk: a row for each of ``slots``; its arrays may be changed once this returns.
-            slots: which slot each row's stream is in, each once and at least one, in any order.
-            entering: those of ``slots`` that start from the initial state; the others' streams go on from where they
-                were when a chunk last had them.
+            chunk: one row for each of ``slots``; the caller may change its arrays after the call.
+            slots: the slot of each row's stream; at least one, no duplicates, in any order.
+            entering: those of ``slots`` whose streams start from the initial state; the others continue.
         """
 
     def collect(self) -> NDArray[Any]:
-        """Waits for the chunk that was submitted first: samples [B, T], a row for each of its slots.
+        """Waits for the oldest chunk; returns its samples [B, T], one row for each of its slots.
 
-        They are int32 labels, or float32 values for mixtures, and the caller's own.
+        Samples are int32 labels, or float32 values for mixtures, in an array of the caller's.
         """
 
 
 class Executor(Protocol):
     """Runs one model.
 
-    `condition`, `teacher_forced`, `lane` and the contexts that it gives may be used by several threads at the same
-    time, a thread for each lane among them; where the work cannot overlap, they wait for each other. A lane's
-    context may be left by another thread than the one that entered it.
+    `condition`, `teacher_forced` and `lane` may be called by several threads at the same time, and each lane may be
+    used by another thread; work that cannot overlap is serialised. A lane's context may be exited by another thread
+    than it was entered by.
     """
 
     @property
     def name(self) -> str:
-        """As ``--backend`` calls it."""
+        """Name of the backend, as in ``--backend``."""
 
     @property
     def slots(self) -> int | None:
-        """The number of streams that every chunk computes; ``None`` where any number gives each stream equal bits."""
+        """Number of streams of every chunk; ``None`` if any number gives each stream the same bits."""
 
     @property
     def steps(self) -> int | None:
-        """The number of steps that every chunk must have; ``None`` where any will do."""
+        """Number of steps of every chunk; ``None`` if any number is accepted."""
 
     @property
     def lanes(self) -> int:
-        """Lanes to open by default, at least 1: more would only take turns at the same cores or device."""
+        """Default number of lanes, at least 1; more lanes would only compete for the same cores or device."""
 
     def condition(self, mel: FloatArray) -> FloatArray:
         """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
-        """A lane, for as long as the context lasts; several at a time are independent of each other.
+        """A new lane, open inside the context; lanes are independent of each other.
 
         Args:
-            streams: how many at a time, at most; where the number of slots is fixed, the lane has those.
+            streams: maximum number of streams; ignored if the number of slots is fixed.
         """
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """T steps, each fed with ``previous`` [B, T]: logits [B, T, outputs], and the recurrent state behind them."""
+        """T steps with the inputs ``previous`` [B, T]: logits [B, T, outputs], and the recurrent state after them."""

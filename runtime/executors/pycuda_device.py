@@ -1,7 +1,6 @@
-"""A CUDA GPU for TensorRT: memory, streams and events through pycuda, the graphs that it lacks through cuda-bindings.
+"""A CUDA GPU through pycuda, for TensorRT; graphs, which pycuda does not support, through cuda-bindings.
 
-Its libraries are imported when a device is opened; both find the same driver and share the primary context, which
-TensorRT works in as well.
+Both libraries are imported when a device is opened. They use the same driver and, like TensorRT, its primary context.
 """
 
 from __future__ import annotations
@@ -33,16 +32,13 @@ _retaining = threading.Lock()
 
 
 class PycudaDevice:
-    """One of the GPUs that the driver shows."""
+    """A GPU by its ordinal number in the driver."""
 
     def __init__(self, ordinal: int = 0) -> None:
         """Retains the GPU's primary context.
 
-        Args:
-            ordinal: which of the driver's GPUs.
-
         Raises:
-            VocoderError: the driver refuses, or a library does not load.
+            VocoderError: the driver reports an error, or a library does not load.
         """
         try:
             self._cuda: Any = import_module("pycuda.driver")
@@ -50,13 +46,15 @@ class PycudaDevice:
         except (ImportError, OSError, RuntimeError) as error:
             raise VocoderError(
                 f"pycuda or cuda-bindings is installed and does not load: {error}; install them again, for the CUDA "
-                "version that 'nvidia-smi' shows"
+                "version in the output of 'nvidia-smi'"
             ) from error
         try:
             self._cuda.init()
             self._context = _primary_context(self._cuda, ordinal)
         except self._cuda.Error as error:
-            raise VocoderError(f"the GPU does not start: {error}; 'nvidia-smi' shows who uses it") from error
+            raise VocoderError(
+                f"the GPU does not start: {error}; 'nvidia-smi' lists the programs that use it"
+            ) from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -67,11 +65,8 @@ class PycudaDevice:
             self._context.pop()
 
     def release(self, drop: Callable[[], None]) -> None:
-        """See `Device`.
-
-        Where the context is not current, pycuda frees in the thread that retained it only; in any other it warns, and
-        the memory is lost until the process ends (pycuda 2026.1, ``scoped_context_activation`` in ``cuda.hpp``).
-        """
+        # Without the current context, pycuda frees memory only in the thread that retained the context. In others it
+        # warns, and the memory is lost (pycuda 2026.1, ``scoped_context_activation`` in ``cuda.hpp``).
         try:
             self._context.push()
         except self._cuda.Error:
@@ -99,37 +94,35 @@ class PycudaDevice:
 
 
 def _primary_context(cuda: Any, ordinal: int) -> Any:
-    """Retained once in a process, until its end."""
+    """The context of a GPU, retained once per process."""
     with _retaining:
         if ordinal not in _retained:
             _retained[ordinal] = cuda.Device(ordinal).retain_primary_context()
-            # Left to its destructor, pycuda would detach it like a context that it had made, which the driver refuses.
+            # Without this, pycuda's destructor detaches it as a context made by pycuda, which is an error.
             atexit.register(_retained[ordinal].detach)
         return _retained[ordinal]
 
 
 class PycudaBuffer(Owned):
-    """See `Buffer`."""
+    """Device memory."""
 
     def __init__(self, device: PycudaDevice, allocation: Any, size: int) -> None:
-        """Takes pycuda's allocation."""
         super().__init__(device, allocation)
         self.address = int(allocation)
         self.size = size
 
 
 class PycudaEvent(Owned):
-    """See `Event`."""
+    """An event without timing."""
 
     def synchronize(self) -> None:
         self.native.synchronize()
 
 
 class PycudaStream(CudaStream):
-    """See `Stream`."""
+    """A stream of pycuda."""
 
     def __init__(self, device: PycudaDevice, native: Any, cuda: Any) -> None:
-        """Takes pycuda's stream."""
         super().__init__(device, native, int(native.handle))
         self._cuda = cuda
 

@@ -1,4 +1,4 @@
-"""Opens backends by name. None takes another's place silently."""
+"""Opens executors by the name of the backend. No backend is replaced by another silently."""
 
 from __future__ import annotations
 
@@ -23,24 +23,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Opened = tuple[Executor, str | None]
-"""An executor; and the name of its plan or kernel, where there is one."""
+"""An executor, and the name of its plan or kernel, if it has one."""
 _NOT_OPENED = (ValueError, RuntimeError, OSError)
-"""What a backend on a GPU fails with: this project's own errors, and those of TensorRT, its plugins and the driver."""
+"""Errors of a backend on a GPU: of this project, TensorRT, its plugins and the driver."""
 
 
-def open_executor(directory: ModelDirectory, options: LoadOptions) -> tuple[Executor, str | None]:
-    """Opens a model directory with a backend other than ``torch``.
-
-    Args:
-        directory: a verified model directory.
-        options: the backend, and what it is opened with.
-
-    Returns:
-        The executor; and the name of its decoder's plan, or of the kernel that does a plan's work, where there is one.
+def open_executor(directory: ModelDirectory, options: LoadOptions) -> Opened:
+    """Opens a verified model directory with a backend other than ``torch``.
 
     Raises:
-        VocoderError: a missing backend, or an option that is not usable.
-        ValueError: the model or the cache cannot be read.
+        VocoderError: the backend is missing, or an option is invalid.
+        ValueError: the model or the cache of plans cannot be read.
     """
     if options.backend == "onnxruntime":
         return _open_onnxruntime(directory, options)
@@ -49,7 +42,14 @@ def open_executor(directory: ModelDirectory, options: LoadOptions) -> tuple[Exec
     }
     openers["cuda"] = partial(_open_cuda, directory, options)
     if options.backend in openers:
-        return _open_named(directory, options.backend, openers[options.backend])
+        try:
+            return openers[options.backend]()
+        except _NOT_OPENED as error:
+            model = shlex.quote(str(directory.path))
+            raise VocoderError(
+                f"backend {options.backend}: {error}. To use the CPU instead: wavernn-trt vocode INPUT -o OUTPUT "
+                f"--model {model} --backend onnxruntime"
+            ) from error
     if (opened := _open_first(openers)) is not None:
         return opened
     if options.precision is not None:
@@ -57,46 +57,32 @@ def open_executor(directory: ModelDirectory, options: LoadOptions) -> tuple[Exec
     return _open_onnxruntime(directory, options)
 
 
-def _open_named(directory: ModelDirectory, backend: str, opener: Callable[[], Opened]) -> Opened:
-    try:
-        return opener()
-    except _NOT_OPENED as error:
-        model = shlex.quote(str(directory.path))
-        raise VocoderError(
-            f"backend {backend}: {error}. To speak on the CPU instead: wavernn-trt vocode INPUT -o OUTPUT --model "
-            f"{model} --backend onnxruntime"
-        ) from error
-
-
 def _open_first(openers: Mapping[str, Callable[[], Opened]]) -> Opened | None:
-    """The first backend on a GPU that can be opened, or ``None``; logs which, or why not."""
+    """The first backend on a GPU that can be opened, or ``None``; logs the result and the reasons."""
     for backend, opener in openers.items():
         try:
             opened = opener()
         except NoMachineError as error:
             logger.debug("backend auto: not %s: %s", backend, error)
         except _NOT_OPENED as error:
-            # With a GPU and every package there, users expect them to be used.
+            # A warning, because users with a GPU and all packages expect it to be used.
             logger.warning("backend auto: not %s: %s", backend, error)
         else:
-            logger.info("backend auto: %s with the %s %s", backend, _kind(backend), opened[1])
+            kind = "engine" if backend in ENGINES else "kernel"
+            logger.info("backend auto: %s with the %s %s", backend, kind, opened[1])
             return opened
     logger.debug("backend auto: onnxruntime")
     return None
 
 
-def _kind(backend: str) -> str:
-    return "engine" if backend in ENGINES else "kernel"
-
-
-# A backend is imported when it is opened: each loads libraries of its own, optional ones or slow ones.
+# A backend's module is imported when it is opened, because it loads libraries that are optional or slow.
 def _open_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions) -> Opened:
     from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
 
     if options.precision == "fp8":
         raise VocoderError(
-            "precision: found 'fp8', which only the backend cuda has; engines of a directory that is quantised to fp8 "
-            "multiply in it (leave precision out)"
+            "precision: found 'fp8', which only the backend cuda accepts; an engine of a directory that is quantised "
+            "to fp8 uses fp8 without this option"
         )
     return open_tensorrt(directory, backend, options)
 
@@ -115,7 +101,7 @@ def _open_onnxruntime(directory: ModelDirectory, options: LoadOptions) -> Opened
 
 
 def open_torch(path: Path, options: LoadOptions) -> tuple[Checkpoint, Executor]:
-    """Opens a checkpoint, or that in a model directory, with the reference backend.
+    """Opens a checkpoint, or a model directory's checkpoint, with the reference backend.
 
     Raises:
         VocoderError: PyTorch is missing.

@@ -1,4 +1,4 @@
-"""The ``tensorrt`` and ``tensorrt_rtx`` executors: an engine's two plans on a GPU, one for mels and one for chunks."""
+"""The ``tensorrt`` and ``tensorrt_rtx`` executors, which run an engine: the plans of a conditioner and a decoder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.engines.spec import Backend, Extent, Form
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.runtime.errors import NoLogitsError, VocoderError
@@ -23,7 +24,7 @@ from wavernn_trt.runtime.executors.plan_choice import (
     choose_engine,
     require_machine,
 )
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, initial_state
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, initial_state
 from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 from wavernn_trt.runtime.load_options import LoadOptions
@@ -31,7 +32,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 @dataclass(frozen=True)
 class Engine:
-    """Two plans, deserialised, and the device that they are on."""
+    """Two deserialised plans and their device."""
 
     device: Device
     conditioner: BuiltPlan
@@ -39,35 +40,35 @@ class Engine:
 
 
 class TensorRTExecutor:
-    """Runs an engine; the engine's batch is the number of slots, and its steps are the chunk's.
+    """Runs an engine.
 
-    Several lanes decode at once, each with streams and a context of its own, and each may have its own thread.
+    Lanes have their own CUDA streams and execution context, and can decode at the same time, each in a thread.
     """
 
     lanes = 1
-    """A lane already has the next chunk's inputs under way while the device computes."""
+    """A lane overlaps uploads with computation."""
 
     def __init__(
         self, directory: ModelDirectory, backend: Backend, options: LoadOptions, gpu: Gpu, engine: Engine
     ) -> None:
-        """Takes an engine; its first lane is opened when it is needed.
+        """Checks the sizes of the engine; lanes are opened on demand.
 
         Args:
             directory: the model.
-            backend: whose engine it is.
-            options: their batch, or else the one that the engine is tuned for, is the number of slots.
-            gpu: the device's name and compute capability.
-            engine: fits the model and the options.
+            backend: of the engine.
+            options: ``batch`` is the number of slots; by default the batch that the engine is optimised for.
+            gpu: name and compute capability of the device.
+            engine: inside whose range the batch is.
 
         Raises:
-            VocoderError: the plans are of another model's sizes.
+            VocoderError: sizes of the engine and the model differ.
         """
         self.name: str = backend
         record = engine.decoder.record
         self.precision: Precision = record.precision
-        """Of the decoder's products; how closely they can be held to the model depends on it."""
+        """Precision of the decoder's products; selects the probe's tolerance."""
         self.form: Form | None = record.form
-        """Of the decoder; a quantised model's activations are rounded in the form ``cell`` only."""
+        """Form of the decoder; only ``cell`` rounds the activations of a quantised model."""
         self.slots: int = options.batch or record.batch[1]
         self.steps: int | None = record.steps
         self._directory = directory
@@ -81,10 +82,10 @@ class TensorRTExecutor:
         self._lanes = LanePool(lambda: DeviceLane(engine.device, engine.decoder, slots, initial))
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        """See `Executor`.
+        """Conditions a mel.
 
         Raises:
-            VocoderError: the mel is shorter or longer than the engine takes.
+            VocoderError: the mel's length is outside of the engine's range.
         """
         frames = mel.shape[1]
         extent = Extent(*(self._engine.conditioner.record.frames or (1, 1, 1)))
@@ -92,37 +93,24 @@ class TensorRTExecutor:
             longest = max(extent.maximum, 1 << (frames - 1).bit_length())
             wider = Extent(min(extent.minimum, frames), min(max(extent.optimum, frames), longest), longest)
             raise VocoderError(
-                f"mel: found {frames} frames, this engine takes {extent.minimum} to {extent.maximum}; build one that "
-                f"takes them: {build_command(*self._build, frames=wider)}"
+                f"mel: found {frames} frames, this engine accepts {extent.minimum} to {extent.maximum}; build another "
+                f"one: {build_command(*self._build, frames=wider)}"
             )
         return self._conditioner(mel)
 
     def lane(self, streams: int) -> AbstractContextManager[Lane]:
-        """See `Executor`. A lane that was used before is used again, with its memory and its captured graphs."""
         return self._lanes.lane()
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """An engine cannot.
-
-        Raises:
-            NoLogitsError: always.
-        """
+        """Raises `NoLogitsError`: engines give no logits."""
         raise NoLogitsError(self.name)
 
 
 class DeviceConditioner:
-    """Conditions mels; calls from several threads wait for each other."""
+    """Conditions mels on a device. Thread-safe; calls are serialised."""
 
     def __init__(self, device: Device, plan: BuiltPlan, bins: int, columns: int, margin: int) -> None:
-        """Opens a context; memory is allocated as mels need it.
-
-        Args:
-            device: where the plan is.
-            plan: a conditioner's.
-            bins: of a mel.
-            columns: of the conditioning.
-            margin: rows of conditioning before the first frame, and behind the last.
-        """
+        """Opens a context; memory is allocated on demand. The conditioning has ``margin`` more rows on each side."""
         self._device = device
         self._plan = plan
         self._margin = margin
@@ -158,12 +146,12 @@ class DeviceConditioner:
         return frames + 2 * self._margin
 
     def _reserve(self, frames: int) -> None:
-        """Makes room for a mel, and for others not much longer."""
+        """Allocates memory for mels of this length, rounded up to a power of two."""
         assert self._plan.record.frames is not None
         capacity = min(1 << (frames - 1).bit_length(), self._plan.record.frames[2])
         sizes = {"mel": capacity * self._bins, "conditioning": self._rows(capacity) * self._columns}
         self._capacity = 0
-        self._buffers.clear()  # before the larger ones are asked for
+        self._buffers.clear()  # frees them before the larger ones are allocated
         for name, size in sizes.items():
             self._host[name] = self._device.pinned((size,), "float32")
             self._buffers[name] = self._device.allocate(size * np.dtype(np.float32).itemsize)
@@ -174,13 +162,13 @@ class DeviceConditioner:
 def open_tensorrt(
     directory: ModelDirectory, backend: Backend, options: LoadOptions, state: DriverState | None = None
 ) -> tuple[TensorRTExecutor, str]:
-    """Finds an engine for the GPU at hand and opens it.
+    """Opens an engine from the cache, on the first GPU.
 
     Args:
         directory: a verified model directory.
-        backend: whose engine.
+        backend: of the engine.
         options: precision, batch and cache.
-        state: the driver's GPUs; by default the driver is asked.
+        state: the driver's GPUs; ``None`` queries the driver.
 
     Returns:
         The executor, and the name of the decoder's plan.
@@ -190,7 +178,7 @@ def open_tensorrt(
         NoEngineError: no plan fits.
         VocoderError: the engine does not load.
         EngineCacheError: the cache cannot be read.
-        TensorRTMissingError: the module does not load.
+        TensorRTMissingError: the TensorRT module does not load.
     """
     gpu = require_machine(backend, state or driver_state())
     chosen = choose_engine(directory, backend, options, gpu)
@@ -200,16 +188,11 @@ def open_tensorrt(
 
 
 def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
-    """Deserialises both plans, on the first GPU.
-
-    Args:
-        backend: the module.
-        chosen: the plans.
-        rebuild: the command that builds them again.
+    """Deserialises both plans on the first GPU; ``rebuild`` is the command that builds them again, for errors.
 
     Raises:
         VocoderError: a plan does not load, or the GPU does not start.
-        TensorRTMissingError: the module does not load.
+        TensorRTMissingError: the TensorRT module does not load.
     """
     device = PycudaDevice()
     with device.current():
@@ -218,7 +201,7 @@ def load_engine(backend: Backend, chosen: ChosenEngine, rebuild: str) -> Engine:
 
 
 def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str) -> None:
-    """Refuses plans whose inputs and outputs are not this model's."""
+    """Raises `VocoderError` if inputs or outputs of the plans do not match the model."""
     model = directory.model
     record = engine.decoder.record
     steps = record.steps or 1

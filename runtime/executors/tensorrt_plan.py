@@ -1,4 +1,4 @@
-"""Plans of ``tensorrt`` and ``tensorrt_rtx``, deserialised: the thin layer over what both modules call alike."""
+"""Deserialised plans of ``tensorrt`` and ``tensorrt_rtx``, over the API that both modules have in common."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wavernn_trt.engines.spec import Backend
 from wavernn_trt.engines.tensorrt_module import NAMES, import_tensorrt
 from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.bindings_device import Owned
 from wavernn_trt.runtime.executors.device import Buffer, Device, Stream
 
 logger = logging.getLogger(__name__)
@@ -26,25 +27,21 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class TensorRTRuntime:
-    """One TensorRT module with its plugins, and what deserialises plans in it."""
+    """A TensorRT module with the project's plugins; deserialises plans."""
 
     def __init__(self, backend: Backend, device: Device) -> None:
-        """Imports the module; a driver must be there, without which it may crash.
-
-        Args:
-            backend: which.
-            device: where its plans run.
+        """Imports the module, which may crash if there is no driver.
 
         Raises:
-            TensorRTMissingError: it is not installed, or does not load.
+            TensorRTMissingError: the module is not installed, or does not load.
         """
         from wavernn_trt.plugins.tensorrt_plugins import register
 
         self.backend = backend
         self._device = device
         self.trt = import_tensorrt(backend)
-        self._words: deque[str] = deque(maxlen=_LAST_LINES)
-        self._logger = _forwarding_logger(self.trt, self._words)
+        self._log: deque[str] = deque(maxlen=_LAST_LINES)
+        self._logger = _forwarding_logger(self.trt, self._log)
         register(self.trt)
         self._runtime = self.trt.Runtime(self._logger)
 
@@ -52,61 +49,59 @@ class TensorRTRuntime:
         """Deserialises a plan; the device must be current.
 
         Args:
-            cached: from the cache, which has compared its SHA-256.
-            rebuild: the command that builds it again.
+            cached: from the cache, which has verified its SHA-256.
+            rebuild: the command that builds it again, for errors.
 
         Raises:
-            VocoderError: TensorRT refuses it, or finds other bindings than its record names.
+            VocoderError: TensorRT refuses the plan, or its bindings differ from its record.
         """
         name = f"{NAMES[self.backend]} {self.trt.__version__}"
-        self._words.clear()
+        self._log.clear()
         content = cached.plan.read_bytes()
-        # Hashed once more: these very bytes are what TensorRT trusts.
+        # Verified again, because TensorRT trusts these bytes.
         if hashlib.sha256(content).hexdigest() != cached.record.plan_sha256:
-            raise VocoderError(f"{cached.plan} is not what its record says. Build it again: {rebuild}")
+            raise VocoderError(f"the SHA-256 of {cached.plan} differs from its record. Build it again: {rebuild}")
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
-            words = "; ".join(self._words) or "it gives no reason"
+            reason = "; ".join(self._log) or "it gives no reason"
             raise VocoderError(
-                f"{cached.plan}: {name} does not load it: {words}. Update the driver if that is what it finds too old, "
-                f"else build the plan again: {rebuild}"
+                f"{cached.plan}: {name} does not load it: {reason}. If the driver is too old, update it; else build "
+                f"the plan again: {rebuild}"
             )
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         expected = {one.name for one in cached.record.bindings}
         if found != expected:
             raise VocoderError(
-                f"{cached.plan}: found the bindings {', '.join(sorted(found))}, its record names "
+                f"{cached.plan}: found the bindings {', '.join(sorted(found))}, expected "
                 f"{', '.join(sorted(expected))}. Build it again: {rebuild}"
             )
-        return TensorRTPlan(self.trt, engine, cached, self._words, self._device)
+        return TensorRTPlan(self.trt, engine, cached, self._log, self._device)
 
 
-class TensorRTPlan:
-    """See `BuiltPlan`."""
+class TensorRTPlan(Owned):
+    """A deserialised plan, made by `TensorRTRuntime.load`; see `wavernn_trt.runtime.executors.device.BuiltPlan`."""
 
-    def __init__(self, trt: Any, engine: Any, cached: CachedPlan, words: Sequence[str], device: Device) -> None:
-        """Made by `TensorRTRuntime.load`."""
+    def __init__(self, trt: Any, engine: Any, cached: CachedPlan, log: Sequence[str], device: Device) -> None:
+        super().__init__(device, engine)
         self.record = cached.record
         self.bindings = cached.record.bindings
         self._trt = trt
-        self._device = device
-        self._engine = engine
-        self._opening = threading.Lock()  # TensorRT does not promise contexts of one engine to several threads at once
-        self._words = words
+        self._opening = threading.Lock()  # TensorRT does not document that this is thread-safe
+        self._log = log
         self._name = cached.plan.name
-        # TensorRT-RTX compiles kernels for the GPU at hand when a plan first runs there.
+        # TensorRT-RTX compiles kernels for the GPU at a plan's first execution.
         self._compiled = _CompiledKernels(compiled_file(cached.plan)) if hasattr(trt, "IRuntimeCache") else None
 
     def context(self, *, one_shape: bool) -> TensorRTContext:
         with self._opening:
             context = self._create(one_shape)
         if context is None:
-            words = "; ".join(self._words) or "TensorRT gives no reason"
+            reason = "; ".join(self._log) or "TensorRT gives no reason"
             raise VocoderError(
-                f"{self._name}: the GPU has no room to run it: {words}; end what else runs there ('nvidia-smi' shows "
-                "it), or use an engine of a smaller --batch"
+                f"{self._name}: the GPU has no memory to run it: {reason}; end other programs on the GPU ('nvidia-smi' "
+                "lists them), or use an engine with a smaller --batch"
             )
-        return TensorRTContext(context, self._words, self._device)
+        return TensorRTContext(context, self._log, self._device)
 
     def warmed_up(self) -> None:
         if self._compiled is not None:
@@ -114,62 +109,48 @@ class TensorRTPlan:
 
     def _create(self, one_shape: bool) -> Any:
         if self._compiled is None:
-            return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
+            return self.native.create_execution_context()
+        config = self.native.create_runtime_config()
         strategy = self._trt.DynamicShapesKernelSpecializationStrategy
-        # Mels of ever new lengths run in general kernels until special ones are compiled in the background; a decoder's
-        # one shape is compiled for at once, since its graph keeps whatever it was captured with.
+        # Mels of new lengths use general kernels until specialised ones are compiled in the background. For the only
+        # shape of a decoder, kernels are compiled at once, because its graph keeps the kernels that were captured.
         config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER if one_shape else strategy.LAZY
         self._compiled.attach(config)
-        return self._engine.create_execution_context(config)
-
-    def __del__(self) -> None:
-        self._device.release(self._drop)
-
-    def _drop(self) -> None:
-        self._engine = None
+        return self.native.create_execution_context(config)
 
 
-class TensorRTContext:
-    """See `PlanContext`."""
+class TensorRTContext(Owned):
+    """An execution context; see `wavernn_trt.runtime.executors.device.PlanContext`."""
 
-    def __init__(self, context: Any, words: Sequence[str], device: Device) -> None:
-        """Takes an execution context."""
-        self._context = context
-        self._words = words
-        self._device = device
-
-    def __del__(self) -> None:
-        self._device.release(self._drop)
-
-    def _drop(self) -> None:
-        self._context = None
+    def __init__(self, context: Any, log: Sequence[str], device: Device) -> None:
+        super().__init__(device, context)
+        self._log = log
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        self._require(self._context.set_input_shape(name, shape), f"the shape {shape} of {name}")
+        self._require(self.native.set_input_shape(name, shape), f"the shape {shape} of {name}")
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        self._require(self._context.set_tensor_address(name, buffer.address), f"the address of {name}")
+        self._require(self.native.set_tensor_address(name, buffer.address), f"the address of {name}")
 
     def enqueue(self, stream: Stream) -> None:
-        self._require(self._context.execute_async_v3(stream.handle), "to run")
+        self._require(self.native.execute_async_v3(stream.handle), "to run")
 
     def capturable(self, stream: Stream) -> bool:
-        asked = getattr(self._context, "is_stream_capturable", None)
-        if asked is None or asked(stream.handle):
+        is_capturable = getattr(self.native, "is_stream_capturable", None)
+        if is_capturable is None or is_capturable(stream.handle):
             return True
-        logger.warning("TensorRT says that this plan cannot be captured in a CUDA graph; each chunk is enqueued again")
+        logger.warning("TensorRT cannot capture this plan in a CUDA graph; each chunk is enqueued separately")
         return False
 
     def _require(self, accepted: bool, what: str) -> None:
         if not accepted:
-            raise RuntimeError(f"TensorRT refuses {what}: {'; '.join(self._words) or 'it gives no reason'}")
+            raise RuntimeError(f"TensorRT refuses {what}: {'; '.join(self._log) or 'it gives no reason'}")
 
 
 class _CompiledKernels:
-    """TensorRT-RTX's runtime cache, in a file; it refuses what another GPU, driver or version has written.
+    """TensorRT-RTX's runtime cache in a file; TensorRT-RTX refuses a file of another GPU, driver or version.
 
-    The file begins with the SHA-256 of the rest, so that TensorRT is never given a damaged one.
+    The file starts with the SHA-256 of its content, so that damage is detected before TensorRT reads it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -179,17 +160,17 @@ class _CompiledKernels:
         self._lock = threading.Lock()  # lanes may be opened by several threads
 
     def attach(self, config: Any) -> None:
-        """Lets a context use what is known, and add to it."""
+        """Sets the runtime cache of a context; reads the file at the first call."""
         with self._lock:
             if self._cache is None:
                 self._known = self._read()
                 self._cache = config.create_runtime_cache()
                 if self._known and not self._cache.deserialize(self._known):
-                    logger.debug("%s is of another GPU, driver or version, and is written again", self._file)
+                    logger.debug("%s is of another GPU, driver or version, and is replaced", self._file)
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Writes what is new; a folder that cannot be written costs only time, at the next start."""
+        """Writes the file if the content is new; an error is only logged, since kernels can be compiled again."""
         with self._lock:
             content = bytes(memoryview(self._cache.serialize()))
             if content == self._known:
@@ -197,7 +178,7 @@ class _CompiledKernels:
             try:
                 write_atomic(self._file, hashlib.sha256(content).digest() + content)
             except OSError as error:
-                logger.debug("%s is not kept: %s", self._file, error)
+                logger.debug("%s cannot be written: %s", self._file, error)
             self._known = content
 
     def _read(self) -> bytes:
@@ -207,12 +188,12 @@ class _CompiledKernels:
             return b""
         if hashlib.sha256(stored[_DIGEST:]).digest() == stored[:_DIGEST]:
             return stored[_DIGEST:]
-        logger.debug("%s is damaged, and is written again", self._file)
+        logger.debug("%s is damaged, and is replaced", self._file)
         return b""
 
 
-def _forwarding_logger(trt: Any, words: deque[str]) -> Any:
-    """TensorRT's logger, which passes on to ``logging`` and keeps the last errors and warnings for messages."""
+def _forwarding_logger(trt: Any, last: deque[str]) -> Any:
+    """A TensorRT logger that forwards to ``logging``, and appends errors and warnings to ``last``."""
     severity = trt.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
@@ -230,7 +211,7 @@ def _forwarding_logger(trt: Any, words: deque[str]) -> Any:
             if level is None:
                 return
             if level >= logging.WARNING:
-                words.append(msg.strip())
+                last.append(msg.strip())
             logger.log(level, "TensorRT: %s", msg.strip())
 
     return ForwardingLogger()

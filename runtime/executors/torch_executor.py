@@ -1,7 +1,4 @@
-"""The reference executor: PyTorch modules, stepped one sample at a time.
-
-Only ``backend="torch"`` imports this module, since it imports torch.
-"""
+"""The reference executor: PyTorch modules, one sample at a time. Only ``backend="torch"`` imports this module."""
 
 from __future__ import annotations
 
@@ -14,33 +11,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.families.rounding import round_step
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.runtime.executors.lanes import HostLane
-from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray, Lane, State
+from wavernn_trt.runtime.executors.protocol import Chunk, Lane, State
 
 
 class TorchExecutor:
-    """Runs a `WaveRNN` on the CPU, as its authors' code does, with a fixed number of streams.
+    """Runs a `WaveRNN` on the CPU like its authors' code, with a fixed number of streams.
 
-    Networks are computed in double precision, so that a comparison with this reference sees one rounding error, not
-    the difference of two. Rows, logits and samples are rounded to float32 where they leave a network, and operands of
-    quantised products to their grids.
+    Networks are computed in double precision, so that a comparison shows the rounding error of the other executor only.
+    Outputs of networks (conditioning, logits, samples) are rounded to float32, and operands of quantised products to
+    their grids.
     """
 
     name = "torch"
     steps: int | None = None
     lanes = 1
-    """PyTorch's own threads share the cores out."""
+    """PyTorch's threads use all cores."""
 
     def __init__(self, model: WaveRNN, slots: int = 1, quantization: Quantization | None = None) -> None:
-        """Takes a model.
+        """Copies a model in double precision.
 
         Args:
-            model: any family, in evaluation mode; it is left as it is.
-            slots: streams of every chunk. It is fixed because matrix products of another height may round otherwise.
-            quantization: what the decoder's products are rounded to.
+            model: any family, in evaluation mode; it is not changed.
+            slots: streams of every chunk; fixed because matrix products of another height may round differently.
+            quantization: of the decoder's products.
         """
         self.model = model
         self.slots: int | None = slots
@@ -102,5 +100,5 @@ class TorchExecutor:
 
 
 def _exact(previous: Tensor) -> Tensor:
-    """Values in double precision; labels as they are."""
+    """Values in double precision; labels unchanged."""
     return previous.double() if previous.is_floating_point() else previous

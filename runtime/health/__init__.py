@@ -1,1 +1,1 @@
-"""Detects damage: a probe for loaded models, a guard for outputs, and Griffin-Lim where no model works."""
+"""Detection of damage: the probe of a loaded model and the output guard; Griffin-Lim as the last resort."""

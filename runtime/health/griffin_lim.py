@@ -1,7 +1,8 @@
-"""Speech without a model: Griffin and Lim's algorithm (1984), the last candidate of a failover.
+"""Griffin and Lim's algorithm (1984): vocodes without a model, as the last candidate of a failover.
 
-A mel holds the magnitude of each band and no phases; these are estimated until they are consistent. The result is
-intelligible, and sounds hollow and metallic; its answers are marked as degraded (`wavernn_trt.runtime.models.standby`).
+A mel has the magnitudes of bands and no phases; the phases are estimated iteratively until they are consistent. The
+result is intelligible but sounds hollow and metallic: its answers are marked as degraded
+(`wavernn_trt.runtime.models.standby`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.decoding.emphasis import DeEmphasis
 from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.errors import VocoderError
@@ -21,25 +22,17 @@ from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 from wavernn_trt.runtime.mel import check_mel
 
 ITERATIONS = 32
-"""Rounds of guessing. From 32 on, mels of the result hardly come closer to the one asked for."""
+"""Iterations of the phase estimate; more than 32 hardly improve the mel of the result."""
 _PASSES = 12
-"""Multiplicative updates that spread bands over frequencies."""
+"""Multiplicative updates of the linear spectrum."""
 _FRAMES_AT_ONCE = 512
 
 
 class GriffinLim:
-    """Speaks mel spectrograms of one convention; any number of threads may use it."""
+    """Vocodes mel spectrograms of one convention. Thread-safe."""
 
     def __init__(self, audio: AudioConfig, iterations: int = ITERATIONS) -> None:
-        """Takes a convention; librosa is loaded here.
-
-        Args:
-            audio: how mels are made.
-            iterations: rounds of guessing phases.
-
-        Raises:
-            VocoderError: librosa is not installed.
-        """
+        """Imports librosa; raises `VocoderError` if it is not installed."""
         try:
             import librosa
         except ModuleNotFoundError as error:
@@ -53,7 +46,7 @@ class GriffinLim:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of what comes out."""
+        """Hz, of the waveform."""
         return self._audio.sample_rate
 
     def vocode(
@@ -65,26 +58,26 @@ class GriffinLim:
         overlap: int | None = None,
         sample_rate: int | None = None,
     ) -> FloatArray:
-        """Speaks a mel spectrogram; the arguments are `wavernn_trt.runtime.vocoder.Vocoder.vocode`'s.
+        """Vocodes a mel spectrogram.
 
         Args:
             mel: float [n_mels, frames], in the model's range.
-            seed: of the first guess of the phases.
-            fold: is not looked at; all frames are computed together.
-            overlap: likewise.
-            sample_rate: Hz that the mel was made for; if given, it is checked.
+            seed: of the initial phases.
+            fold: ignored; all frames are computed together.
+            overlap: ignored.
+            sample_rate: of the mel in Hz; checked if given.
 
         Returns:
-            float32 [frames * hop_length], in time with what the model would say.
+            float32 [frames * hop_length], with the same delay as the model's output.
 
         Raises:
-            VocoderError: an argument is not usable.
+            VocoderError: an argument is invalid.
         """
         audio = self._audio
         values = check_mel(mel, audio, sample_rate)
         frames = values.shape[1]
         samples = frames * audio.hop_length
-        # The last frame goes on: its own half, and as far as a spectrum needs where the mel is shorter than one.
+        # The last frame is repeated: once, and up to one window if the mel is shorter.
         longer = max(frames, -(-audio.n_fft // audio.hop_length)) + 1
         values = np.pad(values, ((0, 0), (0, longer - frames)), mode="edge")
         signal = self._librosa.griffinlim(
@@ -97,7 +90,7 @@ class GriffinLim:
             center=True,
             length=(longer - 1) * audio.hop_length,
             pad_mode=audio.pad_mode,
-            # 32 bits: a generator of numpy's older kind takes no longer seeds.
+            # RandomState accepts seeds of 32 bits only.
             random_state=np.random.RandomState(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0]),
         )
         waveform = DeEmphasis(audio.preemphasis)(signal[:samples].astype(np.float64))
@@ -105,20 +98,20 @@ class GriffinLim:
         return late.astype(np.float32)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing: there is nothing to free."""
 
 
 def audible_magnitude(mel: FloatArray, audio: AudioConfig) -> NDArray[np.float64]:
-    """Mel-filtered magnitudes [n_mels, frames]. A range's lower end is whatever was below it, and becomes silence."""
+    """Mel-filtered magnitudes [n_mels, frames]; zero at the lower end of the range, where mels are clipped."""
     magnitude = mel_to_magnitude(mel, audio)
     return magnitude if audio.log == "natural" else np.where(mel > audio.mel_range[0], magnitude, 0.0)
 
 
 def linear_magnitude(magnitude: NDArray[np.float64], audio: AudioConfig) -> FloatArray:
-    """Magnitudes |STFT| [n_fft // 2 + 1, frames], none negative, whose mel bins are as given [n_mels, frames].
+    """Non-negative magnitudes |STFT| [n_fft // 2 + 1, frames] from mel-filtered magnitudes [n_mels, frames].
 
-    There are many such spectra, and this is a smooth one: each update multiplies a frequency by how much too low the
-    bins around it are (Lee and Seung's rule for least squares), and so leaves none negative.
+    Of the many solutions this is a smooth one, by the multiplicative updates of Lee and Seung for least squares, which
+    keep all values non-negative.
     """
     bank = mel_filterbank(audio)
     wide = bank / np.maximum(bank.sum(axis=1, keepdims=True), 1e-12)

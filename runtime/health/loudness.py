@@ -1,4 +1,4 @@
-"""Which frames of a mel must make a waveform move, whatever convention the mel was made by."""
+"""Selection of the frames of a mel in which the waveform cannot be constant, for every mel convention."""
 
 from __future__ import annotations
 
@@ -8,45 +8,39 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.decoding import mu_law
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 
 _STEPS = 16
-"""Root mean square of a loud frame's amplitude, in the finest steps that the model's samples have."""
+"""Root mean square of a loud frame's waveform, in the finest quantisation steps of the model's samples."""
 _QUIETEST = 10 ** (-50 / 20)
-"""The same as an amplitude, for models whose samples have no steps."""
+"""The same as an amplitude, for models without quantisation steps."""
 _FRAMES_AT_A_TIME = 1024
-"""Of a whole mel: a frame takes some kilobytes while its amplitude is estimated."""
+"""Frames whose amplitudes are estimated together; each takes some kilobytes."""
 _LOUDEST_BINS = 0.1
-"""Share of a frame's bins, the loudest, that do not make it loud: hum or a tone, which no voice was trained to speak,
-may well come out as silence."""
+"""Share of a frame's bins, the loudest, that are not counted: a model trained on speech may turn hum or a tone into
+silence."""
 
 
 class Loudness:
-    """Counts the samples of loud frames; frames may still arrive."""
+    """Counts the samples of loud frames; frames can be appended."""
 
     def __init__(self, model: ModelConfig, audio: AudioConfig, mel: FloatArray | None = None) -> None:
-        """Takes what is known of a mel.
-
-        Args:
-            model: says how fine the steps of its samples are.
-            audio: how the mel was made.
-            mel: float32 [n_mels, frames], in the model's range.
-        """
+        """Starts with a mel, float32 [n_mels, frames], or without frames."""
         self._audio = audio
         self._threshold = loud_amplitude(model, audio)
         self._before = np.zeros(1, np.int64)  # [frames + 1], samples of loud frames before each
-        self._mel = mel  # its frames are looked at when they are asked for, which is seldom
+        self._mel = mel  # read only when its loudness is needed, which is seldom
 
     def extend(self, mel: FloatArray) -> None:
-        """Takes the next frames, float32 [n_mels, frames]."""
+        """Appends frames, float32 [n_mels, frames]."""
         loud = frame_amplitudes(mel, self._audio, broad=True) >= self._threshold
         self._before = np.concatenate([self._before, self._before[-1] + np.cumsum(loud * self._audio.hop_length)])
 
     def loud_samples(self, start: int, stop: int) -> int:
-        """How many of the samples ``start`` … ``stop - 1`` belong to loud frames; unknown frames count as silent."""
+        """Number of samples from ``start`` to ``stop - 1`` in loud frames; missing frames count as silent."""
         return self._until(stop) - self._until(start)
 
     def _until(self, sample: int) -> int:
@@ -59,15 +53,15 @@ class Loudness:
 
 
 def frame_amplitudes(mel: FloatArray, audio: AudioConfig, *, broad: bool = False) -> NDArray[np.float64]:
-    """An estimate of the waveform's root mean square around each frame, from its mel alone, [frames].
+    """Estimates the waveform's root mean square around each frame from the mel, [frames].
 
-    Each bin is divided by what a flat spectrum of height one gives there, pre-emphasis included, and by Parseval's
-    theorem the squares add up.
+    Each bin is divided by its value for a flat spectrum of height one, pre-emphasis included; the mean square is the
+    weighted sum of the squares (Parseval's theorem).
 
     Args:
         mel: float32 [n_mels, frames], in the model's range.
-        audio: how it was made.
-        broad: whether to leave the loudest tenth of the bins out.
+        audio: settings of the mel.
+        broad: whether to leave out the loudest tenth of the bins.
     """
     flat, shares = _bins(audio)
     squares = shares[:, None] * (mel_to_magnitude(mel, audio) / flat[:, None]) ** 2
@@ -78,23 +72,23 @@ def frame_amplitudes(mel: FloatArray, audio: AudioConfig, *, broad: bool = False
 
 
 def loud_amplitude(model: ModelConfig, audio: AudioConfig) -> float:
-    """The root mean square from which on a frame's waveform cannot stay on one of the model's samples."""
+    """The root mean square above which a frame's waveform cannot be constant after quantisation."""
     step = 0.0
     if model.output == "categorical":
         step = 2.0 / (model.outputs - 1)
-        if model.mu_law:  # the steps around silence are the finest, and the waveform passes them again and again
+        if model.mu_law:  # the steps around zero are the finest, and the waveform crosses zero
             step = float(mu_law.expand(np.array([step]), model.outputs - 1)[0])
-    # Pre-emphasis of what is predicted leaves this much of the lowest frequencies.
+    # Pre-emphasis reduces the lowest frequencies by this factor.
     return max(_STEPS * step, _QUIETEST) / (1.0 - audio.waveform_preemphasis)
 
 
 @lru_cache(maxsize=8)
 def _bins(audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What a flat spectrum of height one gives in each mel bin, and each bin's share of the mean square, [n_mels]."""
+    """Each mel bin's value for a flat spectrum of height one, and its share of the mean square; both [n_mels]."""
     bank = mel_filterbank(audio)
     frequencies = np.arange(bank.shape[1]) * (2 * math.pi / audio.n_fft)
     response = np.abs(1.0 - audio.preemphasis * np.exp(-1j * frequencies))
-    # Neighbouring filters overlap by half: a filter stands for half of the points that it covers.
+    # Neighbouring filters overlap by half: each represents half of the points that it covers.
     points = (bank > 0).sum(axis=1) / 2
     window = 3 / 8 * audio.win_length  # the sum of a Hann window's squares
     return np.maximum(bank @ response, 1e-12), 2 * points / (audio.n_fft * window)

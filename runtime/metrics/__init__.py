@@ -1,1 +1,1 @@
-"""What is counted, as Prometheus' metrics."""
+"""Prometheus metrics of vocoders and model caches."""

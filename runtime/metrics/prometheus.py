@@ -1,11 +1,10 @@
-"""Reports vocoders and model caches to Prometheus; needs the extra ``metrics``."""
+"""Registers vocoders and model caches with Prometheus; needs the extra ``metrics``."""
 
 from __future__ import annotations
 
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from wavernn_trt.runtime.errors import VocoderError
@@ -18,23 +17,22 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 _Kind = Literal["model", "cache"]
-"""Of a registered object; also the label that has its name."""
+"""Kind of a registered object, and the label for its name."""
 
 _collectors: weakref.WeakKeyDictionary[CollectorRegistry, VocoderCollector] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 class Registration:
-    """Keeps a vocoder or cache reported, until it is closed or the object is gone. Also a context manager."""
+    """Registration of a vocoder or cache, made by `register` and `register_cache`. Also a context manager."""
 
     def __init__(self, collector: VocoderCollector, kind: _Kind, name: str) -> None:
-        """Made by `register` and `register_cache`."""
         self._collector: VocoderCollector | None = collector
         self._kind = kind
         self._name = name
 
     def close(self) -> None:
-        """Ends the reporting; may be called again."""
+        """Removes the metrics; may be called several times."""
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.remove(self._kind, self._name, self)
@@ -42,24 +40,22 @@ class Registration:
     def __enter__(self) -> Registration:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def register(vocoder: Vocoder, name: str, registry: CollectorRegistry | None = None) -> Registration:
     """Reports a vocoder's `SchedulerStatistics` as ``wavernn_trt_…{model="NAME"}``.
 
-    The vocoder is not kept alive; when it is gone, so are its metrics.
+    Only a weak reference to the vocoder is kept; its metrics end when it is garbage collected.
 
     Args:
-        vocoder: what to report.
+        vocoder: to report.
         name: the label.
-        registry: ``None`` is Prometheus' own.
+        registry: ``None`` is the default registry of prometheus_client.
 
     Raises:
-        VocoderError: prometheus_client is not installed, or another vocoder is reported by that name.
+        VocoderError: prometheus_client is not installed, or the name is in use.
     """
     return _collector(registry).add("model", name, vocoder)
 
@@ -67,22 +63,22 @@ def register(vocoder: Vocoder, name: str, registry: CollectorRegistry | None = N
 def register_cache(cache: ModelCache, name: str = "default", registry: CollectorRegistry | None = None) -> Registration:
     """Reports a cache's `ModelCacheStatistics` as ``wavernn_trt_model_cache_…{cache="NAME"}``.
 
-    The vocoders in it are reported as `register` does, with both labels; a model's is what it is asked for by,
-    ``NAME/VERSION/PRECISION/BACKEND`` as far as that is given. The cache is not kept alive.
+    The vocoders in it are reported as by `register`, with both labels; the label ``model`` is
+    ``NAME/VERSION/PRECISION/BACKEND``, without the parts that were not requested. Only a weak reference is kept.
 
     Args:
-        cache: what to report.
+        cache: to report.
         name: the label.
-        registry: ``None`` is Prometheus' own.
+        registry: ``None`` is the default registry of prometheus_client.
 
     Raises:
-        VocoderError: prometheus_client is not installed, or another cache is reported by that name.
+        VocoderError: prometheus_client is not installed, or the name is in use.
     """
     return _collector(registry).add("cache", name, cache)
 
 
 def _collector(registry: CollectorRegistry | None) -> VocoderCollector:
-    """The one collector of a registry: a metric's name may come from one only."""
+    """The collector of a registry, made on first use. A registry accepts each metric name from one collector only."""
     try:
         import prometheus_client
     except ImportError as error:
@@ -104,40 +100,39 @@ class VocoderCollector:
     """Reads the statistics of the registered vocoders and caches at each scrape."""
 
     def __init__(self) -> None:
-        """Starts with nothing to report."""
         self._lock = threading.Lock()
         self._sources: dict[tuple[_Kind, str], tuple[weakref.ref[Vocoder | ModelCache], Registration]] = {}
 
     def add(self, kind: _Kind, name: str, source: Vocoder | ModelCache) -> Registration:
-        """Reports an object.
+        """Registers an object.
 
         Raises:
-            VocoderError: the name is taken.
+            VocoderError: the name is in use.
         """
         with self._lock:
-            there = self._sources.get((kind, name))
-            if there is not None and there[0]() is not None:
+            other = self._sources.get((kind, name))
+            if other is not None and other[0]() is not None:
                 raise VocoderError(
-                    f"{kind}: found {name!r}, by which another is reported; expected a name of its own, or that "
-                    "the other's registration was closed"
+                    f"{kind}: found {name!r}, which is in use; expected an unused name; close the other registration "
+                    "or choose another name"
                 )
             registration = Registration(self, kind, name)
             self._sources[kind, name] = weakref.ref(source), registration
             return registration
 
     def remove(self, kind: _Kind, name: str, registration: Registration) -> None:
-        """Ends the reporting of an object, unless its name was given to another since."""
+        """Removes a registration, unless its name is used by a later one."""
         with self._lock:
-            there = self._sources.get((kind, name))
-            if there is not None and there[1] is registration:
+            found = self._sources.get((kind, name))
+            if found is not None and found[1] is registration:
                 del self._sources[kind, name]
 
     def describe(self) -> Iterable[Metric]:
-        """Every metric, without values; the registry refuses other collectors of these names."""
+        """All metrics without values, from which the registry reads the names."""
         return [*scheduler_metrics([]), *cache_metrics([])]
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric that has a value now."""
+        """All metrics that have a value now."""
         with self._lock:
             sources = {place: ref() for place, (ref, _) in self._sources.items()}
             for place, source in sources.items():

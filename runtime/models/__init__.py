@@ -1,1 +1,1 @@
-"""Models in memory: a leased pool with a breaker, the cache and the failover that are built on it."""
+"""Models in memory: a pool with leases, and the model cache and the failover that use it."""

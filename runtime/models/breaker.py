@@ -1,4 +1,4 @@
-"""A circuit breaker: stops calls to something that fails too often, and lets trial calls through after a while."""
+"""A circuit breaker: stops calls after too many failures, and permits trial calls after a delay."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.load_options import check_count
 
 BreakerState = Literal["closed", "open", "half-open"]
 
@@ -20,29 +21,23 @@ class BreakerSettings:
     """When a breaker opens, and how it closes again."""
 
     window: int = 20
-    """Calls, the most recent, over which the failure rate is taken."""
+    """Number of recent calls over which the failure rate is computed."""
     failure_rate: float = 0.5
-    """Share of failed calls in the window from which on the breaker opens; above 0, 1 at most."""
+    """The breaker opens at this share of failed calls; above 0, at most 1."""
     minimum_calls: int = 10
-    """Calls in the window before the rate counts; ``window`` at most."""
+    """Calls in the window before the failure rate is used; at most ``window``."""
     open_seconds: float = 30.0
-    """Seconds until trials are allowed. Doubled each time that a trial fails, or that the breaker opens again after
-    having been closed for less than that."""
+    """Seconds in the open state before trials are permitted. Doubled when a trial fails, or when the breaker opens
+    again after it was closed for a shorter time than this."""
     longest_open_seconds: float = 1800.0
-    """Upper bound of that; equal to ``open_seconds``, the time is never doubled."""
+    """Maximum of the doubled time; set it to ``open_seconds`` for a constant time."""
     trials: int = 1
-    """Calls that have to succeed while half-open before the breaker closes; as many may be under way at a time."""
+    """Trials that must succeed in the half-open state before the breaker closes; also the maximum number of
+    simultaneous trials."""
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            VocoderError: a value is out of range.
-        """
         for name in ("window", "minimum_calls", "trials"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise VocoderError(f"{name}: found {value!r}, expected a positive integer")
+            check_count(name, getattr(self, name))
         if self.minimum_calls > self.window:
             raise VocoderError(
                 f"minimum_calls: found {self.minimum_calls}, expected at most window, which is {self.window}"
@@ -57,29 +52,23 @@ class BreakerSettings:
 
 
 class CircuitBreaker:
-    """Counts successes and failures of calls; any number of threads may use it, and no method blocks.
+    """Counts successes and failures of calls. Thread-safe; no method blocks.
 
-    Closed, it permits every call. When enough of the recent calls failed it opens, and permits none for a while. Then
-    it is half-open and permits a few trials: if all succeed it closes, with the first failure it opens again.
+    Closed: every call is permitted. Open, after too many of the recent calls failed: no call is permitted for some
+    time. Half-open: a few trials are permitted; the breaker closes if all succeed, and opens at the first failure.
     """
 
     def __init__(self, settings: BreakerSettings | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Starts closed.
-
-        Args:
-            settings: ``None`` are the defaults.
-            clock: seconds.
-        """
-        self.settings = BreakerSettings() if settings is None else settings
+        self.settings = settings or BreakerSettings()
         self._clock = clock
         self._lock = threading.Lock()
         self._state: BreakerState = "closed"
-        self._generation = 0  # of the state: results of calls permitted in an earlier one are ignored
+        self._generation = 0  # of the state: results of calls permitted in an earlier state are ignored
         self._failed: deque[bool] = deque(maxlen=self.settings.window)
         self._closed_since = clock()
         self._open_seconds = self.settings.open_seconds
         self._open_until = 0.0
-        self._trials = 0  # under way or succeeded
+        self._trials = 0  # running or succeeded
         self._succeeded = 0
 
     @property
@@ -89,7 +78,7 @@ class CircuitBreaker:
             return self._state
 
     def permit(self) -> Permit | None:
-        """Permits a call, whose result is then reported to the permit; ``None`` if it must not be made."""
+        """Permission for one call, to which its result is reported; ``None`` if the call is not permitted."""
         with self._lock:
             if self._state == "open" and self._clock() >= self._open_until:
                 self._enter("half-open")
@@ -99,12 +88,12 @@ class CircuitBreaker:
             return Permit(self, self._generation, trial=False) if self._state == "closed" else None
 
     def end_open_time(self) -> None:
-        """Permits trials at once, where the breaker is open; for when the cause is known to have changed."""
+        """Permits trials at once if the breaker is open; used when the cause of the failures has changed."""
         with self._lock:
             self._open_until = -math.inf
 
     def _report(self, generation: int, *, failed: bool | None, opens: bool = False) -> bool:
-        """Counts a result; returns whether it changed the state."""
+        """Records a result; ``failed=None`` is no result. Returns whether the breaker opened or closed."""
         with self._lock:
             if generation != self._generation:
                 return False
@@ -148,28 +137,27 @@ class CircuitBreaker:
         self._trials = self._succeeded = 0
 
 
+@dataclass(frozen=True)
 class Permit:
-    """The permission for one call, whose result is reported once; it is ignored if the state has changed meanwhile."""
+    """Permission for one call. Its result is reported once, and ignored if the breaker's state changed since."""
 
-    def __init__(self, breaker: CircuitBreaker, generation: int, *, trial: bool) -> None:
-        """Made by `CircuitBreaker.permit`."""
-        self.trial = trial
-        """Whether the breaker is half-open, and the call decides on closing it."""
-        self._breaker = breaker
-        self._generation = generation
+    _breaker: CircuitBreaker
+    _generation: int
+    trial: bool
+    """Whether the breaker is half-open, so that the call decides if it closes."""
 
     def success(self) -> bool:
-        """Reports a success; returns whether the breaker closed with it."""
+        """Reports a success; returns whether the breaker closed."""
         return self._breaker._report(self._generation, failed=False)
 
     def failure(self, *, opens: bool = False) -> bool:
-        """Reports a failure; returns whether the breaker opened with it.
+        """Reports a failure; returns whether the breaker opened.
 
         Args:
-            opens: whether this failure alone is reason enough, whatever the rate.
+            opens: whether this single failure opens the breaker, at any failure rate.
         """
         return self._breaker._report(self._generation, failed=True, opens=opens)
 
     def cancel(self) -> None:
-        """Reports that the call says nothing: it was not made, or failed by the caller's mistake."""
+        """Reports that there is no result: no call was made, or it failed because of its arguments."""
         self._breaker._report(self._generation, failed=None)

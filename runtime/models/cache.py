@@ -1,15 +1,14 @@
-"""Several models in memory: loaded when they are requested, kept while there is room, evicted by bytes."""
+"""A cache of models in memory, bounded in bytes; models are loaded on request and evicted least recently used first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectoryError
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -27,39 +26,36 @@ from wavernn_trt.runtime.vocoder import Vocoder
 __all__ = ["Lease", "ModelCache", "ModelCacheFullError", "ModelKey"]
 
 OverCapacity = Literal["allow", "refuse"]
-"""What becomes of a request for which there is no room, because all models in memory are in use."""
+"""What happens to a request if the models in use leave no room for it."""
 HALF_LIFE = 600.0
-"""Seconds after which a request counts half in the access heat."""
+"""Half-life of the access heat in seconds."""
 LOAD_SECONDS = 600.0
-"""How long a request waits for a load; a TensorRT-RTX engine may have to be compiled for the GPU first."""
+"""Maximum time that a request waits for a load; a TensorRT-RTX engine may be compiled for the GPU first."""
 LIMITS = SchedulerLimits(conditioning_bytes=2**28)
-"""Limits of vocoders where the caller sets none: a quarter of the conditioning that a vocoder alone may hold."""
+"""Default limits of vocoders in a cache: a quarter of the conditioning that a vocoder outside of a cache may hold."""
 _ATTEMPTS = 3
-"""How many times a model is loaded whose directory is replaced meanwhile."""
+"""Maximum number of loads of a model whose directory is replaced during the load."""
 
 
-class Load(Protocol):
-    """Opens a model; `Vocoder.load`, or that with settings."""
-
-    def __call__(self, dir: Path, backend: str, *, precision: WeightPrecision | None) -> Vocoder:
-        """Opens a model directory; the arguments are `Vocoder.load`'s."""
+Load = Callable[..., Vocoder]
+"""Opens a model directory: `Vocoder.load`, or a function that is called as ``load(path, backend, precision=…)``."""
 
 
 class ModelCache:
-    """Keeps models in memory for many threads.
+    """Keeps models in memory. Thread-safe.
 
-    A model is loaded once, however many requests for it come meanwhile; they wait for it, those for other models do
-    not. Where memory runs short, models without users leave it, the least recently used first. Into the room that is
-    left, the most requested of those that are not in memory are loaded in the background. A model whose backend was
-    given up, after failures in a row, is loaded again by the next request.
+    Simultaneous requests for the same model share one load, and do not delay requests for other models. If memory runs
+    short, models without users are evicted, the least recently used first. If there is free room, the most requested
+    absent models are loaded in the background. A model whose backend failed repeatedly (state ``broken``) is loaded
+    again by the next request.
 
-    A new export is noticed by the next request: it looks at inode, size and times of the model's ``manifest.json``,
-    which every export replaces, and of the folder of its versions. Users of the old one keep it. Files that are
-    changed without a new manifest are damage; that is found when the model is loaded, not while it is in memory.
+    The next request detects a new export by inode, size and times of the model's ``manifest.json``, which every export
+    replaces, and of the folder of its versions. Existing leases keep the old model. A file changed without a new
+    manifest is damage, which is detected when the model is loaded, not while it is in memory.
 
-    Loading, closing and giving back memory take place in the background, not in the threads of requests.
+    Models are loaded and closed in background threads, not in the threads of requests.
 
-    From asyncio: ``lease = await asyncio.to_thread(cache.acquire, name)``, and when done ``lease.close()``.
+    From asyncio: ``lease = await asyncio.to_thread(cache.acquire, name)``, and later ``lease.close()``.
     """
 
     def __init__(
@@ -76,19 +72,19 @@ class ModelCache:
         """Starts empty.
 
         Args:
-            models: a folder, as `ModelFolders` takes it, or a callable that finds models.
-            capacity_bytes: that models may take: `estimated_bytes`, and the conditioning that each vocoder may hold
-                (``SchedulerLimits.conditioning_bytes``); in which memory, each backend decides.
-            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` gives it settings. Where it
-                sets no ``limits``, vocoders may hold 256 MiB of conditioning, not 1 GiB as a vocoder alone.
-            over_capacity: whether a model for which there is no room, because all others are in use, is loaded
-                nevertheless (``allow``: the statistics count it, and models leave as soon as possible) or refused.
-            preheat_concurrency: models that are loaded in the background at the same time, 4 at most; 0 loads none.
-            half_life: seconds after which a request counts half, when the most requested models are looked for.
-            load_seconds: how long requests wait for a model to load.
+            models: the root folder (see `ModelFolders`), or a callable that finds models.
+            capacity_bytes: maximum of all models: `estimated_bytes` and the conditioning that each vocoder may hold
+                (``SchedulerLimits.conditioning_bytes``), whether in the memory of the host or of a GPU.
+            load: opens a model; ``functools.partial(Vocoder.load, threads=1, batch=16)`` sets options. If it sets no
+                ``limits``, vocoders may hold 256 MiB of conditioning, instead of 1 GiB outside of a cache.
+            over_capacity: if the models in use leave no room for a requested model, ``allow`` loads it nevertheless
+                (the statistics count it, and models are evicted as soon as possible), ``refuse`` raises an error.
+            preheat_concurrency: maximum number of simultaneous background loads, at most 4; 0 disables them.
+            half_life: of the request counts that select models for background loads, in seconds.
+            load_seconds: maximum time that requests wait for a load.
 
         Raises:
-            VocoderError: an argument is not usable.
+            VocoderError: an argument is invalid.
         """
         check_count("capacity_bytes", capacity_bytes)
         if isinstance(preheat_concurrency, bool) or preheat_concurrency not in range(MAX_CONCURRENCY + 1):
@@ -105,7 +101,7 @@ class ModelCache:
         self._resolve: Resolver = ModelFolders(models) if isinstance(models, str | Path) else models
         self._load = _with_limits(load)
         self._fingerprint: ReadOnce[str] = ReadOnce(lambda manifest: fingerprint(manifest.parent))
-        self._conditioning_bytes = 0  # of the last vocoder loaded; before it is known, the bytes correct themselves
+        self._conditioning_bytes = 0  # of the vocoder loaded last; estimates are corrected after each load
         self._hits = self._misses = 0
         self._pool: ModelPool[ModelKey, Vocoder] = ModelPool(
             "the model cache",
@@ -121,7 +117,7 @@ class ModelCache:
     def acquire(
         self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> Lease[ModelKey, Vocoder]:
-        """Loads a model if it is not in memory, and keeps it there until the lease is closed.
+        """Leases a model, which is loaded if it is not in memory, and stays there until the lease is closed.
 
         Args:
             name: of the model.
@@ -130,12 +126,12 @@ class ModelCache:
             backend: as for `Vocoder.load`.
 
         Raises:
-            ModelCacheFullError: there is no room, and the cache refuses then.
-            ClosedError: the cache is closed, or is draining.
-            LoadTimeoutError: loading takes longer than ``load_seconds``; a later request uses it if it ends yet, and
-                after `discard` the next one begins another.
-            VocoderError: the model is not known.
-            ValueError: the model cannot be loaded. All waiting requests get that error; the next request tries again.
+            ModelCacheFullError: there is no room, and ``over_capacity`` is ``refuse``.
+            ClosedError: the cache is closed or draining.
+            LoadTimeoutError: the load takes longer than ``load_seconds``. It continues, and later requests use its
+                result; after `discard`, the next request starts a new load.
+            VocoderError: the model is unknown.
+            ValueError: the model cannot be loaded. All waiting requests get the error; the next request tries again.
         """
         first = True
         with self._pool.request():
@@ -157,7 +153,7 @@ class ModelCache:
                     lease = self._pool.load(key, path, need, partial(self._open, key, path))
                 if lease.fingerprint == wanted:
                     return lease
-                lease.close()  # the directory was replaced while the model was being loaded
+                lease.close()  # the directory was replaced during the load
                 self._fingerprint.forget(path / MANIFEST)
                 first = False
 
@@ -165,34 +161,34 @@ class ModelCache:
     def borrow(
         self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
     ) -> Iterator[Vocoder]:
-        """A model that stays in memory, and open, inside a ``with`` block; arguments and errors as for `acquire`."""
+        """Context manager of a vocoder that stays open inside the block; arguments and errors as for `acquire`."""
         with self.acquire(name, version, precision, backend) as lease:
             yield lease.vocoder
 
     def preheat(self, keys: Iterable[ModelKey]) -> list[Future[bool]]:
         """Loads models in the background, in this order, before they are requested.
 
-        Requests go first: a load begins while no request waits for another. A model is loaded if there is room, or if
-        models that are requested much less can make room.
+        Requests have priority: a load starts when no request waits for a load. A model is loaded if there is room, or
+        if eviction of models that are requested at most half as often makes room.
 
         Args:
             keys: the models.
 
         Returns:
-            For each whether it is in memory now, or there was no room. It raises what loading raises, and is cancelled
-            when the cache is closed.
+            A future for each model: True if it is in memory, False if there was no room. It raises the error of a
+            failed load, and is cancelled when the cache is closed.
 
         Raises:
-            VocoderError: a model is not known, the cache is closed, or it preheats nothing.
-            ModelDirectoryError: a model's directory is not one.
+            VocoderError: a model is unknown, the cache is closed, or background loads are disabled.
+            ModelDirectoryError: a path is not a model directory.
         """
         if not self._preheats:
-            raise VocoderError("preheat_concurrency: found 0, expected at least 1 for models to be preheated")
+            raise VocoderError("preheat_concurrency: found 0, expected at least 1 to preheat models")
         preloads = []
         for asked in keys:
             key, path, wanted = self._find(asked)
             with self._pool.changing():
-                self._current(key, wanted)  # an earlier export leaves the memory
+                self._current(key, wanted)  # removes an earlier export
             preloads.append(Preload(key, path, self._need(key, path)))
         with self._pool.changing():
             self._pool.require_ready()
@@ -204,10 +200,11 @@ class ModelCache:
     ) -> bool:
         """Removes a model, so that the next request loads it again; returns whether it was in memory.
 
-        Its users keep it; a load under way serves the requests that wait for it. Arguments as for `acquire`.
+        Existing leases stay valid, and a load in progress serves the requests that wait for it. Arguments as for
+        `acquire`.
 
         Raises:
-            VocoderError: the model is not known.
+            VocoderError: the model is unknown.
         """
         source = self._resolve(name, version)
         key = ModelKey(source.name, source.version, precision, backend)
@@ -220,7 +217,7 @@ class ModelCache:
             return pooled is not None
 
     def statistics(self) -> ModelCacheStatistics:
-        """What is in memory, and counts so far."""
+        """A snapshot of the models in memory and the counters."""
         pool = self._pool
         with pool.changing():
             requests = self._heat.counts()
@@ -254,21 +251,17 @@ class ModelCache:
 
     @property
     def state(self) -> PoolState:
-        """``ready``, or ``draining`` or ``closed``, when requests get a `ClosedError`."""
+        """``ready``; or ``draining`` or ``closed``, in which requests raise `ClosedError`."""
         return self._pool.state
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Refuses new requests from now on, and waits until all leases are closed, so many seconds at most.
-
-        Returns:
-            Whether they are closed.
-        """
+        """Refuses new requests, and waits until all leases are closed; returns whether that was within ``seconds``."""
         return self._pool.drain(seconds)
 
     def close(self) -> None:
-        """Closes all models, those in use or waited for with their last lease; may be called again.
+        """Closes all models, those in use after their last lease; may be called several times.
 
-        Waits for models that are loaded or closed in the background, ten seconds at most: one that hangs is left.
+        Waits at most ten seconds for background threads.
         """
         with self._pool.changing():
             self._preheating.cancel()
@@ -277,19 +270,17 @@ class ModelCache:
     def __enter__(self) -> ModelCache:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _find(self, asked: ModelKey) -> tuple[ModelKey, Path, str]:
-        """The key with the version that was found, the directory, and its fingerprint."""
+        """Resolves a key: the key with the resolved version, the directory, and its fingerprint."""
         source = self._resolve(asked.name, asked.version)
         key = replace(asked, name=source.name, version=source.version)
         return key, source.path, self._fingerprint(source.path / MANIFEST)
 
     def _current(self, key: ModelKey, wanted: str) -> PooledModel[ModelKey, Vocoder] | None:
-        """The model in memory; one of another export, or with a broken backend, is retired. With the lock held."""
+        """The model in memory; retires it if it is from another export or its backend is broken. With the lock."""
         pooled = self._pool.models.get(key)
         if pooled is not None and (pooled.fingerprint != wanted or pooled.vocoder.state == "broken"):
             self._pool.retire(pooled)
@@ -297,17 +288,17 @@ class ModelCache:
         return pooled
 
     def _need(self, key: ModelKey, path: Path) -> int:
-        """Bytes that a model will take, as far as known before it is loaded."""
+        """Estimated bytes of a model that is not loaded yet."""
         backend = "onnxruntime" if key.backend == "auto" else key.backend.replace("-", "_")
         return estimated_bytes(path, backend, key.precision) + self._conditioning_bytes
 
     def _open(self, key: ModelKey, path: Path) -> PooledModel[ModelKey, Vocoder]:
-        """Loads a model, in a thread of the pool."""
+        """Loads a model. Called in a thread of the pool."""
         try:
             vocoder, exported = self._open_settled(key, path)
         except BaseException:
             with self._pool.changing():
-                self._heat.forget(key)  # preheating does not try it again
+                self._heat.forget(key)  # so that it is not loaded in the background again
             raise
         try:
             conditioning = vocoder.limits.conditioning_bytes
@@ -321,7 +312,7 @@ class ModelCache:
         return PooledModel(key, vocoder, path, size, exported)
 
     def _open_settled(self, key: ModelKey, path: Path) -> tuple[Vocoder, str]:
-        """Loads a model whose directory is not replaced meanwhile; also returns its fingerprint."""
+        """Loads a model, again if its directory was replaced during the load; also returns its fingerprint."""
         for _ in range(_ATTEMPTS):
             before = fingerprint(path)
             try:
@@ -329,12 +320,12 @@ class ModelCache:
             except Exception:
                 if not _replaced(path, before):
                     raise
-                continue  # a directory that an export is just replacing looks like a damaged one
+                continue  # a directory that is being replaced looks damaged
             if not _replaced(path, before):
                 return vocoder, before
             vocoder.close()
         raise ModelDirectoryError(
-            f"{path} was replaced each of the {_ATTEMPTS} times that it was loaded; expected an export to be over"
+            f"{path} was replaced during each of {_ATTEMPTS} loads, expected no change; wait until the export ends"
         )
 
 
@@ -348,5 +339,5 @@ def _with_limits(load: Load) -> Load:
 def _replaced(path: Path, before: str) -> bool:
     try:
         return fingerprint(path) != before
-    except ModelDirectoryError:  # removed, and nothing in its place
+    except ModelDirectoryError:  # removed, not replaced
         return False

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from wavernn_trt.runtime.errors import ClosedError
@@ -19,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class Closeable(Protocol):
-    """What a pool holds."""
+    """An object that a pool can hold."""
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Frees its memory."""
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,20 +35,20 @@ class PooledModel(Generic[Key, Model]):
     key: Key
     vocoder: Model
     path: Path
-    """Where it was loaded from; names it in messages."""
+    """Directory that it was loaded from; for messages."""
     bytes: int = 0
-    """Memory that it takes, estimated."""
+    """Estimated memory."""
     fingerprint: str = ""
-    """Identifies the files that it was loaded from."""
+    """Hash of the files that it was loaded from."""
     users: int = 0
-    """Leases that are not closed; the pool's lock guards it."""
+    """Open leases; guarded by the pool's lock."""
 
 
 class Lease(Generic[Key, Model]):
-    """The right to use a model: until it is closed, the vocoder stays open. Also a context manager.
+    """A reference to a loaded model, which keeps it open until the lease is closed. Also a context manager.
 
-    A lease that is garbage collected counts as closed, so keep it, and not its vocoder alone. A lease that is never
-    received, as after a cancelled ``await asyncio.to_thread(cache.acquire, …)``, is therefore given back too.
+    A lease that is garbage collected counts as closed: keep the lease, not only its vocoder. So a lease that no caller
+    receives, as after a cancelled ``await asyncio.to_thread(cache.acquire, …)``, does not keep the model open.
     """
 
     def __init__(
@@ -58,19 +57,19 @@ class Lease(Generic[Key, Model]):
         release: Callable[[PooledModel[Key, Model]], None],
         collected: Callable[[PooledModel[Key, Model]], None],
     ) -> None:
-        """Stands for one of the model's users; `ModelCache.acquire` makes leases.
+        """Made by `ModelCache.acquire`.
 
         Args:
             pooled: the model.
-            release: is called once, when the lease is closed.
-            collected: is called instead when it is garbage collected, at any moment and in any thread.
+            release: called once, when the lease is closed.
+            collected: called instead when the lease is garbage collected, at any time and in any thread.
         """
         self.key = pooled.key
-        """What was found for what was asked."""
+        """The key of the model, with the resolved name and version."""
         self.path = pooled.path
         """The model directory."""
         self.fingerprint = pooled.fingerprint
-        """The SHA-256 of its ``manifest.json``, as it was when the model was loaded."""
+        """SHA-256 of ``manifest.json`` at the time of loading."""
         self._vocoder: Model | None = pooled.vocoder
         self._release = release
         self._finalizer = weakref.finalize(self, collected, pooled)
@@ -88,23 +87,21 @@ class Lease(Generic[Key, Model]):
         return self._vocoder
 
     def close(self) -> None:
-        """Gives the model back; may be called again. Does not wait for a model that is closed then."""
+        """Releases the model; may be called several times. Does not wait until the model is closed."""
         self._vocoder = None
-        if (detached := self._finalizer.detach()) is not None:  # of several calls, one gets it
+        if (detached := self._finalizer.detach()) is not None:  # not None in the first call only
             (pooled,) = detached[2]
             self._release(pooled)
 
     def __enter__(self) -> Lease[Key, Model]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def close_models(models: list[PooledModel[Key, Model]]) -> None:
-    """Closes models and gives their memory back to the system; takes its time, and empties the list."""
+    """Closes models, empties the list, and returns freed memory to the system. May take seconds."""
     if not models:
         return
     vocoders = [pooled.vocoder for pooled in models if isinstance(pooled.vocoder, Vocoder)]
@@ -115,8 +112,8 @@ def close_models(models: list[PooledModel[Key, Model]]) -> None:
         try:
             pooled.vocoder.close()
         except Exception:
-            logger.exception("%s: closing it failed; its memory may not be free", pooled.path)
-        del pooled.vocoder  # a future may still hold the pooled model
+            logger.exception("%s: closing the model failed; its memory may not be free", pooled.path)
+        del pooled.vocoder  # a future may still refer to the pooled model
     if any(vocoder() is None and executor() is not None for vocoder, executor in closed):
         gc.collect()  # reference cycles around an executor keep its sessions' memory
     give_back_memory()

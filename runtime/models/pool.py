@@ -1,7 +1,4 @@
-"""A pool of loaded models: each is loaded once, leased to any number of users, and closed after its last lease.
-
-`wavernn_trt.runtime.models.cache` and `wavernn_trt.runtime.models.standby` are both built on it.
-"""
+"""A pool of loaded models: each is loaded once, leased to any number of users, and closed after its last lease."""
 
 from __future__ import annotations
 
@@ -26,36 +23,36 @@ from wavernn_trt.runtime.scheduling.statistics import Durations
 logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
-"""How long `ModelPool.close` waits for loads and closings; one that hangs is left to its daemon thread."""
+"""Maximum time that `ModelPool.close` waits for its threads; one that hangs continues as a daemon thread."""
 
 PoolState = Literal["ready", "draining", "closed"]
 
 
 class ModelCacheFullError(OverloadedError):
-    """There is no room for a model, and the pool refuses loads beyond its capacity."""
+    """A load is refused because it would exceed the capacity."""
 
 
 @dataclass(eq=False)
 class LoadInProgress(Generic[Key, Model]):
-    """A model that is being loaded; the pool's lock guards it."""
+    """A load in progress; guarded by the pool's lock."""
 
     bytes: int
-    """Memory that is reserved for it."""
+    """Reserved memory."""
     begun: float
-    """Seconds on the pool's clock."""
+    """Start, in seconds of the pool's clock."""
     in_background: bool
-    """Whether it was begun without a request."""
+    """Whether it was started without a request."""
     waiting: int = 0
     """Requests that wait for it."""
     pooled: PooledModel[Key, Model] | None = None
-    """The result, as soon as it counts the waiting requests as its users."""
+    """The result; set when the waiting requests are counted as its users."""
     done: Future[PooledModel[Key, Model]] = field(default_factory=Future)
-    """The same result, or the error; set without the lock."""
+    """The result or the error; set without the lock."""
 
 
 @dataclass
 class PoolCounters:
-    """Counts since the pool was made; the pool's lock guards them. See `ModelCacheStatistics`."""
+    """Counters of a pool, guarded by its lock; `ModelCacheStatistics` describes them."""
 
     loads: int = 0
     preheated: int = 0
@@ -67,12 +64,12 @@ class PoolCounters:
 
 
 class ModelPool(Generic[Key, Model]):
-    """Loaded models by key, under one lock; any number of threads may use it.
+    """Loaded models by key, guarded by one lock. Thread-safe.
 
-    Models are loaded and closed in threads of their own, without the lock. So a load that hangs keeps a request no
-    longer than its time limit, and no request spends time on closing a model or on giving back its memory.
+    Models are loaded and closed in separate threads, without the lock. So a request waits for a load that hangs only
+    until its time limit, and no request spends time on closing a model or on freeing memory.
 
-    Attributes are read, and methods called, inside ``with pool.changing()`` where they say so.
+    Attributes and methods whose description ends with "with the lock" are used inside ``with pool.changing()``.
     """
 
     def __init__(
@@ -87,40 +84,40 @@ class ModelPool(Generic[Key, Model]):
         """Starts empty.
 
         Args:
-            name: of the pool, in messages.
-            load_seconds: how long requests wait for a load, from its begin.
-            capacity: bytes that models may take.
-            refuses: whether a request for which there is no room, because models are in use, is refused.
+            name: of the pool, for messages.
+            load_seconds: maximum time that requests wait for a load, from its start.
+            capacity: maximum bytes of all models.
+            refuses: whether to refuse a request if the models in use leave no room for it.
             clock: seconds.
         """
         self.state: PoolState = "ready"
         self.capacity = capacity
         self.counters = PoolCounters()
         self.models: OrderedDict[Key, PooledModel[Key, Model]] = OrderedDict()
-        """That can be leased, the least recently used first; with the lock."""
+        """Models that can be leased, the least recently used first; with the lock."""
         self.loads: dict[Key, LoadInProgress[Key, Model]] = {}
-        """With the lock. A load without an entry serves only the requests that wait for it."""
+        """Loads that new requests join. A load removed from here serves only its waiting requests; with the lock."""
         self.closing: list[PooledModel[Key, Model]] = []
-        """To be closed, in the background, when the lock is released; with the lock."""
+        """Models to close in the background when the lock is released; with the lock."""
         self.on_unlock: list[Callable[[], object]] = []
         """Calls to make when the lock is released; with the lock."""
         self.on_change: Callable[[], None] = lambda: None
-        """Is called with the lock held after a load ended or a model was released."""
+        """Called after a load ended or a model was released, with the lock held."""
         self._name = name
         self._refuses = refuses
         self._load_seconds = load_seconds
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
-        self._retired: list[PooledModel[Key, Model]] = []  # can be leased no more, but are in use
-        # Leases are garbage collected at any moment, also in a thread that holds the lock: they are only noted.
+        self._retired: list[PooledModel[Key, Model]] = []  # in use, but cannot be leased again
+        # A lease may be garbage collected in a thread that holds the lock, so its finalizer only appends to this.
         self._collected: deque[PooledModel[Key, Model]] = deque()
         self._requests = 0
         self._starting = threading.Lock()
-        self._threads: set[threading.Thread] = set()  # to wait for; guarded by `_starting`
+        self._threads: set[threading.Thread] = set()  # that `close` waits for; guarded by `_starting`
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Holds the lock; when it is released, starts what is due (`closing`, `on_unlock`)."""
+        """Holds the lock; after it is released, closes the models in `closing` and makes the calls in `on_unlock`."""
         calls: list[Callable[[], object]] = []
         try:
             with self._changed:
@@ -140,7 +137,7 @@ class ModelPool(Generic[Key, Model]):
                 call()
 
     def start(self, what: str, work: Callable[[], None], *, joined: bool = True) -> None:
-        """Runs work in a daemon thread, which `close` waits for if ``joined``; here, if no thread can be started."""
+        """Runs ``work`` in a daemon thread, or here if none can be started; `close` waits for it if ``joined``."""
 
         def run() -> None:
             try:
@@ -155,11 +152,11 @@ class ModelPool(Generic[Key, Model]):
                 thread.start()
                 if joined:
                     self._threads.add(thread)
-        except RuntimeError:  # the interpreter is ending, or the system has too many threads
+        except RuntimeError:  # interpreter shutdown, or too many threads
             work()
 
     def held(self) -> list[PooledModel[Key, Model]]:
-        """All models in memory, those that can be leased first; with the lock."""
+        """All models in memory: first those that can be leased, then the retired ones; with the lock."""
         return [*self.models.values(), *self._retired]
 
     def idle(self) -> list[PooledModel[Key, Model]]:
@@ -167,16 +164,16 @@ class ModelPool(Generic[Key, Model]):
         return [pooled for pooled in self.models.values() if not pooled.users]
 
     def bytes(self, *, in_use: bool = False) -> int:
-        """Memory of all models, or of those in use; with the lock."""
+        """Memory of all models, or of the models in use only; with the lock."""
         return sum(pooled.bytes for pooled in self.held() if pooled.users or not in_use)
 
     def lease(self, pooled: PooledModel[Key, Model]) -> Lease[Key, Model]:
-        """A lease of a model in `models`; with the lock."""
+        """Leases a model in `models`; with the lock."""
         pooled.users += 1
         return Lease(pooled, self.release, self._collected.append)
 
     def retire(self, pooled: PooledModel[Key, Model]) -> None:
-        """Lets a model be leased no more; it is closed after its last lease. With the lock."""
+        """Removes a model from `models`; it is closed after its last lease. With the lock."""
         if self.models.get(pooled.key) is pooled:
             del self.models[pooled.key]
             (self._retired if pooled.users else self.closing).append(pooled)
@@ -190,7 +187,7 @@ class ModelPool(Generic[Key, Model]):
         *,
         in_background: bool,
     ) -> LoadInProgress[Key, Model]:
-        """Begins a load in a thread of its own, which first closes models to make room; with the lock."""
+        """Starts a load in a new thread, which first closes the evicted models; with the lock."""
         for pooled in evicted:
             del self.models[pooled.key]
         self.counters.evictions += len(evicted)
@@ -201,10 +198,10 @@ class ModelPool(Generic[Key, Model]):
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Admits a request, which may then call `load`; `drain` waits for its end.
+        """Context of a request, inside which `load` is called; `drain` waits for its end.
 
         Raises:
-            ClosedError: the pool is closed, or is draining.
+            ClosedError: the pool is closed or draining.
         """
         with self.changing():
             self.require_ready()
@@ -218,22 +215,22 @@ class ModelPool(Generic[Key, Model]):
     def require_ready(self) -> None:
         """Raises `ClosedError` unless new requests are accepted."""
         if self.state != "ready":
-            way = "takes no new requests" if self.state == "draining" else "make another one"
-            raise ClosedError(f"{self._name} is {self.state}; {way}")
+            hint = "it accepts no new requests" if self.state == "draining" else "make another one"
+            raise ClosedError(f"{self._name} is {self.state}; {hint}")
 
     def load(self, key: Key, path: Path, need: int, load: Callable[[], PooledModel[Key, Model]]) -> Lease[Key, Model]:
-        """A lease of a model that is in memory, or is loaded for this request or already for another.
+        """Leases a model; loads it, or waits for a load in progress, if it is not in memory.
 
         Args:
             key: of the model.
-            path: names it in messages.
-            need: bytes that it will take, as far as known.
-            load: loads it, in another thread; all waiting requests get its error.
+            path: of the model, for messages.
+            need: estimated bytes.
+            load: loads the model, in another thread; all waiting requests get its error.
 
         Raises:
-            ModelCacheFullError: there is no room, and the pool refuses then.
+            ModelCacheFullError: there is no room, and the pool refuses loads beyond its capacity.
             ClosedError: the pool is closed.
-            LoadTimeoutError: the load has been under way for ``load_seconds``.
+            LoadTimeoutError: the load takes longer than ``load_seconds``.
         """
         with self.changing():
             if self.state == "closed":
@@ -251,14 +248,14 @@ class ModelPool(Generic[Key, Model]):
             left = progress.begun + self._load_seconds - self._clock()
         try:
             error = progress.done.exception(min(max(left, 0.0), threading.TIMEOUT_MAX))
-        except BaseException as interruption:  # the time is over, or the wait was interrupted
+        except BaseException as interruption:  # timeout, or a signal such as Ctrl-C
             with self.changing():
                 progress.waiting -= 1
                 if progress.pooled is not None:
                     self._release(progress.pooled)
             if isinstance(interruption, FutureTimeoutError):
                 raise LoadTimeoutError(
-                    f"{path} was not loaded within {self._load_seconds:g} s; the load goes on, and is used when it ends"
+                    f"{path} was not loaded within {self._load_seconds:g} s; the load continues, and its result is kept"
                 ) from None
             raise
         if error is not None:
@@ -271,7 +268,7 @@ class ModelPool(Generic[Key, Model]):
             self._release(pooled)
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Accepts no new requests; returns whether no model is in use any more, after so many seconds at most."""
+        """Refuses new requests, and waits until no model is in use; returns whether that was within ``seconds``."""
         until = math.inf if seconds is None else time.monotonic() + seconds
         while True:
             with self.changing():
@@ -280,30 +277,26 @@ class ModelPool(Generic[Key, Model]):
                 idle = not self._requests and not any(pooled.users for pooled in self.held())
                 left = until - time.monotonic()
                 if not idle and left > 0:
-                    self._changed.wait(min(left, 1.0))  # a lease that is garbage collected does not notify
+                    self._changed.wait(min(left, 1.0))  # garbage collection of a lease does not notify
             if idle or left <= 0:
                 return idle
 
     def close(self) -> None:
-        """Closes models, those in use or waited for after their last lease; waits for the others' threads.
-
-        It waits for `JOIN_SECONDS` at most.
-        """
+        """Closes all models, those in use after their last lease; waits `JOIN_SECONDS` at most for the threads."""
         with self.changing():
             self.state = "closed"
             for pooled in list(self.models.values()):
                 self.retire(pooled)
         until = time.monotonic() + JOIN_SECONDS
-        while others := self._running():
-            if time.monotonic() >= until:
+        while True:
+            with self._starting:
+                running = self._threads - {threading.current_thread()}
+            left = until - time.monotonic()
+            if not running or left <= 0:
                 break
-            others.pop().join(max(0.0, until - time.monotonic()))
-        for thread in others:
-            logger.warning("%s: %s does not end, and is left to itself", self._name, thread.name)
-
-    def _running(self) -> set[threading.Thread]:
-        with self._starting:
-            return self._threads - {threading.current_thread()}
+            running.pop().join(left)
+        for thread in running:
+            logger.warning("%s: %s hangs and is not waited for", self._name, thread.name)
 
     def _run(
         self,
@@ -312,7 +305,7 @@ class ModelPool(Generic[Key, Model]):
         load: Callable[[], PooledModel[Key, Model]],
         evicted: list[PooledModel[Key, Model]],
     ) -> None:
-        """The thread of a load."""
+        """Main function of a load's thread."""
         close_models(evicted)
         began = self._clock()
         error: BaseException | None = None
@@ -340,7 +333,10 @@ class ModelPool(Generic[Key, Model]):
     def _put(
         self, pooled: PooledModel[Key, Model], progress: LoadInProgress[Key, Model], *, wanted: bool
     ) -> ModelCacheFullError | None:
-        """Finds room for a model that was loaded, and counts the waiting requests as its users."""
+        """Adds a loaded model, with the waiting requests as its users, and evicts others; returns an error if full.
+
+        A model that is not ``wanted`` (discarded, or the pool is closed) serves the waiting requests only.
+        """
         pooled.users = progress.waiting
         fits = self.bytes() + pooled.bytes + self._reserved() <= self.capacity
         if not wanted or not (fits or progress.waiting):
@@ -359,7 +355,7 @@ class ModelPool(Generic[Key, Model]):
             self.counters.refused += progress.waiting
             return self._full(pooled.path, pooled.bytes, taken)
         self.counters.over_capacity += 1
-        logger.warning("%s is in memory beyond the capacity: all other models are in use", pooled.path)
+        logger.warning("%s exceeds the capacity: all other models are in use", pooled.path)
         return None
 
     def _release(self, pooled: PooledModel[Key, Model]) -> None:
@@ -379,7 +375,7 @@ class ModelPool(Generic[Key, Model]):
             self.retire(pooled)
 
     def _excess(self, need: int = 0) -> list[PooledModel[Key, Model]]:
-        """Models without users that have to leave for the others to fit, the least recently used first."""
+        """Models without users to evict so that ``need`` bytes fit, the least recently used first."""
         chosen = []
         excess = self.bytes() + self._reserved() + need - self.capacity
         for pooled in self.idle():
@@ -390,12 +386,11 @@ class ModelPool(Generic[Key, Model]):
         return chosen
 
     def _reserved(self) -> int:
-        """Bytes of loads that requests wait for; a load in the background gets what is left in the end."""
+        """Bytes of the loads that requests wait for; background loads reserve nothing."""
         return sum(progress.bytes for progress in self.loads.values() if progress.waiting)
 
     def _full(self, path: Path, need: int, taken: int) -> ModelCacheFullError:
         return ModelCacheFullError(
-            f"{path} takes some {need / 1e6:.0f} MB; of the cache's {self.capacity / 1e6:.0f} MB, models in use "
-            f"or being loaded take {taken / 1e6:.0f}. Close leases that are not needed any more, or make "
-            "capacity_bytes larger"
+            f"{path} takes about {need / 1e6:.0f} MB; of the cache's {self.capacity / 1e6:.0f} MB, models in use or "
+            f"being loaded take {taken / 1e6:.0f} MB. Close leases that are no longer needed, or raise capacity_bytes"
         )

@@ -1,6 +1,6 @@
-"""Loads models in the background: those that `ModelCache.preheat` names, then those with the most access heat.
+"""Background loads of models: first those in the queue of `ModelCache.preheat`, then those with the most access heat.
 
-Access heat is the number of recent requests for a model; a request counts half after a half-life.
+Access heat is an exponentially decaying count of the requests for a model.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from wavernn_trt.runtime.vocoder import Vocoder
 
 Pooled = PooledModel[ModelKey, Vocoder]
 MAX_CONCURRENCY = 4
-"""Loads in the background at a time, at most: each reads a model from disk and takes a core."""
+"""Maximum of simultaneous background loads: each reads a model from disk and uses a core."""
 _EVICTION_RATIO = 2.0
-"""A preload may evict only models that are requested half as often: with less, two models that are requested alike
-would take turns."""
+"""A background load may evict only models that are requested half as often. Otherwise two models with similar request
+rates would evict each other repeatedly."""
 _CONSIDERED = 4
-"""Of the most requested models that are not in memory, how many are tried for room."""
+"""Number of the most requested absent models for which room is searched."""
 _COUNTED = 256
-"""Models whose requests are counted."""
+"""Maximum number of models whose requests are counted."""
 
 
 @dataclass
@@ -40,27 +40,16 @@ class _Accesses:
 
 
 class AccessHeat:
-    """Exponentially decaying request counts of models; the caller holds the cache's lock."""
+    """Exponentially decaying request counts of models; used with the cache's lock held."""
 
     def __init__(self, half_life: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Starts without requests.
-
-        Args:
-            half_life: seconds.
-            clock: seconds.
-        """
+        """Starts without requests; ``half_life`` and ``clock`` are in seconds."""
         self._half_life = half_life
         self._clock = clock
         self._accesses: dict[ModelKey, _Accesses] = {}
 
     def add(self, key: ModelKey, path: Path, size: int) -> None:
-        """Counts a request.
-
-        Args:
-            key: with the version that was found.
-            path: the model's directory.
-            size: bytes that it takes, as far as known.
-        """
+        """Counts a request for a model in the directory ``path``, with an estimated ``size`` in bytes."""
         now = self._clock()
         last = self._accesses.pop(key, None)
         self._accesses[key] = _Accesses(path, size, 1.0 + (0.0 if last is None else self._decayed(last, now)), now)
@@ -69,7 +58,7 @@ class AccessHeat:
             del self._accesses[min(counts, key=counts.__getitem__)]
 
     def resize(self, key: ModelKey, size: int) -> None:
-        """Corrects the bytes that a model takes."""
+        """Sets the bytes of a model, if it is counted."""
         if key in self._accesses:
             self._accesses[key].bytes = size
 
@@ -78,12 +67,12 @@ class AccessHeat:
         self._accesses.pop(key, None)
 
     def counts(self) -> dict[ModelKey, float]:
-        """Requests for each model, decayed."""
+        """Decayed number of requests of each model."""
         now = self._clock()
         return {key: self._decayed(accesses, now) for key, accesses in self._accesses.items()}
 
     def place(self, key: ModelKey) -> tuple[Path, int]:
-        """A model's directory and the bytes that it takes, as of its last request."""
+        """Directory and bytes of a model, as of its last request."""
         accesses = self._accesses[key]
         return accesses.path, accesses.bytes
 
@@ -93,109 +82,95 @@ class AccessHeat:
 
 @dataclass(eq=False)
 class Preload:
-    """A model that was asked for with `ModelCache.preheat`."""
+    """A model in the queue of `ModelCache.preheat`."""
 
     key: ModelKey
     path: Path
     bytes: int
     done: Future[bool] = field(default_factory=Future)
-    """Whether it is in memory."""
+    """Whether the model is in memory."""
 
 
+@dataclass(eq=False)
 class Preheating:
-    """Begins loads in the background while no request waits for a load, and there is room.
+    """Starts background loads while no request waits for a load and there is room.
 
-    A model loaded in the background is the last to get room. A request for it joins its load. The caller of every
-    method holds the pool's lock.
+    A model loaded in the background gets room last. A request for it waits for the same load. All methods are called
+    with the pool's lock held.
     """
 
-    def __init__(
-        self,
-        pool: ModelPool[ModelKey, Vocoder],
-        heat: AccessHeat,
-        load: Callable[[ModelKey, Path], Pooled],
-        concurrency: int,
-    ) -> None:
-        """Begins when there is something to load.
-
-        Args:
-            pool: where models go.
-            heat: how often each is requested.
-            load: loads one.
-            concurrency: loads at the same time; 0 for none.
-        """
-        self._pool = pool
-        self._heat = heat
-        self._load = load
-        self._concurrency = concurrency
-        self._queue: deque[Preload] = deque()
+    pool: ModelPool[ModelKey, Vocoder]
+    heat: AccessHeat
+    load: Callable[[ModelKey, Path], Pooled]
+    """Loads a model."""
+    concurrency: int
+    """Maximum of simultaneous loads; 0 disables background loads."""
+    queue: deque[Preload] = field(default_factory=deque)
 
     def add(self, preloads: list[Preload]) -> None:
-        """Queues models."""
-        self._queue += preloads
+        """Adds models to the queue."""
+        self.queue += preloads
         self.advance()
 
     def cancel(self) -> None:
-        """Drops the queue."""
-        for preload in self._queue:
-            self._pool.on_unlock.append(preload.done.cancel)
-        self._queue.clear()
+        """Empties the queue and cancels its futures."""
+        self.pool.on_unlock += [preload.done.cancel for preload in self.queue]
+        self.queue.clear()
 
     def advance(self) -> None:
-        """Begins as many loads as may be; called after each change."""
-        pool = self._pool
+        """Starts as many loads as permitted; called after each change of the pool."""
+        pool = self.pool
         while (
             pool.state == "ready"
             and not any(progress.waiting for progress in pool.loads.values())
-            and sum(progress.in_background for progress in pool.loads.values()) < self._concurrency
-            and self._begin_next()
+            and sum(progress.in_background for progress in pool.loads.values()) < self.concurrency
+            and (self._start_queued() if self.queue else self._start_most_requested())
         ):
             pass
 
-    def _begin_next(self) -> bool:
-        """Takes the next model of the queue, or the most requested; returns whether there may be another."""
-        pool = self._pool
-        if self._queue:
-            preload = self._queue.popleft()
-            if not preload.done.set_running_or_notify_cancel():
-                return True
-            if preload.key in pool.models:
-                pool.on_unlock.append(partial(preload.done.set_result, True))
-            elif (progress := pool.loads.get(preload.key)) is not None:
-                progress.done.add_done_callback(partial(self._finish, preload))
-            elif (evicted := self._room(preload.key, preload.bytes)) is None:
-                pool.on_unlock.append(partial(preload.done.set_result, False))
-            else:
-                progress = self._begin(preload.key, preload.path, preload.bytes, evicted)
-                progress.done.add_done_callback(partial(self._finish, preload))
+    def _start_queued(self) -> bool:
+        """Handles the first model of the queue; always True, because the next may be handled as well."""
+        pool, preload = self.pool, self.queue.popleft()
+        if not preload.done.set_running_or_notify_cancel():
             return True
-        counts = self._heat.counts()
-        absent = [key for key in counts if key not in pool.models and key not in pool.loads]
-        for key in heapq.nlargest(_CONSIDERED, absent, key=counts.__getitem__):
-            path, need = self._heat.place(key)
-            if (evicted := self._room(key, need)) is not None:
-                self._begin(key, path, need, evicted)
-                return True
-        return False
+        progress = pool.loads.get(preload.key)
+        if preload.key in pool.models:
+            pool.on_unlock.append(partial(preload.done.set_result, True))
+        elif progress is None and (progress := self._begin(preload.key, preload.path, preload.bytes)) is None:
+            pool.on_unlock.append(partial(preload.done.set_result, False))
+        else:
+            progress.done.add_done_callback(partial(self._finish, preload))
+        return True
 
-    def _begin(self, key: ModelKey, path: Path, need: int, evicted: list[Pooled]) -> LoadInProgress[ModelKey, Vocoder]:
-        return self._pool.begin(key, need, partial(self._load, key, path), evicted, in_background=True)
+    def _start_most_requested(self) -> bool:
+        """Starts loading the most requested absent model that there is room for; returns whether there is one."""
+        counts = self.heat.counts()
+        absent = [key for key in counts if key not in self.pool.models and key not in self.pool.loads]
+        most = heapq.nlargest(_CONSIDERED, absent, key=counts.__getitem__)
+        return any(self._begin(key, *self.heat.place(key)) is not None for key in most)
+
+    def _begin(self, key: ModelKey, path: Path, need: int) -> LoadInProgress[ModelKey, Vocoder] | None:
+        """Starts a load, if there is room for ``need`` bytes."""
+        evicted = self._room(key, need)
+        if evicted is None:
+            return None
+        return self.pool.begin(key, need, partial(self.load, key, path), evicted, in_background=True)
 
     def _finish(self, preload: Preload, loaded: Future[Pooled]) -> None:
-        """Called without the lock, by the thread of the load."""
+        """Sets the result of a preload. Called without the lock, in the thread of the load."""
         if (error := loaded.exception()) is not None:
             preload.done.set_exception(error)
             return
-        with self._pool.changing():
-            there = preload.key in self._pool.models
-        preload.done.set_result(there)
+        with self.pool.changing():
+            in_memory = preload.key in self.pool.models
+        preload.done.set_result(in_memory)
 
     def _room(self, key: ModelKey, need: int) -> list[Pooled] | None:
-        """Models to evict for another, the least requested first; ``None`` if too much that is requested would go."""
-        pool, counts = self._pool, self._heat.counts()
+        """Models to evict, the least requested first; ``None`` if models that are requested too often had to go."""
+        pool, counts = self.pool, self.heat.counts()
         excess = pool.bytes() + sum(progress.bytes for progress in pool.loads.values()) + need - pool.capacity
         chosen: list[Pooled] = []
-        for pooled in sorted(pool.idle(), key=lambda one: counts.get(one.key, 0.0)):
+        for pooled in sorted(pool.idle(), key=lambda idle: counts.get(idle.key, 0.0)):
             if excess <= 0 or counts.get(pooled.key, 0.0) >= counts.get(key, 0.0) / _EVICTION_RATIO:
                 break
             chosen.append(pooled)

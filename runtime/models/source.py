@@ -1,4 +1,4 @@
-"""Finds model directories by name and version, and notices when one was replaced."""
+"""Resolution of model names and versions to model directories, and detection of replaced directories."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 
 SETTLED_SECONDS = 2.0
-"""A file that changed more recently is read again at each request: some file systems have times of a second or two."""
+"""A file changed more recently is read at every request: timestamps of some file systems have steps of two seconds."""
 _REMEMBERED = 1024
-"""Files and folders whose contents are remembered at most."""
+"""Maximum number of files and folders whose contents are cached."""
 _LISTED = 10
-"""Names that an error lists at most."""
+"""Maximum number of names in an error message."""
 
 Content = TypeVar("Content")
 DirectoryStamp = tuple[tuple[str, int, int], ...]
@@ -27,47 +27,47 @@ DirectoryStamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class ModelKey:
-    """What a model is requested by."""
+    """Identifies a requested model."""
 
     name: str
     version: str | None = None
     """``None`` is the newest."""
     precision: WeightPrecision | None = None
-    """On a GPU; ``None`` is that of the engine that was used last, and for ``cuda`` what suits the GPU."""
+    """Precision on a GPU; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU."""
     backend: str = "auto"
     """As for `Vocoder.load`."""
 
     def __str__(self) -> str:
-        """Its parts, without defaults: ``alto/2/fp16``."""
+        """The parts without defaults, as in ``alto/2/fp16``."""
         parts = (self.name, self.version, self.precision, None if self.backend == "auto" else self.backend)
         return "/".join(part for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was found."""
+    """The location of a model."""
 
     name: str
     version: str | None
-    """``None`` where a model has no versions."""
+    """``None`` if the model has no versions."""
     path: Path
-    """Its model directory."""
+    """The model directory."""
 
 
 Resolver = Callable[[str, str | None], ModelSource]
-"""From a name and a version, or ``None`` for the newest, to a model. May name it otherwise, for aliases. Called by
-several threads at once; raises `ValueError` for what it does not know."""
+"""Finds a model by name and version (``None`` for the newest). The result may have another name, for aliases. Called by
+several threads at once; raises `ValueError` for unknown models."""
 
 
 class ReadOnce(Generic[Content]):
-    """Remembers what was read from a file or folder until its inode, size or times change: one ``stat`` a call."""
+    """Caches the content of files and folders until inode, size or times change; each call makes one ``stat``."""
 
     def __init__(self, read: Callable[[Path], Content], keep: Callable[[Content], bool] = lambda content: True) -> None:
         """Starts empty.
 
         Args:
             read: reads a file or folder.
-            keep: whether content may be remembered.
+            keep: whether content may be cached.
         """
         self._read = read
         self._keep = keep
@@ -77,7 +77,7 @@ class ReadOnce(Generic[Content]):
         try:
             found = os.stat(path)
         except OSError:
-            return self._read(path)  # which reports it
+            return self._read(path)  # raises the error
         stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
         known = self._known.get(path)
         if known is not None and known[0] == stamp:
@@ -91,28 +91,28 @@ class ReadOnce(Generic[Content]):
         return content
 
     def forget(self, path: Path) -> None:
-        """Reads a file or folder again at the next call."""
+        """Removes a file or folder from the cache."""
         self._known.pop(path, None)
 
 
 class ModelFolders:
     """The built-in `Resolver`: ``ROOT/NAME/VERSION/`` or, for a model without versions, ``ROOT/NAME/``.
 
-    The newest version is the last in natural order: ``v10`` comes after ``v9``. Folders whose name begins with a dot,
-    as those that an export is still writing, and folders that are no model directories are passed over.
+    The newest version is the last in natural order: ``v10`` comes after ``v9``. Folders whose name begins with a dot
+    (an export in progress) and folders that are not model directories are ignored.
 
-    ``ROOT/NAME`` is scanned again when it has changed, and as long as it has folders that are no model directories, as
-    one that is still being copied. So a new version is found by the next request.
+    ``ROOT/NAME`` is scanned again when it has changed, and as long as it has folders that are not model directories
+    (a copy in progress). So the next request finds a new version.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Takes the folder.
+        """Checks that the folder exists.
 
         Args:
-            root: holds a folder for each model.
+            root: contains a folder for each model.
 
         Raises:
-            VocoderError: it is not there.
+            VocoderError: it does not exist.
         """
         self.root = Path(root)
         if not self.root.is_dir():
@@ -123,11 +123,11 @@ class ModelFolders:
         """Finds a model.
 
         Args:
-            name: a folder's.
-            version: a folder's inside it; ``None`` is the newest.
+            name: of a folder in the root.
+            version: of a folder in that; ``None`` is the newest.
 
         Raises:
-            VocoderError: there is none; the message lists those that are there.
+            VocoderError: it does not exist; the message lists the existing ones.
         """
         folder = self._entry(self.root, "model", name)
         if _is_model(folder):
@@ -149,24 +149,21 @@ class ModelFolders:
         return ModelSource(name, chosen, path)
 
     def _entry(self, folder: Path, kind: str, name: str) -> Path:
-        # Names may come from a service's clients: none may lead out of the folder.
+        # Names may come from clients of a service: no name may refer to a place outside of the folder.
         if not name or name.startswith(".") or "\0" in name or Path(name).name != name or "\\" in name:
             raise VocoderError(f"{kind}: found {name!r}, expected the name of a folder in {folder}")
         path = folder / name
-        if not os.path.isdir(path):  # Path.is_dir raises for a name too long
-            there = [entry.name for entry in _folders(folder)]
-            raise VocoderError(f"{kind}: found {name!r}, expected one of {_list(sorted(there, key=natural_order))}")
+        if not os.path.isdir(path):  # unlike Path.is_dir, does not raise for a name that is too long
+            names = sorted((entry.name for entry in _folders(folder)), key=natural_order)
+            raise VocoderError(f"{kind}: found {name!r}, expected one of {_list(names)}")
         return path
 
 
 def fingerprint(directory: Path) -> str:
-    """Identifies an export: the SHA-256 of its ``manifest.json``, which holds all other files' hashes.
-
-    Args:
-        directory: a model directory.
+    """SHA-256 of a model directory's ``manifest.json``, which contains the hashes of all other files.
 
     Raises:
-        ModelDirectoryError: it has no manifest that can be read.
+        ModelDirectoryError: the manifest is missing or not readable.
     """
     try:
         return file_sha256(directory / MANIFEST)
@@ -178,7 +175,7 @@ def fingerprint(directory: Path) -> str:
 
 
 def directory_stamp(directory: Path | None) -> DirectoryStamp | None:
-    """Names, sizes and times of a directory's files; empty if it cannot be read."""
+    """Names, sizes and times of a directory's files; empty if it is not readable."""
     if directory is None:
         return None
     try:
@@ -189,14 +186,14 @@ def directory_stamp(directory: Path | None) -> DirectoryStamp | None:
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
-    """A key for sorting in which numbers inside of names count as numbers."""
+    """Sort key that compares the digits in names as numbers."""
     parts = re.split("([0-9]+)", name)
-    # Names and numbers take turns, so that a number never meets a name; 01 and 1 still have an order.
+    # Text and numbers alternate, so a number is never compared with text. The name itself orders 01 and 1.
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _versions(folder: Path) -> tuple[list[str], bool]:
-    """The model directories in a folder, the newest last, and whether all folders in it are some."""
+    """Names of the model directories in a folder, the newest last; and whether it has no other folders."""
     folders = _folders(folder)
     versions = [entry.name for entry in folders if _is_model(entry)]
     return sorted(versions, key=natural_order), len(versions) == len(folders)

@@ -1,7 +1,7 @@
 """Failover between vocoders of one model, in order of preference.
 
-Nothing falls back silently: every answer names its source, every change is an event, and a source that cannot sound as
-good as the model is marked as degraded.
+No failover is silent: every answer names its candidate, every failover is logged and reported as an event, and
+candidates of lower quality than the model are marked as degraded.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ClosedError, DamagedOutputError, ExecutorError, VocoderError
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim
 from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, require_probe
@@ -39,18 +38,18 @@ EventKind = Literal[ProblemKind, "taken back"]
 Answer = TypeVar("Answer")
 
 ANY_FAILURE = BreakerSettings(window=1, minimum_calls=1, failure_rate=1.0, open_seconds=30.0, trials=1)
-"""A candidate is out of use from its first failure on, and tried again after 30 seconds, doubled up to half an hour."""
+"""Opens at the first failure of a candidate; permits a retry after 30 seconds, doubled up to half an hour."""
 
 LOAD_SECONDS = 60.0
-"""How long a request waits for a candidate to load before it goes on to the next."""
+"""Maximum time that a request waits for a candidate to load, before it uses the next candidate."""
 
 
 class Speaker(Protocol):
-    """What a candidate loads: a `Vocoder`, or an object with these methods; any number of threads use it."""
+    """The object that a candidate loads: a `Vocoder`, or another object with these methods. Thread-safe."""
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of what comes out."""
+        """Hz, of the waveform."""
 
     def vocode(
         self,
@@ -61,10 +60,10 @@ class Speaker(Protocol):
         overlap: int | None = None,
         sample_rate: int | None = None,
     ) -> FloatArray:
-        """See `wavernn_trt.runtime.vocoder.Vocoder.vocode`."""
+        """Vocodes a mel spectrogram, as `wavernn_trt.runtime.vocoder.Vocoder.vocode`."""
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Frees its memory."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ class Candidate:
     name: str
     """Its name in events and answers."""
     load: Callable[[], Speaker]
-    """Loads it; files are checked here (`Vocoder.load` does). What it raises is why the candidate is not usable."""
+    """Loads it and verifies its files (`Vocoder.load` does); any exception is a failure of the candidate."""
     folder: Path | None = None
-    """The model directory: when its files change, a candidate that is out of use is tried again at once."""
+    """The model directory: if its files change, a candidate out of use is retried at once."""
     degraded: bool = False
-    """Whether it sounds worse than the model does."""
+    """Whether its quality is lower than the model's."""
 
 
 @dataclass(frozen=True)
@@ -91,60 +90,57 @@ class Problem:
 
 @dataclass(frozen=True)
 class StandbyEvent:
-    """A candidate was put out of use, or taken back."""
+    """A candidate is now out of use, or in use again."""
 
     time: float
     """Seconds since 1970."""
     candidate: str
-    """Its name."""
     kind: EventKind
-    """What happened."""
     message: str
-    """What was found."""
     answered_by: str | None
-    """The candidate that answered the request instead; ``None`` where there was no request, or no answer."""
+    """The candidate that answered the request instead; ``None`` if there was no request, or no answer."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """An answer."""
+    """A vocoded waveform and its source."""
 
     waveform: FloatArray
     """float32 [frames * hop_length]."""
     sample_rate: int
     """Hz."""
     source: str
-    """The name of the candidate that gave it."""
+    """Name of the candidate."""
     degraded: bool
-    """Whether the model would have sounded better."""
+    """Whether the candidate's quality is lower than the model's."""
 
 
 class NobodyAnswersError(ExecutorError):
-    """Every candidate is out of use; names the reason of each."""
+    """Every candidate is out of use; the message has the reason of each."""
 
 
 @dataclass(eq=False)
 class _Member:
-    """A candidate's state."""
+    """A candidate and its state."""
 
     candidate: Candidate
     breaker: CircuitBreaker
     problem: Problem | None = None
     stamp: DirectoryStamp | None = None
-    """Its files as they were before the last load, or when it was put out of use."""
+    """Its files before the last load, or at the last failure."""
     trial: Future[Problem | None] | None = None
-    """The last trial; done when its result was reported to the breaker."""
+    """The last trial; done when its result is reported to the breaker."""
 
 
 class StandbyVocoder:
-    """Answers with the first of its candidates that works; any number of threads may use it.
+    """Vocodes with the first working candidate. Thread-safe.
 
-    A candidate is out of use when its breaker opens: by default with its first failure to load, to pass its probe or
-    to decode. The same request is then answered by the next candidate. A mistake of the caller's is not a failure,
-    and is raised. A candidate out of use is loaded and probed again when its files have changed, when the breaker
-    permits it, and on `recheck`: in the background, as long as another can answer.
+    A candidate is out of use while its breaker is open: by default from the first failed load, probe or decoding. The
+    next candidate then answers the same request. An error caused by the arguments of a request is raised, and does not
+    count as a failure. A candidate out of use is loaded and probed again when its files change, when the breaker
+    permits a trial, and by `recheck`; in the background, as long as another candidate can answer.
 
-    A candidate that does not load in time counts as failed; it is used once it is loaded after all.
+    A candidate that does not load in time counts as failed; it is used when its load completes later.
     """
 
     def __init__(
@@ -156,23 +152,21 @@ class StandbyVocoder:
         breaker: BreakerSettings = ANY_FAILURE,
         load_seconds: float = LOAD_SECONDS,
     ) -> None:
-        """Loads nothing yet; `load` does, or the first request.
+        """Candidates are loaded by `load`, or by the first request.
 
         Args:
-            candidates: the preferred first.
-            on_event: is called with each event, by the thread that found it, after the request was answered.
-            clock: seconds, for trials and for time limits.
-            breaker: when a candidate is put out of use, and when it is tried again.
-            load_seconds: how long a request waits for a candidate to load, from the begin of its load.
+            candidates: in order of preference.
+            on_event: called with each event, in the thread that detected it, after the request is answered.
+            clock: seconds, for trials and time limits.
+            breaker: when a candidate is out of use, and when it is retried.
+            load_seconds: maximum time that a request waits for a candidate to load, from the start of the load.
 
         Raises:
-            VocoderError: there are none, or two have the same name.
+            VocoderError: there are no candidates, or two have the same name.
         """
         names = [candidate.name for candidate in candidates]
         if not names or len(set(names)) < len(names):
-            raise VocoderError(
-                f"candidates: found {names or 'none'}, expected at least one, each with a name of its own"
-            )
+            raise VocoderError(f"candidates: found {names or 'none'}, expected at least one, and different names")
         if not load_seconds > 0:
             raise VocoderError(f"load_seconds: found {load_seconds!r}, expected seconds above 0")
         self._members = [_Member(candidate, CircuitBreaker(breaker, clock)) for candidate in candidates]
@@ -189,39 +183,39 @@ class StandbyVocoder:
         overlap: int | None = None,
         sample_rate: int | None = None,
     ) -> Spoken:
-        """Speaks a mel spectrogram; the arguments are `wavernn_trt.runtime.vocoder.Vocoder.vocode`'s.
+        """Vocodes a mel spectrogram; arguments as for `wavernn_trt.runtime.vocoder.Vocoder.vocode`.
 
         Raises:
-            VocoderError: an argument is not usable.
-            ClosedError: it is closed, or is draining.
+            VocoderError: an argument is invalid.
+            ClosedError: this object is closed or draining.
             NobodyAnswersError: every candidate is out of use.
         """
 
-        def speak(speaker: Speaker) -> FloatArray:
+        def vocode(speaker: Speaker) -> FloatArray:
             return speaker.vocode(mel, seed=seed, fold=fold, overlap=overlap, sample_rate=sample_rate)
 
-        waveform, candidate, rate = self._ask(speak)
+        waveform, candidate, rate = self._request(vocode)
         return Spoken(waveform, rate, candidate.name, candidate.degraded)
 
     def load(self) -> str:
-        """Loads the first candidate that can be, so that the first request need not; returns its name.
+        """Loads the first candidate that works, before the first request; returns its name.
 
         Raises:
-            NobodyAnswersError: none can.
+            NobodyAnswersError: every candidate is out of use.
         """
-        return self._ask(lambda speaker: None)[1].name
+        return self._request(lambda speaker: None)[1].name
 
     def recheck(self, name: str | None = None) -> dict[str, str]:
-        """Probes the candidates in memory, and loads and probes those out of use, now.
+        """Probes the candidates in memory, and loads and probes those out of use, and waits for the results.
 
         Args:
-            name: of one candidate; ``None`` is all that were ever loaded.
+            name: of one candidate; ``None`` for all that were loaded before.
 
         Returns:
-            What is wrong with each, by name; empty if nothing is.
+            By name, the problem of each candidate; an empty text if there is none.
 
         Raises:
-            VocoderError: there is no candidate of that name.
+            VocoderError: no candidate has that name.
         """
         chosen = [member for member in self._members if name in (None, member.candidate.name)]
         if not chosen:
@@ -239,14 +233,14 @@ class StandbyVocoder:
             if (trial := member.trial) is None:
                 continue
             if not self._join_trial(member):
-                found[member.candidate.name] = f"it does not answer; it had {self._load_seconds:g} s"
+                found[member.candidate.name] = f"no result within {self._load_seconds:g} s"
             else:
                 problem = trial.result()
                 found[member.candidate.name] = "" if problem is None else problem.message
         return found
 
     def quarantined(self) -> dict[str, Problem]:
-        """The candidates that are out of use, and why."""
+        """The candidates out of use, with the reason."""
         problems = {
             member.candidate.name: member.problem for member in self._members if member.breaker.state != "closed"
         }
@@ -254,12 +248,12 @@ class StandbyVocoder:
 
     @property
     def state(self) -> PoolState:
-        """``ready``, or ``draining`` or ``closed``, when requests get a `ClosedError`."""
+        """``ready``; or ``draining`` or ``closed``, in which requests raise `ClosedError`."""
         return self._pool.state
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered without loading a candidate first."""
+        """Whether a candidate is loaded and in use, so that a request need not wait for a load."""
         with self._pool.changing():
             return self._pool.state == "ready" and any(
                 member.candidate.name in self._pool.models and member.breaker.state == "closed"
@@ -267,27 +261,21 @@ class StandbyVocoder:
             )
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Refuses new requests from now on, and waits until those under way are answered, so many seconds at most.
-
-        Returns:
-            Whether they are answered.
-        """
+        """Refuses new requests, and waits until the current ones end; returns whether that was within ``seconds``."""
         return self._pool.drain(seconds)
 
     def close(self) -> None:
-        """Closes every candidate, those in use with their last request; waits for trials, ten seconds at most."""
+        """Closes every candidate, those in use after their last request; waits at most ten seconds for trials."""
         self._pool.close()
 
     def __enter__(self) -> StandbyVocoder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, ask: Callable[[Speaker], Answer]) -> tuple[Answer, Candidate, int]:
-        """The first answer, its candidate, and its sample rate in Hz."""
+    def _request(self, call: Callable[[Speaker], Answer]) -> tuple[Answer, Candidate, int]:
+        """Result of ``call`` on the first candidate that works, the candidate, and its sample rate in Hz."""
         failures: list[tuple[_Member, Problem]] = []
         answered_by: str | None = None
         try:
@@ -296,7 +284,7 @@ class StandbyVocoder:
                     lease = None
                     try:
                         lease = self._lease(member)
-                        answer = ask(lease.vocoder)
+                        answer = call(lease.vocoder)
                         permit.success()
                         answered_by = member.candidate.name
                         return answer, member.candidate, lease.vocoder.sample_rate
@@ -311,13 +299,13 @@ class StandbyVocoder:
                         if lease is not None:
                             lease.close()
             reasons = "; ".join(f"{name}: {problem.message}" for name, problem in self.quarantined().items())
-            raise NobodyAnswersError(f"every candidate is out of use: {reasons or 'all failed just now'}")
+            raise NobodyAnswersError(f"every candidate is out of use: {reasons or 'all failed for this request'}")
         finally:
             for member, problem in failures:
                 self._report(member.candidate, problem.kind, problem.message, answered_by)
 
     def _permitted(self) -> Iterator[tuple[_Member, Permit]]:
-        """The candidates in use, in order; then, as the last resort, also those whose trial is under way."""
+        """The candidates in use, in order; then, as a last resort, those that a trial in progress puts in use again."""
         for last_resort in (False, True):
             for member in self._members:
                 if last_resort:
@@ -326,7 +314,7 @@ class StandbyVocoder:
                     yield member, permit
 
     def _permit(self, member: _Member) -> Permit | None:
-        """Permits a request; a trial that is due is begun instead, in the background."""
+        """Permits a request. If the permit is for a trial, starts the trial in the background and returns ``None``."""
         breaker = member.breaker
         if breaker.state == "open" and member.stamp != directory_stamp(member.candidate.folder):
             breaker.end_open_time()
@@ -337,27 +325,27 @@ class StandbyVocoder:
         return None
 
     def _lease(self, member: _Member) -> Lease[str, Speaker]:
-        """A lease of a candidate, which is loaded and probed if it is not in memory."""
+        """Leases a candidate, which is loaded and probed if it is not in memory."""
         candidate = member.candidate
         path = candidate.folder or Path(candidate.name)
         return self._pool.load(candidate.name, path, 0, partial(self._load, member))
 
     def _load(self, member: _Member) -> PooledModel[str, Speaker]:
-        """Loads and probes a candidate, in a thread of the pool."""
+        """Loads and probes a candidate. Called in a thread of the pool."""
         candidate = member.candidate
-        member.stamp = directory_stamp(candidate.folder)  # before reading: files that change meanwhile count as changed
+        member.stamp = directory_stamp(candidate.folder)  # before the load, so that changes during it are detected
         speaker = candidate.load()
         pooled = PooledModel(candidate.name, speaker, candidate.folder or Path(candidate.name))
         try:
             _probe(candidate, speaker)
         except BaseException:
             with self._pool.changing():
-                self._pool.closing.append(pooled)  # if it hangs, no request waits for that
+                self._pool.closing.append(pooled)  # closed in the background, since it may hang
             raise
         return pooled
 
     def _problem(self, error: Exception, lease: Lease[str, Speaker] | None) -> Problem | None:
-        """What an error says of the candidate; ``None`` for a caller's mistake, or because the pool is closed."""
+        """The candidate's problem, by an error; ``None`` if the request or a closed pool caused the error."""
         kind: ProblemKind
         if lease is None:
             if isinstance(error, ClosedError) and self._pool.state == "closed":
@@ -370,7 +358,7 @@ class StandbyVocoder:
         return Problem(kind, str(error) or type(error).__name__)
 
     def _fail(self, member: _Member, permit: Permit, problem: Problem, lease: Lease[str, Speaker] | None) -> bool:
-        """Reports a failure to the breaker; returns whether the candidate is out of use because of it."""
+        """Reports a failure to the breaker, and retires the candidate if the breaker opens; returns whether it does."""
         if lease is not None:
             member.stamp = directory_stamp(member.candidate.folder)
         if not permit.failure(opens=problem.kind == "probe failed"):
@@ -390,12 +378,12 @@ class StandbyVocoder:
         self._pool.start(f"retry of {member.candidate.name}", partial(self._try, member, permit, trial))
 
     def _join_trial(self, member: _Member) -> bool:
-        """Waits for a trial that is under way, if one is; returns whether it ended in time."""
+        """Waits for the member's trial, if there is one; returns whether it ended in time."""
         trial = member.trial
         return trial is None or bool(wait_for([trial], self._load_seconds).done)
 
     def _try(self, member: _Member, permit: Permit, trial: Future[Problem | None]) -> None:
-        """The thread of a trial: loads a candidate, or probes it where it is in memory."""
+        """Main function of a trial's thread: loads a candidate, or probes it if it is in memory."""
         name = member.candidate.name
         lease = problem = None
         try:
@@ -415,7 +403,7 @@ class StandbyVocoder:
         else:
             if permit.success():
                 member.problem = None
-                self._report(member.candidate, "taken back", "it was loaded again, and passes its probe", None)
+                self._report(member.candidate, "taken back", "it is loaded again and passes its probe", None)
         finally:
             if lease is not None:
                 lease.close()
@@ -424,7 +412,7 @@ class StandbyVocoder:
     def _report(self, candidate: Candidate, kind: EventKind, message: str, answered_by: str | None) -> None:
         event = StandbyEvent(time.time(), candidate.name, kind, message, answered_by)
         if kind == "taken back":
-            logger.warning("%s is taken back: %s", candidate.name, message)
+            logger.warning("%s is in use again: %s", candidate.name, message)
         else:
             answer = "no candidate answered instead" if answered_by is None else f"{answered_by} answered instead"
             logger.warning("%s is out of use: %s: %s; %s", candidate.name, kind, message, answer)
@@ -433,7 +421,7 @@ class StandbyVocoder:
         try:
             self._on_event(event)
         except Exception:
-            logger.exception("the listener to events failed")
+            logger.exception("on_event failed")
 
 
 def _probe(candidate: Candidate, speaker: Speaker) -> None:
@@ -453,18 +441,18 @@ def usual_candidates(
     cache: str | Path | None = None,
     griffin_lim: bool = True,
 ) -> list[Candidate]:
-    """One model with several backends, and Griffin-Lim last of all.
+    """Candidates of one model: several backends, and Griffin-Lim as the last.
 
     Args:
-        path: a model directory; ``None`` is the voice that is shipped.
-        backends: with their precision on a GPU, the preferred first, as in
+        path: a model directory; ``None`` is the shipped voice.
+        backends: name and precision on a GPU, in order of preference, as in
             ``[("tensorrt_rtx", "fp16"), ("cuda", "fp32"), ("onnxruntime", None)]``.
-        threads: see `wavernn_trt.runtime.vocoder.Vocoder.load`.
+        threads: as for `wavernn_trt.runtime.vocoder.Vocoder.load`.
         cache: likewise.
-        griffin_lim: whether to speak without the model where nothing else can; needs the extra ``fallback``.
+        griffin_lim: whether to add Griffin-Lim, which works without the model; needs the extra ``fallback``.
 
     Raises:
-        ModelDirectoryError: not even the model's audio settings can be read.
+        ModelDirectoryError: the model's audio settings cannot be read.
     """
     folder = shipped_voice() if path is None else Path(path)
     candidates = [
@@ -476,6 +464,6 @@ def usual_candidates(
         for backend, precision in backends
     ]
     if griffin_lim:
-        audio = read_audio(folder)  # now, while it is there
+        audio = read_audio(folder)  # now, because the directory may be damaged later
         candidates.append(Candidate("griffin-lim", partial(GriffinLim, audio), degraded=True))
     return candidates

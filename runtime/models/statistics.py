@@ -14,56 +14,55 @@ class ModelStatistics:
     """One model in memory."""
 
     key: ModelKey
-    """As requested, with the version that was found."""
+    """As requested, with the resolved version."""
     backend: str
-    """The executor's name."""
+    """Name of the executor."""
     path: Path
     fingerprint: str
-    """The SHA-256 of its ``manifest.json``, as it was when the model was loaded."""
+    """SHA-256 of ``manifest.json`` at the time of loading."""
     bytes: int
-    """An estimate, with the conditioning that the vocoder may hold."""
+    """Estimate, which includes the maximum of the vocoder's conditioning."""
     users: int
-    """Leases that are not closed."""
+    """Open leases."""
     requests: float
-    """Recent requests; one counts half after the cache's half-life."""
+    """Recent requests, exponentially decaying with the cache's half-life."""
     current: bool
-    """Whether requests get it; if not, it is closed with its last lease."""
+    """Whether requests can get it; otherwise it is closed after its last lease."""
     scheduler: SchedulerStatistics
     """Statistics of its vocoder."""
 
 
 @dataclass(frozen=True)
 class ModelCacheStatistics:
-    """A snapshot of a model cache; counts are since it was made."""
+    """A snapshot of a model cache; counters start when the cache is made."""
 
     capacity_bytes: int
     bytes: int
-    """Of all models in memory; an estimate."""
+    """Estimate for all models in memory."""
     pinned: int
     """Models in use."""
     pinned_bytes: int
-    """Of those."""
+    """Estimate for models in use."""
     loading: int
-    """Models that are being loaded."""
+    """Loads in progress."""
     waiting: int
-    """Requests that wait for them."""
+    """Requests that wait for a load."""
     hits: int
-    """Requests for a model that was in memory."""
+    """Requests for a model in memory."""
     misses: int
-    """Requests for a model that was not; many may have waited for one loading."""
+    """Requests for a model not in memory; several may have waited for the same load."""
     loads: int
-    """Models loaded."""
+    """Completed loads."""
     preheated: int
-    """Those of them that no request waited for."""
+    """Completed loads for which no request waited."""
     failed_loads: int
-    """Models that did not load."""
     evictions: int
-    """Models that left the memory for others."""
+    """Models removed to make room for others."""
     over_capacity: int
-    """Models loaded though there was no room, because all others were in use."""
+    """Models loaded beyond the capacity, because all others were in use."""
     refused: int
-    """Requests refused for that reason."""
+    """Requests refused for the same reason."""
     load_seconds: Percentiles
-    """Time to load a model, verifying included."""
+    """Duration of loads, verification included."""
     models: tuple[ModelStatistics, ...]
-    """The models in memory, the least recently used first."""
+    """Models in memory, the least recently used first."""

@@ -96,7 +96,7 @@ def test_auto_goes_on_where_an_engine_does_not_load(
     monkeypatch.setattr(tensorrt_executor, "load_engine", refuse)
     assert wavernn_trt.load(cache=cache.folder).backend == "onnxruntime"
     assert "not tensorrt_rtx: TensorRT-RTX does not load it" in caplog.text
-    with pytest.raises(VocoderError, match=r"backend tensorrt_rtx: TensorRT-RTX does not load it\. To speak"):
+    with pytest.raises(VocoderError, match=r"backend tensorrt_rtx: TensorRT-RTX does not load it\. To use"):
         wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
 
 
@@ -141,9 +141,7 @@ def test_scoring_leaves_engines_alone_unless_told_otherwise(
 def test_the_kernel_is_a_backend_that_says_what_it_lacks() -> None:
     if driver_state().devices:
         pytest.skip("this machine has a GPU")
-    words = (
-        r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To speak on the CPU instead: .* --backend onnxruntime"
-    )
+    words = r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To use the CPU instead: .* --backend onnxruntime"
     with pytest.raises(VocoderError, match=words):
         wavernn_trt.load(backend="cuda", precision="fp16", batch=4)
 

@@ -344,12 +344,12 @@ def test_a_lane_whose_device_failed_is_not_used_again_and_the_first_error_is_tol
 
 def test_chunks_are_submitted_and_collected_in_turn(bench: Bench) -> None:
     executor = bench.executor(bench.simulated.SimulatedDevice(seed=0))
-    with executor.lane(1) as lane, pytest.raises(RuntimeError, match="no chunk is under way"):
+    with executor.lane(1) as lane, pytest.raises(RuntimeError, match="no chunk is in flight"):
         lane.collect()
     hasty = bench.executor(bench.simulated.SimulatedDevice(seed=0))
     lane = bench.lane(hasty._engine.device)
     lane.ahead = 0
-    with pytest.raises(RuntimeError, match="the lane holds no more"):
+    with pytest.raises(RuntimeError, match="which is the maximum"):
         lane.submit(None, [0], [0])  # type: ignore[arg-type]
 
 

@@ -77,7 +77,7 @@ def test_mels_that_an_engine_does_not_take_are_refused(
     simulated: ModuleType, voice: ModelDirectory, frames: int, wider: str
 ) -> None:
     executor = make_executor(simulated, voice, batch=(1, 2, 8))
-    with pytest.raises(VocoderError, match=f"found {frames} frames, this engine takes 2 to 64") as raised:
+    with pytest.raises(VocoderError, match=f"found {frames} frames, this engine accepts 2 to 64") as raised:
         executor.condition(np.zeros((80, frames), np.float32))
     command = (
         f"wavernn-trt build {voice.path} --backend tensorrt-rtx --sm 89 --precision fp16 --batch 1:2:8 "
@@ -125,7 +125,7 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     plan = CachedPlan(tmp_path / "no.plan", right)
     plan.plan.write_bytes(content)
     device = simulated.SimulatedDevice(0)
-    with pytest.raises(VocoderError, match=r"no\.plan is not what its record says\. Build it again"):
+    with pytest.raises(VocoderError, match=r"SHA-256 of .*no\.plan differs from its record\. Build it again"):
         TensorRTRuntime("tensorrt_rtx", device).load(CachedPlan(plan.plan, record), "wavernn-trt build mine")
     with pytest.raises(VocoderError) as raised:
         TensorRTRuntime("tensorrt_rtx", device).load(plan, "wavernn-trt build mine")

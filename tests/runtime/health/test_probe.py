@@ -238,7 +238,7 @@ def test_a_decoder_that_is_another_than_what_scores_is_found(copy: Path) -> None
     result = probed(copy)
     assert not result.passed
     assert result.bits == pytest.approx(result.expected_bits, abs=1e-4)
-    assert "onnxruntime draws samples that its random numbers do not pick" in result.reason
+    assert "onnxruntime draws samples that its random numbers do not select" in result.reason
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "decoder_loop.onnx", PROBE])

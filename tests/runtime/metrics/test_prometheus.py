@@ -115,7 +115,7 @@ def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vo
 def test_a_name_is_one_vocoders(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
     one, other = make_vocoder(), make_vocoder()
     first = register(one, "alto", registry)
-    with pytest.raises(VocoderError, match="model: found 'alto', by which another is reported"):
+    with pytest.raises(VocoderError, match="model: found 'alto', which is in use"):
         register(other, "alto", registry)
     first.close()
     second = register(other, "alto", registry)

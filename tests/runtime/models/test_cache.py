@@ -272,7 +272,7 @@ def test_a_request_is_refused_where_the_cache_was_told_so(make_cache: Callable[.
     cache = make_cache(2, over_capacity="refuse")
     use(cache, "alto")
     with cache.borrow("bass"), cache.borrow("cello"):
-        with pytest.raises(ModelCacheFullError, match=r"drum/1 takes some \d+ MB; .* Close leases .* capacity_bytes"):
+        with pytest.raises(ModelCacheFullError, match=r"drum/1 takes about \d+ MB; .* Close leases .* capacity_bytes"):
             cache.acquire("drum")
         assert in_memory(cache) == {"bass", "cello"}
         use(cache, "bass")
@@ -345,7 +345,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(
             assert second.vocoder is first.vocoder
     load.inside = export_again
     cache.discard("alto")
-    with pytest.raises(ModelDirectoryError, match="was replaced each of the 3 times"):
+    with pytest.raises(ModelDirectoryError, match="was replaced during each of 3 loads"):
         cache.acquire("alto")
     load.wait_for_closed(alto=len(load.begun))
 
