@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import resample
-from wavernn_trt.runtime.mel import FloatArray
 
 SILENT_PEAK = 1e-4
 """-80 dB, three steps of 16 bits: a recording that never reaches it is silence, and is not made as loud as speech."""

@@ -12,14 +12,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray, FloatArray
 from wavernn_trt.export.config import AudioConfig
-
-Array = NDArray[np.float32]
 
 _FRAMES_AT_ONCE = 512
 
 
-def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
+def mel_spectrogram(waveform: FloatArray, audio: AudioConfig) -> FloatArray:
     """The mel spectrogram of a waveform, in the range that the model takes.
 
     Args:
@@ -44,7 +43,7 @@ def mel_spectrogram(waveform: Array, audio: AudioConfig) -> Array:
     return magnitude_to_mel(mel_magnitude(signal, audio), audio)
 
 
-def magnitude_to_mel(magnitude: NDArray[np.float64], audio: AudioConfig) -> Array:
+def magnitude_to_mel(magnitude: DoubleArray, audio: AudioConfig) -> FloatArray:
     """Maps mel-filtered magnitudes to the levels that the model takes; the inverse of `mel_to_magnitude`.
 
     Args:
@@ -67,7 +66,7 @@ def lowest_level(audio: AudioConfig) -> float:
     return float(magnitude_to_mel(np.zeros(1), audio)[0])
 
 
-def mel_to_magnitude(mel: Array, audio: AudioConfig) -> NDArray[np.float64]:
+def mel_to_magnitude(mel: FloatArray, audio: AudioConfig) -> DoubleArray:
     """Mel-filtered magnitudes [n_mels, frames]: what `mel_spectrogram` took the logarithm of, as far as its range goes.
 
     Args:
@@ -82,7 +81,7 @@ def mel_to_magnitude(mel: Array, audio: AudioConfig) -> NDArray[np.float64]:
     return np.asarray(10 ** (decibels / 20))
 
 
-def pre_emphasis(signal: NDArray[np.float64], coefficient: float) -> NDArray[np.float64]:
+def pre_emphasis(signal: DoubleArray, coefficient: float) -> DoubleArray:
     """y[n] = x[n] - coefficient x[n-1], with x[-1] = 0.
 
     librosa's ``preemphasis`` continues the signal linearly to the left instead; they differ in the first sample only.
@@ -90,7 +89,7 @@ def pre_emphasis(signal: NDArray[np.float64], coefficient: float) -> NDArray[np.
     return np.concatenate([signal[:1], signal[1:] - coefficient * signal[:-1]])
 
 
-def mel_magnitude(signal: NDArray[np.float64], audio: AudioConfig) -> NDArray[np.float64]:
+def mel_magnitude(signal: DoubleArray, audio: AudioConfig) -> DoubleArray:
     """Mel-filtered magnitudes |STFT|, float64 [n_mels, frames]."""
     if audio.stft == "lws":
         padded, window = _lws_frames(signal, audio)
@@ -106,7 +105,7 @@ def mel_magnitude(signal: NDArray[np.float64], audio: AudioConfig) -> NDArray[np
     return np.concatenate(blocks, axis=1)
 
 
-def _centred_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centred_frames(signal: DoubleArray, audio: AudioConfig) -> tuple[DoubleArray, DoubleArray]:
     """The signal padded so that its frames are centred, and the window."""
     half = audio.n_fft // 2
     if audio.pad_mode == "reflect" and signal.size <= half:
@@ -114,7 +113,7 @@ def _centred_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[ND
     return np.pad(signal, half, mode=audio.pad_mode), hann_window(audio.win_length, audio.n_fft)
 
 
-def _lws_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _lws_frames(signal: DoubleArray, audio: AudioConfig) -> tuple[DoubleArray, DoubleArray]:
     """The same as the package lws does in its mode "speech", which takes n_fft for the window."""
     size, hop = audio.n_fft, audio.hop_length
     behind = -signal.size % hop + size - hop
@@ -122,13 +121,13 @@ def _lws_frames(signal: NDArray[np.float64], audio: AudioConfig) -> tuple[NDArra
 
 
 @lru_cache(maxsize=8)
-def lws_window(n_fft: int, hop_length: int) -> NDArray[np.float64]:
+def lws_window(n_fft: int, hop_length: int) -> DoubleArray:
     """The window of the package lws, [n_fft]: a half sine, scaled by the overlap of frames."""
     return np.asarray(np.sin(np.pi * (np.arange(n_fft) + 0.5) / n_fft) / np.sqrt(n_fft / hop_length / 2))
 
 
 @lru_cache(maxsize=8)
-def hann_window(win_length: int, n_fft: int) -> NDArray[np.float64]:
+def hann_window(win_length: int, n_fft: int) -> DoubleArray:
     """A periodic Hann window of ``win_length`` samples in the middle of ``n_fft``, zeros around it."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
     left = (n_fft - win_length) // 2
@@ -136,7 +135,7 @@ def hann_window(win_length: int, n_fft: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
+def mel_filterbank(audio: AudioConfig) -> DoubleArray:
     """Triangular filters on Slaney's mel scale, [n_mels, n_fft // 2 + 1]; see `AudioConfig.mel_norm`."""
     fmax = audio.fmax if audio.fmax is not None else audio.sample_rate / 2
     edges = mel_to_hz(np.linspace(hz_to_mel(audio.fmin), hz_to_mel(fmax), audio.n_mels + 2))
@@ -148,7 +147,7 @@ def mel_filterbank(audio: AudioConfig) -> NDArray[np.float64]:
     return bank
 
 
-def triangles(edges: NDArray[np.float64], frequencies: NDArray[np.floating]) -> NDArray[np.float64]:
+def triangles(edges: DoubleArray, frequencies: NDArray[np.floating]) -> DoubleArray:
     """Triangular filters of height one.
 
     Args:
@@ -177,6 +176,6 @@ def hz_to_mel(frequency: float) -> float:
     return float(_BREAK_MEL + np.log(frequency / _BREAK_HZ) / _LOG_STEP)
 
 
-def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+def mel_to_hz(mels: DoubleArray) -> DoubleArray:
     """Slaney's mel scale to Hz."""
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ, _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import lowest_level
-
-FloatArray = NDArray[np.float32]
 
 _LOUDEST_NATURAL = 6.0
 """ln of the largest mel magnitude that full-scale audio reaches, rounded up."""

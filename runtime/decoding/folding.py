@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.runtime.errors import VocoderError
 
 DEFAULT_OVERLAP = 550
@@ -56,7 +56,7 @@ def plan_folds(steps: int, target: int | None, overlap: int | None = None) -> tu
     return tuple(Fold(max(0, edges[i] - overlap), edges[i], min(steps, edges[i + 1] + overlap)) for i in range(count))
 
 
-def join_folds(folds: Sequence[Fold], parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def join_folds(folds: Sequence[Fold], parts: Sequence[DoubleArray]) -> DoubleArray:
     """Crossfades the folds' amplitudes into the utterance's.
 
     Args:
@@ -76,7 +76,7 @@ def join_folds(folds: Sequence[Fold], parts: Sequence[NDArray[np.float64]]) -> N
     return joined
 
 
-def _ramp(length: int) -> NDArray[np.float64]:
+def _ramp(length: int) -> DoubleArray:
     """Gains rising from 0 to 1; with itself reversed, the squares sum to 1."""
     return np.sin(np.pi / 2 * (np.arange(length) + 0.5) / max(length, 1))
 

@@ -10,12 +10,11 @@ import copy
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.errors import VocoderError
-
-FloatArray = NDArray[np.float32]
 
 HIGHEST_CHOICE = np.float32(1 - 2.0**-23)
 """A class is the first whose cumulative probability exceeds u times the probabilities' total, so the product must not

@@ -7,8 +7,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.mel_file import read_mel as read_mel
 from wavernn_trt.runtime.files.output_files import OutputFile, WholeFile, prepare_output
@@ -16,7 +17,6 @@ from wavernn_trt.runtime.files.recording import read_recording
 from wavernn_trt.runtime.files.standard_streams import StandardOutput, is_standard_output
 from wavernn_trt.runtime.streaming.pcm import to_int16
 
-FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 SLOWEST, FASTEST = 1000, 1_000_000

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio_header import SampleBytes, measure_samples
 from wavernn_trt.runtime.files.file_kinds import UNREADABLE, check_regular
@@ -23,7 +23,6 @@ from wavernn_trt.runtime.files.file_kinds import UNREADABLE, check_regular
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-FloatArray = NDArray[np.float32]
 
 _BLOCK = 1 << 20
 """Values that are read at a time."""

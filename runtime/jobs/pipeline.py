@@ -11,8 +11,9 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError
-from wavernn_trt.runtime.files.audio import FloatArray, begin_wav, clipped_samples, clipping
+from wavernn_trt.runtime.files.audio import begin_wav, clipped_samples, clipping
 from wavernn_trt.runtime.files.output_files import OutputFile, flush_folder, is_finished, prepare_output
 from wavernn_trt.runtime.files.standard_streams import is_standard_output
 from wavernn_trt.runtime.jobs.job_request import read_request, request_bytes

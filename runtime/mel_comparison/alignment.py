@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis
-
-Array = NDArray[np.float64]
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
 """Hz, of published speech corpora and models."""
@@ -51,7 +49,7 @@ def expected_frames(recording: AnalysedRecording, analysis: Analysis) -> int:
 
 
 def alignments(
-    loudness: Array, recording: AnalysedRecording, model: Analysis, *, other_hops: bool = False
+    loudness: DoubleArray, recording: AnalysedRecording, model: Analysis, *, other_hops: bool = False
 ) -> list[Alignment]:
     """Hypotheses, the likeliest first.
 
@@ -62,7 +60,7 @@ def alignments(
         other_hops: whether to try other hop lengths even where the number of frames is about that of the model's.
     """
     found = []
-    energies: dict[tuple[int, int], Array] = {}
+    energies: dict[tuple[int, int], DoubleArray] = {}
     for analysis in _time_bases(len(loudness), recording, model, other_hops=other_hops):
         key = (analysis.signal_rate, analysis.win_length)
         if key not in energies:
@@ -110,7 +108,7 @@ def _delays(frames: int, recording: AnalysedRecording, analysis: Analysis) -> li
     return near + [hop * steps / 2 * (1 if missing > 0 else -1) for steps in range(0, furthest, step)]
 
 
-def _energy(signal: Array, window: int) -> Array:
+def _energy(signal: DoubleArray, window: int) -> DoubleArray:
     """Energy [samples] of the window around each sample."""
     sums = np.concatenate([[0.0], np.cumsum(signal**2)])
     samples = np.arange(signal.size)
@@ -118,7 +116,7 @@ def _energy(signal: Array, window: int) -> Array:
     return np.asarray(sums[last] - sums[np.maximum(samples - window // 2, 0)])
 
 
-def _correlation(loudness: Array, energy: Array, analysis: Analysis, delay: float) -> float:
+def _correlation(loudness: DoubleArray, energy: DoubleArray, analysis: Analysis, delay: float) -> float:
     frames = np.arange(0, len(loudness), 1 + len(loudness) // _MOST_FRAMES)
     loudness = loudness[frames]
     centres = np.round(frames * analysis.hop_length + delay).astype(np.intp)
@@ -130,7 +128,7 @@ def _correlation(loudness: Array, energy: Array, analysis: Analysis, delay: floa
     return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread else -1.0
 
 
-def _ranks(values: Array) -> Array:
+def _ranks(values: DoubleArray) -> DoubleArray:
     ranks = np.empty(values.size)
     ranks[np.argsort(values, kind="stable")] = np.arange(values.size)
     return ranks

@@ -10,11 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.features import hann_window, hz_to_mel, lws_window, mel_to_hz, pre_emphasis, triangles
 from wavernn_trt.runtime.files.audio import resample
-
-Array = NDArray[np.float64]
 
 FilterNorm = Literal["slaney", "sum", "none"]
 """``slaney`` and ``sum`` as in `AudioConfig.mel_norm`; ``none``: each filter has height one."""
@@ -73,7 +72,7 @@ def model_analysis(audio: AudioConfig) -> Analysis:
 
 
 @lru_cache(maxsize=32)
-def filterbank(analysis: Analysis) -> Array:
+def filterbank(analysis: Analysis) -> DoubleArray:
     """Mel filters [n_mels, n_fft // 2 + 1]; not to be written to."""
     if analysis.scale == "slaney":
         mels = np.linspace(hz_to_mel(analysis.fmin), hz_to_mel(analysis.top), analysis.n_mels + 2)
@@ -104,10 +103,10 @@ class AnalysedRecording:
         self._waveform = waveform
         self._peak = peak
         self.sample_rate = sample_rate
-        self._signals: dict[tuple[int, float], Array] = {}
-        self._spectra: dict[tuple[object, ...], Array] = {}
+        self._signals: dict[tuple[int, float], DoubleArray] = {}
+        self._spectra: dict[tuple[object, ...], DoubleArray] = {}
 
-    def signal(self, rate: int, preemphasis: float = 0.0) -> Array:
+    def signal(self, rate: int, preemphasis: float = 0.0) -> DoubleArray:
         """The recording [samples] at a sample rate, pre-emphasised."""
         key = (rate, preemphasis)
         if key not in self._signals:
@@ -131,7 +130,7 @@ class AnalysedRecording:
         half, size = analysis.win_length / 2, self.signal(analysis.signal_rate).size
         return np.asarray((centres >= half) & (centres <= size - half))
 
-    def decibels(self, analysis: Analysis, frames: NDArray[np.intp], delay: float) -> Array:
+    def decibels(self, analysis: Analysis, frames: NDArray[np.intp], delay: float) -> DoubleArray:
         """Levels [n_mels, frames] of the mel filters' outputs: 20 log10 of magnitudes, 10 log10 of powers."""
         spectra = self._magnitudes(analysis, frames, delay)
         if analysis.power == 2:
@@ -146,7 +145,7 @@ class AnalysedRecording:
         total = bank.sum(axis=1)
         return np.asarray((total > 0) & (above <= 0.02 * total))
 
-    def _magnitudes(self, analysis: Analysis, frames: NDArray[np.intp], delay: float) -> Array:
+    def _magnitudes(self, analysis: Analysis, frames: NDArray[np.intp], delay: float) -> DoubleArray:
         """|STFT| [n_fft // 2 + 1, frames]; the last ones are kept, for filters are tried in great number."""
         key = (
             analysis.signal_rate, analysis.hop_length, analysis.win_length, analysis.n_fft, analysis.preemphasis,

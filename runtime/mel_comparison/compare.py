@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio import resample
@@ -29,8 +30,6 @@ from wavernn_trt.runtime.mel_comparison.faults import (
 )
 from wavernn_trt.runtime.mel_comparison.levels import SAME_DB, identify, model_levels
 from wavernn_trt.runtime.mel_comparison.search import EXACT_DB, Explanation, Search
-
-Array = NDArray[np.float64]
 
 _OTHER_HOPS_DB = 0.7
 """Residual above which hop lengths are tried that give the same number of frames, give or take two."""
@@ -140,7 +139,7 @@ def _compare(
     return MelComparison(tuple(faults), tuple(notes), deviation, explanation.residual_db, scale, offset, convention)
 
 
-def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tuple[Explanation, bool, Search]:
+def _explain(values: DoubleArray, recording: AnalysedRecording, model: Analysis) -> tuple[Explanation, bool, Search]:
     """The best explanation, whether it takes the values as not logarithmic, and the search it came from."""
     loudness = values.mean(axis=0)
     hypotheses = alignments(loudness, recording, model)
@@ -166,7 +165,7 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
 
 def _searched(
     start: Explanation,
-    values: Array,
+    values: DoubleArray,
     hypotheses: list[Alignment],
     search: Search,
     recording: AnalysedRecording,

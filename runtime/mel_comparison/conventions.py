@@ -35,14 +35,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import magnitude_to_mel, mel_filterbank
 from wavernn_trt.runtime.mel import checked_array
-
-FloatArray = NDArray[np.float32]
 
 NATURAL = math.log(10) / 20
 """Units of a natural logarithm of the magnitude a decibel."""

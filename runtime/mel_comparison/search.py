@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.runtime.mel_comparison.alignment import RATES, Alignment
 from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis
 from wavernn_trt.runtime.mel_comparison.levels import LevelMap
-
-Array = NDArray[np.float64]
 
 EXACT_DB = 0.06
 """Residual that rounding to float16 leaves; below it there is nothing to explain."""
@@ -65,7 +63,7 @@ class Explanation:
 class Search:
     """A mel and a recording, and the fit of one to the other under any analysis."""
 
-    def __init__(self, values: Array, recording: AnalysedRecording) -> None:
+    def __init__(self, values: DoubleArray, recording: AnalysedRecording) -> None:
         """Selects the cells that are compared.
 
         Args:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import lowest_level
@@ -64,7 +65,7 @@ def mel_warnings(mel: ArrayLike, audio: AudioConfig) -> list[str]:
     return list(_warnings(np.asarray(some, np.float64), np.ndim(mel), audio))
 
 
-def _warnings(mel: NDArray[np.float64], axes: int, audio: AudioConfig) -> Iterator[str]:
+def _warnings(mel: DoubleArray, axes: int, audio: AudioConfig) -> Iterator[str]:
     if axes == 3:
         yield "the mel has a batch axis of one; the mel in it is taken"
     if mel.shape[1] < _FEWEST_FRAMES:
@@ -111,7 +112,7 @@ def _range(audio: AudioConfig) -> tuple[float, float]:
     return lowest_level(audio), 2.0 if audio.log == "natural" else audio.mel_range[1]
 
 
-def _foreign_floor(mel: NDArray[np.float64], audio: AudioConfig) -> str | None:
+def _foreign_floor(mel: DoubleArray, audio: AudioConfig) -> str | None:
     """A floor at which the values were clipped, where it is another convention's."""
     lowest = float(mel.min())
     low, high = _range(audio)
@@ -130,6 +131,6 @@ def _foreign_floor(mel: NDArray[np.float64], audio: AudioConfig) -> str | None:
     return None
 
 
-def _roughness(mel: NDArray[np.float64]) -> float:
+def _roughness(mel: DoubleArray) -> float:
     along_bands = float(np.abs(np.diff(mel, 2, axis=0)).mean())
     return float(np.abs(np.diff(mel, 2, axis=1)).mean()) / along_bands if along_bands else 0.0
