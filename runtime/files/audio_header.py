@@ -1,8 +1,8 @@
-"""Sizes in the headers of WAV, AIFF, AU, CAF and W64 files against the bytes that the files have.
+"""Compares the sizes in headers of WAV, AIFF, AU, CAF and W64 files with the sizes of the files, and corrects them.
 
-Programs that write to a pipe cannot go back to the header, and leave 0, the largest integer or one near 2 GiB as the
-size; a copy that broke off has fewer bytes than its header says. libsndfile reads some of these to their end, takes
-others for empty and refuses the rest, so the sizes are measured here and corrected for it.
+Programs that write to a pipe cannot return to the header, and leave 0, the largest integer or a value near 2 GiB as the
+size; an incomplete copy has fewer bytes than its header states. libsndfile reads some of these to their end, treats
+others as empty and refuses the rest; with corrected headers it reads all of them.
 
 Layouts: Microsoft, "Multimedia Programming Interface and Data Specifications 1.0" (RIFF, RIFX); EBU Tech 3306 (RF64);
 Apple, "Audio Interchange File Format" and "Core Audio Format Specification"; Sony Pictures Digital, "Wave-64".
@@ -15,29 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-_MOST_CHUNKS = 1000
-"""Chunks that are looked at; real files have a dozen."""
+_MAX_CHUNKS = 1000
+"""Chunks that are read at most; real files have a dozen."""
 
 
 @dataclass(frozen=True)
 class SampleBytes:
-    """The bytes of a file's samples, by its header and in the file."""
+    """Bytes of samples stated in a file's header, and present in the file."""
 
-    promised: int | None
-    """``None`` where the header leaves it open, as those of pipes do."""
+    stated: int | None
+    """``None`` if the header leaves the size open, as headers written to pipes do."""
     present: int
     corrections: tuple[tuple[int, bytes], ...] = ()
-    """Offsets, and what belongs there so that the header gives ``present``; none where the sizes agree."""
+    """Offsets and new contents that make the header state ``present``; empty if the sizes agree."""
 
     @property
     def missing(self) -> int:
-        """Bytes that the header promises and the file lacks."""
-        return max(0, (self.promised or 0) - self.present)
+        """Bytes that the header states and the file lacks."""
+        return max(0, (self.stated or 0) - self.present)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the chunks of a kind of file are laid out."""
+    """Chunk layout of a file format."""
 
     start: int
     """Offset of the first chunk."""
@@ -45,7 +45,7 @@ class _Layout:
     """Identifier of the chunk with the samples."""
     order: Literal["little", "big"]
     identifier: int = 4
-    """Bytes of a chunk's identifier, of which the first four are compared."""
+    """Bytes of a chunk's identifier; the first four are compared."""
     size: int = 4
     """Bytes of a chunk's size."""
     counts_header: bool = False
@@ -69,17 +69,14 @@ class _Chunk:
     content: int
     """Offset of its content."""
     size: int
-    """Bytes of its content by its header; may be negative or exceed the file."""
+    """Bytes of its content as stated in its header; may be negative or exceed the file."""
 
 
 def measure_samples(file: BinaryIO) -> SampleBytes | None:
-    """Finds the samples of a recording, and compares their size in the header with the file's.
-
-    Args:
-        file: seekable; its position is changed.
+    """Finds a recording's samples and compares their stated size with the file's; changes the file's position.
 
     Returns:
-        ``None`` for other kinds of files, and where no samples are found before the file ends.
+        ``None`` for other formats, and if the file ends before any samples.
     """
     end = file.seek(0, os.SEEK_END)
     start = _read(file, 0, 40)
@@ -88,7 +85,7 @@ def measure_samples(file: BinaryIO) -> SampleBytes | None:
     layout = _layout(start)
     if layout is None:
         return None
-    long_sizes: _Chunk | None = None  # of RF64
+    long_sizes: _Chunk | None = None  # 64-bit sizes of RF64
     for chunk in _chunks(file, layout, end):
         if chunk.identifier == b"ds64":
             long_sizes = chunk
@@ -115,9 +112,9 @@ def _layout(start: bytes) -> _Layout | None:
 
 
 def _chunks(file: BinaryIO, layout: _Layout, end: int, offset: int | None = None) -> Iterator[_Chunk]:
-    """Chunks in their order; the last one may be longer than the file."""
+    """Yields chunks in order; the last one may exceed the file."""
     offset = layout.start if offset is None else offset
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         header = _read(file, offset, layout.header)
         if len(header) < layout.header:
             return
@@ -139,14 +136,14 @@ def _measure_chunk(file: BinaryIO, layout: _Layout, chunk: _Chunk, end: int) -> 
     present = room if chunk.size <= 0 else min(chunk.size, room)
     if present == chunk.size:
         return SampleBytes(present, present)
-    promised = None if _is_open(chunk.size, layout.size) else chunk.size
-    stated = present + (layout.header if layout.counts_header else 0)
-    field = stated.to_bytes(layout.size, layout.order) if stated < 2 ** (8 * layout.size) else b""
-    return SampleBytes(promised, present, ((chunk.start + layout.identifier, field),))
+    stated = None if _is_open(chunk.size, layout.size) else chunk.size
+    corrected = present + (layout.header if layout.counts_header else 0)
+    field = corrected.to_bytes(layout.size, layout.order) if corrected < 2 ** (8 * layout.size) else b""
+    return SampleBytes(stated, present, ((chunk.start + layout.identifier, field),))
 
 
 def _measure_rf64(file: BinaryIO, long_sizes: _Chunk, chunk: _Chunk, end: int) -> SampleBytes:
-    place = long_sizes.content + 8  # behind the size of the whole
+    place = long_sizes.content + 8  # after the size of the whole file
     size = int.from_bytes(_read(file, place, 8), "little", signed=True)
     room = end - chunk.content
     present = room if size <= 0 else min(size, room)
@@ -170,15 +167,15 @@ def _measure_au(start: bytes, end: int) -> SampleBytes | None:
 
 
 def _is_open(size: int, bytes_of_size: int) -> bool:
-    """Whether a size that the file does not have stands for one that was not known."""
+    """Whether a size that differs from the file's is a placeholder for an unknown size."""
     if bytes_of_size == 8:
         return size <= 0 or size >= 2**62
-    # SoX, ALSA and others write 2 GiB or somewhat less, and many subtract the header's size from the largest integer.
+    # SoX, ALSA and others write about 2 GiB; many programs write the largest integer minus the header's size.
     return size <= 0 or 0x7FFF0000 <= size <= 0x80000000 or size >= 0xFFFF0000
 
 
 def _ends_in_chunks(file: BinaryIO, layout: _Layout, offset: int, end: int) -> bool:
-    """Whether nothing but whole chunks follows: the samples before are none, rather than of unknown number."""
+    """Whether only complete chunks follow: a size of 0 then means no samples, not an unknown number of them."""
     last = offset
     for chunk in _chunks(file, layout, end, offset):
         if not _is_identifier(chunk.identifier) or chunk.size < 0:
