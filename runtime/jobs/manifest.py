@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from wavernn_trt.runtime.decoding.uniforms import check_seed
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.errors import VocoderError, check_positive
 from wavernn_trt.runtime.files.file_kinds import check_regular
 from wavernn_trt.runtime.files.input_files import MEL_SUFFIXES, is_mel
 
@@ -71,13 +71,13 @@ def _entry(line: str) -> Entry:
     if target.is_absolute() or ".." in target.parts:
         raise VocoderError(f"output: found {str(target)!r}, expected a path inside the output folder")
     rate = entry.get("sample_rate")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-        raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
-    if rate is not None and not is_mel(source):
-        raise VocoderError(
-            f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
-            "leave it out, since a recording's file has its rate"
-        )
+    if rate is not None:
+        check_positive("sample_rate", rate, "of Hz")
+        if not is_mel(source):
+            raise VocoderError(
+                f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
+                "leave it out, since a recording's file has its rate"
+            )
     seed = entry.get("seed")
     own = None if str(target) == default_output(str(source)) else str(target)
     if own is None and seed is None and rate is None:
