@@ -76,8 +76,8 @@ def _check_range(mel: NDArray[np.floating], audio: AudioConfig) -> None:
         recipe = f"{decibels} dB, with {audio.min_level_db:g} dB mapped to {low:g} and 0 dB to {high:g}"
     raise VocoderError(
         f"mel: found values from {lowest:.4g} to {highest:.4g}, expected about {low:.4g} to {high:.4g}: this model "
-        f"takes {recipe}; convert the mel (vocode --mel-from, mel_conventions.convert), or take it from audio with "
-        "Vocoder.mel"
+        f"takes {recipe}; convert the mel (vocode --mel-from, mel_comparison.conventions.convert), or "
+        "take it from audio with Vocoder.mel"
     )
 
 

@@ -130,13 +130,11 @@ def _chunks(file: BinaryIO, layout: _Layout, end: int, offset: int | None = None
 
 
 def _measure_chunk(file: BinaryIO, layout: _Layout, chunk: _Chunk, end: int) -> SampleBytes:
-    room = end - chunk.content
     if chunk.size <= 0 and _ends_in_chunks(file, layout, chunk.content, end):
         return SampleBytes(0, 0)
-    present = room if chunk.size <= 0 else min(chunk.size, room)
+    stated, present = _compare(chunk.size, end - chunk.content, layout.size)
     if present == chunk.size:
-        return SampleBytes(present, present)
-    stated = None if _is_open(chunk.size, layout.size) else chunk.size
+        return SampleBytes(stated, present)
     corrected = present + (layout.header if layout.counts_header else 0)
     field = corrected.to_bytes(layout.size, layout.order) if corrected < 2 ** (8 * layout.size) else b""
     return SampleBytes(stated, present, ((chunk.start + layout.identifier, field),))
@@ -145,12 +143,11 @@ def _measure_chunk(file: BinaryIO, layout: _Layout, chunk: _Chunk, end: int) -> 
 def _measure_rf64(file: BinaryIO, long_sizes: _Chunk, chunk: _Chunk, end: int) -> SampleBytes:
     place = long_sizes.content + 8  # after the size of the whole file
     size = int.from_bytes(_read(file, place, 8), "little", signed=True)
-    room = end - chunk.content
-    present = room if size <= 0 else min(size, room)
+    stated, present = _compare(size, end - chunk.content, 8)
     if present == size:
-        return SampleBytes(present, present)
+        return SampleBytes(stated, present)
     whole = (long_sizes.content, (end - 8).to_bytes(8, "little"))
-    return SampleBytes(None if _is_open(size, 8) else size, present, (whole, (place, present.to_bytes(8, "little"))))
+    return SampleBytes(stated, present, (whole, (place, present.to_bytes(8, "little"))))
 
 
 def _measure_au(start: bytes, end: int) -> SampleBytes | None:
@@ -158,20 +155,22 @@ def _measure_au(start: bytes, end: int) -> SampleBytes | None:
     offset, size = (int.from_bytes(start[place : place + 4], order) for place in (4, 8))
     if len(start) < 24 or not 24 <= offset <= end:
         return None
-    room = end - offset
-    present = room if size == 0 else min(size, room)
+    stated, present = _compare(size, end - offset, 4)
     if present == size:
-        return SampleBytes(present, present)
+        return SampleBytes(stated, present)
     field = present.to_bytes(4, order) if present < 2**32 else b""
-    return SampleBytes(None if _is_open(size, 4) else size, present, ((8, field),))
+    return SampleBytes(stated, present, ((8, field),))
 
 
-def _is_open(size: int, bytes_of_size: int) -> bool:
-    """Whether a size that differs from the file's is a placeholder for an unknown size."""
+def _compare(size: int, room: int, bytes_of_size: int) -> tuple[int | None, int]:
+    """Returns the size in a header, ``None`` if it is a placeholder, and the size in the file."""
+    present = room if size <= 0 else min(size, room)
     if bytes_of_size == 8:
-        return size <= 0 or size >= 2**62
-    # SoX, ALSA and others write about 2 GiB; many programs write the largest integer minus the header's size.
-    return size <= 0 or 0x7FFF0000 <= size <= 0x80000000 or size >= 0xFFFF0000
+        placeholder = size <= 0 or size >= 2**62
+    else:
+        # SoX, ALSA and others write about 2 GiB; many programs write the largest integer minus the header's size.
+        placeholder = size <= 0 or 0x7FFF0000 <= size <= 0x80000000 or size >= 0xFFFF0000
+    return (None if placeholder and present != size else size), present
 
 
 def _ends_in_chunks(file: BinaryIO, layout: _Layout, offset: int, end: int) -> bool:

@@ -127,7 +127,7 @@ def identify(
             fallback = candidate, shift
     if fallback is not None:
         candidate, shift = fallback
-        text = f"{shift:+.1f} dB besides: another reference level, or a recording of another volume"
+        text = f"{shift:+.1f} dB in addition: another reference level, or a recording of another volume"
         kinds = tuple((kind, candidate.text) for kind in candidate.kinds if kind != "dB reference")
         return Levels((*kinds, ("dB reference", text)))
     low, high = (found.scale * level + found.offset for level in (-100.0, 0.0))
@@ -173,13 +173,7 @@ def _candidates(audio: AudioConfig) -> Iterator[_Candidate]:
         for name, factor in (("10 log10", 0.5), ("ln", NATURAL), ("log10", 0.05)):
             text = f"{name} of the magnitude, where 20 log10 is expected, then mapped as the model does"
             yield _Candidate(("log base",), text, LevelMap(model.scale * factor, model.offset))
-        yield from _mapped_candidates(audio)
-    else:
-        for reference in _REFERENCES:
-            for minimum in _MINIMA:
-                for mel_range in _RANGES:
-                    text = _mapped_text(mel_range, reference, minimum)
-                    yield _Candidate(("normalisation range",), text, mapped(mel_range, reference, minimum))
+    yield from _mapped_candidates(audio)
     yield _Candidate(("log base",), "log2(magnitude), not mapped", LevelMap(math.log2(10) / 20, 0.0))
     yield _Candidate(("log base",), "ln(magnitude squared), not mapped", LevelMap(2 * NATURAL, 0.0))
     yield _Candidate(("log base",), "log10(magnitude squared), not mapped", LevelMap(0.1, 0.0))
@@ -187,16 +181,20 @@ def _candidates(audio: AudioConfig) -> Iterator[_Candidate]:
 
 def _mapped_candidates(audio: AudioConfig) -> Iterator[_Candidate]:
     own, minimum, reference = audio.mel_range, audio.min_level_db, audio.reference_db
-    choices: list[tuple[tuple[float, float], float, float]] = [
-        *((mel_range, reference, minimum) for mel_range in _RANGES),
-        *((own, reference, other) for other in _MINIMA),
-        *((mel_range, other, minimum) for other in _REFERENCES for mel_range in _RANGES),
-        *((mel_range, reference, other) for other in _MINIMA for mel_range in _RANGES),
-        *((mel_range, r, m) for r in _REFERENCES for m in _MINIMA for mel_range in (own, *_RANGES)),
-    ]
+    decibel = audio.log == "decibel"
+    ranges = (own, *_RANGES) if decibel else _RANGES
+    choices = [(mel_range, other, low) for other in _REFERENCES for low in _MINIMA for mel_range in ranges]
+    if decibel:
+        choices = [
+            *((mel_range, reference, minimum) for mel_range in _RANGES),
+            *((own, reference, other) for other in _MINIMA),
+            *((mel_range, other, minimum) for other in _REFERENCES for mel_range in _RANGES),
+            *((mel_range, reference, other) for other in _MINIMA for mel_range in _RANGES),
+            *choices,
+        ]
     for mel_range, used, low in choices:
         kinds: tuple[LevelFault, ...] = ("normalisation range",)
-        if used != reference:
+        if decibel and used != reference:
             kinds += ("dB reference",)
         yield _Candidate(kinds, _mapped_text(mel_range, used, low), mapped(mel_range, used, low))
 

@@ -99,7 +99,7 @@ def _warnings(mel: DoubleArray, axes: int, audio: AudioConfig) -> Iterator[str]:
 
 _WAY_OUT = (
     "compare it with 'wavernn-trt inspect MODEL --mel M --recording R', or convert it with --mel-from "
-    "(mel_conventions.convert in Python)"
+    "(mel_comparison.conventions.convert in Python)"
 )
 
 
