@@ -19,6 +19,7 @@ from wavernn_trt.calibration.observe import ObservingExecutor
 from wavernn_trt.calibration.partial import MisfitError, Observations, read_observations
 from wavernn_trt.calibration.score import Progress, analyse_speech
 from wavernn_trt.calibration.table import ActivationRange, CalibrationInput, CalibrationTable, model_hash
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
 from wavernn_trt.runtime.decoding.chunk_loop import Stream, decode_streams
 from wavernn_trt.runtime.decoding.uniforms import check_seed
@@ -27,7 +28,7 @@ from wavernn_trt.runtime.files.file_kinds import check_regular
 from wavernn_trt.runtime.files.input_files import is_mel
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.mel import FloatArray, check_mel
+from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request, prepare
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK, adapt_recording
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
-from wavernn_trt.runtime.files.audio import FloatArray
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.request import Request

@@ -1,35 +1,38 @@
-"""The errors that callers of the runtime can catch.
+"""Errors that callers of the runtime can catch.
 
-By cause, as a service maps them to status codes: `OverloadedError` (try again later), `ClosedError` (closed or
-draining), `DeadlineError` (too late), `ExecutorError` (broken); every other `VocoderError` is a mistake in the request.
+A service can map them to status codes: `OverloadedError` (retry later), `ClosedError` (closed or draining),
+`DeadlineError` (too late), `ExecutorError` (internal failure); any other `VocoderError` is a mistake in the request.
 """
+
+from __future__ import annotations
+
+import numpy as np
 
 
 class VocoderError(ValueError):
-    """A mistake in what was asked for: says what was found, what was expected and the way out."""
+    """Invalid request; the message states what was found, what was expected and the way out."""
 
 
 class OverloadedError(VocoderError):
-    """There is no room for the request now; the same request can succeed later."""
+    """The request was rejected under load; the same request can succeed later."""
 
 
 class QueueFullError(OverloadedError):
-    """As many utterances wait as may, and the caller chose not to wait with them."""
+    """The queue is full, and the caller chose not to wait."""
 
 
 class ClosedError(VocoderError):
-    """The vocoder, cache or lease is closed, or is draining and takes no new requests."""
+    """The vocoder, cache or lease is closed, or is draining and accepts no new requests."""
 
 
 class DeadlineError(VocoderError):
-    """The utterance cannot be complete in the time that it was given, and was dropped."""
+    """The utterance cannot be completed before its deadline, and was dropped."""
 
 
 class NoLogitsError(VocoderError):
-    """Logits were asked of a backend that only draws samples; says which has them."""
+    """Logits were requested from a backend that only draws samples; ``backend`` is its name in ``--backend``."""
 
     def __init__(self, backend: str) -> None:
-        """Names the backend, as ``--backend`` calls it."""
         super().__init__(
             f"backend {backend} draws samples and gives no logits, which scoring needs; use --backend onnxruntime "
             "(in Python: backend='onnxruntime')"
@@ -37,23 +40,34 @@ class NoLogitsError(VocoderError):
 
 
 class ExecutorError(RuntimeError):
-    """The executor failed, or does not answer; what it said is the cause."""
+    """The executor failed or hangs; its own error is the cause (``__cause__``)."""
 
 
 class LoadTimeoutError(ExecutorError):
-    """A model was not loaded within its time limit; the load may still be under way."""
+    """A model was not loaded within its time limit; the load may still be in progress."""
 
 
 class KernelStallError(ExecutorError):
-    """Blocks of a kernel waited for each other in vain: the chunk is lost, and the device can still be used."""
+    """Synchronisation between blocks of a kernel timed out: the chunk is lost, the device is still usable."""
 
 
 class DamagedOutputError(ExecutorError):
-    """The executor yields what no model means: NaN, or a waveform that stands where it must move."""
+    """Invalid output of the executor: NaN, or a constant waveform where the mel is loud."""
+
+
+def check_positive(name: str, value: object, unit: str = "of samples") -> int:
+    """Returns a positive integer as a Python integer.
+
+    Raises:
+        VocoderError: the value is not a positive integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise VocoderError(f"{name}: found {value!r}, expected a positive number {unit}")
+    return int(value)
 
 
 def executor_error(error: BaseException) -> ExecutorError:
-    """Any error of an executor, as callers are given it."""
+    """Wraps an executor's error in an `ExecutorError`."""
     if isinstance(error, ExecutorError):
         return error
     failure = ExecutorError(f"the executor failed: {type(error).__name__}: {error}")

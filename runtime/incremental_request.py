@@ -1,4 +1,4 @@
-"""A request whose mel is still arriving: from an iterator over its pieces to an utterance."""
+"""Requests whose mel arrives in pieces, from an iterator."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 
 READ_AHEAD_SECONDS = 2.0
-"""Of frames that are read before they are decoded; then the iterator has to wait."""
+"""Duration of the frames that are read in advance of decoding."""
 _KEPT_SECONDS = 10.0
-"""Of conditioning behind what is decoded: a stream that is no longer can be decoded again when its lane is lost."""
+"""Duration of decoded conditioning that is kept: a stream of up to this length can restart when its lane is lost."""
 
 
 class IncrementalRequests:
     """Checks requests whose mel arrives frame by frame, for one model and look-ahead."""
 
     def __init__(self, loaded: LoadedModel, lookahead: int | None) -> None:
-        """Measures what the conditioner reads, by running it over short mels.
+        """Measures the conditioner's receptive field, by running it over short mels.
 
         Args:
             loaded: the model.
-            lookahead: frames to wait for, where the model leaves the choice.
+            lookahead: frames of look-ahead, for models that do not determine it.
 
         Raises:
-            VocoderError: this model needs the whole mel, or cannot do with that look-ahead.
+            VocoderError: the model needs the whole mel, or does not support that look-ahead.
         """
         self._loaded = loaded
         self._runs = incremental_runs(loaded.model, loaded.audio.n_mels, loaded.executor.condition, lookahead)
 
     @property
     def lookahead(self) -> int:
-        """Frames that must be there behind a frame before its samples are drawn."""
+        """Number of later frames that a frame's samples need."""
         return self._runs.lookahead
 
     def begin(
@@ -59,9 +59,9 @@ class IncrementalRequests:
         """Prepares one utterance.
 
         Args:
-            pieces: of the mel, in its order.
-            seed: of the random numbers.
-            sample_rate: Hz that the mel is made for, where the caller knows it.
+            pieces: of the mel, in order.
+            seed: seed of the random numbers.
+            sample_rate: Hz that the mel was made for, if known.
             on_ready: called when more can be decoded.
 
         Returns:
@@ -69,7 +69,7 @@ class IncrementalRequests:
             when it is done.
 
         Raises:
-            VocoderError: the seed is not usable.
+            VocoderError: the seed is not valid.
         """
         loaded, checked = self._loaded, check_seed(seed)
         model, audio = loaded.model, loaded.audio
@@ -101,11 +101,11 @@ class IncrementalRequests:
 class MelReader:
     """Thread that reads pieces of a mel from an iterator and appends them to a conditioning.
 
-    A piece is float [n_mels, k] with any k, or a single frame [n_mels]. Each is checked as it comes. A wrong piece and
-    an iterator that raises end the stream with that error, behind the samples that the frames before allow.
+    A piece is float [n_mels, k] with any k, or a single frame [n_mels]. Each is checked on arrival. An invalid piece
+    or an error of the iterator ends the stream with that error, after the samples of the frames before it.
 
-    While the iterator waits inside its own code, nothing can interrupt it: `stop` then takes effect when it yields, and
-    the thread, a daemon, does not keep the program from ending.
+    `stop` cannot interrupt an iterator that blocks: it takes effect at the next piece. The thread is a daemon, so that
+    it does not prevent the program from ending.
     """
 
     def __init__(
@@ -118,18 +118,18 @@ class MelReader:
         read_ahead: float = READ_AHEAD_SECONDS,
         on_frames: Callable[[FloatArray], None] | None = None,
     ) -> None:
-        """Prepares; `start` begins.
+        """Prepares the thread; `start` starts it.
 
         Args:
-            pieces: in the mel's order.
-            conditioning: takes the frames.
+            pieces: of the mel, in order.
+            conditioning: receives the frames.
             audio: the model's audio settings.
-            sample_rate: Hz that the mel is made for, where the caller knows it.
-            read_ahead: seconds of frames to read ahead of what is decoded; at least what a chunk needs.
-            on_frames: called with frames, checked, before they can be decoded.
+            sample_rate: Hz that the mel was made for, if known.
+            read_ahead: seconds of frames to read in advance of decoding; at least what a chunk needs.
+            on_frames: called with checked frames, before they can be decoded.
 
         Raises:
-            VocoderError: not an iterable.
+            VocoderError: ``pieces`` is not iterable.
         """
         if not isinstance(pieces, Iterable):
             raise VocoderError(
@@ -145,15 +145,15 @@ class MelReader:
         self._thread = threading.Thread(target=self._run, name="wavernn-trt-mel-feed", daemon=True)
 
     def start(self) -> None:
-        """Begins to read."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Reads no further piece; does not wait. Any thread may call it, and more than once."""
+        """Stops reading without waiting; may be called repeatedly and by any thread."""
         self._conditioning.close()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Waits for the thread to end, for so many seconds at most; returns whether it has."""
+        """Waits until the thread has ended, at most ``timeout`` seconds; returns whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -170,11 +170,11 @@ class MelReader:
                     return
                 self._append(self._checked(piece, index))
                 index += 1
-        except BaseException as error:  # whatever it is, the reader of the stream would else wait for ever
+        except BaseException as error:  # any error must end the stream, whose reader would wait without end
             self._conditioning.fail(error)
         finally:
             if isinstance(iterator, Generator):
-                iterator.close()  # its clean-up has to run in the thread that iterates
+                iterator.close()  # a generator's clean-up must run in the thread that iterates
 
     def _append(self, frames: FloatArray) -> None:
         if self._on_frames is not None:
@@ -185,7 +185,7 @@ class MelReader:
             self._conditioning.append(frames[:, first : first + BLOCK_FRAMES])
 
     def _checked(self, piece: ArrayLike, index: int) -> FloatArray:
-        """A piece as float32 [n_mels, k]."""
+        """Checks a piece and returns it as float32 [n_mels, k]."""
         bins = self._audio.n_mels
         with contextlib.suppress(ValueError):  # rows of different lengths: refused below
             piece = np.asarray(piece)

@@ -1,27 +1,26 @@
-"""Mel spectrograms that callers bring: what is accepted, and what to do about the rest."""
+"""Checks of mel spectrograms given by callers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import lowest_level
 
-FloatArray = NDArray[np.float32]
-
 _LOUDEST_NATURAL = 6.0
-"""ln of the largest mel magnitude that full-scale audio reaches, rounded up."""
+"""ln of the largest mel magnitude of full-scale audio, rounded up."""
 
 
 def check_mel(mel: ArrayLike, audio: AudioConfig, sample_rate: int | None = None) -> FloatArray:
-    """A mel spectrogram as float32 [n_mels, frames].
+    """Checks a mel spectrogram and returns it as float32 [n_mels, frames].
 
     Args:
-        mel: numpy [n_mels, frames], or [1, n_mels, frames], which is taken as the only mel of its batch.
+        mel: numpy [n_mels, frames], or [1, n_mels, frames] (a batch of one).
         audio: the model's audio settings.
-        sample_rate: Hz of the audio that the mel describes, where the caller knows it.
+        sample_rate: Hz of the audio that the mel was made for, if known.
 
     Raises:
         VocoderError: not floating-point numbers of that shape, empty, NaN or infinite, far outside the model's range,
@@ -38,11 +37,7 @@ def check_mel(mel: ArrayLike, audio: AudioConfig, sample_rate: int | None = None
 
 
 def checked_array(mel: ArrayLike, audio: AudioConfig) -> NDArray[np.floating]:
-    """A mel spectrogram [n_mels, frames] of finite floating-point numbers, whatever their range.
-
-    Args:
-        mel: see `check_mel`.
-        audio: the model's audio settings.
+    """Checks shape, type and finiteness as `check_mel` does, but not the range; returns [n_mels, frames].
 
     Raises:
         VocoderError: not floating-point numbers of that shape, empty, NaN or infinite.
@@ -68,8 +63,8 @@ def checked_array(mel: ArrayLike, audio: AudioConfig) -> NDArray[np.floating]:
 def _check_range(mel: NDArray[np.floating], audio: AudioConfig) -> None:
     low = lowest_level(audio)
     high = _LOUDEST_NATURAL if audio.log == "natural" else audio.mel_range[1]
-    # Half the span to either side: acoustic models overshoot by some per cent of it, and features that are not clipped
-    # by an eighth; mels of another convention (natural log, decibels, [0, 1] against [-1, 0]) miss by more than half.
+    # Half the span on either side: acoustic models exceed the range by a few per cent of the span, features that are
+    # not clipped by an eighth, mels of another convention (natural log, decibels, [0, 1] for [-1, 0]) by over half.
     tolerance = (high - low) / 2
     lowest, highest = float(mel.min()), float(mel.max())
     if lowest >= low - tolerance and highest <= high + tolerance:
@@ -81,8 +76,8 @@ def _check_range(mel: NDArray[np.floating], audio: AudioConfig) -> None:
         recipe = f"{decibels} dB, with {audio.min_level_db:g} dB mapped to {low:g} and 0 dB to {high:g}"
     raise VocoderError(
         f"mel: found values from {lowest:.4g} to {highest:.4g}, expected about {low:.4g} to {high:.4g}: this model "
-        f"takes {recipe}; convert the mel (vocode --mel-from, mel_conventions.convert), or take it from audio with "
-        "Vocoder.mel"
+        f"takes {recipe}; convert the mel (vocode --mel-from, mel_comparison.conventions.convert), or "
+        "take it from audio with Vocoder.mel"
     )
 
 

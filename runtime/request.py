@@ -1,4 +1,4 @@
-"""Requests: what callers may ask of a vocoder, and how it is checked."""
+"""Requests to a vocoder, and their checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.decoding.folding import plan_folds
 from wavernn_trt.runtime.decoding.uniforms import GivenUniforms, SeededUniforms, UniformSource, check_seed
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.errors import VocoderError, check_positive
 from wavernn_trt.runtime.health.output_guard import OutputGuard
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.mel import check_mel
@@ -24,37 +24,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance asked for."""
+    """One utterance to vocode."""
 
     mel: ArrayLike
     """float [n_mels, frames], in the model's range (``config.audio.mel_range``)."""
     seed: int = 0
-    """Of the random numbers that samples are drawn with, 0 … 2**64 - 1."""
+    """Seed of the random numbers that samples are drawn with, 0 … 2**64 - 1."""
     uniforms: ArrayLike | None = None
-    """Those random numbers themselves, [frames * hop_length] or, for mixtures, [frames * hop_length, 2]."""
+    """The random numbers themselves, [frames * hop_length] or, for mixtures, [frames * hop_length, 2]."""
     fold: int | None = None
-    """Cut the utterance into folds of this many samples, which are decoded together; faster for long ones."""
+    """Samples of a fold: cuts the utterance into folds that are decoded in parallel; faster for long utterances."""
     overlap: int | None = None
     """Samples over which folds are crossfaded; ``None`` is 550."""
     sample_rate: int | None = None
     """Hz that the mel was made for; if given, it is checked."""
     samples: int | None = None
-    """Decode no more than the first so many."""
+    """Maximum number of samples to decode, from the first."""
     warn: bool = True
-    """Log a warning where the mel cannot be as the model was trained on (`mel_warnings`)."""
+    """Log a warning if the mel cannot be what the model was trained on (`mel_warnings`)."""
 
 
 def prepare(request: Request, loaded: LoadedModel, streams: int = 1, *, copy: bool = True) -> Utterance:
-    """Checks a request.
+    """Checks a request and returns it as an utterance for the scheduler.
 
     Args:
-        request: what is asked.
+        request: the request.
         loaded: the model.
-        streams: that are decoded at a time, at most.
+        streams: maximum number of streams decoded in parallel.
         copy: whether the caller may change the mel before the utterance is decoded.
 
     Raises:
-        VocoderError: something in it is not usable; the message says what was found and what is expected.
+        VocoderError: a value in the request is not valid.
     """
     model, audio, conditioner = loaded.model, loaded.audio, loaded.conditioner
     mel = check_mel(request.mel, audio, request.sample_rate)
@@ -66,11 +66,11 @@ def prepare(request: Request, loaded: LoadedModel, streams: int = 1, *, copy: bo
     frames = mel.shape[1]
     steps = frames * audio.hop_length
     if request.samples is not None:
-        steps = min(steps, _check_samples(request))
+        steps = min(steps, check_positive("samples", request.samples))
     folds = plan_folds(steps, request.fold, request.overlap)
     numbers = _uniforms(request, model, steps, len(folds))
 
-    # Of a folded utterance, the next fold's first rows are computed while those before it are decoded.
+    # The conditioning of the next fold begins while earlier folds are decoded.
     at_a_time = 1 if len(folds) == 1 else min(len(folds), streams + 1)
     return Utterance(
         lambda: conditioner(mel),
@@ -81,13 +81,6 @@ def prepare(request: Request, loaded: LoadedModel, streams: int = 1, *, copy: bo
         numbers,
         lambda: OutputGuard(model, audio, mel),
     )
-
-
-def _check_samples(request: Request) -> int:
-    wanted = request.samples
-    if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer) or wanted < 1:
-        raise VocoderError(f"samples: found {wanted!r}, expected a positive number of samples")
-    return int(wanted)
 
 
 def _uniforms(request: Request, model: ModelConfig, steps: int, folds: int) -> Callable[[int], UniformSource]:
@@ -101,4 +94,4 @@ def _uniforms(request: Request, model: ModelConfig, steps: int, folds: int) -> C
             "each with a warm-up that takes random numbers of its own"
         )
     checked = GivenUniforms(model, given, steps)
-    return lambda fold: checked.again()
+    return lambda fold: checked.restarted()

@@ -1,1 +1,1 @@
-"""From conditioning to samples: the chunk loop, random numbers, sample values, folding, teacher forcing."""
+"""Decoding of conditioning to samples: chunk loop, random numbers, sample coding, folding, teacher forcing."""

@@ -1,7 +1,7 @@
-"""The chunk loop: the one way in which samples come out of an executor.
+"""Chunk loop: continuous batching of streams in the slots of a lane.
 
-Continuous batching: a lane's slots are decoded together, a chunk of steps at a time; at every chunk boundary the
-finished leave and the waiting enter. Vocoding alone, in a batch and as a stream of chunks are all this loop.
+All slots are decoded together, a chunk of steps at a time. At chunk boundaries finished streams leave and waiting
+streams enter. Every free-running decode uses this loop: single utterances, batches and streamed output.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from wavernn_trt.runtime.executors.protocol import Chunk, Executor, Lane
 
 @dataclass(eq=False)
 class Stream:
-    """A run of steps to decode from the initial state (an utterance, or a fold of one), and how far it is."""
+    """Steps to decode from the initial state (an utterance, or a fold of one), and the progress."""
 
     conditioning: Conditioning
-    """The whole utterance's."""
+    """Conditioning of the whole utterance."""
     uniforms: UniformSource
-    """The random numbers of the steps from ``start`` on."""
+    """Random numbers of the steps from ``start`` on."""
     start: int = 0
     """First step."""
     stop: int | None = None
-    """One behind the last step; ``None`` where that is the utterance's end, which may not be known yet."""
+    """Step after the last one; ``None``: the utterance's end, which may not be known yet."""
     number: int = 0
-    """Identifies it among the streams of an utterance, or of a call of `decode_streams`."""
+    """Index among the streams of an utterance, or of a call of `decode_streams`."""
     slot: int = field(default=-1, init=False)
-    """The lane's slot that it has; -1 before it enters, and once its last chunk is submitted."""
+    """Slot of the lane; -1 before the stream enters, and after its last chunk is submitted."""
     next: int = field(init=False)
-    """The first step that is not submitted yet."""
+    """First step that is not submitted yet."""
     in_flight: int = field(default=0, init=False)
-    """Chunks with a part of it that are submitted and not collected."""
+    """Chunks of the stream that are submitted and not collected."""
 
     def __post_init__(self) -> None:
-        """Begins at the first step."""
         self.next = self.start
 
     @property
     def end(self) -> int | None:
-        """One behind the last step; ``None`` while that is not known."""
+        """Step after the last one; ``None`` while it is not known."""
         return self.conditioning.steps if self.stop is None else self.stop
 
     @property
@@ -55,7 +54,7 @@ class Stream:
         return not self.in_flight and self.next == self.end
 
     def ready(self) -> bool:
-        """Whether the conditioning of the next chunk is there."""
+        """Whether the conditioning of the next chunk is available."""
         return self.next != self.end and self.conditioning.ready(self.next)
 
 
@@ -64,13 +63,13 @@ S = TypeVar("S", bound=Stream)
 
 @dataclass(eq=False)
 class Piece(Generic[S]):
-    """The part of a chunk that belongs to one stream."""
+    """Part of a chunk that belongs to one stream."""
 
     stream: S
     start: int
-    """The step of the utterance that the first sample belongs to."""
+    """Step of the first sample in the utterance."""
     count: int
-    """Samples."""
+    """Number of samples."""
     last: bool
     """Whether the stream ends with this piece."""
     samples: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -78,23 +77,17 @@ class Piece(Generic[S]):
 
 
 class LaneLoop(Generic[S]):
-    """The table of a lane's slots, and the chunks in flight; one thread at a time.
+    """Slot table of a lane, and its chunks in flight; for use by one thread.
 
-    Every chunk has the windows' number of steps, whatever is left of the streams: matrix products of another shape may
-    round otherwise, and an utterance's bits must not depend on how it is cut.
+    Every chunk has the same number of steps (that of the windows), even if a stream has fewer left: matrix products of
+    another shape may round differently, and an utterance's bits must not depend on the chunking.
 
-    Only `enter` and `leave` change `table`: a thread that lets others read it calls these two under a lock.
+    Only `enter` and `leave` change `table`: a thread that shares it with readers calls these two under a lock.
     """
 
     def __init__(self, lane: Lane, windows: ConditioningWindows) -> None:
-        """Begins with every slot free.
-
-        Args:
-            lane: computes.
-            windows: its number of steps is the chunk's.
-        """
         self.table: dict[S, None] = {}
-        """Streams in the order of arrival; also those that gave their slot back and whose last chunk is in flight."""
+        """Streams in the order of arrival, including those without a slot whose last chunk is in flight."""
         self._lane = lane
         self._windows = windows
         self._free = deque(range(lane.slots))
@@ -102,36 +95,36 @@ class LaneLoop(Generic[S]):
 
     @property
     def free(self) -> int:
-        """Slots that no stream is in."""
+        """Number of free slots."""
         return len(self._free)
 
     @property
     def streams(self) -> list[S]:
-        """The streams that have a slot, in the order of arrival."""
+        """Streams with a slot, in the order of arrival."""
         return [stream for stream in self.table if stream.slot >= 0]
 
     @property
     def in_flight(self) -> int:
-        """Chunks that are submitted and not collected."""
+        """Number of chunks that are submitted and not collected."""
         return len(self._in_flight)
 
     @property
     def full(self) -> bool:
-        """Whether a chunk must be collected before another is submitted."""
+        """Whether a chunk must be collected before the next is submitted."""
         return len(self._in_flight) >= self._lane.ahead
 
     def enter(self, stream: S) -> None:
-        """Puts a new stream, with at least one step or an end that is not known yet, into a free slot."""
+        """Assigns a free slot to a new stream, which has at least one step or an end that is not known yet."""
         stream.slot = self._free.popleft()
         self.table[stream] = None
 
     def leave(self, stream: S) -> None:
-        """Takes a stream out of the table: behind its last piece, or before its end, to ignore what is in flight."""
+        """Removes a stream from the table, after its last piece or earlier; later pieces are then ignored."""
         del self.table[stream]
         self._vacate(stream)
 
     def submit(self, streams: Sequence[S]) -> None:
-        """Begins a chunk of some of the streams, at least one, each ready; the others stay as they are."""
+        """Submits a chunk of the given streams, at least one, each ready; other streams are paused."""
         entering = [stream.slot for stream in streams if stream.next == stream.start]
         self._lane.submit(self._chunk(streams), [stream.slot for stream in streams], entering)
         pieces = []
@@ -145,7 +138,7 @@ class LaneLoop(Generic[S]):
         self._in_flight.append(pieces)
 
     def collect(self) -> list[Piece[S]]:
-        """Waits for the chunk that was submitted first; streams whose last piece is among it may leave now."""
+        """Waits for the oldest chunk in flight; streams whose last piece is in it may leave now."""
         samples = self._lane.collect()
         pieces = self._in_flight.popleft()
         for piece, row in zip(pieces, samples, strict=True):
@@ -173,16 +166,16 @@ class LaneLoop(Generic[S]):
 def decode_streams(
     executor: Executor, windows: ConditioningWindows, streams: Iterable[Stream], batch: int
 ) -> Iterator[Piece[Stream]]:
-    """Decodes streams whose conditioning is all there, in the calling thread, pulling each only when there is room.
+    """Decodes streams with complete conditioning in the calling thread.
 
     Args:
-        executor: decodes.
-        windows: cuts conditioning into chunks; its number of steps is the chunk's.
-        streams: what to decode; may be a generator. They are numbered as they come.
-        batch: streams at a time; an executor with fixed slots takes as many as it has.
+        executor: the executor.
+        windows: cuts conditioning into chunks, and sets their number of steps.
+        streams: an iterator advances only when a slot is free. Streams are numbered in order.
+        batch: concurrent streams; ignored by an executor with a fixed number of slots.
 
     Yields:
-        Pieces, each stream's in order, those of different streams interleaved.
+        Pieces, in order for each stream, interleaved between streams.
     """
     waiting = enumerate(streams)
     with executor.lane(batch) as lane:

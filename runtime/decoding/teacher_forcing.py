@@ -1,4 +1,4 @@
-"""Teacher forcing: given samples are fed to the decoder, and its logits come out; several streams at a time."""
+"""Teacher forcing: feeds given samples to the decoder and returns its logits; several streams in parallel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows, FloatArray
+from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
@@ -18,33 +19,33 @@ from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_stat
 
 @dataclass(eq=False)
 class ForcedStream:
-    """Teacher forcing of one utterance, from its first step on, and how far it is."""
+    """Teacher forcing of one utterance from its first step, and the progress."""
 
     conditioning: Conditioning
-    """The utterance's."""
+    """Conditioning of the utterance."""
     previous: NDArray[Any]
-    """[n], what each step is fed with; n is at least 1 and at most the utterance's steps."""
+    """[n], the decoder's input at each step; n is at least 1 and at most the utterance's steps."""
     hidden: FloatArray
     """[L, 1, H], the recurrent state before the next step."""
     next: int = 0
     """The next step."""
     number: int = 0
-    """Its place in the order of arrival."""
+    """Index in the order of arrival."""
 
 
 def forced_stream(
     conditioning: Conditioning, samples: ArrayLike, model: ModelConfig, coding: SampleCoding
 ) -> ForcedStream:
-    """A stream that is fed with the sample before each step, and first with what generation begins with.
+    """Returns a stream whose input at each step is the previous sample; the first input is that of generation.
 
     Args:
-        conditioning: the utterance's, all of whose mel is there.
+        conditioning: complete conditioning of the utterance.
         samples: [n], labels or values for mixtures.
-        model: says what the first step is fed with.
-        coding: knows what samples the model can emit.
+        model: sets the first input.
+        coding: checks and converts the samples.
 
     Raises:
-        VocoderError: none, more than the utterance's steps, or samples that this model cannot have emitted.
+        VocoderError: no samples, more than the utterance's steps, or samples that this model cannot emit.
     """
     checked = coding.check(samples)
     steps = conditioning.steps
@@ -60,12 +61,12 @@ def forced_stream(
 
 @dataclass(frozen=True)
 class ForcedPiece:
-    """What a chunk yielded for one forced stream."""
+    """Logits of one stream from one chunk."""
 
     stream: int
-    """The stream's place in the order of arrival."""
+    """The stream's index in the order of arrival."""
     start: int
-    """The step that the first row of logits belongs to."""
+    """Step of the first row of logits."""
     logits: FloatArray
     """[up to T, outputs]."""
     last: bool
@@ -75,54 +76,50 @@ class ForcedPiece:
 def force_streams(
     executor: Executor, windows: ConditioningWindows, streams: Iterable[ForcedStream], batch: int
 ) -> Iterator[ForcedPiece]:
-    """Teacher forcing, several streams at a time; at a chunk boundary the finished leave and the waiting enter.
+    """Runs teacher forcing with continuous batching, as `decode_streams` does for free-running decoding.
 
     Args:
-        executor: runs the steps.
-        windows: cuts conditioning into chunks; its number of steps is the chunk's.
-        streams: what to run; may be a generator.
-        batch: streams at a time; an executor with fixed slots takes as many as it has.
+        executor: the executor.
+        windows: cuts conditioning into chunks, and sets their number of steps.
+        streams: an iterator advances only when a slot is free.
+        batch: concurrent streams; ignored by an executor with a fixed number of slots.
 
     Yields:
-        Pieces, each stream's in order, those of different streams interleaved.
+        Pieces, in order for each stream, interleaved between streams.
     """
     waiting = enumerate(streams)
-    room = executor.slots or max(1, batch)
+    slots = executor.slots or max(1, batch)
     active: list[ForcedStream] = []
     while True:
-        while len(active) < room and (entering := next(waiting, None)) is not None:
+        while len(active) < slots and (entering := next(waiting, None)) is not None:
             number, stream = entering
             stream.number = number
             active.append(stream)
         if not active:
             return
-        slots = _slots(executor, len(active))
-        cuts = [one.conditioning.window(one.next) for one in active]
-        fed = [one.previous[one.next : one.next + windows.steps] for one in active]
-        # Steps behind the end are thrown away; they need any valid input.
+        # An executor with fixed slots computes the first stream again in its empty slots.
+        rows = [*range(len(active)), *[0] * ((executor.slots or len(active)) - len(active))]
+        cuts = [stream.conditioning.window(stream.next) for stream in active]
+        fed = [stream.previous[stream.next : stream.next + windows.steps] for stream in active]
+        # Steps after the end are dropped; they need any valid input.
         padded = [np.pad(values, (0, windows.steps - len(values)), mode="edge") for values in fed]
         chunk = Chunk(
-            np.stack([cuts[slot].rows for slot in slots]),
-            np.stack([cuts[slot].frame_index for slot in slots]),
-            np.stack([cuts[slot].interpolation for slot in slots]),
-            np.zeros((len(slots), windows.steps, 0), np.float32),
+            np.stack([cuts[row].rows for row in rows]),
+            np.stack([cuts[row].frame_index for row in rows]),
+            np.stack([cuts[row].interpolation for row in rows]),
+            np.zeros((len(rows), windows.steps, 0), np.float32),
         )
         logits, hidden = executor.teacher_forced(
             chunk,
-            np.stack([padded[slot] for slot in slots]),
-            np.concatenate([active[slot].hidden for slot in slots], axis=1),
+            np.stack([padded[row] for row in rows]),
+            np.concatenate([active[row].hidden for row in rows], axis=1),
         )
         staying = []
-        for slot, one in enumerate(active):
-            start, one.next = one.next, one.next + len(fed[slot])
-            one.hidden = hidden[:, slot : slot + 1]
-            last = one.next == len(one.previous)
+        for row, stream in enumerate(active):
+            start, stream.next = stream.next, stream.next + len(fed[row])
+            stream.hidden = hidden[:, row : row + 1]
+            last = stream.next == len(stream.previous)
             if not last:
-                staying.append(one)
-            yield ForcedPiece(one.number, start, logits[slot, : len(fed[slot])], last)
+                staying.append(stream)
+            yield ForcedPiece(stream.number, start, logits[row, : len(fed[row])], last)
         active = staying
-
-
-def _slots(executor: Executor, streams: int) -> list[int]:
-    """Which stream each slot computes: an executor with fixed slots computes the first again in the empty ones."""
-    return [*range(streams), *[0] * ((executor.slots or streams) - streams)]

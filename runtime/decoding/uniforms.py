@@ -1,7 +1,7 @@
-"""The random numbers that samples are drawn with.
+"""Random numbers for drawing samples.
 
 They come from Philox, a counter-based generator, keyed by the utterance's seed and drawn in the order of the steps, so
-that an utterance's waveform depends neither on its neighbours in a batch nor on how it was cut into chunks.
+that an utterance's waveform depends neither on other streams of its batch nor on the chunking.
 """
 
 from __future__ import annotations
@@ -10,41 +10,40 @@ import copy
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.errors import VocoderError
 
-FloatArray = NDArray[np.float32]
-
 HIGHEST_CHOICE = np.float32(1 - 2.0**-23)
-"""A class is the first whose cumulative probability exceeds u times the probabilities' total, so the product must not
-round up to the total itself: it would where a caller's u, just below 1, becomes 1 as a float32."""
+"""Largest u for classes. The drawn class is the first whose cumulative probability exceeds u times the total, so that
+product must not round up to the total; a caller's u just below 1 would become 1 as a float32."""
 LOGARITHM_MARGIN = 1e-5
-"""Upstream's mixtures draw from [1e-5, 1 - 1e-5], which keeps ln u and ln(1 - u) finite."""
+"""Mixtures draw from [1e-5, 1 - 1e-5], as upstream does: ln u and ln(1 - u) are then finite."""
 _SEEDS = 2**64
 
 
 class UniformSource(Protocol):
-    """Yields the random numbers of successive steps."""
+    """Source of the random numbers of successive steps."""
 
     def draw(self, steps: int) -> FloatArray:
-        """The next ``steps`` steps' numbers, float32 [steps, U]."""
+        """Returns the numbers of the next steps, float32 [steps, U]."""
 
 
 class SeededUniforms:
-    """Random numbers from a seed."""
+    """Random numbers generated from a seed."""
 
     def __init__(self, model: ModelConfig, seed: int, fold: int = 0) -> None:
         """Starts at the first step.
 
         Args:
-            model: says how many numbers a sample takes.
+            model: sets the number of random numbers per sample.
             seed: 0 … 2**64 - 1.
-            fold: which fold of the utterance; each has numbers of its own, and fold 0 those of the unfolded utterance.
+            fold: index of the fold; the numbers of folds differ, and fold 0 has those of an unfolded utterance.
 
         Raises:
-            VocoderError: the seed is not an integer of that range.
+            VocoderError: the seed is not an integer in that range.
         """
         self._model = model
         key = check_seed(seed)
@@ -55,15 +54,15 @@ class SeededUniforms:
 
 
 class GivenUniforms:
-    """Random numbers that the caller brought; steps behind their end are thrown away, and get one half."""
+    """Random numbers given by the caller; steps after their end, whose samples are dropped, get 0.5."""
 
     def __init__(self, model: ModelConfig, uniforms: ArrayLike, steps: int) -> None:
-        """Checks them.
+        """Checks the numbers.
 
         Args:
-            model: says how many numbers a sample takes.
+            model: sets the number of random numbers per sample.
             uniforms: [n] or [n, 1] for classes, [n, 2] for mixtures, each in [0, 1).
-            steps: the utterance's steps; ``n`` must reach them.
+            steps: the utterance's steps, at most ``n``.
 
         Raises:
             VocoderError: wrong shape, too few, or out of range.
@@ -85,8 +84,8 @@ class GivenUniforms:
         self._values = _clamp(model, values.astype(np.float32))
         self._next = 0
 
-    def again(self) -> GivenUniforms:
-        """The same numbers from the first."""
+    def restarted(self) -> GivenUniforms:
+        """Returns a source of the same numbers that starts at the first step."""
         other = copy.copy(self)
         other._next = 0
         return other
@@ -98,18 +97,11 @@ class GivenUniforms:
 
 
 def sampling_inputs(model: ModelConfig, uniforms: FloatArray) -> FloatArray:
-    """What a decoder is given for the random numbers of some steps.
+    """Converts random numbers, float32 [steps, U], to the decoder's inputs of the same shape.
 
-    Classes are chosen with u itself. Mixtures also take a deviate, made here: ln v - ln(1 - v) for logistics, Box and
-    Muller's normal for Gaussians. Vectorised logarithms may round by an element's place in its array, and inside a
-    decoder that place depends on the number of streams; here every stream's array is its own.
-
-    Args:
-        model: says which.
-        uniforms: float32 [steps, U].
-
-    Returns:
-        float32 [steps, U].
+    Classes are drawn with u itself. Mixtures also need a deviate, computed here: ln v - ln(1 - v) for logistics, the
+    Box-Muller transform for Gaussians. Vectorised logarithms may round differently at different positions of an array,
+    and inside a decoder the position depends on the number of streams; here every stream has its own array.
     """
     if model.output == "categorical":
         return uniforms
@@ -122,10 +114,10 @@ def sampling_inputs(model: ModelConfig, uniforms: FloatArray) -> FloatArray:
 
 
 def check_seed(seed: int) -> int:
-    """The seed as a Python integer.
+    """Returns the seed as a Python integer.
 
     Raises:
-        VocoderError: not an integer from 0 to 2**64 - 1.
+        VocoderError: the seed is not an integer from 0 to 2**64 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < _SEEDS:
         raise VocoderError(f"seed: found {seed!r}, expected an integer from 0 to 2**64 - 1")

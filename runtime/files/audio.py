@@ -1,4 +1,4 @@
-"""Recordings and mels from files, waveforms to files."""
+"""Reads recordings and mels, resamples, and writes WAV files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.mel_file import read_mel as read_mel
 from wavernn_trt.runtime.files.output_files import OutputFile, WholeFile, prepare_output
@@ -16,24 +17,23 @@ from wavernn_trt.runtime.files.recording import read_recording
 from wavernn_trt.runtime.files.standard_streams import StandardOutput, is_standard_output
 from wavernn_trt.runtime.streaming.pcm import to_int16
 
-FloatArray = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 SLOWEST, FASTEST = 1000, 1_000_000
-"""Hz; a damaged header may name any rate, and a second at 1 Hz would become an hour of resampling."""
+"""Accepted sample rates in Hz; a damaged header may state any rate, and resampling from 1 Hz would take hours."""
 
 
 def read_audio(path: str | Path) -> tuple[FloatArray, int]:
-    """Reads a recording and mixes it down to one channel; a warning is logged where the file is cut short.
+    """Reads a recording and mixes it down to one channel; logs a warning if the file is cut short.
 
     Args:
-        path: WAV, FLAC, Ogg, MP3, or whatever else libsndfile reads.
+        path: WAV, FLAC, Ogg, MP3, or another format of libsndfile.
 
     Returns:
         float32 [samples] in [-1, 1], and the sample rate in Hz.
 
     Raises:
-        VocoderError: not there, not readable, empty, or not finite.
+        VocoderError: the file is missing, not readable, empty, or has non-finite samples.
     """
     recording = read_recording(path)
     for warning in recording.warnings:
@@ -42,15 +42,15 @@ def read_audio(path: str | Path) -> tuple[FloatArray, int]:
 
 
 def resample(waveform: ArrayLike, sample_rate: float, target: int) -> FloatArray:
-    """A mono waveform at another rate (soxr, very high quality).
+    """Resamples a mono waveform (soxr, very high quality).
 
     Args:
         waveform: float [samples].
-        sample_rate: its rate in Hz, a whole number.
-        target: the rate wanted, in Hz.
+        sample_rate: Hz of the waveform, a whole number.
+        target: Hz of the result.
 
     Raises:
-        VocoderError: not mono, empty, not finite, or no sample rate.
+        VocoderError: the waveform is not mono, empty or not finite, or the sample rate is not valid.
     """
     samples = np.asarray(waveform)
     if samples.dtype.kind != "f" or samples.ndim != 1 or not samples.size:
@@ -78,47 +78,47 @@ def resample(waveform: ArrayLike, sample_rate: float, target: int) -> FloatArray
 
 
 def write_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> None:
-    """Writes a mono WAV file; at no time is there a partial file of that name.
+    """Writes a mono WAV file atomically: a partial file never has the final name.
 
     Args:
-        path: where to; its folder is made if need be.
-        waveform: float32 [samples]; in 16 bits, what is outside [-1, 1] is clipped.
+        path: the file; its folder is created if necessary.
+        waveform: float32 [samples]; 16-bit samples are clipped to [-1, 1].
         sample_rate: Hz.
         floating: 32-bit floating-point samples instead of 16-bit integers.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     clipped = 0 if floating else clipped_samples(waveform)
     if clipped:
-        logger.warning("%s", clipping(Path(path), clipped, len(waveform)))
+        logger.warning("%s", clipping_text(Path(path), clipped, len(waveform)))
     if not is_standard_output(Path(path)):
         prepare_output(Path(path), prove=False)
     begin_wav(path, waveform, sample_rate, floating=floating).publish()
 
 
 def clipped_samples(waveform: FloatArray) -> int:
-    """How many samples 16 bits do not hold."""
+    """Counts the samples outside [-1, 1], which 16-bit files clip."""
     return int((np.abs(waveform) > 1).sum())
 
 
-def clipping(path: Path, clipped: int, samples: int) -> str:
-    """What is to be said of a file with clipped samples."""
+def clipping_text(path: Path, clipped: int, samples: int) -> str:
+    """Returns the warning for a file with clipped samples."""
     return f"{path}: {clipped} of {samples} samples are clipped; --float keeps them"
 
 
 def begin_wav(path: str | Path, waveform: FloatArray, sample_rate: int, *, floating: bool = False) -> OutputFile:
-    """Writes a mono WAV file that has no name yet, or keeps it back from standard output; see `write_wav`.
+    """Writes a mono WAV file without publishing it; arguments as for `write_wav`.
 
     Returns:
         The file, to be flushed, published or discarded.
     """
     import soundfile
 
-    # By way of memory: libsndfile hides what the operating system says of a disk that is full.
+    # Encoded in memory: libsndfile hides the operating system's error when a disk is full.
     content = io.BytesIO()
     samples = np.asarray(waveform, np.float32)
-    # 16 bits are rounded here, as those of streams are: libsndfile rounds down, which is half a step of offset.
+    # Rounded to 16 bits here, as in streams: libsndfile rounds down, an offset of half a step.
     encoded, subtype = (samples, "FLOAT") if floating else (to_int16(samples), "PCM_16")
     soundfile.write(content, encoded, sample_rate, subtype=subtype, format="WAV")
     file = StandardOutput() if is_standard_output(Path(path)) else WholeFile(Path(path))

@@ -1,8 +1,8 @@
-"""Sizes in the headers of WAV, AIFF, AU, CAF and W64 files against the bytes that the files have.
+"""Compares the sizes in headers of WAV, AIFF, AU, CAF and W64 files with the sizes of the files, and corrects them.
 
-Programs that write to a pipe cannot go back to the header, and leave 0, the largest integer or one near 2 GiB as the
-size; a copy that broke off has fewer bytes than its header says. libsndfile reads some of these to their end, takes
-others for empty and refuses the rest, so the sizes are measured here and corrected for it.
+Programs that write to a pipe cannot return to the header, and leave 0, the largest integer or a value near 2 GiB as the
+size; an incomplete copy has fewer bytes than its header states. libsndfile reads some of these to their end, treats
+others as empty and refuses the rest; with corrected headers it reads all of them.
 
 Layouts: Microsoft, "Multimedia Programming Interface and Data Specifications 1.0" (RIFF, RIFX); EBU Tech 3306 (RF64);
 Apple, "Audio Interchange File Format" and "Core Audio Format Specification"; Sony Pictures Digital, "Wave-64".
@@ -15,29 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-_MOST_CHUNKS = 1000
-"""Chunks that are looked at; real files have a dozen."""
+_MAX_CHUNKS = 1000
+"""Chunks that are read at most; real files have a dozen."""
 
 
 @dataclass(frozen=True)
 class SampleBytes:
-    """The bytes of a file's samples, by its header and in the file."""
+    """Bytes of samples stated in a file's header, and present in the file."""
 
-    promised: int | None
-    """``None`` where the header leaves it open, as those of pipes do."""
+    stated: int | None
+    """``None`` if the header leaves the size open, as headers written to pipes do."""
     present: int
     corrections: tuple[tuple[int, bytes], ...] = ()
-    """Offsets, and what belongs there so that the header gives ``present``; none where the sizes agree."""
+    """Offsets and new contents that make the header state ``present``; empty if the sizes agree."""
 
     @property
     def missing(self) -> int:
-        """Bytes that the header promises and the file lacks."""
-        return max(0, (self.promised or 0) - self.present)
+        """Bytes that the header states and the file lacks."""
+        return max(0, (self.stated or 0) - self.present)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the chunks of a kind of file are laid out."""
+    """Chunk layout of a file format."""
 
     start: int
     """Offset of the first chunk."""
@@ -45,7 +45,7 @@ class _Layout:
     """Identifier of the chunk with the samples."""
     order: Literal["little", "big"]
     identifier: int = 4
-    """Bytes of a chunk's identifier, of which the first four are compared."""
+    """Bytes of a chunk's identifier; the first four are compared."""
     size: int = 4
     """Bytes of a chunk's size."""
     counts_header: bool = False
@@ -69,17 +69,14 @@ class _Chunk:
     content: int
     """Offset of its content."""
     size: int
-    """Bytes of its content by its header; may be negative or exceed the file."""
+    """Bytes of its content as stated in its header; may be negative or exceed the file."""
 
 
 def measure_samples(file: BinaryIO) -> SampleBytes | None:
-    """Finds the samples of a recording, and compares their size in the header with the file's.
-
-    Args:
-        file: seekable; its position is changed.
+    """Finds a recording's samples and compares their stated size with the file's; changes the file's position.
 
     Returns:
-        ``None`` for other kinds of files, and where no samples are found before the file ends.
+        ``None`` for other formats, and if the file ends before any samples.
     """
     end = file.seek(0, os.SEEK_END)
     start = _read(file, 0, 40)
@@ -88,7 +85,7 @@ def measure_samples(file: BinaryIO) -> SampleBytes | None:
     layout = _layout(start)
     if layout is None:
         return None
-    long_sizes: _Chunk | None = None  # of RF64
+    long_sizes: _Chunk | None = None  # 64-bit sizes of RF64
     for chunk in _chunks(file, layout, end):
         if chunk.identifier == b"ds64":
             long_sizes = chunk
@@ -115,9 +112,9 @@ def _layout(start: bytes) -> _Layout | None:
 
 
 def _chunks(file: BinaryIO, layout: _Layout, end: int, offset: int | None = None) -> Iterator[_Chunk]:
-    """Chunks in their order; the last one may be longer than the file."""
+    """Yields chunks in order; the last one may exceed the file."""
     offset = layout.start if offset is None else offset
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         header = _read(file, offset, layout.header)
         if len(header) < layout.header:
             return
@@ -133,27 +130,24 @@ def _chunks(file: BinaryIO, layout: _Layout, end: int, offset: int | None = None
 
 
 def _measure_chunk(file: BinaryIO, layout: _Layout, chunk: _Chunk, end: int) -> SampleBytes:
-    room = end - chunk.content
     if chunk.size <= 0 and _ends_in_chunks(file, layout, chunk.content, end):
         return SampleBytes(0, 0)
-    present = room if chunk.size <= 0 else min(chunk.size, room)
+    stated, present = _compare(chunk.size, end - chunk.content, layout.size)
     if present == chunk.size:
-        return SampleBytes(present, present)
-    promised = None if _is_open(chunk.size, layout.size) else chunk.size
-    stated = present + (layout.header if layout.counts_header else 0)
-    field = stated.to_bytes(layout.size, layout.order) if stated < 2 ** (8 * layout.size) else b""
-    return SampleBytes(promised, present, ((chunk.start + layout.identifier, field),))
+        return SampleBytes(stated, present)
+    corrected = present + (layout.header if layout.counts_header else 0)
+    field = corrected.to_bytes(layout.size, layout.order) if corrected < 2 ** (8 * layout.size) else b""
+    return SampleBytes(stated, present, ((chunk.start + layout.identifier, field),))
 
 
 def _measure_rf64(file: BinaryIO, long_sizes: _Chunk, chunk: _Chunk, end: int) -> SampleBytes:
-    place = long_sizes.content + 8  # behind the size of the whole
+    place = long_sizes.content + 8  # after the size of the whole file
     size = int.from_bytes(_read(file, place, 8), "little", signed=True)
-    room = end - chunk.content
-    present = room if size <= 0 else min(size, room)
+    stated, present = _compare(size, end - chunk.content, 8)
     if present == size:
-        return SampleBytes(present, present)
+        return SampleBytes(stated, present)
     whole = (long_sizes.content, (end - 8).to_bytes(8, "little"))
-    return SampleBytes(None if _is_open(size, 8) else size, present, (whole, (place, present.to_bytes(8, "little"))))
+    return SampleBytes(stated, present, (whole, (place, present.to_bytes(8, "little"))))
 
 
 def _measure_au(start: bytes, end: int) -> SampleBytes | None:
@@ -161,24 +155,26 @@ def _measure_au(start: bytes, end: int) -> SampleBytes | None:
     offset, size = (int.from_bytes(start[place : place + 4], order) for place in (4, 8))
     if len(start) < 24 or not 24 <= offset <= end:
         return None
-    room = end - offset
-    present = room if size == 0 else min(size, room)
+    stated, present = _compare(size, end - offset, 4)
     if present == size:
-        return SampleBytes(present, present)
+        return SampleBytes(stated, present)
     field = present.to_bytes(4, order) if present < 2**32 else b""
-    return SampleBytes(None if _is_open(size, 4) else size, present, ((8, field),))
+    return SampleBytes(stated, present, ((8, field),))
 
 
-def _is_open(size: int, bytes_of_size: int) -> bool:
-    """Whether a size that the file does not have stands for one that was not known."""
+def _compare(size: int, room: int, bytes_of_size: int) -> tuple[int | None, int]:
+    """Returns the size in a header, ``None`` if it is a placeholder, and the size in the file."""
+    present = room if size <= 0 else min(size, room)
     if bytes_of_size == 8:
-        return size <= 0 or size >= 2**62
-    # SoX, ALSA and others write 2 GiB or somewhat less, and many subtract the header's size from the largest integer.
-    return size <= 0 or 0x7FFF0000 <= size <= 0x80000000 or size >= 0xFFFF0000
+        placeholder = size <= 0 or size >= 2**62
+    else:
+        # SoX, ALSA and others write about 2 GiB; many programs write the largest integer minus the header's size.
+        placeholder = size <= 0 or 0x7FFF0000 <= size <= 0x80000000 or size >= 0xFFFF0000
+    return (None if placeholder and present != size else size), present
 
 
 def _ends_in_chunks(file: BinaryIO, layout: _Layout, offset: int, end: int) -> bool:
-    """Whether nothing but whole chunks follows: the samples before are none, rather than of unknown number."""
+    """Whether only complete chunks follow: a size of 0 then means no samples, not an unknown number of them."""
     last = offset
     for chunk in _chunks(file, layout, end, offset):
         if not _is_identifier(chunk.identifier) or chunk.size < 0:

@@ -1,4 +1,4 @@
-"""Files that no recording can be read from: formats without a decoder here, and what is no regular file."""
+"""Files that cannot be read as recordings: formats without a decoder, and paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ UNREADABLE = {
     ".wma": "Windows Media Audio",
     ".wv": "WavPack",
 }
-"""Suffixes of audio that libsndfile does not read, and the formats' names."""
+"""Suffixes and names of audio formats that libsndfile does not read."""
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuses what is not a regular file; opening a pipe would wait for its writer for ever.
+    """Checks that a path is a regular file; opening a pipe would wait for its writer without end.
 
     Raises:
-        VocoderError: not there, or a folder, pipe or device.
+        VocoderError: the path does not exist, or is a folder, pipe or device.
     """
     try:
         mode = os.stat(path).st_mode

@@ -1,4 +1,4 @@
-"""Which files are read as recordings or mels, and an account of those that are not."""
+"""Recognition of recordings and mels by file name, and a summary of the files that are neither."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from wavernn_trt.runtime.files.recording import recording_seconds
 
 MEL_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
-"""Mel spectrograms: numpy's files and PyTorch's."""
+"""Suffixes of mel spectrograms: numpy's files and PyTorch's."""
 
 _SUFFIXES = {
     "AIFF": (".aif", ".aiff", ".aifc"),
@@ -43,39 +43,33 @@ _SHARED_SUFFIXES = {
     "SVX": (".iff",),
     "XI": (".xi",),
 }
-"""Suffixes that files of other kinds have as well: in a folder, those are taken that libsndfile opens."""
+"""Suffixes that are also used by other file formats: accepted if libsndfile opens the file."""
 
-
-_NAMES = 5
-"""Files left out that are named."""
+_MAX_NAMES = 5
+"""Files left out that a summary lists by name."""
 
 
 @cache
 def recording_suffixes() -> tuple[str, ...]:
-    """Suffixes of the recordings that the installed libsndfile reads, in lower case, WAV first.
+    """Returns the suffixes of recordings that the installed libsndfile reads, in lower case, WAV first.
 
-    Files without a header are not among them, nor are suffixes that other kinds of files have (see `is_input`).
+    Formats without a header and suffixes that other formats share are not included (see `is_input`).
     """
     return _offered(_SUFFIXES)
 
 
 def is_recording(path: str | PurePath) -> bool:
-    """Whether a file's name is that of a recording."""
+    """Whether a file name has the suffix of a recording."""
     return _suffix(path) in recording_suffixes()
 
 
 def is_mel(path: str | PurePath) -> bool:
-    """Whether a file's name is that of a mel spectrogram."""
+    """Whether a file name has the suffix of a mel spectrogram."""
     return _suffix(path) in MEL_SUFFIXES
 
 
 def is_input(path: str, *, mels: bool = True) -> bool:
-    """Whether a regular file of a folder is a recording or a mel; a few kinds of names are decided by content.
-
-    Args:
-        path: the file.
-        mels: whether mel spectrograms are taken.
-    """
+    """Whether a regular file is a recording or, with ``mels``, a mel; opens it if its suffix is ambiguous."""
     if is_recording(path) or (mels and is_mel(path)):
         return True
     if _suffix(path) not in _offered(_SHARED_SUFFIXES):
@@ -84,20 +78,18 @@ def is_input(path: str, *, mels: bool = True) -> bool:
 
 
 def describe_inputs(*, mels: bool = True) -> str:
-    """The kinds of files that are read, for an error."""
+    """Describes the accepted kinds of files, for error messages."""
     recordings = "recordings (.wav, .flac, .mp3, .ogg or another format of libsndfile)"
     return f"{recordings} or mels ({', '.join(MEL_SUFFIXES)})" if mels else recordings
 
 
 class LeftOut:
-    """Files of folders that were left out: how many of which suffix, and the first of them by name."""
+    """Count of files left out of a folder search, by suffix, with the first few names.
+
+    ``mels`` states whether the search accepts mels.
+    """
 
     def __init__(self, *, mels: bool = True) -> None:
-        """Begins with none.
-
-        Args:
-            mels: whether mels are among what is taken.
-        """
         self.kinds: Counter[str] = Counter()
         self.names: list[str] = []
         self._expected = "recording or mel" if mels else "recording"
@@ -106,15 +98,15 @@ class LeftOut:
         return self.kinds.total()
 
     def add(self, path: str) -> None:
-        """Counts a file, unless it is hidden."""
+        """Counts a file unless it is hidden."""
         if os.path.basename(path).startswith("."):
             return
         self.kinds[_kind(path)] += 1
-        if len(self.names) < _NAMES:
+        if len(self.names) < _MAX_NAMES:
             self.names.append(path)
 
     def summary(self) -> str:
-        """For people: the number, the suffixes and the first names."""
+        """Returns a sentence with the number, the suffixes and the first names."""
         count = len(self)
         files = "1 file that is" if count == 1 else f"{count} files that are"
         kinds = ", ".join(f"{kind} {number}" for kind, number in self.kinds.most_common(10))
@@ -122,17 +114,17 @@ class LeftOut:
         return f"left out {files} no {self._expected}: {kinds} ({', '.join(self.names)}{more})"
 
     def row(self) -> dict[str, Any]:
-        """As JSON has them."""
+        """Returns the summary as JSON values."""
         return {"files": len(self), "kinds": dict(self.kinds.most_common()), "first": list(self.names)}
 
 
 def find_files(folder: Path, *, mels: bool = True, beneath: bool = True) -> tuple[list[Path], LeftOut]:
-    """The recordings of a folder by name, and an account of its other files; hidden files are passed over.
+    """Returns the recordings of a folder, sorted, and a summary of its other files; hidden files are skipped.
 
     Args:
-        folder: where to look.
-        mels: whether mel spectrograms are taken as well.
-        beneath: whether folders in the folder are searched.
+        folder: the folder to search.
+        mels: whether mel spectrograms are accepted as well.
+        beneath: whether subfolders are searched.
     """
     found, left_out = [], LeftOut(mels=mels)
     for path in sorted(folder.rglob("*") if beneath else folder.iterdir()):

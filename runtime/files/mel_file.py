@@ -1,4 +1,4 @@
-"""Mel spectrograms from files: numpy's arrays and archives, PyTorch's tensors."""
+"""Reader of mel spectrograms: numpy's arrays and archives, PyTorch's tensors."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ Array = NDArray[np.generic]
 
 _NUMPY = b"\x93NUMPY"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-"""An archive, and one without entries."""
+"""Signatures of an archive and of an empty archive."""
 _PICKLE = b"\x80"
 _TORCH_SUFFIXES = (".pt", ".pth")
-_NAMES = 8
-"""Entries of a file that an error names."""
+_MAX_NAMES = 8
+"""Entries of a file that an error message lists."""
 
 
 def read_mel(path: str | Path, content: bytes | None = None) -> Array:
     """Reads a mel spectrogram: ``.npy``, ``.npz`` or a PyTorch file of tensors, recognised by content.
 
-    An ``.npz`` or a dictionary of tensors has to hold one array, or one with the name ``mel``. Pickled objects are not
-    loaded.
+    An ``.npz`` or a dictionary of tensors must contain one array, or one named ``mel``. Pickled objects are not loaded.
 
     Args:
         path: the file.
-        content: the file's bytes, where they are not in a file; ``path`` is then their name in errors.
+        content: the bytes to read instead of the file; ``path`` is then their name in errors.
 
     Returns:
-        The array, of whatever shape and type it has.
+        The array, of any shape and type.
 
     Raises:
-        VocoderError: not there, cut short, or not an array of numbers.
+        VocoderError: the file is missing, cut short, or not an array of numbers.
     """
     if content is None:
         check_regular(path)
@@ -55,15 +54,15 @@ def read_mel(path: str | Path, content: bytes | None = None) -> Array:
 
 
 def holds_mel(content: bytes) -> bool:
-    """Whether bytes are of one of the kinds of files that `read_mel` reads."""
+    """Whether bytes have the signature of a file that `read_mel` reads."""
     return content.startswith((_NUMPY, *_ZIP, _PICKLE))
 
 
 def mel_frames(path: Path) -> int:
-    """The last dimension of an array, from its header; 0 where only reading the whole file would show it.
+    """Reads the last dimension of an array from its header; 0 for PyTorch files, which have none.
 
     Raises:
-        Exception: of any kind, where there is none.
+        Exception: of any kind, if there is no such header.
     """
     with path.open("rb") as file:
         if file.read(4) not in _ZIP:
@@ -86,7 +85,7 @@ def _read(path: str | Path, file: BinaryIO) -> Array:
         return _read_torch(path, file)
     try:
         values = np.load(file, allow_pickle=False)
-    except Exception as error:  # numpy parses the header as Python, and lets that parser's errors through
+    except Exception as error:  # numpy parses the header as Python code; the parser raises errors of many types
         raise VocoderError(f"{path}: {_npy_fault(file, error)}") from None
     return np.asarray(values)
 
@@ -96,19 +95,19 @@ def _npy_fault(file: BinaryIO, error: Exception) -> str:
         end = file.seek(0, io.SEEK_END)
         file.seek(0)
         shape, kind = _header(file)
-        promised, found = math.prod(shape) * kind.itemsize, end - file.tell()
+        stated, found = math.prod(shape) * kind.itemsize, end - file.tell()
     except Exception:
         return f"not an array that can be read ({error}); save it with numpy.save"
-    if found < promised and not kind.hasobject:
+    if found < stated and not kind.hasobject:
         return (
-            f"not an array that can be read: it is cut short, found {found} bytes of the {promised} that {kind} "
+            f"not an array that can be read: it is cut short, found {found} bytes of the {stated} that {kind} "
             f"{shape} takes; copy or save it again"
         )
     return f"not an array that can be read ({error}); save it with numpy.save"
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type by an ``.npy`` header."""
+    """Reads shape and type from an ``.npy`` header."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = read(file)
@@ -134,7 +133,7 @@ def _read_zip(path: str | Path, file: BinaryIO) -> Array:
         raise
     except Exception as error:
         raise VocoderError(f"{path}: not an array that can be read ({error}); save it with numpy.savez") from None
-    if not isinstance(values, np.ndarray):  # a member that is no array comes as bytes
+    if not isinstance(values, np.ndarray):  # numpy returns other members as bytes
         raise VocoderError(f"{path}: found {name}, which is no array, in this archive; save the mel with numpy.savez")
     return values
 
@@ -144,26 +143,23 @@ def _is_torch(archive: zipfile.ZipFile) -> bool:
 
 
 def _only(path: str | Path, names: list[str]) -> str:
-    """The array that is meant.
+    """Returns the name of the array to read.
 
     Raises:
-        VocoderError: there are several, or none.
+        VocoderError: there are several arrays, none of them named ``mel``, or there is none.
     """
     if "mel" in names:
         return "mel"
     if len(names) == 1:
         return names[0]
-    raise VocoderError(f"{path}: {_several(names)}, expected one array, or one with the name mel")
-
-
-def _several(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES]) + (", …" if len(names) > _NAMES else "")
-    return f"found {len(names)} arrays ({shown})" if names else "found no array"
+    shown = ", ".join(names[:_MAX_NAMES]) + (", …" if len(names) > _MAX_NAMES else "")
+    found = f"found {len(names)} arrays ({shown})" if names else "found no array"
+    raise VocoderError(f"{path}: {found}, expected one array, or one with the name mel")
 
 
 def _read_torch(path: str | Path, file: BinaryIO) -> Array:
     try:
-        import torch  # only where it is installed, and for files that need it
+        import torch  # optional, and only needed for such files
     except ImportError:
         code = (
             "import numpy, sys, torch; "
@@ -214,7 +210,7 @@ def _mel_tensor(path: str | Path, saved: Any) -> torch.Tensor:
 
 
 def _is_checkpoint(saved: dict[Any, Any]) -> bool:
-    """Whether a dictionary has parameters (``rnn1.weight_ih_l0``), or dictionaries of tensors (``state_dict``)."""
+    """Whether a dictionary contains parameters (``rnn1.weight_ih_l0``) or dictionaries of tensors (``state_dict``)."""
     import torch
 
     names = [name for name, value in saved.items() if isinstance(name, str) and isinstance(value, torch.Tensor)]

@@ -1,4 +1,4 @@
-"""Output files that appear under their names when they are whole, and removal of what killed writers leave."""
+"""Output files that get their name only when complete, and removal of temporary files that killed runs leave."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from wavernn_trt.runtime.files.standard_streams import is_standard_output
 logger = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.part")
-"""Names of files that are being written."""
+"""Names of temporary files."""
 _NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-"""Errors of file systems that need no flush of a folder, or do not offer it."""
+"""Errors of file systems on which folders cannot or need not be flushed."""
 
 
 def prepare_output(path: Path, *, prove: bool = True) -> None:
-    """Makes the folder of a file that is to be written, and proves that it can be.
+    """Creates the folder of an output file, and checks that the file can be written.
 
     Args:
         path: the file.
-        prove: create a file beside it, and remove it; another file of the same folder may have proved as much.
+        prove: whether to create and remove a file beside it; needed once per folder.
 
     Raises:
-        OSError: it cannot, with ``path`` as the file's name.
+        OSError: the file cannot be written; the error names ``path``.
     """
     with errors_naming(path):
         try:
@@ -55,45 +55,42 @@ def prepare_output(path: Path, *, prove: bool = True) -> None:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether an output is there already; standard output never is, even where it is redirected to a file."""
+    """Whether an output exists; always ``False`` for standard output, even if it is redirected to a file."""
     return not is_standard_output(path) and os.path.isfile(path)  # Path.is_file raises for a name too long
 
 
 class OutputFile(Protocol):
-    """A file that is written whole or not at all."""
+    """A file that is written completely or not at all."""
 
     @property
     def folder(self) -> Path | None:
-        """Where its name appears; ``None`` where it has none."""
+        """Folder of the file; ``None`` for standard output."""
 
     def write(self, content: bytes | memoryview) -> None:
         """Appends to the contents."""
 
     def flush(self) -> None:
-        """Waits until the contents are kept."""
+        """Waits until the contents are stored durably."""
 
     def publish(self) -> None:
-        """Makes the contents appear."""
+        """Makes the contents visible under the file's name."""
 
     def discard(self) -> None:
-        """Gives the contents up."""
+        """Removes the contents."""
 
 
 class WholeFile:
-    """A file that is written under a temporary name, in the folder where it gets its own when it is whole.
+    """A file that is written under a temporary name in its own folder, and renamed when complete.
 
-    It is locked while it is written: a temporary file without a lock was left by a process that was killed, whichever
-    process and machine looks (`remove_leftovers`).
+    The temporary file is locked while it is written. One without a lock was left by a process that was killed; this
+    holds across processes and machines (`remove_leftovers`). All errors name the file's own path.
     """
 
     def __init__(self, path: Path) -> None:
-        """Creates the temporary file, and the folder if need be.
-
-        Args:
-            path: the file's own name.
+        """Creates the temporary file, and the folder if necessary.
 
         Raises:
-            OSError: it cannot be created, with ``path`` as the file's name. So do all other errors here.
+            OSError: the file cannot be created.
         """
         self.path = path
         with errors_naming(path):
@@ -105,36 +102,34 @@ class WholeFile:
 
     @property
     def folder(self) -> Path:
-        """Where its name appears."""
         return self.path.parent
 
     def write(self, content: bytes | memoryview) -> None:
-        """Appends to the contents."""
         with self._discarding():
             self._file.write(content)
 
     def flush(self) -> None:
-        """Waits until the contents are on the disk, so that no power failure leaves a name without them."""
+        """Waits until the contents are on the disk, so that a power failure leaves no name without contents."""
         with self._discarding():
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def publish(self) -> None:
-        """Gives the file its name, in place of any that has it."""
+        """Renames the file to its own name, and replaces any existing file."""
         with self._discarding():
             if os.name == "nt":
-                self._file.close()  # Windows does not rename what is open
+                self._file.close()  # Windows does not rename open files
             else:
-                self._file.flush()  # and elsewhere the lock is kept until there is nothing to clear away
+                self._file.flush()  # closed after the rename, so that the lock protects the temporary file
             os.replace(self._temporary, self.path)
             self._file.close()
 
     def discard(self) -> None:
-        """Removes what was written; afterwards, too, it may be called again."""
-        if os.name != "nt":  # which removes nothing that is open
+        """Removes the temporary file; may be called repeatedly."""
+        if os.name != "nt":  # Windows does not remove open files
             self._temporary.unlink(missing_ok=True)
         with suppress(OSError):
-            self._file.close()  # tries once more to write what is buffered
+            self._file.close()  # tries again to write buffered content
         self._temporary.unlink(missing_ok=True)
 
     @contextmanager
@@ -148,10 +143,10 @@ class WholeFile:
 
 
 def flush_folder(folder: Path) -> None:
-    """Waits until a folder's names are on the disk, where its file system offers that.
+    """Waits until a folder's names are on the disk, if its file system supports that.
 
     Raises:
-        OSError: the disk fails.
+        OSError: the disk failed.
     """
     if os.name == "nt":
         return
@@ -166,14 +161,14 @@ def flush_folder(folder: Path) -> None:
 
 
 def try_lock(descriptor: int) -> bool | None:
-    """Locks an open file until it is closed, without waiting; the kernel ends the lock with the process.
+    """Locks an open file until it is closed or the process ends; does not wait.
 
     Args:
-        descriptor: of a file that is open for writing, which network file systems ask for.
+        descriptor: of a file opened for writing, which network file systems require.
 
     Returns:
-        Whether it is locked now; ``False`` if another process, or another opening of the file, holds it. ``None`` where
-        there are no such locks: on some network file systems, and on Windows, where they would also keep readers out.
+        Whether the lock was acquired; ``False`` if another process, or another descriptor of the file, holds it.
+        ``None`` without such locks: on some network file systems, and on Windows, where they would block readers.
     """
     if sys.platform == "win32":
         return None
@@ -184,15 +179,10 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def remove_leftovers(folders: Iterable[Path]) -> int:
-    """Removes temporary files whose writers are gone; those that are being written stay, and so do all other files.
+    """Removes temporary files whose writers have ended, and returns their number.
 
-    Where a file system has no locks the two look alike, and all stay.
-
-    Args:
-        folders: where to look; those that are not there have none.
-
-    Returns:
-        How many were removed.
+    A locked file is still being written and is kept. On file systems without locks all are kept. Folders that do not
+    exist are skipped.
     """
     removed = 0
     for folder in folders:
@@ -217,7 +207,7 @@ def _remove_abandoned(path: Path) -> bool:
             path.unlink()
             return True
     except OSError as error:
-        logger.warning("%s is left by a run that was killed, and cannot be removed: %s", path, error.strerror)
+        logger.warning("%s was left by a run that was killed, and cannot be removed: %s", path, error.strerror)
     finally:
         os.close(descriptor)
     return False
@@ -227,7 +217,7 @@ def _create(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = _temporary(path)
         file = temporary.open("xb")
-        # `remove_leftovers` of another process may have removed the file before it was locked.
+        # `remove_leftovers` in another process may have removed the file before it was locked.
         if try_lock(file.fileno()) is None or _is_still(file.fileno(), temporary):
             return temporary, file
         file.close()
@@ -235,7 +225,7 @@ def _create(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether a path is the open file."""
+    """Whether a path still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except OSError:
@@ -243,6 +233,6 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _temporary(path: Path) -> Path:
-    # In the same folder, so that the rename at the end does not cross file systems. The name is short and its own,
-    # because one made from an output's name would be too long where that is nearly so.
+    # In the same folder, so that the rename stays on one file system. Not derived from the output's name, which may
+    # already be near the maximum length.
     return path.with_name(f".{uuid.uuid4().hex[:12]}.part")

@@ -1,4 +1,4 @@
-"""Recordings from files: whatever libsndfile reads, to the end of the file, with a warning where it is cut short."""
+"""Reader of recordings in libsndfile's formats; reads files that are cut short as far as possible, with a warning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.files.audio_header import SampleBytes, measure_samples
 from wavernn_trt.runtime.files.file_kinds import UNREADABLE, check_regular
@@ -23,18 +23,17 @@ from wavernn_trt.runtime.files.file_kinds import UNREADABLE, check_regular
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-FloatArray = NDArray[np.float32]
 
 _BLOCK = 1 << 20
-"""Values that are read at a time."""
-_MOST_FRAMES = 1 << 40
-"""Frames that a header may state; libsndfile gives more where the header leaves the number open."""
-_MORE = 40
-"""How many times as long as its file an MP3 is that begins with frames of 320 kbit/s and goes on with 8."""
+"""Values read at a time."""
+_MAX_FRAMES = 1 << 40
+"""Frames that a header may state; libsndfile returns more if the header leaves the number open."""
+_MP3_ESTIMATE_FACTOR = 40
+"""Largest error factor of a length estimated from an MP3's first frames: 320 kbit/s, followed by 8 kbit/s."""
 _OGG_PAGE = 27 + 255 + 255 * 255
 """Bytes of the largest Ogg page (RFC 3533)."""
-_DOUBT = re.compile(r"^.*(?:truncated|should be).*$", re.MULTILINE)
-"""What libsndfile's log says of a file with fewer bytes than its header states."""
+_SHORTAGE_LOG = re.compile(r"^.*(?:truncated|should be).*$", re.MULTILINE)
+"""Lines in libsndfile's log for a file with fewer bytes than its header states."""
 _SIGNATURES = (
     (4, b"ftyp", "MPEG-4 (AAC or ALAC)"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
@@ -46,7 +45,7 @@ _SIGNATURES = (
     (0, b"\xff\xf1", "AAC"),
     (0, b"\xff\xf9", "AAC"),
 )
-"""Offsets and bytes by which audio that libsndfile does not read is recognised."""
+"""Offsets and signatures of audio formats that libsndfile does not read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +57,18 @@ class Recording:
     sample_rate: int
     """Hz."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the file although it could be read."""
+    """Faults of the file that did not prevent reading it."""
 
 
 def read_recording(path: str | Path, content: bytes | None = None) -> Recording:
-    """Reads a recording as far as the file goes.
+    """Reads a recording up to the end of the file, or to its first fault.
 
     Args:
-        path: WAV, FLAC, Ogg, MP3, or whatever else libsndfile reads; recognised by content.
-        content: the file's bytes, where they are not in a file; ``path`` is then their name in errors.
+        path: WAV, FLAC, Ogg, MP3, or another format of libsndfile; recognised by content.
+        content: the bytes to read instead of the file; ``path`` is then their name in errors.
 
     Raises:
-        VocoderError: not there, not readable, empty, or not finite.
+        VocoderError: the file is missing, not readable, empty, or has non-finite samples.
     """
     with _opened(path, content) as (file, size, sound):
         blocks, reason = _read_blocks(sound)
@@ -83,16 +82,16 @@ def read_recording(path: str | Path, content: bytes | None = None) -> Recording:
 
 
 def recording_seconds(path: Path) -> float:
-    """Seconds of a recording by its header; 0 where the header leaves them open or cannot be read."""
+    """Returns the duration stated in a recording's header; 0 if it states none or cannot be read."""
     with suppress(VocoderError), _opened(path, None) as (file, _, sound):
-        frames = int(sound.frames) // (_MORE if _estimates_length(file) else 1)
-        return frames / int(sound.samplerate) if 0 < frames < _MOST_FRAMES else 0.0
+        frames = int(sound.frames) // (_MP3_ESTIMATE_FACTOR if _has_estimated_length(file) else 1)
+        return frames / int(sound.samplerate) if 0 < frames < _MAX_FRAMES else 0.0
     return 0.0
 
 
 @contextmanager
 def _opened(path: str | Path, content: bytes | None) -> Iterator[tuple[BinaryIO, SampleBytes | None, SoundFile]]:
-    """The file, the sizes in its header, and libsndfile's view of it."""
+    """Opens a file; yields it, the sizes in its header, and the file opened by libsndfile."""
     if content is None:
         check_regular(path)
     try:
@@ -126,7 +125,7 @@ def _sound(path: str | Path, file: BinaryIO, source: BinaryIO, size: SampleBytes
             f"ffmpeg -i {shlex.quote(str(path))} {wav}"
         )
     if size is not None and size.missing:
-        reason += f"; cut short: found {size.present} of the {size.promised} bytes of samples that its header promises"
+        reason += f"; cut short: found {size.present} of the {size.stated} bytes of samples that its header states"
     raise VocoderError(
         f"{path}: not a recording that can be read ({reason}); expected WAV, FLAC, Ogg, MP3 or another format of "
         "libsndfile"
@@ -138,7 +137,7 @@ def _forward_file() -> type[SoundFile]:
     import soundfile  # loads libsndfile, which vocoding arrays does not need
 
     class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
-        """Read from its start to its end: seeking behind each block fails where a file breaks off."""
+        """Reads without seeking: after a block, seeking fails if the file is cut short."""
 
         def seekable(self) -> bool:
             return False
@@ -147,12 +146,14 @@ def _forward_file() -> type[SoundFile]:
 
 
 class _Source:
-    """What libsndfile reads from: an offset outside the file moves nothing, instead of printing a traceback."""
+    """File interface for libsndfile; ignores offsets outside the file, where Python would print a traceback."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        # libsndfile stops at its estimate, which is half of an MP3 whose first frames are its largest.
-        self._beyond = _MORE * file.seek(0, os.SEEK_END) if _estimates_length(file) else 0
+        # libsndfile stops at its estimated length, which is too short for an MP3 whose first frames are its largest.
+        # A larger file size makes the estimate long enough.
+        estimated = _has_estimated_length(file)
+        self._beyond = _MP3_ESTIMATE_FACTOR * file.seek(0, os.SEEK_END) if estimated else 0
         self._at_end = False
         file.seek(0)
 
@@ -178,7 +179,7 @@ class _Source:
 
 
 def _read_blocks(sound: SoundFile) -> tuple[list[FloatArray], str]:
-    """All that can be decoded, mixed down, and why no more could be."""
+    """Decodes and mixes down all blocks; returns them, and the error that stopped decoding, if any."""
     blocks: list[FloatArray] = []
     frames, total = max(1, _BLOCK // sound.channels), 0
     while True:
@@ -203,34 +204,34 @@ def _found_before_error(sound: SoundFile, total: int, most: int) -> int:
 
 
 def _shortage(file: BinaryIO, sound: SoundFile, size: SampleBytes | None, found: int, reason: str) -> str:
-    """What the header promises and the file lacks, in a sentence; empty where nothing is missing."""
-    rate, promised = int(sound.samplerate), 0
+    """Returns a warning if samples are missing from the file, else an empty text."""
+    rate, stated = int(sound.samplerate), 0
     if size is not None:
         if size.missing and not found:
-            return f"cut short: the file has {size.present} of the {size.promised} bytes that its header promises"
-        if size.promised is not None and size.present:
-            promised = found * size.promised // size.present
+            return f"cut short: the file has {size.present} of the {size.stated} bytes that its header states"
+        if size.stated is not None and size.present:
+            stated = found * size.stated // size.present
     elif sound.format == "NIST":
-        promised = _nist_frames(file)
-    elif found < sound.frames < _MOST_FRAMES and not _estimates_length(file):
-        promised = int(sound.frames)
+        stated = _nist_frames(file)
+    elif found < sound.frames < _MAX_FRAMES and not _has_estimated_length(file):
+        stated = int(sound.frames)
     because = f" ({reason})" if reason else ""
-    if promised > found:
-        return f"cut short: found {found / rate:.2f} s of the {promised / rate:.2f} s that its header promises{because}"
+    if stated > found:
+        return f"cut short: found {found / rate:.2f} s of the {stated / rate:.2f} s that its header states{because}"
     if reason:
         return f"damaged or cut short: it can be read for {found / rate:.2f} s and no further{because}"
-    if size is None and (doubt := _DOUBT.search(sound.extra_info)) is not None:
-        return f"cut short: found {found / rate:.2f} s (libsndfile: {doubt[0].strip(' *.')})"
-    if sound.format == "OGG" and not _ogg_ends(file):
-        return f"cut short: found {found / rate:.2f} s, and the Ogg stream breaks off before its last page"
+    if size is None and (logged := _SHORTAGE_LOG.search(sound.extra_info)) is not None:
+        return f"cut short: found {found / rate:.2f} s (libsndfile: {logged[0].strip(' *.')})"
+    if sound.format == "OGG" and not _ogg_is_complete(file):
+        return f"cut short: found {found / rate:.2f} s, and the Ogg stream ends before its last page"
     return ""
 
 
-def _estimates_length(file: BinaryIO) -> bool:
-    """Whether a file is an MP3 that does not state its length, so that libsndfile estimates it from the file's."""
+def _has_estimated_length(file: BinaryIO) -> bool:
+    """Whether a file is an MP3 that states no length, so that libsndfile estimates it from the file size."""
     file.seek(0)
     start = file.read(10)
-    if start[:3] == b"ID3":  # behind the tag, whose size has seven bits a byte
+    if start[:3] == b"ID3":  # skips the tag, whose size has seven bits per byte
         file.seek(10 + sum((byte & 127) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True)))
         start = file.read(4)
     else:
@@ -240,14 +241,14 @@ def _estimates_length(file: BinaryIO) -> bool:
 
 
 def _nist_frames(file: BinaryIO) -> int:
-    """The number of frames that a NIST SPHERE header states; 0 if it does not."""
+    """Returns the number of frames stated in a NIST SPHERE header; 0 if it states none."""
     file.seek(0)
     stated = re.search(rb"^sample_count -i ([0-9]{1,15})$", file.read(1024), re.MULTILINE)
     return int(stated[1]) if stated else 0
 
 
-def _ogg_ends(file: BinaryIO) -> bool:
-    """Whether the last page of an Ogg file is whole and marked as the stream's last."""
+def _ogg_is_complete(file: BinaryIO) -> bool:
+    """Whether the last page of an Ogg file is complete and marked as the stream's last."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 2 * _OGG_PAGE))
     tail = file.read()
@@ -260,7 +261,7 @@ def _ogg_ends(file: BinaryIO) -> bool:
 
 
 def _unreadable(path: str | Path, file: BinaryIO) -> str | None:
-    """The name of an audio format that libsndfile does not read, by content or else by suffix."""
+    """Returns the name of an audio format that libsndfile does not read, by content or else by suffix."""
     file.seek(0)
     start = file.read(64)
     for offset, word, name in _SIGNATURES:

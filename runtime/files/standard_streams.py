@@ -1,4 +1,4 @@
-"""Standard input as the input of a job, and standard output as its output."""
+"""Standard input as a job's input, and standard output as its output."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from wavernn_trt.runtime.errors import VocoderError
 
 STANDARD_INPUT = Path("/dev/stdin")
-"""What ``-`` means as an input; on every operating system, since it is never opened by this name."""
+"""Path that stands for the input ``-``, on every operating system; it is never opened by this name."""
 STANDARD_OUTPUT = Path("/dev/stdout")
-"""What ``-`` means as an output."""
+"""Path that stands for the output ``-``."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})")
-"""Files that are open already: what process substitution gives."""
+"""Paths of open file descriptors, as process substitution yields them."""
 
 
 def is_input_stream(path: Path) -> bool:
-    """Whether an input is standard input or another file that is open already."""
+    """Whether an input is standard input or another open file descriptor."""
     return path == STANDARD_INPUT or _DESCRIPTOR.fullmatch(path.as_posix()) is not None
 
 
@@ -27,13 +27,13 @@ def is_standard_output(path: Path) -> bool:
 
 
 def read_input_stream(path: Path) -> bytes:
-    """Everything up to the end of standard input or of another open file, which is then used up.
+    """Reads standard input or another open file descriptor to its end.
 
     Raises:
-        VocoderError: it is a terminal, or is not open for reading.
+        VocoderError: the stream is a terminal, or not open for reading.
     """
     match = _DESCRIPTOR.fullmatch(path.as_posix())
-    if match is None and sys.stdin is None:  # as Python has it where the shell closed it
+    if match is None and sys.stdin is None:  # Python sets this if the shell closed standard input
         raise VocoderError(f"{path}: standard input is closed, expected a recording or a mel from a pipe or a file")
     try:
         descriptor = int(match[1]) if match else sys.stdin.fileno()
@@ -48,47 +48,42 @@ def read_input_stream(path: Path) -> bytes:
 
 
 def check_standard_output() -> None:
-    """Refuses a standard output that takes no WAV file.
+    """Checks that standard output can receive a WAV file.
 
     Raises:
-        VocoderError: it is closed, or a terminal.
+        VocoderError: standard output is closed or a terminal.
     """
     try:
         terminal = sys.stdout.isatty()
     except (AttributeError, ValueError):
         raise VocoderError("standard output is closed; name a .wav file as the output") from None
     if terminal:
-        raise VocoderError("standard output is a terminal, which shows no WAV file; pipe it on, or name a .wav file")
+        raise VocoderError("standard output is a terminal, expected a pipe or a file; or name a .wav file")
 
 
 class StandardOutput:
-    """Standard output as a file that is written whole: the contents are kept back until there is no error any more."""
+    """Standard output as an `OutputFile`: contents are buffered until they are published."""
+
+    folder: Path | None = None
 
     def __init__(self) -> None:
-        """Begins with nothing."""
         self._content = bytearray()
 
-    @property
-    def folder(self) -> None:
-        """There is none."""
-        return None
-
     def write(self, content: bytes | memoryview) -> None:
-        """Takes what comes next."""
         self._content += content
 
     def flush(self) -> None:
-        """Nothing is kept on a disk."""
+        """Does nothing: the contents are not on a disk."""
 
     def publish(self) -> None:
         """Writes the contents.
 
         Raises:
-            OSError: the reader has left, or the disk is full.
+            OSError: the reader closed the pipe, or the disk is full.
         """
         sys.stdout.flush()
         try:
-            # Not by way of Python's buffer, which would be written once more when the process ends.
+            # Unbuffered: after an error, Python would write its buffer again when the process ends.
             with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stream:
                 rest = memoryview(self._content)
                 while rest:
@@ -97,5 +92,4 @@ class StandardOutput:
             raise OSError(error.errno, error.strerror or str(error), str(STANDARD_OUTPUT)) from None
 
     def discard(self) -> None:
-        """Gives the contents up."""
         self._content.clear()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.decoding import mu_law
+from wavernn_trt.runtime.decoding.sample_coding import mu_law_expand
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 
 _STEPS = 16
@@ -77,7 +77,7 @@ def loud_amplitude(model: ModelConfig, audio: AudioConfig) -> float:
     if model.output == "categorical":
         step = 2.0 / (model.outputs - 1)
         if model.mu_law:  # the steps around zero are the finest, and the waveform crosses zero
-            step = float(mu_law.expand(np.array([step]), model.outputs - 1)[0])
+            step = float(mu_law_expand(np.array([step]), model.outputs - 1)[0])
     # Pre-emphasis reduces the lowest frequencies by this factor.
     return max(_STEPS * step, _QUIETEST) / (1.0 - audio.waveform_preemphasis)
 

@@ -1,4 +1,4 @@
-"""Manifests: JSON lines, each with an input and optionally its output, seed and sample rate."""
+"""Reader of manifests: JSON lines, each with an input and optionally its output, seed and sample rate."""
 
 from __future__ import annotations
 
@@ -8,35 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from wavernn_trt.runtime.decoding.uniforms import check_seed
-from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.errors import VocoderError, check_positive
 from wavernn_trt.runtime.files.file_kinds import check_regular
 from wavernn_trt.runtime.files.input_files import MEL_SUFFIXES, is_mel
 
 MANIFEST_SUFFIX = ".jsonl"
-"""JSON lines, one object for each input."""
 _KEYS = ("input", "output", "sample_rate", "seed")
 
 Entry = str | tuple[str, str | None, int | None, int | None]
-"""An input's name; or with it the output's name, the seed and the sample rate, where they are not as usual."""
+"""Input; or input, output, seed and sample rate, where one of the last three differs from the default."""
 
 
 def read_manifest(path: Path) -> Iterator[Entry]:
-    """Reads a manifest, a line at a time.
-
-    Args:
-        path: the file.
+    """Reads a manifest line by line.
 
     Yields:
         An entry for each line that is not empty.
 
     Raises:
-        VocoderError: it cannot be read, holds nothing, or a line is not usable; the message names the line.
+        VocoderError: the file cannot be read or has no entries, or a line is not valid; the message names the line.
     """
     number, empty = 0, True
     try:
         check_regular(path)
-        # Windows' editors begin with a byte order mark; and only a line feed ends a line, for a JSON string may hold
-        # what Python takes for other ends.
+        # Editors on Windows write a byte order mark. Only a line feed ends a line: JSON strings may contain other
+        # characters that Python treats as line ends.
         with path.open(encoding="utf-8-sig", newline="\n") as lines:
             for line in lines:
                 number += 1
@@ -53,8 +49,8 @@ def read_manifest(path: Path) -> Iterator[Entry]:
         raise VocoderError(f'{path}: found no lines, expected one JSON object a line, such as {{"input": "a.wav"}}')
 
 
-def usual_output(source: str) -> str:
-    """The output of an input that names none, where both lie in their folders alike."""
+def default_output(source: str) -> str:
+    """Returns the relative path of the output of an input whose manifest entry names none."""
     return os.path.splitext(source)[0] + ".wav"
 
 
@@ -75,15 +71,15 @@ def _entry(line: str) -> Entry:
     if target.is_absolute() or ".." in target.parts:
         raise VocoderError(f"output: found {str(target)!r}, expected a path inside the output folder")
     rate = entry.get("sample_rate")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-        raise VocoderError(f"sample_rate: found {rate!r}, expected a positive number of Hz")
-    if rate is not None and not is_mel(source):
-        raise VocoderError(
-            f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
-            "leave it out, since a recording's file has its rate"
-        )
+    if rate is not None:
+        check_positive("sample_rate", rate, "of Hz")
+        if not is_mel(source):
+            raise VocoderError(
+                f"sample_rate: found {rate} for {source}, expected it for mels ({', '.join(MEL_SUFFIXES)}) only; "
+                "leave it out, since a recording's file has its rate"
+            )
     seed = entry.get("seed")
-    own = None if str(target) == usual_output(str(source)) else str(target)
+    own = None if str(target) == default_output(str(source)) else str(target)
     if own is None and seed is None and rate is None:
         return str(source)
     return str(source), own, None if seed is None else check_seed(seed), rate
@@ -96,6 +92,6 @@ def _path(value: object, key: str) -> Path:
 
 
 def _inside(source: PurePath) -> Path:
-    """Where a file goes in the output folder: its own relative path if that stays inside, else its name."""
+    """Default output inside the output folder: the input's relative path if that stays inside, else its name."""
     inside = not source.is_absolute() and ".." not in source.parts
     return Path(source if inside else source.name).with_suffix(".wav")

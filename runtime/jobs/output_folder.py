@@ -1,4 +1,4 @@
-"""The lock on an output folder: two runs into one would do all work twice."""
+"""Lock on an output folder, so that two runs into one folder do not repeat each other's work."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from wavernn_trt.runtime.errors import VocoderError
 logger = logging.getLogger(__name__)
 
 LOCK = ".wavernn-trt.lock"
-"""Name of the locked file in the folder. It is removed when the run ends, and harmless if it stays."""
-_MOST_CHARACTERS = 1000
-"""Characters that are read of the lock file's text."""
+"""Name of the lock file in the folder. It is removed when the run ends; a leftover file is harmless."""
+_MAX_CHARACTERS = 1000
+"""Characters read from the lock file."""
 _WAIT_SECONDS = 0.2
-"""A run that is just ending removes its lock file; the next one then makes its own."""
+"""Timeout of the lock, so that a run which is just ending can remove its lock file."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 """Errors of file systems without locks."""
 
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keeps an output folder to this process for as long as the context lasts; the kernel ends it with the process.
+    """Locks an output folder for this process while the context lasts; the lock ends with the process.
 
-    Where the file system has no locks (some network file systems), a warning says so, and it is the user's part to
-    start no second run into the folder: it would not damage files, but do work twice. A folder that cannot be made or
-    written to is not locked: writing its files will fail with the reason.
+    Where the file system has no locks (some network file systems), a warning is logged: a second run into the folder
+    would repeat work, but damage no files. A folder that cannot be created or written to is not locked; writing its
+    files will fail with the reason.
 
     Args:
-        folder: is made if need be.
+        folder: is created if necessary.
 
     Raises:
-        VocoderError: another process holds it, which the message names; or a link has the lock's name.
+        VocoderError: another process holds the lock, or a link has the lock file's name.
     """
     lock = _lock(folder)
     try:
@@ -47,7 +47,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             with suppress(OSError):
-                (folder / LOCK).unlink()  # while it is locked: a process that waits for it then makes another
+                (folder / LOCK).unlink()  # while still locked: a waiting process then creates a new file
             lock.release()
 
 
@@ -59,11 +59,11 @@ def _lock(folder: Path) -> FileLock | None:
         lock.acquire()
     except Timeout:
         raise VocoderError(
-            f"output {folder}: {_holder(path)} is writing into this folder, and two runs would do all work twice; wait "
-            "for it or end it, and what is left will be done, or choose another output folder"
+            f"output {folder}: {_holder(path)} is writing into this folder, and a second run would repeat its work; "
+            "wait for it, or end it and start again to do the rest, or choose another output folder"
         ) from None
     except OSError as error:
-        if path.is_symlink():  # whose target would be written over
+        if path.is_symlink():  # its target would be overwritten
             raise VocoderError(f"output {folder}: found a link {LOCK}, expected a file or nothing; remove it") from None
         if error.errno in _NO_LOCKS:
             with suppress(OSError):
@@ -77,7 +77,7 @@ def _lock(folder: Path) -> FileLock | None:
 
 
 def _name_holder(descriptor: int) -> None:
-    with suppress(OSError):  # a full disk: the lock holds without its text
+    with suppress(OSError):  # on a full disk the lock is still valid, without its text
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
 
@@ -85,7 +85,7 @@ def _name_holder(descriptor: int) -> None:
 def _holder(path: Path) -> str:
     try:
         with path.open() as text:
-            holder = json.loads(text.read(_MOST_CHARACTERS))
+            holder = json.loads(text.read(_MAX_CHARACTERS))
         return f"process {holder['process']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

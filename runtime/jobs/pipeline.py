@@ -1,4 +1,4 @@
-"""Runs jobs in a bounded pipeline: a thread reads inputs ahead, the vocoder decodes, a thread writes behind."""
+"""Bounded pipeline for jobs: a thread reads inputs ahead, the vocoder decodes, a thread writes outputs."""
 
 from __future__ import annotations
 
@@ -11,56 +11,63 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavernn_trt.runtime.errors import ExecutorError
-from wavernn_trt.runtime.files.audio import FloatArray, begin_wav, clipped_samples, clipping
+import numpy as np
+
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.runtime.errors import ExecutorError, VocoderError
+from wavernn_trt.runtime.files.audio import begin_wav, clipped_samples, clipping_text
+from wavernn_trt.runtime.files.input_files import is_mel
+from wavernn_trt.runtime.files.mel_file import holds_mel, read_mel
 from wavernn_trt.runtime.files.output_files import OutputFile, flush_folder, is_finished, prepare_output
+from wavernn_trt.runtime.files.recording import read_recording
 from wavernn_trt.runtime.files.standard_streams import is_standard_output
-from wavernn_trt.runtime.jobs.job_request import read_request, request_bytes
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, Stop, failure, stopping_reason
+from wavernn_trt.runtime.mel_comparison.conventions import convert
+from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.vocoder import Vocoder
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS = 4
-"""Files in flight, in multiples of the slots: as many again are conditioned, are read, and are written, so that neither
-a slow disk nor a long file among short ones leaves a slot empty."""
-_FEWEST = 16
-"""Files in flight at least: a lane of one slot may still meet sixteen bad or finished files in a row."""
-_MOST_BYTES = 2**30
-"""Mels and waveforms in flight. A file that takes more is vocoded alone. The file that is being read comes on top of
-it, for its length is not known before; and so does conditioning, which `SchedulerLimits` bounds."""
-_GROUP = 32
-"""Files that are flushed together, where so many wait: the more, the less each costs. Their waveforms are kept no
-longer; so many files are open."""
+_FILES_PER_SLOT = 4
+"""Files in flight per slot: one each to read, condition, decode and write, so that neither a slow disk nor a long file
+among short ones leaves a slot empty."""
+_MIN_FILES = 16
+"""Lower limit of the files in flight: with one slot, several bad or finished files may follow each other."""
+_MAX_BYTES = 2**30
+"""Bytes of mels and waveforms in flight. A larger file is vocoded alone. Not counted: the file being read, whose length
+is not yet known, and conditioning, which `SchedulerLimits` bounds."""
+_MAX_GROUP = 32
+"""Files that are flushed together at most: larger groups cost less per file, but keep more files open."""
 _CLIPPING_WARNINGS = 3
-"""Files whose clipped samples are logged one by one; of thousands of files hundreds may have some."""
+"""Files whose clipped samples are logged as warnings; further ones are logged for debugging only."""
 _JOIN_SECONDS = 5.0
-"""How long a run that is stopped waits for its reader, which may be in the middle of an hour of speech."""
+"""Time that a stopped run waits for its reader, which may be reading an hour of speech."""
 
 
 def run_jobs(
     vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress, stop: Stop | None = None
 ) -> Generator[JobResult, None, None]:
-    """Runs jobs, as many together as the vocoder's batch holds.
+    """Runs jobs concurrently, up to the vocoder's batch size.
 
-    What is in flight is bounded (`InFlightLimit`), and nothing is kept of jobs that have ended. Closing the generator
-    ends the run.
+    The files in flight are bounded (`InFlightLimit`); memory does not grow with the number of jobs. Closing the
+    generator ends the run.
 
     Args:
         vocoder: may be shared by several runs.
-        jobs: from `plan_jobs`; a generator is pulled, in another thread, as there is room for another.
-        options: for all of them.
+        jobs: from `plan_jobs`; a generator is advanced in another thread, as fast as files can enter the pipeline.
+        options: apply to all jobs.
         progress: callbacks.
-        stop: ends the run early, and with it the iteration.
+        stop: ends the run early.
 
     Yields:
         A result for each job, in the order in which they end. An output is on the disk before its result is yielded.
 
     Raises:
-        JobsStopped: no further output can be written, or the executor was given up; after the results of all jobs that
-            ended. A job that never got a result has no output and can be run again.
+        JobsStopped: no further output can be written, or the executor failed for good; raised after the results of all
+            jobs that ended. A job without a result has no output and can be run again.
     """
     pipeline = Pipeline(vocoder, jobs, options, progress)
     reader = threading.Thread(target=pipeline.read, name="wavernn-trt reader", daemon=True)
@@ -79,44 +86,39 @@ def run_jobs(
 
 
 class InFlightLimit:
-    """Bounds the files, and the bytes of their mels and waveforms, between reading and the result."""
+    """Bounds the files between reading and the result, and the bytes of their mels and waveforms."""
 
     def __init__(self, slots: int) -> None:
-        """Begins with none.
-
-        Args:
-            slots: utterances that are decoded together.
-        """
-        self.files = max(_FEWEST, _ROUNDS * slots)
-        """The most that are in flight."""
+        self.files = max(_MIN_FILES, _FILES_PER_SLOT * slots)
+        """Maximum number of files in flight."""
         self._changed = threading.Condition()
         self._taken = 0
         self._bytes = 0
         self._closed = False
 
     def enter(self) -> bool:
-        """Waits for room for another file, and takes it; returns whether to go on."""
+        """Waits until another file may enter, and counts it; returns ``False`` once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._taken < self.files)
             self._taken += 1
             return not self._closed
 
     def grow(self, size: int) -> bool:
-        """Waits for room for a file's bytes, and takes it; returns whether to go on."""
+        """Waits until a file's bytes fit, and counts them; returns ``False`` once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._bytes or self._bytes + size <= _MOST_BYTES)
+            self._changed.wait_for(lambda: self._closed or not self._bytes or self._bytes + size <= _MAX_BYTES)
             self._bytes += size
             return not self._closed
 
     def leave(self, size: int) -> None:
-        """Gives back a file's place, and its bytes."""
+        """Releases a file and its bytes."""
         with self._changed:
             self._taken -= 1
             self._bytes -= size
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Lets nothing more in, and ends all waiting."""
+        """Lets no further file enter, and wakes all waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -128,11 +130,11 @@ class _Entry:
 
     job: Job
     started: float
-    """When reading began, on the clock of `time.perf_counter`."""
+    """Start of reading, on the clock of `time.perf_counter`."""
     size: int = 0
-    """Bytes that it has in the `InFlightLimit`."""
+    """Bytes counted in the `InFlightLimit`."""
     warnings: tuple[str, ...] = ()
-    """See `JobResult`, as the fields below."""
+    """As in `JobResult`, like the fields below."""
     samples: int = 0
     clipped: int = 0
 
@@ -142,56 +144,49 @@ _Decoded = tuple[_Entry, Future[FloatArray]]
 
 @dataclass(frozen=True)
 class Ended:
-    """Message: a job is in flight no more."""
+    """Message: a job has left the pipeline."""
 
     result: JobResult | None
-    """``None`` if it is left for another run."""
+    """``None`` if the job is left for another run."""
     size: int
     submitted: bool
-    """Whether the vocoder had it."""
-
-
-@dataclass(frozen=True)
-class Exhausted:
-    """Message: all jobs were read."""
+    """Whether the job was submitted to the vocoder."""
 
 
 @dataclass(frozen=True)
 class Halted:
-    """Message: the run is to end before its jobs do."""
+    """Message: the run ends early."""
 
     error: BaseException | None = None
-    """To be raised when what is in flight has ended."""
+    """Raised when the jobs in flight have ended."""
     at_once: bool = False
-    """Whether what is in flight cannot end any more."""
+    """Whether to raise the error immediately, because jobs in flight cannot end any more."""
 
 
 class Pipeline:
-    """The three stages of a run, and what their threads share."""
+    """The three stages of a run, and the state that their threads share; arguments as for `run_jobs`."""
 
     def __init__(self, vocoder: Vocoder, jobs: Iterable[Job], options: JobOptions, progress: Progress) -> None:
-        """Takes the arguments of `run_jobs`."""
         self.limit = InFlightLimit(vocoder.statistics().slots)
-        self.messages: queue.SimpleQueue[Ended | Exhausted | Halted] = queue.SimpleQueue()
-        """For `results`."""
+        self.messages: queue.SimpleQueue[Ended | Halted | None] = queue.SimpleQueue()
+        """Read by `results`; ``None``: all jobs were read."""
         self.decoded: queue.SimpleQueue[_Decoded | None] = queue.SimpleQueue()
-        """For the writer; ``None`` is the end."""
+        """Read by the writer; ``None`` ends it."""
         self._vocoder = vocoder
-        # Longest first would leave fewer slots empty at the very end. But every header would have to be read before the
-        # first file is begun, neighbours on the disk would be torn apart, and one would not see from the outputs how
-        # far a run got.
+        # Jobs are not sorted by length. Longest first would leave fewer slots empty at the end of a run, but needs
+        # every header in advance, reads the disk out of order, and outputs would not show how far a run got.
         self._jobs = iter(jobs)
         self._options = options
         self._progress = progress
-        self._proved: Path | None = None  # the folder that the last output was proved to go into
+        self._checked_folder: Path | None = None  # folder of the last output, known to be writable
         self._clipping_warnings = 0
         self._lock = threading.Lock()
         self._tickets: dict[_Entry, Ticket] = {}
-        self._submitted = 0  # final when the run is stopped
-        self._stopped = False  # no job is submitted any more
-        self._full = False  # no output can be written any more
+        self._submitted = 0  # final once the run is stopped
+        self._stopped = False  # no further job is submitted
+        self._full = False  # no further output can be written
 
-    # Results: the thread of the caller.
+    # Results: in the caller's thread.
 
     def results(self) -> Iterator[JobResult]:
         """Yields a result for each job that ends; see `run_jobs`."""
@@ -204,7 +199,7 @@ class Pipeline:
                     self._progress.closed(message.result)
                     yield message.result
                 self.limit.leave(message.size)
-            elif isinstance(message, Exhausted):
+            elif message is None:
                 last = True
             else:
                 self.stop()
@@ -216,7 +211,7 @@ class Pipeline:
             raise error
 
     def stop(self) -> None:
-        """Begins nothing new, and gives up what is not decoded."""
+        """Submits no further job, and cancels those that are not decoded."""
         with self._lock:
             self._stopped = True
             tickets = list(self._tickets.values())
@@ -239,15 +234,15 @@ class Pipeline:
             self._full = True
             self._halt(JobsStopped(reason))
 
-    # First stage: a thread that reads ahead.
+    # First stage: the reader thread.
 
     def read(self) -> None:
-        """Opens inputs in the order of the jobs and submits them, until the jobs or the run end."""
+        """Reads inputs in the order of the jobs and submits them, until the jobs or the run end."""
         try:
             while self.limit.enter():
                 job = next(self._jobs, None)
                 if job is None:
-                    self.messages.put(Exhausted())
+                    self.messages.put(None)
                     return
                 self._submit(_Entry(job, time.perf_counter()))
         except BaseException as error:
@@ -259,16 +254,16 @@ class Pipeline:
             self._end(entry, JobResult(job, "skipped"))
             return
         try:
-            request, entry.warnings = read_request(self._vocoder, job, self._options)
+            request, entry.warnings = _read_request(self._vocoder, job, self._options)
             self._prepare(job.output)
-            size = request_bytes(self._vocoder, request)
+            size = _request_bytes(self._vocoder, request)
             if not self.limit.grow(size):
                 return
             entry.size = size
             ticket = self._vocoder.submit(request, progress=self._progress.decoded)
         except ExecutorError as error:
             self._halt(JobsStopped(str(error)))
-        except Exception as error:  # whatever is wrong with one file, the others can still be vocoded
+        except Exception as error:  # one bad file does not end the run
             self._fail(entry, error)
         else:
             self.follow(entry, ticket)
@@ -276,13 +271,13 @@ class Pipeline:
     def _prepare(self, output: Path) -> None:
         if is_standard_output(output):
             return
-        prepare_output(output, prove=output.parent != self._proved)
-        self._proved = output.parent
+        prepare_output(output, prove=output.parent != self._checked_folder)
+        self._checked_folder = output.parent
 
     # Second stage: the vocoder's threads.
 
     def follow(self, entry: _Entry, ticket: Ticket) -> None:
-        """Counts a job as submitted; the writer gets its ticket when it is decoded."""
+        """Counts a job as submitted, and queues it for the writer when it is decoded."""
         with self._lock:
             follows = not self._stopped
             if follows:
@@ -293,26 +288,26 @@ class Pipeline:
         else:
             ticket.cancel()
 
-    # Third stage: a thread that writes behind.
+    # Third stage: the writer thread.
 
     def write(self) -> None:
-        """Writes what is decoded, until ``None`` comes."""
+        """Writes decoded waveforms until the queue yields ``None``."""
         try:
-            going_on = True
-            while going_on:
-                group, going_on = self._next_group()
+            more = True
+            while more:
+                group, more = self._next_group()
                 self._write_group(group)
         except BaseException as error:
             self._halt(error, at_once=True)
 
     def _next_group(self) -> tuple[list[_Decoded], bool]:
-        """What waits, at least one unless it is the end; and whether more may come."""
+        """Waits for decoded jobs; returns them, and whether more may follow."""
         group = []
         waiting = self.decoded.get()
         try:
             while waiting is not None:
                 group.append(waiting)
-                if len(group) == _GROUP:
+                if len(group) == _MAX_GROUP:
                     return group, True
                 waiting = self.decoded.get_nowait()
         except queue.Empty:
@@ -322,7 +317,7 @@ class Pipeline:
     def _write_group(self, group: list[_Decoded]) -> None:
         written: list[tuple[_Entry, OutputFile]] = []
         group.reverse()
-        while group:  # a waveform is let go as soon as it is written
+        while group:  # popped, so that each waveform is freed as soon as it is written
             entry, ticket = group.pop()
             if (file := self._begin(entry, ticket)) is not None:
                 written.append((entry, file))
@@ -341,7 +336,7 @@ class Pipeline:
             self._end(entry, done)
 
     def _begin(self, entry: _Entry, ticket: Future[FloatArray]) -> OutputFile | None:
-        """Writes a file that has no name yet; ``None`` where there is none, and the job has ended."""
+        """Writes the waveform to an unpublished file; ``None`` if that failed and the job has ended."""
         try:
             waveform = ticket.result()
         except CancelledError:
@@ -364,13 +359,43 @@ class Pipeline:
         if entry.clipped:
             self._clipping_warnings += 1
             level = logging.WARNING if self._clipping_warnings <= _CLIPPING_WARNINGS else logging.DEBUG
-            logger.log(level, "%s", clipping(output, entry.clipped, entry.samples))
+            logger.log(level, "%s", clipping_text(output, entry.clipped, entry.samples))
         return file
 
-    def _succeeds(self, entry: _Entry, work: Callable[[], None]) -> bool:
+    def _succeeds(self, entry: _Entry, step: Callable[[], None]) -> bool:
         try:
-            work()
+            step()
         except Exception as error:
             self._fail(entry, error)
             return False
         return True
+
+
+def _read_request(vocoder: Vocoder, job: Job, options: JobOptions) -> tuple[Request, tuple[str, ...]]:
+    """Reads a job's mel, or its recording and computes the mel.
+
+    Returns:
+        The request, and the faults of the input that did not prevent reading it.
+
+    Raises:
+        ValueError: the input is not usable.
+        OSError: the input cannot be read.
+    """
+    if job.content == b"":
+        raise VocoderError(f"{job.input}: found nothing, expected a recording or a mel")
+    if is_mel(job.input) if job.content is None else holds_mel(job.content):
+        mel, audio = read_mel(job.input, job.content), vocoder.config.audio
+        if options.mel_from is not None:
+            mel = convert(mel, options.mel_from, audio)
+        warnings = tuple(mel_warnings(mel, audio))
+        return Request(mel, job.seed, None, options.fold, options.overlap, job.sample_rate, warn=False), warnings
+    recording = read_recording(job.input, job.content)
+    mel = vocoder.mel(recording.samples, recording.sample_rate)
+    return Request(mel, job.seed, None, options.fold, options.overlap, warn=False), recording.warnings
+
+
+def _request_bytes(vocoder: Vocoder, request: Request) -> int:
+    """Returns the bytes of a request's mel and of its waveform."""
+    mel = np.asarray(request.mel)
+    frames = mel.shape[-1] if mel.ndim else 0
+    return mel.nbytes + frames * vocoder.config.audio.hop_length * np.dtype(np.float32).itemsize

@@ -1,4 +1,4 @@
-"""Plans jobs: inputs, folders and manifests become a list of inputs and outputs."""
+"""Planning of jobs: expands files, folders and manifests to pairs of an input and an output."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from wavernn_trt.runtime.files.input_files import (
     recording_suffixes,
 )
 from wavernn_trt.runtime.files.standard_streams import is_input_stream, is_standard_output
-from wavernn_trt.runtime.jobs.manifest import MANIFEST_SUFFIX, Entry, read_manifest, usual_output
+from wavernn_trt.runtime.jobs.manifest import MANIFEST_SUFFIX, Entry, default_output, read_manifest
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make of another."""
+    """One input and its output."""
 
     input: Path
     """A recording, or a mel spectrogram."""
     output: Path
     """The WAV file."""
     seed: int
-    """Of the random numbers that samples are drawn with."""
+    """Seed of the random numbers."""
     sample_rate: int | None = None
-    """Hz that a mel was made for, where the manifest has it."""
+    """Hz that a mel was made for, if the manifest states it."""
     content: bytes | None = field(default=None, repr=False, compare=False)
-    """The input's bytes, where it is a stream."""
+    """The input's bytes, if it is a stream."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,27 @@ class _Group:
     seed: int
     entries: list[Entry] = field(default_factory=list)
     nested: bool = False
-    """Whether outputs may go into folders beneath the target."""
+    """Whether outputs may be in subfolders of the target."""
 
-    def names(self, entry: Entry) -> tuple[str, str]:
-        """Of the input and of the output."""
+    def paths(self, entry: Entry) -> tuple[str, str]:
+        """Paths of the input and the output."""
         source, output = (entry, None) if isinstance(entry, str) else entry[:2]
-        return os.path.join(self.source, source), os.path.join(self.target, output or usual_output(source))
+        return os.path.join(self.source, source), os.path.join(self.target, output or default_output(source))
 
     def job(self, entry: Entry) -> Job:
-        # Of text: a path that is given a name puts it into Python's table of strings, where it takes as much again.
-        source, output = self.names(entry)
+        # Joined as text: pathlib interns the parts of a path, which doubles the memory of the names.
+        source, output = self.paths(entry)
         seed, rate = (None, None) if isinstance(entry, str) else entry[2:]
         return Job(Path(source), Path(output), self.seed if seed is None else seed, rate)
 
 
 class JobPlan(Sequence[Job]):
-    """Jobs in their order. Of each only the name is kept, about 80 bytes; the job is made when it is asked for."""
+    """Jobs in order. Only names are stored, about 80 bytes a job; the `Job` objects are created on access."""
 
     def __init__(self, groups: Sequence[_Group], left_out: LeftOut | None = None) -> None:
-        """Takes what `plan_jobs` has found."""
         self._groups = groups
         self.left_out = LeftOut() if left_out is None else left_out
-        """Files of the folders that are neither recordings nor mels."""
+        """Files in the folders that are neither recordings nor mels."""
         self._ends = np.cumsum([len(group.entries) for group in self._groups]).tolist()
 
     def __len__(self) -> int:
@@ -100,18 +99,18 @@ class JobPlan(Sequence[Job]):
         group = self._groups[number]
         return group.job(group.entries[place - self._ends[number]])  # from the group's end
 
-    def names(self) -> Iterator[tuple[str, str, str]]:
-        """Of inputs, of outputs, and of what outputs replace: names in folders, however the folders are reached."""
+    def paths(self) -> Iterator[tuple[str, str, str]]:
+        """Yields the paths of each input and output, and the output's path with its folder's links resolved."""
         folder, real = None, ""
         for group in self._groups:
-            for source, output in map(group.names, group.entries):
+            for source, output in map(group.paths, group.entries):
                 head, tail = os.path.split(output)
                 if head != folder:
                     folder, real = head, os.path.realpath(head)
                 yield source, output, os.path.join(real, tail)
 
     def output_folders(self) -> set[Path]:
-        """The folders that outputs go into."""
+        """Returns the folders of all outputs."""
         if len(self) == 1 and is_standard_output(self[0].output):
             return set()
         folders = {group.target for group in self._groups}
@@ -122,21 +121,21 @@ class JobPlan(Sequence[Job]):
 
 
 def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0, *, streams: bool = False) -> JobPlan:
-    """Lists the output of every input, touching nothing.
+    """Assigns an output to every input; writes nothing.
 
-    Files of one folder that differ in their suffix alone would become the same WAV file. The outputs of all of them
-    keep the suffix (``a.wav.wav``, ``a.mp3.wav``), so that a file added later is not taken for done.
+    Files of one folder that differ only in their suffix would get the same output. The outputs of all of them keep the
+    suffix (``a.wav.wav``, ``a.mp3.wav``).
 
     Args:
         inputs: recordings, mels, folders (searched recursively; their structure is kept) and manifests (``.jsonl``:
             objects with ``input`` and optionally ``output``, ``seed``, ``sample_rate``; paths are relative to the
             manifest and to ``out``).
-        out: a folder; or the output itself, where there is a single input file and `is_file_name` is true.
-        seed: of jobs without a seed in a manifest.
-        streams: whether the single input may be a stream, and the output standard output.
+        out: a folder; or the output itself, if there is a single input file and `is_file_name` is true.
+        seed: default seed, for jobs without one in a manifest.
+        streams: whether a single input may be a stream, and the output standard output.
 
     Raises:
-        VocoderError: nothing to do, a manifest that cannot be read, or two inputs for one output.
+        VocoderError: no input was found, a manifest cannot be read, or two inputs have one output.
     """
     if not inputs:
         raise VocoderError(f"no input; expected {_expected()}")
@@ -157,12 +156,12 @@ def plan_jobs(inputs: Sequence[Path], out: Path, seed: int = 0, *, streams: bool
         plan = JobPlan([_Group(Path(), out.parent, seed, [(str(inputs[0]), out.name, None, None)])])
     else:
         plan = JobPlan(list(_groups(inputs, out, seed, left_out)), left_out)
-    _refuse_clashes(plan)
+    _check_collisions(plan)
     return plan
 
 
 def is_file_name(out: Path) -> bool:
-    """Whether an output is no folder: it ends in ``.wav`` and no folder has the name, or it is standard output."""
+    """Whether an output is a single file: standard output, or a name in ``.wav`` that is not an existing folder."""
     return is_standard_output(out) or (out.suffix.lower() == ".wav" and not out.is_dir())
 
 
@@ -197,27 +196,27 @@ def _groups(inputs: Sequence[Path], out: Path, seed: int, left_out: LeftOut) -> 
         elif path.suffix.lower() == MANIFEST_SUFFIX:
             yield _Group(path.parent, out, seed, list(read_manifest(path)), nested=True)
         else:
-            name = f"{path.name}.wav" if usual_output(str(path)) in shared else path.with_suffix(".wav").name
+            name = f"{path.name}.wav" if default_output(str(path)) in shared else path.with_suffix(".wav").name
             yield _Group(Path(), out, seed, [(str(path), name, None, None)])
 
 
 def _shared_outputs(names: Iterable[str]) -> set[str]:
-    """Usual outputs that several inputs have."""
-    return {output for output, count in Counter(map(usual_output, names)).items() if count > 1}
+    """Returns the default outputs that several inputs have in common."""
+    return {output for output, count in Counter(map(default_output, names)).items() if count > 1}
 
 
 def _search(
     folder: Path, target: Path, seed: int, out: str, left_out: LeftOut, *, hidden: bool = False
 ) -> Iterator[_Group]:
-    """What is in a folder, in the order of the names; links to folders are not followed, so that circles end.
+    """Lists the inputs of a folder and its subfolders by name; links to folders are not followed.
 
     Args:
-        folder: where to look.
-        target: where its outputs go.
-        seed: of its jobs.
-        out: the real path of the output folder, which is not searched.
-        left_out: gets the files that are no inputs.
-        hidden: whether a folder above is hidden: of its files, those that are left out are not counted.
+        folder: the folder to search.
+        target: folder of its outputs.
+        seed: seed of its jobs.
+        out: resolved path of the run's output folder, which is not searched.
+        left_out: receives the files that are not inputs.
+        hidden: whether the folder is inside a hidden one, whose files are not added to ``left_out``.
     """
     names: list[str] = []
     folders = set()
@@ -233,32 +232,32 @@ def _search(
                 elif not hidden:
                     left_out.add(entry.path)
     except PermissionError as error:
-        logger.warning("%s: %s; what is in it is left out", folder, error.strerror)
+        logger.warning("%s: %s; the files in it are left out", folder, error.strerror)
         return
-    # Outputs beside their inputs are inputs of the next run; that this is a clash, and an error, must not change.
+    # Outputs beside their inputs would be inputs of the next run. No suffix is kept, so `_check_collisions` refuses.
     shared = set() if os.path.realpath(folder) == os.path.realpath(target) else _shared_outputs(names)
     group = _Group(folder, target, seed)
     names.extend(folders)
     names.sort()
     for name in names:
         if name not in folders:
-            group.entries.append((name, f"{name}.wav", None, None) if usual_output(name) in shared else name)
+            group.entries.append((name, f"{name}.wav", None, None) if default_output(name) in shared else name)
             continue
-        beneath = folder / name
-        # Outputs of an earlier run, when they go beneath the inputs, are not inputs of this one.
-        if os.path.realpath(beneath) != out:
+        subfolder = folder / name
+        # An output folder inside the inputs holds outputs of an earlier run.
+        if os.path.realpath(subfolder) != out:
             yield group
             group = _Group(folder, target, seed)
             within = hidden or name.startswith(".")
-            yield from _search(beneath, target / name, seed, out, left_out, hidden=within)
+            yield from _search(subfolder, target / name, seed, out, left_out, hidden=within)
     yield group
 
 
-def _refuse_clashes(plan: JobPlan) -> None:
-    """Compares hashes, eight bytes a job; names are looked at again where two are equal."""
+def _check_collisions(plan: JobPlan) -> None:
+    """Checks that all outputs differ: compares hashes (8 bytes a job), then the paths whose hashes are equal."""
     hashes = array("q")
-    for source, _, replaced in plan.names():
-        # A mel is never named like a WAV file.
+    for source, _, replaced in plan.paths():
+        # A mel never has the suffix of a WAV file.
         if not is_mel(source) and replaced == os.path.realpath(source):
             raise VocoderError(f"{Path(source)} would be overwritten by its own output; choose another output folder")
         hashes.append(hash(replaced))
@@ -267,7 +266,7 @@ def _refuse_clashes(plan: JobPlan) -> None:
     if not suspects:
         return
     taken: dict[str, Path] = {}
-    for source, output, replaced in plan.names():
+    for source, output, replaced in plan.paths():
         if hash(replaced) not in suspects:
             continue
         if replaced in taken:

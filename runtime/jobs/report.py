@@ -1,4 +1,4 @@
-"""Reports: JSON lines, one for each file as it ends, readable also after a run that was killed."""
+"""Reports of a run: JSON lines, one per job as it ends; a report is readable even after the run was killed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,11 @@ logger = logging.getLogger(__name__)
 
 REPORT_SUFFIX = ".jsonl"
 _BLOCK = 1 << 16
-"""Bytes that are read at a time while the last whole line is looked for."""
+"""Bytes read at a time in the search for the last complete line."""
 
 
 def result_row(result: JobResult, sample_rate: int) -> dict[str, Any]:
-    """The row of a job that has ended, in the JSON of reports and documents.
-
-    Args:
-        result: of the job.
-        sample_rate: Hz, of what was written.
-    """
+    """Returns the JSON row of a job that has ended; ``sample_rate`` is the output's, in Hz."""
     seconds = result.samples / sample_rate
     return {
         "input": str(result.job.input),
@@ -46,25 +41,25 @@ def result_row(result: JobResult, sample_rate: int) -> dict[str, Any]:
 
 
 def real_time_factor(elapsed: float, seconds: float) -> float | None:
-    """Seconds of work a second of speech; ``None`` where there is no speech."""
+    """Processing time per second of speech; ``None`` without speech."""
     return round(elapsed / seconds, 4) if seconds else None
 
 
 def model_fingerprint(model: Path) -> str | None:
-    """The SHA-256 of a model directory's manifest, which holds all other files' hashes; ``None`` for a checkpoint."""
+    """SHA-256 of a model directory's manifest, which contains the hashes of all files; ``None`` for a checkpoint."""
     manifest = model / MANIFEST
     return file_sha256(manifest) if manifest.is_file() else None
 
 
 def check_report(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Refuses a name that a report cannot have, touching nothing.
+    """Checks the path of a report without creating it.
 
     Args:
-        path: the report's.
-        inputs: what is read, and must not be written into.
+        path: the report.
+        inputs: files that the run reads; a report must not overwrite them.
 
     Raises:
-        VocoderError: it does not end in ``.jsonl``, is an input, or is there and no file.
+        VocoderError: the path does not end in ``.jsonl``, is an input, or exists and is not a file.
     """
     if path.suffix.lower() != REPORT_SUFFIX:
         raise VocoderError(f"report {path}: expected a name that ends in {REPORT_SUFFIX}")
@@ -75,18 +70,18 @@ def check_report(path: Path, inputs: Sequence[Path] = ()) -> None:
 
 
 class JobReport:
-    """A file of JSON lines. A later run appends to it; of what a killed one has left, the torn last line is dropped."""
+    """Report file of JSON lines. Later runs append to it; an incomplete last line of a killed run is dropped."""
 
     def __init__(self, path: Path, common: Mapping[str, Any]) -> None:
-        """Opens the file, and makes it if need be.
+        """Opens the file, or creates it.
 
         Args:
             path: ends in ``.jsonl``.
-            common: what every line has besides, such as the model; a run's own name is added.
+            common: fields added to every line, such as the model; an identifier of the run is added to them.
 
         Raises:
-            VocoderError: it is another file than a report, or another process writes it.
-            OSError: it cannot be written.
+            VocoderError: the file is not a report, or another process writes it.
+            OSError: the file cannot be written.
         """
         check_report(path)
         self._path = path
@@ -102,26 +97,22 @@ class JobReport:
             raise
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Appends a line, whole or not at all.
-
-        Args:
-            row: see `result_row`.
+        """Appends a row (see `result_row`), completely or not at all.
 
         Raises:
-            JobsStopped: it cannot be written, and the row of a job would be lost.
+            JobsStopped: the row cannot be written.
         """
         line = json.dumps({**row, **self._common}).encode() + b"\n"
         end = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
-            while written < len(line):  # writing the rest of a line that did not fit raises the reason
+            while written < len(line):  # after a partial write, writing the rest raises the error
                 written += self._file.write(line[written:])
         except OSError as error:
             self._file.truncate(end)
             raise JobsStopped(f"report {self._path}: {error.strerror}; make room for it, or name another") from None
 
     def close(self) -> None:
-        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> JobReport:
@@ -133,7 +124,7 @@ class JobReport:
         self.close()
 
     def _repair(self) -> None:
-        """Makes the file end with a whole line."""
+        """Makes the file end with a complete line."""
         size = self._file.seek(0, os.SEEK_END)
         if not size:
             return
@@ -149,7 +140,7 @@ class JobReport:
             json.loads(torn)
         except ValueError:
             self._file.truncate(end)
-            logger.warning("%s: its last line was torn when a run was killed, and is dropped", self._path)
+            logger.warning("%s: the last line is incomplete, since a run was killed; it is dropped", self._path)
         else:
             self._file.write(b"\n")
 

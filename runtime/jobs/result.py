@@ -19,77 +19,76 @@ _WAYS_OUT = {
     errno.EDQUOT: "free some space, or have the quota raised",
     errno.EROFS: "make the file system writable, or choose another output folder",
 }
-"""Errors that every further file would meet as well, and what to do about them."""
+"""Errors that every further output would meet as well, and the way out of each."""
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How to run jobs."""
+    """Options that apply to all jobs of a run."""
 
     fold: int | None = None
     overlap: int | None = None
     floating: bool = False
     """32-bit floating-point WAV files instead of 16-bit ones."""
     overwrite: bool = False
-    """Replace outputs that exist; else their jobs are skipped."""
+    """Overwrite existing outputs; otherwise their jobs are skipped."""
     mel_from: str | None = None
-    """Level convention of the mels, a name in `mel_comparison.conventions`; ``None`` is the model's own."""
+    """Level convention of the mels, a name in `mel_comparison.conventions`; ``None`` means the model's."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended."""
+    """Outcome of a job."""
 
     job: Job
     status: Status
     samples: int = 0
     """Samples written."""
     elapsed: float = 0.0
-    """Seconds from reading the input to the finished output; jobs that are decoded together share them."""
+    """Seconds from reading the input to the finished output, the time of jobs decoded in parallel included."""
     error: str | None = None
     clipped: int = 0
-    """Samples that 16 bits did not hold."""
+    """Samples clipped to the 16-bit range."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the input although it could be read."""
+    """Faults of the input that did not prevent reading it."""
 
 
 class JobsStopped(RuntimeError):
-    """No further job can succeed; those without a result are left for the next run. Says why, and the way out."""
+    """No further job can succeed; jobs without a result are left for the next run."""
 
 
 class Progress:
-    """Callbacks of a run; these do nothing. Steps are samples, a fold's warm-up included."""
+    """Callbacks of a run; this base class does nothing. Steps are samples, a fold's warm-up included."""
 
     def decoded(self, steps: int) -> None:
-        """Counts decoded steps; called from several threads, which wait meanwhile."""
+        """Counts decoded steps; called from several threads and blocks them."""
 
     def closed(self, result: JobResult) -> None:
-        """Counts a job that has ended; called from the thread that takes the results."""
+        """Counts a job that has ended; called from the thread that iterates over the results."""
 
 
 class Stop:
-    """Ends a run before its jobs do; from any thread, and from a signal's handler."""
+    """Request to end a run early; can be made from any thread and from a signal handler."""
 
     def __init__(self) -> None:
-        """Lets the run go on."""
         self.requested = False
         self._wake: Callable[[], None] | None = None
 
     def request(self) -> None:
-        """Asks for the end: what is decoded is still written, and what is not is given up."""
+        """Requests the end of the run: decoded outputs are still written, other jobs are cancelled."""
         self.requested = True
         if self._wake is not None:
             self._wake()
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """Registers the run's callback, and calls it if the end was asked for already."""
+        """Registers the run's callback, and calls it if the end was already requested."""
         self._wake = wake
         if self.requested:
             wake()
 
 
 def failure(job: Job, error: BaseException, warnings: tuple[str, ...] = ()) -> JobResult:
-    """The result of a job that failed."""
+    """Returns the result of a job that failed."""
     logger.debug("%s failed", job.input, exc_info=error)
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
@@ -100,7 +99,7 @@ def failure(job: Job, error: BaseException, warnings: tuple[str, ...] = ()) -> J
 
 
 def stopping_reason(error: BaseException) -> str | None:
-    """Why an error of one output is one of all others too, and the way out; ``None`` where it is not."""
+    """Returns the reason and the way out if an error prevents all further outputs too, else ``None``."""
     if not isinstance(error, OSError) or error.errno not in _WAYS_OUT:
         return None
     return f"{error.filename}: {error.strerror}; {_WAYS_OUT[error.errno]}"

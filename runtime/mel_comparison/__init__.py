@@ -1,4 +1,4 @@
-"""Whether a mel is what a model was trained on: `compare_mel` compares it with the model's features of a recording."""
+"""Comparison of a mel with a model's own features of the same recording: `compare_mel`."""
 
 from wavernn_trt.runtime.mel_comparison.compare import compare_mel as compare_mel
 from wavernn_trt.runtime.mel_comparison.faults import MelComparison as MelComparison

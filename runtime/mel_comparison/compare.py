@@ -1,23 +1,27 @@
-"""Whether a mel spectrogram is what a model was trained on: a comparison with the model's own features of a recording.
+"""Comparison of a mel spectrogram with a model's own features of the same recording.
 
-Hypotheses of how the mel was computed are fitted to it with the levels left free (an affine map); the one that leaves
-the smallest residual is compared with the model's settings, and so is the map. A difference is named only if it
-explains the mel; where none does, the comparison says so.
+Hypotheses of how the mel was computed are fitted to it with free levels (an affine map). The hypothesis with the
+smallest residual, and its map, are compared with the model's settings. A difference is reported only if it explains the
+mel; if none does, the result is marked as not identified.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.features import FilterNorm
 from wavernn_trt.runtime.files.audio import resample
 from wavernn_trt.runtime.mel_comparison.alignment import Alignment, alignments, expected_frames
-from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis, FilterNorm, model_analysis
+from wavernn_trt.runtime.mel_comparison.analysis import AnalysedRecording, Analysis, model_analysis
 from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS
 from wavernn_trt.runtime.mel_comparison.faults import (
     MelComparison,
@@ -28,34 +32,31 @@ from wavernn_trt.runtime.mel_comparison.faults import (
     published_name,
 )
 from wavernn_trt.runtime.mel_comparison.levels import SAME_DB, identify, model_levels
-from wavernn_trt.runtime.mel_comparison.search import EXACT_DB, Explanation, Search
-
-Array = NDArray[np.float64]
+from wavernn_trt.runtime.mel_comparison.search import EXACT_DB, Explanation, Search, best_of
 
 _OTHER_HOPS_DB = 0.7
-"""Residual above which hop lengths are tried that give the same number of frames, give or take two."""
-_EXACTLY_DB = 0.1
-"""Decibels; a constant level that another analysis has to meet to be preferred to another reference."""
+"""Residual above which other hop lengths are tried, with the same number of frames within two."""
+_SAME_LEVEL_DB = 0.1
+"""Difference of level below which another analysis is preferred to another reference level."""
 _PUBLISHED_FRAMES = 3
-"""Frames that a published convention's mel may have more or less than expected to be tried."""
+"""Difference in the number of frames up to which a published convention is tried."""
 _PUBLISHED_GAIN = 0.6
-"""Share of the residual that it may leave at most to be preferred."""
-_SILENT_PEAK = 1e-4
-_SMALLEST = 1e-12
-"""Of values without a logarithm."""
+"""Share of the residual below which a published convention is preferred."""
+_MIN_MAGNITUDE = 1e-12
+"""Floor before the logarithm of values without one."""
 
 
 def compare_mel(mel: ArrayLike, waveform: ArrayLike, sample_rate: int, audio: AudioConfig) -> MelComparison:
     """Compares a mel spectrogram with a model's own features of the same recording.
 
     Args:
-        mel: float, of any of the shapes that are found: [n_mels, frames], transposed, with a batch axis of one.
+        mel: float [n_mels, frames]; a transposed mel or a batch axis of one is accepted and reported.
         waveform: float [samples], mono, in [-1, 1]: the recording that the mel was computed from.
-        sample_rate: of the recording, in Hz.
+        sample_rate: Hz of the recording.
         audio: the model's audio settings (``vocoder.config.audio``).
 
     Returns:
-        What differs, and how to convert it.
+        The differences, and how to convert each.
 
     Raises:
         VocoderError: not a mel or not a recording, or too short or too quiet to compare.
@@ -65,47 +66,43 @@ def compare_mel(mel: ArrayLike, waveform: ArrayLike, sample_rate: int, audio: Au
         raise VocoderError(f"mel: found {values.dtype} {values.shape}, expected finite floating-point numbers")
     shape_faults: list[MelFault] = []
     if values.ndim == 3 and values.shape[0] == 1:
-        shape_faults.append(_fault_batch(values.shape))
+        shape = f"shape {list(values.shape)}"
+        shape_faults.append(MelFault("batch axis", shape, "one mel [n_mels, frames]", "pass mel[0]", True))
         values = values[0]
     if values.ndim != 2 or min(values.shape) < 1:
         raise VocoderError(
             f"mel: found shape {values.shape}, expected [{audio.n_mels}, frames]; "
             "compare the mels of a batch one by one"
         )
-    turns = _orientations(values.shape, audio.n_mels)
     compared: list[MelComparison] = []
-    for turned in turns:
-        compared.append(_compare(values.T if turned else values, turned, waveform, sample_rate, audio))
+    for transposed in _orientations(values.shape, audio.n_mels):
+        compared.append(_compare(values.T if transposed else values, transposed, waveform, sample_rate, audio))
         if compared[-1].identified:
             break
-    best = min(compared, key=lambda one: one.residual_db)
-    return MelComparison(**{**vars(best), "faults": (*shape_faults, *best.faults)})
+    best = min(compared, key=lambda each: each.residual_db)
+    return dataclasses.replace(best, faults=(*shape_faults, *best.faults))
 
 
 def _orientations(shape: tuple[int, ...], n_mels: int) -> list[bool]:
-    """Whether to transpose; both where the shape does not tell."""
+    """Returns whether to transpose; both answers if the shape is ambiguous."""
     bands, frames = shape[0] == n_mels, shape[1] == n_mels
     if bands != frames:
         return [frames]
     if bands:
         return [False, True]
-    return [shape[0] > shape[1]]  # of another number of bands, of which there are fewer than frames
-
-
-def _fault_batch(shape: tuple[int, ...]) -> MelFault:
-    return MelFault("batch axis", f"shape {list(shape)}", "one mel [n_mels, frames]", "pass mel[0]", True)
+    return [shape[0] > shape[1]]  # another number of bands, assumed to be smaller than the number of frames
 
 
 def _compare(
-    mel: NDArray[np.floating], turned: bool, waveform: ArrayLike, sample_rate: int, audio: AudioConfig
+    mel: NDArray[np.floating], transposed: bool, waveform: ArrayLike, sample_rate: int, audio: AudioConfig
 ) -> MelComparison:
     samples = np.asarray(waveform, np.float32)
-    peak = float(np.abs(resample(samples, sample_rate, audio.sample_rate)).max())  # as Vocoder.recording scales it
-    if peak < _SILENT_PEAK:
+    peak = float(np.abs(resample(samples, sample_rate, audio.sample_rate)).max())  # as in `adapt_recording`
+    if peak < SILENT_PEAK:
         raise VocoderError("recording: found silence, expected speech")
     recording = AnalysedRecording(samples, sample_rate, audio.peak)
     faults: list[MelFault] = []
-    if turned:
+    if transposed:
         shape = f"shape {list(mel.T.shape)}, [frames, n_mels]"
         faults.append(MelFault("transposed", shape, f"[{audio.n_mels}, frames]", "pass mel.T", True))
     model = model_analysis(audio)
@@ -113,7 +110,7 @@ def _compare(
         faults.append(
             MelFault("mel bands", str(mel.shape[0]), str(audio.n_mels), "compute the mel from the recording", False)
         )
-        model = Analysis(**{**vars(model), "n_mels": mel.shape[0]})
+        model = dataclasses.replace(model, n_mels=mel.shape[0])
     values = mel.astype(np.float64)
     explanation, linear, search = _explain(values, recording, model)
     gain_db = None if audio.peak is None else 20 * math.log10(audio.peak / peak)
@@ -140,13 +137,13 @@ def _compare(
     return MelComparison(tuple(faults), tuple(notes), deviation, explanation.residual_db, scale, offset, convention)
 
 
-def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tuple[Explanation, bool, Search]:
-    """The best explanation, whether it takes the values as not logarithmic, and the search it came from."""
+def _explain(values: DoubleArray, recording: AnalysedRecording, model: Analysis) -> tuple[Explanation, bool, Search]:
+    """Returns the best explanation, whether it treats the values as not logarithmic, and its search."""
     loudness = values.mean(axis=0)
     hypotheses = alignments(loudness, recording, model)
     searches = [(False, Search(values, recording))]
     if values.min() >= 0:
-        searches.append((True, Search(20 * np.log10(np.maximum(values, _SMALLEST)), recording)))
+        searches.append((True, Search(20 * np.log10(np.maximum(values, _MIN_MAGNITUDE)), recording)))
     usable = [(linear, search) for linear, search in searches if search.enough]
     if not usable:
         raise VocoderError(
@@ -154,57 +151,58 @@ def _explain(values: Array, recording: AnalysedRecording, model: Analysis) -> tu
             "least a second of speech"
         )
     starts = [(search.best_alignment(hypotheses, model), linear, search) for linear, search in usable]
-    # A logarithm of values that have one already is no straight line, whose slope would be 1 or 2.
-    starts = [one for one in starts if not one[1] or 0.6 <= one[0].map.scale <= 2.6] or starts
+    # The slope is 1 or 2, unless the values are logarithmic already: then their logarithm is not a straight line.
+    starts = [each for each in starts if not each[1] or 0.6 <= each[0].map.scale <= 2.6] or starts
     explained: list[tuple[Explanation, bool, Search]] = []
-    for start, linear, search in sorted(starts, key=lambda one: one[0].residual_db):
+    for start, linear, search in sorted(starts, key=lambda each: each[0].residual_db):
         explained.append((_searched(start, values, hypotheses, search, recording, model), linear, search))
         if explained[-1][0].residual_db <= EXACT_DB:
             break
-    return min(explained, key=lambda one: one[0].residual_db)
+    return min(explained, key=lambda each: each[0].residual_db)
 
 
 def _searched(
     start: Explanation,
-    values: Array,
+    values: DoubleArray,
     hypotheses: list[Alignment],
     search: Search,
     recording: AnalysedRecording,
     model: Analysis,
 ) -> Explanation:
-    """The best explanation that a search finds from one start, or from others where that leaves a residual."""
+    """Returns the best explanation found from a start, or from further starts if that leaves a residual."""
     found = search.search(start, model)
     if found.residual_db > EXACT_DB and start.analysis != model:
-        own = search.best_alignment([one for one in hypotheses if one.analysis == model], model)
-        found = min(found, search.search(own, model), key=lambda one: one.residual_db)
+        own = search.best_alignment([each for each in hypotheses if each.analysis == model], model)
+        found = best_of(found, search.search(own, model))
     if found.residual_db > EXACT_DB:
         found = _published(found, values.shape[1], search, recording, model)
     if found.residual_db > _OTHER_HOPS_DB and found.analysis.hop_length == model.hop_length:
         others = alignments(values.mean(axis=0), recording, model, other_hops=True)
         start = search.best_alignment(others, model, most=40)
         if start.analysis.hop_length != model.hop_length:
-            found = min(found, search.search(start, model), key=lambda one: one.residual_db)
+            found = best_of(found, search.search(start, model))
     return found
 
 
 def _published(
     found: Explanation, frames: int, search: Search, recording: AnalysedRecording, model: Analysis
 ) -> Explanation:
-    """The analysis of a published convention, where that explains the mel better: several settings differ at once."""
+    """Returns the analysis of a published convention if it explains the mel better; several settings may differ."""
     best = found
-    for one in CONVENTIONS:
-        if one.sample_rate is None or one.hop_length is None or one.win_length is None or one.n_fft is None:
+    for each in CONVENTIONS:
+        if each.sample_rate is None or each.hop_length is None or each.win_length is None or each.n_fft is None:
             continue
-        fmax = None if one.fmax == math.inf else one.fmax
-        norm: FilterNorm = "none" if one.filters == "htk" else "sum" if one.filters == "sum" else "slaney"
+        fmax = None if each.fmax == math.inf else each.fmax
+        norm: FilterNorm = "none" if each.filters == "htk" else "sum" if each.filters == "sum" else "slaney"
         analysis = Analysis(
-            one.sample_rate, one.sample_rate, one.hop_length, one.win_length, one.n_fft, model.n_mels, one.fmin or 0.0,
-            fmax, one.preemphasis or 0.0, norm, "htk" if one.filters == "htk" else "slaney", one.power,
+            each.sample_rate, each.sample_rate, each.hop_length, each.win_length, each.n_fft, model.n_mels,
+            each.fmin or 0.0, fmax, each.preemphasis or 0.0, norm,
+            "htk" if each.filters == "htk" else "slaney", each.power,
         )  # fmt: skip
         if abs(expected_frames(recording, analysis) - frames) > _PUBLISHED_FRAMES:
             continue
-        tried = [search.explain(analysis, hops * one.hop_length) for hops in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-        nearest = search.aligned(min(tried, key=lambda each: each.residual_db))
+        tried = [search.explain(analysis, hops * each.hop_length) for hops in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+        nearest = search.aligned(best_of(*tried))
         if nearest.residual_db < max(EXACT_DB, _PUBLISHED_GAIN * best.residual_db):
             best = nearest
     return best
@@ -213,15 +211,15 @@ def _published(
 def _best_level(
     explanation: Explanation, search: Search, audio: AudioConfig, gain_db: float | None, peak_db: float
 ) -> Explanation:
-    """Prefers, among explanations that differ by a constant level only, one whose level is the model's."""
+    """Selects, among explanations that differ by a constant level only, one with the model's level."""
 
-    def offset(one: Explanation, same_db: float) -> bool:
-        levels = identify(one.map, one.typical_db, audio, one.residual_db, gain_db, peak_db, same_db)
+    def offset(tried: Explanation, same_db: float) -> bool:
+        levels = identify(tried.map, tried.typical_db, audio, tried.residual_db, gain_db, peak_db, same_db)
         return any(kind == "dB reference" for kind, _ in levels.faults)
 
     if math.isinf(explanation.residual_db) or not offset(explanation, SAME_DB):
         return explanation
-    return next((other for other in search.as_good(explanation) if not offset(other, _EXACTLY_DB)), explanation)
+    return next((other for other in search.as_good(explanation) if not offset(other, _SAME_LEVEL_DB)), explanation)
 
 
 def _notes(frames: int, recording: AnalysedRecording, explanation: Explanation, model: Analysis) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """Published level conventions of mel spectrograms, and the conversion from each to a model's own.
 
-Levels are converted by way of mel magnitudes: convention -> magnitude -> model. What else differs (sample rate, hop
-length, window, mel filters, lowest and highest frequency, pre-emphasis) is fixed when a mel is computed and cannot be
-converted afterwards; `differences` names it.
+Levels are converted through mel magnitudes: convention -> magnitude -> model. All other settings (sample rate, hop
+length, window, mel filters, lowest and highest frequency, pre-emphasis) are fixed when a mel is computed and cannot be
+converted afterwards; `differences` lists them.
 
-Where the facts were read:
+Sources:
 
 =============  =====================================================================================================
 tacotron2      NVIDIA/tacotron2 audio_processing.py (``dynamic_range_compression``: ln of at least 1e-5), hparams.py;
@@ -35,39 +35,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import magnitude_to_mel, mel_filterbank
 from wavernn_trt.runtime.mel import checked_array
+from wavernn_trt.runtime.mel_comparison.levels import NATURAL, mapped
 
-FloatArray = NDArray[np.float32]
-
-NATURAL = math.log(10) / 20
-"""Units of a natural logarithm of the magnitude a decibel."""
 _RAYLEIGH = math.sqrt(math.pi) / 2
-"""Mean over root mean square of the magnitude of noise; on speech the mean error is within 0.2 dB with it."""
-_LARGEST_DB = 120.0
-"""Decibels; no audio in [-1, 1] has mel magnitudes near it, so that a larger level is of another convention."""
+"""Ratio of mean and root mean square of the magnitude of noise; on speech its mean error is within 0.2 dB."""
+_MAX_DB = 120.0
+"""No audio in [-1, 1] has mel magnitudes near this level; a larger one belongs to another convention."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a project writes the level of a mel cell, and the other settings that its mels usually have."""
+    """Level convention of a project's mels, and the other settings that they usually have."""
 
     name: str
     summary: str
-    """One line for ``--help``: what a value is."""
+    """Meaning of a value, as one line for ``--help``."""
     scale: float | None
-    """Units a decibel: value = scale * 20 log10(magnitude) + offset. ``None``: no logarithm."""
+    """Units per decibel: value = scale * 20 log10(magnitude) + offset. ``None``: no logarithm."""
     offset: float = 0.0
-    """The value of magnitude 1."""
+    """Value of magnitude 1."""
     power: Literal[1, 2] = 1
-    """What the mel filters are applied to: 1 the magnitudes of the spectrum, 2 their squares."""
+    """Input of the mel filters: 1 for the magnitudes of the spectrum, 2 for their squares."""
     aliases: tuple[str, ...] = ()
     sample_rate: int | None = None
-    """Hz; ``None`` here and below where the projects have no usual value."""
+    """Hz; ``None`` here and below: the projects have no usual value."""
     hop_length: int | None = None
     """Samples."""
     win_length: int | None = None
@@ -83,22 +81,8 @@ class Convention:
     preemphasis: float | None = 0.0
     """Coefficient applied to the waveform."""
     note: str = ""
-    """A difference that no setting expresses."""
+    """A difference that is not a setting."""
 
-
-def _decibels(
-    low: float, high: float, reference_db: float, min_level_db: float, power: Literal[1, 2] = 1
-) -> tuple[float, float]:
-    """Scale and offset of decibels that are mapped as `AudioConfig` describes."""
-    scale = (high - low) / -min_level_db
-    return scale, high - scale * reference_db
-
-
-_COQUI = _decibels(-4.0, 4.0, 20.0, -100.0)
-_RTVC = _decibels(-4.0, 4.0, 20.0, -100.0)
-_FATCHORD = _decibels(0.0, 1.0, 0.0, -100.0)
-_R9Y9 = _decibels(0.0, 1.0, 20.0, -100.0)
-_UNIVOC = _decibels(-1.0, 0.0, 20.0, -80.0)
 
 CONVENTIONS: tuple[Convention, ...] = (
     Convention(
@@ -125,28 +109,28 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
     Convention(
         "coqui", "[-4, 4]: 20 log10 of the magnitude - 20, from -100 dB (Coqui TTS, Mozilla TTS)",
-        *_COQUI, aliases=("mozilla-tts",),
+        *mapped((-4.0, 4.0), 20.0, -100.0), aliases=("mozilla-tts",),
         sample_rate=22050, hop_length=256, win_length=1024, n_fft=1024, fmin=0.0, fmax=math.inf,
     ),
     Convention(
         "fatchord", "[0, 1]: 20 log10 of the magnitude, from -100 dB (fatchord's WaveRNN and Tacotron)",
-        *_FATCHORD,
+        *mapped((0.0, 1.0), 0.0, -100.0),
         sample_rate=22050, hop_length=275, win_length=1100, n_fft=2048, fmin=40.0, fmax=math.inf,
     ),
     Convention(
         "rtvc", "[-4, 4]: mels of Real-Time-Voice-Cloning's synthesizer (its vocoder divides them by 4)",
-        *_RTVC,
+        *mapped((-4.0, 4.0), 20.0, -100.0),
         sample_rate=16000, hop_length=200, win_length=800, n_fft=800, fmin=55.0, fmax=7600.0, preemphasis=0.97,
     ),
     Convention(
         "univoc", "[-1, 0]: 20 log10 of the magnitude - 20, from -80 dB (UniversalVocoding 0.2)",
-        *_UNIVOC,
+        *mapped((-1.0, 0.0), 20.0, -80.0),
         sample_rate=16000, hop_length=200, win_length=800, n_fft=2048, fmin=50.0, fmax=math.inf, filters="sum",
         preemphasis=0.97,
     ),
     Convention(
         "r9y9", "[0, 1]: 20 log10 of the magnitude - 20, from -100 dB (r9y9's WaveNet, G-Wang's WaveRNN)",
-        *_R9Y9,
+        *mapped((0.0, 1.0), 20.0, -100.0),
         sample_rate=22050, hop_length=256, win_length=1024, n_fft=1024, fmin=125.0, fmax=7600.0, preemphasis=None,
     ),
     Convention(
@@ -165,19 +149,19 @@ CONVENTIONS: tuple[Convention, ...] = (
         sample_rate=22050, hop_length=512, win_length=2048, n_fft=2048, fmin=0.0, fmax=math.inf,
     ),
 )  # fmt: skip
-"""Every convention that ``vocode --mel-from`` converts."""
+"""Conventions that ``vocode --mel-from`` converts."""
 
 
 def names() -> tuple[str, ...]:
-    """All names, each convention's aliases behind its own."""
+    """Returns all names, each followed by its aliases."""
     return tuple(name for each in CONVENTIONS for name in (each.name, *each.aliases))
 
 
 def find_convention(name: str) -> Convention:
-    """The convention of a name or alias.
+    """Returns the convention of a name or alias.
 
     Raises:
-        VocoderError: there is none of that name.
+        VocoderError: the name is not known.
     """
     for convention in CONVENTIONS:
         if name in (convention.name, *convention.aliases):
@@ -186,7 +170,7 @@ def find_convention(name: str) -> Convention:
 
 
 def convert(mel: ArrayLike, convention: str, audio: AudioConfig) -> FloatArray:
-    """Converts the levels of a mel spectrogram to those that a model takes.
+    """Converts the levels of a mel spectrogram to a model's.
 
     Args:
         mel: float [n_mels, frames], in the convention's levels.
@@ -194,11 +178,11 @@ def convert(mel: ArrayLike, convention: str, audio: AudioConfig) -> FloatArray:
         audio: the model's audio settings (``vocoder.config.audio``).
 
     Returns:
-        float32 [n_mels, frames]. Of ``librosa-power`` and ``librosa-db`` within about 1 dB, 4 dB in single cells: the
-        mean of a power spectrum under a filter does not determine that of its magnitudes.
+        float32 [n_mels, frames]. For ``librosa-power`` and ``librosa-db`` the error is about 1 dB, up to 4 dB in single
+        cells: the mean of a power spectrum under a filter does not determine the mean of its magnitudes.
 
     Raises:
-        VocoderError: no such convention, not a mel of that shape, or values that the convention does not have.
+        VocoderError: the convention is not known, or the mel has another shape or values outside the convention.
     """
     found = find_convention(convention)
     values = checked_array(mel, audio).astype(np.float64)
@@ -212,8 +196,8 @@ def convert(mel: ArrayLike, convention: str, audio: AudioConfig) -> FloatArray:
     else:
         decibels = (values - found.offset) / found.scale
         loudest = float(decibels.max())
-        level = 10.0 ** (np.minimum(decibels, _LARGEST_DB + 1) / 20)
-    if loudest > _LARGEST_DB:
+        level = 10.0 ** (np.minimum(decibels, _MAX_DB + 1) / 20)
+    if loudest > _MAX_DB:
         raise VocoderError(
             f"mel: found values up to {values.max():.4g}, which is {loudest:.0f} dB in the convention {found.name} "
             f"({found.summary}); name the convention that it was computed in"
@@ -224,14 +208,14 @@ def convert(mel: ArrayLike, convention: str, audio: AudioConfig) -> FloatArray:
 
 
 def differences(convention: str, audio: AudioConfig) -> list[str]:
-    """What a convention's usual settings have otherwise than a model, one text each; level conversion keeps it.
+    """Describes how a convention's usual settings differ from a model's; level conversion does not remove these.
 
     Args:
         convention: a name or alias in `CONVENTIONS`.
         audio: the model's audio settings.
 
     Raises:
-        VocoderError: no such convention.
+        VocoderError: the convention is not known.
     """
     return list(_differences(find_convention(convention), audio))
 

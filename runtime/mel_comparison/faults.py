@@ -1,4 +1,4 @@
-"""What a comparison finds: the ways in which a mel differs from what a model takes, and how to convert each."""
+"""Results of a comparison: differences of a mel from the model's, and how to convert each."""
 
 from __future__ import annotations
 
@@ -16,50 +16,49 @@ FaultKind = Literal[
     "transposed", "batch axis", "mel bands", "hop length", "sample rate", "window", "fmin", "fmax", "mel filters",
     "pre-emphasis", "log base", "dB reference", "normalisation range",
 ]  # fmt: skip
-"""What can differ."""
 
 UNEXPLAINED_DB = 1.0
-"""Residual above which a mel is called different though no cause is found; other resamplers and paddings leave less."""
+"""Residual above which a mel is different even if no cause is found; other resamplers and paddings leave less."""
 _RECOMPUTE = "compute the mel from the recording again; it cannot be converted"
 
 
 @dataclass(frozen=True)
 class MelFault:
-    """One difference of a mel from what the model takes."""
+    """A difference between a mel and the model's settings."""
 
     kind: FaultKind
     found: str
-    """What the mel has."""
+    """Setting of the mel."""
     expected: str
-    """What the model takes."""
+    """Setting of the model."""
     remedy: str
-    """How to convert the mel, or that it has to be computed again."""
+    """How to convert the mel, or that it must be computed again."""
     convertible: bool
     """Whether the mel can be converted without the recording."""
 
 
 @dataclass(frozen=True)
 class MelComparison:
-    """How a mel compares with a model's own features of the same recording."""
+    """Result of comparing a mel with a model's own features of the same recording."""
 
     faults: tuple[MelFault, ...]
     """Differences that explain the mel."""
     notes: tuple[str, ...]
-    """Differences that matter little: delay, number of frames, level of the recording."""
+    """Minor differences: delay, number of frames, level of the recording."""
     deviation_db: float
-    """Root mean square difference from the model's own features in the cells compared, before any conversion, in
-    decibels; NaN where shape or time do not allow it."""
+    """Root mean square difference from the model's own features in the compared cells, before any conversion, in
+    decibels; NaN if shape or frame times do not allow it."""
     residual_db: float
-    """The same under the explanation found, the outermost 5% of cells left out."""
+    """The same after the explanation found, without the outermost 5% of cells."""
     scale: float | None = None
-    """model_mel = scale * mel + offset, where levels differ by that; ``None`` where they do not, or not by that."""
+    """model_mel = scale * mel + offset; ``None`` if the levels are equal or do not differ by such a map."""
     offset: float | None = None
     convention: str | None = None
-    """A name for ``vocode --mel-from``, where the levels are those of a published convention and not the model's."""
+    """Name for ``vocode --mel-from``, if the levels are those of a published convention and not the model's."""
 
     @property
     def identified(self) -> bool:
-        """Whether the explanation, be it that nothing differs, leaves no more than other code of the same would."""
+        """Whether the explanation, or that nothing differs, leaves only what another implementation would."""
         return self.residual_db <= UNEXPLAINED_DB
 
     @property
@@ -69,7 +68,7 @@ class MelComparison:
 
 
 def analysis_faults(analysis: Analysis, model: Analysis) -> Iterator[MelFault]:
-    """How an analysis differs from the model's."""
+    """Yields the differences between an analysis and the model's."""
     rate = analysis.signal_rate / model.signal_rate
     if rate != 1:
         mistaken = "" if analysis.sample_rate == analysis.signal_rate else f" treated as {analysis.sample_rate} Hz"
@@ -121,7 +120,7 @@ def _filters(analysis: Analysis) -> str:
 
 
 def linear_faults(found: LevelMap, analysis: Analysis, audio: AudioConfig) -> list[MelFault]:
-    """The fault of values without a logarithm, whose own logarithm follows a map."""
+    """Returns the fault of values without a logarithm, whose logarithm follows the given map."""
     kind = "power" if found.scale > 1.5 else "magnitude"
     if analysis.power == 2:
         remedy = "vocode --mel-from librosa-power (an error of about 1 dB; better compute the mel from the recording)"
@@ -134,18 +133,18 @@ def linear_faults(found: LevelMap, analysis: Analysis, audio: AudioConfig) -> li
 def level_faults(
     explanation: Explanation, audio: AudioConfig, gain_db: float | None, peak_db: float, merged: bool
 ) -> tuple[list[MelFault], str, float | None, float | None]:
-    """The faults of levels, a note, and the scale and offset that convert them; see `identify` for the arguments.
+    """Returns the faults of levels, a note, and the scale and offset that convert them.
 
     Args:
-        explanation: gives the map of levels.
+        explanation: contains the map of levels.
         audio: the model's settings.
-        gain_db: see `identify`.
-        peak_db: see `identify`.
+        gain_db: as for `identify`.
+        peak_db: as for `identify`.
         merged: whether the analysis is of a power spectrum, and the model's is not.
     """
     found, model = explanation.map, model_levels(audio)
     levels = identify(found, explanation.typical_db, audio, explanation.residual_db, gain_db, peak_db)
-    if merged:  # the mel of a power spectrum: 10 log10 of it is part of the same mistake
+    if merged:  # for the mel of a power spectrum, 10 log10 is part of the same mistake
         text = "; ".join(["mel of the power spectrum, where that of the magnitudes is expected",
                           *(text for _, text in levels.faults)])  # fmt: skip
         remedy = f"{_RECOMPUTE} exactly; --mel-from librosa-db has an error of about 1 dB"
@@ -171,7 +170,7 @@ def _clip(audio: AudioConfig) -> str:
 
 
 def published_name(found: LevelMap, typical_db: float, analysis: Analysis) -> str | None:
-    """The published convention of the same levels, preferably of the same analysis."""
+    """Returns the published convention with the same levels, preferably with the same analysis."""
     same = []
     for each in CONVENTIONS:
         if each.scale is None or each.power != analysis.power or abs(found.scale / each.scale - 1) > 0.02:
@@ -179,5 +178,5 @@ def published_name(found: LevelMap, typical_db: float, analysis: Analysis) -> st
         shift = (found.scale - each.scale) * typical_db + found.offset - each.offset
         if abs(shift / each.scale) <= EXACT_DB * 10:
             same.append(each)
-    same.sort(key=lambda one: (one.sample_rate != analysis.sample_rate, one.fmin != analysis.fmin))
+    same.sort(key=lambda each: (each.sample_rate != analysis.sample_rate, each.fmin != analysis.fmin))
     return same[0].name if same else None

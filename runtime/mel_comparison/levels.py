@@ -1,31 +1,30 @@
-"""Which level convention a mel's values follow, once it is known that value = scale * decibels + offset."""
+"""Identification of a mel's level convention from a fitted map, value = scale * decibels + offset."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from wavernn_trt.export.config import AudioConfig
 
 LevelFault = Literal["log base", "dB reference", "normalisation range"]
 
 NATURAL = math.log(10) / 20
-"""Units of ln(magnitude) a decibel."""
+"""Units of ln(magnitude) per decibel."""
 _RANGES = ((0.0, 1.0), (-1.0, 1.0), (-4.0, 4.0), (-1.0, 0.0), (0.0, 4.0), (-2.0, 2.0), (-3.0, 3.0), (-8.0, 8.0))
 _MINIMA = (-100.0, -80.0, -120.0, -115.0, -110.0, -90.0, -70.0, -60.0)
 _REFERENCES = (0.0, 20.0, 16.0, 25.0)
 SAME_DB = 0.5
-"""Decibels; a smaller difference of level is no fault."""
+"""Difference of level below which levels count as equal."""
 _SAME_SCALE = 0.01
-"""Relative."""
+"""Relative difference below which scales count as equal."""
 _PEAKS = (0.95, 1.0, 0.999, 0.9, 0.99, 0.98)
-"""To which recordings are scaled before features are taken from them."""
+"""Peaks to which projects scale recordings before they compute features."""
 
 
-@dataclass(frozen=True)
-class LevelMap:
+class LevelMap(NamedTuple):
     """value = scale * decibels + offset, where decibels are 20 log10 of a magnitude (or 10 log10 of a power)."""
 
     scale: float
@@ -34,14 +33,14 @@ class LevelMap:
 
 @dataclass(frozen=True)
 class Levels:
-    """What a mel's levels are."""
+    """Identified levels of a mel."""
 
     faults: tuple[tuple[LevelFault, str], ...]
     """Kind and description of each difference from the model."""
     note: str = ""
-    """A difference that is no fault."""
+    """A difference that is not a fault."""
     map: LevelMap | None = None
-    """The map of the convention that was recognised, free of errors of measurement; ``None`` where none was."""
+    """Exact map of the recognised convention; ``None`` if none was recognised."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +51,21 @@ class _Candidate:
 
 
 def model_levels(audio: AudioConfig) -> LevelMap:
-    """The levels that a model takes."""
+    """Returns the map of the model's levels."""
     if audio.log == "natural":
         return LevelMap(NATURAL, 0.0)
     return mapped(audio.mel_range, audio.reference_db, audio.min_level_db)
 
 
 def mapped(mel_range: tuple[float, float], reference_db: float, min_level_db: float) -> LevelMap:
-    """Decibels that are mapped to a range, as `AudioConfig` describes."""
+    """Returns the map of decibels to a range, as `AudioConfig` describes."""
     low, high = mel_range
     scale = (high - low) / -min_level_db
     return LevelMap(scale, high - scale * reference_db)
 
 
 def describe(audio: AudioConfig) -> str:
-    """The model's levels in words."""
+    """Describes the model's levels."""
     if audio.log == "natural":
         return "ln(magnitude), natural logarithm"
     low, high = audio.mel_range
@@ -83,22 +82,22 @@ def identify(
     peak_db: float,
     same_db: float = SAME_DB,
 ) -> Levels:
-    """Names the levels of a mel.
+    """Identifies the levels of a mel.
 
     Args:
-        found: as measured.
-        typical_db: mean of the decibels that it was measured on, where the two maps are compared.
+        found: the fitted map.
+        typical_db: mean of the decibels of the fit; maps are compared at this level.
         audio: the model's settings.
-        residual_db: what the measured map leaves unexplained, which loosens the comparison.
-        gain_db: decibels by which the model's own scaling of recordings (``audio.peak``) raised this one; ``None``
-            where the model has none.
-        peak_db: decibels of the recording's peak, for the text.
-        same_db: decibels that are no difference of level.
+        residual_db: residual of the fit; widens the tolerances.
+        gain_db: gain in decibels that scaled the recording to the model's peak (``audio.peak``); ``None`` if the model
+            has none.
+        peak_db: peak of the recording in decibels, for the description.
+        same_db: difference of level below which levels count as equal.
     """
     same_db, same_scale = same_db + 0.2 * residual_db, _SAME_SCALE + 0.02 * residual_db
 
     def louder(candidate: LevelMap) -> float | None:
-        """Decibels by which the mel lies above a candidate; ``None`` where the scales differ."""
+        """Returns the level of the mel above a candidate's in decibels; ``None`` if the scales differ."""
         if abs(found.scale / candidate.scale - 1) > same_scale:
             return None
         difference = (found.scale - candidate.scale) * typical_db + found.offset - candidate.offset
@@ -128,7 +127,7 @@ def identify(
             fallback = candidate, shift
     if fallback is not None:
         candidate, shift = fallback
-        text = f"{shift:+.1f} dB besides: another reference level, or a recording of another volume"
+        text = f"{shift:+.1f} dB in addition: another reference level, or a recording of another volume"
         kinds = tuple((kind, candidate.text) for kind in candidate.kinds if kind != "dB reference")
         return Levels((*kinds, ("dB reference", text)))
     low, high = (found.scale * level + found.offset for level in (-100.0, 0.0))
@@ -137,7 +136,7 @@ def identify(
 
 
 def _offset_fault(shift: float, same_db: float, audio: AudioConfig, peak_db: float) -> tuple[LevelFault, str]:
-    """Of a mel that lies so many decibels above the model's: another reference, or a range that is merely moved."""
+    """Returns the fault of a mel ``shift`` decibels above the model's: another reference, or a shifted range."""
     low, high = audio.mel_range
     for other in _RANGES:
         span = other[1] - other[0]
@@ -158,7 +157,7 @@ def _offset_text(shift: float, audio: AudioConfig, peak_db: float) -> str:
 
 
 def _candidates(audio: AudioConfig) -> Iterator[_Candidate]:
-    """Conventions, the simplest explanation first."""
+    """Yields conventions, the simplest explanations first."""
     reference = audio.reference_db if audio.log == "decibel" else 0.0
     decibel_kind: LevelFault = "normalisation range" if audio.log == "decibel" else "log base"
     yield _Candidate(("log base",), "ln(magnitude), natural logarithm, not mapped", LevelMap(NATURAL, 0.0))
@@ -171,17 +170,10 @@ def _candidates(audio: AudioConfig) -> Iterator[_Candidate]:
         )
     if audio.log == "decibel":
         model = model_levels(audio)
-        zero = model.offset  # of magnitude 1: the reference and the mapping stay as they are
         for name, factor in (("10 log10", 0.5), ("ln", NATURAL), ("log10", 0.05)):
             text = f"{name} of the magnitude, where 20 log10 is expected, then mapped as the model does"
-            yield _Candidate(("log base",), text, LevelMap(model.scale * factor, zero))
-        yield from _mapped_candidates(audio)
-    else:
-        for reference in _REFERENCES:
-            for minimum in _MINIMA:
-                for mel_range in _RANGES:
-                    text = _mapped_text(mel_range, reference, minimum)
-                    yield _Candidate(("normalisation range",), text, mapped(mel_range, reference, minimum))
+            yield _Candidate(("log base",), text, LevelMap(model.scale * factor, model.offset))
+    yield from _mapped_candidates(audio)
     yield _Candidate(("log base",), "log2(magnitude), not mapped", LevelMap(math.log2(10) / 20, 0.0))
     yield _Candidate(("log base",), "ln(magnitude squared), not mapped", LevelMap(2 * NATURAL, 0.0))
     yield _Candidate(("log base",), "log10(magnitude squared), not mapped", LevelMap(0.1, 0.0))
@@ -189,16 +181,20 @@ def _candidates(audio: AudioConfig) -> Iterator[_Candidate]:
 
 def _mapped_candidates(audio: AudioConfig) -> Iterator[_Candidate]:
     own, minimum, reference = audio.mel_range, audio.min_level_db, audio.reference_db
-    choices: list[tuple[tuple[float, float], float, float]] = [
-        *((mel_range, reference, minimum) for mel_range in _RANGES),
-        *((own, reference, other) for other in _MINIMA),
-        *((mel_range, other, minimum) for other in _REFERENCES for mel_range in _RANGES),
-        *((mel_range, reference, other) for other in _MINIMA for mel_range in _RANGES),
-        *((mel_range, r, m) for r in _REFERENCES for m in _MINIMA for mel_range in (own, *_RANGES)),
-    ]
+    decibel = audio.log == "decibel"
+    ranges = (own, *_RANGES) if decibel else _RANGES
+    choices = [(mel_range, other, low) for other in _REFERENCES for low in _MINIMA for mel_range in ranges]
+    if decibel:
+        choices = [
+            *((mel_range, reference, minimum) for mel_range in _RANGES),
+            *((own, reference, other) for other in _MINIMA),
+            *((mel_range, other, minimum) for other in _REFERENCES for mel_range in _RANGES),
+            *((mel_range, reference, other) for other in _MINIMA for mel_range in _RANGES),
+            *choices,
+        ]
     for mel_range, used, low in choices:
         kinds: tuple[LevelFault, ...] = ("normalisation range",)
-        if used != reference:
+        if decibel and used != reference:
             kinds += ("dB reference",)
         yield _Candidate(kinds, _mapped_text(mel_range, used, low), mapped(mel_range, used, low))
 

@@ -1,8 +1,8 @@
-"""What of a mel spectrogram cannot be as the model was trained on, seen without the recording.
+"""Warnings for mels that differ from a model's training data, detected without the recording.
 
-`check_mel` refuses values far outside the model's range. What is inside can be wrong too: a [0, 1] mel lies within
-[-4, 4], and a square mel may be transposed. These checks are of what speech never does; quiet, silent and short mels
-pass them.
+`check_mel` refuses values far outside the model's range. Values inside can be wrong too: a [0, 1] mel lies within
+[-4, 4], and a square mel may be transposed. These checks look for properties that speech never has; quiet, silent and
+short mels pass.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import lowest_level
 from wavernn_trt.runtime.mel import checked_array
 
-_FEWEST_FRAMES = 20
-"""Frames; less may be a single vowel or a pause."""
-_MOST_FRAMES = 4096
-"""Frames that are looked at, evenly spread over the mel."""
+_MIN_FRAMES = 20
+"""Shorter mels are not checked: they may be a single vowel or a pause."""
+_MAX_FRAMES = 4096
+"""Frames that are checked, evenly spread over the mel."""
 _SPEECH_DB = 30.0
-"""Decibels between the quietest and the loudest cell of any speech; recordings measured have 60 and more."""
+"""Minimum difference between the quietest and the loudest cell of speech; measured recordings have 60 dB and more."""
 _FLOOR_DB = 25.0
-"""Decibels over the model's lowest level that a narrow range has to be, so that it is no quiet recording."""
+"""Decibels above the model's lowest level from which a narrow range is not a quiet recording."""
 _OUTSIDE = 0.2
-"""Share of cells outside the range, by more than a twentieth of it; acoustic models overshoot in a few per cent."""
+"""Maximum share of cells outside the range by more than a twentieth of it; acoustic models have a few per cent."""
 _LOUD_NATURAL = (-1.0, 0.25)
-"""A natural logarithm, and the share of cells above it from which a mel is louder than speech (30 clips: up to 3%)."""
+"""A natural logarithm, and the share of cells above it that is too loud for speech (30 clips: up to 3%)."""
 _AT_FLOOR = 0.005
-"""Share of cells with the very same lowest value, from which that is a floor: the mel was clipped there."""
+"""Share of cells with exactly the lowest value from which that value is a floor at which the mel was clipped."""
 _ROUGH = 1.15
-"""Second differences along frames against those along bands, from which a square mel looks transposed. Measured on
-30 clips in windows of n_mels frames: at most 1.08 as it should be, over 1.15 in nine of ten that are transposed."""
+"""Ratio of second differences along frames and along bands from which a square mel looks transposed. Measured on 30
+clips in windows of n_mels frames: at most 1.08 in the right orientation, over 1.15 in 90% of the transposed ones."""
 _FLOORS = (
     (math.log(1e-5), 4.0, "of the natural logarithm (ln 1e-5), as of Tacotron 2 or HiFi-GAN", "tacotron2"),
     (math.log(1e-7), 4.0, "of Vocos (ln 1e-7)", "vocos"),
@@ -46,28 +47,23 @@ _FLOORS = (
     (-10.0, 1.0, "of log10 with a floor of 1e-10, as of ESPnet", "espnet"),
     (-100.0, 40.0, "of decibels with a floor of 1e-5", None),
 )
-"""Lowest values of published conventions, the highest that they reach, what they are, and names for ``--mel-from``."""
+"""Published conventions: lowest value, highest value, description, and name for ``--mel-from``."""
 
 
 def mel_warnings(mel: ArrayLike, audio: AudioConfig) -> list[str]:
-    """Reasons to doubt that a mel is what a model was trained on, one text each; none of the most.
-
-    Args:
-        mel: float [n_mels, frames], accepted by `check_mel`.
-        audio: the model's audio settings.
-    """
+    """Returns reasons why a mel, accepted by `check_mel`, is probably not what a model was trained on; usually none."""
     try:
         values = checked_array(mel, audio)
     except VocoderError:
         return []  # refused elsewhere, with the reason
-    some = values[:, :: 1 + values.shape[1] // _MOST_FRAMES]  # all frames of any but very long mels
-    return list(_warnings(np.asarray(some, np.float64), np.ndim(mel), audio))
+    checked = values[:, :: 1 + values.shape[1] // _MAX_FRAMES]
+    return list(_warnings(np.asarray(checked, np.float64), np.ndim(mel), audio))
 
 
-def _warnings(mel: NDArray[np.float64], axes: int, audio: AudioConfig) -> Iterator[str]:
+def _warnings(mel: DoubleArray, axes: int, audio: AudioConfig) -> Iterator[str]:
     if axes == 3:
         yield "the mel has a batch axis of one; the mel in it is taken"
-    if mel.shape[1] < _FEWEST_FRAMES:
+    if mel.shape[1] < _MIN_FRAMES:
         return
     if mel.shape[0] == mel.shape[1] and _roughness(mel) > _ROUGH:
         yield f"the mel is square and looks transposed; the model takes [{audio.n_mels}, frames]: pass mel.T"
@@ -103,7 +99,7 @@ def _warnings(mel: NDArray[np.float64], axes: int, audio: AudioConfig) -> Iterat
 
 _WAY_OUT = (
     "compare it with 'wavernn-trt inspect MODEL --mel M --recording R', or convert it with --mel-from "
-    "(mel_conventions.convert in Python)"
+    "(mel_comparison.conventions.convert in Python)"
 )
 
 
@@ -111,8 +107,8 @@ def _range(audio: AudioConfig) -> tuple[float, float]:
     return lowest_level(audio), 2.0 if audio.log == "natural" else audio.mel_range[1]
 
 
-def _foreign_floor(mel: NDArray[np.float64], audio: AudioConfig) -> str | None:
-    """A floor at which the values were clipped, where it is another convention's."""
+def _foreign_floor(mel: DoubleArray, audio: AudioConfig) -> str | None:
+    """Returns a warning if the values were clipped at the floor of another convention."""
     lowest = float(mel.min())
     low, high = _range(audio)
     clipped = float((mel <= lowest).mean())
@@ -130,6 +126,6 @@ def _foreign_floor(mel: NDArray[np.float64], audio: AudioConfig) -> str | None:
     return None
 
 
-def _roughness(mel: NDArray[np.float64]) -> float:
+def _roughness(mel: DoubleArray) -> float:
     along_bands = float(np.abs(np.diff(mel, 2, axis=0)).mean())
     return float(np.abs(np.diff(mel, 2, axis=1)).mean()) / along_bands if along_bands else 0.0

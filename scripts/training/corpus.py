@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK
-from wavernn_trt.runtime.decoding import mu_law
+from wavernn_trt.runtime.decoding.sample_coding import mu_law_compress
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
 from wavernn_trt.runtime.files.audio import read_audio
@@ -66,7 +66,7 @@ def mu_law_labels(waveform: NDArray[np.float64], bits: int) -> NDArray[np.int64]
     """round((sign(y) ln(1 + mu |y|) / ln(1 + mu) + 1) / 2 * mu) with mu = 2^bits - 1; silence is 2^(bits-1)."""
     mu = 2**bits - 1
     limited = np.clip(waveform, -1, 1)
-    return np.asarray(np.floor((mu_law.compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
+    return np.asarray(np.floor((mu_law_compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
 
 
 def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bits: int) -> Recording:

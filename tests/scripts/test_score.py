@@ -153,6 +153,6 @@ def test_a_cut_recording_and_left_out_files_are_reported(clips: Path, capsys: An
     np.save(clips / "a.npy", np.zeros((80, 4), np.float32))
     code, out, err = run(capsys, shipped_voice(), clips, "--json", "--teacher-forced-only", "-q")
     assert code == 0
-    assert err.count("a.wav: cut short: found 0.04 s of the 0.06 s that its header promises") == 1
+    assert err.count("a.wav: cut short: found 0.04 s of the 0.06 s that its header states") == 1
     assert [len(entry["warnings"]) for entry in json.loads(out)["files"]] == [1, 0]
     assert "left out 1 file that is no recording: .npy 1" in caplog.text

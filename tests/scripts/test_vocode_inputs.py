@@ -80,7 +80,7 @@ def test_a_recording_that_is_cut_short_is_made_and_reported_everywhere(
     Path("in/mel.npy").write_bytes(Path("in/mel.npy").read_bytes()[:-100])
     assert vocode("in", "-o", "out", "--json", "--report", "report.jsonl") == 1
     captured = capsys.readouterr()
-    warning = "cut short: found 0.06 s of the 0.12 s that its header promises"
+    warning = "cut short: found 0.06 s of the 0.12 s that its header states"
     assert f"wavernn-trt: warning: in/a.wav: {warning}\n" in captured.err
     assert "5 done, 1 failed; 1 with warnings; " in captured.err
     assert "failed: in/mel.npy: not an array that can be read: it is cut short" in captured.err

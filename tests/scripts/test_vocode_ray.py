@@ -214,7 +214,7 @@ def test_what_a_worker_warns_of_comes_back(folder: Path) -> None:
     (outcome,) = spoken(VocoderActor(Vocoder.load, JobOptions()), to_rows(jobs, [0]))
     result = ray_pool._outcome(jobs[0], outcome).result
     assert result.status == "done"
-    assert result.warnings == ("cut short: found 0.06 s of the 0.12 s that its header promises",)
+    assert result.warnings == ("cut short: found 0.06 s of the 0.12 s that its header states",)
 
 
 def test_a_worker_that_cannot_load_the_model_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

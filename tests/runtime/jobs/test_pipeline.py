@@ -135,7 +135,7 @@ def test_no_more_is_read_ahead_than_there_is_room_for(
 
 
 def test_room_is_for_files_and_for_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_pipeline, "_MOST_BYTES", 100)
+    monkeypatch.setattr(job_pipeline, "_MAX_BYTES", 100)
     limit, passed = InFlightLimit(1), threading.Event()
     assert limit.enter()
     assert limit.grow(60)

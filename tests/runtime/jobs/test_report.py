@@ -70,7 +70,7 @@ def test_a_line_that_a_kill_has_torn_is_dropped(
     write(path, 4)
     assert [row["number"] for row in rows(path)] == [1, 2, 4]
     assert path.read_bytes().startswith(whole)
-    assert "its last line was torn when a run was killed, and is dropped" in caplog.text
+    assert "the last line is incomplete, since a run was killed; it is dropped" in caplog.text
 
 
 def test_a_power_failure_s_zeros_and_a_file_of_one_torn_line_are_dropped(path: Path) -> None:
