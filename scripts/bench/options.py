@@ -7,7 +7,7 @@ from typing import Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
-from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
+from wavernn_trt.scripts.arguments import names_of, path, positive_integer, positive_integers, positive_number
 from wavernn_trt.scripts.bench.backends import BACKENDS
 from wavernn_trt.scripts.bench.compare import RULE
 from wavernn_trt.scripts.bench.models import STANDARD
@@ -105,7 +105,7 @@ def _add_model(group: Any) -> None:
     )
     group.add_argument(
         "--backend",
-        type=_backends,
+        type=names_of(BACKENDS),
         metavar="NAMES",
         help=f"some of {','.join(BACKENDS)} (default: onnxruntime, and torch for speed); what is not there is reported "
         "with its reason",
@@ -234,20 +234,8 @@ def _add_output(group: Any) -> None:
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress on stderr")
 
 
-def _backends(text: str) -> tuple[str, ...]:
-    return _names(text, BACKENDS)
-
-
 def _peers(text: str) -> tuple[str, ...]:
-    return () if text == "none" else _names(text, _PEERS, ", or none")
-
-
-def _names(text: str, known: tuple[str, ...], otherwise: str = "") -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}{otherwise}")
-    return names
+    return () if text == "none" else names_of(_PEERS, ", or none")(text)
 
 
 def _batches(text: str) -> tuple[int, ...]:
