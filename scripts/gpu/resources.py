@@ -44,10 +44,10 @@ def resource_report(kernels: Iterable[CompiledKernels]) -> list[KernelResources]
     Raises:
         KernelError: the log is not of the form that ptxas writes.
     """
-    return [one for compiled in kernels for one in _of_one(compiled)]
+    return [one for compiled in kernels for one in _read_log(compiled)]
 
 
-def _of_one(compiled: CompiledKernels) -> list[KernelResources]:
+def _read_log(compiled: CompiledKernels) -> list[KernelResources]:
     # The lines about a kernel stand between its name and the next kernel's.
     found = []
     starts = [*_ENTRY.finditer(compiled.log)]

@@ -22,13 +22,7 @@ MOST_BYTES = 15 << 20
 
 
 def write_results(folder: Path, work: Path, about: Mapping[str, Any], findings: Sequence[Finding]) -> None:
-    """Writes all files.
-
-    Args:
-        folder: for the files.
-        work: the run's temporary folder; its logs and reports are archived.
-        about: date, duration, command and machine of the run.
-        findings: of all parts.
+    """Writes the files into ``folder``; the archive has the logs and reports of the temporary folder ``work``.
 
     Raises:
         OSError: the folder cannot be written.

@@ -97,8 +97,9 @@ def _compile(run: Run) -> None:
 
 def _start_host_build(run: Run) -> subprocess.Popen[bytes] | None:
     """Builds the kernels for this machine's CPU, a second reference, while the first parts run."""
-    reason = "g++ is not on PATH" if find_tool("g++") is None else f"there is no {HOST_BUILD}"
-    if find_tool("g++") is None or not HOST_BUILD.is_file():
+    compiles = find_tool("g++") is not None
+    if not compiles or not HOST_BUILD.is_file():
+        reason = f"there is no {HOST_BUILD}" if compiles else "g++ is not on PATH"
         run.findings("load").add("host build", "skipped", f"{reason}; kernels are not compared with it")
         return None
     run.host_library.parent.mkdir(parents=True)

@@ -156,13 +156,7 @@ class Run:
 
 
 def run_limited(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]) -> int | None:
-    """Runs a command in its own process group, which is killed at the limit.
-
-    Args:
-        command: program and arguments.
-        seconds: time limit.
-        log: file for its output.
-        environment: of the process.
+    """Runs a command in its own process group, which is killed at the limit; ``log`` receives the output.
 
     Returns:
         The exit code, negative for a signal; ``None`` if it was killed at the limit.

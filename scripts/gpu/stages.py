@@ -209,14 +209,7 @@ def _sanitizers(run: Run, tests: Path, until: float, tools: Sequence[str]) -> No
 
 
 def judge(tool: str, code: int, log: str, output: str) -> tuple[Status, str]:
-    """Interprets the end of a tool of compute-sanitizer.
-
-    Args:
-        tool: its name.
-        code: its exit code.
-        log: its report.
-        output: output of the tests.
-    """
+    """Interprets the end of a tool of compute-sanitizer: its exit code, its report and the output of the tests."""
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", log)
     last = summary[-1] if summary else next((line for line in reversed(output.splitlines()) if line.strip()), "")
     if code == 0 and summary:

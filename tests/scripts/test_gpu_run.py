@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -427,6 +428,18 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...], words: str, capsys: Any
         code = exit.code
     assert code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_command_needs_no_packages_beside_those_in_its_readme() -> None:
+    readme = (ROOT / "scripts/gpu/README.md").read_text()
+    needed = next(line for line in readme.splitlines() if line.startswith("| Python 3.10"))
+    for package in ("numpy", "ml-dtypes", "msgspec", "cuda-bindings", "psutil", "nvidia-ml-py", "onnxruntime"):
+        assert f"`{package}`" in needed
+    others = ("filelock", "tqdm", "soundfile", "soxr", "torch", "onnx", "onnx_graphsurgeon", "platformdirs", "pytest")
+    others += ("hypothesis", "tabulate", "threadpoolctl", "matplotlib", "polygraphy", "safetensors", "yaml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({others}))"
+    code += "; import wavernn_trt.scripts.gpu.run, wavernn_trt.scripts.gpu.speed"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def small_model(name: str) -> StandardModel:
