@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,24 @@ def positive_number(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
     return value
+
+
+def names_of(known: Sequence[str], otherwise: str = "") -> Callable[[str], tuple[str, ...]]:
+    """The parser of names with commas between them.
+
+    Args:
+        known: the names that are accepted.
+        otherwise: what else is accepted, for the error.
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}{otherwise}")
+        return names
+
+    return parse
 
 
 def seed(text: str) -> int:

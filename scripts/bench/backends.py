@@ -1,4 +1,4 @@
-"""Backends by name: opening a model with one that may be unavailable, and where it computes."""
+"""Backends by name: opens a model with a backend that may be unavailable, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Place = Literal["cpu", "gpu"]
-"""Where something computes, which decides the limit that its speed is a share of."""
+"""Where a subject computes; its speed is compared with the limit of that place."""
 
 BACKENDS = tuple(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto")
-"""As the command line writes them."""
+"""Their names on the command line."""
 ON_A_GPU = tuple(name.replace("_", "-") for name in load_options.ON_A_GPU)
 NO_TORCH = "not measured: torch is not installed"
 
 
 class UnavailableError(Exception):
-    """Something that cannot be measured; the message is the reason in the report."""
+    """A backend or peer that cannot be measured; the message is the reason in the report."""
 
 
 class InapplicableError(UnavailableError):
-    """Something that cannot be measured with this model or machine, whatever is installed."""
+    """A peer that cannot be measured with this model or machine, whatever is installed."""
 
 
 def has_torch() -> bool:
-    """Whether the backend torch and the peers, which are PyTorch code, can run."""
+    """Whether the backend torch and the peers can run."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
 
 
 def require_cuda_torch() -> Any:
-    """The module torch, if it finds a GPU.
+    """Imports torch.
 
     Raises:
-        UnavailableError: it is not installed, or finds none.
+        UnavailableError: it is not installed, or finds no GPU.
     """
     if not has_torch():
         raise UnavailableError(NO_TORCH)
@@ -58,14 +58,14 @@ def load_backend(
     """Opens a model.
 
     Args:
-        path: its model directory.
+        path: the model directory.
         backend: one of `BACKENDS`.
-        threads: CPU threads of a lane; of the conditioner for ``cuda``; engines take none.
-        batch: streams decoded together; ``None`` is the backend's own.
-        precision: for backends on a GPU; ignored for the others, which have one.
+        threads: CPU threads of a lane; for ``cuda`` of the conditioner; ignored by engines.
+        batch: streams decoded together; ``None`` is the backend's default.
+        precision: of backends on a GPU; ignored by the others, which have one precision.
 
     Raises:
-        UnavailableError: the backend, or what it runs on, is missing.
+        UnavailableError: the backend or its hardware is missing.
         VocoderError: the model cannot be read.
     """
     if backend == "torch" and not has_torch():
@@ -76,27 +76,20 @@ def load_backend(
     except ValueError as error:
         if not on_gpu or isinstance(error, ModelDirectoryError):
             raise
-        # The cause alone: the error around it recommends another backend of vocode.
+        # Only the cause: the outer error recommends another backend of vocode.
         raise UnavailableError(f"not measured: {error.__cause__ or error}") from error
 
 
 def another_vocoder(
     vocoder: Vocoder, batch: int | None, *, lanes: int | None = None, executor: Executor | None = None
 ) -> Vocoder:
-    """A second vocoder of a loaded model, with a scheduler of its own.
-
-    Args:
-        vocoder: the first one.
-        batch: streams decoded together.
-        lanes: lanes that decode at the same time.
-        executor: used in place of the first one's.
-    """
+    """Returns a second vocoder of a loaded model, with its own scheduler and, if given, another executor."""
     loaded = dataclasses.replace(vocoder.loaded, executor=executor or vocoder.executor)
     return Vocoder(loaded, batch, SchedulerLimits(lanes=lanes))
 
 
 def place_of(backend: str) -> Place:
-    """Where a backend computes."""
+    """The place where a backend computes."""
     return "gpu" if backend in ON_A_GPU else "cpu"
 
 
@@ -108,7 +101,7 @@ def precision_of(executor: Executor) -> str:
 
 
 def describe_model(config: ModelDirectory | LoadedModel) -> dict[str, Any]:
-    """A model's name and sizes, for a report; its path is private."""
+    """A model's name and sizes for a report, without its path."""
     return {
         "name": config.path.resolve().name,
         "family": config.model.family,

@@ -1,4 +1,4 @@
-"""The scenario ``batch``: a job of many utterances of mixed lengths, some of them decoded again alone and compared."""
+"""The scenario ``batch``: a job of many utterances; some are decoded again alone and compared."""
 
 from __future__ import annotations
 
@@ -23,25 +23,20 @@ from wavernn_trt.scripts.bench.timing import Meter, MeteredExecutor, Report, per
 
 _WARM_UP_SECONDS = 0.1
 _ALWAYS_WHOLE = 16
-"""Utterances that are compared to their end when the beginnings of all are."""
+"""Utterances compared to their end with ``--verify all``, which compares the beginnings of the others."""
 _BEGINNING_SECONDS = 0.1
-"""Of an utterance's beginning: five chunks of 20 ms."""
+"""Length of a beginning: five chunks of 20 ms."""
 _MESSAGES = 5
-"""Errors in a report; the others are counted."""
+"""Most error messages in a report; further errors are only counted."""
 _PARTS, _ENDS = 8, 2
-"""Parts of a job whose speeds are reported, and how many utterances must end in each."""
+"""Most parts of a job whose speeds are reported, and least utterances that end in each."""
 
 
 def measure_batch(vocoder: Vocoder, options: ScenarioOptions, report: Report) -> dict[str, Any]:
-    """Runs the job, then utterances alone.
-
-    Args:
-        vocoder: of the model.
-        options: size of the job.
-        report: shows what is measured next.
+    """Runs the job, then some of its utterances alone.
 
     Returns:
-        A row of the report. ``sound`` is whether all waveforms came, and were right.
+        A row of the report. ``sound``: every utterance was decoded, and those compared are equal.
 
     Raises:
         VocoderError: the mels are not usable.
@@ -79,7 +74,7 @@ def measure_batch(vocoder: Vocoder, options: ScenarioOptions, report: Report) ->
         "speech_seconds": sum(mixture.frames) * audio.hop_length / audio.sample_rate,
         "lengths": list(options.lengths),
         "scheduler": job.describe(lanes, chunk),
-        "padded": None,  # schema 2 has the name; fixed batches are not measured any longer
+        "padded": None,  # a name of schema 2; padded batches are no longer measured
         "alone": {"compared": len(whole), "beginnings": len(beginnings), "different": different},
         "memory": _memory(before, after, job.resident),
         "sound": not job.failures and len(job.latencies) == job.utterances and not different,
@@ -91,48 +86,48 @@ class Job:
     """Measurements of a batch job."""
 
     utterances: int
-    """Submitted."""
+    """Number of utterances submitted."""
     slots: int
     """For batch work, over all lanes."""
     samples: int = 0
-    """Of the waveforms that came."""
+    """In all completed waveforms."""
     elapsed: float = 0.0
     """Seconds until the last waveform."""
     waiting_elapsed: float = 0.0
-    """Seconds until no utterance waited for a slot any longer: from then on slots stay empty."""
+    """Seconds until no utterance waits for a slot; later, slots stay empty."""
     waiting_executor: float = 0.0
-    """Seconds of these that lanes spent in the executor, summed over lanes."""
+    """Executor time within `waiting_elapsed`, in seconds, summed over lanes."""
     occupancy: float = 0.0
-    """Share of the slots in chunks that began while utterances waited for one."""
+    """Share of slots in use, over the chunks that began while utterances waited."""
     first_samples: float | None = None
     """Seconds until the first samples."""
     computed: Meter = field(default_factory=Meter)
-    """Counts of the executor."""
+    """Chunks, streams and seconds of the executor."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds of each utterance from submission to its waveform."""
+    """Seconds from submission to the waveform, for each utterance."""
     first_latencies: list[float] = field(default_factory=list)
-    """Seconds of each utterance from submission to its first samples."""
+    """Seconds from submission to the first samples, for each utterance."""
     resident: list[int] = field(default_factory=list)
     """Bytes of resident memory at the end of each utterance."""
     marks: list[tuple[float, int]] = field(default_factory=list)
-    """At each utterance's end while others waited: seconds since the start, and the streams of all chunks so far."""
+    """Seconds since the start and streams of all chunks so far, at each utterance's end while others waited."""
     failures: list[str] = field(default_factory=list)
-    """Error of each utterance that did not come."""
+    """An error for each failed utterance."""
 
     @property
     def samples_per_second(self) -> float:
-        """Over the whole job, its end included."""
+        """Average of the whole job, with its end, when slots stay empty."""
         return self.samples / self.elapsed if self.elapsed else 0.0
 
     def host_share(self, lanes: int) -> float:
-        """Share of a lane's time outside the executor, while utterances waited."""
+        """Share of the lanes' time outside the executor, while utterances waited."""
         return 1 - self.waiting_executor / (lanes * self.waiting_elapsed) if self.waiting_elapsed else 0.0
 
     def parts(self, chunk: int) -> list[float]:
-        """Samples a second in each of eight parts of the job, or fewer of a short one, while utterances waited.
+        """Samples a second in each of up to eight parts of the job, while utterances waited.
 
         Args:
-            chunk: samples of each stream of a chunk; those behind an utterance's end count as well.
+            chunk: samples of each stream of a chunk; those after an utterance's end are counted too.
         """
         count = min(_PARTS, (len(self.marks) - 1) // _ENDS)
         places = [i * (len(self.marks) - 1) // count for i in range(count + 1)] if count > 0 else []
@@ -140,7 +135,7 @@ class Job:
         return [chunk * (rows - earlier) / (now - then) for (then, earlier), (now, rows) in pairs if now > then]
 
     def describe(self, lanes: int, chunk: int) -> dict[str, Any]:
-        """Entries of the report."""
+        """The job's entries in the report."""
         return {
             "utterances": self.utterances,
             "done": len(self.latencies),
@@ -168,14 +163,9 @@ def run_job(
     take: Callable[[int, FloatArray], None],
     report: Callable[[int], None],
 ) -> Job:
-    """Decodes utterances with all slots of a vocoder.
+    """Decodes utterances with all slots of a new vocoder, whose statistics are then those of the job.
 
-    Args:
-        vocoder: new, so that its statistics are this job's.
-        executor: the vocoder's.
-        mixture: the utterances.
-        take: receives each utterance's number and waveform, as they end.
-        report: receives the number of utterances that have ended.
+    ``take`` receives each utterance's number and waveform when it ends, ``report`` the number of ended utterances.
     """
     job = Job(len(mixture), vocoder.statistics().slots)
     before, started = executor.read(), time.monotonic()
@@ -197,7 +187,7 @@ def run_job(
         if not job.waiting_elapsed:
             computed, elapsed = executor.read() - before, time.monotonic() - started
             job.marks.append((elapsed, computed.rows))
-            if len(mixture) - ended <= job.slots:  # all that are left have a slot
+            if len(mixture) - ended <= job.slots:  # every remaining utterance has a slot
                 job.waiting_elapsed, job.waiting_executor = elapsed, computed.seconds
         report(ended)
     job.elapsed = time.monotonic() - started
@@ -209,15 +199,15 @@ def run_job(
 
 @dataclass
 class Digests:
-    """Hashes of waveforms and of their beginnings, by the utterance's number."""
+    """Hashes of waveforms and of their beginnings, by utterance number."""
 
     prefix: int
-    """Samples of a beginning."""
+    """Number of samples in a beginning."""
     whole: dict[int, bytes] = field(default_factory=dict)
     beginning: dict[int, bytes] = field(default_factory=dict)
 
     def take(self, number: int, waveform: FloatArray) -> None:
-        """Keeps a waveform's hashes."""
+        """Adds a waveform's hashes."""
         self.whole[number] = _digest(waveform)
         self.beginning[number] = _digest(waveform[: self.prefix])
 
@@ -231,18 +221,18 @@ def verify(
     beginnings: Iterable[int],
     report: Callable[[int], None],
 ) -> list[int]:
-    """Decodes utterances again, one at a time.
+    """Decodes utterances again, one at a time, to their end (``whole``) or only their ``beginnings``.
 
     Args:
-        vocoder: on the same executor, and idle.
+        vocoder: an idle one on the same executor.
         mixture: the utterances.
         digests: of their waveforms in the job.
-        whole: numbers of the utterances to decode to their end.
-        beginnings: numbers of the utterances to decode the first samples of.
-        report: receives the number of utterances compared.
+        whole: utterance numbers.
+        beginnings: utterance numbers.
+        report: receives the number of compared utterances.
 
     Returns:
-        The numbers of those that differ bitwise, or did not come.
+        Numbers of the utterances that differ bitwise or failed.
     """
     requests = [(number, mixture[number], digests.whole.get(number)) for number in whole]
     requests += [
@@ -262,7 +252,7 @@ def verify(
 
 
 def choose(utterances: int, count: int) -> Sequence[int]:
-    """Numbers of some utterances, at random and always the same."""
+    """Random utterance numbers, the same in every run."""
     chosen = np.random.default_rng(1).choice(utterances, min(count, utterances), replace=False)
     return sorted(chosen.tolist())
 
@@ -272,7 +262,7 @@ def _digest(waveform: FloatArray) -> bytes:
 
 
 def _memory(before: int, after: int, resident: Sequence[int]) -> dict[str, Any]:
-    """Resident memory in bytes; ``growth`` is from when a quarter of the utterances was done to the end."""
+    """Resident memory in bytes; ``growth`` is that of the last three quarters of the job."""
     quarter, several = len(resident) // 4, max(1, len(resident) // 20)
     level = float(np.median(resident[quarter : quarter + several]))
     end = float(np.median(resident[-several:]))
@@ -281,7 +271,7 @@ def _memory(before: int, after: int, resident: Sequence[int]) -> dict[str, Any]:
 
 
 def _counting(report: Report, name: str, total: int) -> Callable[[int], None]:
-    """Shows progress some ten times."""
+    """A function that shows progress about ten times."""
     shown = -1
 
     def count(done: int) -> None:

@@ -1,4 +1,4 @@
-"""``wavernn-trt bench``: measures, or reads what was measured, and prints it."""
+"""``wavernn-trt bench``: measures or reads a report, then prints, compares, draws and writes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts import PROGRAM
 from wavernn_trt.scripts.bench.backends import BACKENDS, ON_A_GPU
 from wavernn_trt.scripts.bench.compare import compare
-from wavernn_trt.scripts.bench.load import is_sound, measure_load
+from wavernn_trt.scripts.bench.load import measure_load
 from wavernn_trt.scripts.bench.models import export_random
 from wavernn_trt.scripts.bench.plot import check_drawing, draw
 from wavernn_trt.scripts.bench.report import lay_out, lay_out_comparison
@@ -40,18 +40,18 @@ _MEANT_FOR = {
     "buffer": ("stream", "mixed"),
     "openings": ("stream",),
 }
-"""Options that have a meaning with some scenarios only."""
+"""Options that apply only to some scenarios."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command.
 
     Returns:
-        0; or 1 if no backend could be measured, an utterance failed or differs from the same utterance alone, or
-        something became slower.
+        The exit code: 1 if no backend could be measured, an utterance failed or differs from the same utterance alone,
+        or a row is slower than in the other report; else 0.
 
     Raises:
-        ValueError: a mistake in the arguments, or reports that cannot be compared.
+        ValueError: wrong arguments, or reports that cannot be compared.
     """
     _check(arguments)
     old = None if arguments.compare is None else read_report(arguments.compare, "--compare")
@@ -71,11 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if old is not None:
             slower = _compare(old, report, arguments)
-    finally:  # what was measured is kept, even if it cannot be compared
+    finally:  # keeps the measurements even if they cannot be compared
         _write(report, arguments)
     if not sound:
         measured = any(result["subject"] in BACKENDS for result in report["results"])
-        what = "an utterance failed, or differs from the same alone" if measured else "no backend could be measured"
+        what = "an utterance failed, or differs when decoded alone" if measured else "no backend could be measured"
         print(f"{PROGRAM}: error: {what}; see the report", file=sys.stderr)
     if slower:
         print(f"{PROGRAM}: error: slower than {arguments.compare}; see the table", file=sys.stderr)
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """The report, and whether nothing failed."""
+    """Returns the report, and whether nothing failed."""
     report = _silent if arguments.quiet else _show
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.model or shipped_voice()
@@ -95,17 +95,17 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
             sound = any(result["subject"] in BACKENDS for result in measured["results"])
         else:
             measured = measure_load(arguments, path, report)
-            sound = is_sound(measured)
+            sound = bool(measured["results"]) and all(result["sound"] for result in measured["results"])
     report("")
     measured["model"]["random"] = arguments.random
     return measured, sound
 
 
 def _compare(old: dict[str, Any], report: dict[str, Any], arguments: argparse.Namespace) -> bool:
-    """Whether something is slower; adds the comparison to the report.
+    """Adds the comparison to the report; returns whether a row is slower.
 
     Raises:
-        ValueError: nothing could be judged.
+        ValueError: no row could be judged.
     """
     try:
         comparison = compare(old, report)
@@ -134,7 +134,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _show(line: str) -> None:
-    """Shows progress on stderr; on a terminal in one line that is overwritten."""
+    """Shows progress on stderr; on a terminal it overwrites one line."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
     elif line:
@@ -146,7 +146,7 @@ def _silent(line: str) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuses what cannot be meant, before hours of work."""
+    """Rejects contradictory options before anything is measured."""
     if arguments.source is None:
         _check_scenario(arguments, arguments.scenario)
     elif arguments.plot is None and arguments.compare is None and arguments.price is None:
@@ -161,7 +161,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.padded_groups:
         print(
             f"{PROGRAM}: warning: --padded-groups has no effect: fixed batches, padded to the longest utterance, are "
-            "not measured any longer (README.md has the result)",
+            "no longer measured",
             file=sys.stderr,
         )
     if arguments.json is not None:

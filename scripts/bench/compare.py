@@ -1,4 +1,4 @@
-"""Compares two reports: rows that are slower, faster or the same, by the rule in `RULE`, which ``--help`` shows."""
+"""Compares two reports: rows are slower, faster or the same by `RULE`, which ``--help`` prints."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from statistics import median
 from typing import Any, Literal
 
 LEAST = 0.05
-"""The least change that counts: two runs differ by some per cent for no reason."""
+"""Least change that counts: two runs of the same code differ by some per cent."""
 SPREADS = 3
 FEWEST = 5
-"""Least repeats of a run: three normal errors are close together by chance often enough for false alarms."""
+"""Least repeats of a run: the spread of fewer is often small by chance, which makes false alarms."""
 COARSEST = 0.25
-"""The largest change that repeats may hide for rows to count as the same."""
+"""Rows whose spreads would hide a larger change than this are not called the same."""
 SAME_LIMIT = LEAST
-"""Largest difference of two runs' limits for which speeds are compared: with a larger one, a slower machine alone would
-be a regression."""
+"""Largest difference of two runs' limits for which speeds are compared: above it, a slower machine would look like a
+regression."""
 _TO_DEVIATION = 1.4826
-"""From a median absolute deviation to the standard deviation of normal errors."""
+"""Factor from the median absolute deviation to the standard deviation of normal errors."""
 
 RULE = f"""\
---compare checks that both reports are of the same scenario, model sizes, threads and seconds,
-and refuses others. A row (a backend or peer at a batch) is SLOWER if its median lies below the
-old one by more than {100 * LEAST:.0f} % and by more than {SPREADS} times both runs' spreads added up; faster,
-likewise. A run's spread is {_TO_DEVIATION} times the median absolute deviation of its repeats (of a job:
-of its eight parts, while utterances waited); it takes {FEWEST} repeats. Rows whose spreads would
-hide a change of {100 * COARSEST:.0f} % are not called the same: they are not judged.
-What is judged are samples a second, if CPU, cores and GPU are the same and the limits measured
-beside the row differ by less than {100 * SAME_LIMIT:.0f} %. Otherwise the machine, or its state, is another: that
-is said, both speeds are shown, and the shares of the limit are judged. They cancel how fast the
-machine multiplies, not how large its caches and how fast its memory are.
+--compare needs two reports of the same scenario, model sizes, threads and seconds. A row (a
+backend or peer at a batch) is SLOWER if its median is lower than the old one by more than {100 * LEAST:.0f} %
+and by more than {SPREADS} times both runs' spreads together; "faster" is defined likewise. A run's
+spread is {_TO_DEVIATION} times the median absolute deviation of its repeats (of a job: of its eight parts
+while utterances waited); at least {FEWEST} repeats are needed. A row whose spreads would hide a change
+of {100 * COARSEST:.0f} % is not judged.
+Samples a second are compared if CPU, cores and GPU are the same and the limits of both runs
+differ by less than {100 * SAME_LIMIT:.0f} %. Otherwise the machine or its state has changed: the table shows both
+speeds, and the shares of the limit are compared. They cancel the speed of matrix products, not
+the sizes of caches and the speed of memory.
 """
 
 Verdict = Literal["SLOWER", "faster", "same", "not judged"]
@@ -47,74 +47,70 @@ class Rate:
     repeats: tuple[float, ...]
     """Samples a second in each repeat, or in each part of a job."""
     share: float | None
-    """Of the limit; ``None`` where that was not measured."""
+    """Of the limit; ``None`` if the limit was not measured."""
     shares: tuple[float, ...]
-    """In each repeat."""
+    """Of the limit, in each repeat."""
     settings: dict[str, Any]
-    """Must be equal for two rates to be comparable."""
+    """Rates are comparable only if these are equal."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of both reports, and the verdict."""
+    """A row of both reports and its verdict."""
 
     subject: str
     batch: int
     """Streams, or slots."""
     old: float | None
-    """Samples a second; ``None`` where the run has no such row."""
+    """Samples a second; ``None`` if the report has no such row."""
     new: float | None
     old_share: float | None
     """Of the limit."""
     new_share: float | None
-    basis: Basis | None
-    """What was judged."""
-    ratio: float | None
-    """New to old, of what was judged."""
-    allowed: float | None
-    """The least change that counts, as a share of the old."""
-    verdict: Verdict
+    basis: Basis | None = None
+    """The judged quantity."""
+    ratio: float | None = None
+    """New to old, of the judged quantity."""
+    allowed: float | None = None
+    """Least change that counts, as a share of the old value."""
+    verdict: Verdict = "not judged"
     reason: str = ""
-    """Why it is not judged."""
+    """Why the row is not judged."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows of two reports, and how their circumstances differ."""
+    """Rows of two reports, and the differences of their machines and versions."""
 
     machine: tuple[str, ...]
-    """Differences of the machines, in words."""
+    """A text for each difference of the machines."""
     versions: tuple[str, ...]
-    """Differences of versions, in words."""
+    """A text for each changed version."""
     others_shares: tuple[float | None, float | None]
-    """Of all cores, that other processes took in each run."""
+    """Share of all cores that other processes used, in each run."""
     rows: tuple[Row, ...]
 
     @property
     def slower(self) -> bool:
-        """Whether a row is slower."""
+        """Whether any row is slower."""
         return any(row.verdict == "SLOWER" for row in self.rows)
 
     @property
     def judged(self) -> bool:
-        """Whether a row was judged."""
+        """Whether any row was judged."""
         return any(row.verdict != "not judged" for row in self.rows)
 
     def describe(self) -> dict[str, Any]:
-        """Entries of the report."""
+        """The comparison's entries in the report."""
         return {**dataclasses.asdict(self), "slower": self.slower}
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
-    """Compares two reports.
-
-    Args:
-        old: of an earlier run, of the scenario ``speed`` or ``batch``.
-        new: of a later one.
+    """Compares an earlier and a later report of the scenario ``speed`` or ``batch``.
 
     Raises:
-        ValueError: they are of different scenarios, models or settings, or of a scenario without a rate.
-        KeyError, TypeError: something is missing in them.
+        ValueError: their scenarios, models or settings differ, or another scenario.
+        KeyError, TypeError: a report is damaged.
     """
     _require_same(old, new)
     machine = tuple(_differences(_machine(old), _machine(new)))
@@ -174,7 +170,7 @@ def _rates(report: dict[str, Any]) -> dict[tuple[str, int], Rate]:
             key = result["subject"], result["slots"]
             job = result["scheduler"]
             speed, parts = job["samples_per_second"], job["repeats"]
-            # The whole job's speed has one value; its parts show how much it varies.
+            # The whole job has one speed; its parts show the variation.
             repeats = tuple(speed * part / median(parts) for part in parts)
             share = result["share_of_limit"]
             shares = tuple(share * repeat / speed for repeat in repeats) if share is not None else ()
@@ -191,10 +187,6 @@ def _judge(key: tuple[str, int], old: Rate | None, new: Rate | None, missing: st
         new=new.speed if new else None,
         old_share=old.share if old else None,
         new_share=new.share if new else None,
-        basis=None,
-        ratio=None,
-        allowed=None,
-        verdict="not judged",
     )
     if old is None:
         return dataclasses.replace(row, reason="only in the new report")

@@ -1,4 +1,4 @@
-"""Limits that speeds are shares of: matrix products and memory copies of the machine, measured in the same rounds."""
+"""Limits with which speeds are compared: the machine's matrix products and memory copies, from the same rounds."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from wavernn_trt.scripts.bench.backends import UnavailableError, require_cuda_to
 from wavernn_trt.scripts.bench.machine import largest_cache
 
 LIBRARIES = ("onnxruntime", "numpy")
-"""Libraries whose float32 products on the CPU are measured, in FLOP/s; their limits have these names."""
+"""Names of the limits of float32 products on the CPU, by these libraries, in FLOP/s."""
 COPY = "copy"
-"""Copy in the CPU's memory, in bytes a second."""
+"""Name of the limit of a copy in the CPU's memory, in bytes a second."""
 GPU_COPY = "gpu copy"
-"""Copy in the GPU's memory, in bytes a second."""
+"""Name of the limit of a copy in the GPU's memory, in bytes a second."""
 GPU = "gpu limit"
-"""The report's name of the GPU's limits if they are missing."""
+"""Name of the GPU's limits in the report's list of what is missing."""
 SIZE = 1536
 """Rows and columns of the CPU's product: 7 GFLOP, and 27 MiB for its three matrices."""
 GPU_PRECISIONS = ("fp32", "fp16", "bf16")
 """Precisions of PyTorch's plain matrix product."""
 _GPU_SIZE, _GPU_COPY_BYTES = 8192, 1 << 28
-"""Rows and columns of the GPU's product (1.1 TFLOP), and bytes of its copy."""
+"""Rows and columns of the GPU's product (1.1 TFLOP); bytes of its copy."""
 _SMALLEST, _LARGEST = 128 << 20, 2 << 30
 _CACHES = 4
-"""The size of a copy in caches of the last level, so that next to nothing of it is read from there."""
+"""Size of a copy as a multiple of the last-level cache, so that almost nothing is read from the cache."""
 _TIMES = 3
 _GPU_TIMES, _GPU_WARM_UP = 5, 2
 
 
 def gpu_product(precision: str) -> str:
-    """The name of a GPU's matrix product, in FLOP/s."""
+    """Name of the limit of a GPU's matrix product, in FLOP/s."""
     return f"gpu {_operands(precision)} product"
 
 
 def measure_product(threads: int, gpu_precision: str | None) -> float:
-    """FLOP/s of one matrix product: of ONNX Runtime in float32, or of a GPU in a precision.
+    """Measures a matrix product in FLOP/s: of ONNX Runtime in float32, or of a GPU in a precision.
 
     Raises:
         UnavailableError: PyTorch is not installed or finds no GPU.
@@ -61,17 +61,11 @@ class Limits:
     """All limits of a run, by name."""
 
     def __init__(self, threads: int, gpu_precisions: Sequence[str], missing: dict[str, str]) -> None:
-        """Prepares.
-
-        Args:
-            threads: CPU threads.
-            gpu_precisions: of the subjects that run on a GPU; empty if none does.
-            missing: receives the reason if a GPU's limits cannot be measured.
-        """
+        """Allocates the operands; ``missing`` receives the reason if the GPU's limits cannot be measured."""
         self._copy = MemoryCopy(threads)
         products = MatrixProducts(threads)
         self.numpy_threads = products.numpy_threads
-        """Threads of numpy's product; a BLAS that threadpoolctl does not know keeps its own."""
+        """Threads of numpy's product; threadpoolctl cannot limit every BLAS."""
         self._measure: dict[str, Callable[[], float]] = {name: partial(products.flops, name) for name in LIBRARIES}
         self._measure[COPY] = self._copy.bytes_per_second
         if gpu_precisions:
@@ -87,7 +81,7 @@ class Limits:
         self.names = tuple(self._measure)
 
     def measure(self) -> dict[str, float]:
-        """Each of them now."""
+        """Measures all limits once."""
         return {name: measure() for name, measure in self._measure.items()}
 
     def close(self) -> None:
@@ -99,7 +93,7 @@ class MatrixProducts:
     """The product of two large float32 matrices, by ONNX Runtime and by numpy."""
 
     def __init__(self, threads: int) -> None:
-        """Opens a session and limits numpy's BLAS to as many threads while it is measured."""
+        """Opens a session of ``threads`` threads, to which numpy's BLAS is limited too while it is measured."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(_product_model(), options, providers=["CPUExecutionProvider"])
@@ -111,7 +105,7 @@ class MatrixProducts:
             self.numpy_threads = max((one["num_threads"] for one in self._blas.info()), default=usable_cores())
 
     def flops(self, library: str) -> float:
-        """FLOP/s, the median of a few products: sustained speed, as decoding takes longer than a product."""
+        """FLOP/s: the median of several products."""
         if library == "numpy":
             with self._blas.limit(limits=self._threads):
                 return 2 * SIZE**3 / _median_seconds(lambda: self._a @ self._b)
@@ -119,19 +113,19 @@ class MatrixProducts:
 
 
 class MemoryCopy:
-    """A copy from one large array to another, a part for each thread."""
+    """A copy of a large array, with one part for each thread."""
 
     def __init__(self, threads: int, size: int | None = None) -> None:
-        """Allocates the arrays of ``size`` bytes; by default several times the largest cache."""
+        """Allocates arrays of ``size`` bytes; by default several times the largest cache."""
         self.size = size or min(_LARGEST, max(_SMALLEST, _CACHES * largest_cache()))
         """Bytes of each array."""
         self._source: NDArray[np.uint8] = np.ones(self.size, np.uint8)
-        self._target: NDArray[np.uint8] = np.ones(self.size, np.uint8)  # written, so that its pages exist
+        self._target: NDArray[np.uint8] = np.ones(self.size, np.uint8)  # written, so that its pages are allocated
         self._parts = [slice(self.size * i // threads, self.size * (i + 1) // threads) for i in range(threads)]
         self._pool = ThreadPoolExecutor(threads)
 
     def bytes_per_second(self) -> float:
-        """Bytes read and bytes written, both counted: the median of a few copies."""
+        """Bytes read and written a second: the median of several copies."""
         return 2 * self.size / _median_seconds(lambda: list(self._pool.map(self._copy, self._parts)))
 
     def close(self) -> None:
@@ -158,8 +152,8 @@ class DeviceLimits:
         Args:
             precisions: some of `GPU_PRECISIONS`; float32 is PyTorch's default, without TF32.
             device: PyTorch's name of it; ``cpu`` for tests.
-            product_size: rows and columns.
-            copy_bytes: of the copy.
+            product_size: rows and columns of the product.
+            copy_bytes: size of the copy.
 
         Raises:
             UnavailableError: PyTorch is not installed or finds no GPU.
@@ -173,12 +167,12 @@ class DeviceLimits:
         self._source, self._target = (torch.ones(copy_bytes, dtype=torch.uint8, device=device) for _ in range(2))
 
     def flops(self, precision: str) -> float:
-        """FLOP/s of the product in a precision."""
+        """FLOP/s of a product in a precision."""
         factor = self._factors[precision]
         return 2 * self._size**3 / self._seconds(lambda: factor @ factor)
 
     def bytes_per_second(self) -> float:
-        """Of the copy, bytes read and bytes written, both counted."""
+        """Bytes read and written a second."""
         return 2 * self._bytes / self._seconds(lambda: self._target.copy_(self._source))
 
     def _seconds(self, work: Callable[[], Any]) -> float:
@@ -191,7 +185,7 @@ class DeviceLimits:
 
 
 def _operands(precision: str) -> str:
-    """Weights of fp8 are multiplied as fp16."""
+    """Precision of a product's operands: weights in fp8 are multiplied as fp16."""
     return "fp16" if precision == "fp8" else precision
 
 

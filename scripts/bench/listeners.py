@@ -1,7 +1,7 @@
-"""Listeners in real time: threads that read 20 ms of their stream every 20 ms, and what they hear.
+"""Listeners in real time: threads that read 20 ms of a stream every 20 ms, and the underruns that they meet.
 
-A thread wakes up late now and then, and then finds samples that came late, too. So underruns are counted twice: as the
-thread meets them, and for a listener that is never late, from the times at which the samples came.
+Underruns are counted twice: as the thread reads, which sometimes wakes up late, and for a listener that is never late,
+from the arrival times of the samples.
 """
 
 from __future__ import annotations
@@ -24,64 +24,60 @@ from wavernn_trt.scripts.bench.speech import Mixture
 from wavernn_trt.scripts.bench.timing import percentiles
 
 LATE_SECONDS = 0.005
-"""A later wake-up of a reader is counted: a quarter of a frame."""
+"""A reader that wakes up later than this (a quarter of a frame) is counted as late."""
 _PATIENCE = 60.0
 """Longest wait for a first frame, in seconds."""
 
 
 class TimedSink:
-    """Passes samples to another sink, and records when they came."""
+    """Passes samples to another sink and records their arrival times."""
 
     def __init__(self, inner: Sink) -> None:
-        """Begins empty."""
         self._inner = inner
         self.room, self.urgent = inner.room, inner.urgent
         self.times: list[float] = []
-        """Time of each piece, in seconds of `time.monotonic`."""
+        """Arrival time of each piece, in seconds of `time.monotonic`."""
         self.totals: list[int] = []
         """Samples up to the end of each piece."""
         self.complete = False
-        """Whether the waveform came to its end."""
+        """Whether the waveform ended without an error."""
 
     def write(self, samples: FloatArray) -> None:
-        """Passes samples on."""
         self._inner.write(samples)
         self.totals.append((self.totals[-1] if self.totals else 0) + len(samples))
         self.times.append(time.monotonic())
 
     def finish(self, error: BaseException | None) -> None:
-        """Passes the end on."""
         self.complete = error is None
         self._inner.finish(error)
 
 
 @dataclass(frozen=True)
 class Playback:
-    """What a listener hears."""
+    """Counts of a listener's playback."""
 
     frames: int = 0
     """Frames that were due."""
     underruns: int = 0
-    """Of those, frames that were not whole in time."""
+    """Frames that were incomplete when they were due."""
     silence: int = 0
-    """Samples of silence in their place."""
+    """Samples of silence in place of missing ones."""
 
     def __add__(self, other: Playback) -> Playback:
-        """Both together."""
         return Playback(self.frames + other.frames, self.underruns + other.underruns, self.silence + other.silence)
 
 
 def play(
     times: Sequence[float], totals: Sequence[int], due: Sequence[float], frame: int, *, complete: bool
 ) -> Playback:
-    """What a listener hears that takes each frame exactly when it is due.
+    """Simulates a listener that takes each frame exactly when it is due.
 
-    Missing samples are replaced by silence, and follow later; nothing is missing after the waveform's end.
+    Missing samples are replaced by silence and follow later. After the waveform's end nothing is missing.
 
     Args:
-        times: when pieces of a waveform came.
+        times: arrival times of the pieces of a waveform.
         totals: samples up to the end of each piece.
-        due: when frames are due.
+        due: times at which frames are due.
         frame: samples of a frame.
         complete: whether the last piece is the waveform's end.
     """
@@ -107,18 +103,18 @@ class Heard:
     first_frames: list[float] = field(default_factory=list)
     """Seconds from the mel to the first frame."""
     playback: Playback = field(default_factory=Playback)
-    """By the clock; see `play`."""
+    """Of a listener that is never late; see `play`."""
     read: Playback = field(default_factory=Playback)
-    """As the thread read it, late wake-ups included."""
+    """As the thread read it, with its late wake-ups."""
     lateness: list[float] = field(default_factory=list)
     """Seconds by which the thread woke up late, for each frame."""
     samples: int = 0
-    """Decoded for it."""
+    """Samples decoded for the listener."""
     failures: list[str] = field(default_factory=list)
     """Errors of streams."""
 
     def add(self, other: Heard) -> None:
-        """Adds another's."""
+        """Adds another listener's measurements."""
         self.first_frames += other.first_frames
         self.playback += other.playback
         self.read += other.read
@@ -127,7 +123,7 @@ class Heard:
         self.failures += other.failures
 
     def describe(self, sample_rate: int) -> dict[str, Any]:
-        """Entries of the report."""
+        """The entries in the report."""
         late = sum(seconds > LATE_SECONDS for seconds in self.lateness)
         return {
             "first_frame": percentiles(self.first_frames),
@@ -142,24 +138,24 @@ class Heard:
 
 
 class Listener:
-    """Listens to one utterance after the other."""
+    """Reads the streams of one utterance after the other."""
 
     def __init__(self, vocoder: Vocoder, mixture: Mixture, first: int, step: int, buffer: float) -> None:
-        """Prepares; `listen` runs in a thread of its own.
+        """Prepares `listen`, which runs in its own thread.
 
         Args:
             vocoder: of the streams.
-            mixture: utterances to choose from, over and over.
+            mixture: the utterances, which are repeated.
             first: number of this listener's first utterance.
-            step: to its next one.
-            buffer: seconds between a first frame and the beginning of playback.
+            step: difference to the number of its next utterance.
+            buffer: seconds between the first frame and the beginning of playback.
         """
         self.heard = Heard()
         self._vocoder, self._mixture = vocoder, mixture
         self._next, self._step, self._buffer = first, step, buffer
 
     def listen(self, start: float, until: float) -> None:
-        """Listens from one moment to another, in seconds of `time.monotonic`."""
+        """Reads streams in an interval, in seconds of `time.monotonic`."""
         _sleep_until(start)
         try:
             while self._hear(self._mixture[self._next % len(self._mixture)], until):
@@ -168,7 +164,7 @@ class Listener:
             self.heard.failures.append(str(error))
 
     def _hear(self, request: Request, until: float) -> bool:
-        """Hears an utterance; returns whether it ended before the time was over."""
+        """Reads one utterance; returns whether it ended before ``until``."""
         started = time.monotonic()
         with open_stream(self._vocoder, request) as (stream, sink):
             first = stream.read(timeout=_PATIENCE)
@@ -186,7 +182,7 @@ class Listener:
                 stream.read_or_silence(stream.frame)
                 underruns += stream.underruns > missing
                 due += period
-            # The sink may be written until the stream is closed: its end is read first, then copies.
+            # The sink may still be written until the stream is closed, so `complete` is read before the copies.
             complete = sink.complete
             times = list(sink.times)
             totals = [total - len(first) for total in sink.totals[: len(times)]]
@@ -200,7 +196,7 @@ class Listener:
 
 @contextlib.contextmanager
 def open_stream(vocoder: Vocoder, request: Request) -> Iterator[tuple[AudioStream, TimedSink]]:
-    """A stream of an utterance, opened as `Vocoder.stream` does, and the sink that records its samples' times."""
+    """Opens a stream of an utterance as `Vocoder.stream` does, with a sink that records arrival times."""
     with AudioStream(vocoder.sample_rate, chunk=vocoder.chunk, seed=request.seed) as stream:
         sink = TimedSink(stream.sink)
         vocoder.speak_into(stream, request.mel, seed=request.seed, sink=sink)
@@ -210,15 +206,15 @@ def open_stream(vocoder: Vocoder, request: Request) -> Iterator[tuple[AudioStrea
 def listen_together(
     vocoder: Vocoder, mixture: Mixture, listeners: int, seconds: float, *, buffer: float, spread: float
 ) -> Heard:
-    """Listens with several listeners at a time.
+    """Runs several listeners at the same time; returns the sum of their measurements.
 
     Args:
         vocoder: of the streams.
-        mixture: utterances to choose from.
-        listeners: how many.
-        seconds: how long.
+        mixture: the utterances.
+        listeners: number of listeners.
+        seconds: duration.
         buffer: see `Listener`.
-        spread: seconds over which they begin, one after the other.
+        spread: seconds within which the listeners begin, one after the other.
     """
     start = time.monotonic()
     several = [Listener(vocoder, mixture, number, listeners, buffer) for number in range(listeners)]

@@ -1,4 +1,4 @@
-"""The scenarios ``batch``, ``stream`` and ``mixed``: from the command line to a report."""
+"""Runs the scenarios ``batch``, ``stream`` and ``mixed`` as the command line asks, and makes the report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from wavernn_trt.scripts.bench.streams import measure_mixed, measure_streams
 from wavernn_trt.scripts.bench.timing import Report
 
 _SLOTS = 32
-"""Where the backend leaves the number open."""
+"""Default for backends that support any number."""
 _BACKENDS = ("onnxruntime",)
 _DEFAULTS: dict[str, dict[str, Any]] = {"stream": {"lengths": (1.0, 4.0)}, "mixed": {"listeners": (4,)}}
-"""Options of a scenario whose defaults differ from those of `ScenarioOptions`."""
+"""Defaults of a scenario that differ from those of `ScenarioOptions`."""
 
 
 def measure_load(arguments: argparse.Namespace, path: Path, report: Report) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def measure_load(arguments: argparse.Namespace, path: Path, report: Report) -> d
     Args:
         arguments: of the command line; ``None`` for options that were not given.
         path: a model directory.
-        report: shows what is measured next.
+        report: shows the next step.
 
     Returns:
-        The report; ``results`` has a row for each backend that is available.
+        The report; ``results`` has a row for each available backend.
 
     Raises:
         VocoderError: an option or the mels are not usable.
@@ -79,11 +79,6 @@ def measure_load(arguments: argparse.Namespace, path: Path, report: Report) -> d
     }
 
 
-def is_sound(report: dict[str, Any]) -> bool:
-    """Whether something was measured, and nothing failed."""
-    return bool(report["results"]) and all(result["sound"] for result in report["results"])
-
-
 def _check_numbers(arguments: argparse.Namespace, name: str) -> None:
     numbers = getattr(arguments, name)
     if numbers is not None and len(numbers) != 1 and (name, arguments.scenario) != ("listeners", "stream"):
@@ -92,7 +87,7 @@ def _check_numbers(arguments: argparse.Namespace, name: str) -> None:
 
 
 def _slots(arguments: argparse.Namespace, backend: str) -> int | None:
-    """Streams decoded together; ``None`` leaves it to the backend."""
+    """Streams decoded together; ``None`` is the backend's default."""
     if arguments.batch is not None:
         return int(arguments.batch[0])
     return max(_SLOTS, *(arguments.listeners or (0,))) if backend == "onnxruntime" else None
@@ -113,7 +108,7 @@ def _measure_with_limit(
     missing: dict[str, str],
     report: Report,
 ) -> dict[str, Any]:
-    """A job, with the limit before and after it: the matrix product of all cores, or of the GPU in a precision."""
+    """Measures a job, and before and after it the limit: the matrix product of all cores or of the GPU."""
 
     def limit() -> list[float]:
         report("limit")

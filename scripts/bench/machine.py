@@ -1,4 +1,4 @@
-"""The machine of a benchmark: CPU, memory, GPU, versions, and how busy other processes kept it."""
+"""Facts about the machine of a benchmark: CPU, memory, GPU, versions, and the load of other processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REASONS = {
     0x80: "power brake",
     0x100: "clocks set for a display",
 }
-"""NVML's clock event reasons; its lowest bit, idleness, is not one."""
+"""NVML's clock event reasons, without idleness."""
 _IDLE = 0x1
 
 
@@ -48,7 +48,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Versions of Python and the packages that are measured; ``None`` for an expected one that is not installed."""
+    """Versions of Python and the measured packages; ``None`` for a package of `_PACKAGES` that is not installed."""
     packages = {name: _version(name) for name in _PACKAGES}
     optional = {name: version for name in _OPTIONAL if (version := _version(name))}
     return {"python": platform.python_version(), "wavernn-trt": wavernn_trt.__version__, **packages, **optional}
@@ -60,44 +60,42 @@ def resident_bytes() -> int:
 
 
 def largest_cache() -> int:
-    """Bytes of the largest cache of the first core; 0 if the system does not show it."""
+    """Bytes of the first core's largest cache; 0 if unknown."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     texts = [file.read_text().strip() for file in _CACHES.glob("index*/size")]
     return max((int(text[:-1]) * units[text[-1]] for text in texts if text[:-1].isdigit()), default=0)
 
 
 class MachineWatch:
-    """Measures how much of the machine other processes take."""
+    """Measures the share of the CPU that other processes use."""
 
     def __init__(self) -> None:
-        """Begins to measure."""
         self._began = self._read()
 
     def others_share(self) -> float | None:
-        """Share of all cores' time that others took since the beginning; ``None`` if no time has passed."""
+        """Share of all cores' time that other processes used since construction; ``None`` if no time has passed."""
         total, busy, own = (after - before for after, before in zip(self._read(), self._began, strict=True))
         return min(1.0, max(0.0, (busy - own) / total)) if total > 0 else None
 
     @staticmethod
     def _read() -> tuple[float, float, float]:
-        """Seconds of all cores: in all, busy, and of this process with its ended children."""
-        # Guests' time is in the user time already.
+        """Seconds of all cores: total, busy, and used by this process and its ended children."""
+        # Guests' time is part of the user time.
         times = {name: value for name, value in psutil.cpu_times()._asdict().items() if not name.startswith("guest")}
         total = sum(times.values())
         return total, total - times["idle"] - times.get("iowait", 0.0), sum(os.times()[:4])
 
 
 class Circumstances:
-    """What every report begins with: when and on what it was measured, and what else ran."""
+    """The first entries of every report: date, machine, versions, and the load of other processes."""
 
     def __init__(self) -> None:
-        """Begins to watch."""
         self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._gpu = read_gpu()
         self._watch = MachineWatch()
 
     def describe(self, scenario: str) -> dict[str, Any]:
-        """The report's first entries, at the end of a measurement."""
+        """Returns the entries; called at the end of a measurement."""
         share = self._watch.others_share()
         return {
             "schema": SCHEMA,
@@ -111,32 +109,29 @@ class Circumstances:
 
 
 def read_gpu() -> dict[str, Any] | None:
-    """State of the first GPU that CUDA shows to this process; ``None`` without a GPU or driver.
+    """State of the first GPU that is visible to this process; ``None`` without a GPU or driver.
 
-    Values that the GPU does not report are ``None``. ``reasons`` lists what holds the clocks back, except idleness.
+    A value that the GPU does not report is ``None``. ``reasons`` lists what limits the clocks, except idleness.
     """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     try:
-        gpu = _first_gpu()
-        return {
-            "name": _asked(lambda: pynvml.nvmlDeviceGetName(gpu)),
-            "driver": _asked(pynvml.nvmlSystemGetDriverVersion),
-            "sm_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))),
-            "memory_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM))),
-            "largest_sm_clock_mhz": _asked(lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM))),
-            "largest_memory_clock_mhz": _asked(
-                lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM))
-            ),
-            "temperature_celsius": _asked(
-                lambda: float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
-            ),
-            "power_watts": _asked(lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
-            "power_limit_watts": _asked(lambda: pynvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1000),
-            "reasons": _asked(lambda: _reasons(gpu)),
+        gpu, sm, memory = _first_gpu(), pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
+        queries: dict[str, Callable[[], Any]] = {
+            "name": lambda: pynvml.nvmlDeviceGetName(gpu),
+            "driver": pynvml.nvmlSystemGetDriverVersion,
+            "sm_clock_mhz": lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, sm)),
+            "memory_clock_mhz": lambda: float(pynvml.nvmlDeviceGetClockInfo(gpu, memory)),
+            "largest_sm_clock_mhz": lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, sm)),
+            "largest_memory_clock_mhz": lambda: float(pynvml.nvmlDeviceGetMaxClockInfo(gpu, memory)),
+            "temperature_celsius": lambda: float(pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU)),
+            "power_watts": lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+            "power_limit_watts": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1000,
+            "reasons": lambda: _reasons(gpu),
         }
+        return {name: _value(query) for name, query in queries.items()}
     except (pynvml.NVMLError, ValueError):  # no such GPU
         return None
     finally:
@@ -145,7 +140,7 @@ def read_gpu() -> dict[str, Any] | None:
 
 
 def describe_gpu(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Both states for a report, and everything that held the clocks back in one of them."""
+    """Both states for a report, and the reasons that limited the clocks in any of them."""
     if before is None and after is None:
         return None
     reasons = [reason for state in (before, after) if state for reason in state["reasons"] or ()]
@@ -153,17 +148,17 @@ def describe_gpu(before: dict[str, Any] | None, after: dict[str, Any] | None) ->
 
 
 def _first_gpu() -> Any:
-    """NVML does not read ``CUDA_VISIBLE_DEVICES``, which holds numbers or UUIDs."""
+    """NVML's handle of the first device in ``CUDA_VISIBLE_DEVICES`` (numbers or UUIDs), which NVML ignores."""
     name = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
     if name.startswith(("GPU-", "MIG-")):
         return pynvml.nvmlDeviceGetHandleByUUID(name)
     return pynvml.nvmlDeviceGetHandleByIndex(int(name))
 
 
-def _asked(question: Callable[[], Any]) -> Any:
-    """A value of NVML; ``None`` if this GPU or driver does not know it."""
+def _value(query: Callable[[], Any]) -> Any:
+    """A value of NVML; ``None`` if this GPU or driver does not support it."""
     try:
-        return question()
+        return query()
     except pynvml.NVMLError:
         return None
 

@@ -1,4 +1,4 @@
-"""Models of the usual sizes with random weights: speed does not depend on the weights."""
+"""Models of the published sizes with random weights: speed does not depend on the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export_random(name: str, folder: Path) -> Path:
 
     Args:
         name: one of `STANDARD`.
-        folder: where to put a checkpoint and the model directory.
+        folder: receives a checkpoint and the model directory.
 
     Returns:
         The model directory.
@@ -33,36 +33,40 @@ def export_random(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     checkpoint = folder / f"{name}.pt"
     outputs = {"fatchord-512": 512, "fatchord-mol-512": 30}
-    torch.save(_fatchord(outputs[name]) if name in outputs else _univoc(), checkpoint)
+    torch.save(
+        fatchord_state(512, 512, outputs[name]) if name in outputs else univoc_state(896, 1024, 1024), checkpoint
+    )
     preset = "fatchord" if name in outputs else "univoc-0.2"
     return export(read_checkpoint(checkpoint, preset=preset), folder / name, steps=16).directory.path
 
 
-def _univoc() -> dict[str, Tensor]:
+def univoc_state(hidden_size: int, fc_size: int, classes: int) -> dict[str, Tensor]:
+    """Random weights of univoc's network, by its names."""
     import torch
     from torch import nn
 
     networks = {
         "rnn1": nn.GRU(80, 128, num_layers=2, bidirectional=True),
-        "embedding": nn.Embedding(1024, 256),
-        "rnn2": nn.GRU(256 + 2 * 128, 896),
-        "fc1": nn.Linear(896, 1024),
-        "fc2": nn.Linear(1024, 1024),
+        "embedding": nn.Embedding(classes, 256),
+        "rnn2": nn.GRU(256 + 2 * 128, hidden_size),
+        "fc1": nn.Linear(hidden_size, fc_size),
+        "fc2": nn.Linear(fc_size, classes),
     }
     with torch.no_grad():
         return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
 
 
-def _fatchord(outputs: int) -> dict[str, Tensor]:
+def fatchord_state(hidden_size: int, fc_size: int, outputs: int) -> dict[str, Tensor]:
+    """Random weights of fatchord's network, by its names."""
     import torch
 
     from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
 
     layout = FatchordLayout(
         n_mels=80,
-        hidden_size=512,
+        hidden_size=hidden_size,
         layers=2,
-        fc_sizes=(512, 512),
+        fc_sizes=(fc_size, fc_size),
         outputs=outputs,
         factors=(5, 5, 11),
         pad=2,
@@ -76,7 +80,7 @@ def _fatchord(outputs: int) -> dict[str, Tensor]:
         if name.endswith("running_var"):
             state[name] = torch.ones(shape)
         elif "up_layers" in name:
-            state[name] = torch.full(shape, 1.0 / shape[-1])  # as fatchord initialises it: a moving average
+            state[name] = torch.full(shape, 1.0 / shape[-1])  # a moving average, fatchord's initial value
         else:
             state[name] = torch.empty(shape).uniform_(-1, 1) / max(1, shape[-1]) ** 0.5
     return state

@@ -7,7 +7,7 @@ from typing import Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import PROGRAM
-from wavernn_trt.scripts.arguments import path, positive_integer, positive_integers, positive_number
+from wavernn_trt.scripts.arguments import names_of, path, positive_integer, positive_integers, positive_number
 from wavernn_trt.scripts.bench.backends import BACKENDS
 from wavernn_trt.scripts.bench.compare import RULE
 from wavernn_trt.scripts.bench.models import STANDARD
@@ -17,39 +17,39 @@ from wavernn_trt.scripts.extras import need
 
 _PEERS = tuple(SUBJECTS)
 _PACKAGES = ("onnx", "psutil", "pynvml", "tabulate", "threadpoolctl")
-"""Of the extra ``bench``, as they are imported."""
+"""Import names of the packages of the extra ``bench``."""
 _DESCRIPTION = """\
-Measures how fast a model speaks on this machine.
+Measures the speed of a model on this machine.
 
---scenario speed   fixed batches of equal lengths, beside what the machine could do (a matrix
-                   product, and a copy of memory) and beside what others do with the same
-                   weights (--peers). Everything is measured in turn, in every round; medians
-                   are reported. The default.
---scenario batch   a job of utterances of mixed lengths, all slots kept full. Some utterances
-                   are decoded again alone, and compared bit for bit.
---scenario stream  listeners who read 20 ms every 20 ms: the time to the first frame, and how
-                   many can listen without an underrun.
---scenario mixed   listeners beside a batch job: what they hear, and what they cost the job.
+--scenario speed   fixed batches of equal lengths, compared with the machine's limits (a matrix
+                   product and a copy of memory) and with other implementations with the same
+                   weights (--peers). All are measured in turn in every round; medians are
+                   reported. The default.
+--scenario batch   a job of utterances of mixed lengths that fills all slots. Some utterances
+                   are decoded again alone and compared bit for bit.
+--scenario stream  listeners that read 20 ms every 20 ms: the time to the first frame, and the
+                   number of listeners without an underrun.
+--scenario mixed   listeners beside a batch job: their underruns, and the slowdown of the job.
 """
 _EXAMPLES = """\
-peers, with the weights of the model itself:
-  loop         its modules in a plain PyTorch loop over samples, as WaveRNNs are usually run
-  cuda-graphs  its modules as one CUDA graph of many steps, fused cells, samples drawn on the GPU
-               (in --precision, else fp16)
+peers, which use the weights of the model:
+  loop         the model's modules in a plain PyTorch loop over samples
+  cuda-graphs  the model's modules as one CUDA graph of many steps, with fused cells; samples are drawn on
+               the GPU (in --precision, else fp16)
   univoc       univoc's own Vocoder.generate, one stream at a time (pip install --no-deps univoc)
   torchaudio   torchaudio's own WaveRNN.infer, for torchaudio's and fatchord's models
-univoc and torchaudio are first held against the model, with the same samples before each step: one
-that computes something else is refused. Beside a backend on a GPU, peers run there where PyTorch can.
+The logits of univoc and torchaudio are first compared with the model's; if they differ, bench ends with an
+error. If a backend on a GPU is measured, peers run there too, if PyTorch finds it.
 
 examples:
-  wavernn-trt bench                                 the voice that is shipped
+  wavernn-trt bench                                 the shipped voice
   wavernn-trt bench --model my-voice --batch 1,16
   wavernn-trt bench --random univoc-896 --json univoc.json
   wavernn-trt bench --backend onnxruntime --batch 1:64 --json speed.json --plot speed.png
-  wavernn-trt bench --plot speed.svg --from speed.json          draw it again
+  wavernn-trt bench --plot speed.svg --from speed.json          only draw a report
   wavernn-trt bench --backend tensorrt-rtx,cuda --precision fp16 --batch 1:128 --peers loop,cuda-graphs
   wavernn-trt bench --backend onnxruntime --peers none --batch 8 --json new.json --compare old.json
-  wavernn-trt bench --from new.json --compare old.json          compare, and measure nothing
+  wavernn-trt bench --from new.json --compare old.json          only compare two reports
   wavernn-trt bench --price 0.35 --currency EUR                 what 1,000 hours of speech cost here
   wavernn-trt bench --scenario batch
   wavernn-trt bench --scenario batch --utterances 2000 --verify all --mels speech/    the load test
@@ -60,7 +60,7 @@ comparing:
 """
 _CODES = """\
 exit codes: 0 measured; 1 no backend could be measured, an utterance failed or differs from the same
-alone, or something is slower than in the report compared with; 2 wrong usage, or nothing of two
+utterance alone, or a row is slower than in the report compared with; 2 wrong usage, or no row of two
 reports could be compared
 """
 _EPILOG = f"{_EXAMPLES}{RULE}\n{_CODES}"
@@ -71,14 +71,14 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         usage=f"{PROGRAM} bench [--scenario NAME] [--model DIR | --random NAME] [--backend NAMES] [OPTION ...]",
-        help="measure speed on this machine, and against others' code",
+        help="measure speed on this machine, and against other implementations",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenario", choices=SCENARIOS, default="speed", help="default: %(default)s")
     _add_model(parser.add_argument_group("model"))
-    _add_time(parser.add_argument_group("how long"))
+    _add_time(parser.add_argument_group("duration"))
     _add_speech(parser.add_argument_group("speech of batch, stream and mixed"))
     _add_load(parser.add_argument_group("batch"))
     _add_listening(parser.add_argument_group("stream and mixed"))
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _add_model(group: Any) -> None:
     model = group.add_mutually_exclusive_group()
-    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the voice that is shipped)")
+    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the shipped voice)")
     model.add_argument(
         "--random",
         choices=sorted(STANDARD),
@@ -105,32 +105,29 @@ def _add_model(group: Any) -> None:
     )
     group.add_argument(
         "--backend",
-        type=_backends,
+        type=names_of(BACKENDS),
         metavar="NAMES",
-        help=f"some of {','.join(BACKENDS)} (default: onnxruntime, and torch for speed); what is not there is reported "
-        "with its reason",
+        help=f"some of {','.join(BACKENDS)} (default: onnxruntime, and torch for speed); a missing one is reported",
     )
     group.add_argument(
         "--precision",
         choices=WEIGHT_PRECISIONS,
-        help="of the backends on a GPU, and of cuda-graphs (default: of the engine used last, or the backend's)",
+        help="of the backends on a GPU, and of cuda-graphs (default: that of the last engine, or the backend's)",
     )
     group.add_argument(
         "--peers",
         type=_peers,
         metavar="NAMES",
-        help=f"speed: some of {','.join(_PEERS)}, or none (default: those that suit the model and the machine)",
+        help=f"speed: some of {','.join(_PEERS)}, or none (default: all that suit the model and machine)",
     )
     group.add_argument(
         "--batch",
         type=_batches,
         metavar="NUMBERS",
         help="streams decoded together (speed, default: 1,8,32; 1:64 is 1,2,4 and so on), or slots (default: 32); an "
-        "engine takes what it was built for",
+        "engine uses the batch it was built for",
     )
-    group.add_argument(
-        "--threads", type=positive_integer, metavar="N", help="CPU threads of everything (default: the model's)"
-    )
+    group.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the model's)")
     group.add_argument(
         "--lanes", type=positive_integer, metavar="N", help="lanes that decode at the same time; not for speed"
     )
@@ -141,8 +138,8 @@ def _add_time(group: Any) -> None:
         "--seconds",
         type=positive_number,
         metavar="S",
-        help="speed: of speech of each stream in a repeat (default: 0.25); PyTorch gets at most 0.1. stream, mixed: "
-        "of each measurement (default: 10)",
+        help="speed: of speech of each stream in a repeat (default: 0.25; PyTorch at most 0.1). stream, mixed: of each "
+        "measurement (default: 10)",
     )
     group.add_argument("--repeats", type=positive_integer, metavar="N", help="speed: default 5; mixed: default 2")
 
@@ -153,14 +150,14 @@ def _add_speech(group: Any) -> None:
         type=path,
         nargs="+",
         metavar="PATH",
-        help="mels or recordings that utterances are cut from, as vocode takes them (default: the sample that is "
-        "shipped; for other models noise)",
+        help="mels or recordings, as for vocode, from which utterances are cut (default: the shipped sample; for other "
+        "models noise)",
     )
     group.add_argument(
         "--lengths",
         type=_lengths,
         metavar="FROM:TO",
-        help="seconds of an utterance, spread evenly in their logarithm (default: 0.2:20; for stream 1:4)",
+        help="seconds of an utterance, uniform in their logarithm (default: 0.2:20; for stream 1:4)",
     )
 
 
@@ -173,7 +170,7 @@ def _add_load(group: Any) -> None:
         "--verify",
         type=_verify,
         metavar="N|all",
-        help="utterances to decode again alone (default: 16); all: the beginnings of all, and 16 to their end",
+        help="utterances to decode again alone (default: 16); all: the beginnings of all, 16 to their end",
     )
 
 
@@ -182,19 +179,19 @@ def _add_listening(group: Any) -> None:
         "--listeners",
         type=positive_integers,
         metavar="NUMBERS",
-        help="at a time (default: 1,2,4,8,16 in turn; for mixed one number, 4)",
+        help="listeners at the same time (default: 1,2,4,8,16 in turn; for mixed one number, 4)",
     )
     group.add_argument(
         "--buffer",
         type=positive_number,
         metavar="MS",
-        help="how long a listener waits behind its first frame before it begins to play (default: not at all)",
+        help="delay between a listener's first frame and the beginning of playback (default: none)",
     )
     group.add_argument(
         "--openings",
         type=positive_integer,
         metavar="N",
-        help="stream: streams opened with no other stream, for the time to the first frame (default: 50)",
+        help="stream: streams opened one at a time to measure the time to the first frame (default: 50)",
     )
 
 
@@ -203,55 +200,43 @@ def _add_output(group: Any) -> None:
         "--json",
         type=path,
         metavar="F",
-        help="also write everything, each repeat, the costs and the comparison included, to a file",
+        help="also write the report, with every repeat, the costs and the comparison, to a file",
     )
     group.add_argument(
         "--compare",
         type=path,
         metavar="OLD.json",
-        help="speed, batch: compare with what --json wrote before; exits 1 where something is slower",
+        help="speed, batch: compare with an earlier report of --json; exit code 1 if a row is slower",
     )
     group.add_argument(
         "--price",
         type=positive_number,
         metavar="P",
-        help="speed, batch: of an hour of this machine; adds what 1,000 hours of speech cost with each row",
+        help="speed, batch: price of an hour of this machine; adds the cost of 1,000 hours of speech to each row",
     )
     group.add_argument("--currency", metavar="NAME", help="of --price (default: USD)")
     group.add_argument(
         "--plot",
         type=path,
         metavar="FILE",
-        help="speed: also draw throughput and latency against the batch size, a .png or .svg (needs the extra 'plot')",
+        help="speed: also plot throughput and latency against the batch size, a .png or .svg (needs the extra 'plot')",
     )
     group.add_argument(
         "--from",
         type=path,
         dest="source",
         metavar="F",
-        help="with --plot, --compare or --price: take what --json wrote, and measure nothing",
+        help="with --plot, --compare or --price: read a report of --json instead of measuring",
     )
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress on stderr")
 
 
-def _backends(text: str) -> tuple[str, ...]:
-    return _names(text, BACKENDS)
-
-
 def _peers(text: str) -> tuple[str, ...]:
-    return () if text == "none" else _names(text, _PEERS, ", or none")
-
-
-def _names(text: str, known: tuple[str, ...], otherwise: str = "") -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}{otherwise}")
-    return names
+    return () if text == "none" else names_of(_PEERS, ", or none")(text)
 
 
 def _batches(text: str) -> tuple[int, ...]:
-    """Numbers with commas between them; two with a colon are doubled from the first to the last, which is included."""
+    """Numbers with commas between them. FIRST:LAST is FIRST, doubled repeatedly up to LAST, and LAST."""
     batches: list[int] = []
     for word in text.split(","):
         first, colon, last = word.partition(":")

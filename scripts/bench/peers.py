@@ -1,4 +1,4 @@
-"""Peers of a run: those that were asked for, or those that suit the model and the machine."""
+"""Opens the peers of a run: the requested ones, or all that suit the model and the machine."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def open_peers(
 
     Args:
         path: the model directory.
-        names: some of `SUBJECTS`. ``None`` is all; those that cannot suit the model or the machine are then left out
-            without a reason.
-        batches: that are measured.
-        missing: receives those that are not available, and why.
+        names: some of `SUBJECTS`. ``None`` is all; those that do not suit the model or machine are then omitted from
+            ``missing``.
+        batches: the measured batches.
+        missing: receives the peers that are not available, with the reason.
         threads: of PyTorch on the CPU.
         precision: of CUDA graphs; fp16 by default.
-        on_gpu: whether a backend on a GPU is measured: the peers then run there too, if PyTorch finds it.
+        on_gpu: whether a backend on a GPU is measured; peers then run there too, if PyTorch finds it.
 
     Raises:
-        PeerError: a peer does not compute what the model does.
+        PeerError: a peer's results differ from the model's.
     """
     peers: list[Peer] = []
     for name in SUBJECTS if names is None else names:
@@ -64,7 +64,7 @@ def _open(name: str, path: Path, threads: int, precision: Precision | None, *, o
     _check_suits(name, open_model_directory(path).model, on_gpu=on_gpu)
     if not has_torch():
         raise UnavailableError(NO_TORCH)
-    # Imported here: these modules import torch.
+    # Imported here because these modules import torch.
     from wavernn_trt.scripts.bench.pytorch_peers import TYPES, CudaGraphsPeer, PlainLoopPeer
     from wavernn_trt.scripts.bench.upstream_peers import TorchaudioPeer, UnivocPeer
 
@@ -76,7 +76,7 @@ def _open(name: str, path: Path, threads: int, precision: Precision | None, *, o
 
 
 def _check_suits(name: str, model: ModelConfig, *, on_gpu: bool) -> None:
-    """Raises `InapplicableError` for a peer that has nothing to do with the model or the machine."""
+    """Raises `InapplicableError` if a peer does not support the model or the machine."""
     families = _FAMILIES.get(name)
     if families is not None and model.family not in families:
         raise InapplicableError(f"not measured: it generates {' and '.join(families)} models, this is {model.family}")

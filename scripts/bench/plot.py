@@ -1,4 +1,4 @@
-"""Throughput and latency against the batch size, drawn from a report of the scenario ``speed``."""
+"""Plots throughput and latency against the batch size, from a report of the scenario ``speed``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg")
 _SIZE = (9.0, 3.5)
 _DOTS_PER_INCH = 160
-"""1440 pixels: twice what a README shows, for screens that are that fine."""
-# Okabe and Ito's colours, which colour-blind people can tell apart; in grey, markers do.
+"""1440 pixels wide: twice the width in a README, for screens of high resolution."""
+# The colours of Okabe and Ito, for colour-blind readers; the markers differ too.
 _STYLES = {
     "onnxruntime": ("#0072B2", "o"),
     "tensorrt": ("#009E73", "^"),
@@ -47,11 +47,7 @@ _SETTINGS: Any = {
 
 
 def check_drawing(file: Path) -> None:
-    """Refuses what could not be drawn, before anything is measured.
-
-    Raises:
-        ValueError: another suffix, no such folder, a folder of that name, or matplotlib is not installed.
-    """
+    """Raises `ValueError` if a plot could not be written: suffix, folder, or matplotlib is not installed."""
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--plot: found {file}, expected a name that ends in {' or '.join(SUFFIXES)}")
     if not file.parent.is_dir():
@@ -65,15 +61,15 @@ def check_drawing(file: Path) -> None:
 
 
 def draw(report: dict[str, Any], file: Path, source: Path | None = None) -> None:
-    """Draws a report; needs the extra ``plot``, and no display.
+    """Plots a report; needs the extra ``plot`` but no display.
 
     Args:
         report: of the scenario ``speed``.
         file: a ``.png`` or ``.svg``.
-        source: where the report was read from, if it was.
+        source: the report's file, if it was read from one.
 
     Raises:
-        ValueError: see `check_drawing`; or nothing was measured, or the report is damaged.
+        ValueError: see `check_drawing`; or the report is empty or damaged.
         OSError: the file cannot be written.
     """
     check_drawing(file)
@@ -92,11 +88,11 @@ def draw(report: dict[str, Any], file: Path, source: Path | None = None) -> None
 
 
 def lay_out_figure(report: dict[str, Any]) -> Figure:
-    """The figure: throughput on the left, latency on the right.
+    """Makes the figure: throughput on the left, latency on the right.
 
     Raises:
         ValueError: the report has no results.
-        KeyError, TypeError, IndexError: it is damaged.
+        KeyError, TypeError, IndexError: the report is damaged.
     """
     if not report["results"]:
         raise ValueError("--plot: found a report without results, expected a measurement of at least one batch size")
@@ -104,7 +100,7 @@ def lay_out_figure(report: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)  # whatever display there is, or is not
+    FigureCanvasAgg(figure)  # needs no display
     throughput, latency = figure.subplots(1, 2)
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=9)
     _draw_throughput(throughput, report)
@@ -126,7 +122,7 @@ def _draw_throughput(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def _limits(report: dict[str, Any]) -> dict[str, float]:
-    """FLOP/s of the matrix products that the subjects are held against, by name."""
+    """FLOP/s of the matrix products that are limits of the subjects, by name."""
     places = {result["place"] for result in report["results"]}
     limits = {}
     if "cpu" in places:
@@ -159,7 +155,7 @@ def _draw_latency(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def _draw_curve(axes: Axes, subject: str, rows: Sequence[tuple[int, float, Sequence[float]]], **style: Any) -> None:
-    """A curve through (batch, value, repeats), with bars over all repeats."""
+    """Draws a curve through rows of (batch, value, repeats), with bars that cover all repeats."""
     if not rows:
         return
     batches, values, repeats = zip(*rows, strict=True)
@@ -190,12 +186,12 @@ def _lay_out(axes: Axes, report: dict[str, Any], unit: str, title: str) -> None:
 
 
 def _plain(value: float, _: int | None = None) -> str:
-    """A tick's number as people write it."""
+    """A tick's number without an exponent."""
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _subjects(report: dict[str, Any]) -> list[tuple[str, Sequence[dict[str, Any]]]]:
-    """Each subject's results, by batch."""
+    """Results of each subject, sorted by batch."""
     results = sorted(report["results"], key=lambda result: int(result["batch"]))
     names = dict.fromkeys(result["subject"] for result in report["results"])
     return [(name, [result for result in results if result["subject"] == name]) for name in names]

@@ -1,9 +1,9 @@
-"""PyTorch's own speed with a model's modules: a plain loop over samples, and many steps as one CUDA graph.
+"""PyTorch as a peer, with a model's modules: a plain loop over samples, and many steps as one CUDA graph.
 
-Neither folds nor hoists anything: each step takes the whole input product, as the projects' own code does. The *loop*
-generates as univoc and fatchord do: modules, a softmax, a ``Categorical`` and one value for Python in each sample.
-*CUDA graphs* are what PyTorch offers against its own overhead: fused GRU cells, weights in any precision, and samples
-drawn with noise made before (the Gumbel trick), which takes one addition and one argmax.
+Both compute the whole input product in each step, as the projects' own code does. The *loop* generates as univoc and
+fatchord do: modules, a softmax, a ``Categorical`` and one Python value for each sample. *CUDA graphs* avoid PyTorch's
+overhead: fused GRU cells, weights in any precision, and samples drawn with precomputed noise (the Gumbel trick), which
+takes one addition and one argmax.
 """
 
 from __future__ import annotations
@@ -27,25 +27,19 @@ from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STEPS = 64
-"""In one graph."""
+"""Steps in one graph."""
 _TOLERANCE = 1e-4
-"""Of a step's outputs in float32, as a share of the largest."""
+"""Largest error of a step's outputs in float32, as a share of the largest output."""
 
 
 class PlainLoopPeer:
-    """The loop over a model's own modules."""
+    """A plain loop over a model's own modules."""
 
     subject = SUBJECTS["loop"]
     only: int | None = None
 
     def __init__(self, path: Path, threads: int, device: str) -> None:
-        """Reads a model directory's weights.
-
-        Args:
-            path: the model directory.
-            threads: of PyTorch on the CPU.
-            device: as PyTorch calls it.
-        """
+        """Reads the weights of a model directory; ``threads`` are PyTorch's on the CPU."""
         torch.set_num_threads(threads)
         checkpoint = read_checkpoint(path)
         self._model, self._audio = checkpoint.model.to(device), checkpoint.audio
@@ -60,14 +54,14 @@ class PlainLoopPeer:
         return Timing(self.subject, batch, batch * steps, place=place), lambda: self._run(rows, batch)
 
     def _run(self, rows: Tensor, batch: int) -> Repeat:
-        # No torch.device context here: it has every single operation pass through Python, and slows the loop down.
+        # No torch.device context here: it intercepts every operation in Python, which slows the loop down.
         started = time.perf_counter()
-        plain_loop(self._model, rows, batch)  # its last value comes to the host, so that it has ended
+        plain_loop(self._model, rows, batch)  # copies every value to the host, so that nothing is pending at its end
         return Repeat(time.perf_counter() - started)
 
     @torch.no_grad()
     def _conditioning(self, steps: int) -> Tensor:
-        """Rows of conditioning at the sample rate; what they hold does not matter to the loop's speed."""
+        """Rows of conditioning at the sample rate; their values do not affect the speed."""
         hop = self._audio.hop_length
         mel = torch.zeros(1, self._audio.n_mels, -(-steps // hop), device=self._device)
         rows: Tensor = self._model.conditioner(mel)[0]
@@ -79,12 +73,12 @@ def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
     """Generates one sample for each row of conditioning.
 
     Args:
-        model: any family; see `with_fused_cells`.
-        conditioning: at the sample rate, [samples, columns]; every stream gets the same.
+        model: of any family; see `with_fused_cells`.
+        conditioning: at the sample rate, [samples, columns]; the same for every stream.
         batch: streams.
 
     Returns:
-        What was drawn: a value a sample, or a list of ``batch`` values a sample.
+        For each sample its value, or a list of ``batch`` values.
     """
     config, step, device = model.config, model.step, conditioning.device
     dtype = torch.long if config.label_feedback else torch.float32
@@ -99,7 +93,7 @@ def plain_loop(model: WaveRNN, conditioning: Tensor, batch: int) -> list[Any]:
 
 
 def _draw(output: str, logits: Tensor, *, labels: bool) -> Tensor:
-    """Samples [B] of logits [B, outputs]."""
+    """Draws samples [B] from logits [B, outputs]."""
     if output == "categorical":
         label: Tensor = Categorical(functional.softmax(logits, dim=1)).sample()
         return label if labels else 2 * label.float() / (logits.shape[1] - 1.0) - 1.0
@@ -116,21 +110,21 @@ def _draw(output: str, logits: Tensor, *, labels: bool) -> Tensor:
 
 
 class CudaGraphsPeer:
-    """The steps of a model, replayed."""
+    """Replays of a CUDA graph of many steps of a model."""
 
     subject = SUBJECTS["cuda-graphs"]
     only: int | None = None
 
     def __init__(self, path: Path, precision: Precision, device: str = "cuda") -> None:
-        """Reads a model directory's weights.
+        """Reads the weights of a model directory.
 
         Args:
             path: the model directory.
             precision: of weights and states.
-            device: as PyTorch calls it; on ``cpu`` the steps are run one by one.
+            device: PyTorch's name of it; on ``cpu`` the steps are not captured.
 
         Raises:
-            PeerError: a step with PyTorch's own cells is not the model's.
+            PeerError: a step with PyTorch's own cells differs from the model's.
         """
         checkpoint = read_checkpoint(path)
         self._model, self._rate = checkpoint.model, checkpoint.audio.sample_rate
@@ -160,11 +154,11 @@ class CudaGraphsPeer:
 
 
 class Steps:
-    """Many steps that follow each other, as one CUDA graph on a GPU."""
+    """Many consecutive steps, on a GPU as one CUDA graph."""
 
     @torch.no_grad()
     def __init__(self, model: WaveRNN, batch: int, steps: int, precision: Precision, device: str) -> None:
-        """Takes the decoder to a device and captures the steps where that is a GPU."""
+        """Copies the decoder to a device and, on a GPU, captures the steps."""
         dtype = TYPES[precision]
         self._step = with_fused_cells(model.step).to(device, dtype)
         config = model.config
@@ -185,7 +179,7 @@ class Steps:
 
     @torch.no_grad()
     def run(self) -> None:
-        """All steps, going on where the last run ended."""
+        """Runs all steps, continuing from the last run."""
         if self._graph is None:
             self._all()
         else:
@@ -213,7 +207,7 @@ class Steps:
 
 
 def with_fused_cells(step: DecoderStep) -> DecoderStep:
-    """A copy with PyTorch's own GRU cells in place of those that are written out for exporting."""
+    """Returns a copy with PyTorch's GRU cells in place of the cells written for the export."""
     copied = copy.deepcopy(step)
     for name, child in step.named_children():
         if isinstance(child, GRUCell):
@@ -225,11 +219,7 @@ def with_fused_cells(step: DecoderStep) -> DecoderStep:
 
 @torch.no_grad()
 def check_step(model: WaveRNN) -> None:
-    """Compares one step with PyTorch's own cells to the model's, in float32.
-
-    Raises:
-        PeerError: they differ.
-    """
+    """Compares one float32 step with PyTorch's own cells to the model's; raises `PeerError` if they differ."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     hidden = torch.randn(config.layers, 2, config.hidden_size, generator=generator)
     rows = torch.randn(2, config.columns, generator=generator)

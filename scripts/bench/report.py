@@ -1,4 +1,4 @@
-"""Reports and comparisons as text."""
+"""Reports and comparisons as text for the terminal."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from wavernn_trt.scripts.bench.compare import Comparison, Row
 from wavernn_trt.scripts.bench.timing import SUBJECTS
 
 BUSY = 0.05
-"""Share of all cores above which other processes' work is worth a warning."""
+"""Share of all cores used by other processes above which the text warns."""
 _TIMES = {subject: f"x {name}" for name, subject in SUBJECTS.items()}
-"""The heading of each peer's column."""
+"""Heading of each peer's column."""
 _SPEED_NOTES = """\
-samples/s  all streams together, from mels to waveforms; median, and the lowest and highest repeat
+samples/s  of all streams together, from mels to waveforms; median, lowest and highest repeat
 RTF        real-time factor, seconds of work a second of speech; below 1 is faster than real time
-first      milliseconds until every stream has its first 20 ms, the conditioner's work included
-chunk      milliseconds that a chunk of all streams takes in the executor, each some 20 ms of speech or an engine's own
-limit      share of the matrix product's FLOP/s, copy: share of the memory copy's bytes a second; both measured beside
-           it, in the same rounds, on the CPU or GPU that it runs on
-GB/s       the decoder's weights, once a step: weights that stay in a cache may exceed the copy
-x PEER     times as fast as that peer at the same batch; of loop and graphs only the steps are timed, which favours
-           them: mels are conditioned before\
+first      milliseconds until every stream has its first 20 ms, with the conditioner's work
+chunk      milliseconds of the executor for a chunk of all streams: about 20 ms of speech, or an engine's own length
+limit      share of the matrix product's FLOP/s; copy: share of the memory copy's bytes a second; both measured in the
+           same rounds on the same CPU or GPU
+GB/s       reads of the decoder's weights, once a step; weights in a cache may exceed the copy
+x PEER     speed divided by that peer's at the same batch; loop and graphs are timed without the conditioner, which
+           favours them\
 """
 _OCCUPANCY = 0.95
-"""Share of slots that are to be busy while utterances wait."""
+"""Target for the share of busy slots while utterances wait."""
 _LEVEL_HEAD = ("listeners", "p50", "p90", "p99", "max", "underruns", "silence", "late", "CPU")
 _LISTENERS_NOTES = """\
-p50 … max  milliseconds from a mel in hand to its first frame of 20 ms in hand, while the others listen
-underruns  frames that were not whole when the clock said so, of all frames; silence: seconds of it in their place
-late       times that a reader woke up more than 5 ms late; underruns do not depend on it\
+p50 … max  milliseconds from a mel to its first frame of 20 ms, while the other listeners read
+underruns  frames that were incomplete when they were due, of all frames; silence: seconds of it in their place
+late       wake-ups of a reader more than 5 ms late; underruns do not depend on them\
 """
 _COMPARISON_HEAD = (
     "",
@@ -50,7 +50,7 @@ _BASES = {"speed": "samples/s", "share": "limit", None: "-"}
 
 
 def lay_out(report: dict[str, Any]) -> Iterator[str]:
-    """The lines of a report of any scenario."""
+    """Yields the lines of a report of any scenario."""
     yield from _heading(report)
     scenario = report["scenario"]
     if scenario == "speed":
@@ -67,22 +67,17 @@ def lay_out(report: dict[str, Any]) -> Iterator[str]:
 
 
 def lay_out_comparison(comparison: Comparison, old: str) -> Iterator[str]:
-    """The lines of a comparison.
-
-    Args:
-        comparison: of two reports.
-        old: the name of the earlier one.
-    """
+    """Yields the lines of a comparison with a report named ``old``."""
     yield f"compared with {old}"
     if comparison.machine:
-        yield f"ANOTHER MACHINE: {'; '.join(comparison.machine)}: judged are shares of the limit, not samples/s"
+        yield f"ANOTHER MACHINE: {'; '.join(comparison.machine)}: shares of the limit are judged, not samples/s"
     elif any(row.basis == "share" for row in comparison.rows):
-        yield "THE MACHINE'S SPEED HAS CHANGED, by the limit measured beside: there, shares of it are judged"
+        yield "THE MACHINE'S SPEED HAS CHANGED: where the limit differs, shares of it are judged, not samples/s"
     if comparison.versions:
         yield f"versions  {'; '.join(comparison.versions)}"
     if any(comparison.others_shares):
         before, after = (_percent(share) for share in comparison.others_shares)
-        yield f"busy      other processes took {before} of all cores, now {after}"
+        yield f"busy      other processes used {before} of all cores, now {after}"
     yield ""
     yield _table([_COMPARISON_HEAD, *map(_comparison_row, comparison.rows)])
     verdicts = [row.verdict for row in comparison.rows]
@@ -91,14 +86,14 @@ def lay_out_comparison(comparison: Comparison, old: str) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], align: Sequence[str] | None = None) -> str:
-    """A table in plain text: words on the left, the other columns to the right unless ``align`` names their sides."""
+    """A table in plain text. By default the first column is aligned left, the others right."""
     sides = align or ["left"] + ["right"] * (len(rows[0]) - 1)
     text = str(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides))
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _heading(report: dict[str, Any]) -> Iterator[str]:
-    """Machine, versions, other processes, GPU and model."""
+    """Yields machine, versions, other processes, GPU and model."""
     machine, model = report["machine"], report["model"]
     memory = f", {machine['memory_gib']} GiB memory" if machine["memory_gib"] else ""
     cores = f"{machine['cores']} cores ({machine['usable_cores']} usable)"
@@ -108,8 +103,8 @@ def _heading(report: dict[str, Any]) -> Iterator[str]:
     if report.get("date"):
         yield f"date      {report['date']}"
     if report.get("others_share") is not None:
-        busy = "" if report["others_share"] < BUSY else ": a quiet machine will say something else"
-        yield f"busy      other processes took {100 * report['others_share']:.0f} % of all cores meanwhile{busy}"
+        busy = "" if report["others_share"] < BUSY else ": an idle machine gives other figures"
+        yield f"busy      other processes used {100 * report['others_share']:.0f} % of all cores{busy}"
     if gpu := report.get("gpu"):
         yield from _gpu(gpu)
     layers = f"{model['layers']} x GRU {model['hidden_size']}, {'/'.join(map(str, model['fc_sizes']))} -> "
@@ -121,8 +116,8 @@ def _heading(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _gpu(gpu: dict[str, Any]) -> Iterator[str]:
-    known = gpu["before"] or gpu["after"]
-    yield f"gpu       {known['name'] or 'of an unknown name'}, driver {known['driver'] or '(unknown)'}"
+    either = gpu["before"] or gpu["after"]
+    yield f"gpu       {either['name'] or '(unknown)'}, driver {either['driver'] or '(unknown)'}"
     for name in ("before", "after"):
         if state := gpu[name]:
             value = {key: f"{one:g}" if isinstance(one, float) else "?" for key, one in state.items()}
@@ -132,7 +127,7 @@ def _gpu(gpu: dict[str, Any]) -> Iterator[str]:
                 f"{value['temperature_celsius']} °C, {value['power_watts']} of {value['power_limit_watts']} W"
             )
     if gpu["throttled"]:
-        yield f"throttled {', '.join(gpu['throttled'])}: figures are below what this GPU can do"
+        yield f"throttled {', '.join(gpu['throttled'])}: this GPU can be faster"
 
 
 def _speed(report: dict[str, Any]) -> Iterator[str]:
@@ -140,7 +135,7 @@ def _speed(report: dict[str, Any]) -> Iterator[str]:
     limit = report["limit"]
     threads = {"onnxruntime": report["threads"], "numpy": report["numpy_threads"]}
     products = [f"{name} {flops / 1e9:.1f} (threads: {threads[name]})" for name, flops in limit["flops"].items()]
-    yield f"limit     float32 matrix product, GFLOP/s: {', '.join(products)}; taken: {limit['library']}"
+    yield f"limit     float32 matrix product, GFLOP/s: {', '.join(products)}; used: {limit['library']}"
     if copy := report["copy"]:
         yield f"copy      memory, read and written: {copy['bytes_per_second'] / 1e9:.1f} GB/s"
     if gpu := report["gpu_limit"]:
@@ -191,19 +186,23 @@ def _batch(result: dict[str, Any]) -> Iterator[str]:
     times = f"{job['samples_per_second'] / result['sample_rate']:.1f} times real time"
     rows = [("scheduler", f"{job['samples_per_second']:.0f} samples/s", times)]
     if limit := result["limit"]:
-        product = f"of the {limit['name']}, {limit['flops'] / 1e9:.1f} GFLOP/s before and behind it"
+        product = f"of the {limit['name']}, {limit['flops'] / 1e9:.1f} GFLOP/s before and after it"
         rows.append(("share of limit", _percent(result["share_of_limit"]), product))
     reached = "reached" if job["occupancy"] >= _OCCUPANCY else "MISSED"
-    target = f"while utterances waited; target: at least {100 * _OCCUPANCY:.0f} %, {reached}"
+    target = f"while utterances wait; target: at least {100 * _OCCUPANCY:.0f} %, {reached}"
     rows += [
         ("done", f"{job['done']} of {job['utterances']}", ""),
         ("slots busy", _percent(job["occupancy"]), target),
-        ("host overhead", _percent(job["host_share"]), "of a lane's time outside the executor, meanwhile"),
+        (
+            "host overhead",
+            _percent(job["host_share"]),
+            "of a lane's time outside the executor, while utterances wait",
+        ),
     ]
     if job["first_samples"] is not None:
         rows.append(("first samples", f"{1e3 * job['first_samples']:.0f} ms", "from the start of the job"))
     rows += [
-        ("latency", "", f"from submission, in the queue included: {_times(job['latency'])}"),
+        ("latency", "", f"from submission, queue included: {_times(job['latency'])}"),
         ("", "", f"to its first samples: {_times(job['first_latency'])}"),
         ("memory", "", _memory(result["memory"])),
         ("the same alone", *_alone(result["alone"])),
@@ -230,19 +229,19 @@ def _mixed(result: dict[str, Any]) -> Iterator[str]:
     yield f"{_title(result)}; a job of {_speech(result)}"
     yield _table([_LEVEL_HEAD, _level(result, None)], ["right"] * 9)
     yield from (f"failed: {failure}" for failure in (result["failures"] + job["failures"])[:5])
-    listeners = f"the listeners' own {result['listeners_samples_per_second']:.0f} samples/s come on top"
+    listeners = f"plus {result['listeners_samples_per_second']:.0f} samples/s of the listeners"
     yield _facts(
         [
             ("job alone", f"{job['alone']:.0f} samples/s", ""),
             ("job beside them", f"{job['beside']:.0f} samples/s", listeners),
             ("ratio", f"{job['ratio']:.2f} x", f"{result['seconds']:g} s each, in turn{_buffer(result)}"),
-            ("slots busy", _percent(job["occupancy"]), "of the job's, over all"),
+            ("slots busy", _percent(job["occupancy"]), "of the job's, on average"),
         ]
     )
 
 
 def _facts(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Names, values and notes."""
+    """A table of names, values and notes."""
     return _table(rows, ("left", "right", "left"))
 
 
@@ -259,7 +258,7 @@ def _level(level: dict[str, Any], cpu: float | None) -> list[str]:
 
 
 def _costs(report: dict[str, Any]) -> Iterator[str]:
-    """The cost of speech and each subject's cheapest row; nothing without a price."""
+    """Yields the cost of speech in each subject's cheapest row; nothing without a price."""
     if (price := report.get("price")) is None:
         return
     currency = price["currency"]
@@ -272,7 +271,7 @@ def _costs(report: dict[str, Any]) -> Iterator[str]:
             yield f"          {row['cost']:,.2f} {currency} by {subject}{batch}"
     threads, cores = report["threads"], report["machine"]["usable_cores"]
     if report["scenario"] == "speed" and threads < cores:
-        yield f"          with threads: {threads} of {cores} cores, and paid for the whole machine"
+        yield f"          with threads: {threads} of {cores} cores, at the price of the whole machine"
 
 
 def _comparison_row(row: Row) -> list[str]:
@@ -316,13 +315,13 @@ def _memory(memory: dict[str, Any] | None) -> str:
         return "not measured"
     before, quarter, end, peak = (f"{memory[name] / 2**20:.0f}" for name in ("before", "quarter", "end", "peak"))
     return (
-        f"MiB resident: {before} before, {quarter} when a quarter was done, {end} at the end, {peak} at most; "
+        f"MiB resident: {before} before, {quarter} after a quarter, {end} at the end, {peak} at most; "
         f"{memory['growth'] / 2**20:+.1f} in the last three quarters"
     )
 
 
 def _buffer(result: dict[str, Any]) -> str:
-    return f", played {1e3 * result['buffer']:.0f} ms behind the first frame" if result["buffer"] else ""
+    return f", played {1e3 * result['buffer']:.0f} ms after the first frame" if result["buffer"] else ""
 
 
 def _times(times: dict[str, Any]) -> str:

@@ -1,22 +1,22 @@
-"""Reports as ``--json`` writes them: their contents, reading them again, and the costs that ``--price`` adds.
+"""Reports of ``--json``: their contents, their reader, and the costs that ``--price`` adds.
 
-Every report has ``schema``, ``scenario``, ``date`` (UTC), ``machine``, ``gpu`` (its state before and after, and what
-held its clocks back), ``others_share`` (of all cores, that other processes took), ``versions``, ``model``,
-``threads``, ``results`` (a row for each backend or peer and batch) and ``missing`` (what was not measured, and why);
-with ``--price`` also ``price`` and a ``cost`` in each row, with ``--compare`` a ``comparison``.
+Every report has ``schema``, ``scenario``, ``date`` (UTC), ``machine``, ``gpu`` (its state before and after, and the
+reasons that limited its clocks), ``others_share`` (share of all cores used by other processes), ``versions``,
+``model``, ``threads``, ``results`` (a row for each backend or peer and batch) and ``missing`` (what was not measured,
+with the reason); with ``--price`` also ``price`` and a ``cost`` in each row, with ``--compare`` a ``comparison``.
 
-Those of the scenario ``speed`` also have ``repeats``, ``seconds``, ``precision``, ``numpy_threads``, ``peers``,
+Reports of the scenario ``speed`` also have ``repeats``, ``seconds``, ``precision``, ``numpy_threads``, ``peers``,
 ``loads`` and the limits ``limit``, ``copy``, ``gpu_limit`` and ``gpu_copy``. Their rows:
 
 - ``subject``, ``batch``, ``place`` (``cpu`` or ``gpu``), ``precision``, ``engine``, ``samples`` (of a repeat),
   ``chunk_samples``;
 - ``samples_per_second`` (the median repeat), ``slowest``, ``fastest``, ``real_time_factor``, ``first_chunk_seconds``,
   ``chunk_seconds``, ``flops`` (FLOP/s), ``share_of_limit`` with ``shares`` (in each repeat), ``weight_bytes_a_step``,
-  ``weight_bytes_per_second``, ``share_of_copy``, ``times`` (as fast as each peer), ``repeats`` (a `Timing`).
+  ``weight_bytes_per_second``, ``share_of_copy``, ``times`` (speed divided by each peer's), ``repeats`` (a `Timing`).
 
-Those of ``batch``, ``stream`` and ``mixed`` are what `measure_batch`, `measure_streams` and `measure_mixed` return.
-Times are seconds, rates are a second's, shares lie between 0 and 1. Within a schema names are added, never taken away
-or given another meaning.
+Rows of ``batch``, ``stream`` and ``mixed`` are returned by `measure_batch`, `measure_streams` and `measure_mixed`.
+Times are in seconds, rates are per second, shares are between 0 and 1. Within a schema names may be added, but are
+neither removed nor given another meaning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 SCHEMA = 2
 SCENARIOS = ("speed", "batch", "stream", "mixed")
 HOURS = 1000
-"""Hours of speech that a cost is of."""
+"""Hours of speech for which costs are given."""
 
 
 def read_report(file: Path, option: str) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def read_report(file: Path, option: str) -> dict[str, Any]:
 
     Args:
         file: written by ``--json``.
-        option: the command line's option for the file, for errors.
+        option: the option that named the file, for errors.
 
     Raises:
-        ValueError: it is no report, is damaged, or has another schema.
-        OSError: it cannot be read.
+        ValueError: the file is not a report, is damaged, or has another schema.
+        OSError: the file cannot be read.
     """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
@@ -63,17 +63,17 @@ def read_report(file: Path, option: str) -> dict[str, Any]:
 
 
 def damaged(file: Path, option: str, error: Exception) -> ValueError:
-    """The error for a report in which something is missing or of another kind."""
+    """Returns the error for a report in which a name is missing or its value has the wrong type."""
     return ValueError(f"{option}: {file}: found no usable {error}, expected what 'bench --json' wrote")
 
 
 def add_costs(report: dict[str, Any], price: float, currency: str) -> None:
-    """Adds the cost of `HOURS` hours of speech to each row of a report, from its throughput.
+    """Adds the cost of `HOURS` hours of speech to each row of a report of ``speed`` or ``batch``.
 
     Args:
-        report: of the scenario ``speed`` or ``batch``.
-        price: of the machine, an hour.
-        currency: its unit.
+        report: the report.
+        price: of an hour of the machine.
+        currency: unit of the price.
     """
     report["price"] = {"an_hour": price, "currency": currency, "hours_of_speech": HOURS}
     for result in report["results"]:

@@ -1,4 +1,4 @@
-"""The load of the scenarios ``batch``, ``stream`` and ``mixed``: its options, and utterances cut from mels or files."""
+"""Load of the scenarios ``batch``, ``stream`` and ``mixed``: options, and utterances cut from mels or files."""
 
 from __future__ import annotations
 
@@ -21,54 +21,56 @@ from wavernn_trt.runtime.vocoder import Vocoder
 
 _NOISE_SECONDS = 10.0
 _MOST_SECONDS = 1200.0
-"""Of mels that are read: 30 MB of 80 bands at 80 frames a second."""
+"""Most speech that is read: 30 MB of mels with 80 bands at 80 frames a second."""
+_SAMPLE = "the sample that is shipped"
+"""Part of reports: ``--compare`` needs equal texts."""
 
 
 @dataclass(frozen=True)
 class ScenarioOptions:
-    """Size of a load; a scenario ignores what it does not use."""
+    """Size of a load; each scenario uses some of the options."""
 
     batch: int | None = 32
-    """Slots; ``None`` is what the executor has."""
+    """Slots; ``None`` is the executor's number."""
     lanes: int | None = None
-    """``None`` is what suits the executor."""
+    """``None`` is the executor's default."""
     mels: Sequence[Path] = ()
-    """Files that utterances are cut from; see `find_speech`."""
+    """Files from which utterances are cut; see `find_speech`."""
     lengths: tuple[float, float] = (0.2, 20.0)
     """Shortest and longest utterance of a job (of a listener with ``stream``), in seconds."""
     utterances: int = 128
-    """In a batch job."""
+    """Utterances of a batch job."""
     verify: int | Literal["all"] = 16
-    """Utterances of a job that are decoded again alone; ``all`` is the beginnings of all, and some to their end."""
+    """Utterances of a job that are decoded again alone; ``all``: the beginnings of all, and some to their end."""
     listeners: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Numbers of listeners at a time."""
+    """Numbers of listeners at the same time."""
     seconds: float = 10.0
-    """Of each number of listeners; with ``mixed`` of each repeat with listeners, and as long without."""
+    """Duration with each number of listeners; of ``mixed``, of each repeat with and without listeners."""
     repeats: int = 2
-    """Of ``mixed``."""
+    """Repeats of ``mixed``."""
     buffer: float = 0.0
-    """Seconds that a listener waits after its first frame before it begins to play."""
+    """Seconds between a listener's first frame and the beginning of its playback."""
     openings: int = 50
-    """Streams that are opened one after the other, alone, for the time to the first frame."""
+    """Streams opened one at a time to measure the time to the first frame."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Mels to cut utterances from, joined."""
+    """One long mel, from which utterances are cut."""
 
     mel: FloatArray
-    """[n_mels, frames]; its beginning follows its end."""
+    """[n_mels, frames]; after its end it starts again."""
     source: str
-    """Where it comes from, for reports."""
+    """Its origin, for reports."""
 
     def cut(self, first: int, frames: int) -> FloatArray:
-        """A number of frames from one on."""
+        """Returns ``frames`` frames from frame ``first`` on."""
         return self.mel[:, (first + np.arange(frames)) % self.mel.shape[1]]
 
 
 @dataclass(frozen=True)
 class Mixture(Sequence[Request]):
-    """Utterances whose lengths are spread evenly in their logarithm. Each is cut when it is read."""
+    """Utterances whose lengths are uniform in their logarithm. Each is cut from the mel when it is read."""
 
     speech: Speech
     first: tuple[int, ...]
@@ -85,15 +87,7 @@ class Mixture(Sequence[Request]):
 
 
 def mix(vocoder: Vocoder, speech: Speech, utterances: int, lengths: tuple[float, float], *, seed: int = 0) -> Mixture:
-    """Chooses utterances; equal arguments give equal ones.
-
-    Args:
-        vocoder: its model has the length of a frame.
-        speech: what to cut them from.
-        utterances: how many.
-        lengths: seconds of the shortest and the longest.
-        seed: of lengths and places.
-    """
+    """Chooses random lengths (between two numbers of seconds) and positions of utterances; ``seed`` repeats them."""
     audio = vocoder.config.audio
     random = np.random.default_rng(seed)
     seconds = np.exp(random.uniform(np.log(lengths[0]), np.log(lengths[1]), utterances))
@@ -102,20 +96,20 @@ def mix(vocoder: Vocoder, speech: Speech, utterances: int, lengths: tuple[float,
 
 
 def find_speech(vocoder: Vocoder, paths: Sequence[Path]) -> Speech:
-    """Mels from files; without any, the shipped voice's sample, or noise for other models.
+    """Reads mels from files; without any, takes the shipped voice's sample, or noise for other models.
 
     Args:
-        vocoder: of the model; recordings are analysed with its settings.
-        paths: mels, recordings, folders of them and manifests, as ``vocode`` takes them.
+        vocoder: of the model, whose settings are used to analyse recordings.
+        paths: mels, recordings, folders of them and manifests, as for ``vocode``.
 
     Raises:
-        VocoderError: a file cannot be read, or is no mel of this model.
+        VocoderError: a file cannot be read, or its mel does not fit the model.
     """
     audio = vocoder.config.audio
     if not paths:
         sample = shipped_voice().parent / "sample_mel.npy"
         if vocoder.config.path.resolve() == shipped_voice().resolve() and sample.is_file():
-            return Speech(check_mel(read_mel(sample), audio), "the sample that is shipped")
+            return Speech(check_mel(read_mel(sample), audio), _SAMPLE)
         return Speech(noise_mel(vocoder, _NOISE_SECONDS), "noise over the model's range")
     most = round(_MOST_SECONDS * audio.sample_rate / audio.hop_length)
     mels: list[FloatArray] = []
@@ -133,7 +127,7 @@ def find_speech(vocoder: Vocoder, paths: Sequence[Path]) -> Speech:
 
 
 def noise_mel(vocoder: Vocoder, seconds: float) -> FloatArray:
-    """A mel spectrogram of some seconds, noise over the model's range, [n_mels, frames]."""
+    """Makes a mel spectrogram [n_mels, frames] of noise over the model's range."""
     audio = vocoder.config.audio
     low, high = (-11.0, 2.0) if audio.log == "natural" else audio.mel_range
     frames = max(1, round(seconds * audio.sample_rate / audio.hop_length))

@@ -1,6 +1,6 @@
 """The scenario ``speed``: fixed batches of equal lengths.
 
-Every subject takes a turn in every round, so that drift of the machine affects all of them alike.
+Every subject is measured in every round, so that drift of the machine affects all subjects alike.
 """
 
 from __future__ import annotations
@@ -41,28 +41,25 @@ _BATCHES = (1, 8, 32)
 _SECONDS = 0.25
 _REPEATS = 5
 _REFERENCE_SECONDS = 0.1
-"""Speech that PyTorch is timed over: its time a step does not depend on the length, and it is slow."""
+"""Length of speech for PyTorch, which is slow; its time a step does not depend on the length."""
 _WARM_UP_SECONDS = 0.04
 _LOADS = 3
 _BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in WEIGHT_BYTES.items()}}
 """Bytes of a weight."""
 Rounds = Sequence[Sequence[float]]
-"""For each round, a figure at each batch."""
+"""For each round, a value for each batch."""
 
 
 def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> dict[str, Any]:
-    """Measures a model with each of the backends, and peers and limits in the same rounds.
+    """Measures a model with each backend, with peers and limits in the same rounds; returns the report.
 
     Args:
         arguments: of the command line; ``None`` for options that were not given.
         path: a model directory.
-        report: shows what is measured next.
-
-    Returns:
-        The report.
+        report: shows the next step.
 
     Raises:
-        PeerError: a peer does not compute what the model does.
+        PeerError: a peer's results differ from the model's.
     """
     directory = open_model_directory(path)
     threads: int = arguments.threads or default_threads(directory.model.multiply_adds)
@@ -113,7 +110,7 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> 
 def _measure_rounds(
     turns: Sequence[Turn], batches: Sequence[int], limits: Limits, repeats: int, report: Report
 ) -> dict[str, list[list[float]]]:
-    """All repeats, with the limits measured beside each batch of each round; the limits by name."""
+    """Measures all repeats, and before each batch of each round the limits; returns the limits by name."""
     found: dict[str, list[list[float]]] = {name: [] for name in limits.names}
     for round_ in range(repeats):
         for rows in found.values():
@@ -141,18 +138,18 @@ class OpenedBackends:
         missing: dict[str, str],
         report: Report,
     ) -> None:
-        """Opens it several times, to time that.
+        """Opens the model several times with each backend, to measure the time that takes.
 
         Args:
             path: the model directory.
-            backends: as the command line writes them.
+            backends: some of `BACKENDS`.
             threads: CPU threads.
             precision: of backends on a GPU.
-            missing: receives what cannot be opened, and why.
-            report: shows what is opened next.
+            missing: receives the backends that cannot be opened, with the reason.
+            report: shows the next step.
         """
         self.loads: dict[str, list[float]] = {}
-        """Seconds of opening the model with each backend; the first of them meets a cold file cache."""
+        """Seconds of each opening, by backend; the first may read from a cold file cache."""
         self._threads, self._precision = threads, precision
         self._missing, self._report = missing, report
         self._opened: dict[str, Vocoder] = {}
@@ -171,12 +168,12 @@ class OpenedBackends:
                 self.loads.setdefault(backend, []).append(time.perf_counter() - started)
 
     def turns(self, batch: int, seconds: float) -> list[Turn]:
-        """Those backends that support a batch, warmed up."""
+        """The backends that support a batch, warmed up."""
         opened = {backend: self._with_batch(vocoder, backend, batch) for backend, vocoder in self._opened.items()}
         return [self._turn(vocoder, backend, batch, seconds) for backend, vocoder in opened.items() if vocoder]
 
     def own_turns(self, measured: set[str], seconds: float) -> list[Turn]:
-        """Those that support none of the batches, with the batch they were built for."""
+        """The backends that support none of the batches, with the batch for which they were built."""
         return [
             self._turn(_metered(vocoder, vocoder.batch), backend, vocoder.batch, seconds)
             for backend, vocoder in self._opened.items()
@@ -184,7 +181,7 @@ class OpenedBackends:
         ]
 
     def _with_batch(self, vocoder: Vocoder, backend: str, batch: int) -> Vocoder | None:
-        """The same model for a batch; ``None`` for an engine that does not support it."""
+        """The model opened for a batch; ``None`` for an engine that does not support it."""
         executor = vocoder.executor
         if executor.slots in (None, batch):
             return _metered(vocoder, batch)
@@ -219,7 +216,7 @@ def _executor(vocoder: Vocoder) -> MeteredExecutor:
 
 
 def _vocode(vocoder: Vocoder, mel: FloatArray, batch: int) -> Repeat:
-    """All streams of a batch at the same time, to their ends."""
+    """Decodes all streams of a batch at the same time, to their ends."""
     executor = _executor(vocoder)
     executor.recent.clear()
     started = time.monotonic()
@@ -240,19 +237,19 @@ def reduce(
     *,
     with_numpy: bool,
 ) -> dict[str, Any]:
-    """Medians, spreads and ratios, with all repeats beside them.
+    """Computes medians, spreads and ratios from all repeats.
 
-    Ratios are taken within each round, and their median is reported: what slows the machine for a while slows both.
+    A ratio is the median of the ratios within each round, because a slow phase of the machine affects both values.
 
     Args:
         config: the model.
         timings: the repeats of all subjects.
-        batches: in the order in which a round measures them.
+        batches: in the order of a round.
         limits: by name.
-        peers: those of the subjects that are peers.
+        peers: the subjects that are peers.
         with_numpy: whether numpy had the same number of threads, so that its matrix product may be the limit.
     """
-    # The better library's product is the limit, in each round at each batch.
+    # The product of the faster library is the limit.
     medians = {name: _median(limits[name]) for name in LIBRARIES}
     best = max((name for name in medians if with_numpy or name != "numpy"), key=lambda name: medians[name])
     products = {name: rounds for name, rounds in limits.items() if name.startswith("gpu ") and name != GPU_COPY}
@@ -318,7 +315,7 @@ def _result(
 
 
 def _shares(rates: Sequence[float], limit: Rounds | None, place: int) -> list[float] | None:
-    """Of the limit in each round at one batch; ``None`` if it was not measured."""
+    """Shares of the limit in each round at one batch; ``None`` if it was not measured."""
     return None if limit is None else [rate / row[place] for rate, row in zip(rates, limit, strict=True)]
 
 

@@ -19,25 +19,17 @@ from wavernn_trt.scripts.bench.speech import Mixture, ScenarioOptions, Speech, f
 from wavernn_trt.scripts.bench.timing import Report, percentiles
 
 _UTTERANCES, _JOB_UTTERANCES = 64, 256
-"""Utterances that listeners, and a job, choose from, over and over."""
+"""Distinct utterances of listeners and of a job; they are repeated."""
 _LISTENED = (1.0, 4.0)
-"""Seconds of what listeners hear beside a job."""
+"""Shortest and longest utterance of a listener beside a job, in seconds."""
 _SPREAD_SECONDS = 1.0
-"""Over which listeners begin, at most a quarter of the time, so that their frames are due at different times."""
+"""Listeners begin within this time (at most a quarter of the duration): their frames are due at different times."""
 _PATIENCE = 60.0
 """Longest wait for the job's first samples, in seconds."""
 
 
 def measure_streams(vocoder: Vocoder, options: ScenarioOptions, report: Report) -> dict[str, Any]:
-    """Opens streams one at a time, then listens with each number of listeners.
-
-    Args:
-        vocoder: of the model.
-        options: numbers of listeners, and how long.
-        report: shows what is measured next.
-
-    Returns:
-        A row of the report.
+    """Opens streams one at a time, then runs each number of listeners; returns a row of the report.
 
     Raises:
         VocoderError: the mels are not usable.
@@ -64,15 +56,7 @@ def measure_streams(vocoder: Vocoder, options: ScenarioOptions, report: Report) 
 
 
 def measure_mixed(vocoder: Vocoder, options: ScenarioOptions, report: Report) -> dict[str, Any]:
-    """Runs a batch job, in turn without listeners and with them.
-
-    Args:
-        vocoder: of the model.
-        options: number of listeners, how long, and utterances of the job.
-        report: shows what is measured next.
-
-    Returns:
-        A row of the report.
+    """Runs a batch job, in turn without and with listeners; returns a row of the report.
 
     Raises:
         VocoderError: the mels are not usable.
@@ -118,17 +102,12 @@ def measure_mixed(vocoder: Vocoder, options: ScenarioOptions, report: Report) ->
 
 
 class EndlessJob:
-    """A batch job that runs until it is stopped, in a thread of its own."""
+    """A batch job that runs in its own thread until it is stopped."""
 
     def __init__(self, vocoder: Vocoder, mixture: Mixture) -> None:
-        """Prepares.
-
-        Args:
-            vocoder: of the job; closed at its end.
-            mixture: utterances to choose from, over and over.
-        """
+        """Prepares the job: ``mixture`` is repeated, and ``vocoder`` is closed at its end."""
         self.failures: list[str] = []
-        """Errors of utterances."""
+        """An error for each failed utterance."""
         self._vocoder, self._mixture = vocoder, mixture
         self._changed = threading.Condition()
         self._samples = 0
@@ -136,14 +115,14 @@ class EndlessJob:
         self._thread = threading.Thread(target=self._run, name="batch job", daemon=True)
 
     def start(self) -> None:
-        """Begins, and waits until the slots have been filled."""
+        """Starts the thread and waits until the slots have been filled."""
         self._thread.start()
         most = self._vocoder.statistics().slots * self._vocoder.chunk
         with self._changed:
             self._changed.wait_for(lambda: self._samples >= most or bool(self.failures), _PATIENCE)
 
     def stop(self) -> None:
-        """Ends, and closes the vocoder, which cancels unfinished utterances."""
+        """Ends the thread and closes the vocoder, which cancels unfinished utterances."""
         self._stop.set()
         self._vocoder.close()
         self._thread.join()
@@ -177,7 +156,7 @@ class EndlessJob:
 
 
 def most_without_underrun(levels: list[dict[str, Any]]) -> int:
-    """The most listeners without an underrun, if no smaller number had one; else 0."""
+    """The largest number of listeners for which it and all smaller numbers had no underrun; else 0."""
     most = 0
     for level in sorted(levels, key=lambda level: int(level["listeners"])):
         if level["underruns"] or level["failures"]:
@@ -187,7 +166,7 @@ def most_without_underrun(levels: list[dict[str, Any]]) -> int:
 
 
 def _describe(vocoder: Vocoder, speech: Speech, options: ScenarioOptions) -> dict[str, Any]:
-    """What rows of both scenarios begin with."""
+    """The first entries of rows of both scenarios."""
     return {
         "slots": vocoder.statistics().slots,
         "lanes": options.lanes or min(vocoder.executor.lanes, vocoder.batch),
@@ -207,7 +186,7 @@ def _warm_up(vocoder: Vocoder, mixture: Mixture) -> None:
 
 
 def _first_frame(vocoder: Vocoder, request: Request) -> float:
-    """Seconds from the mel to the first frame, with no other stream."""
+    """Seconds from the mel to the first frame, without other streams."""
     started = time.monotonic()
     with open_stream(vocoder, request) as (stream, _):
         stream.read()
@@ -233,7 +212,7 @@ def _listen(vocoder: Vocoder, mixture: Mixture, listeners: int, options: Scenari
 
 
 def _speed(job: EndlessJob, meanwhile: Callable[[], object]) -> tuple[float, float]:
-    """Samples a second of a job during a call, and the seconds that the call took."""
+    """Returns the samples a second of a job during a call, and the seconds of the call."""
     before, started = job.samples(), time.perf_counter()
     meanwhile()
     elapsed = time.perf_counter() - started

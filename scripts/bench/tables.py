@@ -1,4 +1,4 @@
-"""``python -m wavernn_trt.scripts.bench.tables``: the README's table of speeds, from the results that are published."""
+"""``python -m wavernn_trt.scripts.bench.tables``: writes the README's table of speeds from the published results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wavernn_trt.scripts.bench.timing import SUBJECTS
 
 BEGIN = "<!-- speed: written by python -m wavernn_trt.scripts.bench.tables -->"
 END = "<!-- end of speed -->"
-"""What the table stands between."""
+"""Markers before and after the table."""
 ROOT = Path(__file__).resolve().parents[2]
-"""The clone: what is published is not installed with the package."""
+"""The clone; the results are not installed with the package."""
 PATTERN = "speed-*.json"
-"""Of the results' names; each is a report of the scenario ``speed``, as ``bench --json`` wrote it."""
+"""Names of the results: reports of ``bench --scenario speed --json``."""
 PROGRAM = "wavernn_trt.scripts.bench.tables"
-DESCRIPTION = "Writes the README's table of speeds from the results that are published."
+DESCRIPTION = "Writes the README's table of speeds from the published results."
 _WIDTH = 118
 _LOOP = SUBJECTS["loop"]
 _OWN = {
@@ -44,15 +44,15 @@ _HEAD = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the table into the README, or with ``--check`` only compares.
+    """Writes the table into the README, or with ``--check`` only compares it.
 
     Returns:
-        0; 1 where ``--check`` found another; 2 where results or markers are missing.
+        The exit code: 1 if ``--check`` found a difference, 2 if results or markers are missing, else 0.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=DESCRIPTION)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the README says otherwise")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README differs")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="default: the clone's")
-    parser.add_argument("--results", type=Path, default=ROOT / "scripts/bench/results", help="default: those published")
+    parser.add_argument("--results", type=Path, default=ROOT / "scripts/bench/results", help="default: the clone's")
     arguments = parser.parse_args(argv)
     try:
         reports = read_results(arguments.results)
@@ -71,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """The reports: trained voices first, then models with random weights; by name.
+    """Reads the reports: trained voices first, then models with random weights; by name.
 
     Raises:
-        ValueError: there is none, or one is damaged or has no date.
+        ValueError: there is no report, or one is damaged or has no date.
     """
     reports = []
     for file in sorted(folder.glob(PATTERN)):
@@ -92,10 +92,10 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def replace(text: str, lines: Iterable[str]) -> str:
-    """A README's text with other lines between the markers.
+    """Replaces the lines between the markers in a README's text.
 
     Raises:
-        ValueError: the markers are not there, once each and in order.
+        ValueError: the text does not contain both markers once, in their order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"expected once each, in this order: {BEGIN} and {END}")
@@ -104,7 +104,7 @@ def replace(text: str, lines: Iterable[str]) -> str:
 
 
 def lay_out(reports: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Caption and table, in Markdown."""
+    """Yields caption and table in Markdown."""
     yield from textwrap.wrap(_caption(reports), _WIDTH, break_long_words=False, break_on_hyphens=False)
     yield ""
     yield _line(_HEAD)
@@ -160,7 +160,7 @@ def _caption(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def _others(reports: Sequence[dict[str, Any]]) -> str:
-    """What else ran."""
+    """A sentence about the load of other processes."""
     shares = [report["others_share"] for report in reports if report["others_share"] is not None]
     if not shares:
         return "What else ran there is not known."

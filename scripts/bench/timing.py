@@ -1,4 +1,4 @@
-"""How work is timed: repeats of a subject, peers that are timed beside it, and an executor that counts its chunks."""
+"""Types of timing: repeats of a subject, the protocol of peers, and an executor that counts its chunks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from wavernn_trt.runtime.executors.protocol import Chunk, Executor, Lane
 from wavernn_trt.scripts.bench.backends import Place
 
 Report = Callable[[str], None]
-"""Shows what is measured next; called with an empty line at the end."""
+"""Shows the next step; called with an empty line at the end."""
 _KEPT = 4096
-"""Chunks whose times are kept."""
+"""Number of chunks whose times are kept."""
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One measurement; the fields are those of `Timing`."""
+    """One measurement; for the fields see `Timing`."""
 
     elapsed: float
     first_chunk: float | None = None
@@ -40,14 +40,14 @@ class Timing:
     batch: int
     """Streams decoded together."""
     samples: int
-    """Samples that a repeat makes, of all streams together."""
+    """Samples of a repeat, over all streams."""
     chunk_samples: int | None = None
     """Samples of a stream's chunk; ``None`` for peers."""
     place: Place = "cpu"
     precision: str = "fp32"
     """Of the weights: `WeightPrecision`, or ``fp64``."""
     engine: str | None = None
-    """The plan or kernel that a backend on a GPU runs; ``None`` for the others."""
+    """The plan or kernel of a backend on a GPU; ``None`` for others."""
     elapsed: list[float] = field(default_factory=list)
     """Seconds of each repeat, from mels to waveforms."""
     first_chunk: list[float] = field(default_factory=list)
@@ -66,38 +66,33 @@ class Timing:
 
 Turn = tuple[Timing, Callable[[], Repeat]]
 """A subject at a batch, and the function that measures one repeat."""
-
-
 SUBJECTS = {"loop": "pytorch loop", "cuda-graphs": "pytorch graphs", "univoc": "univoc", "torchaudio": "torchaudio"}
-"""Each peer's name on the command line, and in the table."""
+"""Each peer's name on the command line and its name in the table."""
 
 
 class PeerError(ValueError):
-    """A peer that computes something else than the model, so that its speed means nothing."""
+    """A peer whose results differ from the model's, so that its speed cannot be compared."""
 
 
 class Peer(Protocol):
     """Another implementation with the same weights."""
 
-    @property
-    def subject(self) -> str:
-        """Its name in the table."""
-
-    @property
-    def only(self) -> int | None:
-        """The one batch that it supports; ``None`` if it supports any."""
+    subject: str
+    """Its name in the table."""
+    only: int | None
+    """The only batch that it supports; ``None`` if it supports any."""
 
     def turn(self, batch: int, seconds: float) -> Turn:
-        """Warms up for a batch; a repeat generates at least ``seconds`` of speech of each stream."""
+        """Warms up; each repeat generates at least ``seconds`` of speech for each stream."""
 
 
 def place_of_device(device: str) -> Place:
-    """Where PyTorch computes on one of its devices."""
+    """The place of one of PyTorch's devices."""
     return "cpu" if device == "cpu" else "gpu"
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float | int]:
-    """Count, percentiles and maximum; only the count if it is 0."""
+    """Count, percentiles and maximum; only the count without values."""
     if not seconds:
         return {"count": 0}
     p50, p90, p99, most = np.percentile(np.asarray(seconds, np.float64), [50, 90, 99, 100]).tolist()
@@ -111,31 +106,28 @@ class Meter:
     chunks: int = 0
     """Chunks computed."""
     rows: int = 0
-    """Streams of all chunks."""
+    """Streams, summed over chunks."""
     seconds: float = 0.0
-    """Time that lanes spent in the executor, summed over lanes."""
+    """Time in the executor, summed over lanes."""
 
     def __sub__(self, other: Meter) -> Meter:
-        """The counts between two moments."""
         return Meter(self.chunks - other.chunks, self.rows - other.rows, self.seconds - other.seconds)
 
 
 class MeteredExecutor:
-    """An executor that counts the chunks of another one and times them."""
+    """Counts and times the chunks of another executor."""
 
     def __init__(self, inner: Executor) -> None:
-        """Begins at zero."""
         self.inner = inner
         self.name, self.slots, self.steps, self.lanes = inner.name, inner.slots, inner.steps, inner.lanes
         self.condition, self.teacher_forced = inner.condition, inner.teacher_forced
         self.recent: deque[tuple[int, float]] = deque(maxlen=_KEPT)
-        """Streams and seconds of the last chunks, in the order in which they ended."""
+        """Streams and seconds of the last chunks, in the order of their ends."""
         self._lock = threading.Lock()
         self._meter = Meter()
 
     @contextmanager
     def lane(self, streams: int) -> Iterator[Lane]:
-        """A lane of the inner executor whose chunks are counted."""
         with self.inner.lane(streams) as lane:
             yield _MeteredLane(self, lane)
 
@@ -152,7 +144,7 @@ class MeteredExecutor:
             self.recent.append((rows, seconds))
 
     def chunk_seconds(self) -> float | None:
-        """Median time of those recent chunks that had the most streams; ``None`` before the first chunk."""
+        """Median time of the recent chunks with the most streams; ``None`` before the first chunk."""
         with self._lock:
             recent = list(self.recent)
         most = max((rows for rows, _ in recent), default=0)
@@ -160,7 +152,7 @@ class MeteredExecutor:
 
 
 class _MeteredLane:
-    """Needs no lock of its own: one thread at a time calls a lane."""
+    """Needs no lock: only one thread at a time calls a lane."""
 
     def __init__(self, executor: MeteredExecutor, inner: Lane) -> None:
         self._executor, self._inner = executor, inner

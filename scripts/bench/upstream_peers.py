@@ -1,9 +1,8 @@
 """The projects' own code as peers: ``univoc.Vocoder.generate``, and ``torchaudio.models.WaveRNN.infer``.
 
-Each project's module is loaded from its one file. A package's ``__init__`` is not run: torchaudio's loads a native
-library that is tied to one release of PyTorch, and generating needs none of it. An empty module replaces what a file
-imports for other purposes only and what is not installed, while it loads. Before it is timed, each is compared with the
-model, teacher-forced.
+Each class is loaded from its one file. The package's ``__init__`` is not run: torchaudio's loads a native library for
+one release of PyTorch, which generation does not need. While a file loads, empty modules replace missing imports that
+generation does not need. Before it is timed, each class is compared with the model, teacher-forced.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing
 
 _FRAMES = 2
 _TOLERANCE = 1e-4
-"""Of logits in float32, as a share of the largest: over many steps, other orders of adding make some 1e-6."""
+"""Largest error of float32 logits, as a share of the largest logit; other orders of summation cause about 1e-6."""
 
 
 class UnivocPeer:
@@ -44,30 +43,25 @@ class UnivocPeer:
 
     subject = SUBJECTS["univoc"]
     only: int | None = 1
-    """Its generator turns every draw into one number."""
+    """Its generator supports one stream."""
 
     def __init__(self, path: Path, threads: int, device: str) -> None:
-        """Loads a model directory's weights, and compares what the class computes with the model.
-
-        Args:
-            path: the model directory.
-            threads: of PyTorch on the CPU.
-            device: as PyTorch calls it.
+        """Loads the weights of a model directory and compares the class with the model.
 
         Raises:
-            UnavailableError: the package is not installed.
-            PeerError: it computes something else.
+            UnavailableError: the package is not installed, or its class does not support the sizes.
+            PeerError: the results differ.
         """
         torch.set_num_threads(threads)
         module = load_module("univoc", "model.py", unused=("importlib_resources", "omegaconf"))
-        # Its last line asks for np.int, which numpy has had no longer since 1.24.
+        # Its last line uses np.int, which numpy 1.24 removed.
         module.np = SimpleNamespace(asarray=np.asarray, int=int)  # type: ignore[attr-defined]
         module.tqdm = functools.partial(module.tqdm, disable=True)  # type: ignore[attr-defined]
         checkpoint = read_checkpoint(path)
         self._audio, state = checkpoint.audio, dict(checkpoint.state)
         outputs, embedding = state["embedding.weight"].shape
         if outputs & (outputs - 1):
-            raise InapplicableError(f"not measured: it counts classes in bits, this model has {outputs}")
+            raise InapplicableError(f"not measured: its classes are a power of two, this model has {outputs}")
         for name in ("fc2.weight", "fc2.bias"):
             state[name] = state[name] / checkpoint.model.config.temperature
         self._vocoder = module.Vocoder(
@@ -112,16 +106,11 @@ class TorchaudioPeer:
     only: int | None = None
 
     def __init__(self, path: Path, threads: int, device: str) -> None:
-        """Loads a model directory's weights, and compares what the class computes with the model.
-
-        Args:
-            path: the model directory.
-            threads: of PyTorch on the CPU.
-            device: as PyTorch calls it.
+        """Loads the weights of a model directory and compares the class with the model.
 
         Raises:
-            UnavailableError: the package is not installed, or its class has no such sizes.
-            PeerError: it computes something else.
+            UnavailableError: the package is not installed, or its class does not support the sizes.
+            PeerError: the results differ.
         """
         torch.set_num_threads(threads)
         checkpoint = read_checkpoint(path)
@@ -168,14 +157,14 @@ class TorchaudioPeer:
     @torch.no_grad()
     def _check(self, forced: TeacherForced, layout: FatchordLayout) -> None:
         values = 2 * forced.before.float() / (layout.outputs - 1) - 1
-        waveform = torch.cat([torch.zeros(1), values])  # what is fed: silence first
+        waveform = torch.cat([torch.zeros(1), values])  # the input of each step: silence first
         mel = functional.pad(forced.mel, (layout.pad, layout.pad))
         forced.compare(self.subject, self._network(waveform[None, None], mel[None, None])[0, 0])
 
 
 def _require_sizes(layout: FatchordLayout, hop_length: int) -> None:
-    """Raises `InapplicableError` where its class cannot be given such a network."""
-    known = (
+    """Raises `InapplicableError` if torchaudio's class does not support the sizes."""
+    supported = (
         layout.layers == 2
         and layout.uses_aux
         and len(set(layout.fc_sizes)) == 1
@@ -183,20 +172,15 @@ def _require_sizes(layout: FatchordLayout, hop_length: int) -> None:
         and layout.aux_size % 4 == 0
         and layout.outputs & (layout.outputs - 1) == 0
     )
-    if not known:
+    if not supported:
         raise InapplicableError(f"not measured: its class has no network of these sizes: {layout}")
 
 
 class TeacherForced:
-    """A short mel, the samples before each step, and the logits that the model gives for them."""
+    """A short mel, the samples before each step, and the model's logits for them."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Has ONNX Runtime compute them.
-
-        Args:
-            path: the model directory.
-            threads: of the CPU.
-        """
+        """Computes the logits with ONNX Runtime."""
         with Vocoder.load(path, "onnxruntime", threads=threads) as vocoder:
             audio, model = vocoder.config.audio, vocoder.config.model
             mel = noise_mel(vocoder, 1.0)[:, :_FRAMES]
@@ -208,14 +192,10 @@ class TeacherForced:
         """[T - 1]: the labels before each step but the first."""
 
     def compare(self, subject: str, logits: Tensor) -> None:
-        """Holds a peer's logits [T, outputs] against them.
-
-        Raises:
-            PeerError: they differ.
-        """
+        """Compares a peer's logits [T, outputs] with the model's; raises `PeerError` if they differ."""
         if logits.shape != self._logits.shape:
             found, expected = list(logits.shape), list(self._logits.shape)
-            raise PeerError(f"{subject}: it gives logits of shape {found}, the model of {expected}")
+            raise PeerError(f"{subject}: found logits of shape {found}, expected the model's, {expected}")
         difference, most = float((logits - self._logits).abs().max()), float(self._logits.abs().max())
         if not difference <= _TOLERANCE * max(1.0, most):
             raise PeerError(
@@ -228,12 +208,12 @@ def load_module(package: str, file: str, unused: Sequence[str] = ()) -> ModuleTy
     """Loads one file of a package.
 
     Args:
-        package: as it is imported.
-        file: inside it.
-        unused: modules that the file imports and generating does not need.
+        package: its import name.
+        file: path in the package.
+        unused: modules that the file imports but generation does not need.
 
     Raises:
-        UnavailableError: the package, or something that its file does need, is not installed.
+        UnavailableError: the package, or a module that the file needs, is not installed.
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -243,7 +223,7 @@ def load_module(package: str, file: str, unused: Sequence[str] = ()) -> ModuleTy
     if spec is None or spec.loader is None or not path.is_file():
         raise UnavailableError(f"not measured: this release of {package} has no {file}")
     module = importlib.util.module_from_spec(spec)
-    with _standing_in(unused):
+    with _empty_modules(unused):
         try:
             spec.loader.exec_module(module)
         except ImportError as error:
@@ -252,8 +232,8 @@ def load_module(package: str, file: str, unused: Sequence[str] = ()) -> ModuleTy
 
 
 @contextmanager
-def _standing_in(names: Sequence[str]) -> Iterator[None]:
-    """Empty modules for those of ``names`` that are not installed, for as long as the context lasts."""
+def _empty_modules(names: Sequence[str]) -> Iterator[None]:
+    """Within the context, empty modules replace those of ``names`` that are not installed."""
     absent = [name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None]
     for name in absent:
         module = ModuleType(name)

@@ -1,1 +1,1 @@
-"""What a machine with an NVIDIA GPU is asked: whether the kernels are right there, and how fast they are."""
+"""Checks and times the kernels on a machine with an NVIDIA GPU."""

@@ -1,32 +1,40 @@
-"""Prebuilt cubins: compiled on any machine, loaded on the GPU's machine whatever compiler that one has."""
+"""Prebuilt cubins: compiled on any machine with nvcc, loaded on the GPU's machine without a compiler."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.plugins.compile import KernelCache, KernelFile, source_hash
 from wavernn_trt.plugins.compilers import Compiled, find_compiler
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.scripts.gpu.tools import find_tool, write_atomically
 
 MICROBENCHMARKS = Path(__file__).with_name("microbenchmarks.cu")
+_TOOLKIT = "/usr/local/cuda/bin"
 _DESCRIPTION = "compiler.json"
 VARIANT_PRECISIONS: tuple[WeightPrecision, ...] = ("fp16",)
 
 
+def find_tool(name: str) -> Path | None:
+    """Path of a program on PATH, else in the CUDA toolkit's usual folder."""
+    path = shutil.which(name) or shutil.which(name, path=_TOOLKIT)
+    return Path(path) if path else None
+
+
 @dataclass(frozen=True)
 class Variant:
-    """Kernels built with other compile-time switches than the defaults."""
+    """Kernels built with compile-time switches that differ from the defaults."""
 
     file: KernelFile
-    """The file of kernels that the switches are about; its kernels' names begin with it."""
+    """The file that the switches apply to; its kernels' names begin with it."""
     switches: tuple[str, ...]
     """``NAME=VALUE``."""
 
@@ -35,8 +43,8 @@ VARIANTS: dict[str, Variant] = {
     "serial-polls": Variant("resident", ("WAVERNN_POLLS_IN_FLIGHT=0",)),
     "row-order": Variant("stepped", ("WAVERNN_FRAGMENT_ORDER=0",)),
 }
-"""What is timed beside the defaults, to know what they gain: one load at a time in a sweep over stamped words, and
-weights in the order of rows."""
+"""Timed beside the defaults to measure their gain: one load in flight when stamped words are polled, and weights in the
+order of rows."""
 TRACE = "WAVERNN_TRACE=1"
 """The switch of the trace build; see kernels/trace.h."""
 TRACED_FILES: tuple[KernelFile, ...] = ("resident", "stepped")
@@ -44,29 +52,25 @@ TRACED_FILES: tuple[KernelFile, ...] = ("resident", "stepped")
 
 @dataclass(frozen=True)
 class PrebuiltCompiler:
-    """Stands for the compiler that filled a folder of cubins: a cache finds its entries, and nothing is compiled."""
+    """Describes the compiler of a folder of cubins, so that a cache finds its entries; compiles nothing."""
 
     folder: Path
     kind: str
     version: str
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
-        """Refuses: the cubin is not in the folder.
-
-        Raises:
-            KernelError: always.
-        """
+        """Raises `KernelError`: the cubin is not in the folder."""
         raise KernelError(
-            f"{self.folder} has no cubin of {source.name} for sm_{target} with {' '.join(defines)}: it was made for "
+            f"{self.folder} has no cubin of {source.name} for sm_{target} with {' '.join(defines)}: it was built for "
             f"other targets; run 'python -m wavernn_trt.scripts.gpu.run --prebuild FOLDER --targets {target}'"
         )
 
 
 def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
-    """Compiles every kernel, every variant of them, and the microbenchmarks.
+    """Compiles all kernels, their variants and the microbenchmarks.
 
     Args:
-        folder: where to; it may hold cubins already.
+        folder: for the cubins; it may contain some already.
         targets: compute capabilities, 10 * major + minor.
 
     Returns:
@@ -82,7 +86,7 @@ def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
         cache.get_all((variant.file,), VARIANT_PRECISIONS, targets)
     KernelCache(folder, compiler, (TRACE,)).get_all(TRACED_FILES, VARIANT_PRECISIONS, targets)
     described = {"kind": compiler.kind, "version": compiler.version, "sources": source_hash()}
-    write_atomically(folder / _DESCRIPTION, json.dumps(described).encode())
+    write_atomic(folder / _DESCRIPTION, json.dumps(described).encode())
     notes = []
     for target in targets:
         try:
@@ -95,7 +99,7 @@ def prebuild(folder: Path, targets: Iterable[int]) -> list[str]:
 
 
 def why_unusable(folder: Path | None) -> str | None:
-    """Returns why a folder's cubins cannot be taken for these sources; ``None`` where they can."""
+    """Returns why a folder's cubins cannot be used; ``None`` if they can."""
     if folder is None:
         return "no prebuilt cubins were given"
     try:
@@ -110,15 +114,15 @@ def open_cubins(folder: Path | None, own: Path, switches: Sequence[str] = ()) ->
     """Opens a cache of compiled kernels.
 
     Args:
-        folder: of prebuilt cubins; without one, kernels are compiled as they are needed.
-        own: where they are compiled to then.
+        folder: of prebuilt cubins; without one, kernels are compiled as needed.
+        own: folder for these compiled kernels.
         switches: of a variant.
 
     Returns:
-        The cache, and in words where its cubins come from.
+        The cache, and the origin of its cubins in words.
 
     Raises:
-        KernelError: the prebuilt cubins cannot be taken, or there are none and no compiler.
+        KernelError: the prebuilt cubins cannot be used, or there are none and no compiler.
     """
     if folder is None:
         compiler = find_compiler()
@@ -141,16 +145,16 @@ def _description(folder: Path) -> dict[str, str]:
 
 
 def microbenchmarks_program(folder: Path, target: int) -> Path:
-    """Where `build_microbenchmarks` puts the program for a target; another name for another source."""
+    """Path of the program for a target. Its name changes with the source."""
     digest = hashlib.sha256(MICROBENCHMARKS.read_bytes()).hexdigest()
     return folder / f"microbenchmarks_{digest[:12]}_sm{target}"
 
 
 def build_microbenchmarks(folder: Path, target: int) -> Path:
-    """Builds the microbenchmarks, unless a program of the same source is there.
+    """Builds the microbenchmarks, unless a program of the same source exists.
 
     Raises:
-        KernelError: there is no nvcc, or it refuses.
+        KernelError: there is no nvcc, or it fails.
     """
     program = microbenchmarks_program(folder, target)
     if program.exists():
@@ -166,11 +170,11 @@ def build_microbenchmarks(folder: Path, target: int) -> Path:
             [*command, str(MICROBENCHMARKS), "-o", str(built)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise KernelError(f"nvcc refuses {MICROBENCHMARKS.name}: {done.stderr.strip()[-400:]}")
+            raise KernelError(f"nvcc failed to compile {MICROBENCHMARKS.name}: {done.stderr.strip()[-400:]}")
         built.replace(program)
     return program
 
 
 def microbenchmark_architecture(target: int) -> str:
-    """The architecture that they are compiled for: on Hopper with its own instructions, wgmma among them."""
+    """Architecture of the microbenchmarks; for Hopper with its own instructions, such as wgmma."""
     return f"sm_{target}a" if target == 90 else f"sm_{target}"

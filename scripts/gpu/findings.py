@@ -1,19 +1,26 @@
-"""Findings of a run on a GPU, in a file of JSON lines that child processes append to and that outlives them."""
+"""Findings of a run on a GPU: a file of JSON lines to which child processes append."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from wavernn_trt.plugins import driver
 
 Status = Literal["passed", "failed", "skipped", "noted"]
 """``noted``: a result that is neither right nor wrong, such as a speed."""
 CRASHED = "ended its process"
 """In the text of a finding whose process ended while it ran."""
+TASK_SECONDS = 30.0
+"""Time limit of a `task`."""
 
 
 @dataclass(frozen=True)
@@ -21,35 +28,30 @@ class Finding:
     """One result."""
 
     part: str
-    """Part of the run, of `wavernn_trt.scripts.gpu.run`."""
+    """Part of the run."""
     name: str
-    """Identifies it within the part; a test's id."""
+    """Unique within the part; of a test, its id."""
     status: Status
     text: str = ""
-    """In words, for the table."""
+    """Explanation for the table."""
     kernel: str = ""
-    """Kernel that it launched, if exactly one."""
+    """The kernel that was launched, if exactly one."""
     precision: str = ""
     """Precision of that kernel's weights."""
     seconds: float = 0.0
     numbers: dict[str, Any] = field(default_factory=dict)
-    """JSON values, every repeat of a timing among them."""
+    """JSON values; of a timing, every repeat."""
 
 
 class FindingsFile:
     """A file of findings. Several processes append to it; each line is written at once."""
 
     def __init__(self, path: Path, part: str) -> None:
-        """Creates nothing yet.
-
-        Args:
-            path: of the file.
-            part: part of the run that the findings added here belong to.
-        """
+        """Does not create the file; ``part`` is the part of the findings added here."""
         self.path, self.part = path, part
 
     def begin(self, name: str, kernel: str = "", precision: str = "") -> None:
-        """Records that something is about to run: if its process ends, `read` reports it."""
+        """Records the beginning of a test or task; if its process ends before a result, `read` reports a failure."""
         self._append({"begun": True, "part": self.part, "name": name, "kernel": kernel, "precision": precision})
 
     def add(self, name: str, status: Status, text: str = "", **more: Any) -> None:
@@ -57,9 +59,9 @@ class FindingsFile:
         self._append(dataclasses.asdict(Finding(self.part, name, status, text, **more)))
 
     def read(self) -> list[Finding]:
-        """Returns all findings of all parts; what began and did not end counts as failed.
+        """Returns the findings of all parts; tests and tasks without a result are failures.
 
-        A result that names no kernel takes that of its beginning.
+        A result without a kernel takes that of its beginning.
         """
         begun: dict[tuple[str, str], dict[str, Any]] = {}
         subjects: dict[tuple[str, str], dict[str, str]] = {}
@@ -71,7 +73,7 @@ class FindingsFile:
         for line in lines:
             try:
                 values = json.loads(line)
-            except ValueError:  # cut off where a process was killed
+            except ValueError:  # cut off: the process was killed
                 continue
             key = values["part"], values["name"]
             if values.pop("begun", False):
@@ -85,13 +87,13 @@ class FindingsFile:
         return found + [Finding(**values, status="failed", text=CRASHED) for values in begun.values()]
 
     def close_open(self, text: str, status: Status = "failed") -> None:
-        """Gives a result to everything that began and did not end."""
+        """Adds a result to every test and task of this part that has none."""
         for one in self.read():
             if one.text == CRASHED and one.part == self.part:
                 self.add(one.name, status, text, kernel=one.kernel, precision=one.precision)
 
     def _append(self, values: dict[str, Any]) -> None:
-        # One write to a file opened for appending: lines of several processes do not mix.
+        # A single write to a file opened for appending: lines of several processes do not mix.
         line = json.dumps(values, default=str) + "\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -100,22 +102,32 @@ class FindingsFile:
             os.close(handle)
 
 
+@contextlib.contextmanager
+def task(findings: FindingsFile, name: str, kernel: str = "", precision: str = "") -> Iterator[None]:
+    """Runs one measurement: an exception becomes a finding; a hang or a lost CUDA context ends the process."""
+    findings.begin(name, kernel, precision)
+    faulthandler.dump_traceback_later(TASK_SECONDS, exit=True)
+    try:
+        yield
+    except Exception as error:  # every failure is a line of the table
+        findings.add(name, "failed", f"{type(error).__name__}: {error}", kernel=kernel, precision=precision)
+        if driver.is_lost():
+            sys.exit(f"the CUDA context is lost: {error}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def crashed_kernels(findings: Sequence[Finding]) -> set[str]:
-    """Kernels whose process ended while they ran. They are not launched again."""
+    """Kernels whose process ended while they ran; they are not launched again."""
     return {one.kernel for one in findings if one.kernel and one.status == "failed" and CRASHED in one.text}
 
 
 def failed_kernels(findings: Sequence[Finding]) -> set[tuple[str, str]]:
-    """Kernels and precisions with a failure. They are not tried in large cases, and not timed."""
+    """Kernels and precisions with a failure; they are not tested in large cases and not timed."""
     return {(one.kernel, one.precision) for one in findings if one.kernel and one.status == "failed"}
 
 
 def proved_kernels(findings: Sequence[Finding], part: str) -> set[tuple[str, str]]:
-    """Kernels and precisions with a passed case in a part, and no failure anywhere.
-
-    Args:
-        findings: of all parts.
-        part: beginning of the part's name.
-    """
+    """Kernels and precisions without a failure and with a passed case in a part whose name begins with ``part``."""
     passed = {(one.kernel, one.precision) for one in findings if one.status == "passed" and one.part.startswith(part)}
     return passed - failed_kernels(findings)

@@ -1,10 +1,10 @@
-// Measures what the kernels' speed depends on, each in a kernel of its own: exchanges between blocks, barriers,
+// Measures operations that determine the kernels' speed, each in a separate kernel: exchanges between blocks, barriers,
 // clusters, the second-level cache, matrix products, and launches of a CUDA graph.
 //
 //     nvcc -std=c++17 -O3 -arch=sm_90a microbenchmarks.cu -o microbenchmarks && ./microbenchmarks report.json
 //
-// It prints a JSON object a line, and writes the same lines to the file, each as soon as it is known. Every wait is
-// bounded. What the GPU does not have is a line with "skipped".
+// It prints one JSON object a line and writes the same lines to the file, each as soon as it is measured. Every wait is
+// bounded. For a feature that the GPU lacks, it prints a line with "skipped".
 #include <cooperative_groups.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -42,7 +42,7 @@ static void skip(const std::string& name, const std::string& reason) {
     print("{\"name\": \"" + name + "\", \"skipped\": \"" + reason + "\"}");
 }
 
-// Ends the program: after an error inside a kernel every later call fails, too.
+// Ends the program: after an error in a kernel every later call fails.
 static void check(cudaError_t status, const char* what) {
     if (status != cudaSuccess) {
         std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(status));
@@ -99,7 +99,7 @@ __device__ __forceinline__ void look(const unsigned long long* address, unsigned
 constexpr int VECTORS = 8;  // of 16 bytes, that a thread reads in a step
 constexpr int MAIL = 2 * VECTORS * THREADS;  // words of all blocks in a step
 
-// Polls: vectors whose loads are in flight before the first is looked at.
+// Polls: vectors whose loads are in flight before the first one is checked.
 template <int Polls>
 __global__ void __launch_bounds__(THREADS) exchange(unsigned long long* mail, int steps, unsigned first, unsigned* lost) {
     const int mine = MAIL / static_cast<int>(gridDim.x);
@@ -130,14 +130,14 @@ __global__ void __launch_bounds__(THREADS) exchange(unsigned long long* mail, in
                 sum += static_cast<unsigned>(found[i][0]) ^ static_cast<unsigned>(found[i][1]);
             }
         }
-        // The next words depend on those that were read by all threads of the block.
+        // The next words depend on the words that all threads of the block have read.
         if (__syncthreads_or(waits <= 0)) {
             *lost = 1;
             return;
         }
     }
     if (sum == 0x12345678u) {
-        *lost = 2;  // never, but the sums are needed
+        *lost = 2;  // never happens, but keeps the sums from being removed
     }
 }
 
@@ -178,7 +178,7 @@ __device__ __forceinline__ bool wait_for_all(unsigned* counters, unsigned turn) 
     unsigned found;
     __syncthreads();
     if constexpr (kind == Barrier::Flags) {
-        // Each block has a flag of its own, in a line of its own; one warp reads all of them.
+        // Each block has its own flag in its own cache line; one warp reads all flags.
         if (threadIdx.x == 0) {
             asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(counters + 32 * blockIdx.x), "r"(turn) : "memory");
         }
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(THREADS) barriers(unsigned* counters, int turn
 template <Barrier kind>
 static void measure_barrier(const char* name, int blocks) {
     constexpr int turns = 2000;
-    unsigned* counters;  // the last word says whether a block waited in vain
+    unsigned* counters;  // the last word is set if a block's wait reached its bound
     const size_t words = 32 * blocks + 1;
     CHECK(cudaMalloc(&counters, words * sizeof *counters));
     CHECK(cudaMemset(counters, 0, words * sizeof *counters));
@@ -345,7 +345,7 @@ static void measure_broadcast(const cudaDeviceProp& device, int kilobytes) {
     CHECK(cudaFree(out));
 }
 
-// ---- mma.sync from shared memory: fragments in the instruction's order, and rows whose halves are moved into it
+// ---- mma.sync from shared memory: fragments in the instruction's order, or rows moved into that order
 
 __device__ __forceinline__ void multiply_add(float (&sums)[4], unsigned a, unsigned b, unsigned c, unsigned d, uint2 e) {
     asm volatile(
@@ -388,7 +388,7 @@ __global__ void __launch_bounds__(THREADS) products(const uint4* from, int turns
     out[blockIdx.x * THREADS + threadIdx.x] = sum;
 }
 
-// Numbers around zero: on zeros the products take less power, and run faster than they do on weights.
+// Numbers around zero: products of zeros take less power and run faster than products of weights.
 static std::vector<__half> random_halves(size_t count) {
     std::vector<__half> values(count);
     for (__half& value : values) {
@@ -419,14 +419,14 @@ static void measure_products(const cudaDeviceProp& device) {
     CHECK(cudaFree(out));
 }
 
-// ---- wgmma, with Hopper's own instructions alone
+// ---- wgmma, only with Hopper's own instructions
 
 constexpr int WIDE = 128;  // columns of B
 constexpr int DEEP = 4;    // products of depth 16 in a group
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// A matrix in shared memory in core matrices of 8 rows x 16 bytes, without swizzling; the two of a depth of 16 lie
-// behind each other, and 8 rows further is 256 bytes further.
+// A matrix in shared memory in core matrices of 8 rows x 16 bytes, without swizzling; the two core matrices of a depth
+// of 16 are adjacent, and the next 8 rows follow after 256 bytes.
 __device__ __forceinline__ unsigned long long describe(const void* shared) {
     const auto address = static_cast<unsigned long long>(__cvta_generic_to_shared(shared));
     return (address & 0x3FFFF) >> 4 | (128ull >> 4) << 16 | (256ull >> 4) << 32;

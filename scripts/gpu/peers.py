@@ -1,45 +1,41 @@
-"""Times what the kernels are compared with on the same GPU: a copy, a matrix product, and PyTorch's own steps.
+"""Times a copy, a matrix product and PyTorch's own steps on the GPU, with which the kernels are compared.
 
-Both are those of `wavernn_trt.scripts.bench.pytorch_peers`: the *loop* as the projects generate today, the *graph* in
-fp16. Neither folds the embedding nor hoists the conditioning's products, which the kernels do.
+The steps are those of `wavernn_trt.scripts.bench.pytorch_peers`: the plain loop, and CUDA graphs in fp16. Neither folds
+the embedding nor hoists the conditioning's products, as the kernels do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from wavernn_trt.export.families.fatchord import fatchord_from_state
-from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.export.families.wavernn import WaveRNN
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_stream import DeviceStream, scratch
+from wavernn_trt.scripts.bench.models import fatchord_state, univoc_state
 from wavernn_trt.scripts.bench.pytorch_peers import Steps, plain_loop, with_fused_cells
-from wavernn_trt.scripts.gpu.findings import FindingsFile
-from wavernn_trt.scripts.gpu.models import STANDARD
-from wavernn_trt.scripts.gpu.tasks import RUNS, repeats, task
+from wavernn_trt.scripts.gpu.cases import STANDARD
+from wavernn_trt.scripts.gpu.findings import FindingsFile, task
+from wavernn_trt.scripts.gpu.timed_chunks import RUNS, repeats
 
 GRAPH_BATCHES = (1, 64, 1024)
 GRAPH_STEPS, GRAPH_NUMBERS = 64, 1 << 16
-"""Steps in one CUDA graph; fewer where batch times steps would be more than the second."""
+"""Steps in one CUDA graph; fewer if batch times steps would be more than the second number."""
 LOOP_STEPS, LOOP_RUNS = (20, 120), 10
+"""Steps of a short and a long loop, whose difference leaves out making the cells; and how often both are timed."""
 COPY_BYTES, PRODUCT_SIZE = 1 << 28, 8192
-
-_MELS, _EMBEDDING, _CONDITIONING, _AUX = 80, 256, 128, 128
 
 
 def time_peers(findings: FindingsFile, model: str) -> None:
-    """Times the ceilings, then PyTorch's CUDA graphs in fp16 and its plain loop."""
+    """Times the limits of the GPU, then PyTorch's CUDA graphs in fp16 and its plain loop."""
     with task(findings, "copy"):
         taken = _copy_seconds()
         speed = 2 * COPY_BYTES / median(taken)
@@ -64,9 +60,13 @@ def time_peers(findings: FindingsFile, model: str) -> None:
             _add(findings, name, "graph", model, batch, taken)
     name = f"{model} PyTorch loop batch 1"
     with task(findings, name):
-        loop = Loop(network, 1, "cuda")
-        loop.seconds(LOOP_STEPS[1])
-        _add(findings, name, "loop", model, 1, [loop.step_seconds(*LOOP_STEPS) for _ in range(LOOP_RUNS)])
+        network = network.to("cuda")
+        network.step = with_fused_cells(network.step)
+        fewer, more = LOOP_STEPS
+        seconds = functools.partial(loop_seconds, network, 1, device="cuda")
+        seconds(more)
+        taken = [(seconds(more) - seconds(fewer)) / (more - fewer) for _ in range(LOOP_RUNS)]
+        _add(findings, name, "loop", model, 1, taken)
 
 
 def _add(findings: FindingsFile, name: str, peer: str, model: str, batch: int, steps: list[float]) -> None:
@@ -94,66 +94,30 @@ def _event_seconds(work: Callable[[], object]) -> float:
 
 
 def random_model(shape: SequenceShape) -> WaveRNN:
-    """Makes a model with random weights whose decoder has that shape: univoc's or fatchord's RAW mode.
+    """Makes a model with random weights whose decoder has a shape: univoc's, or that of fatchord's RAW mode.
 
     Raises:
         ValueError: another shape.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(*sizes: int) -> Tensor:
-        scale = float(max(1, sizes[-1])) ** -0.5
-        return torch.empty(sizes).uniform_(-scale, scale, generator=generator)
-
+    torch.manual_seed(0)
     if shape.label_feedback and shape.layers == 1:
-        return univoc_from_state(_univoc_state(shape, uniform))
+        return univoc_from_state(univoc_state(shape.hidden_size, shape.fc_sizes[0], shape.outputs))
     if not (shape.skip and shape.layers == 2 and shape.output == "categorical"):
         raise ValueError(f"found {shape}, expected univoc's or fatchord's categorical decoder")
-    layout = FatchordLayout(
-        n_mels=_MELS,
-        hidden_size=shape.hidden_size,
-        layers=2,
-        fc_sizes=shape.fc_sizes,
-        outputs=shape.outputs,
-        factors=(5, 5, 11),
-        pad=2,
-        compute_size=_AUX,
-        aux_size=_AUX,
-        blocks=1,
-        uses_aux=True,
-    )
-    state = {name: uniform(*sizes).abs_() for name, sizes in expected_shapes(layout).items() if "upsample" in name}
-    state |= {name: uniform(*sizes) for name, sizes in expected_shapes(layout).items() if name not in state}
+    state = fatchord_state(shape.hidden_size, shape.fc_sizes[0], shape.outputs)
     return fatchord_from_state(state, "fatchord", "categorical")
 
 
-def _univoc_state(shape: SequenceShape, uniform: Any) -> dict[str, Tensor]:
-    networks = {
-        "rnn1": nn.GRU(_MELS, _CONDITIONING, num_layers=2, bidirectional=True),
-        "embedding": nn.Embedding(shape.outputs, _EMBEDDING),
-        "rnn2": nn.GRU(_EMBEDDING + 2 * _CONDITIONING, shape.hidden_size),
-        "fc1": nn.Linear(shape.hidden_size, shape.fc_sizes[0]),
-        "fc2": nn.Linear(shape.fc_sizes[0], shape.outputs),
-    }
-    names = ((f"{prefix}.{name}", value) for prefix, net in networks.items() for name, value in net.named_parameters())
-    return {name: uniform(*value.shape) for name, value in names}
+def loop_seconds(model: WaveRNN, batch: int, steps: int, device: str) -> float:
+    """Seconds of a plain loop over some steps, until the last value is on the host.
 
-
-class Loop:
-    """The plain loop on a device, in float32."""
-
-    def __init__(self, model: WaveRNN, batch: int, device: str) -> None:
-        """Copies a model to a device."""
-        self._model, self._batch, self._device = copy.deepcopy(model).to(device), batch, device
-        self._model.step = with_fused_cells(self._model.step)
-
-    def seconds(self, steps: int) -> float:
-        """Returns how long a loop over so many steps takes, until the last value is on the host."""
-        rows = torch.zeros(steps, self._model.config.columns, device=self._device)
-        started = time.perf_counter()
-        plain_loop(self._model, rows, self._batch)  # its last value comes to the host, so that it has ended
-        return time.perf_counter() - started
-
-    def step_seconds(self, fewer: int, more: int) -> float:
-        """Returns how long a step takes: a longer loop less a shorter one, so that making the cells is not counted."""
-        return (self.seconds(more) - self.seconds(fewer)) / (more - fewer)
+    Args:
+        model: on the device, with PyTorch's own GRU cells; see `with_fused_cells`.
+        batch: streams.
+        steps: samples of each stream.
+        device: PyTorch's name of it.
+    """
+    rows = torch.zeros(steps, model.config.columns, device=device)
+    started = time.perf_counter()
+    plain_loop(model, rows, batch)  # copies every value to the host, so that nothing is pending at its end
+    return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What compiled kernels take of a multiprocessor, as ptxas told while it compiled them."""
+"""Registers, shared memory and spills of compiled kernels, from ptxas' output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 
 @dataclass(frozen=True)
 class KernelResources:
-    """One kernel for one target."""
+    """Resources of one kernel for one target."""
 
     kernel: str
     """Its name in the cubin."""
@@ -23,13 +23,13 @@ class KernelResources:
     registers: int
     """Of a thread."""
     shared_bytes: int
-    """Static shared memory of a block; what a launch adds is in its plan."""
+    """Static shared memory of a block, without the dynamic memory of a launch."""
     stack_bytes: int
     """Of a thread."""
     spill_stores: int
-    """Bytes of registers that a thread writes to memory for lack of registers."""
+    """Bytes that a thread writes to memory for lack of registers."""
     spill_loads: int
-    """Bytes that it reads back."""
+    """Bytes that a thread reads back."""
 
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<target>\d+)a?'")
@@ -39,25 +39,22 @@ _SHARED = re.compile(r"(\d+)(?:\+\d+)? bytes smem")
 
 
 def resource_report(kernels: Iterable[CompiledKernels]) -> list[KernelResources]:
-    """Reads what each kernel takes out of its compiler's words.
-
-    Args:
-        kernels: from `wavernn_trt.plugins.compile.KernelCache`.
+    """Reads the resources of each kernel from its compiler's log.
 
     Raises:
-        KernelError: a compiler that says something else than ptxas does.
+        KernelError: the log is not of the form that ptxas writes.
     """
-    return [one for compiled in kernels for one in _of_one(compiled)]
+    return [one for compiled in kernels for one in _read_log(compiled)]
 
 
-def _of_one(compiled: CompiledKernels) -> list[KernelResources]:
-    # The words about a kernel stand between its name and the next one's.
+def _read_log(compiled: CompiledKernels) -> list[KernelResources]:
+    # The lines about a kernel stand between its name and the next kernel's.
     found = []
     starts = [*_ENTRY.finditer(compiled.log)]
     ends = [*(start.start() for start in starts[1:]), len(compiled.log)]
     for entry, end in zip(starts, ends, strict=True):
-        words = compiled.log[entry.end() : end]
-        stack, used, shared = _STACK.search(words), _USED.search(words), _SHARED.search(words)
+        lines = compiled.log[entry.end() : end]
+        stack, used, shared = _STACK.search(lines), _USED.search(lines), _SHARED.search(lines)
         if stack is None or used is None:
             break
         found.append(
@@ -73,5 +70,7 @@ def _of_one(compiled: CompiledKernels) -> list[KernelResources]:
             )
         )
     if len(found) != len(starts) or not found:
-        raise KernelError(f"the compiler of {compiled.file} did not tell what its kernels take:\n{compiled.log}")
+        raise KernelError(
+            f"the log of {compiled.file} does not list its kernels' registers, expected ptxas -v:\n{compiled.log}"
+        )
     return sorted(found, key=lambda one: one.kernel)

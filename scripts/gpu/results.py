@@ -1,4 +1,4 @@
-"""Files of a run on a GPU: results.json, choices.json and logs.tar.gz, each rewritten whole after every part."""
+"""Files of a run on a GPU: results.json, choices.json and logs.tar.gz, rewritten after every part."""
 
 from __future__ import annotations
 
@@ -11,24 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.plugins.choices import FILE, KERNELS, Row, write_rows
+from wavernn_trt.scripts.gpu.cases import STANDARD
 from wavernn_trt.scripts.gpu.findings import Finding, failed_kernels
-from wavernn_trt.scripts.gpu.models import STANDARD
-from wavernn_trt.scripts.gpu.tools import write_atomically
 
 RESULTS, CHOICES, LOGS = "results.json", FILE, "logs.tar.gz"
 MOST_BYTES = 15 << 20
-"""Of each file."""
+"""Largest size of each file."""
 
 
 def write_results(folder: Path, work: Path, about: Mapping[str, Any], findings: Sequence[Finding]) -> None:
-    """Writes all files.
-
-    Args:
-        folder: where to.
-        work: the run's own folder; its files ending in ``.log``, ``.jsonl``, ``.json`` and ``.ncu-rep`` are archived.
-        about: the run: date, seconds, command, machine.
-        findings: of all parts.
+    """Writes the files into ``folder``; the archive has the logs and reports of the temporary folder ``work``.
 
     Raises:
         OSError: the folder cannot be written.
@@ -39,28 +33,30 @@ def write_results(folder: Path, work: Path, about: Mapping[str, Any], findings: 
         for row in rows:
             row["numbers"].pop("repeats", None)
         content = json.dumps({**about, "shortened": True, "findings": rows}, default=str).encode()
-    write_atomically(folder / RESULTS, content)
+    write_atomic(folder / RESULTS, content)
     write_rows(folder / CHOICES, choices(findings))
-    (folder / CHOICES).chmod(0o644)
-    write_atomically(folder / LOGS, _archive(work))
+    write_atomic(folder / LOGS, _archive(work))
 
 
 def timed_rows(findings: Sequence[Finding]) -> list[Finding]:
-    """Returns what was timed in kernels as they are built by default, fastest of each batch first."""
+    """Returns timings of kernels without failures in their default build, the fastest of each batch first."""
     failed = failed_kernels(findings)
     rows = [
         one
         for one in findings
         if one.numbers.get("kind") == "kernel" and one.kernel in KERNELS and (one.kernel, one.precision) not in failed
     ]
-    return sorted(rows, key=lambda one: (one.numbers["model"], one.precision, one.numbers["batch"], _step(one)))
+    return sorted(
+        rows,
+        key=lambda one: (one.numbers["model"], one.precision, one.numbers["batch"], one.numbers["step_us"]),
+    )
 
 
 def choices(findings: Sequence[Finding]) -> list[Row]:
-    """Returns the fastest kernels as rows that the runtime takes in place of its table.
+    """Returns the fastest kernels as rows that replace the runtime's table.
 
-    A batch that was timed has a row of its own; batches between two of them take the kernel of the larger one, with as
-    few groups as they need.
+    Each timed batch has a row. Batches between two timed ones take the kernel of the larger one, with as few groups as
+    possible.
     """
     sm = next((int(one.numbers["sm"]) for one in findings if one.name == "GPU" and "sm" in one.numbers), None)
     if sm is None:
@@ -80,26 +76,22 @@ def choices(findings: Sequence[Finding]) -> list[Row]:
     return exact + between
 
 
-def _step(one: Finding) -> float:
-    return float(one.numbers["step_us"])
-
-
 def _archive(work: Path) -> bytes:
-    """Returns a tar.gz of the run's logs, smallest first; what would make it too large is listed instead."""
+    """Returns a tar.gz of the run's logs, smallest first; files that would make it too large are only listed."""
     suffixes = (".log", ".jsonl", ".json", ".ncu-rep")
     files = sorted((path for path in work.iterdir() if path.suffix in suffixes), key=lambda path: path.stat().st_size)
     buffer, left_out, total = io.BytesIO(), [], 0
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
         for path in files:
             size = path.stat().st_size
-            # Logs shrink to a tenth at least; reports of profilers are compressed already.
+            # Logs shrink at least to a tenth; profilers' reports are compressed already.
             total += size if path.suffix == ".ncu-rep" else size // 10
             if total > MOST_BYTES:
                 left_out.append(f"{path.name}: {size} bytes")
                 continue
             archive.add(path, f"logs/{path.name}")
         if left_out:
-            text = ("left out of this archive for their size:\n" + "\n".join(left_out) + "\n").encode()
+            text = ("too large for this archive:\n" + "\n".join(left_out) + "\n").encode()
             entry = tarfile.TarInfo("logs/LEFT_OUT.txt")
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))

@@ -1,6 +1,6 @@
-"""``python -m wavernn_trt.scripts.gpu.run --out FOLDER``: a first run on a GPU; README.md has the rest.
+"""``python -m wavernn_trt.scripts.gpu.run --out FOLDER``: a first run on a GPU; see README.md.
 
-What is found is written after every part, so that a run which ends early loses nothing.
+Results are written after every part, so that a run which ends early loses nothing.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.plugins.choices import KERNELS
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.targets import TARGETS
-from wavernn_trt.scripts.arguments import path, positive_integers, positive_number
-from wavernn_trt.scripts.gpu.cubins import prebuild, why_unusable
+from wavernn_trt.scripts.arguments import names_of, path, positive_integers, positive_number
+from wavernn_trt.scripts.gpu.cubins import find_tool, prebuild, why_unusable
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
 from wavernn_trt.scripts.gpu.stages import SECONDS, STAGES, parts_of
 from wavernn_trt.scripts.gpu.table import lay_out
-from wavernn_trt.scripts.gpu.tools import find_tool
 
 PROGRAM = "wavernn_trt.scripts.gpu.run"
 HOST_BUILD = ROOT / "tests" / "plugins" / "harness" / "host_kernels.py"
-"""Builds the kernels for this machine's processor; only a clone has it."""
+"""Builds the kernels for this machine's CPU; only in a clone."""
 COMPILE_SHARE = 0.4
-"""Of the time, that compiling may take where there are no prebuilt cubins."""
+"""Largest share of the time for compiling kernels if there are no prebuilt cubins."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.prebuild is not None:
         return _prebuild(arguments.prebuild, arguments.targets)
     if arguments.out is None:
-        return _complain("--out is missing: a folder for the results")
+        return _fail("--out is missing: a folder for the results")
     if reason := driver_state().reason:
-        return _complain(f"there is no GPU to run on: {reason}. '--prebuild FOLDER' compiles the kernels for one")
+        return _fail(f"there is no GPU to run on: {reason}. '--prebuild FOLDER' compiles the kernels for one")
     work = Path(tempfile.mkdtemp(prefix="wavernn-trt-gpu-"))
     run = Run(arguments.out, work, arguments.seconds, arguments.cubins, arguments.kernels)
     try:
@@ -48,21 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.write()
         return execute(run, arguments.only)
     except OSError as error:
-        return _complain(f"{run.out}: {error.strerror or error}")
+        return _fail(f"{run.out}: {error.strerror or error}")
     except KeyboardInterrupt:
         run.write()
-        print(f"{PROGRAM}: interrupted; what was found until then is in {run.out}", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted; the results so far are in {run.out}", file=sys.stderr)
         return 130
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def execute(run: Run, stages: Sequence[str]) -> int:
-    """Runs stages in their order, writes the results after every part, and prints the table.
-
-    Args:
-        run: the run.
-        stages: some of `STAGES`.
+    """Runs some of `STAGES` in their order, writes the results after every part, and prints the table.
 
     Returns:
         0 if nothing failed, else 1.
@@ -90,7 +84,7 @@ def execute(run: Run, stages: Sequence[str]) -> int:
 
 
 def _compile(run: Run) -> None:
-    """Compiles all kernels for this GPU where no usable cubins were given; the stages share the time that is left."""
+    """Compiles all kernels for this GPU if no usable cubins were given; the stages share the remaining time."""
     if (reason := why_unusable(run.cubins)) is None:
         return
     run.findings("compile").add("cubins", "noted", f"{reason}: compiled here")
@@ -102,9 +96,10 @@ def _compile(run: Run) -> None:
 
 
 def _start_host_build(run: Run) -> subprocess.Popen[bytes] | None:
-    """Builds the kernels for this machine's processor beside the first parts: a second reference."""
-    reason = "g++ is not on PATH" if find_tool("g++") is None else f"there is no {HOST_BUILD}"
-    if find_tool("g++") is None or not HOST_BUILD.is_file():
+    """Builds the kernels for this machine's CPU, a second reference, while the first parts run."""
+    compiles = find_tool("g++") is not None
+    if not compiles or not HOST_BUILD.is_file():
+        reason = f"there is no {HOST_BUILD}" if compiles else "g++ is not on PATH"
         run.findings("load").add("host build", "skipped", f"{reason}; kernels are not compared with it")
         return None
     run.host_library.parent.mkdir(parents=True)
@@ -116,7 +111,7 @@ def _prebuild(folder: Path, targets: Sequence[int]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         notes = prebuild(folder, targets)
     except (KernelError, OSError) as error:
-        return _complain(str(error))
+        return _fail(str(error))
     for note in notes:
         print(note, file=sys.stderr)
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -124,36 +119,29 @@ def _prebuild(folder: Path, targets: Sequence[int]) -> int:
     return 0
 
 
-def _names(known: Sequence[str]) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {','.join(known)}")
-        return names
-
-    return parse
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {PROGRAM}",
-        description="Launches, times and checks the kernels on this machine's GPU, and prints a table last.",
+        description="Launches, times and checks the kernels on this machine's GPU, then prints a table.",
         epilog="exit codes: 0 nothing failed, 1 something did, 2 wrong usage or no GPU, 130 interrupted",
     )
     every = tuple(STAGES)
-    parser.add_argument("--out", type=path, metavar="FOLDER", help="for results.json, choices.json and logs.tar.gz")
+    parser.add_argument("--out", type=path, metavar="FOLDER", help="for results.json, choices.json, logs.tar.gz")
     parser.add_argument(
-        "--seconds", type=positive_number, default=SECONDS, metavar="S", help="for all of it (default: %(default).0f)"
+        "--seconds",
+        type=positive_number,
+        default=SECONDS,
+        metavar="S",
+        help="of the whole run (default: %(default).0f)",
     )
-    parser.add_argument("--cubins", type=path, metavar="FOLDER", help="of --prebuild; else kernels are compiled here")
+    parser.add_argument("--cubins", type=path, metavar="FOLDER", help="of --prebuild (default: compile here)")
     parser.add_argument(
-        "--only", type=_names(every), default=every, metavar="NAMES", help=f"some of {','.join(every)} (default: all)"
+        "--only", type=names_of(every), default=every, metavar="NAMES", help=f"some of {','.join(every)} (default: all)"
     )
     parser.add_argument(
-        "--kernels", type=_names(KERNELS), default=KERNELS, metavar="NAMES", help=f"some of {','.join(KERNELS)} (all)"
+        "--kernels", type=names_of(KERNELS), default=KERNELS, metavar="NAMES", help=f"some of {','.join(KERNELS)} (all)"
     )
-    parser.add_argument("--prebuild", type=path, metavar="FOLDER", help="compiles all cubins there, and does no more")
+    parser.add_argument("--prebuild", type=path, metavar="FOLDER", help="only compile all cubins into this folder")
     parser.add_argument(
         "--targets",
         type=positive_integers,
@@ -164,8 +152,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _complain(words: str) -> int:
-    print(f"{PROGRAM}: {words}", file=sys.stderr)
+def _fail(message: str) -> int:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
     return 2
 
 

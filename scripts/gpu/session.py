@@ -1,4 +1,4 @@
-"""Child processes of a run on a GPU: each has a time limit, and its end becomes findings."""
+"""A run on a GPU: its child processes, each with a time limit, and the findings that their ends become."""
 
 from __future__ import annotations
 
@@ -28,38 +28,37 @@ def _root() -> Path:
 
 
 ROOT = _root()
-"""The tree with the tests: the current folder where it is one, so that an installed package finds them; else the tree
-that this file lies in."""
+"""The tree with the tests: the current folder if it is a clone (for an installed package), else this file's tree."""
 LEAST_SECONDS = 3.0
-"""Less time than that is not worth starting a part."""
+"""A part is not begun with less time than this."""
 _RESTARTS = ("-n", "1", "--max-worker-restart", "16", "--maxschedchunk", "1")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One child process."""
+    """A child process."""
 
     name: str
     command: Sequence[str]
     seconds: float = 600.0
-    """Limit, beside that of its stage."""
+    """Time limit; its stage's limit holds too."""
     environment: Mapping[str, str] = field(default_factory=dict)
     good: tuple[int, ...] = (0,)
-    """Exit codes of a process that recorded its failures itself."""
+    """Exit codes that add no finding: the process has recorded its failures itself."""
 
 
 class Run:
-    """A run: its folders, its clock, and what it has found so far."""
+    """A run: its folders, its clock and its findings."""
 
     def __init__(self, out: Path, work: Path, seconds: float, cubins: Path | None, kernels: Sequence[str]) -> None:
-        """Creates nothing yet.
+        """Starts the clock.
 
         Args:
             out: folder for the results.
-            work: folder for logs and compiled kernels, on the same machine.
-            seconds: of the whole run.
+            work: temporary folder for logs and compiled kernels.
+            seconds: time limit of the whole run.
             cubins: folder of prebuilt cubins, if any.
-            kernels: those that are checked and timed.
+            kernels: names of the kernels to check and time.
         """
         self.out, self.work, self.seconds, self.kernels = out, work, seconds, tuple(kernels)
         self.cubins = cubins.resolve() if cubins else None
@@ -73,7 +72,7 @@ class Run:
         return time.monotonic() - self.started
 
     def findings(self, part: str = "") -> FindingsFile:
-        """The file that all parts append to."""
+        """The file of findings, to which all parts append."""
         return FindingsFile(self.work / "findings.jsonl", part)
 
     def found(self) -> list[Finding]:
@@ -85,18 +84,18 @@ class Run:
         return {**describe_machine(), "versions": describe_versions(), "gpu": read_gpu()}
 
     def about(self) -> dict[str, Any]:
-        """What the results say of the run itself; the GPU's clocks are those at its beginning."""
+        """Date, duration, command and machine of the run; the GPU's clocks are those at its beginning."""
         return {"date": self.date, "seconds": self.elapsed, "command": sys.argv, "machine": self._machine}
 
     def execute(self, part: Part, until: float) -> tuple[int | None, str]:
-        """Runs a part, and turns its end into findings.
+        """Runs a part and turns its end into findings.
 
         Args:
-            part: which.
-            until: second of the run at which it is ended.
+            part: the child process.
+            until: second of the run at which it is killed.
 
         Returns:
-            The exit code, ``None`` where it was ended or not begun, and what it printed.
+            The exit code (``None`` if it was killed or not begun) and its output.
         """
         findings, limit = self.findings(part.name), min(part.seconds, until - self.elapsed)
         if limit < LEAST_SECONDS:
@@ -107,8 +106,8 @@ class Run:
         code = run_limited(part.command, limit, log, {**self._environment(), **part.environment})
         output = log.read_text(errors="replace")
         if code is None:
-            findings.close_open(f"not ended when the part's {limit:.0f} s were over", "skipped")
-            findings.add("time limit", "skipped", f"ended after {limit:.0f} s; what it had not reached is not listed")
+            findings.close_open(f"not finished within the part's {limit:.0f} s", "skipped")
+            findings.add("time limit", "skipped", f"killed after {limit:.0f} s; what it did not reach is not listed")
         elif code not in part.good:
             words = " / ".join([line.strip() for line in output.splitlines() if line.strip()][-3:])[-300:]
             text = f"{CRASHED} with {exit_name(code)}: {words or 'it printed nothing'}"
@@ -129,42 +128,38 @@ class Run:
         return Part(name, command + (["--cubins", str(self.cubins)] if self.cubins else []), **fields)
 
     def tests(self, name: str, *more: str, **fields: Any) -> Part:
-        """A part of pytest; a test that ends its process is reported, and the rest runs on."""
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-W", "ignore"]
-        command += [f"-c{ROOT / 'setup.cfg'}", f"--rootdir={ROOT}", f"--basetemp={self.work / 'pytest'}"]
-        if importlib.util.find_spec("xdist"):
-            command += _RESTARTS
-        return Part(name, [*command, *self.test_options(name), *more], good=(0, 1, 5), **fields)
+        """A part of pytest, with options of tests/gpu/conftest.py. A test that crashes is reported; the rest runs."""
+        command = [*self.pytest(), "-W", "ignore", *(_RESTARTS if importlib.util.find_spec("xdist") else ())]
+        command += ["--gpu-findings", str(self.findings().path), "--gpu-part", name]
+        command += ["--gpu-host-build", str(self.host_library), *self.cubins_option(), *more]
+        return Part(name, command, good=(0, 1, 5), **fields)
 
-    def test_options(self, name: str) -> list[str]:
-        """Options of tests/gpu/conftest.py."""
-        options = ["--gpu-findings", str(self.findings().path), "--gpu-part", name]
-        options += ["--gpu-host-build", str(self.host_library)]
-        return options + (["--gpu-cubins", str(self.cubins)] if self.cubins else [])
+    def pytest(self) -> list[str]:
+        """Command of the tests marked ``gpu``, with this tree's settings."""
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+        return [*command, f"-c{ROOT / 'setup.cfg'}", f"--rootdir={ROOT}", f"--basetemp={self.work / 'pytest'}"]
+
+    def cubins_option(self) -> list[str]:
+        """Option of tests/gpu/conftest.py for prebuilt cubins."""
+        return ["--gpu-cubins", str(self.cubins)] if self.cubins else []
 
     def _environment(self) -> dict[str, str]:
         paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        # Without what a worker of pytest-xdist, should this run in one, has in its environment for itself.
+        # A child of a pytest-xdist worker must not inherit the worker's own variables.
         own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return {
             **own,
             "PYTHONPATH": os.pathsep.join(str(Path(one).resolve()) for one in paths),
             "PYTHONUNBUFFERED": "1",
-            "XDG_CACHE_HOME": str(self.work / "cache"),  # nothing is left outside of the run's folders
+            "XDG_CACHE_HOME": str(self.work / "cache"),  # so that nothing is written outside the run's folders
         }
 
 
 def run_limited(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]) -> int | None:
-    """Runs a command in a process group of its own, which is killed at the limit.
-
-    Args:
-        command: program and arguments.
-        seconds: limit.
-        log: file for all that it prints.
-        environment: of the process.
+    """Runs a command in its own process group, which is killed at the limit; ``log`` receives the output.
 
     Returns:
-        Its exit code, negative for a signal; ``None`` where the limit ended it.
+        The exit code, negative for a signal; ``None`` if it was killed at the limit.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -182,13 +177,13 @@ def run_limited(command: Sequence[str], seconds: float, log: Path, environment: 
             return None
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its children, too, where it has ended itself
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck inside the driver: the run goes on without it
+                os.killpg(process.pid, signal.SIGKILL)  # its children may outlive it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the driver: the run goes on
                 process.wait(5)
 
 
 def exit_name(code: int) -> str:
-    """Returns an exit code in words: a signal's name where there was one."""
+    """Returns the name of the signal, or the exit code."""
     try:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
     except ValueError:

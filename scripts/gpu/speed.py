@@ -1,6 +1,6 @@
 """``python -m wavernn_trt.scripts.gpu.speed``: one timing part of `wavernn_trt.scripts.gpu.run`, in its own process.
 
-It appends to the run's file of findings; a task that hangs ends the process after `TASK_SECONDS`.
+It appends to the run's file of findings.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.loaded_kernels import LoadedKernels
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WEIGHT_PRECISIONS, WeightPrecision
 from wavernn_trt.scripts.arguments import path, positive_integers
-from wavernn_trt.scripts.gpu.cases import CellCase
-from wavernn_trt.scripts.gpu.choices import choices_of, kernels_with
-from wavernn_trt.scripts.gpu.cubins import TRACE, TRACED_FILES, VARIANTS, open_cubins
-from wavernn_trt.scripts.gpu.findings import FindingsFile
-from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
+from wavernn_trt.scripts.gpu.cases import CHUNK_STEPS, STANDARD, CellCase, choices_of, kernels_with
+from wavernn_trt.scripts.gpu.cubins import TRACE, VARIANTS, open_cubins
+from wavernn_trt.scripts.gpu.findings import FindingsFile, task
 from wavernn_trt.scripts.gpu.resources import resource_report
-from wavernn_trt.scripts.gpu.tasks import RUNS, repeats, task
-from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
+from wavernn_trt.scripts.gpu.timed_chunks import RUNS, TimedChunks, repeats
+from wavernn_trt.scripts.gpu.trace import trace
 
 PARTS = ("load", "time", "trace", "cells", "peers", "once")
 BATCHES = (1, 8, 64, 512, 4096)
@@ -42,17 +40,17 @@ SHORT_RUNS = 7
 SHORT_STEPS = 64
 """Steps of the chunks by which the numbers of groups are ranked."""
 BEST = 2
-"""So many of them are timed with long chunks."""
+"""How many of the best numbers of groups are timed with long chunks."""
 PATIENCE, LESS_STEPS = 0.05, 128
-"""Seconds that a long chunk may take; a slower one has fewer steps."""
+"""Longest time of a long chunk in seconds, and the number of steps if it takes longer."""
 PRUNED = 2.0
-"""A number of groups that takes so many times as long as the best is timed once only."""
+"""A number of groups slower than the best by more than this factor is timed once only."""
 CELL_UNITS, CELL_BATCHES, CELLS = 896, (1, 16, 256), 64
-"""Sizes of GRU cells, and how many of them are in one CUDA graph."""
+"""Sizes of GRU cells, and number of cells in one CUDA graph."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one part and returns 0; what fails is a finding."""
+    """Runs one part and returns 0; failures become findings."""
     parser = argparse.ArgumentParser(prog="python -m wavernn_trt.scripts.gpu.speed", description=__doc__)
     parser.add_argument("what", choices=PARTS)
     parser.add_argument("--findings", type=path, required=True, help="file of JSON lines to append to")
@@ -94,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(findings: FindingsFile, cache: KernelCache, origin: str) -> None:
-    """Loads every cubin and asks for the occupancy of every plan; launches nothing."""
+    """Loads every cubin and checks the occupancy of every plan; launches nothing."""
     ordinal, device = driver.current_device()
     (version,) = driver.call("cuDriverGetVersion")
     attribute = driver.constant("CUdevice_attribute", "CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE")
@@ -130,19 +128,19 @@ def load(findings: FindingsFile, cache: KernelCache, origin: str) -> None:
 def _occupancy(findings: FindingsFile, kernels: LoadedKernels, kernel: str, precision: WeightPrecision) -> None:
     name = f"{kernel} {precision} occupancy"
     with task(findings, name):
-        held, refused = [], []
+        fitting, refused = [], []
         for model, standard in STANDARD.items():
             for batch in BATCHES:
                 for choice, plan in choices_of(kernel, standard.shape, precision, batch, kernels.device):
                     where = f"{model} batch {batch} groups {choice.groups}"
                     try:
                         family_of(kernel).check(kernels, plan)
-                        held.append(where)
+                        fitting.append(where)
                     except KernelError as error:
                         refused.append(f"{where}: {error}")
-        text = f"{len(held)} plans fit, {len(refused)} do not" + (f": {refused[0]}" if refused else "")
-        numbers = {"fit": held, "refused": refused}
-        findings.add(name, "passed" if held or not refused else "failed", text, numbers=numbers)
+        text = f"{len(fitting)} plans fit, {len(refused)} do not" + (f": {refused[0]}" if refused else "")
+        numbers = {"fit": fitting, "refused": refused}
+        findings.add(name, "passed" if fitting or not refused else "failed", text, numbers=numbers)
 
 
 def time_kernel(
@@ -154,7 +152,7 @@ def time_kernel(
     batches: Sequence[int],
     label: str,
 ) -> None:
-    """Times the best number of groups of one kernel at each batch, once its first step was right."""
+    """Times one kernel at each batch with its best number of groups, after a check of the first step."""
     for batch in batches:
         name = f"{model} {precision} batch {batch} {label}"
         with task(findings, name, label, precision):
@@ -180,7 +178,7 @@ def time_kernel(
 
 
 def _best(chunks: TimedChunks, kernel: str) -> tuple[dict[str, Any], str]:
-    """Returns the numbers of the fastest number of groups, or why there is none."""
+    """Returns the measurements of the fastest number of groups, or the reason why there is none."""
     _, device = driver.current_device()
     case, refused = chunks.case, ""
     ranked: dict[Choice, float] = {}
@@ -213,18 +211,8 @@ def _best(chunks: TimedChunks, kernel: str) -> tuple[dict[str, Any], str]:
     return {**best, "short_chunks": short}, ""
 
 
-def trace(findings: FindingsFile, cache: KernelCache, kernel: str, model: str, batches: Sequence[int]) -> None:
-    """Records the cycles of each stage in a trace build."""
-    from wavernn_trt.scripts.gpu.trace import trace_kernel
-
-    for file in TRACED_FILES:
-        for batch in batches if kernel.startswith(file) else ():
-            with task(findings, f"{model} fp16 batch {batch} {kernel}", f"{kernel} trace", "fp16"):
-                trace_kernel(findings, cache, file, kernel, model, batch)
-
-
 def launch_once(cache: KernelCache, kernel: str, model: str, precision: WeightPrecision, batch: int) -> None:
-    """Launches one chunk of few steps without a graph, for a profiler."""
+    """Launches a short chunk without a graph, for a profiler."""
     _, device = driver.current_device()
     with contextlib.closing(TimedChunks(STANDARD[model], precision, batch, cache, SHORT_STEPS)) as chunks:
         for choice, _ in choices_of(kernel, chunks.case.shape, precision, batch, device):
@@ -234,7 +222,7 @@ def launch_once(cache: KernelCache, kernel: str, model: str, precision: WeightPr
 
 
 def time_cells(findings: FindingsFile, cache: KernelCache) -> None:
-    """Times single GRU cells, which plans of the cell form launch in every step."""
+    """Times single GRU cells, which some plans launch in every step."""
     for precision in operators.PRECISIONS:
         for batch in CELL_BATCHES:
             name = f"gru_cell {precision} batch {batch}"
@@ -258,7 +246,7 @@ def _cell_seconds(cache: KernelCache, precision: operators.Precision, batch: int
         gates, one, weight, bias, other = pointers
 
         def work(handle: int) -> None:
-            for _ in range(CELLS // 2):  # each reads what the one before wrote, as steps do
+            for _ in range(CELLS // 2):  # each cell reads the state that the one before wrote, as steps do
                 kernel.launch(batch, [gates, one, weight, bias, other], handle)
                 kernel.launch(batch, [gates, other, weight, bias, one], handle)
 

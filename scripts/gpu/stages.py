@@ -1,4 +1,4 @@
-"""Stages of a run on a GPU: their order, their time, and the child processes of each."""
+"""Stages of a run on a GPU: their order, their time limits, and the child processes of each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +15,17 @@ from pathlib import Path
 from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.plugins.errors import KernelError
-from wavernn_trt.scripts.gpu.choices import PRECISIONS, kernels_with
-from wavernn_trt.scripts.gpu.cubins import TRACED_FILES, VARIANTS, build_microbenchmarks, microbenchmarks_program
-from wavernn_trt.scripts.gpu.findings import FindingsFile, crashed_kernels, failed_kernels
+from wavernn_trt.scripts.gpu.cases import PRECISIONS, kernels_with
+from wavernn_trt.scripts.gpu.cubins import (
+    TRACED_FILES,
+    VARIANTS,
+    build_microbenchmarks,
+    find_tool,
+    microbenchmarks_program,
+)
+from wavernn_trt.scripts.gpu.findings import FindingsFile, Status, crashed_kernels, failed_kernels
 from wavernn_trt.scripts.gpu.results import timed_rows
-from wavernn_trt.scripts.gpu.sanitizer import TOOLS, judge, sanitizer_command
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
-from wavernn_trt.scripts.gpu.tools import find_tool
 
 SECONDS = 450.0
 STAGES: dict[str, float] = {
@@ -34,22 +38,25 @@ STAGES: dict[str, float] = {
     "correctness": 400,
     "backend": 450,
 }
-"""By name, in their order: the second of a run of `SECONDS` at which each ends at the latest. What one leaves, the
-following ones have."""
+"""Stages in their order, each with its latest end in a run of `SECONDS`. Time that a stage leaves goes to the next."""
 FIRST_SECONDS = 15.0
-"""That a kernel's first launches may take at least, imports and context included."""
+"""Least time limit of a kernel's first launches, imports and context included."""
 FIRST_SHARE = 0.45
 """Share of the time for correctness that fp16 may take."""
 CELL = "gru_cell"
+TOOLS = ("memcheck", "synccheck", "racecheck", "initcheck")
+"""Of compute-sanitizer."""
+FOUND_SOMETHING = 86
+"""Exit code that compute-sanitizer is given for an error in a kernel."""
 _TESTS = ROOT / "tests" / "gpu"
 
 
 def parts_of(run: Run, stage: str, until: float) -> Iterator[Part]:
-    """Yields the parts of a stage, each by what was found before it; parts without a process are findings at once."""
+    """Yields the parts of a stage. Each depends on earlier findings; what cannot run becomes a finding."""
     if stage == "load":
         yield run.speed("load", "load")
     elif stage in ("first", "correctness", "backend"):
-        if importlib.util.find_spec("pytest") is None or not _TESTS.is_dir():
+        if not _has_tests():
             run.findings(stage).add("tests", "skipped", f"pytest is not installed, or there is no {_TESTS}")
         else:
             yield from {"first": _first, "correctness": _correctness, "backend": _backend}[stage](run, until)
@@ -66,13 +73,17 @@ def parts_of(run: Run, stage: str, until: float) -> Iterator[Part]:
 
 
 def _first(run: Run, until: float) -> Iterator[Part]:
-    """Each kernel's smallest cases, in a process for each kernel."""
+    """The smallest cases of each kernel, one process a kernel."""
     tests = str(_TESTS / "test_correctness.py")
     kernels = [kernel for kernel in run.kernels if kernel in kernels_with("fp16")]
     for number, kernel in enumerate(kernels):
         more = ("-k", "first_launches", "--gpu-kernels", kernel, "--gpu-precisions", "fp16", tests)
         seconds = (until - run.elapsed) / (len(kernels) - number)
         yield run.tests(f"first {kernel}", *more, seconds=max(FIRST_SECONDS, seconds))
+
+
+def _has_tests() -> bool:
+    return importlib.util.find_spec("pytest") is not None and _TESTS.is_dir()
 
 
 def _microbenchmarks(run: Run) -> Iterator[Part]:
@@ -94,9 +105,8 @@ def _microbenchmarks(run: Run) -> Iterator[Part]:
 
 
 def read_microbenchmarks(findings: FindingsFile, report: Path) -> None:
-    """Turns the program's JSON lines into findings; the program writes each as soon as it has it."""
-    lines = report.read_text().splitlines() if report.exists() else []
-    for line in lines:
+    """Turns the program's JSON lines into findings."""
+    for line in report.read_text().splitlines() if report.exists() else ():
         try:
             values = json.loads(line)
         except ValueError:  # cut off where the program ended
@@ -107,7 +117,7 @@ def read_microbenchmarks(findings: FindingsFile, report: Path) -> None:
 
 
 def _speed(run: Run) -> Iterator[Part]:
-    """A process for each kernel, and for each variant of it."""
+    """One process for each kernel and for each variant of it."""
     for kernel in run.kernels:
         if kernel not in kernels_with("fp16"):
             continue
@@ -120,7 +130,7 @@ def _speed(run: Run) -> Iterator[Part]:
 
 
 def _trace(run: Run) -> Iterator[Part]:
-    """Kernels of the trace build; one that is traced has another name in the findings."""
+    """Kernels of the trace build."""
     for kernel in _sound(run):
         if kernel.startswith(TRACED_FILES):
             yield run.speed("trace", f"trace {kernel}", "--kernel", kernel, "--batches", "1,64,4096", seconds=15.0)
@@ -134,7 +144,7 @@ def _profile(run: Run) -> Iterator[Part]:
     for kernel in _sound(run):
         name = f"profile {kernel}"
         report = run.work / f"{kernel}.ncu-rep"
-        # ncu's own default fixes the clocks, which a machine that is shared may not allow.
+        # By default ncu fixes the clocks, which a shared machine may not permit.
         options = ["--set", "full", "--clock-control", "none", "--launch-skip", "1", "--launch-count", "4"]
         part = run.speed("once", name, "--kernel", kernel, "--batches", "64", seconds=25.0)
         yield Part(name, [str(ncu), *options, "-f", "-o", str(report.with_suffix("")), *part.command], part.seconds)
@@ -150,7 +160,7 @@ def _sound(run: Run) -> list[str]:
 
 
 def _fastest(run: Run) -> list[str]:
-    """The kernels that were fastest with the fewest and with the most streams; two others where nothing was timed."""
+    """The fastest kernels with the fewest and with the most streams; any two kernels if nothing was timed."""
     sound = _sound(run)
     rows = [one for one in timed_rows(run.found()) if one.precision == "fp16"]
     batches = sorted({one.numbers["batch"] for one in rows})
@@ -176,27 +186,38 @@ def _correctness(run: Run, until: float) -> Iterator[Part]:
 
 
 def _sanitizers(run: Run, tests: Path, until: float, tools: Sequence[str]) -> None:
-    """compute-sanitizer's tools over two kernels; memcheck over each kernel that ended its process, too."""
+    """Runs compute-sanitizer's tools over two kernels, and memcheck also over each kernel that crashed."""
     sanitizer = find_tool("compute-sanitizer")
     if sanitizer is None:
         text = "compute-sanitizer is not on PATH (the whole CUDA toolkit has it)"
         run.findings("sanitizer").add("compute-sanitizer", "skipped", text)
         return
     crashed = crashed_kernels(run.found()) if TOOLS[0] in tools else set()
-    looked_at = [(kernel, TOOLS[0]) for kernel in run.kernels if kernel in crashed]
-    for kernel, tool in [*looked_at, *itertools.product(_fastest(run), tools)]:
+    checked = [(kernel, TOOLS[0]) for kernel in run.kernels if kernel in crashed]
+    for kernel, tool in [*checked, *itertools.product(_fastest(run), tools)]:
         name = f"sanitizer {tool} {kernel}"
         log = run.work / f"{tool}_{kernel}_report.log"
-        more = ["--gpu-kernels", kernel, "--gpu-precisions", "fp16", "--gpu-test-seconds", "60"]
-        more += [f"-c{ROOT / 'setup.cfg'}", f"--rootdir={ROOT}"]
-        more += ["--gpu-cubins", str(run.cubins)] if run.cubins else []
-        command = sanitizer_command(sanitizer, tool, log, tests, more)
-        # Its own exit codes are judged below.
+        command = [str(sanitizer), f"--tool={tool}", f"--error-exitcode={FOUND_SOMETHING}", f"--log-file={log}"]
+        command += [*run.pytest(), "-k", "small_for_sanitizers", str(tests), *run.cubins_option()]
+        command += ["--gpu-kernels", kernel, "--gpu-precisions", "fp16", "--gpu-test-seconds", "60"]
+        # `judge` interprets the exit code.
         code, output = run.execute(Part(name, command, 20.0, good=tuple(range(-64, 256))), until)
         if code is not None:
             status, text = judge(tool, code, log.read_text(errors="replace") if log.exists() else "", output)
             run.findings(name).add(tool, status, text, numbers={"exit_code": code})
         run.write()
+
+
+def judge(tool: str, code: int, log: str, output: str) -> tuple[Status, str]:
+    """Interprets the end of a tool of compute-sanitizer: its exit code, its report and the output of the tests."""
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", log)
+    last = summary[-1] if summary else next((line for line in reversed(output.splitlines()) if line.strip()), "")
+    if code == 0 and summary:
+        return "passed", last
+    if code == FOUND_SOMETHING:
+        return "failed", last
+    # A tool that cannot attach (permissions, unsupported GPU) does not check the kernels.
+    return "failed" if code == 1 and summary else "skipped", f"{tool} ended with {code}: {last[:200]}"
 
 
 def _backend(run: Run, until: float) -> Iterator[Part]:
@@ -215,19 +236,13 @@ def _peers(run: Run, until: float) -> Iterator[Part]:
     else:
         yield run.speed("peers", "peers")
     yield run.speed("cells", "cells")
-    if importlib.util.find_spec("pytest") is not None and (ROOT / "tests").is_dir():
+    if _has_tests():
         _other_tests(run, until)
 
 
 def _other_tests(run: Run, until: float) -> None:
-    """The project's other tests that need a GPU, after all that matters more."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--ignore={_TESTS}"]
-    command += [
-        f"-c{ROOT / 'setup.cfg'}",
-        f"--rootdir={ROOT}",
-        f"--basetemp={run.work / 'pytest'}",
-        str(ROOT / "tests"),
-    ]
+    """Runs the project's other tests that need a GPU."""
+    command = [*run.pytest(), f"--ignore={_TESTS}", str(ROOT / "tests")]
     code, output = run.execute(Part("other tests", command, good=(0, 1, 2)), until)
     if code is not None:
         lines = [line for line in output.splitlines() if line.strip()] or [f"pytest ended with {code}"]

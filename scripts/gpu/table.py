@@ -1,4 +1,4 @@
-"""Lays out the table that a run on a GPU ends with, within 12,000 characters."""
+"""The table at the end of a run on a GPU, of less than 12,000 characters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from wavernn_trt.scripts.gpu.cases import STANDARD
 from wavernn_trt.scripts.gpu.findings import Finding, Status, proved_kernels
-from wavernn_trt.scripts.gpu.models import STANDARD
 
 MOST_CHARACTERS = 11_900
 DETAILS = (24, 8, 4, 2, 1)
-"""Lines of each kind that are shown of a part: the most with which the table fits; results.json has all."""
+"""Numbers of lines of each kind in a part; the first with which the table fits is taken. results.json has all lines."""
 _TEXT = 170
 _HEAD = (
     f"{'batch':>6} {'kernel':<30}{'groups':>7}{'us a step':>11}{'samples/s':>14}{'spread':>8}{'TFLOP/s':>9}{'limit':>8}"
@@ -23,16 +23,11 @@ TARGETS: tuple[tuple[str, float, float], ...] = (
     ("times PyTorch's CUDA graphs, worst batch", 1, 3),
     ("times the PyTorch loop, batch 1", 100, 100),
 )
-"""What an H200 is to reach in fp16: the least, and the aim."""
+"""Targets of an H200 in fp16: name, least value, aim."""
 
 
 def lay_out(about: Mapping[str, Any], findings: Sequence[Finding]) -> list[str]:
-    """Returns the table's lines.
-
-    Args:
-        about: ``date`` and ``seconds`` of the run.
-        findings: of all parts.
-    """
+    """Returns the table's lines; ``about`` has the ``date`` and ``seconds`` of the run."""
     for detail in DETAILS:
         lines = list(_lines(about, findings, detail))
         if sum(map(len, lines)) + len(lines) <= MOST_CHARACTERS:
@@ -67,7 +62,7 @@ def _lines(about: Mapping[str, Any], findings: Sequence[Finding], detail: int) -
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """Returns all findings in one line."""
+    """Returns a line with the number of findings of each status."""
     counts = Counter(one.status for one in findings)
     word = "FAILED" if counts["failed"] else "all right" if counts["passed"] else "nothing was checked"
     order: tuple[Status, ...] = ("passed", "failed", "skipped", "noted")
@@ -79,7 +74,7 @@ def _short(name: str) -> str:
 
 
 def _worst(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yields a line for each kernel and precision: cases passed, and the worst error as a share of the tolerance."""
+    """Yields for each kernel and precision the passed cases and the worst error as a share of the tolerance."""
     subjects = dict.fromkeys((one.kernel, one.precision) for one in findings if one.kernel)
     for kernel, precision in subjects:
         here = [one for one in findings if (one.kernel, one.precision) == (kernel, precision)]
@@ -113,7 +108,7 @@ def _speeds(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _targets(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yields each target with what was measured."""
+    """Yields each target and its measured value."""
     ours: dict[int, float] = {}
     for one in findings:
         numbers = one.numbers

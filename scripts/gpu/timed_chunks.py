@@ -1,10 +1,11 @@
-"""Times chunks of a model on the current GPU: weights and operands are uploaded once for all kernels of a batch."""
+"""Times chunks of a model on the current GPU, with one upload of operands for all kernels of a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,35 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.stored_weights import store_operands
-from wavernn_trt.scripts.gpu.cases import Arrays, ChunkCase
-from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
+from wavernn_trt.scripts.gpu.cases import Arrays, ChunkCase, StandardModel, long_chunk
 
+RUNS, WARM_UP = 20, 2
+"""Timed runs, and runs before them that are not timed."""
 DISTINCT = 16
-"""Streams with conditioning and states of their own; a larger batch repeats them, with other random numbers."""
+"""Streams with distinct conditioning and states; a larger batch repeats them with other random numbers."""
 EQUAL_LABELS = 0.9
-"""Share of the first step's labels that has to be the reference's; a random number may fall between two roundings."""
+"""Least share of the first step's labels that equal the reference's; rounding may move a random number across a class
+boundary."""
 WAITS = 1 << 20
-"""How often a thread looks for what other blocks write: a kernel that waits in vain leaves within a second."""
+"""Most polls of a thread for words of other blocks: a kernel that is stuck ends within a second."""
 STATES = 1e-2
-"""Root mean square error of the first step's states, of at most 1, that is allowed in low precision."""
+"""Largest root mean square error of the first step's states, whose values are at most 1."""
+
+
+def repeats(measure: Callable[[], float], runs: int) -> list[float]:
+    """Results of repeated measurements, after `WARM_UP` others."""
+    for _ in range(WARM_UP):
+        measure()
+    return [measure() for _ in range(runs)]
 
 
 class TimedChunks:
-    """One model, precision and batch on the GPU."""
+    """Chunks of one model, precision and batch on the GPU."""
 
     def __init__(
         self, model: StandardModel, precision: WeightPrecision, batch: int, cache: KernelCache, steps: int
     ) -> None:
-        """Uploads everything.
+        """Uploads all operands.
 
         Args:
             model: the decoder.
@@ -58,8 +68,8 @@ class TimedChunks:
         operands, scales = store_operands(shape.inputs(), self._inputs, precision)
         with contextlib.ExitStack() as stack:
             self._pointers, self._fetch = stack.enter_context(on_device([*operands, *self._outputs.values(), *scales]))
-            room = SequenceKernel(shape, precision, cache).workspace_bytes(batch, steps, self.case.window)
-            self._workspace = stack.enter_context(scratch(room))
+            size = SequenceKernel(shape, precision, cache).workspace_bytes(batch, steps, self.case.window)
+            self._workspace = stack.enter_context(scratch(size))
             self.stream = stack.enter_context(contextlib.closing(DeviceStream()))
             self._open = stack.pop_all()
 
@@ -68,12 +78,12 @@ class TimedChunks:
         self._open.close()
 
     def work(self, choice: Choice, steps: int) -> Work:
-        """Returns what puts a chunk on a stream.
+        """Returns the function that enqueues a chunk on a stream.
 
-        A shorter chunk reads other random numbers of the same arrays, and stays inside them.
+        A shorter chunk reads other random numbers, inside the same arrays.
 
         Raises:
-            KernelError: the device does not hold the grid.
+            KernelError: the grid does not fit on the device.
         """
         case = self.case
         if choice not in self._kernels:
@@ -86,16 +96,16 @@ class TimedChunks:
         )
 
     def seconds(self, choice: Choice, steps: int) -> float:
-        """Returns how long a chunk takes, replayed from a CUDA graph as the runtime does."""
+        """Returns the time of a chunk, replayed from a CUDA graph as in the runtime."""
         if (choice, steps) not in self._replays:
             self._replays[choice, steps] = self.stream.captured(self.work(choice, steps))
         return self.stream.seconds(self._replays[choice, steps])
 
     def check_first_step(self, choice: Choice) -> None:
-        """Compares one step's labels and states, of the distinct streams, with the reference.
+        """Compares one step's labels and states of the distinct streams with the reference.
 
         Raises:
-            ValueError: they differ by more than rounding does.
+            ValueError: they differ by more than rounding explains.
         """
         self.work(choice, 1)(self.stream.handle)
         self.stream.synchronize()
@@ -113,18 +123,14 @@ class TimedChunks:
             raise ValueError(f"{choice}: the first step's states are off by {error:.3g}, expected at most {STATES}")
 
     def check_range(self, choice: Choice, steps: int) -> None:
-        """Checks that a chunk's samples exist and that its states are finite.
-
-        Raises:
-            ValueError: they do not, or are not.
-        """
+        """Raises `ValueError` unless a chunk's samples are valid and its states finite."""
         self._fetch(self._outputs.values())
         self._require_ended(choice, steps)
         samples, hidden = np.ravel(self._outputs["samples"])[: self.case.batch * steps], self._outputs["hidden_out"]
         labels = self.case.shape.output == "categorical"
-        right = samples.min() >= 0 and samples.max() < self.case.shape.outputs if labels else abs(samples).max() <= 1
-        if not right or not np.isfinite(hidden).all():
-            raise ValueError(f"{choice}: the timed chunk has samples that do not exist, or states that are not finite")
+        valid = samples.min() >= 0 and samples.max() < self.case.shape.outputs if labels else abs(samples).max() <= 1
+        if not valid or not np.isfinite(hidden).all():
+            raise ValueError(f"{choice}: the timed chunk has samples outside their range or states that are not finite")
 
     def _require_ended(self, choice: Choice, steps: int) -> None:
         samples = np.ravel(self._outputs["samples"])[: self.case.batch * steps].reshape(self.case.batch, steps)
@@ -133,7 +139,7 @@ class TimedChunks:
 
     @functools.cached_property
     def _first_step(self) -> dict[str, Any]:
-        """What the reference makes of a chunk of one step, as the kernels read it, for the distinct streams."""
+        """The reference's outputs of a chunk of one step, for the distinct streams."""
         inputs = dict(self._inputs)
         for operand in self.case.shape.inputs():
             array = inputs[operand.name]

@@ -1,48 +1,46 @@
-"""Reads the trace build's clocks: cycles of each stage of a step, inside one block."""
+"""Cycles of each stage of a step inside one block, from the clocks that a trace build records."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.compile import KernelCache, KernelFile
-from wavernn_trt.scripts.gpu.choices import choices_of
+from wavernn_trt.scripts.gpu.cases import STANDARD, choices_of
 from wavernn_trt.scripts.gpu.cubins import TRACED_FILES
-from wavernn_trt.scripts.gpu.findings import FindingsFile
-from wavernn_trt.scripts.gpu.models import STANDARD
+from wavernn_trt.scripts.gpu.findings import FindingsFile, task
 from wavernn_trt.scripts.gpu.timed_chunks import TimedChunks
 
 STEPS, BLOCKS, PLACES = 64, 256, 16
 """Sizes of the array in kernels/trace.h."""
 FIRST_STEP = 8
-"""Steps before it, in which caches are cold, are left out."""
+"""Earlier steps are left out: their caches are cold."""
 _NAMES = ("layer 0", "layer 1", "fully connected 0", "fully connected 1", "output", "draw")
 STAGES = {
     "resident": tuple((name, place) for place, name in enumerate(_NAMES, 1)),
     "stepped": tuple((name, 2 * place + 1) for place, name in enumerate(_NAMES)),
 }
-"""By file: each stage and the place that it ends at. It begins at the last place before it that was reached."""
+"""By file: each stage and the place where it ends. It begins at the last earlier place that was reached."""
 BETWEEN_LAUNCHES = ("stepped",)
-"""Files whose stages are launches: a block of another one may run on another multiprocessor."""
+"""Files whose stages are separate launches, which may run on different multiprocessors."""
 
 
-def trace_kernel(
-    findings: FindingsFile, cache: KernelCache, file: KernelFile, kernel: str, model: str, batch: int
+def trace(findings: FindingsFile, cache: KernelCache, kernel: str, model: str, batches: Sequence[int]) -> None:
+    """Runs a chunk of each batch in a trace build and records the median cycles of each stage."""
+    for file in TRACED_FILES:
+        for batch in batches if kernel.startswith(file) else ():
+            name = f"{model} fp16 batch {batch} {kernel}"
+            with task(findings, name, f"{kernel} trace", "fp16"):
+                _trace(findings, name, cache, file, kernel, model, batch)
+
+
+def _trace(
+    findings: FindingsFile, name: str, cache: KernelCache, file: KernelFile, kernel: str, model: str, batch: int
 ) -> None:
-    """Runs a chunk in a trace build and records the median cycles of each stage.
-
-    Args:
-        findings: where to.
-        cache: of the trace build.
-        file: of the kernel.
-        kernel: which.
-        model: of `STANDARD`.
-        batch: streams.
-    """
-    name = f"{model} fp16 batch {batch} {kernel}"
     _, device = driver.current_device()
     with contextlib.closing(TimedChunks(STANDARD[model], "fp16", batch, cache, STEPS)) as chunks:
         choice = next((one for one, _ in choices_of(kernel, chunks.case.shape, "fp16", batch, device)), None)
@@ -61,14 +59,12 @@ def trace_kernel(
 
 
 def stage_cycles(file: str, clocks: NDArray[np.int64]) -> dict[str, float]:
-    """Returns median cycles by stage, and of a whole step where one launch has all of them.
+    """Returns median cycles by stage, and of a whole step if one launch has all stages.
 
     Args:
         file: of the kernel; one of `TRACED_FILES`.
         clocks: [steps, blocks, places]; 0 where a place was not reached.
     """
-    if file not in TRACED_FILES:
-        raise ValueError(f"file: found {file!r}, expected one of {', '.join(TRACED_FILES)}")
     found: dict[str, float] = {}
     seen = clocks[FIRST_STEP:]
     begin = seen[..., 0]

@@ -34,9 +34,7 @@ from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.targets import DeviceProperties
-from wavernn_trt.scripts.gpu.cases import Arrays
-from wavernn_trt.scripts.gpu.choices import choices_of
-from wavernn_trt.scripts.gpu.models import StandardModel, long_chunk
+from wavernn_trt.scripts.gpu.cases import Arrays, StandardModel, choices_of, long_chunk
 
 
 class Runner(Protocol):

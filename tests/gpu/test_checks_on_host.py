@@ -13,9 +13,7 @@ from gpu_checks import Checks, HostRunner
 from kernel_cases import GruCase, SequenceCase, small_shapes
 
 from wavernn_trt.plugins.kernel_family import Choice
-from wavernn_trt.scripts.gpu.cases import Arrays
-from wavernn_trt.scripts.gpu.choices import kernels_with
-from wavernn_trt.scripts.gpu.models import STANDARD, StandardModel, fatchord_shape, univoc_shape
+from wavernn_trt.scripts.gpu.cases import STANDARD, Arrays, StandardModel, fatchord_shape, kernels_with, univoc_shape
 
 CASE = SequenceCase(small_shapes()["one layer, labels"], "fp16", 9, steps=6)
 

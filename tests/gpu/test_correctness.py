@@ -21,8 +21,7 @@ from wavernn_trt.plugins.choices import family_of
 from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.scripts.gpu.choices import ANY_GPU, PRECISIONS, choices_of, kernels_with
-from wavernn_trt.scripts.gpu.models import CHUNK_STEPS, STANDARD
+from wavernn_trt.scripts.gpu.cases import ANY_GPU, CHUNK_STEPS, PRECISIONS, STANDARD, choices_of, kernels_with
 
 Record = Callable[[str, object], None]
 FIRST_SIZES: dict[str, tuple[tuple[int, int, int], int, int]] = {

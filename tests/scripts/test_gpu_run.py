@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -24,8 +25,7 @@ from wavernn_trt.plugins.choices import KERNELS, read_rows
 from wavernn_trt.plugins.compilers import Compiled
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.scripts.gpu import cubins, results, stages
-from wavernn_trt.scripts.gpu.findings import Finding, FindingsFile, crashed_kernels, failed_kernels, proved_kernels
-from wavernn_trt.scripts.gpu.models import (
+from wavernn_trt.scripts.gpu.cases import (
     STANDARD,
     StandardModel,
     fatchord_shape,
@@ -33,11 +33,11 @@ from wavernn_trt.scripts.gpu.models import (
     multiply_adds,
     univoc_shape,
 )
+from wavernn_trt.scripts.gpu.findings import Finding, FindingsFile, crashed_kernels, failed_kernels, proved_kernels
 from wavernn_trt.scripts.gpu.results import choices, write_results
 from wavernn_trt.scripts.gpu.run import execute, main
-from wavernn_trt.scripts.gpu.sanitizer import judge
 from wavernn_trt.scripts.gpu.session import ROOT, Part, Run
-from wavernn_trt.scripts.gpu.stages import STAGES
+from wavernn_trt.scripts.gpu.stages import STAGES, judge
 from wavernn_trt.scripts.gpu.table import lay_out, verdict
 from wavernn_trt.scripts.gpu.trace import stage_cycles
 
@@ -430,6 +430,18 @@ def test_wrong_usage_exits_2(arguments: tuple[str, ...], words: str, capsys: Any
     assert words in capsys.readouterr().err
 
 
+def test_the_command_needs_no_packages_beside_those_in_its_readme() -> None:
+    readme = (ROOT / "scripts/gpu/README.md").read_text()
+    needed = next(line for line in readme.splitlines() if line.startswith("| Python 3.10"))
+    for package in ("numpy", "ml-dtypes", "msgspec", "cuda-bindings", "psutil", "nvidia-ml-py", "onnxruntime"):
+        assert f"`{package}`" in needed
+    others = ("filelock", "tqdm", "soundfile", "soxr", "torch", "onnx", "onnx_graphsurgeon", "platformdirs", "pytest")
+    others += ("hypothesis", "tabulate", "threadpoolctl", "matplotlib", "polygraphy", "safetensors", "yaml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({others}))"
+    code += "; import wavernn_trt.scripts.gpu.run, wavernn_trt.scripts.gpu.speed"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def small_model(name: str) -> StandardModel:
     """Of the same kind."""
     small = {"univoc-896": univoc_shape(16, 24, 64), "fatchord-512": fatchord_shape(12, 16, 32)}
@@ -477,7 +489,7 @@ def test_a_long_chunk_reads_rows_that_are_there() -> None:
 def test_the_peers_step_the_model_itself(shape: Any) -> None:
     torch = pytest.importorskip("torch", reason="the peers are PyTorch's")
     from wavernn_trt.scripts.bench.pytorch_peers import Steps
-    from wavernn_trt.scripts.gpu.peers import Loop, random_model
+    from wavernn_trt.scripts.gpu.peers import loop_seconds, random_model
 
     model = random_model(shape)
     steps = Steps(model, 3, 8, "fp32", "cpu")
@@ -492,7 +504,7 @@ def test_the_peers_step_the_model_itself(shape: Any) -> None:
             previous = label if shape.label_feedback else 2 * label.float() / (shape.outputs - 1) - 1
     assert len(steps.labels.unique()) > 3
     assert Steps(model, 2, 4, "bf16", "cpu").labels.shape == (4, 2)
-    assert Loop(model, 3, "cpu").seconds(4) > 0
+    assert loop_seconds(model, 3, 4, "cpu") > 0
 
 
 def test_peers_of_other_models_are_refused() -> None:

@@ -13,10 +13,10 @@ from wavernn_trt.plugins.targets import TARGETS
 from wavernn_trt.scripts.gpu.cubins import (
     MICROBENCHMARKS,
     build_microbenchmarks,
+    find_tool,
     microbenchmark_architecture,
     microbenchmarks_program,
 )
-from wavernn_trt.scripts.gpu.tools import find_tool
 
 SOME_TARGETS = (80, 120)
 """And 90, for which a whole program is built; all where ``WAVERNN_TRT_ALL_TARGETS`` is set in the environment."""

@@ -152,7 +152,7 @@ def test_a_difference_is_exit_code_1_and_said_aloud(
     code, out, err = bench(*SMALL, "--verify", "12")
     assert code == 1
     assert "DIFFERENT" in out
-    assert "an utterance failed, or differs from the same alone" in err
+    assert "an utterance failed, or differs when decoded alone" in err
 
 
 def test_utterances_that_fail_are_counted_and_the_others_come(vocoder: Vocoder, watched: WatchedExecutor) -> None:

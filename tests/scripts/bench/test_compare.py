@@ -198,7 +198,7 @@ def test_the_command_exits_1_where_something_is_slower_and_keeps_the_comparison(
     assert code == 1
     assert "error: slower than" in err
     assert "onnxruntime 1.0 -> 1.1" in out
-    assert "other processes took - of all cores, now 30.0 %" in out
+    assert "other processes used - of all cores, now 30.0 %" in out
     assert "1 slower, 0 faster, 1 of 2 judged" in out
     kept = json.loads(files["both"].read_text())["comparison"]
     assert kept["with"] == "old.json"

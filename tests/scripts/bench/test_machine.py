@@ -147,7 +147,7 @@ def test_a_report_says_that_a_gpu_was_throttled(
     report: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
     assert report["gpu"]["before"] == STATE
     assert report["gpu"]["throttled"] == ["power cap", "software thermal slowdown"]
-    assert "throttled power cap, software thermal slowdown: figures are below" in out
+    assert "throttled power cap, software thermal slowdown: this GPU can be faster" in out
     assert "SM 1200 of 2100 MHz, memory 5001 of 7001 MHz, 61 °C, 70.25 of 72 W" in out
     report["gpu"]["throttled"] = []
     report["gpu"]["before"]["power_watts"] = None

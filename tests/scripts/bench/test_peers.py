@@ -83,7 +83,7 @@ def test_a_peer_that_computes_something_else_is_refused(monkeypatch: pytest.Monk
 
 def test_logits_of_another_shape_are_refused() -> None:
     forced = upstream_peers.TeacherForced(shipped_voice(), 1)
-    with pytest.raises(PeerError, match=r"of shape \[3, 256\], the model of \[400, 256\]"):
+    with pytest.raises(PeerError, match=r"of shape \[3, 256\], expected the model's, \[400, 256\]"):
         forced.compare("somebody", torch.zeros(3, 256))
 
 

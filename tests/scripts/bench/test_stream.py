@@ -123,7 +123,7 @@ def test_listeners_are_reported(bench: Callable[..., tuple[int, str, str]], tmp_
         assert level["reader_late"]["count"] >= level["frames"]
     assert result["most_without_underrun"] == most_without_underrun(result["levels"])
     assert "most listeners without underrun" in out
-    assert "played 40 ms behind the first frame" in out
+    assert "played 40 ms after the first frame" in out
 
 
 def test_listeners_beside_a_job_are_reported_with_what_they_cost_it(

@@ -16,9 +16,8 @@ import pytest
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.driver import primary_context
 from wavernn_trt.scripts.gpu import speed, timed_chunks
-from wavernn_trt.scripts.gpu.choices import kernels_with
+from wavernn_trt.scripts.gpu.cases import STANDARD, kernels_with, univoc_shape
 from wavernn_trt.scripts.gpu.findings import FindingsFile
-from wavernn_trt.scripts.gpu.models import STANDARD, univoc_shape
 from wavernn_trt.scripts.gpu.results import timed_rows
 
 MODEL = "univoc-896"
@@ -31,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(STANDARD, MODEL, dataclasses.replace(STANDARD[MODEL], shape=univoc_shape(16, 24, 64)))
     for name, value in (("CHUNK_STEPS", 4), ("LESS_STEPS", 3), ("SHORT_STEPS", 2), ("SHORT_RUNS", 1), ("RUNS", 2)):
         monkeypatch.setattr(speed, name, value)
-    monkeypatch.setattr(speed, "WARM_UP", 0)
+    monkeypatch.setattr(timed_chunks, "WARM_UP", 0)
     monkeypatch.setattr(speed, "PATIENCE", 600.0)
     with primary_context():
         yield
