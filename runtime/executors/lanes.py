@@ -70,12 +70,9 @@ class HostLane:
             chunk = Chunk(
                 chunk.conditioning[rows], chunk.frame_index[rows], chunk.interpolation[rows], chunk.uniforms[rows]
             )
-        samples, state = self._decoder.decode(
-            chunk,
-            State(
-                np.concatenate([one.previous for one in states]), np.concatenate([one.hidden for one in states], axis=1)
-            ),
-        )
+        previous = np.concatenate([state.previous for state in states])
+        hidden = np.concatenate([state.hidden for state in states], axis=1)
+        samples, state = self._decoder.decode(chunk, State(previous, hidden))
         for row, slot in enumerate(slots):
             self._states[slot] = State(state.previous[row : row + 1], state.hidden[:, row : row + 1])
         self._samples = samples[: len(slots)]
@@ -123,8 +120,8 @@ class DeviceLane:
         self.slots = slots
         self._device = device
         self._plan = plan
-        self._bindings = {one.name: one for one in plan.bindings}
-        self._shapes = {name: shape_of(one, slots) for name, one in self._bindings.items()}
+        self._bindings = {binding.name: binding for binding in plan.bindings}
+        self._shapes = {name: shape_of(binding, slots) for name, binding in self._bindings.items()}
         self._first_previous = int(initial.previous.astype(self._bindings["previous"].dtype).view(np.uint32)[0])
         self._in_flight: deque[tuple[_Half, list[int]]] = deque()
         self._entered: set[int] = set()
@@ -199,7 +196,7 @@ class DeviceLane:
         self._entered.clear()
 
     def _half(self, state: dict[str, Buffer], following: dict[str, Buffer]) -> _Half:
-        names = [one.name for one in self._bindings.values() if one.kind == "input" and one.name not in STATE]
+        names = [name for name, binding in self._bindings.items() if binding.kind == "input" and name not in STATE]
         half = _Half(
             host={name: self._device.pinned(self._shapes[name], self._bindings[name].dtype) for name in names},
             inputs={name: self._buffer(name) for name in names},

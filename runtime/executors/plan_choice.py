@@ -104,35 +104,37 @@ def _fitting(
     """The entries that fit; or none, and the first test that no entry passes."""
     target = f"sm{gpu.sm}" if backend == "tensorrt_rtx" else f"{gpu.name} sm{gpu.sm}"
     tests: list[tuple[Callable[[PlanRecord], bool], Callable[[PlanRecord], str], str]] = [
-        (lambda one: one.backend == backend, lambda one: NAMES[one.backend], f"not for {NAMES[backend]}"),
+        (lambda record: record.backend == backend, lambda record: NAMES[record.backend], f"not for {NAMES[backend]}"),
         (
-            lambda one: one.backend_version == tensorrt_version(backend),
-            lambda one: one.backend_version,
+            lambda record: record.backend_version == tensorrt_version(backend),
+            lambda record: record.backend_version,
             f"not from {NAMES[backend]} {tensorrt_version(backend)}, which is installed",
         ),
-        (lambda one: target in one.targets, lambda one: " ".join(one.targets), f"not for {target}"),
+        (lambda record: target in record.targets, lambda record: " ".join(record.targets), f"not for {target}"),
         (
-            lambda one: not one.plugins or one.kernels_sha256 == plugin_sources(),
-            lambda one: one.builder,
+            lambda record: not record.plugins or record.kernels_sha256 == plugin_sources(),
+            lambda record: record.builder,
             "not with this installation's plugins",
         ),
         (
-            lambda one: one.role == "conditioner" or options.precision in (None, one.precision),
-            lambda one: one.precision,
+            lambda record: record.role == "conditioner" or options.precision in (None, record.precision),
+            lambda record: record.precision,
             f"not in {options.precision}",
         ),
         (
-            lambda one: (
-                one.role == "conditioner" or options.batch is None or one.batch[0] <= options.batch <= one.batch[2]
+            lambda record: (
+                record.role == "conditioner"
+                or options.batch is None
+                or record.batch[0] <= options.batch <= record.batch[2]
             ),
-            lambda one: f"batch {Extent(*one.batch)}",
+            lambda record: f"batch {Extent(*record.batch)}",
             f"not for a batch of {options.batch}",
         ),
     ]
     for fits, found, lacking in tests:
-        passed = [(entry, one) for entry, one in left if fits(one)]
+        passed = [(entry, record) for entry, record in left if fits(record)]
         if left and not passed:
-            others = ", ".join(sorted({found(one) for _, one in left}))
+            others = ", ".join(sorted({found(record) for _, record in left}))
             return [], f"there are plans of this model, {lacking} ({others})"
         left = passed
     return [entry for entry, _ in left], None

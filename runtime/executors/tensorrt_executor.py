@@ -219,8 +219,8 @@ def _compare(directory: ModelDirectory, engine: Engine, slots: int, rebuild: str
         expected["frame_index"] = (slots, steps)
     if model.interpolated:
         expected["interpolation"] = (slots, model.interpolated, steps, window)
-    found = {one.name: shape_of(one, slots) for one in record.bindings}
-    rows = {one.name: one.shape for one in engine.conditioner.record.bindings}
+    found = {binding.name: shape_of(binding, slots) for binding in record.bindings}
+    rows = {binding.name: binding.shape for binding in engine.conditioner.record.bindings}
     for name, shape in (("mel", (1, directory.audio.n_mels, -1)), ("conditioning", (1, -1, model.columns))):
         found[f"conditioner's {name}"] = rows.get(name, ())
         expected[f"conditioner's {name}"] = shape

@@ -69,7 +69,7 @@ class TensorRTRuntime:
                 f"the plan again: {rebuild}"
             )
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        expected = {one.name for one in cached.record.bindings}
+        expected = {binding.name for binding in cached.record.bindings}
         if found != expected:
             raise VocoderError(
                 f"{cached.plan}: found the bindings {', '.join(sorted(found))}, expected "

@@ -185,8 +185,8 @@ class ModelCache:
         if not self._preheats:
             raise VocoderError("preheat_concurrency: found 0, expected at least 1 to preheat models")
         preloads = []
-        for asked in keys:
-            key, path, wanted = self._find(asked)
+        for requested in keys:
+            key, path, wanted = self._find(requested)
             with self._pool.changing():
                 self._current(key, wanted)  # removes an earlier export
             preloads.append(Preload(key, path, self._need(key, path)))
@@ -273,10 +273,10 @@ class ModelCache:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _find(self, asked: ModelKey) -> tuple[ModelKey, Path, str]:
+    def _find(self, requested: ModelKey) -> tuple[ModelKey, Path, str]:
         """Resolves a key: the key with the resolved version, the directory, and its fingerprint."""
-        source = self._resolve(asked.name, asked.version)
-        key = replace(asked, name=source.name, version=source.version)
+        source = self._resolve(requested.name, requested.version)
+        key = replace(requested, name=source.name, version=source.version)
         return key, source.path, self._fingerprint(source.path / MANIFEST)
 
     def _current(self, key: ModelKey, wanted: str) -> PooledModel[ModelKey, Vocoder] | None:
