@@ -140,9 +140,9 @@ def test_a_model_that_no_block_holds_is_refused() -> None:
 def test_a_grid_that_cannot_be_resident_is_refused() -> None:
     gpu = DeviceProperties.of("H100", 90, 132)
     plan = plan_sequence(univoc_896(), "fp16", 8, gpu)
-    require_resident(plan, gpu, 1)
+    require_resident(plan.grid, plan.shared_bytes, gpu, 1)
     with pytest.raises(KernelError, match=r"132 blocks of \d+ bytes .* at once, and H100 \(sm_90\) holds 0 of them"):
-        require_resident(plan, gpu, 0)
+        require_resident(plan.grid, plan.shared_bytes, gpu, 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -188,7 +188,7 @@ def test_without_a_driver_a_launch_says_so() -> None:
     pytest.importorskip("cuda.bindings", reason="the driver is called through cuda-bindings")
     if has_driver():
         pytest.skip("there is a driver here")
-    with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is there.*onnxruntime"):
+    with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is installed.*onnxruntime"):
         GruCellKernel(896, "fp16").launch(1, [1, 2, 3, 4, 5], 0)
     with pytest.raises(KernelError, match="need an NVIDIA driver"):
         SequenceKernel(univoc_896(), "fp16").prepare(1)

@@ -123,20 +123,18 @@ def test_eight_bits_keep_more_of_the_weights_on_chip(gpu: DeviceProperties, grou
 def test_a_small_model_takes_no_more_blocks_than_have_work() -> None:
     plan = plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8")
     assert plan.grid == most_blocks(SHAPES["gaussian"]) == 2  # ten rows of the first fully connected layer
-    with pytest.raises(ValueError, match="1 to 2 blocks, which have work"):
+    with pytest.raises(ValueError, match="groups and 1 to 2 blocks"):
         plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8", blocks=3)
 
 
 def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
-    with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: take 4 groups, or"):
+    with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: use 4 groups, or"):
         plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=3)
     plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=4)
-    with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: take the kernel stepped"):
+    with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: use the kernel stepped"):
         plan_resident(UNIVOC, "fp16", 257, H100, "resident_stamped_16", groups=32)
     small = DeviceProperties("small", 89, 4, 20_000)
-    with pytest.raises(
-        KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: take fewer groups"
-    ):
+    with pytest.raises(KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: use fewer groups"):
         plan_resident(UNIVOC, "fp16", 1, small, "resident_stamped_8")
     with pytest.raises(ValueError, match="found 'fp32', expected 'fp16', 'bf16' or 'fp8'"):
         plan_resident(UNIVOC, "fp32", 1, H100, "resident_stamped_8")

@@ -1,4 +1,4 @@
-"""Marks of kernels that gave up differ from every sample."""
+"""Marks of kernels that stopped waiting differ from every sample."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from wavernn_trt.plugins.arguments import MATRICES
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stepped import (
+    SLOTS,
     UNIT_TILES,
     Launch,
     fragment_numbers,
@@ -62,7 +63,7 @@ def test_the_largest_tile_is_of_64_units_and_128_streams() -> None:
     tile = plan_stepped(UNIVOC, "bf16", 4096, BIG).stages[0].tile
     assert tile is not None
     assert (tile.rows, tile.streams) == (192, 128)
-    assert tile.slot_bytes("bf16") == 32 * 2 * (192 + 128)
+    assert tile.shared_bytes("bf16") == SLOTS * 32 * 2 * (192 + 128)
 
 
 def test_what_no_launch_can_have_is_refused() -> None:
