@@ -220,7 +220,7 @@ def test_a_thread_without_a_context_is_told_so(device: DeviceProperties, cache: 
     ]
     with ThreadPoolExecutor(1) as other_thread:  # the device's context is current on this one alone
         for call in calls:
-            with pytest.raises(KernelError, match="no CUDA context is current on this thread; make one"):
+            with pytest.raises(KernelError, match="no CUDA context is current on this thread; create one"):
                 other_thread.submit(call).result()
         with pytest.raises(KernelError, match="cuMemAlloc failed with CUDA_ERROR_INVALID_CONTEXT"):
             other_thread.submit(driver.call, "cuMemAlloc", 16).result()
