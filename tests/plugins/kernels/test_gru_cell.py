@@ -23,7 +23,7 @@ def test_kernel_is_the_reference(host_kernels: HostKernels, batch: int, size: in
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_tensors_that_no_vector_begins_at_give_the_same(host_kernels: HostKernels, precision: Precision) -> None:
+def test_unaligned_tensors_give_the_same_result(host_kernels: HostKernels, precision: Precision) -> None:
     case = GruCase(3, 16, precision)
     assert case.excess(host_kernels.gru_cell(case, misalign=True)) <= 1
 

@@ -1,4 +1,4 @@
-"""What our calls of CUDA's driver keep to, and what it refuses, with the driver that pretends.
+"""Rules of calls of the CUDA driver, and the calls that it refuses, on the pretended driver.
 
 ../test_pretended_driver.py runs this in a process that finds that driver. It needs no GPU and says nothing about one:
 kernels are their host build here.
@@ -270,7 +270,7 @@ def test_a_workspace_that_is_not_aligned_is_refused(cache: KernelCache, stream: 
 
 
 @pytest.mark.parametrize("missing", [256, 8192])
-def test_a_workspace_that_is_too_small_ends_the_kernel(cache: KernelCache, missing: int) -> None:
+def test_a_workspace_that_is_too_small_is_an_error(cache: KernelCache, missing: int) -> None:
     def run() -> None:
         kernel = SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
         with (
