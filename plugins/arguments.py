@@ -1,32 +1,33 @@
-"""The arguments of kernel launches: the structures of ``kernels/*_arguments.h``, and what all chunk kernels share."""
+"""Arguments of kernel launches: the structures of ``kernels/*_arguments.h`` and the fields that all families share."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from wavernn_trt.export.operators import OUTPUTS, PLACES, SEQUENCE_OPERATOR, SequenceShape
 
 THREADS = 256
-"""Threads of a block; the kernels are compiled for it."""
+"""Threads per block; the kernels are compiled for this number."""
 MOST_GROUPS = 64
-"""Groups of blocks; a workspace has room for the counters of as many."""
+"""Maximum number of groups of blocks; a workspace has a counter for each."""
 COUNTER_BYTES = 128
-"""From one group's counter to the next's; see kernels/group.h."""
+"""Distance between the counters of two groups; see kernels/group.h."""
 VECTOR_BYTES = 16
-"""One vector load of a thread; rows in shared memory and in workspaces are padded to a multiple of it."""
+"""Bytes of one vector load of a thread; rows in shared memory and in workspaces are padded to a multiple of it."""
 PATCH_ROWS, PATCH_COLUMNS = 8, 32
-"""Rows (or streams) and columns of a tensor core's operands; see kernels/patch.h."""
+"""Rows (or streams) and columns of a patch, the operand of a tensor core; see kernels/patch.h."""
 MATRICES = ("recurrent_weight_0", "input_weight_1", "recurrent_weight_1", "fc_weight_0", "fc_weight_1", "output_weight")
-"""In the order of the kernels' ``MatrixName``; the names of `wavernn_trt.export.operators.SequenceShape`'s operands."""
+"""Operand names of the matrices, in the order of ``MatrixName`` in kernels/sequence_arguments.h."""
 BIASES = ("recurrent_bias_0", None, "recurrent_bias_1", "fc_bias_0", "fc_bias_1", "output_bias")
-"""Of each matrix; input_weight_1's is gates_bias_1, which has a place of its own."""
+"""Bias of each matrix. The bias of input_weight_1 is gates_bias_1, which has a field of its own."""
 GROUPS_OF_COLUMNS = 2
-"""Of conditioning, at most."""
+"""Maximum number of column groups of the conditioning."""
 
 
 def has_gates(matrix: str) -> bool:
-    """Whether a matrix of `MATRICES` has three rows for each unit, one a gate."""
+    """Whether a matrix of `MATRICES` has three rows for each unit, one for each gate."""
     return matrix.startswith(("recurrent", "input"))
 
 
@@ -161,22 +162,39 @@ class SteppedArguments(ctypes.Structure):
 
 
 ChunkSizes = tuple[int, int, int]
-"""Streams B, steps T and rows of a window W."""
+"""Streams B, steps T and window rows W."""
 
 
 class Offsets:
-    """Places buffers behind each other, each at a multiple of an alignment."""
+    """Offsets of consecutive buffers, each aligned."""
 
     def __init__(self, alignment: int) -> None:
-        """Starts at 0."""
         self._alignment = alignment
         self.used = 0
-        """Where the next buffer begins: the size of all so far."""
+        """Total size of all buffers so far; the next buffer begins here."""
 
     def take(self, size: int) -> int:
         """Returns the offset of a new buffer."""
         offset, self.used = self.used, self.used + -(-size // self._alignment) * self._alignment
         return offset
+
+
+@dataclass(frozen=True)
+class MatrixPlan:
+    """One matrix, divided among the blocks of a group in sets of rows."""
+
+    rows: int
+    columns: int
+    set_rows: int
+    """Rows of a set, which one block computes together: the gates of units, or neighbouring rows."""
+    sets: int
+    """Number of sets in the largest share of a block."""
+    resident: int
+    """Sets of a block that are copied to shared memory; the others are read from global memory in every step."""
+    shared_offset: int
+    """Offset of the resident sets in shared memory, in bytes."""
+    set_bytes: int
+    """Size of one set in shared memory."""
 
 
 def chunk_arguments(
@@ -186,20 +204,20 @@ def chunk_arguments(
     workspace: int,
     all_logits: int | None,
 ) -> tuple[SequenceArguments, Mapping[str, int]]:
-    """The part of a launch's arguments that follows from the model and the operands.
+    """Returns the launch arguments that follow from the model and the operands.
 
     Args:
         shape: the model.
-        sizes: streams B, steps T, rows of a window W.
-        pointers: addresses of ``shape.inputs()`` and then of ``shape.outputs_of_node()``.
-        workspace: address of the kernel's own memory.
-        all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
+        sizes: streams B, steps T, window rows W.
+        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``.
+        workspace: address of the kernel's workspace.
+        all_logits: address of float32 [B, T, outputs] for the logits of all steps; None keeps none.
 
     Returns:
-        The arguments, those of the grid and the workspace left empty; and each operand's address by its name.
+        The arguments, with the fields of the grid and of the workspace empty; and operand addresses by name.
 
     Raises:
-        ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
+        ValueError: wrong number of pointers, a size below 1, or a workspace that is not aligned.
     """
     operands = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
     if len(pointers) != len(operands) or min(sizes) < 1:
@@ -237,18 +255,23 @@ def chunk_arguments(
     return arguments, address
 
 
-def matrix_argument(
-    address: Mapping[str, int], name: str, rows: int, columns: int, resident: int, shared_offset: int
-) -> Matrix:
-    """A weight matrix and its bias; see kernels/sequence_arguments.h.
+def set_matrix(
+    arguments: SequenceArguments,
+    address: Mapping[str, int],
+    name: str,
+    size: tuple[int, int],
+    resident: int = 0,
+    shared_offset: int = 0,
+) -> None:
+    """Sets the argument of a weight matrix and its bias; see ``Matrix`` in kernels/sequence_arguments.h.
 
     Args:
-        address: of the operands, by name.
+        arguments: changed in place.
+        address: operand addresses by name.
         name: one of `MATRICES`.
-        rows: of the matrix.
-        columns: of the matrix.
-        resident: how much of a block's share is copied to shared memory.
-        shared_offset: to where, in bytes.
+        size: rows and columns.
+        resident: sets of a block's share that are copied to shared memory.
+        shared_offset: their offset in shared memory, in bytes.
 
     Raises:
         ValueError: the matrix is not aligned.
@@ -258,8 +281,9 @@ def matrix_argument(
             f"{SEQUENCE_OPERATOR}: found {name} at {address[name]:#x}, expected a multiple of {VECTOR_BYTES}: its rows "
             "are read that many bytes at a time"
         )
-    bias = BIASES[MATRICES.index(name)]
-    return Matrix(address[name], address.get(bias or ""), rows, columns, resident, shared_offset)
+    index = MATRICES.index(name)
+    bias = address.get(BIASES[index] or "")
+    arguments.matrices[index] = Matrix(address[name], bias, *size, resident, shared_offset)
 
 
 _POINTERS = tuple(

@@ -1,13 +1,14 @@
-"""All kernels that decode chunks, and which of them decodes a batch: a small table, or a file of measured rows.
+"""Selects the kernel that decodes a batch, from a built-in table or from a JSON file of measured rows.
 
-A file is JSON::
+The file::
 
     {"schema": 1, "rows": [
       {"sm": [90, 90], "precisions": ["fp16", "bf16"], "batch": [1, 8], "kernel": "resident_stamped_8", "groups": 1},
       {"sm": [80, null], "precisions": ["fp16"], "batch": [9, null], "kernel": "stepped", "groups": null}
     ]}
 
-Ranges include both ends; ``null`` as an upper end means any, as ``groups`` as few as take the batch.
+Ranges include both ends. ``null`` as an upper end means no limit; ``null`` as ``groups`` means the smallest number that
+the batch needs.
 """
 
 from __future__ import annotations
@@ -25,20 +26,18 @@ from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_family import Choice, KernelFamily
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
-from wavernn_trt.plugins.resident import VARIANTS, ResidentFamily, ResidentPlan
-from wavernn_trt.plugins.sequence import SequenceFamily, SequencePlan
-from wavernn_trt.plugins.stepped import SteppedFamily, SteppedPlan
+from wavernn_trt.plugins.resident import VARIANTS, ResidentFamily
+from wavernn_trt.plugins.sequence import SequenceFamily
+from wavernn_trt.plugins.stepped import SteppedFamily
 from wavernn_trt.plugins.targets import DeviceProperties
 
-AnyPlan = SequencePlan | ResidentPlan | SteppedPlan
 FAMILIES: tuple[KernelFamily, ...] = (SequenceFamily(), ResidentFamily(), SteppedFamily())
-"""All families of kernels that decode chunks."""
 KERNELS: tuple[str, ...] = tuple(name for family in FAMILIES for name in family.kernels)
-"""The names that a `Choice` may have."""
+"""The values of `Choice.kernel`."""
 FILE = "choices.json"
-"""Name of the file in the folder of compiled kernels."""
+"""Name of the file of measured rows, in the folder of compiled kernels."""
 ANY = sys.maxsize
-"""An upper end without a bound."""
+"""Upper end of a range without a limit."""
 _SCHEMA = 1
 _FIELDS = ("sm", "precisions", "batch", "kernel", "groups")
 
@@ -48,17 +47,17 @@ class Row:
     """A kernel for a range of GPUs and batches."""
 
     sm: tuple[int, int]
-    """The first and last compute capability, 10 * major + minor."""
+    """First and last compute capability, 10 * major + minor."""
     precisions: tuple[WeightPrecision, ...]
     batch: tuple[int, int]
-    """The smallest and largest batch."""
+    """Smallest and largest batch."""
     kernel: str
-    """Of `KERNELS`."""
+    """One of `KERNELS`."""
     groups: int | None = None
-    """Groups of blocks; as few as take the batch unless given."""
+    """Groups of blocks; None: the smallest number that the batch needs."""
 
     def applies(self, sm: int, precision: WeightPrecision, batch: int) -> bool:
-        """Whether the row covers a batch on a GPU."""
+        """Whether the row is for this batch on this GPU."""
         return (
             self.sm[0] <= sm <= self.sm[1] and self.batch[0] <= batch <= self.batch[1] and precision in self.precisions
         )
@@ -69,22 +68,22 @@ _LOW: tuple[WeightPrecision, ...] = ("fp16", "bf16", "fp8")
 TABLE: tuple[Row, ...] = (
     Row((80, ANY), _LOW, (1, 8), "resident_stamped_8"),
     Row((80, ANY), _LOW, (9, 32), "resident_stamped_16"),
-    # GPUs of 8.6 and 8.9 have the shared memory for one or two copies of a model's weights, the others for more.
+    # The shared memory of sm_86 and sm_89 holds one or two copies of a model's weights, that of sm_80 and sm_90 more.
     Row((80, 80), _LOW, (33, 96), "resident_stamped_16"),
     Row((90, ANY), _LOW, (33, 96), "resident_stamped_16"),
     Row((80, ANY), _LOW, (1, ANY), "stepped"),
     Row((0, 79), ("fp16", "bf16"), (1, ANY), "sequence"),
     Row((0, ANY), ("fp32",), (1, ANY), "sequence"),
 )
-"""The first row that applies, and that the device can run, decodes a batch. Bounds are counted from the kernels'
-instructions and exchanges; none was measured on a GPU."""
+"""The first row that applies, and whose kernel the device can run, is used. The limits are estimated from instruction
+counts and exchanges between blocks; none is measured on a GPU."""
 
 
 def family_of(kernel: str) -> KernelFamily:
-    """The family that has a kernel.
+    """Returns the family of a kernel.
 
     Raises:
-        ValueError: none has.
+        ValueError: unknown kernel.
     """
     for family in FAMILIES:
         if kernel in family.kernels:
@@ -95,48 +94,43 @@ def family_of(kernel: str) -> KernelFamily:
 def choices(
     precision: WeightPrecision, batch: int, device: DeviceProperties, measured: Sequence[Row] = ()
 ) -> Iterator[tuple[Choice, bool]]:
-    """The kernels of the rows that apply, in the order to try them, and whether each was measured.
+    """Yields the kernels of the rows that apply, in the order to try them, and whether each was measured.
 
     Args:
-        precision: of the weights.
-        batch: streams.
-        device: what they run on.
-        measured: rows that come before those of `TABLE`.
+        precision: precision of the weights.
+        batch: number of streams.
+        device: the GPU.
+        measured: rows that are tried before those of `TABLE`.
     """
     for rows, known in ((measured, True), (TABLE, False)):
         for row in rows:
             if row.applies(device.sm, precision, batch):
-                yield Choice(row.kernel, row.groups or fewest_groups(row.kernel, batch)), known
-
-
-def fewest_groups(kernel: str, batch: int) -> int:
-    """Groups of blocks that a kernel needs for a batch."""
-    return -(-batch // VARIANTS[kernel].streams) if kernel in VARIANTS else 1
+                fewest = -(-batch // VARIANTS[row.kernel].streams) if row.kernel in VARIANTS else 1
+                yield Choice(row.kernel, row.groups or fewest), known
 
 
 def plan_choice(
     shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
-) -> AnyPlan:
-    """Plans a launch of a kernel.
+) -> Any:
+    """Plans a launch of a kernel; returns the plan of its family.
 
     Raises:
-        KernelError: the kernel does not run on the device, or not with this batch; says why.
+        KernelError: the kernel does not run on the device or with this batch; gives the reason.
     """
     family = family_of(choice.kernel)
     if (reason := family.refusal(precision, device)) is not None:
         raise KernelError(f"{choice.kernel} does not run: {reason}")
     try:
-        plan: AnyPlan = family.plan(shape, precision, batch, device, choice)
-    except ValueError as error:  # groups that the device or the batch does not have
+        return family.plan(shape, precision, batch, device, choice)
+    except ValueError as error:  # more groups than the device or the batch allows
         raise KernelError(f"{choice}: {error}") from error
-    return plan
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
-    """Reads a file of rows.
+    """Reads a file of measured rows.
 
     Raises:
-        KernelError: the file cannot be read or is none of these; says what was found and what to do.
+        KernelError: the file cannot be read or has another format; names what was found and the way out.
     """
     way_out = "measure again, or delete the file: a built-in table is used without it"
     try:
@@ -146,13 +140,13 @@ def read_rows(path: Path) -> tuple[Row, ...]:
     if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not isinstance(content.get("rows"), list):
         raise KernelError(f"{path}: expected an object with schema {_SCHEMA} and a list of rows; {way_out}")
     try:
-        return tuple(_row(one) for one in content["rows"])
+        return tuple(_row(value) for value in content["rows"])
     except ValueError as error:
         raise KernelError(f"{path}: {error}; {way_out}") from error
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes a file of rows, in place of the one before.
+    """Writes a file of measured rows; replaces an existing file.
 
     Raises:
         OSError: the folder cannot be written.

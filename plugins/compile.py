@@ -1,4 +1,4 @@
-"""Kernels' sources become cubins, one for each kernel file, precision and target, kept in a cache folder."""
+"""Compiles kernel sources to cubins, one for each kernel file, precision and target, in a cache folder."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WEIGHTS: Mapping[KernelFile, tuple[WeightPrecision, ...]] = {
     "resident": ("fp16", "bf16", "fp8"),
     "stepped": ("fp16", "bf16", "fp8"),
 }
-"""What weights the kernels of each file multiply."""
+"""Weight precisions of each kernel file."""
 TENSOR_CORES: Mapping[KernelFile, int] = {"resident": TENSOR_CORES_FROM, "stepped": TENSOR_CORES_FROM}
-"""The first compute capability of the files that not every GPU runs."""
+"""Lowest compute capability of the kernel files that need tensor cores."""
 SOURCES = Path(__file__).parent / "kernels"
 _NUMBERS: dict[WeightPrecision, str] = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "fp8": "E4M3"}
 
@@ -44,23 +44,23 @@ class CompiledKernels:
     """Compute capability, 10 * major + minor."""
     cubin: bytes
     log: str
-    """What the compiler printed."""
+    """Output of the compiler."""
     compiled: bool
-    """Whether it was compiled now, else found in the cache."""
+    """True if compiled by this call, False if read from the cache."""
 
 
 class KernelCache:
-    """A folder of cubins. Several processes and threads may use it at once: each cubin is compiled once."""
+    """A folder of cubins, safe for several processes and threads: each cubin is compiled once."""
 
     def __init__(
         self, folder: Path | None = None, compiler: Compiler | None = None, switches: Sequence[str] = ()
     ) -> None:
-        """Nothing is created or compiled yet.
+        """Creates and compiles nothing yet.
 
         Args:
-            folder: where cubins are kept; the user's cache folder unless given.
-            compiler: what compiles them; nvcc, else NVRTC, unless given.
-            switches: of the sources, other than the defaults, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
+            folder: folder of the cubins; default: ``kernels`` in the user's cache folder.
+            compiler: the compiler; default: nvcc, or NVRTC where nvcc is missing.
+            switches: compile-time switches of the sources, such as ``WAVERNN_POLLS_IN_FLIGHT=0``.
         """
         self._switches = tuple(switches)
         self._folder = folder
@@ -68,28 +68,28 @@ class KernelCache:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where cubins are kept."""
+        """Folder of the cubins; raises as `default_folder`."""
         return self._folder or default_folder()
 
     @functools.cached_property
     def compiler(self) -> Compiler:
-        """What compiles.
+        """The compiler.
 
         Raises:
-            KernelError: there is no compiler; says what to install.
+            KernelError: there is no compiler; names what to install.
         """
         return self._compiler or find_compiler()
 
     def get(self, file: KernelFile, precision: WeightPrecision, target: int) -> CompiledKernels:
-        """Gives a cubin, compiling it if the cache has none, or a damaged one.
+        """Returns a cubin; compiles it if it is missing from the cache or damaged.
 
         Args:
-            file: which kernels.
-            precision: of the weights.
+            file: the kernel file.
+            precision: precision of the weights.
             target: compute capability, 10 * major + minor.
 
         Raises:
-            KernelError: there is no compiler, it refuses, or the folder cannot be written.
+            KernelError: there is no compiler, it fails, or the folder cannot be written.
         """
         key = self._key(file, precision, target)
         entry = self.folder / f"{file}_{precision}_sm{target}_{key[:16]}.cubin"
@@ -112,10 +112,7 @@ class KernelCache:
         precisions: Iterable[WeightPrecision] = WEIGHT_PRECISIONS,
         targets: Iterable[int] = TARGETS,
     ) -> list[CompiledKernels]:
-        """Gives many cubins, compiling as many at once as there are processors; see `get`.
-
-        Only such as there can be: not every file has kernels for every precision and target.
-        """
+        """Returns the cubins of all supported combinations of the arguments; compiles in parallel; see `get`."""
         precisions, targets = tuple(precisions), tuple(targets)
         wanted = [
             (file, precision, target)
@@ -125,7 +122,7 @@ class KernelCache:
             if precision in WEIGHTS[file] and target >= TENSOR_CORES.get(file, 0)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda one: self.get(*one), wanted))
+            return list(pool.map(lambda arguments: self.get(*arguments), wanted))
 
     def _key(self, file: KernelFile, precision: WeightPrecision, target: int) -> str:
         parts = [source_hash(), self.compiler.kind, self.compiler.version, *OPTIONS, file, *_defines(precision)]
@@ -135,7 +132,7 @@ class KernelCache:
 
 @functools.cache
 def source_hash() -> str:
-    """SHA-256 of all the kernels' sources, their names included."""
+    """Returns the SHA-256 of the names and contents of all kernel sources."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".h", ".cu"):
@@ -144,7 +141,7 @@ def source_hash() -> str:
 
 
 def default_folder() -> Path:
-    """The folder of this user's compiled kernels.
+    """Returns the folder of the compiled kernels of this user.
 
     Raises:
         KernelError: platformdirs is missing.
@@ -161,7 +158,7 @@ def _defines(precision: WeightPrecision) -> Sequence[str]:
 
 
 def _read(entry: Path, key: str) -> tuple[bytes, str] | None:
-    """A cubin and its compiler's log, if they are whole and have this key."""
+    """Returns a cubin and the log of its compiler; None if missing, damaged or of another key."""
     try:
         cubin = entry.read_bytes()
         about = json.loads(entry.with_suffix(".json").read_text(encoding="utf-8"))
@@ -176,7 +173,7 @@ def _write(entry: Path, key: str, cubin: bytes, log: str) -> None:
     about = {"key": key, "sha256": hashlib.sha256(cubin).hexdigest(), "log": log}
     try:
         write_atomic(entry, cubin)
-        # Last: an entry without it, or with that of another cubin, counts as damaged.
+        # Written last: a cubin without its JSON file, or with that of another cubin, counts as damaged.
         write_atomic(entry.with_suffix(".json"), json.dumps(about).encode())
     except OSError as error:
         raise _unwritable(entry, error) from error
@@ -184,7 +181,7 @@ def _write(entry: Path, key: str, cubin: bytes, log: str) -> None:
 
 @contextlib.contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Waits until no other process or thread holds the lock beside a file, and holds it.
+    """Holds the lock file of a cubin; waits for other processes and threads.
 
     Raises:
         KernelError: filelock is missing, or the folder cannot be written.

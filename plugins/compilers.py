@@ -1,4 +1,4 @@
-"""nvcc and NVRTC behind one protocol: a kernel's source becomes a cubin. Neither needs a GPU."""
+"""Compilers of kernel sources, nvcc and NVRTC, behind one protocol. Neither needs a GPU."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any, Protocol
 from wavernn_trt.plugins.errors import KernelError
 
 OPTIONS = ("-std=c++17", "--fmad=false")
-"""Products are summed with fused multiply-adds where the source says so. Elsewhere the compiler might fuse differently
-in two copies of one loop, and a stream's bits would depend on its place."""
+"""``--fmad=false``: only ``fmaf`` in the source is a fused multiply-add. Otherwise the compiler may fuse differently in
+two copies of one loop, and the bits of a stream would depend on its position in the batch."""
 _TOOLKIT = Path("/usr/local/cuda/bin/nvcc")
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler gave."""
+    """Output of a compiler."""
 
     cubin: bytes
     log: str
-    """Its words, ptxas's table of resources among them."""
+    """Messages, including the resource usage that ptxas prints."""
 
 
 class Compiler(Protocol):
@@ -39,37 +39,36 @@ class Compiler(Protocol):
 
     @property
     def version(self) -> str:
-        """As it calls itself."""
+        """Version number."""
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
         """Compiles for one target.
 
         Args:
-            source: a ``.cu`` file; its headers lie beside it.
-            defines: ``NAME=VALUE``.
+            source: a ``.cu`` file; its headers are in the same folder.
+            defines: macros, ``NAME=VALUE``.
             target: compute capability, 10 * major + minor.
 
         Raises:
-            KernelError: it does not compile, with the compiler's words.
+            KernelError: the source does not compile; contains the compiler's messages.
         """
 
 
 class Nvcc:
-    """The CUDA toolkit's compiler."""
+    """The compiler of the CUDA toolkit."""
 
     kind = "nvcc"
 
     def __init__(self, path: Path) -> None:
-        """Uses the nvcc at that path."""
         self._path = path
 
     @functools.cached_property
     def version(self) -> str:
-        """As in ``13.0.88``."""
-        told = self._run(["--version"])
-        found = re.search(r"V(\d+[.\d]*)", told)
+        """Version number, such as ``13.0.88``."""
+        output = self._run(["--version"])
+        found = re.search(r"V(\d+[.\d]*)", output)
         if found is None:
-            raise KernelError(f"{self._path} does not tell its version; it says: {told.strip()}")
+            raise KernelError(f"{self._path} --version: found no version number in: {output.strip()}")
         return found[1]
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
@@ -90,12 +89,12 @@ class Nvcc:
 
 
 class Nvrtc:
-    """The compiler as a library, through cuda-bindings."""
+    """NVIDIA's runtime compilation library, through cuda-bindings."""
 
     kind = "nvrtc"
 
     def __init__(self) -> None:
-        """Loads it.
+        """Loads the library.
 
         Raises:
             KernelError: the bindings or the library are missing.
@@ -108,8 +107,8 @@ class Nvrtc:
             (major, minor) = self._call("nvrtcVersion")
         except KernelError:
             raise
-        except Exception as error:  # the bindings raise another type in each version where the library is missing
-            raise KernelError(f"NVRTC's library is not there ({type(error).__name__}: {error}); {_WAY_OUT}") from error
+        except Exception as error:  # the type of the exception differs between versions of the bindings
+            raise KernelError(f"the NVRTC library is missing ({type(error).__name__}: {error}); {_WAY_OUT}") from error
         self.version = f"{major}.{minor}"
 
     def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
@@ -129,13 +128,13 @@ class Nvrtc:
             (size,) = self._call("nvrtcGetProgramLogSize", program)
             log = bytearray(size)
             self._call("nvrtcGetProgramLog", program, log)
-            words = log.decode(errors="replace").rstrip("\0 \n")
+            messages = log.decode(errors="replace").rstrip("\0 \n")
             if code != self._nvrtc.nvrtcResult.NVRTC_SUCCESS:
-                raise KernelError(_failure(f"NVRTC {self.version}, {source.name}, sm_{target}: {code.name}", words))
+                raise KernelError(_failure(f"NVRTC {self.version}, {source.name}, sm_{target}: {code.name}", messages))
             (size,) = self._call("nvrtcGetCUBINSize", program)
             cubin = bytearray(size)
             self._call("nvrtcGetCUBIN", program, cubin)
-            return Compiled(bytes(cubin), words)
+            return Compiled(bytes(cubin), messages)
         finally:
             self._call("nvrtcDestroyProgram", program)
 
@@ -153,16 +152,16 @@ _WAY_OUT = (
 
 
 def find_nvcc() -> Nvcc | None:
-    """The nvcc on PATH, else that of /usr/local/cuda."""
+    """Returns the nvcc on PATH, else that in /usr/local/cuda, else None."""
     path = shutil.which("nvcc") or (str(_TOOLKIT) if _TOOLKIT.exists() else None)
     return Nvcc(Path(path)) if path else None
 
 
 def find_compiler() -> Compiler:
-    """Nvcc where there is one, else NVRTC.
+    """Returns nvcc if it is installed, else NVRTC.
 
     Raises:
-        KernelError: there is neither; says what to install.
+        KernelError: neither is installed; names what to install.
     """
     nvcc = find_nvcc()
     if nvcc is not None:
@@ -173,8 +172,8 @@ def find_compiler() -> Compiler:
         raise KernelError(f"no CUDA compiler: nvcc is not on PATH, and {error}") from error
 
 
-def _failure(what: str, words: str) -> str:
+def _failure(what: str, messages: str) -> str:
     hint = ""
-    if "nsupported gpu architecture" in words or "invalid value for --gpu-architecture" in words:
-        hint = "\nThis compiler is older than the target; install a CUDA toolkit that knows it (sm_120: 12.8)."
-    return f"a kernel does not compile: {what}\n{words.strip()}{hint}"
+    if "nsupported gpu architecture" in messages or "invalid value for --gpu-architecture" in messages:
+        hint = "\nThis compiler is older than the target; install a CUDA toolkit that supports it (sm_120: 12.8)."
+    return f"a kernel does not compile: {what}\n{messages.strip()}{hint}"

@@ -1,4 +1,4 @@
-"""Device memory, a stream, graphs of its work, and how long that takes by CUDA's own events."""
+"""CUDA streams, graphs captured from them, timing with events, and device memory."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from numpy.typing import NDArray
 from wavernn_trt.plugins import driver
 
 Work = Callable[[int], None]
-"""Puts something on the stream of a handle."""
+"""Enqueues work on the stream with a handle."""
 
 
 class Fetch(Protocol):
-    """Copies back from device memory."""
+    """Copies arrays back from device memory: some of them, or all."""
 
-    def __call__(self, wanted: Iterable[NDArray[Any]] | None = None) -> None:
-        """Into those of the arrays, or into all."""
+    def __call__(self, wanted: Iterable[NDArray[Any]] | None = None) -> None: ...
 
 
 class DeviceStream:
-    """A stream of its own, with two events."""
+    """A CUDA stream with two events."""
 
     def __init__(self) -> None:
-        """Makes it in the current context.
+        """Creates the stream in the current context.
 
         Raises:
-            KernelError: the driver refuses.
+            KernelError: a call of the driver fails.
         """
         (self._stream,) = driver.call("cuStreamCreate", 1)  # non-blocking: not ordered after the legacy default stream
         self._events = [driver.call("cuEventCreate", 0)[0] for _ in range(2)]
@@ -38,7 +37,7 @@ class DeviceStream:
         self.handle = int(self._stream)
 
     def seconds(self, work: Work) -> float:
-        """How long something takes on the device, from the first of it to its end."""
+        """Returns the time of some work on the device."""
         begin, end = self._events
         driver.call("cuEventRecord", begin, self._stream)
         work(self.handle)
@@ -48,17 +47,17 @@ class DeviceStream:
         return float(milliseconds) / 1e3
 
     def captured(self, work: Work) -> Work:
-        """The same as a CUDA graph, launched on whatever stream; it lives as long as this stream."""
+        """Captures work as a CUDA graph and returns its launch, for any stream; this stream owns the graph."""
         executable = capture(self.handle, work)
         self._graphs.append(executable)
         return lambda stream: _launch(executable, stream)
 
     def synchronize(self) -> None:
-        """Waits for all that is on it."""
+        """Waits for all work on the stream."""
         driver.call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Frees the stream, its events and its graphs."""
         for graph in self._graphs:
             driver.release("cuGraphExecDestroy", graph)
         for event in self._events:
@@ -67,23 +66,23 @@ class DeviceStream:
 
 
 def capture(handle: int, work: Work) -> Any:
-    """Keeps what ``work`` gives to a stream as an executable graph, which is the caller's to give back.
+    """Captures work on a stream as an executable graph, which the caller has to destroy.
 
     Args:
-        handle: the stream's.
-        work: what to keep; is given the handle.
+        handle: handle of the stream.
+        work: called with the handle.
 
     Raises:
-        KernelError: the driver refuses what was called meanwhile.
+        KernelError: ``work`` makes a call that a capture does not allow.
     """
-    # Other threads may allocate meanwhile: only this one's calls are held to what a capture allows.
+    # Thread-local: other threads may allocate memory during the capture.
     mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
     with _no_garbage_collection():
         driver.call("cuStreamBeginCapture", handle, mode)
         try:
             work(handle)
         except BaseException:
-            driver.release("cuStreamEndCapture", handle)  # the stream is useless until it is ended
+            driver.release("cuStreamEndCapture", handle)  # a stream cannot be used until its capture has ended
             raise
         (graph,) = driver.call("cuStreamEndCapture", handle)
     try:
@@ -95,7 +94,7 @@ def capture(handle: int, work: Work) -> Any:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Leaves what somebody has left where it is: to free device memory in a thread that captures spoils the capture."""
+    """Stops garbage collection: it may free device memory, which a capture on the same thread does not allow."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -111,7 +110,7 @@ def _launch(executable: Any, stream: int) -> None:
 
 @contextlib.contextmanager
 def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Fetch]]:
-    """Copies of arrays in device memory: their addresses, and what copies them back into the arrays."""
+    """Copies arrays to device memory; yields their addresses, and a function that copies them back."""
     kept = list(arrays)
     allocated: list[Any] = []
     try:
@@ -136,7 +135,7 @@ def on_device(arrays: Iterable[NDArray[Any]]) -> Iterator[tuple[list[int], Fetch
 
 @contextlib.contextmanager
 def scratch(size: int) -> Iterator[int]:
-    """The address of so many bytes of device memory, with anything in them."""
+    """Allocates uninitialised device memory of ``size`` bytes; yields its address."""
     (address,) = driver.call("cuMemAlloc", size)
     try:
         yield int(address)

@@ -1,4 +1,4 @@
-"""The few calls of CUDA's driver that kernels need, through cuda-bindings, each checked. All of them need a GPU."""
+"""Calls of the CUDA driver through cuda-bindings, with their status checked. All of them need a GPU."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from wavernn_trt.plugins.targets import DeviceProperties
 
 
 def current_device() -> tuple[int, DeviceProperties]:
-    """The ordinal and the description of the device whose context is current on this thread.
+    """Returns the ordinal and the properties of the device whose context is current on this thread.
 
     Raises:
-        KernelError: there is no driver, no GPU, or no context; says which.
+        KernelError: there is no driver, no GPU, or no context.
     """
-    driver = bindings()
     (context,) = call("cuCtxGetCurrent")
     if not int(context):
         raise KernelError(
-            "no CUDA context is current on this thread; make one, as pycuda and torch do, or with cuCtxSetCurrent, "
+            "no CUDA context is current on this thread; create one, as pycuda and torch do, or call cuCtxSetCurrent, "
             "before kernels are prepared or launched"
         )
     (ordinal,) = call("cuCtxGetDevice")
-    wanted = driver.CUdevice_attribute
 
     def attribute(name: str) -> int:
-        (value,) = call("cuDeviceGetAttribute", getattr(wanted, f"CU_DEVICE_ATTRIBUTE_{name}"), ordinal)
+        key = constant("CUdevice_attribute", f"CU_DEVICE_ATTRIBUTE_{name}")
+        (value,) = call("cuDeviceGetAttribute", key, ordinal)
         return int(value)
 
     (name,) = call("cuDeviceGetName", 256, ordinal)
@@ -42,10 +41,7 @@ def current_device() -> tuple[int, DeviceProperties]:
 
 @contextlib.contextmanager
 def primary_context(ordinal: int = 0) -> Iterator[None]:
-    """Makes the primary context of a device current, as pycuda and torch do on their own.
-
-    Args:
-        ordinal: of the device.
+    """Makes the primary context of the device with this ordinal current, as pycuda and torch do on their own.
 
     Raises:
         KernelError: there is no driver or no such device.
@@ -63,57 +59,54 @@ def primary_context(ordinal: int = 0) -> Iterator[None]:
 
 
 def fill(address: int, word: int, size: int, stream: int) -> None:
-    """Puts the same 32 bits everywhere at a device address, in the stream's order.
+    """Enqueues a fill of device memory with a 32-bit word.
 
     Args:
-        address: a multiple of 4.
+        address: device address, a multiple of 4.
         word: the 32 bits.
         size: bytes, a multiple of 4.
-        stream: a stream's handle.
+        stream: handle of a stream.
     """
     driver = bindings()
     call("cuMemsetD32Async", driver.CUdeviceptr(address), word, size // 4, driver.CUstream(stream))
 
 
 def copy(source: int, destination: int, size: int, stream: int) -> None:
-    """Copies from one device address to another, in the stream's order.
+    """Enqueues a copy of ``size`` bytes from one device address to another.
 
     Args:
-        source: an address.
-        destination: an address; what is there may not overlap with the source.
+        source: device address.
+        destination: device address; the two ranges may not overlap.
         size: bytes.
-        stream: a stream's handle.
+        stream: handle of a stream.
     """
     driver = bindings()
-    to, where_from = driver.CUdeviceptr(destination), driver.CUdeviceptr(source)
-    call("cuMemcpyDtoDAsync", to, where_from, size, driver.CUstream(stream))
+    pointers = driver.CUdeviceptr(destination), driver.CUdeviceptr(source)
+    call("cuMemcpyDtoDAsync", *pointers, size, driver.CUstream(stream))
 
 
 def call(name: str, *arguments: Any) -> tuple[Any, ...]:
-    """Calls the driver and checks its status.
+    """Calls a function of the driver and checks its status.
 
     Returns:
-        What the call gives beside its status.
+        The results of the call, without the status.
 
     Raises:
-        KernelError: the name of the call and CUDA's own words.
+        KernelError: the call fails; contains its name and CUDA's message.
     """
     driver = bindings()
     status, *results = getattr(driver, name)(*arguments)
     if status != driver.CUresult.CUDA_SUCCESS:
-        _, words = driver.cuGetErrorString(status)
-        raise KernelError(f"{name} failed with {status.name}: {(words or b'no description').decode()}")
+        _, message = driver.cuGetErrorString(status)
+        raise KernelError(f"{name} failed with {status.name}: {(message or b'no description').decode()}")
     return tuple(results)
 
 
 def is_capturing(stream: int) -> bool:
-    """Whether what is put on a stream goes into a CUDA graph.
-
-    Args:
-        stream: a stream's handle.
+    """Whether the stream with this handle is being captured into a CUDA graph.
 
     Raises:
-        KernelError: the handle is no stream's.
+        KernelError: not the handle of a stream.
     """
     driver = bindings()
     (status,) = call("cuStreamIsCapturing", driver.CUstream(stream))
@@ -121,22 +114,22 @@ def is_capturing(stream: int) -> bool:
 
 
 def is_lost() -> bool:
-    """Whether an error inside a kernel has ended the current context: every call fails from then on."""
+    """Whether an error inside a kernel has destroyed the current context, so that every further call fails."""
     driver = bindings()
     (status,) = driver.cuCtxSynchronize()
     return bool(status != driver.CUresult.CUDA_SUCCESS)
 
 
 def release(name: str, *arguments: Any) -> None:
-    """Calls the driver to give something back, and leaves its status alone.
+    """Calls a function of the driver that frees something, and ignores its status.
 
-    After an error inside a kernel every call fails: checked, those that clean up would hide the first, which says more.
+    After an error inside a kernel every call fails; errors of the clean-up would hide the first error.
     """
     getattr(bindings(), name)(*arguments)
 
 
 def constant(enumeration: str, name: str) -> Any:
-    """A value of one of the driver's enumerations."""
+    """Returns a value of an enumeration of the driver."""
     return getattr(getattr(bindings(), enumeration), name)
 
 
@@ -144,7 +137,7 @@ _initialised: Any = None
 
 
 def bindings() -> Any:
-    """The module ``cuda.bindings.driver`` with the driver initialised.
+    """Returns the module ``cuda.bindings.driver``, with the driver initialised.
 
     Raises:
         KernelError: the package or the driver is missing.
@@ -158,10 +151,10 @@ def bindings() -> Any:
         raise KernelError(f"cuda-bindings cannot be used ({error}): `pip install cuda-bindings`") from error
     try:
         (status,) = driver.cuInit(0)
-    except Exception as error:  # the bindings raise another type in each version where libcuda is missing
+    except Exception as error:  # the type of the exception differs between versions of the bindings
         raise KernelError(
-            f"kernels need an NVIDIA driver, and none is there ({type(error).__name__}: {str(error).strip()}). Plans "
-            "and cubins can be built without one; the onnxruntime backend decodes on the CPU"
+            f"kernels need an NVIDIA driver, and none is installed ({type(error).__name__}: {str(error).strip()}). "
+            "Plans and cubins can be built without one; the onnxruntime backend decodes on the CPU"
         ) from error
     if status != driver.CUresult.CUDA_SUCCESS:
         raise KernelError(f"cuInit failed with {status.name}; does nvidia-smi list a GPU?")

@@ -1,5 +1,5 @@
-"""The error of everything between a kernel's source and its launch."""
+"""The error that compiling, loading and launching kernels raises."""
 
 
 class KernelError(RuntimeError):
-    """A kernel that cannot be compiled, loaded or launched: what failed, in the tool's own words, and the way out."""
+    """A kernel cannot be compiled, loaded or launched. The message quotes the tool and names the way out."""

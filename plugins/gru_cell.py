@@ -1,4 +1,4 @@
-"""The GRU cell's kernel, one launch a cell; see kernels/gru_cell.h."""
+"""The GRU cell's kernel, one launch for each cell; see kernels/gru_cell.h."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from wavernn_trt.export.operators import GRU_OPERATOR, Precision
 from wavernn_trt.plugins.arguments import THREADS, GruArguments
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.loaded_kernels import KernelsByDevice
-from wavernn_trt.plugins.sequence import NUMBER_BYTES, TILES
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES
+from wavernn_trt.plugins.sequence import TILES
 
 GRU_COLUMNS = 1024
-"""Columns of the states that are in shared memory at a time; see kernels/gru_cell.h."""
+"""Columns of the states that are in shared memory at once; see kernels/gru_cell.h."""
 
 
 @dataclass(frozen=True)
 class GruPlan:
-    """How a cell is launched."""
+    """Launch configuration of a cell."""
 
     tile: int
-    """Streams that share each read of a weight."""
+    """Streams that a block computes together; each weight is read once for all of them."""
     unit_blocks: int
-    """Blocks that share out the units."""
+    """Blocks among which the units are divided."""
     grid: int
-    """Blocks in all."""
+    """Total number of blocks."""
     shared_bytes: int
     """Dynamic shared memory of a block."""
 
 
 def plan_gru(hidden_size: int, precision: Precision, batch: int, *, warps: int = THREADS // 32) -> GruPlan:
-    """Plans a launch: a warp a unit and tile of streams.
+    """Plans a launch: one warp for each unit and tile of streams.
 
     Raises:
         ValueError: sizes below 1.
@@ -39,30 +40,33 @@ def plan_gru(hidden_size: int, precision: Precision, batch: int, *, warps: int =
         raise ValueError(f"{GRU_OPERATOR}: found {hidden_size} units and {batch} streams, expected at least one")
     tile = min((tile for tile in TILES if tile >= batch), default=max(TILES))
     unit_blocks = -(-hidden_size // warps)
-    return GruPlan(tile, unit_blocks, unit_blocks * -(-batch // tile), tile * GRU_COLUMNS * NUMBER_BYTES[precision])
+    return GruPlan(tile, unit_blocks, unit_blocks * -(-batch // tile), tile * GRU_COLUMNS * WEIGHT_BYTES[precision])
 
 
 def gru_arguments(hidden_size: int, plan: GruPlan, batch: int, pointers: Sequence[int]) -> GruArguments:
-    """What a kernel is launched with.
+    """Returns the arguments of a launch.
 
     Args:
         hidden_size: H.
-        plan: of this batch.
+        plan: the plan for this batch.
         batch: B.
         pointers: addresses of gates, hidden, recurrent_weight, recurrent_bias and next_hidden.
 
     Raises:
-        ValueError: another number of addresses, or next_hidden is hidden.
+        ValueError: wrong number of addresses, or next_hidden is the same buffer as hidden.
     """
     if len(pointers) != 5:
         raise ValueError(f"{GRU_OPERATOR}: found {len(pointers)} addresses, expected 5")
     if pointers[1] == pointers[4]:
-        raise ValueError(f"{GRU_OPERATOR}: next_hidden is hidden; every unit reads all of it, so it cannot be in place")
+        raise ValueError(
+            f"{GRU_OPERATOR}: next_hidden and hidden have the same address, expected two buffers: every unit reads all "
+            "of hidden"
+        )
     return GruArguments(*pointers, batch, hidden_size, plan.unit_blocks)
 
 
 class GruCellKernel:
-    """``CustomGRUPlugin``'s kernel: one launch is one cell."""
+    """The kernel of ``CustomGRUPlugin``: one launch computes one cell."""
 
     def __init__(
         self,
@@ -71,13 +75,13 @@ class GruCellKernel:
         cache: KernelCache | None = None,
         loaded: KernelsByDevice | None = None,
     ) -> None:
-        """Nothing is compiled yet.
+        """Compiles nothing yet.
 
         Args:
             hidden_size: H.
-            precision: of the recurrent weights.
-            cache: of compiled kernels; the user's unless given.
-            loaded: kernels of this precision that are loaded already, in place of the cache's.
+            precision: precision of the recurrent weights.
+            cache: cache of compiled kernels; default: the user's.
+            loaded: loaded kernels of this precision, used instead of a cache.
         """
         self._hidden_size, self._precision = hidden_size, precision
         self._kernels = loaded or KernelsByDevice(precision, cache)
@@ -93,17 +97,17 @@ class GruCellKernel:
             kernels.get("gru_cell", f"gru_cell_{tile}")
 
     def launch(self, batch: int, pointers: Sequence[int], stream: int) -> None:
-        """Puts a cell on a stream; allocates nothing and waits for nothing.
+        """Enqueues a cell on a stream, without allocation or synchronisation.
 
         Args:
             batch: B.
             pointers: device addresses of gates, hidden, recurrent_weight, recurrent_bias and next_hidden, each a
-                multiple of its type's size; next_hidden may not be hidden.
-            stream: a CUDA stream's handle.
+                multiple of its type's size; next_hidden and hidden must be different buffers.
+            stream: handle of a CUDA stream.
 
         Raises:
             KernelError: as `prepare`, or the launch fails.
-            ValueError: sizes or addresses that no launch can have.
+            ValueError: invalid sizes or addresses.
         """
         plan = plan_gru(self._hidden_size, self._precision, batch)
         arguments = gru_arguments(self._hidden_size, plan, batch, pointers)

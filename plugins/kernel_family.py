@@ -1,4 +1,4 @@
-"""The protocol of a kernel family: kernels that decode chunks, with one way to plan and launch them."""
+"""The protocol of a kernel family: kernels that decode chunks and are planned and launched in the same way."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ class Choice:
     """Groups of blocks; each decodes a part of the streams with its own copy of the weights."""
 
     def __str__(self) -> str:
-        """For messages."""
         return f"{self.kernel}, {self.groups} group{'s' * (self.groups > 1)} of blocks"
 
 
 class KernelFamily(Protocol):
-    """Kernels that decode chunks in one way; `wavernn_trt.plugins.choices.FAMILIES` lists all families."""
+    """Kernels that are planned and launched in the same way; see `wavernn_trt.plugins.choices.FAMILIES`."""
 
     @property
     def kernels(self) -> Sequence[str]:
-        """Names of the kernels, for `Choice.kernel`."""
+        """Names of the kernels, the values of `Choice.kernel`."""
 
     @property
     def has_groups(self) -> bool:
-        """Whether the blocks can work in several groups."""
+        """Whether the blocks can form several groups."""
 
     def refusal(self, precision: WeightPrecision, device: DeviceProperties) -> str | None:
-        """The reason why no kernel of this family runs there, if there is one."""
+        """Returns why no kernel of this family runs with this precision on this device; None if they run."""
 
     def plan(
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
@@ -49,18 +48,18 @@ class KernelFamily(Protocol):
         """Plans a launch; needs no GPU.
 
         Raises:
-            KernelError: the device has not the memory for it.
-            ValueError: sizes that no launch can have.
+            KernelError: the device does not have enough memory.
+            ValueError: invalid sizes.
         """
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
-        """Bytes of device memory that a launch needs beside its operands, on any device."""
+        """Returns the size of the workspace of a launch, the same on all devices; 0 if the family does not run."""
 
     def check(self, kernels: LoadedKernels, plan: Any) -> None:
-        """Loads the plan's kernels, and checks that they run on the current device.
+        """Loads the kernels of a plan and checks that they run on the current device.
 
         Raises:
-            KernelError: there is no compiler, or the device does not hold the grid.
+            KernelError: there is no compiler, or the grid does not fit on the device.
         """
 
     def launch(
@@ -75,11 +74,11 @@ class KernelFamily(Protocol):
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        """Puts a chunk on a stream; see `wavernn_trt.plugins.launch.SequenceKernel.launch`."""
+        """Enqueues a chunk on a stream; see `wavernn_trt.plugins.launch.SequenceKernel.launch`."""
 
 
 def refusal_by_tensor_cores(precision: WeightPrecision, device: DeviceProperties) -> str | None:
-    """The reason why tensor cores cannot multiply weights of a precision on a device, if there is one."""
+    """Returns why the tensor cores of a device cannot multiply weights of a precision; None if they can."""
     if precision == "fp32":
         return "tensor cores have no fp32"
     if device.sm < TENSOR_CORES_FROM:
@@ -87,33 +86,22 @@ def refusal_by_tensor_cores(precision: WeightPrecision, device: DeviceProperties
     return None
 
 
-class CooperativePlan(Protocol):
-    """A plan whose blocks wait for each other."""
-
-    @property
-    def grid(self) -> int:
-        """Blocks."""
-
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-
-
-def require_resident(plan: CooperativePlan, device: DeviceProperties, blocks_per_multiprocessor: int) -> None:
-    """Checks that all blocks of a grid fit on the device at once: they wait for each other.
+def require_resident(grid: int, shared_bytes: int, device: DeviceProperties, blocks_per_multiprocessor: int) -> None:
+    """Checks that all blocks of a grid fit on the device at once, which is necessary where blocks wait for each other.
 
     Args:
-        plan: the launch.
-        device: the current one.
-        blocks_per_multiprocessor: resident blocks, from the driver.
+        grid: number of blocks.
+        shared_bytes: dynamic shared memory of a block.
+        device: the current device.
+        blocks_per_multiprocessor: maximum of resident blocks, from the driver.
 
     Raises:
-        KernelError: they do not; says how many blocks there are and how many fit.
+        KernelError: they do not fit.
     """
-    room = blocks_per_multiprocessor * device.multiprocessors
-    if room < plan.grid:
+    fitting = blocks_per_multiprocessor * device.multiprocessors
+    if fitting < grid:
         raise KernelError(
-            f"the kernel needs {plan.grid} blocks of {plan.shared_bytes} bytes of shared memory at once, and "
-            f"{device.name} (sm_{device.sm}) holds {room} of them: free the GPU of MPS's limits on multiprocessors, "
-            "or build the cell form (--form cell)"
+            f"the kernel needs {grid} blocks of {shared_bytes} bytes of shared memory at once, and {device.name} "
+            f"(sm_{device.sm}) holds {fitting} of them: remove the limits of MPS on multiprocessors, or build the cell "
+            "form (--form cell)"
         )

@@ -1,7 +1,4 @@
-"""Chunks on a stream: chooses, compiles and loads the kernel of each batch, and launches it.
-
-Constructing a `SequenceKernel` needs neither a GPU nor CUDA; a launch needs both.
-"""
+"""Chooses, compiles, loads and launches the kernel that decodes a chunk."""
 
 from __future__ import annotations
 
@@ -26,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class SequenceKernel:
-    """``WaveRNNSequencePlugin``'s kernels: `launch` is all steps of a chunk, by the kernel that is fastest for it."""
+    """The kernels of ``WaveRNNSequencePlugin``: one launch decodes all steps of a chunk.
+
+    Creating one needs neither a GPU nor CUDA; `workspace_bytes` neither. All other methods need both.
+    """
 
     def __init__(
         self,
@@ -37,16 +37,16 @@ class SequenceKernel:
         loaded: KernelsByDevice | None = None,
         table: Path | None = None,
     ) -> None:
-        """Nothing is compiled yet.
+        """Compiles nothing yet.
 
         Args:
             shape: the model.
-            precision: of its weights.
-            cache: of compiled kernels; the user's unless given.
-            choice: the kernel for every batch; what `wavernn_trt.plugins.choices.choices` gives unless given.
-            loaded: kernels of this precision that are loaded already, in place of the cache's.
-            table: a file of measured rows (`wavernn_trt.plugins.choices`); ``choices.json`` in the cache's folder,
-                where there is one, unless given.
+            precision: precision of its weights.
+            cache: cache of compiled kernels; default: the user's.
+            choice: the kernel for every batch; default: selected by `wavernn_trt.plugins.choices.choices`.
+            loaded: loaded kernels of this precision, used instead of a cache.
+            table: a file of measured rows (`wavernn_trt.plugins.choices`); default: ``choices.json`` in the folder of
+                the cache, if it exists.
         """
         self.shape, self.precision = shape, precision
         self._choice = choice
@@ -58,22 +58,19 @@ class SequenceKernel:
 
     @property
     def cache(self) -> KernelCache:
-        """Of compiled kernels; a file of measured rows may lie there too."""
+        """The cache of compiled kernels."""
         return self._kernels.cache
 
     def prepare(self, batch: int) -> None:
-        """Compiles and loads what a batch needs on the current device, so that its launch can be captured.
-
-        Args:
-            batch: B.
+        """Compiles and loads the kernels for a batch on the current device, so that their launch can be captured.
 
         Raises:
-            KernelError: there is no compiler, driver, GPU or context; or no kernel decodes such a batch there, and why.
+            KernelError: there is no compiler, driver, GPU or context; or no kernel decodes this batch on the device.
         """
         self.plan(batch)
 
     def choice(self, batch: int) -> Choice:
-        """Which kernel decodes a batch on the current device.
+        """Returns the kernel that decodes a batch on the current device.
 
         Raises:
             KernelError: as `prepare`.
@@ -81,7 +78,7 @@ class SequenceKernel:
         return self._on_current_device(batch)[1]
 
     def plan(self, batch: int) -> Any:
-        """How a batch is put onto the current device, as the chosen kernel's family plans it.
+        """Returns the launch plan of a batch on the current device, of the class of the kernel's family.
 
         Raises:
             KernelError: as `prepare`.
@@ -89,7 +86,7 @@ class SequenceKernel:
         return self._on_current_device(batch)[2]
 
     def launches(self, batch: int, steps: int) -> int:
-        """Kernels that a chunk launches.
+        """Returns the number of kernel launches of a chunk.
 
         Raises:
             KernelError: as `prepare`.
@@ -98,14 +95,8 @@ class SequenceKernel:
         return plan.launches(steps) if isinstance(plan, SteppedPlan) else 1
 
     def workspace_bytes(self, batch: int, steps: int, window: int) -> int:
-        """Bytes of device memory that a launch needs beside its operands, by whichever kernel and on any device.
-
-        Args:
-            batch: B.
-            steps: T.
-            window: W.
-        """
-        del steps, window  # only the state of a step or two is kept
+        """Returns the size of a workspace that is large enough for every kernel on every device."""
+        del steps, window  # workspaces hold the state of one or two steps only
         return max(family.workspace_bytes(self.shape, self.precision, batch) for family in FAMILIES)
 
     def launch(
@@ -118,23 +109,23 @@ class SequenceKernel:
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        """Puts a chunk on a stream; allocates nothing and waits for nothing.
+        """Enqueues a chunk on a stream, without allocation or synchronisation.
 
         Args:
             batch: B.
             steps: T.
             window: W.
             pointers: device addresses of every input of ``SequenceShape.inputs()``, then of the three outputs, each a
-                multiple of its type's size; in ``fp8`` then of each weight's scales, float32 [rows].
-                previous_out and hidden_out may be previous and hidden.
-            workspace: device address of as many bytes as `workspace_bytes` says, a multiple of 256.
-            stream: a CUDA stream's handle.
-            waits: how often a thread looks for what other blocks are to write before the kernel gives up, and marks the
-                chunk's last samples; see `wavernn_trt.plugins.stalls.find_stall`.
+                multiple of its type's size; with ``fp8`` then of the scales of each weight, float32 [rows].
+                previous_out may be the same buffer as previous, hidden_out the same as hidden.
+            workspace: device address of `workspace_bytes` bytes, a multiple of 256.
+            stream: handle of a CUDA stream.
+            waits: maximum number of polls of a waiting thread; then the kernel ends and marks the last samples of the
+                chunk, see `wavernn_trt.plugins.stalls.find_stall`.
 
         Raises:
             KernelError: as `prepare`, or the launch fails.
-            ValueError: sizes or addresses that no launch can have.
+            ValueError: invalid sizes or addresses.
         """
         kernels, choice, plan = self._on_current_device(batch)
         sizes = (batch, steps, window)
@@ -144,7 +135,7 @@ class SequenceKernel:
     def _on_current_device(self, batch: int) -> tuple[LoadedKernels, Choice, Any]:
         kernels = self._kernels.on_current_device()
         key = kernels.device, batch
-        # Without the lock first: one batch is launched while kernels for another are compiled.
+        # The first look-up takes no lock: a batch can be launched while kernels for another are compiled.
         if (ready := self._ready.get(key)) is None:
             with self._lock:
                 if (ready := self._ready.get(key)) is None:
@@ -152,26 +143,26 @@ class SequenceKernel:
         return kernels, *ready
 
     def _choose(self, kernels: LoadedKernels, batch: int) -> tuple[Choice, Any]:
-        """The first of the wanted kernels that the device runs."""
+        """Returns the first kernel, in the order of `choices`, that the device runs, and its plan."""
         device = kernels.device
         if self._choice is not None:
             return self._choice, self._checked(kernels, batch, self._choice)
         refused: list[str] = []
-        for choice, known in choices(self.precision, batch, device, self._measured_rows()):
+        for choice, measured in choices(self.precision, batch, device, self._measured_rows()):
             try:
                 plan = self._checked(kernels, batch, choice)
             except KernelError as error:
                 refused.append(str(error) if str(error).startswith(choice.kernel) else f"{choice.kernel}: {error}")
-                # The wanted kernel is faster: a user who gets another one has to know why.
+                # A warning, because the next kernel is slower.
                 logger.warning("batch %d on %s is not decoded by %s: %s", batch, device.name, choice, error)
                 continue
-            source = "measured" if known else "by the built-in table"
+            source = "measured" if measured else "by the built-in table"
             logger.info("batch %d on %s: %s (%s)", batch, device.name, choice, source)
             return choice, plan
         raise KernelError(
             f"no kernel decodes this model in {self.precision} on {device.name} (sm_{device.sm}): "
-            f"{'; '.join(refused) or 'none has this precision there'}. Build the cell form of it (--form cell), or "
-            "take another precision"
+            f"{'; '.join(refused) or 'none supports this precision there'}. Build its cell form (--form cell), or use "
+            "another precision"
         )
 
     def _checked(self, kernels: LoadedKernels, batch: int, choice: Choice) -> Any:

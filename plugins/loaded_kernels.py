@@ -1,4 +1,4 @@
-"""Compiled kernels on the current device: cubins are loaded, and kernels looked up, at their first use."""
+"""Kernels loaded on a device; a cubin is loaded at the first use of one of its kernels."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class LoadedKernel:
     """One kernel of a cubin, loaded on one device."""
 
     def __init__(self, library: Any, name: str, ordinal: int, device: DeviceProperties) -> None:
-        """Looks the kernel up and loads its code now, so that a launch can be captured into a CUDA graph.
+        """Looks the kernel up and loads its code, so that a launch can be captured into a CUDA graph.
 
-        The driver may load code lazily: without ``cuFuncLoad`` a first launch would load it, which a capture refuses.
+        ``cuFuncLoad`` is necessary: otherwise the driver may load the code at the first launch, and a capture fails.
 
         Args:
             library: from `load_library`.
-            name: of the kernel.
-            ordinal: of the device; its context is current.
-            device: the same.
+            name: name of the kernel.
+            ordinal: ordinal of the device, whose context is current.
+            device: properties of the device.
         """
         bindings = driver.bindings()
         (kernel,) = driver.call("cuLibraryGetKernel", library, name.encode())
         allowed = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         driver.call("cuKernelSetAttribute", allowed, device.shared_per_block, kernel, bindings.CUdevice(ordinal))
         (function,) = driver.call("cuKernelGetFunction", kernel)
-        # Occupancy is asked of the function, launches name the kernel: both have to allow so much shared memory.
+        # Both limits are set: occupancy is computed for the function, and the kernel is launched.
         driver.call("cuFuncSetAttribute", function, allowed, device.shared_per_block)
         driver.call("cuFuncLoad", function)
         self._kernel = kernel
         self._function = bindings.CUfunction(int(kernel))
 
     def blocks_per_multiprocessor(self, threads: int, shared_bytes: int) -> int:
-        """Blocks of that size that are resident on a multiprocessor at once."""
+        """Returns the maximum number of blocks of this size that are resident on a multiprocessor at once."""
         (function,) = driver.call("cuKernelGetFunction", self._kernel)
         (blocks,) = driver.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", function, threads, shared_bytes)
         return int(blocks)
@@ -47,15 +47,15 @@ class LoadedKernel:
     def launch(
         self, grid: int, threads: int, shared_bytes: int, arguments: ctypes.Structure, stream: int, *, cooperative: bool
     ) -> None:
-        """Puts it on a stream.
+        """Enqueues a launch on a stream.
 
         Args:
-            grid: blocks.
-            threads: of a block.
+            grid: number of blocks.
+            threads: threads per block.
             shared_bytes: dynamic shared memory of a block.
-            arguments: the kernel's only argument; the driver copies it before this returns.
-            stream: a stream's handle.
-            cooperative: whether the grid must be resident as a whole, else the launch fails.
+            arguments: the kernel's only argument; the driver copies it before this method returns.
+            stream: handle of a stream.
+            cooperative: True: the launch fails unless all blocks of the grid are resident at once.
         """
         bindings = driver.bindings()
         config = bindings.CUlaunchConfig()
@@ -79,20 +79,20 @@ def load_library(cubin: bytes) -> Any:
     """Loads a cubin for all contexts of this process.
 
     Raises:
-        KernelError: the driver does not take it, and says which CUDA the driver is for; or a stream is being captured.
+        KernelError: the driver does not support the cubin, or a stream is being captured.
     """
     try:
         (library,) = driver.call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
     except KernelError as error:
         way_out = ""
         if "STREAM_CAPTURE" in str(error):
-            way_out = ". A kernel has to be prepared before a launch of it is captured"
+            way_out = ". Prepare a kernel before its launch is captured"
         elif any(code in str(error) for code in _CODES_OF_FOREIGN_CUBINS):
             (version,) = driver.call("cuDriverGetVersion")
             cuda = f"{version // 1000}.{version % 1000 // 10}"
             way_out = (
-                f". This driver is for CUDA {cuda}; what a newer CUDA's compiler made may need a newer driver, or take "
-                "an older nvcc or nvidia-cuda-nvrtc"
+                f". This driver supports CUDA {cuda}; a cubin of a newer compiler may need a newer driver. Update the "
+                "driver, or install an older nvcc or nvidia-cuda-nvrtc"
             )
         raise KernelError(f"{error}{way_out}") from error
     return library
@@ -108,10 +108,10 @@ class LoadedKernels:
         """Loads nothing yet.
 
         Args:
-            ordinal: of the device; its context is current at every call.
-            device: the same.
-            precision: of the weights.
-            cache: of compiled kernels.
+            ordinal: ordinal of the device, whose context must be current at every call.
+            device: properties of the device.
+            precision: precision of the weights.
+            cache: cache of compiled kernels.
         """
         self.device = device
         self._ordinal, self._precision, self._cache = ordinal, precision, cache
@@ -120,13 +120,13 @@ class LoadedKernels:
         self._lock = threading.Lock()
 
     def get(self, file: KernelFile, name: str) -> LoadedKernel:
-        """A kernel of a file, compiled and loaded if it is not.
+        """Returns a kernel of a file; compiles and loads it at its first use.
 
         Raises:
-            KernelError: there is no compiler, or the driver does not take what it made.
+            KernelError: there is no compiler, or the driver does not support the cubin.
         """
         if (found := self._kernels.get(name)) is not None:
-            return found  # a launch does not wait until another kernel is compiled
+            return found  # without the lock, which another thread holds while it compiles
         with self._lock:
             if name not in self._kernels:
                 if file not in self._libraries:
@@ -136,33 +136,26 @@ class LoadedKernels:
             return self._kernels[name]
 
     def variable(self, file: KernelFile, name: str) -> tuple[int, int]:
-        """Device address and bytes of a global variable of a file whose kernels are loaded.
+        """Returns the device address and the size of a global variable of a file whose kernels are loaded.
 
         Raises:
-            KernelError: the file has none of that name.
+            KernelError: the file has no such variable.
         """
         address, size = driver.call("cuLibraryGetGlobal", self._libraries[file], name.encode())
         return int(address), int(size)
 
 
 class KernelsByDevice:
-    """The kernels of one precision on whichever device is current."""
+    """The kernels of one precision on every device that has been current."""
 
     def __init__(self, precision: WeightPrecision, cache: KernelCache | None) -> None:
-        """Needs no device yet; the user's cache unless one is given."""
-        self._precision, self._cache = precision, cache
+        """Needs no device yet; without a cache, uses the user's."""
+        self._precision, self.cache = precision, cache or KernelCache()
         self._loaded: dict[int, LoadedKernels] = {}
         self._lock = threading.Lock()
 
-    @property
-    def cache(self) -> KernelCache:
-        """Of compiled kernels."""
-        if self._cache is None:
-            self._cache = KernelCache()
-        return self._cache
-
     def on_current_device(self) -> LoadedKernels:
-        """Those of the device whose context is current.
+        """Returns the kernels on the device whose context is current.
 
         Raises:
             KernelError: there is no driver, GPU or context.

@@ -1,4 +1,4 @@
-"""Shapes of a node's operands against what its operator expects; references and plugins refuse the same ones."""
+"""Checks the shapes of a node's operands, for the numpy references and for the TensorRT plugins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MEANINGS = {"B": "streams", "T": "steps", "W": "rows of the window", "C": "colu
 
 
 def gru_operands(hidden_size: int) -> tuple[Operand, ...]:
-    """The inputs of a ``CustomGRUPlugin`` node, in order."""
+    """Returns the inputs of a ``CustomGRUPlugin`` node, in order."""
     wide = 3 * hidden_size
     return (
         Operand("gates", ("B", wide), "float32"),
@@ -23,19 +23,19 @@ def gru_operands(hidden_size: int) -> tuple[Operand, ...]:
 def match_shapes(
     operator: str, operands: Sequence[Operand], shapes: Sequence[Sequence[int]], *, dynamic: bool = False
 ) -> dict[str, int]:
-    """Finds the sizes B, T, W and C of a node.
+    """Checks the shapes of a node's operands and returns the sizes B, T, W and C.
 
     Args:
-        operator: its name, for messages.
-        operands: what is expected.
-        shapes: what is there, one for each operand.
-        dynamic: whether a negative size stands for any, as in a TensorRT network.
+        operator: name of the operator, for messages.
+        operands: the expected operands.
+        shapes: the shape found for each operand.
+        dynamic: True: a negative size matches any size, as in a TensorRT network.
 
     Returns:
-        The sizes by letter; without those that are only known as dynamic.
+        The sizes by letter, without dynamic ones.
 
     Raises:
-        ValueError: another number of operands, or a shape that disagrees; names the operand.
+        ValueError: wrong number of operands, or a wrong shape; names the operand.
     """
     if len(shapes) != len(operands):
         names = ", ".join(operand.name for operand in operands)
@@ -43,12 +43,12 @@ def match_shapes(
     sizes: dict[str, int] = {}
     for operand, shape in zip(operands, shapes, strict=True):
         found = tuple(int(size) for size in shape)
-        right = len(found) == len(operand.shape)
+        matches = len(found) == len(operand.shape)
         for size, expected in zip(found, operand.shape, strict=False):
             if dynamic and size < 0:
                 continue
-            right = right and size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
-        if not right:
+            matches = matches and size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
+        if not matches:
             letters = sorted({size for size in operand.shape if isinstance(size, str)})
             notes = [f"{letter} {_MEANINGS[letter]}, {sizes.get(letter, 'any')}" for letter in letters]
             expected = ", ".join(map(str, operand.shape))

@@ -1,6 +1,6 @@
-"""The operators as something that a plugin can hold: their attributes, operands and kernels.
+"""Attributes, operands and kernels of each operator, for its TensorRT plugin.
 
-Nothing here knows TensorRT, and nothing needs CUDA until a kernel is launched.
+Does not import TensorRT; needs CUDA only to launch kernels.
 """
 
 from __future__ import annotations
@@ -30,51 +30,51 @@ from wavernn_trt.plugins.operand_shapes import gru_operands
 logger = logging.getLogger(__name__)
 
 _UNCAPTURED = 2
-"""Chunks of many launches that are enqueued without a capture, in succession, before a warning: TensorRT wants one to
+"""Consecutive chunks of many launches that may be enqueued outside a capture without a warning: TensorRT needs one to
 warm up before each capture, and two lanes may be opened at once."""
 
 Sizes = Mapping[str, int]
-"""B, T, W and C of a node, as `wavernn_trt.plugins.operand_shapes.match_shapes` finds them."""
+"""B, T, W and C of a node, from `wavernn_trt.plugins.operand_shapes.match_shapes`."""
 
 
 class BoundKernel(Protocol):
     """A kernel for one operation in one precision."""
 
     def prepare(self, sizes: Sizes) -> None:
-        """Compiles and loads it for the current device, so that launches of these sizes can be captured."""
+        """Compiles and loads the kernel for the current device, so that launches of these sizes can be captured."""
 
     def workspace_bytes(self, sizes: Sizes) -> int:
-        """Bytes of device memory that a launch of these sizes needs beside its operands."""
+        """Returns the size of the workspace of a launch."""
 
     def launch(self, sizes: Sizes, pointers: Sequence[int], workspace: int, stream: int) -> None:
-        """Puts it on a stream.
+        """Enqueues the kernel on a stream.
 
         Args:
-            sizes: of this launch.
+            sizes: sizes of this launch.
             pointers: device addresses of the inputs, then of the outputs, in the operator's order.
-            workspace: device address of as many bytes as `workspace_bytes` says.
-            stream: a CUDA stream's handle.
+            workspace: device address of `workspace_bytes` bytes.
+            stream: handle of a CUDA stream.
         """
 
 
 class Operation(Protocol):
-    """What one node computes."""
+    """The operator of a node with its attributes."""
 
     @property
     def operator(self) -> str:
-        """The operator's name."""
+        """Name of the operator."""
 
     def attributes(self) -> dict[str, int | list[int]]:
-        """The node's attributes, integers all."""
+        """Returns the attributes of the node, all integers."""
 
     def inputs(self) -> tuple[Operand, ...]:
-        """In the node's order."""
+        """Returns the inputs, in the node's order."""
 
     def outputs(self) -> tuple[Operand, ...]:
-        """In the node's order."""
+        """Returns the outputs, in the node's order."""
 
     def bind(self, precision: Precision) -> BoundKernel:
-        """The kernel that computes it: one for all equal operations, so that a thousand nodes load it once."""
+        """Returns the kernel; equal operations share one, so that a graph of many nodes loads it once."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class GruOperation:
     hidden_size: int
     """H."""
     input_size: int
-    """Width of the input whose product the gates are; informational only."""
+    """Width of the GRU's input; informational only."""
 
     operator = GRU_OPERATOR
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> GruOperation:
-        """From the node's attributes; each may come as an array of one.
+        """Reads the attributes of a node; each may be an integer or an array of one integer.
 
         Raises:
-            ValueError: one is missing or is not a positive integer.
+            ValueError: an attribute is missing or is not a positive integer.
         """
         sizes = {}
         for name in ("hidden_size", "input_size"):
@@ -145,13 +145,12 @@ class SequenceOperation:
 
 @dataclass(frozen=True)
 class MaterialiseOperation:
-    """A ``MaterialisePlugin`` node: the rows of all steps, copied."""
+    """A ``MaterialisePlugin`` node: a copy of the rows of all steps."""
 
     operator = MATERIALISE_OPERATOR
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> MaterialiseOperation:
-        """There are none to read."""
         return cls()
 
     def attributes(self) -> dict[str, int | list[int]]:
@@ -164,7 +163,6 @@ class MaterialiseOperation:
         return (Operand("materialised", ("T", "B", "C"), "float32"),)
 
     def bind(self, precision: Precision) -> BoundKernel:
-        """See `Operation`; a copy is the same in every precision."""
         return _COPY
 
 
@@ -173,14 +171,14 @@ OPERATIONS: Mapping[str, type[GruOperation] | type[SequenceOperation] | type[Mat
     SEQUENCE_OPERATOR: SequenceOperation,
     MATERIALISE_OPERATOR: MaterialiseOperation,
 }
-"""By operator."""
+"""Class of each operator."""
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     GRU_OPERATOR: tuple(field.name for field in dataclasses.fields(GruOperation)),
     SEQUENCE_OPERATOR: SequenceShape.attribute_names(),
     MATERIALISE_OPERATOR: (),
 }
-"""Names of the integer attributes, by operator."""
+"""Names of the integer attributes of each operator."""
 
 
 class _GruKernel:
@@ -225,10 +223,10 @@ class _SequenceKernel:
 
 
 class _Copy:
-    """Not a kernel of ours: the driver's own copy, which a CUDA graph captures as a node."""
+    """A copy by the driver, for every precision; a CUDA graph captures it as a node."""
 
     def prepare(self, sizes: Sizes) -> None:
-        driver.current_device()  # what is missing is said now
+        driver.current_device()  # raises the error now if there is no driver or device
 
     def workspace_bytes(self, sizes: Sizes) -> int:
         return 0
@@ -239,13 +237,5 @@ class _Copy:
 
 
 _COPY = _Copy()
-
-
-@functools.cache
-def _gru_kernel(hidden_size: int, precision: Precision) -> _GruKernel:
-    return _GruKernel(hidden_size, precision)
-
-
-@functools.cache
-def _sequence_kernel(shape: SequenceShape, precision: Precision) -> _SequenceKernel:
-    return _SequenceKernel(shape, precision)
+_gru_kernel = functools.cache(_GruKernel)
+_sequence_kernel = functools.cache(_SequenceKernel)

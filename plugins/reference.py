@@ -1,4 +1,4 @@
-"""What ``CustomGRUPlugin`` and ``WaveRNNSequencePlugin`` compute, in numpy: the reference of their kernels.
+"""Numpy reference of the kernels: ``CustomGRUPlugin`` and ``WaveRNNSequencePlugin``.
 
 `wavernn_trt.export.operators.SequenceShape` has the formulas of a sequence.
 """
@@ -19,20 +19,20 @@ from wavernn_trt.plugins.precisions import WeightPrecision, operand_precision
 from wavernn_trt.plugins.stored_weights import round_to, round_weight
 
 MIXTURES = 10
-"""Components of a logistic mixture: as many weights, then means, then log-scales."""
+"""Components of a logistic mixture; the logits are their weights, then their means, then their log-scales."""
 LOG_SCALE_FLOOR = math.log(1e-14)
-"""Of a logistic mixture's components (fatchord)."""
+"""Lowest log-scale of a component of a logistic mixture (fatchord)."""
 LOG_DEVIATION_FLOOR = -7.0
-"""Of a Gaussian (Coqui)."""
+"""Lowest logarithm of the standard deviation of a Gaussian (Coqui)."""
 
 
 def product(x: FloatArray, weight: FloatArray, precision: Precision) -> FloatArray:
-    """``x @ weight.T`` as a tensor core takes it: operands in the precision, sums in float32.
+    """Returns ``x @ weight.T`` as a tensor core computes it: operands in the precision, sums in float32.
 
     Args:
-        x: [B, K], rounded here.
-        weight: [N, K], rounded already.
-        precision: of both.
+        x: [B, K]; is rounded here.
+        weight: [N, K]; already rounded.
+        precision: precision of both operands.
 
     Returns:
         float32 [B, N].
@@ -48,16 +48,16 @@ def gru_cell(
     recurrent_bias: FloatArray,
     precision: Precision = "fp32",
 ) -> FloatArray:
-    """One GRU cell behind its input product (Cho et al., 2014, in the form of PyTorch and cuDNN).
+    """Computes a GRU cell without its input product (Cho et al., 2014, in the form of PyTorch and cuDNN).
 
     Only the operands of the recurrent product are in the precision; sums, gates and state are float32.
 
     Args:
-        gates: [B, 3H], the input's share of the reset, update and new gates, its bias included.
+        gates: [B, 3H], input product of the reset, update and new gates, with its bias.
         hidden: [B, H].
-        recurrent_weight: [3H, H], float32 or as `wavernn_trt.plugins.stored_weights.store` gives it.
+        recurrent_weight: [3H, H], float32 or stored by `wavernn_trt.plugins.stored_weights.store`.
         recurrent_bias: [3H].
-        precision: of the recurrent product's operands.
+        precision: precision of the operands of the recurrent product.
 
     Returns:
         The new hidden state, float32 [B, H].
@@ -66,14 +66,14 @@ def gru_cell(
 
 
 def gru_update(gates: FloatArray, recurrent: FloatArray, hidden: FloatArray) -> FloatArray:
-    """The rest of a cell, in float32: both shares of the gates [B, 3H] and the state [B, H] -> the new state [B, H]."""
+    """Computes the new state [B, H] in float32 from both products [B, 3H] and the state [B, H]."""
     input_reset, input_update, input_new = np.split(gates, 3, axis=1)
     hidden_reset, hidden_update, hidden_new = np.split(recurrent, 3, axis=1)
     reset = _sigmoid(input_reset + hidden_reset)
     update = _sigmoid(input_update + hidden_update)
     new = np.tanh(input_new + reset * hidden_new)
-    following: FloatArray = (new + update * (hidden - new)).astype(np.float32)
-    return following
+    state: FloatArray = (new + update * (hidden - new)).astype(np.float32)
+    return state
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
@@ -86,22 +86,22 @@ def decode_sequence(
     precision: WeightPrecision = "fp32",
     forced: NDArray[Any] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Decodes a chunk: B streams, T steps, each fed with the sample of the one before.
+    """Decodes a chunk of B streams and T steps; the sample of a step is fed back to the next step.
 
     Args:
         shape: the model.
-        inputs: by the names of ``shape.inputs()``. Weights are float32, or stored in the precision as
-            `wavernn_trt.plugins.stored_weights.store` gives them, or as ml_dtypes' bfloat16.
-        precision: of the operands of every product. Sums, gates, states and sampling are float32.
-        forced: what each step is fed with, [B, T], in place of ``previous`` and of the samples before it (teacher
-            forcing). What a step draws is the same as ever, and goes nowhere.
+        inputs: arrays by the names of ``shape.inputs()``. Weights are float32, ml_dtypes' bfloat16, or stored by
+            `wavernn_trt.plugins.stored_weights.store`.
+        precision: precision of the operands of every product. Sums, gates, states and sampling are float32.
+        forced: [B, T], input of each step instead of ``previous`` and the samples (teacher forcing). Samples are still
+            drawn and returned, but not fed back.
 
     Returns:
-        ``samples`` [B, T], ``previous_out`` [B] and ``hidden_out`` [L, B, H], as the node gives them, and the
-        ``logits`` that the samples were drawn from, float32 [B, T, outputs].
+        The outputs of the node, ``samples`` [B, T], ``previous_out`` [B] and ``hidden_out`` [L, B, H]; and ``logits``,
+        float32 [B, T, outputs], from which the samples were drawn.
 
     Raises:
-        ValueError: an input is missing or of another shape or type.
+        ValueError: an input is missing or has a wrong shape or type.
     """
     arrays = _check_inputs(shape, inputs, precision)
     batch, steps = arrays["uniforms"].shape[:2]
@@ -131,7 +131,7 @@ def _step(
     rows: Mapping[Place, FloatArray],
     precision: WeightPrecision,
 ) -> FloatArray:
-    """One step: replaces the states in ``hidden`` [B, H], a layer each, and gives the logits [B, outputs]."""
+    """Computes a step: replaces the states in ``hidden``, [B, H] of each layer, and returns the logits [B, outputs]."""
 
     def times(x: FloatArray, name: str) -> FloatArray:
         return product(x, weights[name], operand_precision(precision))
@@ -158,7 +158,7 @@ def _step(
 
 
 def _rows(shape: SequenceShape, arrays: Mapping[str, NDArray[Any]], step: int) -> dict[Place, FloatArray]:
-    """What each place takes of the conditioning at a step, [B, width]."""
+    """Returns the conditioning of each place at a step, [B, width]."""
     conditioning = arrays["conditioning"]  # [B, W, columns]
     batch = len(conditioning)
     starts = np.cumsum([0, *shape.group_columns])
@@ -181,7 +181,7 @@ def _rows(shape: SequenceShape, arrays: Mapping[str, NDArray[Any]], step: int) -
 
 
 def _draw(shape: SequenceShape, logits: FloatArray, uniforms: FloatArray) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Logits [B, outputs] and random numbers [B, U] -> the sample [B] and what the next step is fed with [B]."""
+    """Draws from logits [B, outputs] with random numbers [B, U]; returns samples and feedback values, [B] each."""
     if shape.output == "categorical":
         label = _pick(logits, uniforms[:, 0])
         if shape.label_feedback:
@@ -199,9 +199,9 @@ def _draw(shape: SequenceShape, logits: FloatArray, uniforms: FloatArray) -> tup
 
 
 def _pick(logits: FloatArray, uniform: FloatArray) -> NDArray[np.int32]:
-    """The smallest class k whose cumulative probability exceeds the random number: [B, C], [B] -> [B].
+    """Returns the smallest class whose cumulative probability exceeds the random number: [B, C], [B] -> [B].
 
-    The number is scaled by the sum as computed, which in float32 can end just below 1.
+    The number is multiplied by the computed sum, because in float32 the cumulative probabilities can end below 1.
     """
     likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
     cumulative = np.cumsum(likelihood, axis=1, dtype=np.float32)
@@ -212,7 +212,7 @@ def _pick(logits: FloatArray, uniform: FloatArray) -> NDArray[np.int32]:
 def _check_inputs(
     shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], precision: WeightPrecision
 ) -> dict[str, NDArray[Any]]:
-    """The inputs in the types that a step computes with: weights rounded, everything else as it is."""
+    """Checks shapes and types, and returns the inputs with weights rounded to the precision."""
     operands = shape.inputs()
     missing = [operand.name for operand in operands if operand.name not in inputs]
     if missing:

@@ -1,6 +1,6 @@
 """The resident kernels: one launch for all steps, products on tensor cores, weights in shared memory.
 
-They multiply octets of rows with octets of streams, and exchange stamped words; see kernels/resident.h.
+They multiply octets (eight rows of a matrix by eight streams) and exchange stamped words; see kernels/resident.h.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from wavernn_trt.plugins.arguments import (
     THREADS,
     VECTOR_BYTES,
     ChunkSizes,
+    MatrixPlan,
     Offsets,
     ResidentArguments,
     chunk_arguments,
     has_gates,
-    matrix_argument,
+    set_matrix,
 )
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_family import Choice, refusal_by_tensor_cores, require_resident
@@ -33,13 +34,13 @@ from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.plugins.targets import DeviceProperties
 
 MOST_STREAMS = 256
-"""Of a batch: what is larger, the stepped kernels decode faster, and the stamped words would take much memory."""
+"""Largest batch. For larger ones the stepped kernels are faster, and the stamped words would need much memory."""
 _ALIGNMENT = 256
 _WORD_BYTES = 8
 """A word and its stamp."""
 _SUMS_BYTES = 4 * PATCH_ROWS * PATCH_ROWS
 _GATES_BYTES = 32 * PATCH_ROWS * PATCH_ROWS
-"""Of a set of eight units' waiting gates with eight streams; kernels/resident_stages.h, WaitingGates."""
+"""Gates of eight units and eight streams that wait for their input; WaitingGates in kernels/resident_stages.h."""
 
 
 @dataclass(frozen=True)
@@ -47,65 +48,46 @@ class Variant:
     """One of the kernels."""
 
     stream_octets: int
-    """Octets of streams that are computed together: all of a group's."""
+    """Octets of streams that a group computes together; a group has no more streams."""
 
     @property
     def streams(self) -> int:
-        """Streams that are computed together."""
+        """Maximum number of streams of a group."""
         return PATCH_ROWS * self.stream_octets
 
 
-VARIANTS: Mapping[str, Variant] = {
-    "resident_stamped_8": Variant(1),
-    "resident_stamped_16": Variant(2),
-}
-"""By the kernel's name."""
-
-
-@dataclass(frozen=True)
-class OctetPlan:
-    """One matrix, shared out over the blocks of a group."""
-
-    rows: int
-    columns: int
-    sets: int
-    """Sets that the largest share has: of eight units' three gates, or of eight rows."""
-    resident: int
-    """How many of a block's sets are copied to shared memory; the others are read from global memory in every step."""
-    shared_offset: int
-    """Where, in bytes from the beginning of shared memory."""
-    set_bytes: int
-    """Of one set in shared memory."""
+VARIANTS: Mapping[str, Variant] = {"resident_stamped_8": Variant(1), "resident_stamped_16": Variant(2)}
+"""The kernels by name."""
 
 
 @dataclass(frozen=True)
 class ResidentPlan:
-    """How a chunk is launched."""
+    """Launch configuration of a chunk. Fields ``shared_*`` but ``shared_bytes`` are byte offsets in shared memory."""
 
     kernel: str
-    """Of `VARIANTS`."""
+    """One of `VARIANTS`."""
     groups: int
-    """Groups of blocks, each with streams of its own and a copy of the weights."""
+    """Groups of blocks; each decodes a part of the streams with its own copy of the weights."""
     blocks: int
-    """Blocks of a group; the grid has ``groups * blocks``, one a multiprocessor."""
+    """Blocks of a group; the grid has ``groups * blocks``, one for each multiprocessor."""
     shared_bytes: int
     """Dynamic shared memory of a block."""
     shared_sampler: int
-    """Where the sampler's sums lie, in bytes from the beginning of shared memory."""
+    """Sums of the sampler."""
     shared_logits: int
-    """Where the logits of one stream lie."""
+    """Logits of one stream."""
     shared_shares: int
-    """Where it is kept which sets of each matrix are the block's, and behind it whether the block waits no more."""
+    """The block's share of the sets of each matrix, then the flag that the block has stopped waiting."""
     shared_meeting: int
-    """Where the warps' sums meet."""
+    """Partial sums of the warps."""
     shared_gates: int
-    """Where gates wait for the sample before, or for the layer before."""
-    matrices: Mapping[str, OctetPlan]
-    """By the names of ``SequenceShape.weight_inputs``."""
+    """Gates that wait for the previous sample or for the previous layer."""
+    matrices: Mapping[str, MatrixPlan]
+    """Plans by operand name. A set has the three gates of eight units, or eight rows."""
 
     @property
     def grid(self) -> int:
-        """Blocks in all."""
+        """Total number of blocks."""
         return self.groups * self.blocks
 
 
@@ -124,18 +106,17 @@ def plan_resident(
 
     Args:
         shape: the model.
-        precision: of its weights; not ``fp32``, which tensor cores do not multiply.
-        batch: streams, at least 1.
-        device: what it is launched on.
-        kernel: of `VARIANTS`.
-        groups: groups of blocks that share the streams out.
-        blocks: of a group; as many as there are multiprocessors for it, and work for, unless given.
-        warps: of a block.
+        precision: precision of its weights; not ``fp32``, which tensor cores do not multiply.
+        batch: number of streams, at least 1.
+        device: the GPU.
+        kernel: one of `VARIANTS`.
+        groups: groups of blocks among which the streams are divided.
+        blocks: blocks of a group; default: one for each multiprocessor of the group, at most `most_blocks`.
+        warps: warps of a block.
 
     Raises:
-        KernelError: what the kernel needs beside the weights does not fit into shared memory, or it does not take so
-            many streams.
-        ValueError: sizes that no launch can have.
+        KernelError: too many streams for the kernel, or its buffers do not fit into shared memory.
+        ValueError: invalid sizes.
     """
     sets = _sets(shape)
     most = most_blocks(shape)
@@ -144,52 +125,55 @@ def plan_resident(
     if batch < 1 or not 1 <= groups <= min(MOST_GROUPS, device.multiprocessors) or not 1 <= blocks <= most:
         raise ValueError(
             f"found batch {batch}, {groups} groups and {blocks} blocks, expected a batch of at least 1, 1 to "
-            f"{min(MOST_GROUPS, device.multiprocessors)} groups and 1 to {most} blocks, which have work"
+            f"{min(MOST_GROUPS, device.multiprocessors)} groups and 1 to {most} blocks"
         )
     if precision == "fp32":
         raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
     variant = VARIANTS[kernel]
     streams = -(-batch // groups)
     if batch > MOST_STREAMS:
-        raise KernelError(f"{kernel} takes a batch of up to {MOST_STREAMS}, found {batch}: take the kernel stepped")
+        raise KernelError(f"{kernel} takes a batch of up to {MOST_STREAMS}, found {batch}: use the kernel stepped")
     if streams > variant.streams:
         raise KernelError(
-            f"{kernel} takes {variant.streams} streams a group, found {streams}: take "
+            f"{kernel} takes {variant.streams} streams a group, found {streams}: use "
             f"{-(-batch // variant.streams)} groups, or the kernel stepped"
         )
     shared = Offsets(VECTOR_BYTES)
     take = shared.take
-    in_turn = 2 if variant.stream_octets == 1 else 1
+    buffers = 2 if variant.stream_octets == 1 else 1  # MeetingPlace in kernels/patch_product.h
     waiting = -(-_octets(shape.hidden_size) // blocks)
     sampler, shares, logits = take(warps * 12 + 4), take(8 * len(MATRICES) + 4), take(4 * shape.outputs)
-    meeting = take(in_turn * warps * 3 * variant.stream_octets * _SUMS_BYTES)
+    meeting = take(buffers * warps * 3 * variant.stream_octets * _SUMS_BYTES)
     gates = take(shape.layers * waiting * variant.stream_octets * _GATES_BYTES)
     if shared.used > device.shared_per_block:
         raise KernelError(
             f"{kernel} needs {shared.used} bytes of shared memory beside the weights, and a block of {device.name} "
-            f"(sm_{device.sm}) has {device.shared_per_block}: take fewer groups, so that each has more blocks, a "
+            f"(sm_{device.sm}) has {device.shared_per_block}: use fewer groups, so that each has more blocks, a "
             "kernel that computes fewer streams together, or the kernel stepped"
         )
     shapes = {operand.name: operand.shape for operand in shape.weight_inputs()}
-    matrices: dict[str, OctetPlan] = {}
+    matrices: dict[str, MatrixPlan] = {}
     for name, total in sets.items():
         rows, columns = (int(size) for size in shapes[name])
-        patches = -(-columns // PATCH_COLUMNS) * (3 if has_gates(name) else 1)
-        set_bytes = patches * PATCH_ROWS * PATCH_COLUMNS * WEIGHT_BYTES[precision]
+        set_rows = PATCH_ROWS * (3 if has_gates(name) else 1)
+        set_bytes = set_rows * -(-columns // PATCH_COLUMNS) * PATCH_COLUMNS * WEIGHT_BYTES[precision]
         share = -(-total // blocks)
         resident = min(share, (device.shared_per_block - shared.used) // set_bytes)
-        matrices[name] = OctetPlan(rows, columns, share, resident, shared.used, set_bytes)
+        matrices[name] = MatrixPlan(rows, columns, set_rows, share, resident, shared.used, set_bytes)
         take(resident * set_bytes)
     return ResidentPlan(kernel, groups, blocks, shared.used, sampler, logits, shares, meeting, gates, matrices)
 
 
 def most_blocks(shape: SequenceShape) -> int:
-    """Blocks of a group that have something to do in some stage; a stamped word is safe only where all have."""
+    """Returns the maximum number of blocks of a group.
+
+    Each block must have work in at least one stage of a step: otherwise it could overwrite a stamped word too early.
+    """
     return max(_sets(shape).values())
 
 
 def _sets(shape: SequenceShape) -> dict[str, int]:
-    """How many sets each matrix has."""
+    """Returns the number of sets of each matrix."""
     shapes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.kind == "weight"}
     rows = {name: int(shapes[name][0]) for name in MATRICES if name in shapes}
     return {name: _octets(size // 3 if has_gates(name) else size) for name, size in rows.items()}
@@ -201,7 +185,7 @@ def _octets(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Mail:
-    """Where each kind of words begins, counted in words; each is there twice, for even and odd steps."""
+    """Offsets, in words, of the words that blocks exchange; each kind is stored twice, for even and odd steps."""
 
     states: tuple[int, ...]
     features: tuple[int, ...]
@@ -209,23 +193,23 @@ class Mail:
     logits: int
     previous: int
     words: int
-    """In all."""
+    """Total number of words."""
 
 
 @dataclass(frozen=True)
 class ResidentWorkspace:
-    """Offsets in bytes from the beginning; counters come first, and the mail behind them."""
+    """Byte offsets of the buffers in the workspace, which begins with the counters."""
 
     mail: int
     cleared: int
-    """Bytes from the beginning on that are to be zero before each launch."""
+    """Bytes at the beginning that must be zero before each launch: counters and mail."""
     skipped: int
     total: int
-    """Bytes in all."""
+    """Size of the workspace."""
 
 
 def lay_out_mail(shape: SequenceShape, batch: int) -> Mail:
-    """The words that a batch's blocks exchange."""
+    """Lays out the words that the blocks exchange for a batch."""
     offsets = Offsets(_ALIGNMENT)
 
     def take(words_a_stream: int) -> int:
@@ -242,7 +226,7 @@ def lay_out_mail(shape: SequenceShape, batch: int) -> Mail:
 
 
 def lay_out_resident(shape: SequenceShape, batch: int) -> ResidentWorkspace:
-    """Where a batch's buffers lie, on any device."""
+    """Lays out the workspace of a batch, the same on all devices."""
     counters = MOST_GROUPS * COUNTER_BYTES
     words = lay_out_mail(shape, batch).words
     skipped = counters + words * _WORD_BYTES
@@ -261,21 +245,21 @@ def resident_arguments(
     waits: int = WAITS,
     all_logits: int | None = None,
 ) -> ResidentArguments:
-    """What a resident kernel is launched with.
+    """Returns the arguments of a launch.
 
     Args:
         shape: the model.
-        precision: of its weights.
-        plan: of this batch.
-        sizes: streams B, steps T, rows of a window W.
-        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``, and in ``fp8`` then of each
-            weight's scales.
-        workspace: address of as many bytes as `lay_out_resident` says.
-        waits: how often a thread looks for what has not come before it gives up.
-        all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
+        precision: precision of its weights.
+        plan: the plan for this batch.
+        sizes: streams B, steps T, window rows W.
+        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``; with ``fp8`` then of the scales
+            of each weight.
+        workspace: address of the workspace; see `lay_out_resident`.
+        waits: maximum number of polls of a waiting thread.
+        all_logits: address of float32 [B, T, outputs] for the logits of all steps; None keeps none.
 
     Raises:
-        ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
+        ValueError: wrong number of pointers, a size below 1, or a workspace that is not aligned.
     """
     scaled = [name for name in MATRICES if name in plan.matrices] if precision == "fp8" else []
     operands = len(pointers) - len(scaled)
@@ -285,10 +269,8 @@ def resident_arguments(
     common.skipped = workspace + layout.skipped if shape.skip else None
     common.groups, common.blocks, common.waits = plan.groups, plan.blocks, waits
     common.shared_sampler = plan.shared_sampler
-    for i, name in enumerate(MATRICES):
-        if name in plan.matrices:
-            one = plan.matrices[name]
-            common.matrices[i] = matrix_argument(address, name, one.rows, one.columns, one.resident, one.shared_offset)
+    for name, matrix in plan.matrices.items():
+        set_matrix(common, address, name, (matrix.rows, matrix.columns), matrix.resident, matrix.shared_offset)
     arguments = ResidentArguments(
         s=common,
         mail=workspace + layout.mail,
@@ -309,7 +291,7 @@ def resident_arguments(
 
 
 class ResidentFamily:
-    """One launch for all steps, products on tensor cores."""
+    """One launch for all steps of a chunk, products on tensor cores."""
 
     kernels = tuple(VARIANTS)
     has_groups = True
@@ -327,7 +309,8 @@ class ResidentFamily:
 
     def check(self, kernels: LoadedKernels, plan: ResidentPlan) -> None:
         kernel = kernels.get("resident", plan.kernel)
-        require_resident(plan, kernels.device, kernel.blocks_per_multiprocessor(THREADS, plan.shared_bytes))
+        fitting = kernel.blocks_per_multiprocessor(THREADS, plan.shared_bytes)
+        require_resident(plan.grid, plan.shared_bytes, kernels.device, fitting)
 
     def launch(
         self,

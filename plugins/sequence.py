@@ -14,66 +14,47 @@ from wavernn_trt.plugins.arguments import (
     THREADS,
     VECTOR_BYTES,
     ChunkSizes,
+    MatrixPlan,
     Offsets,
     SequenceArguments,
     chunk_arguments,
     has_gates,
-    matrix_argument,
+    set_matrix,
 )
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_family import Choice, require_resident
-from wavernn_trt.plugins.loaded_kernels import LoadedKernel, LoadedKernels
-from wavernn_trt.plugins.precisions import WeightPrecision, engine_precision
+from wavernn_trt.plugins.loaded_kernels import LoadedKernels
+from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision, engine_precision
 from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.plugins.targets import DeviceProperties
 
 TILES = (8, 4, 1)
-"""Streams that are computed together: a kernel for each."""
-NUMBER_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+"""Streams that are computed together; there is a kernel for each number."""
 _ALIGNMENT = 256
-_WARPS = THREADS // 32
-
-
-@dataclass(frozen=True)
-class MatrixPlan:
-    """One matrix, shared out over the blocks of a group."""
-
-    rows: int
-    columns: int
-    set_rows: int
-    """Rows that stay together: a unit's three gates, or as many neighbours as a warp takes at a time."""
-    sets: int
-    """Sets of rows that the largest share has."""
-    resident: int
-    """How many of a block's sets are copied to shared memory; the others are read from global memory in every step."""
-    shared_offset: int
-    """Where, in bytes from the beginning of shared memory."""
-    set_bytes: int
-    """Of one set in shared memory."""
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """How a chunk is launched."""
+    """Launch configuration of a chunk."""
 
     tile: int
-    """Streams that are computed together; see `TILES`."""
+    """Streams that are computed together, one of `TILES`."""
     groups: int
-    """Groups of blocks, each with streams of its own and a copy of the weights."""
+    """Groups of blocks; each decodes a part of the streams with its own copy of the weights."""
     blocks: int
-    """Blocks of a group; the grid has ``groups * blocks``, one a multiprocessor."""
+    """Blocks of a group; the grid has ``groups * blocks``, one for each multiprocessor."""
     shared_bytes: int
     """Dynamic shared memory of a block."""
     shared_operands: int
-    """Where the tile's operands lie, in bytes from the beginning of shared memory."""
+    """Byte offset in shared memory of the tile's operands."""
     shared_sampler: int
-    """Where the sampler's sums lie, and behind them whether the block waits no more."""
+    """Byte offset in shared memory of the sampler's sums, then of the flag that the block has stopped waiting."""
     matrices: Mapping[str, MatrixPlan]
-    """By the names of ``SequenceShape.weight_inputs``."""
+    """Plans by operand name. A set has the three gates of a unit, or the rows that a warp computes at once."""
 
     @property
     def grid(self) -> int:
-        """Blocks in all."""
+        """Total number of blocks."""
         return self.groups * self.blocks
 
 
@@ -85,22 +66,22 @@ def plan_sequence(
     *,
     groups: int = 1,
     blocks: int | None = None,
-    warps: int = _WARPS,
+    warps: int = THREADS // 32,
 ) -> SequencePlan:
     """Plans a launch.
 
     Args:
         shape: the model.
-        precision: of its weights.
-        batch: streams, at least 1.
-        device: what it is launched on.
-        groups: groups of blocks that share the streams out.
-        blocks: of a group; as many as there are multiprocessors for it unless given.
-        warps: of a block.
+        precision: precision of its weights.
+        batch: number of streams, at least 1.
+        device: the GPU.
+        groups: groups of blocks among which the streams are divided.
+        blocks: blocks of a group; default: one for each multiprocessor of the group.
+        warps: warps of a block.
 
     Raises:
-        KernelError: not even one stream's operands fit into shared memory.
-        ValueError: sizes that no launch can have.
+        KernelError: the operands of one stream do not fit into shared memory.
+        ValueError: invalid sizes.
     """
     if batch < 1 or not 1 <= groups <= min(MOST_GROUPS, device.multiprocessors) or (blocks is not None and blocks < 1):
         raise ValueError(
@@ -109,17 +90,17 @@ def plan_sequence(
         )
     sampler_bytes = _round_up(warps * 12 + 8, VECTOR_BYTES)
     streams = -(-batch // groups)
-    wanted = min((tile for tile in TILES if tile >= streams), default=max(TILES))
+    largest = min((tile for tile in TILES if tile >= streams), default=max(TILES))
     fitting = [
         tile
         for tile in TILES
-        if tile <= wanted and _operand_bytes(shape, precision, tile) + sampler_bytes <= device.shared_per_block
+        if tile <= largest and _operand_bytes(shape, precision, tile) + sampler_bytes <= device.shared_per_block
     ]
     if not fitting:
         raise KernelError(
             f"one stream's operands take {_operand_bytes(shape, precision, 1)} bytes of shared memory in {precision}, "
             f"and a block of {device.name} (sm_{device.sm}) has {device.shared_per_block}: build the cell form of this "
-            "model (--form cell), or take a lower precision"
+            "model (--form cell), or use a lower precision"
         )
     tile = fitting[0]
     sets = dict(_sets(shape, tile))
@@ -129,7 +110,7 @@ def plan_sequence(
     offset = _operand_bytes(shape, precision, tile) + sampler_bytes
     matrices: dict[str, MatrixPlan] = {}
     for name, (rows, columns, set_rows, total) in sets.items():
-        set_bytes = set_rows * padded(columns, precision) * NUMBER_BYTES[precision]
+        set_bytes = set_rows * _row_bytes(columns, precision)
         share = -(-total // blocks)
         resident = min(share, (device.shared_per_block - offset) // set_bytes)
         matrices[name] = MatrixPlan(rows, columns, set_rows, share, resident, offset, set_bytes)
@@ -145,13 +126,8 @@ def plan_sequence(
     )
 
 
-def padded(columns: int, precision: Precision) -> int:
-    """Numbers from one row to the next, where rows are padded to whole vectors."""
-    return _round_up(columns, VECTOR_BYTES // NUMBER_BYTES[precision])
-
-
 def _sets(shape: SequenceShape, tile: int) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Each matrix: its name; rows, columns, rows of a set, sets."""
+    """Yields the name of each matrix, and its rows, columns, rows of a set, and number of sets."""
     shapes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.kind == "weight"}
     for name in MATRICES:
         if name in shapes:
@@ -161,10 +137,14 @@ def _sets(shape: SequenceShape, tile: int) -> Iterator[tuple[str, tuple[int, int
 
 
 def _operand_bytes(shape: SequenceShape, precision: Precision, tile: int) -> int:
-    """Of a tile's operands, in the stage that has most of them."""
-    widest = max(padded(size, precision) for size in (shape.hidden_size, *shape.fc_sizes))
-    numbers = max(shape.layers * padded(shape.hidden_size, precision), widest)
-    return tile * numbers * NUMBER_BYTES[precision]
+    """Returns the size of a tile's operands in the stage with the most operands."""
+    widest = max(_row_bytes(size, precision) for size in (shape.hidden_size, *shape.fc_sizes))
+    return tile * max(shape.layers * _row_bytes(shape.hidden_size, precision), widest)
+
+
+def _row_bytes(columns: int, precision: Precision) -> int:
+    """Returns the size of a row, padded to whole vectors."""
+    return _round_up(columns * WEIGHT_BYTES[precision], VECTOR_BYTES)
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -173,34 +153,30 @@ def _round_up(number: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class SequenceWorkspace:
-    """Offsets in bytes from the beginning; counters come first."""
+    """Byte offsets of the buffers in the workspace, which begins with the counters."""
 
     counter_bytes: int
-    """To be cleared before each launch."""
+    """Size of the counters, which must be zero before each launch."""
     states: tuple[int, ...]
     features: tuple[int, ...]
     skipped: int
     activations: tuple[int, ...]
     logits: int
     total: int
-    """Bytes in all."""
+    """Size of the workspace."""
 
 
 def lay_out_sequence(shape: SequenceShape, precision: Precision, batch: int) -> SequenceWorkspace:
-    """Where a batch's buffers lie, on any device."""
+    """Lays out the workspace of a batch, the same on all devices."""
     offsets = Offsets(_ALIGNMENT)
     take = offsets.take
-
-    def row_bytes(columns: int) -> int:
-        return padded(columns, precision) * NUMBER_BYTES[precision]
-
     counter_bytes = MOST_GROUPS * COUNTER_BYTES
     take(counter_bytes)
-    states = tuple(take(2 * batch * row_bytes(shape.hidden_size)) for _ in range(shape.layers))
-    kept = range(shape.layers if shape.skip else 0)
-    features = tuple(take(batch * row_bytes(shape.hidden_size)) for _ in kept)
+    state_bytes = batch * _row_bytes(shape.hidden_size, precision)
+    states = tuple(take(2 * state_bytes) for _ in range(shape.layers))
+    features = tuple(take(state_bytes) for _ in range(shape.layers if shape.skip else 0))
     skipped = take(4 * batch * shape.hidden_size if shape.skip else 0)
-    activations = tuple(take(batch * row_bytes(size)) for size in shape.fc_sizes)
+    activations = tuple(take(batch * _row_bytes(size, precision)) for size in shape.fc_sizes)
     logits = take(4 * batch * shape.outputs)
     return SequenceWorkspace(counter_bytes, states, features, skipped, activations, logits, offsets.used)
 
@@ -216,20 +192,20 @@ def sequence_arguments(
     waits: int = WAITS,
     all_logits: int | None = None,
 ) -> SequenceArguments:
-    """What a sequence kernel is launched with.
+    """Returns the arguments of a launch.
 
     Args:
         shape: the model.
-        precision: of its weights.
-        plan: of this batch.
-        sizes: streams B, steps T, rows of a window W.
-        pointers: addresses of ``shape.inputs()`` and then of ``shape.outputs_of_node()``.
-        workspace: address of as many bytes as `lay_out_sequence` says.
-        waits: how often a block looks for the others before it gives up.
-        all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
+        precision: precision of its weights.
+        plan: the plan for this batch.
+        sizes: streams B, steps T, window rows W.
+        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``.
+        workspace: address of the workspace; see `lay_out_sequence`.
+        waits: maximum number of polls of a waiting block.
+        all_logits: address of float32 [B, T, outputs] for the logits of all steps; None keeps none.
 
     Raises:
-        ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
+        ValueError: wrong number of pointers, a size below 1, or a workspace that is not aligned.
     """
     arguments, address = chunk_arguments(shape, sizes, pointers, workspace, all_logits)
     layout = lay_out_sequence(shape, precision, sizes[0])
@@ -242,17 +218,13 @@ def sequence_arguments(
     for name in ("states", "features", "activations"):
         for i, offset in enumerate(getattr(layout, name)):
             getattr(arguments, name)[i] = workspace + offset
-    for i, name in enumerate(MATRICES):
-        if name in plan.matrices:
-            one = plan.matrices[name]
-            arguments.matrices[i] = matrix_argument(
-                address, name, one.rows, one.columns, one.resident, one.shared_offset
-            )
+    for name, matrix in plan.matrices.items():
+        set_matrix(arguments, address, name, (matrix.rows, matrix.columns), matrix.resident, matrix.shared_offset)
     return arguments
 
 
 class SequenceFamily:
-    """One launch for all steps, on any GPU and in any precision of an engine."""
+    """One launch for all steps of a chunk, on any GPU, in every precision but ``fp8``."""
 
     kernels = ("sequence",)
     has_groups = True
@@ -269,9 +241,9 @@ class SequenceFamily:
         return 0 if precision == "fp8" else lay_out_sequence(shape, precision, batch).total
 
     def check(self, kernels: LoadedKernels, plan: SequencePlan) -> None:
-        require_resident(
-            plan, kernels.device, _kernel(kernels, plan).blocks_per_multiprocessor(THREADS, plan.shared_bytes)
-        )
+        kernel = kernels.get("sequence", f"sequence_{plan.tile}")
+        fitting = kernel.blocks_per_multiprocessor(THREADS, plan.shared_bytes)
+        require_resident(plan.grid, plan.shared_bytes, kernels.device, fitting)
 
     def launch(
         self,
@@ -289,9 +261,5 @@ class SequenceFamily:
             shape, engine_precision(precision), plan, sizes, pointers, workspace, waits=waits
         )
         driver.fill(workspace, 0, plan.groups * COUNTER_BYTES, stream)
-        kernel = _kernel(kernels, plan)
+        kernel = kernels.get("sequence", f"sequence_{plan.tile}")
         kernel.launch(plan.grid, THREADS, plan.shared_bytes, arguments, stream, cooperative=True)
-
-
-def _kernel(kernels: LoadedKernels, plan: SequencePlan) -> LoadedKernel:
-    return kernels.get("sequence", f"sequence_{plan.tile}")

@@ -1,4 +1,4 @@
-"""Kernels that gave up: their blocks wait for each other for a bounded time, and then mark the chunk's last samples."""
+"""Detects kernels that stopped waiting: blocks wait for each other for a bounded time, then mark the last samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WAITS = 1 << 24
-"""Polls of a waiting block before its kernel gives up. A poll takes about a microsecond or less, so that the bound is
-some ten seconds, where a barrier takes two microseconds."""
+"""Maximum number of polls of a waiting block. A poll takes at most about a microsecond, so the limit is about ten
+seconds; a barrier takes two microseconds."""
 _FIRST = 0xFFE80000
 """The smallest mark; see stall_word in kernels/waiting.h."""
 _PLACES = {1: "at a barrier", 2: "for operands of a product", 3: "for logits or a sample"}
@@ -18,29 +18,21 @@ _PLACES = {1: "at a barrier", 2: "for operands of a product", 3: "for logits or 
 
 @dataclass(frozen=True)
 class Stall:
-    """The place where the first thread gave up."""
+    """Where the first thread stopped waiting."""
 
     place: str
-    """What it waited for."""
+    """Kind of wait."""
     block: int
-    """Of the grid, modulo 512."""
+    """Block of the grid, modulo 512."""
     step: int
-    """Of the chunk, modulo 1024."""
+    """Step of the chunk, modulo 1024."""
 
     def __str__(self) -> str:
-        """For messages."""
         return f"block {self.block} waited {self.place} in step {self.step}"
 
 
 def find_stall(samples: NDArray[Any]) -> Stall | None:
-    """Looks for a mark.
-
-    Args:
-        samples: [B, T] of a chunk, int32 or float32.
-
-    Returns:
-        Where the kernel gave up, or None where it did not.
-    """
+    """Reads the mark of a kernel from the samples of a chunk, int32 or float32 [B, T]; None if it has none."""
     if samples.dtype.itemsize != np.dtype(np.uint32).itemsize:
         return None
     last = np.ascontiguousarray(samples[:, -1]).view(np.uint32)

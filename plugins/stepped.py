@@ -1,4 +1,4 @@
-"""The stepped kernels: a launch for each stage of each step, products on tensor cores; see kernels/stepped.h."""
+"""The stepped kernels: one launch for each stage of each step, products on tensor cores; see kernels/stepped.h."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wavernn_trt.plugins.arguments import (
     SteppedArguments,
     chunk_arguments,
     has_gates,
-    matrix_argument,
+    set_matrix,
 )
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.kernel_family import Choice, refusal_by_tensor_cores
@@ -27,76 +27,70 @@ from wavernn_trt.plugins.stalls import WAITS
 from wavernn_trt.plugins.targets import DeviceProperties
 
 SLOTS = 4
-"""Patches of columns of a tile in shared memory; see kernels/stepped_tile.h."""
+"""Slots of a tile in shared memory, each for one patch of columns; see kernels/stepped_tile.h."""
 RUN = 64
 """Units, or neighbouring rows, of a tile."""
 GATES = 3
 UNIT_TILES = (32, 64, 128)
-"""Streams of a GRU's tiles, of `RUN` units."""
+"""Streams of the tiles of a GRU, which have `RUN` units."""
 ROW_TILES = ((64, 32), (64, 64), (128, 128), (256, 128))
-"""Rows and streams of the other layers' tiles."""
+"""Rows and streams of the tiles of the other layers."""
 _FRAGMENT_ROWS = 16
 _ALIGNMENT = 256
 _OPERAND_BYTES = 2
 _COPY_COST = 64
-"""Of a number that is copied to shared memory, in multiplications: an assumption about GPUs, not measured."""
+"""Cost of copying a number to shared memory, in multiplications: an assumption, not measured."""
 _MOST_NUMBERS = 2**31 - 1
-"""The kernels count a matrix's numbers in 32 bits."""
+"""Maximum size of a matrix in numbers: the kernels use 32-bit indices."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What a block computes, and what it has shared memory for."""
+    """The part of a product that a block computes."""
 
     streams: int
     rows: int
-    """Of weights; of a GRU, three for each unit."""
+    """Rows of weights; three for each unit of a GRU."""
     gates: bool
-    """Whether rows are those of a GRU."""
+    """Whether the rows are gates of a GRU."""
 
     def blocks(self, rows: int, batch: int) -> int:
-        """Tiles that cover a matrix of so many rows and a batch; rows of a gate are counted in whole units."""
+        """Returns the number of tiles that cover a matrix with ``rows`` rows and a batch."""
         across = -(-(rows // GATES) // RUN) if self.gates else -(-rows // self.rows)
         return across * -(-batch // self.streams)
 
-    def slot_bytes(self, precision: WeightPrecision) -> int:
-        """Of one patch of columns, both operands."""
-        return PATCH_COLUMNS * (self.rows * WEIGHT_BYTES[precision] + self.streams * 2)
-
     def shared_bytes(self, precision: WeightPrecision) -> int:
-        """Dynamic shared memory of a block."""
-        return SLOTS * self.slot_bytes(precision)
+        """Returns the dynamic shared memory of a block: `SLOTS` slots for both operands."""
+        return SLOTS * PATCH_COLUMNS * (self.rows * WEIGHT_BYTES[precision] + self.streams * _OPERAND_BYTES)
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One launch of every step, or the first of a chunk."""
+    """Launch configuration of a stage of a step, or of the first launch of a chunk."""
 
     kernel: str
-    """Its name in kernels/stepped.cu."""
+    """Name of the kernel in kernels/stepped.cu."""
     grid: int
-    """Blocks."""
+    """Number of blocks."""
     shared_bytes: int = 0
     """Dynamic shared memory of a block."""
     matrices: tuple[str, ...] = ()
-    """Of its products; of `MATRICES`."""
+    """Matrices of the products, of `MATRICES`."""
     tile: Tile | None = None
-    """None where nothing is multiplied."""
-    threads: int = THREADS
-    """Of a block."""
+    """None if the stage has no product."""
 
 
 @dataclass(frozen=True)
 class SteppedPlan:
-    """How a chunk is launched."""
+    """Launch configurations of a chunk."""
 
     begin: StagePlan
-    """Once, before the first step."""
+    """The first launch, before all steps."""
     stages: tuple[StagePlan, ...]
-    """Of a step, in order."""
+    """The launches of a step, in order."""
 
     def launches(self, steps: int) -> int:
-        """Of a chunk."""
+        """Returns the number of launches of a chunk."""
         return 1 + steps * len(self.stages)
 
 
@@ -112,22 +106,22 @@ def plan_stepped(
 
     Args:
         shape: the model.
-        precision: of its weights; not ``fp32``, which tensor cores do not multiply.
-        batch: streams, at least 1.
-        device: what it is launched on.
-        streams: of every stage's tile, one of `UNIT_TILES`; each stage's own choice unless given. No bit of the
-            result depends on it.
+        precision: precision of its weights; not ``fp32``, which tensor cores do not multiply.
+        batch: number of streams, at least 1.
+        device: the GPU.
+        streams: streams of the tiles of all stages, one of `UNIT_TILES`; default: the tile with the lowest estimated
+            cost for each stage. The results are bit-equal for all tiles.
 
     Raises:
-        KernelError: a block's shared memory holds none of the tiles.
-        ValueError: sizes that no launch can have.
+        KernelError: none of the tiles fits into shared memory.
+        ValueError: invalid sizes.
     """
     if precision == "fp32":
         raise ValueError("precision: found 'fp32', expected 'fp16', 'bf16' or 'fp8': tensor cores do not multiply it")
     if streams is not None and streams not in UNIT_TILES:
         raise ValueError(f"streams of a tile: found {streams}, expected one of {', '.join(map(str, UNIT_TILES))}")
     sizes = {operand.name: operand.shape for operand in shape.weight_inputs() if operand.name in MATRICES}
-    # Rows of each gate, and columns, are padded to whole fragments.
+    # The rows of each gate and the columns are padded to whole fragments.
     padded = ((int(rows) + GATES * _FRAGMENT_ROWS) * padded_columns(int(columns)) for rows, columns in sizes.values())
     most = max(padded, default=0)
     widest = max(padded_columns(int(columns)) for _, columns in sizes.values())
@@ -163,19 +157,19 @@ def plan_stepped(
 
 
 def kernel_names() -> Iterator[str]:
-    """All kernels of kernels/stepped.cu."""
+    """Yields the names of all kernels of kernels/stepped.cu."""
     yield from ("stepped_begin", "stepped_draw")
     yield from (f"stepped_units_{layer}_{name}" for layer in (0, 1) for name in _UNITS)
     yield from (f"stepped_rows_{name}" for name in _ROWS)
 
 
 def padded_columns(columns: int) -> int:
-    """Numbers from one stream's operands to the next's."""
+    """Returns the distance between the operands of two streams, in numbers."""
     return -(-columns // PATCH_COLUMNS) * PATCH_COLUMNS
 
 
 def padded_logits(outputs: int) -> int:
-    """Floats from one stream's logits to the next's."""
+    """Returns the distance between the logits of two streams, in floats."""
     floats = VECTOR_BYTES // 4
     return -(-outputs // floats) * floats
 
@@ -185,43 +179,43 @@ _ROWS = {f"{rows}x{streams}": Tile(streams, rows, gates=False) for rows, streams
 
 
 def _cost(tile: Tile, rows: int, batch: int, device: DeviceProperties) -> int:
-    """Of a patch's column, in multiplications: turns that the multiprocessors take, times a tile's work."""
-    turns = -(-tile.blocks(rows, batch) // device.multiprocessors)
-    return turns * (tile.rows * tile.streams + _COPY_COST * (tile.rows + tile.streams))
+    """Estimates the cost of a column, in multiplications: waves of blocks times the work of a tile."""
+    waves = -(-tile.blocks(rows, batch) // device.multiprocessors)
+    return waves * (tile.rows * tile.streams + _COPY_COST * (tile.rows + tile.streams))
 
 
 @dataclass(frozen=True)
 class SteppedWorkspace:
-    """Offsets in bytes from the beginning. Nothing needs to be cleared."""
+    """Byte offsets of the buffers in the workspace, which need not be cleared."""
 
     next_step: int
     step: int
     states: tuple[int, ...]
-    """Of each layer, operands [2, B, padded H]."""
+    """States of each layer, operands [2, B, padded H]."""
     features: tuple[int, ...]
-    """Behind each layer where there is a skip, operands [B, padded H]."""
+    """Output of each layer if the model has a skip connection, operands [B, padded H]."""
     skipped: int
-    """float32 [B, H] where there is a skip."""
+    """float32 [B, H] if the model has a skip connection."""
     activations: tuple[int, ...]
-    """Of each fully connected layer, operands [B, padded width]."""
+    """Output of each hidden fully connected layer, operands [B, padded width]."""
     logits: int
     """float32 [B, padded outputs]."""
     fragments: Mapping[str, int]
-    """Of each matrix, by name: its numbers in the order of kernels/fragments.h; see `fragment_numbers`."""
+    """Each matrix, by name, in the order of kernels/fragments.h; see `fragment_numbers`."""
     total: int
-    """Bytes in all."""
+    """Size of the workspace."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a stage. The driver copies the arguments when it is launched, a CUDA graph when it is captured."""
+    """One launch of a stage. The arguments are copied when it is launched, or captured into a CUDA graph."""
 
     stage: StagePlan
     arguments: SteppedArguments
 
 
 def lay_out_stepped(shape: SequenceShape, batch: int) -> SteppedWorkspace:
-    """Where a batch's buffers lie, on any device and in any precision."""
+    """Lays out the workspace of a batch, the same on all devices and for all precisions."""
     offsets = Offsets(_ALIGNMENT)
     take = offsets.take
 
@@ -243,7 +237,7 @@ def lay_out_stepped(shape: SequenceShape, batch: int) -> SteppedWorkspace:
 
 
 def fragment_numbers(operand: Operand) -> int:
-    """Numbers of a matrix in whole fragments of sixteen rows: those of each gate, or all."""
+    """Returns the size of a matrix, in numbers, with its rows (of each gate) padded to whole fragments."""
     rows, columns = (int(size) for size in operand.shape)
     gates = GATES if has_gates(operand.name) else 1
     return gates * -(-(rows // gates) // _FRAGMENT_ROWS) * _FRAGMENT_ROWS * padded_columns(columns)
@@ -259,27 +253,27 @@ def stepped_launches(
     *,
     all_logits: int | None = None,
 ) -> Iterator[Launch]:
-    """The launches of a chunk, in the order of one stream.
+    """Returns the launches of a chunk in order, for one CUDA stream.
 
-    The launches of a step are made twice, since two buffers of states take turns; all further steps are the same
-    objects again. What a CUDA graph of two steps holds may so be replayed for a chunk of any even length.
+    There are two buffers of states, so even and odd steps have different arguments; all even steps have the same
+    `Launch` objects, and all odd steps. A CUDA graph of two steps can therefore be replayed for any even chunk length.
 
     Args:
         shape: the model.
-        precision: of its weights.
-        plan: of this batch.
-        sizes: streams B, steps T, rows of a window W.
-        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``, and in ``fp8`` then of each
-            weight's scales.
-        workspace: address of as many bytes as `lay_out_stepped` says.
-        all_logits: address of float32 [B, T, outputs], where every step's logits are to be kept.
+        precision: precision of its weights.
+        plan: the plan for this batch.
+        sizes: streams B, steps T, window rows W.
+        pointers: addresses of ``shape.inputs()``, then of ``shape.outputs_of_node()``; with ``fp8`` then of the scales
+            of each weight.
+        workspace: address of the workspace; see `lay_out_stepped`.
+        all_logits: address of float32 [B, T, outputs] for the logits of all steps; None keeps none.
 
     Raises:
-        ValueError: another number of pointers, a size below 1, or a workspace that is not aligned.
+        ValueError: wrong number of pointers, a size below 1, or a workspace that is not aligned.
     """
     common = _common_arguments(shape, precision, plan, sizes, pointers, workspace, all_logits)
-    halves = [_launches_of_step(shape, plan, common, odd) for odd in (False, True)]
-    steps = itertools.islice(itertools.cycle(halves), sizes[1])
+    even_and_odd = [_launches_of_step(shape, plan, common, odd) for odd in (False, True)]
+    steps = itertools.islice(itertools.cycle(even_and_odd), sizes[1])
     return itertools.chain([Launch(plan.begin, common)], itertools.chain.from_iterable(steps))
 
 
@@ -292,9 +286,8 @@ def _common_arguments(
     workspace: int,
     all_logits: int | None,
 ) -> SteppedArguments:
-    """What all launches have in common."""
-    names = [name for stage in plan.stages for name in stage.matrices]
-    names.sort(key=MATRICES.index)
+    """Returns the arguments that all launches of a chunk have in common."""
+    names = sorted((name for stage in plan.stages for name in stage.matrices), key=MATRICES.index)
     scaled = names if precision == "fp8" else []
     operands = len(pointers) - len(scaled)
     common, address = chunk_arguments(shape, sizes, pointers[:operands], workspace, all_logits)
@@ -306,7 +299,7 @@ def _common_arguments(
     matrix_sizes = {operand.name: operand.shape for operand in shape.weight_inputs()}
     for name in names:
         rows, columns = (int(size) for size in matrix_sizes[name])
-        common.matrices[MATRICES.index(name)] = matrix_argument(address, name, rows, columns, 0, 0)
+        set_matrix(common, address, name, (rows, columns))
     arguments = SteppedArguments(
         s=common,
         next_step=workspace + layout.next_step,
@@ -321,15 +314,12 @@ def _common_arguments(
 
 
 def _launches_of_step(shape: SequenceShape, plan: SteppedPlan, common: SteppedArguments, odd: bool) -> list[Launch]:
-    """Of an even or odd step."""
+    """Returns the launches of an even or odd step."""
     s = common.s
-    half: int = s.batch * padded_columns(shape.hidden_size) * _OPERAND_BYTES
+    buffer_bytes: int = s.batch * padded_columns(shape.hidden_size) * _OPERAND_BYTES
 
     def states(layer: int, odd: bool) -> int:
-        return int(s.states[layer]) + half * odd
-
-    def behind(layer: int) -> int:
-        return int(s.features[layer]) if shape.skip else states(layer, odd)
+        return int(s.states[layer]) + buffer_bytes * odd
 
     launches, read = [], 0
     for stage in plan.stages:
@@ -342,8 +332,8 @@ def _launches_of_step(shape: SequenceShape, plan: SteppedPlan, common: SteppedAr
             arguments.operands[0] = read
             arguments.operands[layer] = states(layer, not odd)
             arguments.results = states(layer, odd)
-            arguments.features = behind(layer) if shape.skip else None
-            read = behind(layer)
+            arguments.features = int(s.features[layer]) if shape.skip else None
+            read = int(s.features[layer]) if shape.skip else states(layer, odd)
         elif stage.matrices:
             arguments.operands[0] = read
             if stage.matrices[0] != "output_weight":
@@ -354,7 +344,7 @@ def _launches_of_step(shape: SequenceShape, plan: SteppedPlan, common: SteppedAr
 
 
 class SteppedFamily:
-    """A launch a stage and step; each reads its weights from global memory."""
+    """One launch for each stage of each step; each reads its weights from global memory."""
 
     kernels = ("stepped",)
     has_groups = False
@@ -366,7 +356,7 @@ class SteppedFamily:
         self, shape: SequenceShape, precision: WeightPrecision, batch: int, device: DeviceProperties, choice: Choice
     ) -> SteppedPlan:
         if choice.groups != 1:
-            raise ValueError(f"groups: found {choice.groups} for stepped kernels, whose blocks do not form groups")
+            raise ValueError(f"groups: found {choice.groups}, expected 1: the blocks of stepped kernels form no groups")
         return plan_stepped(shape, precision, batch, device)
 
     def workspace_bytes(self, shape: SequenceShape, precision: WeightPrecision, batch: int) -> int:
@@ -388,8 +378,8 @@ class SteppedFamily:
         stream: int,
         waits: int = WAITS,
     ) -> None:
-        del waits
-        for one in stepped_launches(shape, precision, plan, sizes, pointers, workspace):
-            stage = one.stage
+        del waits  # the blocks of a launch do not wait for each other
+        for step in stepped_launches(shape, precision, plan, sizes, pointers, workspace):
+            stage = step.stage
             kernel = kernels.get("stepped", stage.kernel)
-            kernel.launch(stage.grid, stage.threads, stage.shared_bytes, one.arguments, stream, cooperative=False)
+            kernel.launch(stage.grid, THREADS, stage.shared_bytes, step.arguments, stream, cooperative=False)

@@ -1,4 +1,4 @@
-"""Weights and operands in the kernels' precisions: how they lie in memory, and their values after rounding."""
+"""Weights and operands in the kernels' precisions: their bytes in memory, and their values after rounding."""
 
 from __future__ import annotations
 
@@ -16,51 +16,46 @@ from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, padded_
 from wavernn_trt.plugins.precisions import WeightPrecision
 
 HALF_OF_CODE = 256.0
-"""The kernels read a code's bits as a half, which makes it smaller by this factor."""
+"""Ratio of an e4m3 value to the fp16 number with the same bits shifted, which the kernels multiply."""
 _TYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A matrix [rows, columns]."""
+    """A weight matrix [rows, columns] as the kernels read it."""
 
     values: NDArray[Any]
-    """In memory; of ``fp8`` the bits of e4m3 codes, as uint8."""
+    """The stored numbers; ``fp8``: bits of e4m3 codes, as uint8."""
     scales: FloatArray | None
-    """[rows] factors of each row's sum in the kernels; only of ``fp8``."""
+    """[rows], factors of the row sums in the kernels; ``fp8`` only."""
 
 
 def round_to(values: NDArray[Any], precision: Precision) -> FloatArray:
-    """Values as operands of a product: rounded to the nearest number of the precision, ties to even.
+    """Returns values as float32, rounded to the nearest number of a precision, ties to even.
 
-    Args:
-        values: of any type that `widen` takes.
-        precision: ``fp32`` changes nothing.
-
-    Returns:
-        float32; fp16 becomes infinite beyond 65504, as on a GPU.
+    fp16 becomes infinite beyond 65504, as on a GPU. ``values`` has any type that `widen` accepts.
     """
     return widen(store(values, precision))
 
 
 def store(values: NDArray[Any], precision: Precision) -> NDArray[Any]:
-    """Values as they lie in memory: float32, float16, or the bits of bfloat16 as uint16, which every upload takes.
+    """Returns values as stored in memory: float32, float16, or the bits of bfloat16 as uint16.
 
     Raises:
-        ValueError: no such precision.
+        ValueError: unknown precision.
     """
     if precision not in _TYPES:
         raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond fp16; NaN as bf16
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond fp16, and NaN as bf16
         stored: NDArray[Any] = widen(values).astype(_TYPES[precision], copy=False)
     return stored.view(np.uint16) if precision == "bf16" else stored
 
 
 def widen(values: NDArray[Any]) -> FloatArray:
-    """Any stored type as float32, exactly: float32, float16, bfloat16 of ml_dtypes, or its bits as uint16.
+    """Converts float32, float16, bfloat16 (ml_dtypes) or the bits of bfloat16 (uint16) to float32, exactly.
 
     Raises:
-        ValueError: another type. float64 is refused because it would be rounded twice.
+        ValueError: another type; float64 because it would be rounded twice.
     """
     if values.dtype == np.uint16:
         values = values.view(ml_dtypes.bfloat16)
@@ -70,14 +65,12 @@ def widen(values: NDArray[Any]) -> FloatArray:
 
 
 def store_weight(weight: NDArray[Any], precision: WeightPrecision) -> StoredWeight:
-    """Rounds a matrix to the nearest that can be stored.
+    """Rounds a weight matrix [rows, columns] to a precision and returns it as stored in memory.
 
-    Args:
-        weight: [rows, columns], of a type that `widen` takes.
-        precision: ``fp8`` scales each row so that its largest value becomes the largest of e4m3.
+    ``fp8`` scales each row so that its largest magnitude becomes the largest number of e4m3.
 
     Raises:
-        ValueError: ``fp8`` of values that are not finite.
+        ValueError: ``fp8``, and values that are not finite.
     """
     if precision != "fp8":
         return StoredWeight(store(weight, precision), None)
@@ -86,7 +79,7 @@ def store_weight(weight: NDArray[Any], precision: WeightPrecision) -> StoredWeig
 
 
 def round_weight(weight: NDArray[Any], precision: WeightPrecision) -> FloatArray:
-    """The values of a matrix after it was stored, float32."""
+    """Returns the values of a weight matrix after storage in a precision, float32."""
     if precision != "fp8":
         return round_to(weight, precision)
     codes, scales = encode_weight(widen(weight), "fp8")
@@ -97,17 +90,17 @@ def round_weight(weight: NDArray[Any], precision: WeightPrecision) -> FloatArray
 def store_operands(
     operands: Iterable[Operand], arrays: Mapping[str, NDArray[Any]], precision: WeightPrecision
 ) -> tuple[list[NDArray[Any]], list[FloatArray]]:
-    """Operands as they lie in memory, and the scales of the weights among them, as kernels are given them.
+    """Returns the operands of a chunk as the kernels read them, and the scales of the weights among them.
 
     Rows of weights are padded with zeros; see `wavernn_trt.export.operators.padded_weight`.
 
     Args:
-        operands: of a chunk.
-        arrays: by the operands' names.
-        precision: of the weights.
+        operands: the operands, in the order of the results.
+        arrays: arrays by the names of the operands.
+        precision: precision of the weights.
 
     Raises:
-        ValueError: a weight has values that the precision does not hold.
+        ValueError: a weight has values beyond the range of the precision.
     """
     values, scales = [], []
     for operand in operands:

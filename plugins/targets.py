@@ -1,13 +1,13 @@
-"""What kernels are compiled for and launched on: compute capabilities, and what one GPU has of each resource."""
+"""Compute capabilities that kernels are compiled for, and the properties of a GPU that a launch depends on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TARGETS = (80, 86, 89, 90, 100, 120)
-"""Compute capabilities (10 * major + minor) that ship compiled where all are asked for."""
+"""Compute capabilities (10 * major + minor) for which all kernels can be compiled in advance."""
 TENSOR_CORES_FROM = 80
-"""The first compute capability whose tensor cores take the operands of kernels/patch.h."""
+"""Lowest compute capability whose tensor cores support the instructions of kernels/patch.h."""
 
 _KIB = 1024
 SHARED_MEMORY: dict[int, int] = {
@@ -21,28 +21,23 @@ SHARED_MEMORY: dict[int, int] = {
     120: 99 * _KIB,
     121: 99 * _KIB,
 }
-"""Bytes of shared memory that one block can ask for, by compute capability (CUDA C++ Programming Guide, technical
+"""Maximum bytes of shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical
 specifications)."""
 
 
 @dataclass(frozen=True)
 class DeviceProperties:
-    """A GPU, as far as a launch depends on it."""
+    """The properties of a GPU that a launch depends on."""
 
     name: str
-    """From the driver."""
     sm: int
     """Compute capability, 10 * major + minor."""
     multiprocessors: int
-    """Streaming multiprocessors; of a MIG instance, those that it has."""
+    """Streaming multiprocessors, of the MIG instance if the GPU is divided."""
     shared_per_block: int
-    """Bytes of shared memory that one block can ask for."""
+    """Maximum bytes of shared memory of a block."""
 
     @classmethod
     def of(cls, name: str, sm: int, multiprocessors: int) -> DeviceProperties:
-        """A GPU whose shared memory is that of its compute capability.
-
-        Raises:
-            KeyError: a compute capability that is not in `SHARED_MEMORY`.
-        """
+        """Describes a GPU with the shared memory of its compute capability, one of `SHARED_MEMORY`."""
         return cls(name, sm, multiprocessors, SHARED_MEMORY[sm])

@@ -1,4 +1,4 @@
-"""The methods of TensorRT's ``IPluginV3`` for one operation, and its attributes as plugin fields of int32 arrays."""
+"""Implementation of TensorRT's ``IPluginV3`` for an operation, and its attributes as plugin fields of int32 arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from wavernn_trt.plugins.operand_shapes import match_shapes
 from wavernn_trt.plugins.operations import BoundKernel, Operation, Sizes
 
 WEIGHT_TYPES: dict[str, Precision] = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
-"""Precisions by the names of TensorRT's types."""
+"""Precision of each of TensorRT's data types."""
 PRECISION_FIELD = "precision"
-"""Beside the attributes in a plan: an index into `wavernn_trt.export.operators.PRECISIONS`."""
-_NOTHING = np.zeros(0, np.int32)  # a field points into its array and does not keep it
+"""Plugin field of a plan beside the attributes: an index into `wavernn_trt.export.operators.PRECISIONS`."""
+_EMPTY = np.zeros(0, np.int32)  # a module variable, since a field points into its array and does not own it
 _TYPES = {"float32": "FLOAT", "int32": "INT32"}
 
 log = logging.getLogger("wavernn_trt.plugins")
@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def reported(method: F) -> F:
-    """Logs what a method raises: TensorRT turns it into a failed call, and some of its versions lose the text."""
+    """Logs the exceptions of a method: TensorRT turns them into failed calls, and some versions lose the message."""
 
     @functools.wraps(method)
     def wrapper(self: Any, *arguments: Any) -> Any:
@@ -41,22 +41,22 @@ def reported(method: F) -> F:
 
 
 class PluginMethods:
-    """What a plugin does; TensorRT's four base classes come in beside it.
+    """The methods of a plugin; a subclass adds the four base classes of TensorRT.
 
-    Where one of them raises, TensorRT crashes (``clone``), goes on as if nothing were amiss (``get_workspace_size``,
-    ``get_fields_to_serialize``) or stops. So everything that can be wrong is refused in those where it stops.
+    When a method raises an exception, TensorRT crashes (``clone``), ignores it (``get_workspace_size``,
+    ``get_fields_to_serialize``) or fails with an error (all others). Errors are therefore raised only in the others.
     """
 
     tensorrt: ClassVar[Any]
     tensorrt_bases: ClassVar[tuple[Any, ...]]
 
     def __init__(self, operation: Operation, precision: Precision | None, kernel: BoundKernel | None = None) -> None:
-        """Makes a plugin.
+        """Creates a plugin.
 
         Args:
-            operation: what it computes.
-            precision: of the weights, where known already: TensorRT tells their type only later.
-            kernel: for both, where made already.
+            operation: the operator and its attributes.
+            precision: precision of the weights; None until TensorRT passes their type.
+            kernel: the kernel of the operation in this precision; None: created when needed.
         """
         for base in self.tensorrt_bases:
             base.__init__(self)
@@ -71,11 +71,11 @@ class PluginMethods:
         self._sizes: Sizes = {}
 
     def get_capability_interface(self, kind: Any) -> Any:
-        """This object has all three capabilities."""
+        """Returns this object for each of the three capabilities."""
         return self
 
     def clone(self) -> Any:
-        """The same plugin again, with its precision, kernel and sizes."""
+        """Copies the plugin with its precision, kernel and sizes."""
         other = type(self)(self.operation, self.precision, self._kernel)
         other._sizes = self._sizes
         return other
@@ -84,20 +84,20 @@ class PluginMethods:
 
     @reported
     def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
-        """Types of the outputs; the weights' type decides the precision.
+        """Returns the types of the outputs; sets the precision from the type of the weights.
 
         Raises:
-            ValueError: a type that the operator does not take.
+            ValueError: an input has a wrong type.
         """
         self._take_precision(input_types)
         return [getattr(self.tensorrt.DataType, _TYPES[operand.kind]) for operand in self._outputs]
 
     @reported
     def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], builder: Any) -> list[Any]:
-        """Shapes of the outputs, in the inputs' own symbols.
+        """Returns the shapes of the outputs as expressions of the inputs' sizes.
 
         Raises:
-            ValueError: a constant size disagrees.
+            ValueError: a constant size is wrong.
         """
         known = [[size.get_constant_value() if size.is_constant() else -1 for size in dims] for dims in inputs]
         match_shapes(self.plugin_name, self._inputs, known, dynamic=True)
@@ -112,63 +112,63 @@ class PluginMethods:
         ]
 
     def supports_format_combination(self, position: int, tensors: Sequence[Any], num_inputs: int) -> bool:
-        """Whether the tensor at ``position`` is laid out plainly and has its type; weights all have one."""
+        """Whether the tensor at ``position`` is linear and of its type; all weights must have the same type."""
         operands = (*self._inputs, *self._outputs)
         if len(tensors) != len(operands) or num_inputs != len(self._inputs):
             return False
-        here = tensors[position].desc
-        if here.format != self.tensorrt.TensorFormat.LINEAR:
+        tensor = tensors[position].desc
+        if tensor.format != self.tensorrt.TensorFormat.LINEAR:
             return False
         if operands[position].kind != "weight":
-            return bool(here.type.name == _TYPES[operands[position].kind])
+            return bool(tensor.type.name == _TYPES[operands[position].kind])
         weights = [i for i, operand in enumerate(operands[: position + 1]) if operand.kind == "weight"]
-        return here.type.name in WEIGHT_TYPES and here.type == tensors[weights[0]].desc.type
+        return tensor.type.name in WEIGHT_TYPES and tensor.type == tensors[weights[0]].desc.type
 
     @reported
     def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Checks types and shapes.
 
         Raises:
-            ValueError: some disagree.
+            ValueError: a type or a shape is wrong.
         """
         self._take_precision([tensor.desc.type for tensor in inputs])
         match_shapes(self.plugin_name, self._inputs, [tensor.desc.dims for tensor in inputs], dynamic=True)
         self._workspace_bytes(inputs)
 
     def get_valid_tactics(self) -> list[int]:
-        """None beside the default one."""
+        """Returns no tactics: there is only the default one."""
         return []
 
     @reported
     def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-        """Bytes of device memory for the largest shapes."""
+        """Returns the size of the workspace for the largest shapes."""
         return self._workspace_bytes(inputs)
 
     # Running.
 
     def set_tactic(self, tactic: int) -> None:
-        """There is one."""
+        """Does nothing: there is only the default tactic."""
 
     def get_fields_to_serialize(self) -> Any:
-        """What a plan keeps: the attributes and the precision."""
+        """Returns the attributes and the precision, which a plan stores."""
         values: dict[str, int | list[int]] = dict(self.operation.attributes())
         if self.precision is not None:
             values[PRECISION_FIELD] = PRECISIONS.index(self.precision)
-        # The collection points into the arrays, and TensorRT reads it after this returns.
+        # An attribute, because the collection points into the arrays and TensorRT reads it after this method returns.
         self._fields = write_fields(self.tensorrt, values)
         return self._fields[0]
 
     @reported
     def attach_to_context(self, resources: Any) -> Any:
-        """A clone for one execution context."""
+        """Returns a clone for an execution context."""
         return self.clone()
 
     @reported
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        """Notes the sizes of the launches to come, and loads their kernel: nothing is left to a graph's capture.
+        """Stores the sizes of the following launches and loads their kernel, which a graph capture does not allow.
 
         Raises:
-            ValueError: types or shapes disagree.
+            ValueError: a type or a shape is wrong.
             KernelError: there is no compiler, or no kernel for these sizes.
         """
         self._take_precision([tensor.type for tensor in inputs])
@@ -186,7 +186,7 @@ class PluginMethods:
         workspace: int,
         stream: int,
     ) -> None:
-        """Puts the kernel on TensorRT's stream; allocates nothing and waits for nothing."""
+        """Enqueues the kernel on TensorRT's stream, without allocation or synchronisation."""
         if not self._sizes:
             self.on_shape_change(input_desc, output_desc)
         self._bound().launch(self._sizes, (*inputs, *outputs), workspace, stream)
@@ -206,7 +206,7 @@ class PluginMethods:
         if len(weights) > 1:
             mixed = " and ".join(sorted(weights))
             raise ValueError(f"{self.plugin_name}: weights are {mixed}, expected one type for all")
-        precision = WEIGHT_TYPES[weights.pop()] if weights else "fp32"  # the copy has no weights
+        precision = WEIGHT_TYPES[weights.pop()] if weights else "fp32"  # MaterialisePlugin has no weights
         if precision != self.precision:
             self.precision, self._kernel = precision, None
 
@@ -217,18 +217,18 @@ class PluginMethods:
     def _bound(self) -> BoundKernel:
         if self._kernel is None:
             if self.precision is None:
-                raise RuntimeError(f"{self.plugin_name}: the precision is not known yet")
+                raise RuntimeError(f"{self.plugin_name}: TensorRT has not passed the type of the weights yet")
             self._kernel = self.operation.bind(self.precision)
         return self._kernel
 
 
 def field_names(trt: Any, names: Iterable[str]) -> Any:
-    """The fields that a creator asks the parser for, without values."""
-    return trt.PluginFieldCollection([trt.PluginField(name, _NOTHING, trt.PluginFieldType.INT32) for name in names])
+    """Returns the fields that the parser passes to a creator, without values."""
+    return trt.PluginFieldCollection([trt.PluginField(name, _EMPTY, trt.PluginFieldType.INT32) for name in names])
 
 
 def write_fields(trt: Any, values: Mapping[str, int | Sequence[int]]) -> tuple[Any, list[NDArray[np.int32]]]:
-    """Values as a collection of fields, and the arrays that it points to, which must outlive it."""
+    """Returns values as a collection of fields, and the arrays that it points to, which must outlive it."""
     arrays = [np.array(value, np.int32).reshape(-1) for value in values.values()]
     fields = [
         trt.PluginField(name, array, trt.PluginFieldType.INT32) for name, array in zip(values, arrays, strict=True)
@@ -237,10 +237,10 @@ def write_fields(trt: Any, values: Mapping[str, int | Sequence[int]]) -> tuple[A
 
 
 def read_fields(fields: Iterable[Any]) -> dict[str, list[int]]:
-    """The reverse of `write_fields`.
+    """Reads the values of fields; the inverse of `write_fields`.
 
     Raises:
-        ValueError: a field does not hold integers; names it.
+        ValueError: a field does not hold integers; names the field.
     """
     values = {}
     for field in fields:

@@ -1,7 +1,7 @@
-"""The TensorRT plugins of all operators, from one source for ``tensorrt`` 10.16 and 11 and ``tensorrt_rtx`` 1.7.
+"""TensorRT plugins of all operators, for ``tensorrt`` 10.16 and 11 and ``tensorrt_rtx`` 1.7.
 
-`register` has to run before a graph with such nodes is parsed and before a plan with them is deserialised, once in each
-process. The base classes live in TensorRT's module, so the classes here are made for each module.
+Call `register` once in each process, before a graph with these operators is parsed or a plan is deserialised. The
+plugin classes are created for each TensorRT module, because their base classes are in that module.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from wavernn_trt.plugins.operations import ATTRIBUTES, OPERATIONS
 from wavernn_trt.plugins.tensorrt_adapter import PRECISION_FIELD, PluginMethods, field_names, read_fields, reported
 
 _registered: dict[str, tuple[Any, ...]] = {}
-"""Creators by module: the registry does not keep the Python objects alive."""
+"""Creators by name of the module, kept here because the registry does not keep the Python objects alive."""
 
 
 def register(trt: ModuleType) -> tuple[str, ...]:
-    """Makes the operators known to a TensorRT module; doing it again changes nothing.
+    """Registers the operators with a TensorRT module; a second call changes nothing.
 
-    What a plugin refuses goes to the logger ``wavernn_trt.plugins``, because TensorRT's own message says no more than
-    that a call failed.
+    The plugins log their errors to the logger ``wavernn_trt.plugins``, because TensorRT itself may report only that a
+    call failed.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``, imported.
 
     Returns:
-        The operators' names.
+        The names of the operators.
 
     Raises:
         RuntimeError: the registry has other plugins of these names.
@@ -47,35 +47,35 @@ def register(trt: ModuleType) -> tuple[str, ...]:
 
 
 def make_creator(trt: ModuleType, operator: str) -> Any:
-    """An unregistered ``IPluginCreatorV3One`` of an operator."""
+    """Returns an ``IPluginCreatorV3One`` of an operator, not yet registered."""
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
-    described = {"__module__": __name__, "tensorrt": trt, "tensorrt_bases": bases}
-    plugin = types.new_class(operator, (PluginMethods, *bases), exec_body=lambda body: body.update(described))
+    attributes = {"__module__": __name__, "tensorrt": trt, "tensorrt_bases": bases}
+    plugin = types.new_class(operator, (PluginMethods, *bases), exec_body=lambda body: body.update(attributes))
     creator = types.new_class(f"{operator}Creator", (_CreatorMethods, trt.IPluginCreatorV3One))
     return creator(trt, operator, plugin)
 
 
 class _CreatorMethods:
-    """What a creator does; TensorRT's base class comes in beside it."""
+    """The methods of a plugin creator; a subclass adds the base class of TensorRT."""
 
     def __init__(self, trt: Any, operator: str, plugin: Any) -> None:
         trt.IPluginCreatorV3One.__init__(self)
         self.name = operator
         self.plugin_version = PLUGIN_VERSION
         self.plugin_namespace = PLUGIN_NAMESPACE
-        # Only what is listed here is handed over by the parser, which warns of each one that a node lacks.
+        # The parser passes only the fields listed here, and warns of each that a node does not have.
         self.field_names = field_names(trt, ATTRIBUTES[operator])
         self.plugin_name = operator
         self._plugin = plugin
 
     @reported
     def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
-        """Makes the plugin of one node, from its attributes or from what a plan holds of it.
+        """Creates the plugin of a node from its attributes, or from the fields that a plan stores.
 
         Raises:
             ValueError: an attribute is missing or wrong.
         """
-        del phase  # a plan's fields are the attributes and the precision beside them
+        del phase  # both phases have the same fields, and a plan also the precision
         values = read_fields(fields)
         index = values.pop(PRECISION_FIELD, None)
         operation = OPERATIONS[self.name].from_attributes(values)

@@ -1,20 +1,20 @@
-// What kernels are written against: the threads of a block, memory that they share, and counters between blocks.
+// The layer between kernels and the machine: threads of a block, shared memory, and communication between blocks.
 //
-// On a GPU these are CUDA's own. On the host each thread of each block is a thread of the system, so that the same
-// kernels run without a GPU and under sanitizers. A block's threads form warps of LANES threads. Block offers:
+// block_device.h implements it with CUDA. block_host.h implements it with one operating system thread for each thread
+// of each block, so that the same kernels run without a GPU and under sanitizers. A warp has LANES threads. Block has:
 //
-//   rank()                      which block of the grid this is
-//   thread(), threads()         which thread of the block, of how many
-//   lane(), warp(), warps()     which thread of its warp, which warp of the block, of how many
-//   shared()                    the block's memory, aligned to 16 bytes
-//   sync()                      waits for all threads of the block; what they wrote is then seen by all
-//   sync_warp()                 the same of a warp
-//   from_lane_xor(value, mask)  the value of the lane whose number differs in the mask's bits
-//   from_lane_below(value, n)   the value of the lane n below; the own one where there is none
+//   rank()                      index of the block in the grid
+//   thread(), threads()         index of the thread in the block, number of threads
+//   lane(), warp(), warps()     index of the thread in its warp, index of the warp in the block, number of warps
+//   shared()                    shared memory of the block, aligned to 16 bytes
+//   sync()                      barrier of the block; all writes before it are visible to all threads after it
+//   sync_warp()                 the same for a warp
+//   from_lane_xor(value, mask)  the value of lane (lane() ^ mask)
+//   from_lane_below(value, n)   the value of lane (lane() - n); the own value if there is no such lane
+//   share_in_warp(entries)      host only: patch.h uses it to emulate the matrix instructions of a GPU
 //
-// on the host also share_in_warp, with which patch.h computes what a GPU's matrix instructions do. Beside it stand
-// words that are read sixteen bytes at a time, copies to shared memory that are waited for later, and what blocks
-// tell each other by: counters (add_and_publish, read_published), stamped words (put_stamped, look_at), and what threads wait with (put_first, raise_flag).
+// Outside of Block: loads and stores of sixteen bytes; asynchronous copies to shared memory; counters between blocks
+// (add_and_publish, read_published); stamped words (put_stamped, look_at); and for waits put_first and raise_flag.
 #pragma once
 
 #ifdef __CUDACC__

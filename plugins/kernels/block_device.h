@@ -1,4 +1,4 @@
-// The layer of block.h on a GPU. It needs no header of CUDA's, so that NVRTC compiles it without an include folder.
+// Implements block.h on a GPU. It includes no header of CUDA, so that NVRTC compiles it without an include folder.
 #pragma once
 
 #define DEVICE __device__ __forceinline__
@@ -7,7 +7,7 @@
 namespace wavernn {
 
 constexpr int LANES = 32;
-// Of every kernel; wavernn_trt.plugins.arguments.THREADS.
+// Threads per block of every kernel; equals wavernn_trt.plugins.arguments.THREADS.
 constexpr int BLOCK_THREADS = 256;
 
 struct alignas(16) Words {
@@ -25,7 +25,7 @@ DEVICE void store_words(void* address, const Words& words) {
     *static_cast<uint4*>(address) = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
 }
 
-// Words that nobody writes while the kernel runs.
+// Loads words that are not written while the kernel runs.
 DEVICE Words load_constant_words(const void* address) {
     const uint4 four = __ldg(static_cast<const uint4*>(address));
     return Words{{four.x, four.y, four.z, four.w}};
@@ -47,17 +47,17 @@ DEVICE void store_two(void* address, const unsigned (&two)[2]) {
     *static_cast<uint2*>(address) = make_uint2(two[0], two[1]);
 }
 
-// Copies sixteen bytes from global to shared memory, both aligned to them; it is there after wait_for_copies.
+// Starts a copy of sixteen bytes, aligned to sixteen, from global to shared memory; wait_for_copies completes it.
 DEVICE void copy_words_later(void* shared, const void* global) {
     const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(global))
                  : "memory");
 }
 
-// Closes a set of copies.
+// Ends a set of copies.
 DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits for this thread's copies but those of the last `Open` sets. Other threads' are seen behind the next sync().
+// Waits for this thread's copies, except those of the last `Open` sets. Other threads see them after the next sync().
 template <int Open>
 DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
@@ -85,7 +85,7 @@ class Block {
 public:
     DEVICE int rank() const { return static_cast<int>(blockIdx.x); }
     DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
-    // Known when a kernel is compiled: what is shared out over threads is then divided by shifts.
+    // A compile-time constant, so that divisions by it become shifts.
     DEVICE constexpr int threads() const { return BLOCK_THREADS; }
     DEVICE int lane() const { return thread() % LANES; }
     DEVICE int warp() const { return thread() / LANES; }
@@ -105,7 +105,7 @@ public:
     }
 };
 
-// Adds one. Whoever reads the new count sees all that this block wrote before its last sync().
+// Adds one. A thread that reads the new count also sees all writes of this block before its last sync().
 DEVICE void add_and_publish(unsigned* counter) {
     __threadfence();
     atomicAdd(counter, 1u);
@@ -117,13 +117,13 @@ DEVICE unsigned read_published(const unsigned* counter) {
     return count;
 }
 
-// A word and its stamp, in one store that is seen whole or not at all.
+// Stores a word and its stamp atomically.
 DEVICE void put_stamped(unsigned long long* address, unsigned word, unsigned stamp) {
     const unsigned long long both = static_cast<unsigned long long>(stamp) << 32 | word;
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(both) : "memory");
 }
 
-// Two neighbours, aligned to sixteen bytes; each is whole, but they may be of different times.
+// Loads two neighbouring stamped words, aligned to sixteen bytes. Each load is atomic, the pair is not.
 DEVICE void look_at_two(const unsigned long long* address, unsigned long long (&both)[2]) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                  : "=l"(both[0]), "=l"(both[1])
@@ -139,10 +139,10 @@ DEVICE unsigned long long look_at(const unsigned long long* address) {
 
 DEVICE void keep_waiting() {}
 
-// Puts a word where there is zero; one that is there already stays.
+// Stores a word if the current value is zero.
 DEVICE void put_first(unsigned* address, unsigned word) { atomicCAS(address, 0u, word); }
 
-// A flag in shared memory, which threads of a block raise and look at without a barrier between.
+// A flag in shared memory, written and read by threads of a block without a barrier.
 DEVICE void raise_flag(unsigned* flag) { *static_cast<volatile unsigned*>(flag) = 1u; }
 DEVICE unsigned look_at_flag(const unsigned* flag) { return *static_cast<const volatile unsigned*>(flag); }
 

@@ -1,7 +1,7 @@
-// The layer of block.h on the host: each thread of each block is a thread of the system.
+// Implements block.h on the host: one operating system thread for each thread of each block.
 //
-// Only barriers are atomic. Everything else is plain memory, so that ThreadSanitizer sees an exchange that no barrier
-// orders. LANES and the number of warps are small here; neither changes what a kernel computes but for rounding.
+// Barriers, counters, stamped words and flags are atomic. All other memory is plain, so that ThreadSanitizer reports
+// accesses that no barrier orders. LANES and the number of warps are small here; they change results by rounding only.
 #pragma once
 
 #include <algorithm>
@@ -51,8 +51,8 @@ inline void store_two(void* address, const unsigned (&two)[2]) { std::memcpy(add
 
 inline void load_constant_two(const void* address, unsigned (&two)[2]) { load_two(address, two); }
 
-// A thread's copies to shared memory, in sets. Each is put off for as long as the kernel allows: what is read before it
-// was waited for is not there.
+// A thread's copies to shared memory, in sets. Each is delayed until it is waited for, so that a read before the wait
+// finds no data.
 struct HostCopies {
     using Set = std::vector<std::pair<void*, const void*>>;
 
@@ -103,11 +103,11 @@ inline float float_of_half(unsigned short half) {
     if (magnitude >= 0x7c00u) {
         return float_of_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
     }
-    // Subnormal ones too: the exponent is too small by 112, which a multiplication by 2^112 adds exactly.
+    // Also correct for subnormal numbers: the exponent is too small by 112, and the product with 2^112 is exact.
     return float_of_bits(sign | bits_of_float(float_of_bits(magnitude << 13) * 0x1p112f));
 }
 
-// To the nearest, ties to even.
+// Rounds to the nearest, ties to even.
 inline unsigned short half_of_float(float value) {
     const unsigned bits = bits_of_float(value);
     const unsigned sign = bits >> 16 & 0x8000u;
@@ -118,7 +118,7 @@ inline unsigned short half_of_float(float value) {
     if (magnitude >= 65520.0f) {
         return static_cast<unsigned short>(sign | 0x7c00u);
     }
-    if (magnitude < 0x1p-14f) {  // the sum's last bit is worth 2^-24, as a subnormal half's is
+    if (magnitude < 0x1p-14f) {  // the last bit of the sum is 2^-24, as that of a subnormal half
         return static_cast<unsigned short>(sign | (bits_of_float(magnitude + 0.5f) - bits_of_float(0.5f)));
     }
     const unsigned positive = bits & 0x7fffffffu;
@@ -126,7 +126,7 @@ inline unsigned short half_of_float(float value) {
     return static_cast<unsigned short>(sign | ((rounded - (112u << 23)) >> 13));
 }
 
-// A barrier for a fixed number of threads, which can be used again at once.
+// A reusable barrier for a fixed number of threads.
 class HostBarrier {
 public:
     explicit HostBarrier(int threads) : threads_(threads) {}
@@ -149,14 +149,14 @@ private:
     std::atomic<int> round_{0};
 };
 
-// What the threads of one block have in common.
+// State that the threads of a block share.
 struct HostBlock {
     HostBlock(int warps, std::size_t shared_bytes)
         : shared(static_cast<unsigned char*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)), std::free),
           barrier(warps * LANES),
           exchanged(static_cast<std::size_t>(warps) * LANES),
           shared_in_warps(static_cast<std::size_t>(warps)) {
-        std::memset(shared.get(), 0xff, shared_bytes);  // NaN in every type: what is read was written
+        std::memset(shared.get(), 0xff, shared_bytes);  // NaN in every type, so that a read before a write shows
         for (int warp = 0; warp < warps; ++warp) {
             warp_barriers.push_back(std::make_unique<HostBarrier>(LANES));
         }
@@ -194,8 +194,7 @@ public:
         return exchange(value, lane() >= distance ? lane() - distance : lane());
     }
 
-    // Gives every lane of the warp the entries that each lane of it has filled in: the lane's share of `entries`, in
-    // order, is its own.
+    // Exchanges entries in a warp: lane i fills in the i-th of LANES equal parts, and every lane gets all of them.
     template <typename Entry, std::size_t Count>
     void share_in_warp(Entry (&entries)[Count]) const {
         if constexpr (LANES > 1) {
@@ -234,7 +233,7 @@ inline void add_and_publish(unsigned* counter) { __atomic_fetch_add(counter, 1u,
 
 inline unsigned read_published(const unsigned* counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
 
-// Without an order to other memory, as on a GPU: what travels is in the word itself.
+// Relaxed, as on a GPU: the word itself carries the data, so no other memory has to be ordered.
 inline void put_stamped(unsigned long long* address, unsigned word, unsigned stamp) {
     __atomic_store_n(address, static_cast<unsigned long long>(stamp) << 32 | word, __ATOMIC_RELAXED);
 }
@@ -259,7 +258,7 @@ inline void raise_flag(unsigned* flag) { __atomic_store_n(flag, 1u, __ATOMIC_REL
 
 inline unsigned look_at_flag(const unsigned* flag) { return __atomic_load_n(flag, __ATOMIC_RELAXED); }
 
-// Runs a kernel with all threads of all blocks at once, and returns when they are through.
+// Runs a kernel with all threads of all blocks at once, and returns when all have finished.
 inline void run_grid(int blocks, int warps, std::size_t shared_bytes, const std::function<void(const Block&)>& kernel) {
     std::vector<std::unique_ptr<HostBlock>> all;
     std::vector<std::thread> threads;

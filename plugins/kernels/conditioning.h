@@ -1,4 +1,4 @@
-// What a place takes of the conditioning at a step.
+// The conditioning that is added at a place of the network in a step.
 #pragma once
 
 #include "block.h"
@@ -6,11 +6,11 @@
 
 namespace wavernn {
 
-// An index into `count` rows. TensorRT times plugins on made-up inputs while it builds, and one read outside of a tensor
-// ends all work of the process on the GPU.
+// Clamps an index into `count` rows. TensorRT times plugins on arbitrary inputs while it builds, and a read outside of
+// a tensor destroys the CUDA context.
 DEVICE int inside(int index, int count) { return min(max(index, 0), count - 1); }
 
-// Sums the place's groups: each either the row of the window that the step reads, or all rows with the step's weights.
+// Sums the place's groups: a held group adds one row of the window, an interpolated group the weighted sum of all rows.
 DEVICE float conditioning_at(const SequenceArguments& a, int stream, int step, PlaceName place, int column) {
     const long long at = static_cast<long long>(stream) * a.steps + step;
     const float* window = a.conditioning + static_cast<long long>(stream) * a.window * a.columns;

@@ -1,4 +1,4 @@
-// What a step is fed with: the bits of a label, or of a float in [-1, 1].
+// The feedback input of a step: the bits of a label, or of a float in [-1, 1].
 #pragma once
 
 #include "conditioning.h"
@@ -14,7 +14,7 @@ DEVICE void keep_previous(const SequenceArguments& a, int stream, unsigned previ
     static_cast<unsigned*>(a.previous_out)[stream] = previous;
 }
 
-// The share of layer 0's gates that depends on it.
+// The part of layer 0's gates that depends on the feedback.
 DEVICE float fed_back(const SequenceArguments& a, unsigned previous, int column) {
     if (a.label_feedback) {
         return a.feedback[static_cast<long long>(previous) * 3 * a.hidden_size + column];

@@ -1,17 +1,18 @@
-// Weights in the order in which an instruction of the tensor cores takes them.
+// Weights in the register order of the matrix instruction mma.m16n8k16.
 //
-// A fragment is sixteen rows by a patch of columns. mma.m16n8k16 wants of a lane, in four neighbouring registers, words
-// of rows g and g + 8 in turns: {U[0], L[0], U[1], L[1]}, then {U[2], L[2], U[3], L[3]}, U and L the words of the two
-// rows' pieces that a lane holds (patch.h). In rows of a matrix those lie apart, and had to be moved together in
-// registers before each instruction. So a chunk's first launch writes the weights in that order to the workspace.
+// A fragment has sixteen rows and a patch of columns. The instruction reads four neighbouring registers of a lane, with
+// words of rows g and g + 8 in alternation: {U[0], L[0], U[1], L[1]}, then {U[2], L[2], U[3], L[3]}, where U and L are
+// the words of the lane's pieces of the upper and the lower row (patch.h). In a row-major matrix these words are not
+// neighbours and need register moves before each instruction, so the first launch of a chunk reorders the weights into
+// the workspace.
 //
-// Rows of a gate, and of a matrix without gates, begin with a fragment of their own; rows that are not there are zeros.
+// The rows of each gate, and those of a matrix without gates, begin with a new fragment; missing rows are zeros.
 #pragma once
 
 #include "pieces.h"
 #include "sequence_arguments.h"
 
-// Whether the stepped kernels read weights in this order; else as the rows of a matrix. No bit depends on it.
+// 1: the stepped kernels read weights in this order; 0: as rows of a matrix. The results are bit-equal.
 #ifndef WAVERNN_FRAGMENT_ORDER
 #define WAVERNN_FRAGMENT_ORDER 1
 #endif
@@ -19,18 +20,18 @@
 namespace wavernn {
 
 constexpr int FRAGMENT_ROWS = 2 * PATCH_ROWS;
-// Numbers.
+// Numbers of a fragment.
 constexpr int FRAGMENT = FRAGMENT_ROWS * PATCH_COLUMNS;
 
-// Fragments that so many rows take.
+// The number of fragments that cover `rows` rows.
 DEVICE int fragments_down(int rows) { return (rows + FRAGMENT_ROWS - 1) / FRAGMENT_ROWS; }
 
-// A lane's share of a fragment, for two instructions.
+// A lane's part of a fragment, for two instructions.
 struct Fragment {
     Words half[PARTS][2];
 };
 
-// From shared memory.
+// Reads a fragment from shared memory.
 template <typename Weight>
 DEVICE void read_fragment(const Block& block, const Weight* from, Fragment& fragment) {
     for_parts(block, [&](int lane, int part) {

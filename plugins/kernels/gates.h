@@ -1,4 +1,4 @@
-// A GRU cell's gates, in float (Cho et al., 2014, in the form of PyTorch and cuDNN).
+// The gates of a GRU cell, in float (Cho et al., 2014, in the form of PyTorch and cuDNN).
 #pragma once
 
 #include "block.h"
@@ -11,10 +11,10 @@ struct Gates {
     float candidate;
 };
 
-// Does not overflow.
+// Sigmoid without overflow.
 DEVICE float sigmoid(float x) { return 0.5f + 0.5f * tanhf(0.5f * x); }
 
-// From the input's and the recurrent share, biases included, and the state: the new state.
+// Returns the new state from the input product, the recurrent product, both with their biases, and the state.
 DEVICE float gru_update(const Gates& input, const Gates& recurrent, float hidden) {
     const float reset = sigmoid(input.reset + recurrent.reset);
     const float update = sigmoid(input.update + recurrent.update);

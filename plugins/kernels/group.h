@@ -5,14 +5,14 @@
 
 namespace wavernn {
 
-// A part of something that is shared out as evenly as integers allow.
+// A range of items.
 struct Span {
     int first;
     int count;
 };
 
-// From total * rank / parts to total * (rank + 1) / parts, in parts that need no division of 64 bits: on a GPU that is
-// a slow call. parts is at most 46340, so that nothing overflows.
+// The items from total * rank / parts to total * (rank + 1) / parts, computed without 64-bit divisions, which are slow
+// on a GPU. parts is at most 46340, so that no product overflows.
 DEVICE Span share_of(int total, int rank, int parts) {
     const int whole = total / parts;
     const int rest = total - whole * parts;
@@ -26,9 +26,8 @@ constexpr int COUNTER_BYTES = 128;
 
 class Group {
 public:
-    // counters: COUNTER_BYTES for each group, zero before the grid starts. waits: how often a block looks for the
-    // others before it gives up.
-    // stopped: a flag of the block in shared memory, that it waits no more.
+    // counters: COUNTER_BYTES for each group, zero before the launch. waits: maximum number of polls of a wait.
+    // stopped: a flag in shared memory: the block has stopped waiting.
     DEVICE Group(
         const Block& block, int groups, int blocks, unsigned char* counters, int waits, unsigned* stopped)
         : stopped_(stopped), index_(block.rank() / blocks), rank_(block.rank() % blocks), blocks_(blocks), waits_(waits) {
@@ -44,17 +43,17 @@ public:
 
     DEVICE int blocks() const { return blocks_; }
 
-    // This block's part of a matrix's rows, or of whatever else the group shares out.
+    // The range of this block when `total` items are divided among the blocks of the group.
     DEVICE Span share(int total) const { return share_of(total, rank_, blocks_); }
 
     // The streams that this group decodes.
     DEVICE Span streams(int batch) const { return share_of(batch, index_, groups_); }
 
-    // Where the first thread of the group that gives up writes its word; see waiting.h.
+    // The error word of the group; see waiting.h.
     DEVICE unsigned* error() const { return error_; }
 
-    // Waits for all blocks of the group; what they wrote is then seen by all. Says whether they came, the same to all
-    // threads of the block. After it, the error word is there where a block that came here before had given up.
+    // Barrier of the group; all writes before it are visible after it. Returns to all threads of the block whether all
+    // blocks arrived. After it, the error word of a block that stopped waiting earlier is visible.
     DEVICE bool sync(const Block& block, int step) {
         block.sync();
         if (block.thread() == 0) {
@@ -62,7 +61,7 @@ public:
             expected_ += static_cast<unsigned>(blocks_);
             const Watch watch(error_, stopped_, block.rank(), waits_);
             int left = waits_;
-            // The difference stays right when the count wraps around.
+            // The difference is correct when the count wraps around.
             while (static_cast<int>(read_published(counter_) - expected_) < 0 && watch.go_on(left, AT_BARRIER, step)) {
             }
         }

@@ -1,10 +1,10 @@
-// What the gru_cell kernels are launched with; wavernn_trt.plugins.arguments has the same structure.
+// The arguments of the gru_cell kernels; wavernn_trt.plugins.arguments has the same structure.
 #pragma once
 
 namespace wavernn {
 
 struct GruArguments {
-    // [batch, 3 * hidden_size], the input's share of the reset, update and new gates.
+    // [batch, 3 * hidden_size], input product of the reset, update and new gates, with its bias.
     const float* gates;
     // [batch, hidden_size]
     const float* hidden;
@@ -12,11 +12,11 @@ struct GruArguments {
     const void* recurrent_weight;
     // [3 * hidden_size]
     const float* recurrent_bias;
-    // [batch, hidden_size]; may not be hidden.
+    // [batch, hidden_size]; must not be the same buffer as hidden.
     float* next_hidden;
     int batch;
     int hidden_size;
-    // Blocks that share out the units; the grid has as many for each tile of streams.
+    // Number of blocks among which the units are divided; the grid has this number for each tile of streams.
     int unit_blocks;
 };
 

@@ -1,4 +1,4 @@
-// One GRU cell behind its input product: wavernn_trt.plugins.reference.gru_cell in one launch.
+// A GRU cell without its input product, in one launch; the reference is wavernn_trt.plugins.reference.gru_cell.
 #pragma once
 
 #include "gates.h"
@@ -8,11 +8,11 @@
 
 namespace wavernn {
 
-// Columns of the operands that are in shared memory at a time. A multiple of every VECTOR.
+// Columns of the operands that are in shared memory at once. A multiple of every VECTOR.
 constexpr int GRU_COLUMNS = 1024;
 
-// Copies columns [first, first + GRU_COLUMNS) of a tile's states to shared memory, as operands of a product; zeros
-// behind the last column. A stream behind the batch's last one is that one again, and its result goes nowhere.
+// Copies columns [first, first + GRU_COLUMNS) of a tile's states to shared memory as operands, with zeros after the
+// last column. Streams after the last one of the batch repeat the last one; their results are dropped.
 template <int Streams, typename Number>
 DEVICE void stage_states(const Block& block, const GruArguments& a, int first_stream, int first, Number* operands) {
     for (int i = block.thread(); i < Streams * GRU_COLUMNS; i += block.threads()) {
@@ -33,7 +33,7 @@ DEVICE void gru_cell(const Block& block, const GruArguments& a) {
     const int first_stream = block.rank() / a.unit_blocks * Streams;
     const Span units = share_of(size, block.rank() % a.unit_blocks, a.unit_blocks);
     const bool aligned = rows_are_aligned(weight, size);
-    // All warps make the same number of rounds, since they wait for each other inside.
+    // All warps run the same number of iterations, because there are barriers inside.
     for (int base = 0; base < units.count; base += block.warps()) {
         const int unit = units.first + min(base + block.warp(), units.count - 1);
         float sums[3][Streams];

@@ -1,24 +1,24 @@
-// Exchange of words of 32 bits between the blocks of a group, in global memory.
+// Exchange of 32-bit words between the blocks of a group, through global memory.
 //
-// Each word is stored together with the number of its step, in one store that is seen whole or not at all. A reader
-// polls until the stamp is that of its step: no barrier, and one way through the second-level cache instead of three.
-// A word may be overwritten two steps later: the block that overwrites it has read what every block of the group
-// wrote in the step between, and each of them wrote that after its last read of the old word. These accesses are
-// relaxed: their order follows from every word being computed from words that were read, and from __syncthreads
-// inside a block. Memory must hold no stamp of a later step: it is cleared before each launch.
+// Each word is stored atomically with a stamp, the number of its step. A reader polls until the stamp is that of its
+// step: this needs no barrier, and one trip through the second-level cache instead of three. A word may be overwritten
+// two steps later: the block that overwrites it has read words that every block of the group wrote in the step between,
+// and each block wrote those after its last read of the old word. The accesses are relaxed: their order follows from
+// data dependencies (each word is computed from words that were read) and from __syncthreads inside a block. Memory
+// must hold no stamp of a later step, so it is cleared before each launch.
 #pragma once
 
 #include "waiting.h"
 
 namespace wavernn {
 
-// Of a step; those of the state before the first step, -1, is one. Never zero.
+// The stamp of a step. Never zero: the state before the first step, step -1, has stamp one.
 DEVICE unsigned stamp_of(int step) { return static_cast<unsigned>(step + 2); }
 
-// Words of one kind, twice: those of even and of odd steps.
+// Words of one kind, in two buffers, for even and for odd steps.
 class Mailbox {
 public:
-    // words: of all streams, in one half; first: the first of them, counted in words from the mail's beginning.
+    // words: number of words of one buffer; first: offset of the first word in the mail, in words.
     DEVICE Mailbox(void* mail, long long first, long long words)
         : stamped_(static_cast<unsigned long long*>(mail) + first), words_(words) {}
 
@@ -52,8 +52,8 @@ public:
         }
     }
 
-    // Takes the stamps off. The first `count` are wanted, the others become zeros. Says whether all of those have come:
-    // without a branch, so that nothing is waited for before the answer is used.
+    // Removes the stamps of the first `count` words and sets the others to zero. Returns whether all `count` words have
+    // arrived. There is no branch, so that no load is waited for before the result is used.
     DEVICE static bool unpack(int step, int count, const Four& four, Words& words) {
         bool here = true;
 #pragma unroll
@@ -66,14 +66,14 @@ public:
         return here;
     }
 
-    // Reads four neighbours; see unpack.
+    // Loads four neighbouring words; see unpack.
     DEVICE bool look(int step, long long index, int count, Words& words) const {
         Four four;
         load(step, index, four);
         return unpack(step, count, four, words);
     }
 
-    // The same, and waits for them.
+    // The same, but waits until they have arrived.
     DEVICE Words take_four(int step, long long index, int count, const Watch& watch) const {
         int left = watch.waits();
         Words words;

@@ -1,11 +1,11 @@
-// The types that weights and operands are stored in, and how they become float.
+// The types of weights and operands, and their conversion to and from float.
 #pragma once
 
 #include "block.h"
 
 namespace wavernn {
 
-// float under the name that a precision is selected by.
+// The name of float for WAVERNN_NUMBER.
 using Float = float;
 
 struct Half {
@@ -16,13 +16,13 @@ struct BFloat16 {
     unsigned short bits;
 };
 
-// Four bits of exponent and three of mantissa, without infinities, as weights that take half of fp16's room. As
-// operands they are halfs, 256 times smaller: a row's scale makes up for it.
+// Weights with four bits of exponent and three of mantissa, without infinities, in half of the memory of fp16. Shifted
+// to a half, the value is 256 times smaller; the scale of the row contains this factor.
 struct E4M3 {
     unsigned char bits;
 };
 
-// Sixteen bytes, which is what a thread reads at once.
+// Bytes that a thread reads at once.
 constexpr int VECTOR_BYTES = 16;
 
 template <typename Number>
@@ -47,7 +47,7 @@ DEVICE Half narrow<Half>(float value) {
     return Half{half_of_float(value)};
 }
 
-// To the nearest, ties to even. A NaN whose payload fills the lower half would be carried into an infinity.
+// Rounds to the nearest, ties to even. NaN is treated apart: its payload could carry into an infinity.
 template <>
 DEVICE BFloat16 narrow<BFloat16>(float value) {
     const unsigned bits = bits_of_float(value);

@@ -1,5 +1,5 @@
-// A block's share of a matrix in sets of octets: the sets that are copied to shared memory once, and those that
-// stay in global memory.
+// A block's share of a matrix, in sets of octets: some sets are copied to shared memory once, the others are read from
+// global memory.
 #pragma once
 
 #include "group.h"
@@ -8,14 +8,14 @@
 
 namespace wavernn {
 
-// A set has `Octets` patches in height: the three gates of eight units, or eight rows.
+// A set is `Octets` patches high: the three gates of eight units, or eight rows.
 template <typename Weight, int Octets>
 class OctetShare {
 public:
     static_assert(PATCH_COLUMNS == WEIGHT_COLUMNS, "rows are padded to whole patches");
     static_assert(Octets == 1 || Octets == 3, "rows, or gates");
 
-    // Sets that a matrix has.
+    // Number of sets of a matrix.
     DEVICE static int sets_of(const Matrix& matrix) { return (matrix.rows / Octets + PATCH_ROWS - 1) / PATCH_ROWS; }
 
     DEVICE OctetShare(const Block& block, const Span& sets, const Matrix& matrix)
@@ -26,17 +26,17 @@ public:
           resident_(matrix.resident),
           sets_(sets) {}
 
-    // Sets of this block.
+    // Number of sets of this block.
     DEVICE int count() const { return sets_.count; }
 
-    // Patches side by side.
+    // Number of patches across the columns.
     DEVICE int patches() const { return patches_; }
 
-    // The first unit or row of a set, and how many of its eight there are.
+    // The first unit or row of a set, and the number of its units or rows that exist, at most eight.
     DEVICE int first_row(int set) const { return (sets_.first + set) * PATCH_ROWS; }
     DEVICE int rows(int set) const { return min(PATCH_ROWS, rows_ - first_row(set)); }
 
-    // The patches of a set at some columns. Sets behind the last are made of zeros.
+    // Reads the patches of a set at a patch of columns. Sets after the last one are zeros.
     DEVICE void read(const Block& block, int set, int column_patch, Patch* octets) const {
 #pragma unroll
         for (int octet = 0; octet < Octets; ++octet) {
@@ -53,7 +53,7 @@ public:
         }
     }
 
-    // Copies the resident sets. All warps of the block take part; the block has to sync before they are used.
+    // Copies the resident sets. All warps of the block must call it, and the block must sync before the first use.
     DEVICE void keep(const Block& block) const {
 #pragma unroll 1
         for (int i = block.warp(); i < resident_ * Octets * patches_; i += block.warps()) {

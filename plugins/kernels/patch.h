@@ -1,13 +1,11 @@
-// The operands of tensor cores: patches of eight rows by 32 columns, and the sums of their products.
+// The operands of tensor cores, patches of eight rows by 32 columns, and the sums of their products.
 //
-// A patch is shared out over the 32 lanes of a warp: lane 4 r + q holds row r's columns 8 q … 8 q + 7, sixteen
-// bytes that lie side by side in a row of a matrix. Rows are those of a weight matrix, or streams. A sum over
-// columns does not depend on their order as long as both operands have the same one, so a lane's eight numbers are
-// simply given to the instruction as the four that it wants from a lane, twice. What an instruction calls a matrix
-// of sixteen rows are two patches.
+// A patch is distributed over the 32 lanes of a warp: lane 4 r + q holds columns 8 q … 8 q + 7 of row r, sixteen
+// neighbouring bytes of a row-major matrix. Rows are those of a weight matrix, or streams. A sum over columns may use
+// any order that is the same for both operands, so the eight numbers of a lane are passed to two instructions, four
+// numbers each. A matrix of sixteen rows of an instruction consists of two patches.
 //
-// The sums of eight rows with eight streams are shared out too: lane 4 r + q has row r with streams 2 q and 2 q +
-// 1.
+// The sums of eight rows with eight streams are distributed too: lane 4 r + q holds row r with streams 2 q and 2 q + 1.
 #pragma once
 
 #include "numbers.h"
@@ -16,10 +14,10 @@ namespace wavernn {
 
 constexpr int PATCH_ROWS = 8;
 constexpr int PATCH_COLUMNS = 32;
-// Neighbouring columns that a lane holds.
+// Number of neighbouring columns of a lane.
 constexpr int PIECE = 8;
 constexpr int PATCH_LANES = 32;
-// Lanes that one thread stands for: one, on a GPU.
+// Number of lanes that a thread emulates; one on a GPU.
 constexpr int PARTS = PATCH_LANES / LANES;
 
 struct Patch {
@@ -30,7 +28,7 @@ struct PatchSums {
     float part[PARTS][2];
 };
 
-// Calls use(lane of the patch, index of the part) for the lanes that this thread stands for.
+// Calls use(lane of the patch, index of the part) for the lanes that this thread emulates.
 template <typename Use>
 DEVICE void for_parts(const Block& block, Use use) {
 #pragma unroll
@@ -66,9 +64,9 @@ DEVICE void clear(PatchSums (&sums)[Rows][Streams]) {
 
 #ifdef __CUDACC__
 
-// mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type"): of A, a lane gives rows g
-// and g + 8 with columns 2 q, 2 q + 1 and then 2 q + 8, 2 q + 9; of B the same columns of stream g; of C it has
-// rows g and g + 8 with streams 2 q and 2 q + 1.
+// mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type"): a lane holds of A rows g and
+// g + 8 with columns 2 q, 2 q + 1, then 2 q + 8, 2 q + 9; of B the same columns of stream g; of C rows g and g + 8 with
+// streams 2 q and 2 q + 1.
 #define WAVERNN_MULTIPLY_ADD(Number, type)                                                                         \
     DEVICE void multiply_add(                                                                                      \
         const Block&, Number, const Patch& upper, const Patch& lower, const Patch& streams, PatchSums& upper_sums, \
@@ -88,7 +86,7 @@ WAVERNN_MULTIPLY_ADD(Half, "f16")
 WAVERNN_MULTIPLY_ADD(BFloat16, "bf16")
 #undef WAVERNN_MULTIPLY_ADD
 
-// The same with words of the upper and the lower rows in the order of fragments.h.
+// The same for words of the upper and the lower rows in the order of fragments.h.
 #define WAVERNN_MULTIPLY_ADD(Number, type)                                                                        \
     DEVICE void multiply_add(                                                                                     \
         const Block&, Number, const Words (&rows)[PARTS][2], const Patch& streams, PatchSums& upper_sums,         \
@@ -110,7 +108,7 @@ WAVERNN_MULTIPLY_ADD(BFloat16, "bf16")
 
 #else
 
-// What the instructions compute: each lane's sums, from the pieces that the lanes of its row and its streams hold.
+// Emulates the instructions: computes each lane's sums from the pieces of its row and of its streams.
 template <typename Number>
 void multiply_add(
     const Block& block, Number, const Patch& upper, const Patch& lower, const Patch& streams, PatchSums& upper_sums,

@@ -1,58 +1,58 @@
-// The product of a block's octets of rows with a tile of streams. Each warp takes some of the columns, so that
-// nothing is read twice, and the warps' sums are added in shared memory.
+// The product of a block's octets of rows with a tile of streams. The columns are divided among the warps, so that
+// nothing is read twice, and the sums of the warps are added in shared memory.
 #pragma once
 
 #include "mailbox.h"
 #include "octets.h"
 
-// Whether a sweep's loads are all under way before the first is waited for; else one patch is waited for after the
-// other. No bit of the result depends on it.
+// 1: all loads of a sweep are issued before the first is waited for; 0: the patches are waited for one after another.
+// The results are bit-equal.
 #ifndef WAVERNN_POLLS_IN_FLIGHT
 #define WAVERNN_POLLS_IN_FLIGHT 1
 #endif
 
 namespace wavernn {
 
-// A tile of a group's streams, and where they stand in the batch.
+// A tile of a group's streams.
 template <int StreamOctets>
 struct StreamTile {
     int first;
-    // Streams that are there; none behind them.
+    // Number of streams of the tile that exist.
     int count;
 };
 
-// Operands of all streams as words of two, from one stream's to the next's at a distance of whole patches.
+// Operands of all streams in the mail: two numbers in a word, each stream padded to whole patches.
 struct OperandMail {
     Mailbox mail;
     int columns;
 
-    // Words from one stream to the next.
+    // Distance between two streams, in words.
     DEVICE long long pitch() const { return (columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS * (PATCH_COLUMNS / 2); }
 
     DEVICE void put(int step, int stream, int first_column, unsigned word) const {
         mail.put(step, stream * pitch() + first_column / 2, word);
     }
 
-    // Of a lane's words of a patch: how many are there in a row.
+    // The number of words of the row from the lane's first word of a patch to the end.
     DEVICE int words_at(int lane, int column_patch) const {
         return (columns + 1) / 2 - word(lane, column_patch);
     }
 
-    // The first of them, in a row.
+    // Index in the row of the lane's first word of a patch.
     DEVICE static int word(int lane, int column_patch) {
         return column_patch * (PATCH_COLUMNS / 2) + piece_of(lane) * (PIECE / 2);
     }
 };
 
-// The patches of `Ahead` neighbouring columns and of all octets of a tile's streams, looked at in one sweep.
+// One attempt to read `Ahead` neighbouring patches of columns for all octets of a tile's streams.
 template <int Ahead, int StreamOctets>
 struct Sweep {
     const OperandMail& operands;
     const StreamTile<StreamOctets>& tile;
-    // Of the columns; those from `count` on are not wanted.
+    // The first patch of columns, and the number of patches to read; the other patches become zeros.
     int first, count;
 
-    // Says whether all that is wanted has come. What is not wanted becomes zeros.
+    // Returns whether all words to read have arrived.
     DEVICE bool look(const Block& block, int step, Patch (&streams)[Ahead][StreamOctets]) const {
 #if WAVERNN_POLLS_IN_FLIGHT
         return look_at_all(block, step, streams);
@@ -83,7 +83,7 @@ private:
         return there ? operands.words_at(lane, first + i) : 0;
     }
 
-    // All loads are under way before the first is looked at. What is not there is read from the nearest that is.
+    // Issues all loads before the first is used. Indices of streams and patches that do not exist are clamped.
     DEVICE bool look_at_all(const Block& block, int step, Patch (&streams)[Ahead][StreamOctets]) const {
         Mailbox::Four found[Ahead][StreamOctets][PARTS];
 #pragma unroll
@@ -113,12 +113,12 @@ private:
     }
 };
 
-// Where the sums of all warps meet: [warp, octet, stream octet, row, stream].
+// Shared memory for the sums of all warps: [warp, octet, stream octet, row, stream].
 template <int Octets, int StreamOctets>
 class MeetingPlace {
 public:
-    // Two places that take turns save a barrier: who writes to one has seen all leave it before they came to the
-    // other.
+    // Two alternating buffers save a barrier: a warp writes to one buffer after the barrier of the other one, which all
+    // warps reach after they have read the first.
     static constexpr int PLACES_IN_TURN = StreamOctets == 1 ? 2 : 1;
     static constexpr int FLOATS = PATCH_ROWS * PATCH_ROWS;
 
@@ -146,7 +146,7 @@ public:
         block.sync();
     }
 
-    // Adds up what the warps brought, always in the same order.
+    // Adds the sums of the warps, always in the same order.
     DEVICE float sum(const Block& block, int octet, int streams, int row, int stream) const {
         float total = 0.0f;
 #pragma unroll 8
@@ -166,19 +166,19 @@ private:
     int turn_ = 0;
 };
 
-// Adds this warp's columns of `Sets` sets' products to sums. Waits for operands that have not come.
+// Adds the products of `Sets` sets over this warp's columns to sums. Waits until the operands have arrived.
 template <int Sets, int SetOctets, int StreamOctets, typename Weight>
 DEVICE void add_products(
     const Block& block, const OctetShare<Weight, SetOctets>& weights, int first_set, const OperandMail& operands,
     int step, const StreamTile<StreamOctets>& tile, const Watch& watch,
     PatchSums (&sums)[Sets * SetOctets][StreamOctets]) {
-    // Patches of columns that are asked for before the first is waited for.
+    // Patches of columns that are loaded before the first is waited for.
     constexpr int ahead = StreamOctets == 1 ? 4 : StreamOctets == 2 ? 2 : 1;
     constexpr int octets = Sets * SetOctets;
     const Span columns = share_of(weights.patches(), block.warp(), block.warps());
 #pragma unroll 1
     for (int first = 0; first < columns.count; first += ahead) {
-        // Weights first: they are there, and their way is over when the operands come.
+        // Weights first: they do not depend on other blocks, and are loaded by the time the operands arrive.
         Patch rows[ahead][octets + octets % 2];
 #pragma unroll
         for (int i = 0; i < ahead; ++i) {

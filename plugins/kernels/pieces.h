@@ -1,11 +1,11 @@
-// A lane's piece of a patch: eight neighbouring numbers of a row, as operands of a tensor core.
+// A lane's piece of a patch: eight neighbouring numbers of a row, converted to operands of a tensor core.
 #pragma once
 
 #include "patch.h"
 
 namespace wavernn {
 
-// What weights of a type are multiplied as, and with.
+// The type of the operands in products with weights of a type.
 template <typename Weight>
 struct Multiplied {
     using Number = Weight;
@@ -19,13 +19,13 @@ struct Multiplied<E4M3> {
 template <typename Weight>
 using Operand = typename Multiplied<Weight>::Number;
 
-// Two operands in a word, the first in its lower half.
+// Packs two operands into a word, the first in the lower half.
 template <typename Number>
 DEVICE unsigned pair(float first, float second) {
     return static_cast<unsigned>(narrow<Number>(first).bits) | static_cast<unsigned>(narrow<Number>(second).bits) << 16;
 }
 
-// Four numbers of eight bits as halfs: the sign stays the highest bit, exponent and mantissa go one further down.
+// Converts four e4m3 numbers to halfs: the sign stays the highest bit, exponent and mantissa move down by one bit.
 DEVICE void spread(unsigned four, unsigned& first_two, unsigned& last_two) {
     const unsigned first = (four & 0xffu) << 8 | (four & 0xff00u) << 16;
     const unsigned last = (four >> 8 & 0xff00u) | (four & 0xff000000u);
@@ -40,7 +40,7 @@ DEVICE Words spread(const unsigned (&eight)[2]) {
     return words;
 }
 
-// Whole pieces from an aligned address: of memory that nobody writes, or of shared memory.
+// Read a piece from an aligned address: constant_piece from constant global memory, kept_piece from shared memory.
 DEVICE Words constant_piece(const Half* address) { return load_constant_words(address); }
 DEVICE Words constant_piece(const BFloat16* address) { return load_constant_words(address); }
 DEVICE Words constant_piece(const E4M3* address) {
@@ -57,7 +57,7 @@ DEVICE Words kept_piece(const E4M3* address) {
     return spread(eight);
 }
 
-// Keeps a lane's piece of a row as it is stored.
+// Copies a lane's piece of a row to shared memory, in its stored type.
 template <typename Weight>
 DEVICE void keep_piece(Weight* kept, const Weight* address) {
     if constexpr (sizeof(Weight) == 2) {
@@ -69,7 +69,7 @@ DEVICE void keep_piece(Weight* kept, const Weight* address) {
     }
 }
 
-// Zeros in its place.
+// Sets a piece in shared memory to zero.
 template <typename Weight>
 DEVICE void clear_piece(Weight* kept) {
     if constexpr (sizeof(Weight) == 2) {

@@ -1,4 +1,4 @@
-// The product of a few rows of a matrix with a tile of streams' operands, shared out over the lanes of a warp.
+// The product of a few rows of a matrix with the operands of a tile of streams, divided among the lanes of a warp.
 #pragma once
 
 #include "numbers.h"
@@ -10,19 +10,19 @@ namespace wavernn {
 template <typename Number, int Rows>
 struct RowsOfMatrix {
     const Number* row[Rows];
-    // Numbers that a row has to be read over; with zeros behind its columns where it is padded.
+    // Numbers of a row to read, including the zeros of its padding.
     int length;
     // Whether each row begins at a multiple of VECTOR_BYTES, and its length is a multiple of VECTOR.
     bool aligned;
 };
 
-// Numbers from one operand to the next; the numbers behind the columns are zeros.
+// Distance between two operands, in numbers; the padding is zeros.
 template <typename Number>
 DEVICE int padded(int columns) {
     return (columns + VECTOR<Number> - 1) / VECTOR<Number> * VECTOR<Number>;
 }
 
-// Adds this lane's share of each row's product with each stream's operand to sums.
+// Adds this lane's part of the product of each row with each stream's operand to sums.
 //
 // operands: [Streams, pitch], in shared memory. Each weight is read once for all streams of the tile.
 template <int Rows, int Streams, typename Number>
@@ -31,7 +31,8 @@ DEVICE void add_products(
     float (&sums)[Rows][Streams]) {
     constexpr int wide = VECTOR<Number>;
     if (rows.aligned) {
-        // Alone a stream has little to do between two reads; several are kept from filling the instruction cache.
+        // A single stream is unrolled, since it has little work between two loads. Several streams are not, since the
+        // code would not fit into the instruction cache.
 #pragma unroll(Streams == 1 ? 4 : 1)
         for (int k = block.lane() * wide; k < rows.length; k += LANES * wide) {
             float weights[Rows][wide];

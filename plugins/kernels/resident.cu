@@ -1,5 +1,5 @@
-// The resident kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The number is how many
-// streams are computed together.
+// The resident kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The number in a name is the
+// number of streams that are computed together.
 #include "resident.h"
 
 using wavernn::Block;

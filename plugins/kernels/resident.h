@@ -1,15 +1,15 @@
-// All steps of a chunk in one launch, with products by tensor cores: wavernn_trt.plugins.reference.
+// All steps of a chunk in one launch, with products by tensor cores; the reference is wavernn_trt.plugins.reference.
 //
-// The kernel stays on the GPU for the whole chunk, and the weights of a block's share in its shared memory as far
-// as they fit. A group of blocks shares out the units of the GRUs and the rows of the fully connected layers in
-// octets; what the next stage needs of all blocks goes through the second-level cache. The grid must be resident
-// as a whole: it is launched as a cooperative one.
+// The kernel runs for the whole chunk, and a block keeps the weights of its share in shared memory as far as they fit.
+// The units of the GRUs and the rows of the fully connected layers are divided among the blocks of a group in octets;
+// blocks exchange results through the second-level cache. All blocks of the grid must be resident at once: the launch
+// is cooperative.
 //
-// A step waits for the one before, so with few streams it is the way from stage to stage that takes time. So
-//   - words are stamped, and nobody waits at a barrier (mailbox.h);
-//   - the product of the state, more than half of a step's work, is made while the fully connected layers' words are
-//     under way: it needs nothing of the sample;
-//   - of a single stream every block draws the sample itself, since that is faster than to be told.
+// A step depends on the previous one, so with few streams most of the time is latency between stages. Therefore
+//   - words are stamped, which replaces barriers (mailbox.h);
+//   - the product with the state, more than half of a step's work, is computed while the words of the fully connected
+//     layers are exchanged, because it does not depend on the sample;
+//   - for a single stream every block draws the sample itself, which is faster than an exchange.
 #pragma once
 
 #include "resident_stages.h"
@@ -17,7 +17,7 @@
 
 namespace wavernn {
 
-// Shares the matrices out over the blocks of the group.
+// Divides the matrices among the blocks of the group.
 template <typename C>
 DEVICE void share_matrices(const C& c) {
     if (c.block.thread() == 0) {
@@ -33,7 +33,7 @@ DEVICE void share_matrices(const C& c) {
     c.block.sync();
 }
 
-// Copies what is to stay in shared memory, and tells the other blocks the state of the chunk before.
+// Copies the resident sets to shared memory, and sends the state of the previous chunk to the other blocks.
 template <typename C>
 DEVICE void begin_chunk(const C& c, Span streams) {
     const SequenceArguments& a = c.a;
@@ -81,7 +81,7 @@ DEVICE void for_stream_tiles(Span streams, Use use) {
     }
 }
 
-// The gates of both layers before the sample, of all of the block's sets.
+// Begins the gates of all layers for all sets of the block, before the sample exists.
 template <typename C>
 DEVICE void begin_all_gates(const C& c, int step, const typename C::Tile& tile) {
     const int sets = c.units(RECURRENT_0).count();
@@ -94,7 +94,7 @@ DEVICE void begin_all_gates(const C& c, int step, const typename C::Tile& tile) 
     }
 }
 
-// A GRU layer's stage, whose gates have been begun.
+// The stage of a GRU layer: finishes its gates.
 template <typename C, typename Previous>
 DEVICE void gru_stage(const C& c, int layer, int step, const typename C::Tile& tile, Previous previous_of) {
     const int sets = c.units(RECURRENT_0).count();
@@ -122,7 +122,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
     unsigned latest = 0;
     share_matrices(c);
     begin_chunk(c, streams);
-    // Gates are begun ahead: there is a step before the first that does nothing else.
+    // Step -1 only begins the gates of step 0.
 #pragma unroll 1
     for (int step = -1; step < a.steps; ++step) {
         TRACE(0, step);
@@ -176,7 +176,7 @@ DEVICE void resident(const Block& block, const ResidentArguments& r) {
         }
         TRACE(6, step);
     }
-    group.sync(block, a.steps);  // previous may be where previous_out is: all have read it
+    group.sync(block, a.steps);  // previous and previous_out may be the same buffer: all blocks have read it
     if (block.thread() == 0) {
         const unsigned error = read_published(group.error());
 #pragma unroll 1

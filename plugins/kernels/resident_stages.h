@@ -8,16 +8,16 @@
 
 namespace wavernn {
 
-// What a unit's gates know before the previous sample, or the layer before, is there.
+// The part of a unit's gates that can be computed before the previous sample or the previous layer.
 struct WaitingGates {
     Gates input;      // conditioning and biases
     Gates recurrent;  // the state's product, with its bias
     float hidden;
-    float skipped;  // what goes around layer 0, but for the previous sample
+    float skipped;  // skip connection around layer 0, without the part of the previous sample
 };
 static_assert(sizeof(WaitingGates) == 32, "wavernn_trt.plugins.resident makes room for so many bytes");
 
-// What all stages of a kernel need.
+// Data of all stages of a kernel.
 template <typename Weight_, int StreamOctets_>
 struct ResidentContext {
     using Weight = Weight_;
@@ -25,7 +25,7 @@ struct ResidentContext {
     using Tile = StreamTile<StreamOctets_>;
     static constexpr int STREAM_OCTETS = StreamOctets_;
     static constexpr int STREAMS = StreamOctets_ * PATCH_ROWS;
-    // A set of gates, or three of rows.
+    // One set of gates, or three sets of rows.
     using Meeting = MeetingPlace<3, STREAM_OCTETS>;
 
     const Block& block;
@@ -47,7 +47,7 @@ struct ResidentContext {
 
     DEVICE OperandMail states(int layer) const { return operands(r.mail_states[layer], a.hidden_size); }
 
-    // What the layer behind a GRU reads.
+    // Input of the layer after a GRU.
     DEVICE OperandMail features(int layer) const {
         return a.skip ? operands(r.mail_features[layer], a.hidden_size) : states(layer);
     }
@@ -60,7 +60,7 @@ struct ResidentContext {
 
     DEVICE Mailbox previous() const { return mail(r.mail_previous, 1); }
 
-    // The sets of a matrix that are this block's. Shared out once, since that takes divisions.
+    // The sets of a matrix of this block. Computed once, because it needs divisions.
     DEVICE Span& share_of_matrix(MatrixName name) const {
         return reinterpret_cast<Span*>(block.shared() + r.shared_shares)[name];
     }
@@ -77,7 +77,7 @@ struct ResidentContext {
         return r.scales[name] == nullptr ? 1.0f : r.scales[name][row];
     }
 
-    // Where a unit of a layer waits, of one stream of a tile.
+    // The waiting gates of a unit of a layer, for a stream of a tile.
     DEVICE WaitingGates& waiting(int layer, int set, int streams, int row, int stream) const {
         WaitingGates* all = reinterpret_cast<WaitingGates*>(block.shared() + r.shared_gates);
         const int index = ((layer * r.most_sets + set) * STREAM_OCTETS + streams) * PATCH_ROWS + row;
@@ -85,8 +85,8 @@ struct ResidentContext {
     }
 };
 
-// Calls use(set of those at hand, stream octet, row, stream of the octet) for pairs of neighbouring rows, row
-// even: the same thread gets the same pair every time.
+// Calls use(index of the set, stream octet, row, stream of the octet) for pairs of neighbouring rows; row is even. The
+// same thread always gets the same pair.
 template <int Sets, int StreamOctets, typename Use>
 DEVICE void for_row_pairs(const Block& block, Use use) {
     constexpr int pairs = PATCH_ROWS / 2;
@@ -99,8 +99,8 @@ DEVICE void for_row_pairs(const Block& block, Use use) {
     }
 }
 
-// The state's product with a layer's recurrent weights, for the step behind `step`, and all that can be added to
-// it before the sample or the layer in between is there. Of one of the block's sets.
+// Computes the product of the state after `step` - 1 with a layer's recurrent weights for a set, and adds everything
+// that does not depend on the previous sample or layer.
 template <typename C>
 DEVICE void begin_gates(const C& c, int layer, int step, const typename C::Tile& tile, int set) {
     const SequenceArguments& a = c.a;
@@ -142,7 +142,7 @@ DEVICE void begin_gates(const C& c, int layer, int step, const typename C::Tile&
     });
 }
 
-// Puts a pair of neighbouring units' states, and features where there is a skip, where the other blocks read them.
+// Sends the states of two neighbouring units, and their features if there is a skip connection, to the other blocks.
 template <typename C>
 DEVICE void put_units(
     const C& c, int layer, int step, int stream, int unit, const float (&states)[2], const float (&features)[2]) {
@@ -152,7 +152,7 @@ DEVICE void put_units(
     }
 }
 
-// The gates of layer 0 are complete when the previous sample is there.
+// Finishes the gates of layer 0 with the previous sample.
 template <typename C, typename Previous>
 DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, int set, Previous previous_of) {
     const SequenceArguments& a = c.a;
@@ -189,7 +189,7 @@ DEVICE void finish_gates_0(const C& c, int step, const typename C::Tile& tile, i
     });
 }
 
-// Those of layer 1, when the features of layer 0 are.
+// Finishes the gates of layer 1 with the features of layer 0.
 template <typename C>
 DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, int set) {
     const SequenceArguments& a = c.a;
@@ -224,7 +224,7 @@ DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, i
             const long long at = static_cast<long long>(a.batch + tile.first + place) * a.hidden_size + unit;
             a.hidden_out[at] = states[i];
             if (a.skip) {
-                // This thread wrote it: the shares of both layers are the same units.
+                // Written by this thread: it has the same units in both layers.
                 features[i] = states[i] + a.skipped[static_cast<long long>(tile.first + place) * a.hidden_size + unit];
             }
         }
@@ -232,7 +232,7 @@ DEVICE void finish_gates_1(const C& c, int step, const typename C::Tile& tile, i
     });
 }
 
-// A fully connected layer: use(stream, first row, rows that are there, their sums) for pairs of neighbouring rows.
+// The product of a fully connected layer: calls use(stream, first row, number of rows, their sums) for pairs of rows.
 template <typename C, typename Use>
 DEVICE void multiply_rows(
     const C& c, MatrixName name, const OperandMail& from, int step, const typename C::Tile& tile,
@@ -265,7 +265,7 @@ DEVICE void multiply_rows(
     }
 }
 
-// A hidden one and its ReLU.
+// A hidden fully connected layer with ReLU.
 template <typename C>
 DEVICE void fc_stage(
     const C& c, int i, const OperandMail& from, int step, const typename C::Tile& tile) {
@@ -302,13 +302,12 @@ DEVICE void output_stage(
     });
 }
 
-// Draws a stream's sample once all of its logits have come; every thread of the block gets what the next step is
-// fed with.
+// Draws a stream's sample after all of its logits have arrived; returns the same result to every thread of the block.
 template <typename C>
 DEVICE Drawn draw_stage(const C& c, int stream, int step) {
     float* logits = reinterpret_cast<float*>(c.block.shared() + c.r.shared_logits);
     const long long first = static_cast<long long>(stream) * ((c.a.outputs + 3) / 4 * 4);
-    c.block.sync();  // those of another stream may still be read
+    c.block.sync();  // other threads may still read the logits of another stream
 #pragma unroll 1
     for (int k = 4 * c.block.thread(); k < c.a.outputs; k += 4 * c.block.threads()) {
         const int count = min(4, c.a.outputs - k);

@@ -1,4 +1,4 @@
-// How a block draws a sample from a stream's logits; see wavernn_trt.export.families.samplers.
+// Draws a sample from a stream's logits, by a block; see wavernn_trt.export.families.samplers.
 #pragma once
 
 #include "feedback.h"
@@ -10,7 +10,7 @@ constexpr int MIXTURES = 10;
 constexpr float LOG_SCALE_FLOOR = -32.236191301916641f;
 constexpr float LOG_DEVIATION_FLOOR = -7.0f;
 
-// What the block's threads exchange while they draw.
+// Shared memory of the sampler.
 struct SamplerMemory {
     DEVICE SamplerMemory(const Block& block, int offset)
         : sums(reinterpret_cast<unsigned long long*>(block.shared() + offset)),
@@ -22,8 +22,8 @@ struct SamplerMemory {
     int* chosen;
 };
 
-// exp(logit - largest) as a multiple of 2^-32. Sums of integers are the same in every order: a class is drawn by the
-// same rule however many threads there are, and one whose likelihood is nothing is never drawn.
+// exp(logit - largest) as a multiple of 2^-32. Integer sums do not depend on their order, so the drawn class does not
+// depend on the number of threads. A class of likelihood zero is never drawn.
 DEVICE unsigned long long likelihood(float logit, float largest) {
     const float share = expf(logit - largest);
     return share > 0.0f ? static_cast<unsigned long long>(share * 4294967296.0f) : 0ull;
@@ -51,7 +51,7 @@ DEVICE float largest_in_block(const Block& block, const SamplerMemory& memory, f
     return value;
 }
 
-// The sum of the threads before this one, and of all.
+// The sum over the threads before this one, and over all threads.
 struct Scanned {
     unsigned long long before;
     unsigned long long total;
@@ -77,13 +77,13 @@ DEVICE Scanned scan_block(const Block& block, const SamplerMemory& memory, unsig
     return scanned;
 }
 
-// The smallest class k with cumsum(exp(logits - largest))[k] > uniform * total; class 0 where there is none, as with
-// logits that are no numbers. Every thread gets it; each looks at a run of neighbouring classes.
+// Returns to every thread the smallest class k with cumsum(exp(logits - largest))[k] > uniform * total; class 0 if
+// there is none, as with NaN logits. Each thread sums a range of neighbouring classes.
 DEVICE int pick(const Block& block, const SamplerMemory& memory, const float* logits, int classes, float uniform) {
     const int run = (classes + block.threads() - 1) / block.threads();
     const int first = min(block.thread() * run, classes);
     const int end = min(first + run, classes);
-    block.sync();  // the memory may still be read for the stream before
+    block.sync();  // other threads may still read the memory for the previous stream
     if (block.thread() == 0) {
         *memory.chosen = 0;
     }
@@ -118,10 +118,10 @@ DEVICE int pick(const Block& block, const SamplerMemory& memory, const float* lo
 
 DEVICE float draw_around(float mean, float log_scale, float deviate) {
     const float value = mean + expf(log_scale) * deviate;
-    return value < -1.0f ? -1.0f : value > 1.0f ? 1.0f : value;  // what is no number stays so, and is seen
+    return value < -1.0f ? -1.0f : value > 1.0f ? 1.0f : value;  // NaN stays NaN, so that it is noticed
 }
 
-// A mixture's or a Gaussian's sample in [-1, 1].
+// Draws a sample in [-1, 1] from a component of a mixture, or from a Gaussian.
 DEVICE float draw_value(const SequenceArguments& a, const float* logits, int component, float deviate) {
     if (a.output == GAUSSIAN) {
         return draw_around(logits[0], fmaxf(logits[1], LOG_DEVIATION_FLOOR), deviate);
@@ -130,13 +130,13 @@ DEVICE float draw_value(const SequenceArguments& a, const float* logits, int com
     return draw_around(logits[MIXTURES + component], log_scale, deviate);
 }
 
-// A drawn sample, and what the next step is fed with: the bits of an int or a float each.
+// A drawn sample and the feedback of the next step, each the bits of an int or a float.
 struct Drawn {
     unsigned sample;
     unsigned previous;
 };
 
-// The sample of a chosen class or component.
+// Returns the sample of a chosen class or component.
 DEVICE Drawn drawn_from(const SequenceArguments& a, const float* logits, int chosen, const float* uniforms) {
     if (a.output != CATEGORICAL) {
         const unsigned value = bits_of_float(draw_value(a, logits, chosen, uniforms[1]));
@@ -149,7 +149,7 @@ DEVICE Drawn drawn_from(const SequenceArguments& a, const float* logits, int cho
     return Drawn{static_cast<unsigned>(chosen), bits_of_float(fed)};
 }
 
-// Draws a stream's sample of a step; every thread of the block gets it.
+// Draws a stream's sample of a step; returns it to every thread of the block.
 DEVICE Drawn draw(const Block& block, const SequenceArguments& a, const float* logits, int stream, int step) {
     const SamplerMemory memory(block, a.shared_sampler);
     const long long at = static_cast<long long>(stream) * a.steps + step;

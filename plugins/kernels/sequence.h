@@ -1,11 +1,11 @@
-// All steps of a chunk in one launch: wavernn_trt.plugins.reference.
+// All steps of a chunk in one launch; the reference is wavernn_trt.plugins.reference.
 //
-// The kernel stays on the GPU for the whole chunk. A group of blocks shares out the units of the GRUs and the rows of
-// the fully connected layers; a unit's three gates and its state stay in one block, as do the weights of its share,
-// in shared memory as far as they fit. What the next stage needs of all blocks goes through global memory, which is in
-// the second-level cache, in the engine's precision. Two buffers hold the states, since a step reads those of the step
-// before while it writes its own; every other buffer is read in the stage after it is written, and the stages until it
-// is written again end in barriers. The grid must be resident as a whole: it is launched as a cooperative one.
+// The kernel runs for the whole chunk. The units of the GRUs and the rows of the fully connected layers are divided
+// among the blocks of a group. A block computes the three gates and the state of its units, and keeps its weights in
+// shared memory as far as they fit. Blocks exchange results through the second-level cache, in the engine's
+// precision. There are two buffers of states, because a step reads the states of the previous step while it writes its
+// own. Every other buffer is read in the stage after it is written, and barriers separate that stage from the next
+// write. All blocks of the grid must be resident at once: the launch is cooperative.
 #pragma once
 
 #include "sampling.h"
@@ -13,7 +13,7 @@
 
 namespace wavernn {
 
-// Takes over the state of the chunk before: each block that of its units, and the samples of the streams it draws for.
+// Reads the state of the previous chunk: each block for its units, and the samples of the streams that it draws for.
 template <typename Number>
 DEVICE void begin_chunk(const Context<Number>& c) {
     const SequenceArguments& a = c.a;
@@ -37,7 +37,7 @@ DEVICE void begin_chunk(const Context<Number>& c) {
     }
 }
 
-// Copies what is to stay in shared memory.
+// Copies the resident part of the weights to shared memory.
 template <int Streams, typename Number>
 DEVICE void copy_weights(const Context<Number>& c) {
 #pragma unroll 1
@@ -54,7 +54,7 @@ DEVICE void copy_weights(const Context<Number>& c) {
     }
 }
 
-// The steps of a chunk, or those until another block of the group does not come to a barrier.
+// Runs the steps of a chunk; ends early if another block of the group does not arrive at a barrier.
 template <typename Number, int Streams>
 DEVICE void run_steps(const Context<Number>& c, Group& group, Span streams) {
     const SequenceArguments& a = c.a;

@@ -1,7 +1,7 @@
-// What the sequence kernels are launched with; wavernn_trt.plugins.arguments has the same structures.
+// The arguments of the sequence kernels; wavernn_trt.plugins.arguments has the same structures.
 //
-// Names are those of wavernn_trt.export.operators.SequenceShape. Sizes: B streams, T steps, W rows of a window, H units,
-// L layers, C columns of conditioning, U random numbers a sample.
+// Names are those of wavernn_trt.export.operators.SequenceShape. Sizes: B streams, T steps, W window rows, H units,
+// L layers, C columns of conditioning, U random numbers for each sample.
 #pragma once
 
 namespace wavernn {
@@ -16,41 +16,41 @@ constexpr int MOST_GROUPS_OF_COLUMNS = 2;
 // wavernn_trt.export.operators.WEIGHT_COLUMNS
 constexpr int WEIGHT_COLUMNS = 32;
 
-// A weight matrix, and how much of a block's share of it lies in shared memory.
+// A weight matrix, and the part of a block's share that is in shared memory.
 struct Matrix {
-    // [rows, columns], in the engine's precision; null where the model has none. Begins at a multiple of VECTOR_BYTES,
-    // and its rows are padded with zeros to a multiple of WEIGHT_COLUMNS.
+    // [rows, columns], in the engine's precision; null if the model does not have it. Aligned to VECTOR_BYTES; rows are
+    // padded with zeros to a multiple of WEIGHT_COLUMNS.
     const void* weight;
     // [rows]
     const float* bias;
     int rows;
     int columns;
-    // Of a block's share, the first this many units (of three rows each) or rows are copied to shared memory.
+    // Number of sets at the beginning of a block's share that are copied to shared memory.
     int resident;
-    // Where, in bytes from the beginning of shared memory.
+    // Byte offset of the copy in shared memory.
     int shared_offset;
 };
 
 // Columns of a conditioning group.
 struct ColumnGroup {
-    // Whether each step reads one row, else it sums all rows of the window.
+    // 1: each step reads one row of the window; 0: it sums all rows with weights.
     int held;
-    // Which of the interpolated groups it is.
+    // Index among the interpolated groups.
     int interpolated;
 };
 
-// Where a place finds its conditioning.
+// The conditioning of a place.
 struct Place {
-    // Of each group, the first of the place's columns in the whole conditioning; -1 for a group that does not feed it.
+    // For each group, the place's first column in the whole conditioning; -1 if the group is not added at the place.
     int first_column[MOST_GROUPS_OF_COLUMNS];
 };
 
 struct SequenceArguments {
     const float* conditioning;   // [B, W, C]
-    const int* frame_index;      // [B, T]; null where no group is held
-    const float* interpolation;  // [B, interpolated, T, W]; null where all groups are held
+    const int* frame_index;      // [B, T]; null if no group is held
+    const float* interpolation;  // [B, interpolated, T, W]; null if all groups are held
     const float* uniforms;       // [B, T, U]
-    const void* previous;        // [B], int where feedback is a label, else float
+    const void* previous;        // [B], int if the feedback is a label, else float
     const float* hidden;         // [L, B, H]
     const float* feedback;       // [outputs or 1, 3H]
     const float* gates_bias_0;   // [3H]
@@ -58,16 +58,16 @@ struct SequenceArguments {
     const float* skip_bias;      // [H]; null without a skip
     const float* gates_bias_1;   // [3H]; null with one layer
 
-    // The state of a running chunk, and at its end what the node gives. previous_out and hidden_out may be previous and
-    // hidden.
+    // The state of a running chunk, at its end the outputs of the node. previous_out and previous may be one buffer, as
+    // may hidden_out and hidden.
     void* samples;       // [B, T], int for categorical outputs, else float
     void* previous_out;  // [B], as previous
     float* hidden_out;   // [L, B, H]
 
-    // Of the workspace; in the engine's precision, each stream's row padded to a multiple of VECTOR_BYTES.
+    // Workspace, in the engine's precision; the row of each stream is padded to a multiple of VECTOR_BYTES.
     unsigned char* counters;  // COUNTER_BYTES for each group of blocks, zero before the launch
-    void* states[2];          // [2, B, H] for each layer, of this step and the one before
-    void* features[2];        // [B, H] behind each layer where there is a skip
+    void* states[2];          // [2, B, H] for each layer, of this step and of the previous one
+    void* features[2];        // [B, H], output of each layer if there is a skip connection
     float* skipped;           // [B, H], the first feature before it is rounded
     void* activations[2];     // [B, width] of each fully connected layer
     float* logits;            // [B, outputs], at logits + stream * logits_pitch + step * logits_step
@@ -92,13 +92,13 @@ struct SequenceArguments {
     int columns;
     int interpolated_groups;
 
-    // Groups of blocks, each with streams of its own, and blocks of a group.
+    // Number of groups of blocks, among which the streams are divided, and of blocks of a group.
     int groups;
     int blocks;
-    // How often a block looks for the others of its group before it gives up.
+    // Maximum number of polls of a waiting thread.
     int waits;
-    // In bytes from the beginning of shared memory: two tiles of operands, each [tile, pitch] numbers; then sums of
-    // the sampler, and behind those the flag that the block waits no more.
+    // Byte offsets in shared memory: two tiles of operands, each [tile, pitch] numbers; and the sums of the sampler,
+    // then the flag that the block has stopped waiting.
     int shared_operands;
     int shared_sampler;
 };

@@ -1,4 +1,4 @@
-// A block's share of a matrix: the part that is copied to shared memory once, and the part that stays in global memory.
+// A block's share of a matrix: one part is copied to shared memory once, the other is read from global memory.
 #pragma once
 
 #include "group.h"
@@ -7,8 +7,8 @@
 
 namespace wavernn {
 
-// Rows come in sets of `Rows`, of which a warp takes one at a time: the three gates of a unit (the matrix's rows unit,
-// rows / 3 + unit and 2 * rows / 3 + unit), or neighbours.
+// Rows are divided in sets of `Rows`, and a warp computes one set at a time: the three gates of a unit (rows unit,
+// rows / 3 + unit and 2 * rows / 3 + unit of the matrix), or neighbouring rows.
 template <typename Number, int Rows, bool gates>
 class Slice {
 public:
@@ -20,13 +20,13 @@ public:
           pitch_(padded<Number>(matrix.columns)),
           weight_pitch_((matrix.columns + WEIGHT_COLUMNS - 1) / WEIGHT_COLUMNS * WEIGHT_COLUMNS) {}
 
-    // How many sets of rows this block owns.
+    // Number of sets of this block.
     DEVICE int count() const { return sets_.count; }
 
     // The unit of a set, or its first row.
     DEVICE int first_row(int set) const { return gates ? sets_.first + set : (sets_.first + set) * Rows; }
 
-    // Which row of the matrix is row r of a set. Behind the last row, that one again.
+    // The row of the matrix that is row r of a set; rows after the last one repeat the last one.
     DEVICE int row(int set, int r) const {
         return gates ? r * (matrix_.rows / 3) + first_row(set) : min(first_row(set) + r, matrix_.rows - 1);
     }
@@ -44,7 +44,7 @@ public:
         return found;
     }
 
-    // Copies the resident part. All threads of the block take part; the block has to sync before it is used.
+    // Copies the resident part. All threads of the block must call it, and the block must sync before the first use.
     DEVICE void copy(const Block& block) const {
         const int sets = min(matrix_.resident, sets_.count);
 #pragma unroll 1
@@ -68,7 +68,7 @@ private:
 template <typename Number>
 using UnitSlice = Slice<Number, 3, true>;
 
-// With several streams two rows share the reads of their operands; alone, a row a warp keeps more warps busy.
+// With several streams, two rows share the loads of their operands; with one stream, one row keeps more warps busy.
 template <typename Number, int Streams>
 using RowSlice = Slice<Number, Streams == 1 ? 1 : 2, false>;
 

@@ -1,4 +1,4 @@
-// The stages of a step. Each reads what the stage before wrote in all blocks of the group; a barrier stands between.
+// The stages of a step. Each reads results of the previous stage from all blocks of the group, after a barrier.
 #pragma once
 
 #include "feedback.h"
@@ -8,25 +8,25 @@
 
 namespace wavernn {
 
-// What all stages of a kernel need.
+// Data of all stages of a kernel.
 template <typename Number>
 struct Context {
     const Block& block;
     const Group& group;
     const SequenceArguments& a;
 
-    // The state of a layer as operands [B, padded H]: after a step, step -1 being the chunk before.
+    // The states of a layer after a step, as operands [B, padded H]; step -1 is the end of the previous chunk.
     DEVICE Number* states(int layer, int step) const {
         const long long one = static_cast<long long>(a.batch) * padded<Number>(a.hidden_size);
         return static_cast<Number*>(a.states[layer]) + (step & 1) * one;
     }
 
-    // What the layer behind a GRU reads after a step.
+    // Input of the layer after a GRU, after a step.
     DEVICE const Number* features(int layer, int step) const {
         return a.skip ? static_cast<const Number*>(a.features[layer]) : states(layer, step);
     }
 
-    // The room for a tile's operands in shared memory: the first, or another behind one of H columns.
+    // The first or second buffer of a tile's operands in shared memory; each has H columns.
     template <int Streams>
     DEVICE Number* operands(int index) const {
         Number* first = reinterpret_cast<Number*>(block.shared() + a.shared_operands);
@@ -43,7 +43,7 @@ DEVICE float input_gate_0(const SequenceArguments& a, int stream, int step, int 
            a.gates_bias_0[column];
 }
 
-// Keeps a unit's new state: in float, and as an operand.
+// Stores the new state of a unit: in float, and as an operand.
 template <typename Number>
 DEVICE void keep_state(const Context<Number>& c, int layer, int stream, int step, int unit, float state) {
     const SequenceArguments& a = c.a;
@@ -52,7 +52,7 @@ DEVICE void keep_state(const Context<Number>& c, int layer, int stream, int step
     c.states(layer, step)[static_cast<long long>(stream) * pitch + unit] = narrow<Number>(state);
 }
 
-// With a skip, what goes on from a layer is its state and what went around it.
+// With a skip connection, stores the output of a layer: the sum of its state and the skip connection.
 template <typename Number>
 DEVICE void keep_feature(const Context<Number>& c, int layer, int stream, int step, int unit, float state) {
     const SequenceArguments& a = c.a;
@@ -65,12 +65,12 @@ DEVICE void keep_feature(const Context<Number>& c, int layer, int stream, int st
             state + previous * a.skip_column[unit] + conditioning_at(a, stream, step, SKIP, unit) + a.skip_bias[unit];
         *skipped = feature;
     } else {
-        feature = state + *skipped;  // written by this block's first layer, whose units are the same
+        feature = state + *skipped;  // written by this block, which has the same units in both layers
     }
     static_cast<Number*>(a.features[layer])[at] = narrow<Number>(feature);
 }
 
-// One GRU layer: this block's units of all streams of its group.
+// A GRU layer, for the units of this block and all streams of its group.
 template <int layer, int Streams, typename Number>
 DEVICE void gru_stage(const Context<Number>& c, int step) {
     const SequenceArguments& a = c.a;
@@ -131,7 +131,7 @@ DEVICE void gru_stage(const Context<Number>& c, int step) {
     });
 }
 
-// This block's rows of a matrix's product with all streams of its group: use(stream, row, sum with the bias).
+// The product of this block's rows with all streams of its group: calls use(stream, row, sum without bias).
 template <int Streams, typename Number, typename Use>
 DEVICE void row_stage(const Context<Number>& c, const Matrix& matrix, const Number* from, Use use) {
     const RowSlice<Number, Streams> slice(c.block, c.group, matrix);
@@ -159,7 +159,7 @@ DEVICE void row_stage(const Context<Number>& c, const Matrix& matrix, const Numb
     });
 }
 
-// A hidden fully connected layer and its ReLU.
+// A hidden fully connected layer with ReLU.
 template <int Streams, typename Number>
 DEVICE void fc_stage(const Context<Number>& c, int i, const Number* from, int step) {
     const SequenceArguments& a = c.a;

@@ -1,5 +1,5 @@
-// The stepped kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The numbers are how many
-// streams, and of other layers than a GRU how many rows, a block computes.
+// The stepped kernels of one type of weights: WAVERNN_NUMBER is Half, BFloat16 or E4M3. The numbers in a name are the
+// streams of a block's tile; for other layers than a GRU, rows x streams.
 #include "stepped.h"
 
 using wavernn::Block;

@@ -1,19 +1,19 @@
-// A chunk in one launch a stage and step: wavernn_trt.plugins.reference.
+// A chunk with one launch for each stage of each step; the reference is wavernn_trt.plugins.reference.
 //
-// With hundreds of streams a step is a few large products on tensor cores, and what counts is arithmetic. Weights are
-// read anew in every launch, from the second-level cache; what follows a product is done in its registers. Blocks of
-// a launch exchange nothing. The launches of a chunk stand behind each other in one stream: first begin_stepped, then
-// for each step a launch for each GRU layer, each fully connected layer, the last layer and the drawing.
+// With hundreds of streams a step is a few large products on tensor cores, and the time is limited by arithmetic. Every
+// launch reads the weights from the second-level cache; operations after a product use its sums in registers. Blocks of
+// a launch exchange nothing. The launches of a chunk run in order on one CUDA stream: first begin_stepped, then for
+// each step a launch for each GRU layer, each hidden fully connected layer, the last layer, and the sampling.
 //
-// Sums go over the columns in the same order in every tile: a stream's bits depend neither on its place nor on how
-// many streams a tile has.
+// Every tile sums over the columns in the same order: the bits of a stream depend neither on its position nor on the
+// number of streams of a tile.
 #pragma once
 
 #include "stepped_draw.h"
 
 namespace wavernn {
 
-// Writes the weights in the order of fragments.h, shared out over the warps of all blocks.
+// Writes the weights in the order of fragments.h, divided among the warps of all blocks.
 template <typename Weight>
 DEVICE void order_weights(const Block& block, const SteppedArguments& p) {
 #pragma unroll 1
@@ -28,8 +28,8 @@ DEVICE void order_weights(const Block& block, const SteppedArguments& p) {
     }
 }
 
-// Orders the weights, takes over a stream's state from the chunk before, and makes the padding of all of its operands
-// zero. A block for each stream.
+// Orders the weights. Each block also copies the state of one stream from the previous chunk, and sets the padding of
+// all operands of the stream to zero.
 template <typename Weight>
 DEVICE void begin_stepped(const Block& block, const SteppedArguments& p) {
     using Number = Operand<Weight>;
@@ -44,7 +44,7 @@ DEVICE void begin_stepped(const Block& block, const SteppedArguments& p) {
 #pragma unroll 1
     for (int layer = 0; layer < a.layers; ++layer) {
         Number* even = static_cast<Number*>(a.states[layer]) + operands;
-        Number* odd = even + static_cast<long long>(a.batch) * pitch;  // the one before step 0
+        Number* odd = even + static_cast<long long>(a.batch) * pitch;  // the state before step 0
         const long long at = (static_cast<long long>(layer) * a.batch + stream) * a.hidden_size;
 #pragma unroll 1
         for (int unit = block.thread(); unit < pitch; unit += block.threads()) {

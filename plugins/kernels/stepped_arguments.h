@@ -1,7 +1,7 @@
-// What the stepped kernels are launched with; wavernn_trt.plugins.arguments has the same structure.
+// The arguments of the stepped kernels; wavernn_trt.plugins.arguments has the same structure.
 //
-// Nothing of it changes from step to step but for the two buffers of the states, which take turns: a launch finds
-// the step's number in memory.
+// All even steps have the same arguments, and all odd steps; they differ in the buffers of the states only. A launch
+// reads the number of its step from memory.
 #pragma once
 
 #include "sequence_arguments.h"
@@ -9,28 +9,27 @@
 namespace wavernn {
 
 struct SteppedArguments {
-    // Of s, these are not used: counters; groups, blocks, waits and the offsets into shared memory. Rows of states,
-    // features and activations are padded with zeros to whole patches of columns; logits is null but where all of
-    // them are to be kept.
+    // Not used in s: counters, groups, blocks, waits, and the offsets in shared memory. Rows of states, features and
+    // activations are padded with zeros to whole patches of columns. logits is null unless all logits are kept.
     SequenceArguments s;
 
-    // [rows] what a row's sum is multiplied with, for weights of eight bits; else null.
+    // [rows] factors of the row sums for weights of eight bits; else null.
     const float* scales[MATRICES];
 
-    // Each matrix in the order of fragments.h, written by the chunk's first launch.
+    // Each matrix in the order of fragments.h, written by the first launch of a chunk.
     void* fragments[MATRICES];
 
-    // The step that layer 0 is to begin, and the one that all other stages are in. Layer 0 copies the first to the
-    // second, and the drawing writes the first: no launch writes what another block of it reads.
+    // next_step is read by layer 0 and written by the sampling; step is written by layer 0 and read by the other stages.
+    // So no launch writes a number that another of its blocks reads.
     int* next_step;
     int* step;
     // [B, outputs], rows padded to a multiple of four.
     float* step_logits;
 
-    // Of this launch: what each of its products reads, [B, columns], and the products' matrices.
+    // Of this launch: the operands [B, columns] and the matrix of each product.
     const void* operands[2];
     int matrices[2];
-    // [B, rows] the new state, or activations; and where there is a skip, what the layer behind a GRU reads.
+    // [B, rows], new state or activations; and the output of a GRU layer if there is a skip connection.
     void* results;
     void* features;
 };

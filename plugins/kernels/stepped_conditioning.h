@@ -1,4 +1,4 @@
-// A stream's conditioning at a step, where many of its columns are read.
+// A stream's conditioning at a step, for reads of many columns.
 #pragma once
 
 #include "conditioning.h"
@@ -16,7 +16,7 @@ public:
         }
     }
 
-    // The same as conditioning_at.
+    // The same result as conditioning_at.
     DEVICE float at(PlaceName place, int column) const {
         float sum = 0.0f;
 #pragma unroll
@@ -45,7 +45,7 @@ private:
     const SequenceArguments& a_;
     int stream_, step_;
     const float* window_;
-    const float* row_;  // the one that held groups read
+    const float* row_;  // row of the held groups
 };
 
 }  // namespace wavernn

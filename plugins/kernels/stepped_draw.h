@@ -1,4 +1,4 @@
-// How a warp draws a stream's sample: the rule of sampling.h without a barrier. Sums are of integers, so that both
+// Draws a stream's sample by a warp, with the rule of sampling.h but without a barrier. Sums are integers, so that both
 // draw the same class from the same logits.
 #pragma once
 
@@ -8,11 +8,11 @@
 
 namespace wavernn {
 
-// A lane's four neighbouring classes of the warp's next 4 * LANES.
+// Likelihoods of a lane's four neighbouring classes among the next 4 * LANES classes of a warp.
 struct FourLikelihoods {
     unsigned long long of[4];
 
-    // logits: a row whose padding may be read; largest: of the classes.
+    // logits: a row, padded to a multiple of four; largest: the largest logit of all classes.
     DEVICE FourLikelihoods(const float* logits, int first, int classes, float largest) {
         float values[4];
         read_vector(logits + first, values);
@@ -43,7 +43,7 @@ DEVICE float largest_in_warp(const Block& block, const float* logits, int classe
     return largest;
 }
 
-// As pick of sampling.h; every lane gets the class.
+// As pick of sampling.h; returns the class to every lane.
 DEVICE int pick_in_warp(const Block& block, const float* logits, int classes, float uniform) {
     const float largest = largest_in_warp(block, logits, classes);
     unsigned long long total = 0;
@@ -56,7 +56,7 @@ DEVICE int pick_in_warp(const Block& block, const float* logits, int classes, fl
         total += block.from_lane_xor(total, mask);
     }
     const unsigned long long threshold = scaled(total, uniform);
-    unsigned long long before = 0;  // of all classes of the rounds before
+    unsigned long long before = 0;  // sum over the classes of all previous rounds
     int chosen = 0;
 #pragma unroll 1
     for (int start = 0; start < classes; start += 4 * LANES) {
@@ -90,7 +90,7 @@ DEVICE int pick_in_warp(const Block& block, const float* logits, int classes, fl
     return chosen;
 }
 
-// Each warp draws for one stream.
+// The sampling stage: each warp draws for one stream.
 DEVICE void draw_step(const Block& block, const SteppedArguments& p) {
     const SequenceArguments& a = p.s;
     const int step = *p.step;

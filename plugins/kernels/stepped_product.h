@@ -5,8 +5,8 @@
 
 namespace wavernn {
 
-// Sums of a warp: of each kind, of two octets of rows, by octets of streams. Kinds are the tile's pairs, and where
-// two products are added up the last pair of the second: a GRU's candidate needs both sums apart.
+// Sums of a warp for each kind, two octets of rows, and octets of streams. A kind is a pair of octets of the tile. With
+// two products, the last pair has one kind for each product, because the candidate of a GRU needs both sums separately.
 template <typename C, int Products>
 struct TileSums {
     static constexpr int KINDS = C::PAIRS + Products - 1;
@@ -20,11 +20,11 @@ struct TileSums {
         }
     }
 
-    // Octets of streams that are finished in one turn of a loop.
+    // Octets of streams that one iteration of finish_sums processes.
     static constexpr int AT_ONCE = 2;
 
-    // Moves the sums of the next octets of streams to the place of the first. Registers have no index: so a loop over
-    // octets need not be unrolled as a whole, and its code stays in the instruction cache.
+    // Moves the sums of the next octets of streams to the place of the first. Registers cannot be indexed: with this, a
+    // loop over octets need not be unrolled completely, and its code fits into the instruction cache.
     DEVICE void advance() {
 #pragma unroll
         for (int kind = 0; kind < KINDS; ++kind) {
@@ -39,7 +39,7 @@ struct TileSums {
     }
 };
 
-// Calls use(octet of streams, its place in the sums, lane, part) for all octets of this warp.
+// Calls use(octet of streams, its index in the sums, lane, part) for all octets of this warp.
 template <typename C, int Products, typename Use>
 DEVICE void finish_sums(const Block& block, TileSums<C, Products>& sums, Use use) {
     constexpr int at_once = TileSums<C, Products>::AT_ONCE;
@@ -54,7 +54,7 @@ DEVICE void finish_sums(const Block& block, TileSums<C, Products>& sums, Use use
     }
 }
 
-// Multiplies one patch of columns. Product: which of them it belongs to.
+// Multiplies one patch of columns. Product: index of the product.
 template <int Product, typename C, int Products>
 DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSums<C, Products>& sums) {
     using Number = typename C::Number;
@@ -100,7 +100,7 @@ DEVICE void multiply_slot(const Block& block, const unsigned char* slot, TileSum
     }
 }
 
-// Adds one product, or two of the same sizes, to sums. between() is called before the second.
+// Adds one product, or two of the same size, to sums. Calls between() before the second.
 template <typename C, int Products, typename Between>
 DEVICE void multiply(
     const Block& block, const Supply<C>& supply, const Factors<C> (&factors)[Products], int patches,
@@ -116,7 +116,7 @@ DEVICE void multiply(
     };
     const auto next_slot = [&](int k) {
         wait_for_copies<C::SLOTS - 2>();
-        block.sync();  // all copies are there, and nobody reads the slot before, which is filled next
+        block.sync();  // all copies are complete, and no thread reads the previous slot, which is filled next
         fetch(k + C::SLOTS - 1);
         return slot(k);
     };

@@ -1,11 +1,11 @@
-// A fully connected layer of one step, or the last layer: its product, and in its registers all that follows.
+// A fully connected layer of a step, hidden or last: its product, then bias, conditioning and ReLU in registers.
 #pragma once
 
 #include "stepped_units.h"
 
 namespace wavernn {
 
-// Floats from one stream's logits to the next's.
+// Distance between the logits of two streams, in floats.
 DEVICE int logits_pitch(int outputs) { return (outputs + 3) / 4 * 4; }
 
 template <typename C>
@@ -46,7 +46,7 @@ private:
         return first_row_ + pair * C::RUN + (C::row_octet(block_) + octet) * PATCH_ROWS + row_of(lane);
     }
 
-    // A stream's values of this lane's rows.
+    // Computes and stores a stream's values of this lane's rows.
     DEVICE void finish(const TileSums<C, 1>& sums, int s, int lane, int part, int stream, int other) const {
         using Weight = typename C::Weight;
         const StreamConditioning conditioning(a_, min(stream, a_.batch - 1), step_);

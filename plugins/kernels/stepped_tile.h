@@ -1,8 +1,8 @@
-// A block's tile of a product: rows of weights by streams, and how their patches come to shared memory.
+// A block's tile of a product, rows of weights by streams, and the copies of its patches to shared memory.
 //
-// Both operands have their columns side by side, so both are copied alike: sixteen bytes a lane, to where the
-// patch's lanes are in order. Shared memory has a few slots of one patch of columns each; while one is multiplied,
-// the copies to the others are under way.
+// In both operands the columns of a row are neighbours, so both are copied in the same way: sixteen bytes for each
+// lane, in the order of the patch's lanes. Shared memory has a few slots for one patch of columns each; while one slot
+// is multiplied, the others are filled.
 #pragma once
 
 #include "fragments.h"
@@ -10,8 +10,8 @@
 
 namespace wavernn {
 
-// Pairs: of octets of rows that a warp multiplies. Of a GRU they are the three gates of sixteen units; of other
-// layers neighbouring rows. StreamOctets: those that a warp multiplies them with.
+// Pairs: number of pairs of octets of rows of a warp: the three gates of sixteen units of a GRU, or neighbouring rows.
+// StreamOctets: number of octets of streams of a warp.
 template <typename Weight_, int Pairs_, int StreamOctets_>
 struct SteppedTile {
     using Weight = Weight_;
@@ -22,7 +22,7 @@ struct SteppedTile {
     static constexpr int ROW_WARPS = 4;
     static constexpr int STREAM_WARPS = 2;
     static constexpr int WARPS = ROW_WARPS * STREAM_WARPS;
-    // Neighbouring rows, or units.
+    // Number of neighbouring rows, or units.
     static constexpr int RUN = ROW_WARPS * 2 * PATCH_ROWS;
     static constexpr int RUN_PATCHES = RUN / PATCH_ROWS;
     static constexpr int ROWS = PAIRS * RUN;
@@ -32,39 +32,39 @@ struct SteppedTile {
     static constexpr int ROW_BYTES = ROWS * PATCH_COLUMNS * static_cast<int>(sizeof(Weight));
     static constexpr int SLOT_BYTES = ROW_BYTES + STREAMS * PATCH_COLUMNS * static_cast<int>(sizeof(Number));
 
-    // Numbers that are copied at once.
+    // Numbers of one copy of sixteen bytes.
     static constexpr int ROW_CHUNK = VECTOR<Weight>;
     static constexpr int STREAM_CHUNK = VECTOR<Number>;
 
-    // Of a warp: the first of its octets of rows in a run, and of its octets of streams.
+    // The first octet of rows of a warp in a run, and its first octet of streams.
     DEVICE static int row_octet(const Block& block) { return block.warp() / STREAM_WARPS * 2; }
     DEVICE static int stream_octet(const Block& block) { return block.warp() % STREAM_WARPS * STREAM_OCTETS; }
 };
 
 DEVICE int whole_patches(int columns) { return (columns + PATCH_COLUMNS - 1) / PATCH_COLUMNS; }
 
-// Numbers from one stream's operands to the next's, and from one row of weights to the next.
+// Distance between the operands of two streams, and between two rows of weights, in numbers.
 DEVICE int operand_pitch(int columns) { return whole_patches(columns) * PATCH_COLUMNS; }
 
-// Which rows of a matrix a tile has, counted in fragments where weights are in their order. What is behind the last row
-// or stream is computed from the last, and dropped.
+// The rows of a matrix in a tile, counted in fragments if the weights are in that order. Rows and streams after the
+// last one repeat the last one; their results are dropped.
 struct TileRows {
-    // Of the first run, and from one run to the next.
+    // The first row of the first run, and the distance between two runs.
     int first;
     int distance;
-    // The last one of the first run's rows that may be read, and of all.
+    // The last row that may be read in the first run, and in all runs.
     int last_of_run;
     int last;
 
     DEVICE int row(int run, int place) const { return min(min(first + place, last_of_run) + run * distance, last); }
 
-    // Of a GRU: units of three gates.
+    // The rows of a GRU: units of three gates.
     DEVICE static TileRows of_units(int first, int units) {
         const int per_gate = WAVERNN_FRAGMENT_ORDER ? fragments_down(units) : units;
         return {WAVERNN_FRAGMENT_ORDER ? first / FRAGMENT_ROWS : first, per_gate, per_gate - 1, 3 * per_gate - 1};
     }
 
-    // Of other layers: from one run to the next there are `run` rows.
+    // The rows of other layers: a run has `run` rows.
     DEVICE static TileRows of_rows(int first, int rows, int run) {
         const int last = (WAVERNN_FRAGMENT_ORDER ? fragments_down(rows) : rows) - 1;
         const int unit = WAVERNN_FRAGMENT_ORDER ? FRAGMENT_ROWS : 1;
@@ -72,12 +72,12 @@ struct TileRows {
     }
 };
 
-// The weights of a matrix, in the order that the kernels read.
+// The weights of a matrix, in the order in which the kernels read them.
 DEVICE const void* ordered_weights(const SteppedArguments& p, int name) {
     return WAVERNN_FRAGMENT_ORDER ? p.fragments[name] : p.s.matrices[name].weight;
 }
 
-// What one product multiplies.
+// The factors of a product.
 template <typename C>
 struct Factors {
     const typename C::Weight* weights;   // of ordered_weights
@@ -88,7 +88,7 @@ struct Factors {
           operands(static_cast<const typename C::Number*>(streams)) {}
 };
 
-// The tile's patches on their way to shared memory.
+// Copies the patches of a tile to shared memory.
 template <typename C>
 class Supply {
 public:
@@ -113,7 +113,7 @@ public:
         });
     }
 
-    // Begins to copy a patch of columns to a slot.
+    // Starts the copies of a patch of columns to a slot.
     DEVICE void fetch(const Block& block, const Factors<C>& factors, int column_patch, unsigned char* slot) const {
         for_chunks<ROW_CHUNKS>(block, [&](int turn, int part, int chunk) {
             const int column = column_patch * (WAVERNN_FRAGMENT_ORDER ? FRAGMENT : PATCH_COLUMNS);
@@ -134,7 +134,7 @@ private:
     static constexpr int STREAM_CHUNKS = C::STREAMS * CHUNKS_A_STREAM;
     static constexpr int COPIERS = C::WARPS * PATCH_LANES;
 
-    // Calls use(turn, part, chunk) for this thread's of `Chunks` chunks.
+    // Calls use(turn, part, chunk) for the chunks of this thread, of `Chunks` chunks in total.
     template <int Chunks, typename Use>
     DEVICE static void for_chunks(const Block& block, Use use) {
 #pragma unroll

@@ -1,4 +1,4 @@
-// A GRU layer of one step: its products, and in their registers the gates, the state and what goes around the layer.
+// A GRU layer of a step: its products, then gates, state and skip connection in registers.
 #pragma once
 
 #include "feedback.h"
@@ -19,15 +19,15 @@ DEVICE float row_scale(const SteppedArguments& p, int matrix, int row) {
     }
 }
 
-// What does not change of a unit.
+// Constants of a unit.
 struct UnitConstants {
-    Gates input;            // biases; of reset and update both, since their shares are added up
-    float recurrent;        // the candidate's recurrent bias
-    Gates scale;            // of sums
-    float candidate_input;  // scale of the input's share of the candidate
+    Gates input;            // biases; for reset and update the sum of both biases, since both products are added
+    float recurrent;        // recurrent bias of the candidate
+    Gates scale;            // scales of the sums
+    float candidate_input;  // scale of the candidate's input product
 };
 
-// Layer 0 has one product, with the state. Layer 1 has two: first with what layer 0 gives, then with the state.
+// Layer 0 has one product, with the state. Layer 1 has two: first with the output of layer 0, then with the state.
 template <typename C, int Products>
 class UnitStage {
 public:
@@ -77,7 +77,7 @@ private:
 
     DEVICE int last_unit(int unit) const { return min(unit, a_.hidden_size - 1); }
 
-    // Makes the input's shares of reset and update multiples of what the recurrent rows are multiples of.
+    // Rescales the input products of reset and update to the scales of the recurrent rows.
     DEVICE void meet_scales(TileSums<C, Products>& sums) const {
         if constexpr (sizeof(typename C::Weight) == 1) {
             for_parts(block_, [&](int lane, int part) {
@@ -114,14 +114,14 @@ private:
         return found;
     }
 
-    // What a unit's gates take of a stream beside the products.
+    // Inputs of a unit's gates beside the products, for a stream.
     struct Around {
         Gates input;
         float hidden;
-        float skipped;  // what is added to the state where there is a skip
+        float skipped;  // skip connection, added to the state
     };
 
-    // there: whether the stream and the unit are; what else is read instead is never used.
+    // there: whether the stream and the unit exist; if not, the result is not used.
     DEVICE Around around(const UnitConstants& constants, int stream, int unit, bool there) const {
         const PlaceName place = LAYER == 0 ? GATES_0 : GATES_1;
         const int size = a_.hidden_size;
@@ -132,7 +132,7 @@ private:
             constants.input.reset + conditioning.at(place, unit),
             constants.input.update + conditioning.at(place, size + unit),
             constants.input.candidate + conditioning.at(place, 2 * size + unit)};
-        // Not in another lane's place, which that one may be writing.
+        // Not read if the indices are clamped: another lane may be writing there.
         found.hidden = there ? a_.hidden_out[LAYER * static_cast<long long>(a_.batch) * size + at] : 0.0f;
         found.skipped = 0.0f;
         if (LAYER == 0) {
@@ -158,7 +158,7 @@ private:
         });
         finish_sums(block_, sums, [&](int streams, int s, int lane, int part) {
             const int first = first_stream_ + streams * PATCH_ROWS + 2 * piece_of(lane);
-            // All that is read is asked for before the first of it is needed.
+            // All loads are issued before the first result is needed.
             Around around_of[2][2];
 #pragma unroll
             for (int other = 0; other < 2; ++other) {

@@ -1,17 +1,17 @@
-// Sums over the lanes of a warp, several at once.
+// Sums over the lanes of a warp, for several values at once.
 #pragma once
 
 #include "block.h"
 
 namespace wavernn {
 
-// How many of `Streams` sums a lane is left with by `reduce`.
+// Number of the `Streams` sums that a lane holds after `reduce`.
 template <int Streams>
 constexpr int HELD = Streams > LANES ? Streams / LANES : 1;
 
-// Adds up `Count` values a lane over all lanes. At each of log2(LANES) exchanges a lane keeps half of its values and
-// gives the other half away, so that it costs Count + log2(LANES / Count) exchanges, not Count * log2(LANES). The order
-// of additions is the same for each value, so that a stream's sum does not depend on its place in a tile.
+// Sums each of `Count` values over all lanes. In each of log2(LANES) steps a lane keeps half of its values and sends
+// the other half, which needs Count + log2(LANES / Count) exchanges instead of Count * log2(LANES). The order of
+// additions is the same for each value, so that a stream's sum does not depend on its position in a tile.
 template <int Count, int Mask>
 DEVICE void halve_and_add(const Block& block, float* values) {
     if constexpr (Mask > 0 && Count > 1) {
@@ -29,7 +29,7 @@ DEVICE void halve_and_add(const Block& block, float* values) {
     }
 }
 
-// Leaves the sums over all lanes of streams first_held, first_held + 1, … in each row's first HELD values.
+// Sums over all lanes; the first HELD values of each row are then the sums of the streams of for_held_streams.
 template <int Rows, int Streams>
 DEVICE void reduce(const Block& block, float (&sums)[Rows][Streams]) {
     static_assert((Streams & (Streams - 1)) == 0 && (LANES & (LANES - 1)) == 0, "halved again and again");
@@ -39,7 +39,7 @@ DEVICE void reduce(const Block& block, float (&sums)[Rows][Streams]) {
     }
 }
 
-// Calls use(stream of the tile, index of its sum) for each stream whose sums this lane holds; each stream once a warp.
+// Calls use(stream of the tile, index of its sum) for each stream whose sums this lane holds; one lane for each stream.
 template <int Streams, typename Use>
 DEVICE void for_held_streams(const Block& block, Use use) {
     constexpr int lanes_a_stream = LANES > Streams ? LANES / Streams : 1;

@@ -1,4 +1,4 @@
-// How a group's streams are cut into tiles, and a tile's operands copied to shared memory.
+// Divides the streams of a group into tiles, and copies the operands of a tile to shared memory.
 #pragma once
 
 #include "group.h"
@@ -6,7 +6,7 @@
 
 namespace wavernn {
 
-// The streams that are computed together. One behind the last stream is that one again, and its results go nowhere.
+// Streams that are computed together. Streams after the last one repeat the last one; their results are dropped.
 template <int Streams>
 struct Tile {
     int first;
@@ -17,8 +17,8 @@ struct Tile {
     DEVICE bool has(int place) const { return first + place <= last; }
 };
 
-// Calls use(tile) for the tiles of a group's streams. All threads of the block are through with a tile before the next
-// one's operands are copied.
+// Calls use(tile) for the tiles of a group's streams. All threads of the block have finished a tile before the operands
+// of the next one are copied.
 template <int Streams, typename Use>
 DEVICE void for_tiles(const Block& block, Span streams, Use use) {
     const int end = streams.first + streams.count;
@@ -29,7 +29,7 @@ DEVICE void for_tiles(const Block& block, Span streams, Use use) {
     }
 }
 
-// Copies a tile's rows of a buffer [B, pitch] to shared memory [Streams, pitch], with zeros behind the columns.
+// Copies a tile's rows of a buffer [B, pitch] to shared memory [Streams, pitch], with zeros after the columns.
 template <int Streams, typename Number>
 DEVICE void copy_operands(
     const Block& block, const Tile<Streams>& tile, const Number* buffer, int columns, Number* operands) {

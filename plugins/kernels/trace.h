@@ -1,10 +1,10 @@
-// The trace build, WAVERNN_TRACE=1: the first thread of a block writes its multiprocessor's clock at places of a step.
-// Clocks of different multiprocessors cannot be compared. In other builds TRACE is nothing.
+// The trace build, WAVERNN_TRACE=1: the first thread of a block stores the clock of its multiprocessor at points of a
+// step. Clocks of different multiprocessors cannot be compared. In other builds TRACE does nothing.
 #pragma once
 
 #if defined(__CUDACC__) && defined(WAVERNN_TRACE)
 
-// Of the last chunk; wavernn_trt.scripts.gpu.trace has the same numbers.
+// Sizes of the trace, which holds the last chunk; wavernn_trt.scripts.gpu.trace has the same numbers.
 constexpr int TRACED_STEPS = 64, TRACED_BLOCKS = 256, TRACED_PLACES = 16;
 
 extern "C" {

@@ -1,4 +1,4 @@
-"""Run as a script: loads a TensorRT module, registers the plugins, and says as JSON what came of each request.
+"""Run as a script: loads a TensorRT module, registers the plugins, and prints the result of each request as JSON.
 
 A process of its own, because TensorRT's libraries are found by what LD_LIBRARY_PATH was when it started.
 """
@@ -22,7 +22,7 @@ TYPES = ("FLOAT", "HALF", "BF16", "INT32", "INT8", "INT64")
 
 
 class Messages(logging.Handler):
-    """Keeps what the plugins say."""
+    """Keeps the log messages of the plugins."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which kernel decodes a batch: the built-in table covers all, and a file of measured rows comes first."""
+"""Choice of the kernel of a batch: the built-in table covers all batches, and measured rows come first."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         ({"schema": 1, "rows": [{"kernel": "stepped"}]}, "expected an object with sm, precisions, batch"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_the_way_out(tmp_path: Path, content: Any, message: str) -> None:
+def test_an_invalid_file_is_refused_with_the_way_out(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "choices.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(KernelError, match=rf"choices\.json.*{message}.*; measure again, or delete the file"):
         read_rows(path)
 
 
-def test_a_choice_that_cannot_run_says_why() -> None:
+def test_the_error_of_a_choice_that_cannot_run_has_the_reason() -> None:
     with pytest.raises(KernelError, match=r"stepped does not run: it needs compute capability 8\.0, and T4 has 7.5"):
         plan_choice(SHAPE, "fp16", 1, DeviceProperties.of("T4", 75, 40), Choice("stepped"))
     with pytest.raises(KernelError, match="resident_stamped_8, 200 groups of blocks: found batch 1, 200 groups"):

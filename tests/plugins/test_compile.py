@@ -1,4 +1,4 @@
-"""Kernels compile for every target without spills, once, into a cache that notices damage."""
+"""Kernels compile for every target without spills, once, into a cache that detects damage."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_two_processes_at_once_compile_once(nvcc: Nvcc, tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
-    assert told == ["False", "True"]
+    compiled = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
+    assert compiled == ["False", "True"]
 
 
 def test_nvrtc_compiles_the_same_sources(tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ def test_nvrtc_compiles_the_same_sources(tmp_path: Path) -> None:
         assert (one.spill_stores, one.spill_loads) == (0, 0)
 
 
-def test_what_does_not_compile_is_told_in_the_compilers_words(nvcc: Nvcc, tmp_path: Path) -> None:
+def test_an_error_of_the_compiler_contains_its_messages(nvcc: Nvcc, tmp_path: Path) -> None:
     source = tmp_path / "broken.cu"
     source.write_text('extern "C" __global__ void broken() { nothing_of_that_name(); }\n')
     with pytest.raises(KernelError, match=r"does not compile(.|\n)*nothing_of_that_name"):
         nvcc.compile(source, (), 80)
-    with pytest.raises(KernelError, match=r"install a CUDA toolkit that knows it"):
+    with pytest.raises(KernelError, match=r"install a CUDA toolkit that supports it"):
         nvcc.compile(source, (), 20)
 
 
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         KernelCache(file, CountingCompiler()).get("gru_cell", "fp32", 80)
 
 
-def test_without_a_compiler_the_way_out_is_told(tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_has_the_way_out(tmp_path: Path) -> None:
     if shutil.which("nvcc", path="/usr/bin:/bin"):
         pytest.skip("nvcc is a system command here")
     code = (
@@ -181,7 +181,7 @@ def test_without_a_compiler_the_way_out_is_told(tmp_path: Path) -> None:
     assert "pip install cuda-bindings nvidia-cuda-nvrtc" in done.stderr
 
 
-def test_only_what_can_be_is_compiled(tmp_path: Path) -> None:
+def test_only_supported_combinations_are_compiled(tmp_path: Path) -> None:
     """Tensor cores multiply no fp32, and older GPUs have not the operands; the others know no fp8."""
     every = KernelCache(tmp_path, CountingCompiler()).get_all(targets=(75, 80))
     found = {(one.file, one.precision, one.target) for one in every}
@@ -200,7 +200,7 @@ def test_the_hash_is_of_all_sources() -> None:
 
 
 class CountingCompiler:
-    """Gives bytes that say what was asked for; the cache does not look inside."""
+    """Returns bytes that contain the request; the cache does not read them."""
 
     kind = "counting"
 

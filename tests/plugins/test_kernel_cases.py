@@ -1,4 +1,4 @@
-"""What a kernel's chunk may differ in from the reference's, and what it may not."""
+"""Comparison of a kernel's chunk with the reference: allowed and wrong differences."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_values_behind_a_flip_are_those_of_the_label_that_was_drawn() -> None:
     assert CASE.excess({**found, "hidden_out": kept["hidden_out"]}, inputs) > 1
 
 
-def test_many_flips_are_no_rounding() -> None:
+def test_many_flips_are_wrong_even_at_edges() -> None:
     """Though each lies at an edge."""
     case = SequenceCase(small_shapes()["one layer, labels"], "bf16", batch=8, steps=1)
     inputs = case.inputs()

@@ -1,4 +1,4 @@
-"""Launches are planned without a GPU; structures are those of the kernels; what is missing is said plainly."""
+"""Launches are planned without a GPU; structures equal those of the kernels; errors name what is missing."""
 
 from __future__ import annotations
 
@@ -71,20 +71,20 @@ def fatchord_512() -> SequenceShape:
 def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
     """Sizes and offsets of every field, as g++ sees them."""
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not on PATH; it tells how C++ lays structures out")
+        pytest.skip("g++ is not on PATH; it prints the layout of structures")
     mirrored = getattr(arguments, structure)
     names = [name for name, *_ in mirrored._fields_]
     lines = "".join(f'std::printf("%zu\\n", offsetof(wavernn::{structure}, {name}));\n' for name in names)
-    (tmp_path / "tell.cpp").write_text(
+    (tmp_path / "layout.cpp").write_text(
         '#include <cstddef>\n#include <cstdio>\n#include "gru_arguments.h"\n#include "resident_arguments.h"\n'
         '#include "stepped_arguments.h"\n'
         f'int main() {{ {lines} std::printf("%zu\\n", sizeof(wavernn::{structure})); }}\n'
     )
-    program = tmp_path / "tell"
-    subprocess.run(["g++", f"-I{SOURCES}", str(tmp_path / "tell.cpp"), "-o", str(program)], check=True)
-    told = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split()
+    program = tmp_path / "layout"
+    subprocess.run(["g++", f"-I{SOURCES}", str(tmp_path / "layout.cpp"), "-o", str(program)], check=True)
+    printed = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split()
     offsets = [getattr(mirrored, name).offset for name in names]
-    assert [int(number) for number in told] == [*offsets, ctypes.sizeof(mirrored)]
+    assert [int(number) for number in printed] == [*offsets, ctypes.sizeof(mirrored)]
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
@@ -140,9 +140,9 @@ def test_a_model_that_no_block_holds_is_refused() -> None:
 def test_a_grid_that_cannot_be_resident_is_refused() -> None:
     gpu = DeviceProperties.of("H100", 90, 132)
     plan = plan_sequence(univoc_896(), "fp16", 8, gpu)
-    require_resident(plan, gpu, 1)
+    require_resident(plan.grid, plan.shared_bytes, gpu, 1)
     with pytest.raises(KernelError, match=r"132 blocks of \d+ bytes .* at once, and H100 \(sm_90\) holds 0 of them"):
-        require_resident(plan, gpu, 0)
+        require_resident(plan.grid, plan.shared_bytes, gpu, 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -159,7 +159,7 @@ def test_buffers_of_the_workspace_do_not_overlap(model: str, precision: Precisio
     assert kernel.workspace_bytes(5, 1, 1) == kernel.workspace_bytes(5, 1024, 9) >= layout.total
 
 
-def test_addresses_land_where_their_names_say() -> None:
+def test_addresses_are_in_the_fields_of_their_names() -> None:
     shape = SHAPES["two layers, skip, values"]
     operands: list[Operand] = [*shape.inputs(), *shape.outputs_of_node()]
     addresses = {operand.name: 16 * (1000 + i) for i, operand in enumerate(operands)}
@@ -184,11 +184,11 @@ def test_shared_memory_is_known_for_every_target() -> None:
     assert set(TARGETS) <= set(SHARED_MEMORY)
 
 
-def test_without_a_driver_a_launch_says_so() -> None:
+def test_without_a_driver_a_launch_is_an_error() -> None:
     pytest.importorskip("cuda.bindings", reason="the driver is called through cuda-bindings")
     if has_driver():
         pytest.skip("there is a driver here")
-    with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is there.*onnxruntime"):
+    with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is installed.*onnxruntime"):
         GruCellKernel(896, "fp16").launch(1, [1, 2, 3, 4, 5], 0)
     with pytest.raises(KernelError, match="need an NVIDIA driver"):
         SequenceKernel(univoc_896(), "fp16").prepare(1)

@@ -73,7 +73,9 @@ def test_sequence_node_gives_onnx_runtimes_samples_of_the_unrolled_decoder(decod
         np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=name)
 
 
-def test_the_numpy_cell_is_taken_and_not_the_function_in_the_model(small_decoder: Callable[[str], Any]) -> None:
+def test_the_evaluator_uses_the_numpy_cell_instead_of_the_models_function(
+    small_decoder: Callable[[str], Any],
+) -> None:
     decoder = small_decoder("raw")
     model = unrolled(decoder)
     assert [function.name for function in model.functions] == [GRU_OPERATOR]

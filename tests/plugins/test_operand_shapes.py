@@ -1,4 +1,4 @@
-"""Shapes that disagree with an operator are named, with what was expected."""
+"""Errors about shapes name the operand, the shape found and the shape expected."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_sizes_are_found() -> None:
     assert match_shapes("GRU", CELL, RIGHT) == {"B": 3}
 
 
-def test_dynamic_sizes_are_left_open_until_they_are_known() -> None:
+def test_dynamic_sizes_match_any_size() -> None:
     dynamic = [(-1, 24), (-1, 8), *RIGHT[2:]]
     assert match_shapes("GRU", CELL, dynamic, dynamic=True) == {}
     assert match_shapes("GRU", CELL, [dynamic[0], *RIGHT[1:]], dynamic=True) == {"B": 3}
@@ -29,12 +29,12 @@ def test_dynamic_sizes_are_left_open_until_they_are_known() -> None:
         (0, (-1, 24), r"GRU: hidden has shape \[3, 8\], expected \[B, 8\] \(B streams, -1\)"),
     ],
 )
-def test_another_shape_is_refused(position: int, shape: tuple[int, ...], message: str) -> None:
+def test_a_wrong_shape_is_refused(position: int, shape: tuple[int, ...], message: str) -> None:
     shapes = [shape if i == position else right for i, right in enumerate(RIGHT)]
     with pytest.raises(ValueError, match=message):
         match_shapes("GRU", CELL, shapes)
 
 
-def test_another_number_of_operands_is_refused() -> None:
+def test_a_wrong_number_of_operands_is_refused() -> None:
     with pytest.raises(ValueError, match="found 3 operands, expected 4: gates, hidden, recurrent_weight"):
         match_shapes("GRU", CELL, RIGHT[:3])

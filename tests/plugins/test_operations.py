@@ -1,4 +1,4 @@
-"""What a plugin holds of its node: attributes there and back, and one kernel for all equal nodes."""
+"""Operations: attributes are restored, and equal nodes share a kernel."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ NODES: list[Operation] = [GruOperation(896, 256), SequenceOperation(UNIVOC), Mat
 
 
 @pytest.mark.parametrize("operation", NODES)
-def test_attributes_make_the_operation_again(operation: Operation) -> None:
+def test_an_operation_is_restored_from_its_attributes(operation: Operation) -> None:
     attributes = operation.attributes()
     assert tuple(attributes) == ATTRIBUTES[operation.operator]
     kind = OPERATIONS[operation.operator]
@@ -105,6 +105,6 @@ def test_a_plan_can_be_sized_without_cuda() -> None:
 
 
 @pytest.mark.parametrize("attributes", [{"hidden_size": [8, 8]}, {"hidden_size": -1}, {"hidden_size": 8.5}])
-def test_a_size_that_is_none_is_refused(attributes: dict[str, object]) -> None:
+def test_an_invalid_size_is_refused(attributes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"attribute hidden_size is .*, expected a positive integer"):
         GruOperation.from_attributes({"input_size": 1, **attributes})

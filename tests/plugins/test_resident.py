@@ -1,4 +1,4 @@
-"""The resident kernels' launches are planned without a GPU: they fit, and what does not is refused."""
+"""Plans of the resident kernels, made without a GPU: they fit on the device, or are refused."""
 
 from __future__ import annotations
 
@@ -123,20 +123,18 @@ def test_eight_bits_keep_more_of_the_weights_on_chip(gpu: DeviceProperties, grou
 def test_a_small_model_takes_no_more_blocks_than_have_work() -> None:
     plan = plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8")
     assert plan.grid == most_blocks(SHAPES["gaussian"]) == 2  # ten rows of the first fully connected layer
-    with pytest.raises(ValueError, match="1 to 2 blocks, which have work"):
+    with pytest.raises(ValueError, match="groups and 1 to 2 blocks"):
         plan_resident(SHAPES["gaussian"], "fp16", 1, H100, "resident_stamped_8", blocks=3)
 
 
-def test_what_cannot_be_launched_is_refused_with_the_way_out() -> None:
-    with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: take 4 groups, or"):
+def test_invalid_launches_are_refused_with_the_way_out() -> None:
+    with pytest.raises(KernelError, match=r"resident_stamped_8 takes 8 streams a group, found 10: use 4 groups, or"):
         plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=3)
     plan_resident(UNIVOC, "fp16", 30, H100, "resident_stamped_8", groups=4)
-    with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: take the kernel stepped"):
+    with pytest.raises(KernelError, match="takes a batch of up to 256, found 257: use the kernel stepped"):
         plan_resident(UNIVOC, "fp16", 257, H100, "resident_stamped_16", groups=32)
     small = DeviceProperties("small", 89, 4, 20_000)
-    with pytest.raises(
-        KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: take fewer groups"
-    ):
+    with pytest.raises(KernelError, match=r"needs \d+ bytes .* a block of small \(sm_89\) has 20000: use fewer groups"):
         plan_resident(UNIVOC, "fp16", 1, small, "resident_stamped_8")
     with pytest.raises(ValueError, match="found 'fp32', expected 'fp16', 'bf16' or 'fp8'"):
         plan_resident(UNIVOC, "fp32", 1, H100, "resident_stamped_8")
@@ -160,7 +158,7 @@ def test_each_kind_of_words_has_room_for_two_steps(shape: SequenceShape, batch: 
     assert all(start % 4 == 0 for start, _ in spans)
 
 
-def test_a_launch_finds_no_stamp_of_the_one_before() -> None:
+def test_a_launch_clears_the_stamps_of_the_previous_one() -> None:
     layout = lay_out_resident(FATCHORD, 7)
     end = layout.mail + lay_out_mail(FATCHORD, 7).words * 8
     assert layout.mail == MOST_GROUPS * COUNTER_BYTES
@@ -169,14 +167,14 @@ def test_a_launch_finds_no_stamp_of_the_one_before() -> None:
     assert layout.total == layout.skipped + 7 * 512 * 4
 
 
-def test_words_have_room_only_in_batches_that_a_kernel_takes() -> None:
+def test_the_workspace_has_words_only_for_batches_of_the_kernels() -> None:
     form = ResidentFamily()
     assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS) == lay_out_resident(UNIVOC, MOST_STREAMS).total
     assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS + 1) == 0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
-def test_addresses_land_where_their_names_say(precision: WeightPrecision) -> None:
+def test_addresses_are_in_the_fields_of_their_names(precision: WeightPrecision) -> None:
     shape = SHAPES["two layers, skip, values"]
     names = [operand.name for operand in (*shape.inputs(), *shape.outputs_of_node())]
     scaled = list(MATRICES) if precision == "fp8" else []

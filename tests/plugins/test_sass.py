@@ -1,4 +1,4 @@
-"""What the compiler makes of the loops that decide how fast the kernels are, read from its machine code.
+"""Machine code of the loops that determine the speed of the kernels.
 
 nvdisasm is found on PATH, beside nvcc, or where the wheel nvidia-cuda-nvdisasm puts it.
 """
@@ -71,7 +71,7 @@ def runs_of_loads(opcodes: list[str]) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_sweep_s_loads_are_all_under_way_at_once(disassemble: Disassemble, target: int) -> None:
+def test_all_loads_of_a_sweep_are_issued_before_the_first_is_used(disassemble: Disassemble, target: int) -> None:
     """In each of the products: of both layers' states, of layer 1's input, and of rows. Logits are two loads."""
     kernels = disassemble("resident", target=target)
     assert set(kernels) == set(VARIANTS)
@@ -82,7 +82,7 @@ def test_a_sweep_s_loads_are_all_under_way_at_once(disassemble: Disassemble, tar
         assert sum(found) - sum(sweeps) <= 8, (name, found)
 
 
-def test_without_the_switch_each_patch_is_waited_for(disassemble: Disassemble) -> None:
+def test_without_the_switch_patches_are_loaded_one_after_another(disassemble: Disassemble) -> None:
     """Which the first is compared with on a GPU."""
     for opcodes in disassemble("resident", switches=("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
         assert set(runs_of_loads(opcodes)) == {2}
@@ -99,7 +99,7 @@ def instructions_between(opcodes: list[str], name: str, between: str) -> Iterato
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_is_moved_between_products(disassemble: Disassemble, target: int) -> None:
+def test_no_register_is_moved_between_products(disassemble: Disassemble, target: int) -> None:
     """A tensor core's instruction finds its four registers of weights side by side, as they were loaded."""
     kernels = disassemble("stepped", target=target)
     products = {name: list(instructions_between(ops, "HMMA", "MOV")) for name, ops in kernels.items()}

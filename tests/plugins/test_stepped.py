@@ -1,4 +1,4 @@
-"""How chunks are put onto GPUs in the stepped kernels."""
+"""Plans, workspaces and launches of the stepped kernels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wavernn_trt.plugins.arguments import MATRICES
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stepped import (
+    SLOTS,
     UNIT_TILES,
     Launch,
     fragment_numbers,
@@ -62,10 +63,10 @@ def test_the_largest_tile_is_of_64_units_and_128_streams() -> None:
     tile = plan_stepped(UNIVOC, "bf16", 4096, BIG).stages[0].tile
     assert tile is not None
     assert (tile.rows, tile.streams) == (192, 128)
-    assert tile.slot_bytes("bf16") == 32 * 2 * (192 + 128)
+    assert tile.shared_bytes("bf16") == SLOTS * 32 * 2 * (192 + 128)
 
 
-def test_what_no_launch_can_have_is_refused() -> None:
+def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="found 'fp32'"):
         plan_stepped(UNIVOC, "fp32", 8, BIG)
     with pytest.raises(ValueError, match="found 48, expected one of 32, 64, 128"):
@@ -103,7 +104,7 @@ def test_each_gate_begins_with_a_fragment_of_its_own() -> None:
     assert fragment_numbers(Operand("fc_weight_0", (3 * 17, 33), "weight")) == 64 * 64
 
 
-def test_a_step_costs_no_new_objects() -> None:
+def test_steps_reuse_the_launch_objects() -> None:
     launches = launches_of(6)
     plan = plan_stepped(FATCHORD, "fp16", 100, BIG)
     assert len(launches) == plan.launches(6)
@@ -114,7 +115,7 @@ def test_a_step_costs_no_new_objects() -> None:
         assert launch is steps[i % (2 * stages)]
 
 
-def test_states_of_neighbouring_steps_take_turns() -> None:
+def test_states_of_neighbouring_steps_use_alternating_buffers() -> None:
     _, *launches = launches_of(2)
     even, odd = (launches[start : start + len(launches) // 2] for start in (0, len(launches) // 2))
     for one, other in zip(even[:2], odd[:2], strict=True):

@@ -88,7 +88,7 @@ def test_rounding_twice_is_rounding_once() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(wrong: float) -> None:
+def test_infinite_values_and_nan_are_refused(wrong: float) -> None:
     weight = np.ones((2, 3), np.float32)
     weight[1, 2] = wrong
     with pytest.raises(ValueError, match="found NaN or infinity among the weights"):

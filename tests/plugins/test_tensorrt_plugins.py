@@ -1,4 +1,4 @@
-"""The plugins register, live and reach plans in every TensorRT module that is at hand; nothing here runs on a GPU.
+"""The plugins register and build plans in every installed TensorRT module; nothing here runs on a GPU.
 
 `WAVERNN_TRT_BINDINGS` may name folders, each with the bindings of one regular TensorRT inside::
 
@@ -139,7 +139,7 @@ def test_all_operators_register_once(module: Any, ask: Callable[[Any], Ask]) -> 
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_plan_gives_back_the_plugin_that_was_built(module: Any, ask: Callable[[Any], Ask]) -> None:
+def test_a_plan_restores_the_plugin_that_was_built(module: Any, ask: Callable[[Any], Ask]) -> None:
     """Attributes go in, the weights' type is learnt, and what is kept makes the same plugin, in another process too."""
     requests: list[Any] = []
     for operator, precision in CASES:
@@ -166,7 +166,7 @@ def test_a_plan_gives_back_the_plugin_that_was_built(module: Any, ask: Callable[
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_tensors_are_plain_and_of_the_contracts_types(module: Any, ask: Callable[[Any], Ask]) -> None:
+def test_tensors_are_linear_and_of_the_operators_types(module: Any, ask: Callable[[Any], Ask]) -> None:
     requests: list[Any] = []
     for operator, precision in CASES:
         outputs = [{"float32": "FLOAT", "int32": "INT32"}[o.kind] for o in OPERATIONS[operator].outputs()]

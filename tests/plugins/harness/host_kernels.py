@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import wavernn_trt.plugins
 from wavernn_trt.export.operators import PRECISIONS, Precision
+from wavernn_trt.plugins.arguments import THREADS
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.gru_cell import gru_arguments, plan_gru
 from wavernn_trt.plugins.kernel_family import Choice
@@ -280,7 +281,7 @@ class HostKernels:
         precision = WEIGHT_PRECISIONS.index(case.precision)
         for one in launches:
             stage = one.stage
-            numbers = (precision, stage.grid, stage.threads // 32, stage.shared_bytes)
+            numbers = (precision, stage.grid, THREADS // 32, stage.shared_bytes)
             self._call(f"wavernn_{stage.kernel}", ctypes.byref(one.arguments), *numbers)
         return {**outputs, "logits": logits}
 

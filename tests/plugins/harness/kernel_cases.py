@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.reference import MIXTURES, decode_sequence, gru_cell
-from wavernn_trt.plugins.resident import OctetPlan, ResidentPlan
-from wavernn_trt.plugins.sequence import MatrixPlan, SequencePlan
+from wavernn_trt.plugins.resident import ResidentPlan
+from wavernn_trt.plugins.sequence import SequencePlan
 from wavernn_trt.scripts.gpu.cases import Arrays, CellCase, ChunkCase, random_operand
 
 TOLERANCE = 2e-5
@@ -226,6 +226,5 @@ def small_shapes(hidden_size: int = 7, fc_size: int = 10, classes: int = 37) -> 
 
 def resident_share(plan: SequencePlan | ResidentPlan) -> float:
     """The part of the weights that stays in shared memory, 0 to 1; of the block with the largest share."""
-    matrices: list[MatrixPlan | OctetPlan] = list(plan.matrices.values())
-    kept = sum(matrix.resident * matrix.set_bytes for matrix in matrices)
-    return kept / sum(matrix.sets * matrix.set_bytes for matrix in matrices)
+    kept = sum(matrix.resident * matrix.set_bytes for matrix in plan.matrices.values())
+    return kept / sum(matrix.sets * matrix.set_bytes for matrix in plan.matrices.values())

@@ -26,9 +26,9 @@ kernels = HostKernels(Path(sys.argv[1]))
 
 
 def replace_once(file: Path, old: str, new: str) -> None:
-    """Breaks a rule."""
+    """Replaces text that occurs once in a source file."""
     text = file.read_text()
-    assert text.count(old) == 1, f"{file.name} is no longer as this test knows it"
+    assert text.count(old) == 1, f"{file.name} does not contain {old!r} exactly once"
     file.write_text(text.replace(old, new))
 
 

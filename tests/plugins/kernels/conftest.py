@@ -46,7 +46,7 @@ def warps_of_32_lanes(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> Hos
 
 @pytest.fixture(scope="session")
 def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment for processes that are to find a driver that pretends, and an nvcc that compiles nothing."""
+    """Environment of processes that use the pretended driver, and an nvcc that compiles nothing."""
     folder = tmp_path_factory.mktemp("pretended")
     sources = [str(PRETENDED / f"{name}.cpp") for name in ("driver", "launch", "pycuda")] + [str(host_kernels.path)]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]

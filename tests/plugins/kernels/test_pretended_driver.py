@@ -1,4 +1,4 @@
-"""Our calls of CUDA's driver are those that it has, in the right order, with what they need.
+"""Calls of the CUDA driver exist, and have the right order and arguments.
 
 They run through cuda-bindings and a driver that pretends (pretended/context.h says how), each in a process that finds
 that driver in the place of a real one. It knows names, signatures, arguments, order and lifetimes, and it refuses what
@@ -23,7 +23,7 @@ pytest.importorskip("filelock", reason="kernels are compiled into a cache that i
 HERE = Path(__file__).parent
 
 
-def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
+def test_the_gpu_tests_pass_on_the_pretended_driver(pretended_gpu: dict[str, str]) -> None:
     """But for blocks too many to be threads here; of the chunks a part, since they take longest."""
     cells = "(cell_is_the_reference or of_a_cell) and not 896 and not 1030 and not 130"
     chunks = "(first_launches and block) or (cut and gaussian and not full) or one_step and mixture"
@@ -33,18 +33,18 @@ def test_what_runs_on_a_gpu_runs_with_it(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, HERE.parent / "test_operations.py", "-m", "gpu")
 
 
-def test_calls_keep_to_the_rules_and_wrong_ones_are_refused(pretended_gpu: dict[str, str]) -> None:
+def test_correct_calls_pass_and_wrong_calls_fail(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, HERE / "pretended" / "cases.py")
 
 
-def test_models_are_decoded_with_it(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
+def test_models_are_decoded_on_the_pretended_driver(pretended_gpu: dict[str, str], tmp_path: Path) -> None:
     for module in ("torch", "onnx_graphsurgeon", "onnxruntime", "platformdirs"):
         pytest.importorskip(module, reason="a model is opened as users do, and compared with PyTorch's")
     user_cache = {"XDG_CACHE_HOME": str(tmp_path)}
     expect_all_passed({**pretended_gpu, **user_cache}, HERE / "pretended" / "executor_cases.py")
 
 
-def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
+def test_the_cuda_backend_decodes_on_the_pretended_driver(pretended_gpu: dict[str, str]) -> None:
     for module in ("onnx_graphsurgeon", "onnxruntime"):
         pytest.importorskip(module, reason="a model is opened, and compared with ONNX Runtime's")
     tests = HERE.parents[1] / "runtime" / "executors" / "test_cuda_executor.py"
@@ -52,7 +52,7 @@ def test_the_cuda_backend_speaks_with_it(pretended_gpu: dict[str, str]) -> None:
     expect_all_passed(pretended_gpu, tests, "-m", "gpu", *(() if whole else ("-k", "labels")))
 
 
-def test_pycuda_is_called_as_it_wants_and_gives_all_back(pretended_gpu: dict[str, str]) -> None:
+def test_pycuda_is_called_correctly_and_all_memory_is_freed(pretended_gpu: dict[str, str]) -> None:
     if importlib.util.find_spec("pycuda") is None:
         pytest.skip("needs pycuda, which is compiled when it is installed; .ci/run has the commands")
     preloaded = {"LD_PRELOAD": "libcuda.so.1"}  # for a pycuda that was linked where there was no driver

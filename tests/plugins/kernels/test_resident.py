@@ -165,7 +165,7 @@ def test_no_bit_depends_on_how_words_are_polled(host_kernels: HostKernels, gxx: 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_every_code_of_fp8_is_multiplied_as_the_number_it_stands_for(host_kernels: HostKernels, share: float) -> None:
     """A row of weights holds them all, and each stream sees another one of its columns."""
-    dtypes = pytest.importorskip("ml_dtypes", reason="it says which numbers the codes stand for")
+    dtypes = pytest.importorskip("ml_dtypes", reason="it has the numbers of the codes")
     numbers = np.arange(256, dtype=np.uint8).view(dtypes.float8_e4m3fn).astype(np.float32)
     numbers[np.isnan(numbers)] = 0.0
     case = SequenceCase(small_shapes(1, 256, classes=2)["two layers, no skip"], "fp8", batch=256, steps=1, window=1)
@@ -179,8 +179,8 @@ def test_every_code_of_fp8_is_multiplied_as_the_number_it_stands_for(host_kernel
 
 
 @pytest.mark.parametrize("kernel", VARIANTS)
-def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels, kernel: str) -> None:
-    """Nor does it reach the streams that are computed together with its own."""
+def test_nan_in_a_stream_is_visible_in_its_samples(host_kernels: HostKernels, kernel: str) -> None:
+    """It does not change streams that are computed together."""
     case = SequenceCase(SHAPES["gaussian"], "fp16", steps=3)
     inputs = case.inputs()
     inputs["hidden"][0, 1] = np.nan
@@ -207,9 +207,7 @@ def test_indices_outside_of_their_tensors_read_the_nearest_row(host_kernels: Hos
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("kernel", VARIANTS)
-def test_a_block_that_never_comes_is_reported_and_all_others_leave(
-    host_kernels: HostKernels, kernel: str, batch: int
-) -> None:
+def test_a_missing_block_is_reported_and_all_others_end(host_kernels: HostKernels, kernel: str, batch: int) -> None:
     case = SequenceCase(SHAPES["one layer, labels"], "fp16", batch, steps=40)
     inputs = case.inputs()
     found = host_kernels.resident(case, inputs, kernel, blocks=2, waits=1000, absent=1)

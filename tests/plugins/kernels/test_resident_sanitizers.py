@@ -1,4 +1,4 @@
-"""No race and no stray access in the resident kernels, and what goes wrong where a rule of theirs is broken.
+"""No data race and no invalid access in the resident kernels; broken rules are detected.
 
 Stamped words are atomic and order nothing else, as on a GPU: all that blocks tell each other has to be in them.
 """
@@ -60,7 +60,7 @@ def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, libra
 
 
 @pytest.mark.parametrize("kernel", VARIANTS)
-def test_many_runs_of_unbroken_kernels_find_nothing(tmp_path: Path, gxx: str, kernel: str) -> None:
+def test_many_runs_of_unchanged_kernels_have_no_race(tmp_path: Path, gxx: str, kernel: str) -> None:
     """What the broken ones are measured by."""
     library = build_host_kernels(tmp_path / "kernels.so", parts=["resident"], sources=copy_sources(tmp_path, [kernel]))
     for batch in (1, 8):
@@ -68,7 +68,7 @@ def test_many_runs_of_unbroken_kernels_find_nothing(tmp_path: Path, gxx: str, ke
         assert (done.returncode, done.stdout.strip()) == (0, "all as expected"), done.stderr[-2000:]
 
 
-def test_blocks_that_wait_in_vain_leave_without_a_race(tmp_path: Path, gxx: str) -> None:
+def test_blocks_that_stop_waiting_end_without_a_race(tmp_path: Path, gxx: str) -> None:
     sources = copy_sources(tmp_path, VARIANTS)
     done = run_sanitized(tmp_path, gxx, "thread", "libtsan.so", STALLED, sources, parts=["resident"])
     assert done.returncode == 0, done.stderr[-4000:]
@@ -80,8 +80,8 @@ RACES = {
     "no barrier at the end": (
         "resident_stamped_8",
         "resident.h",
-        "group.sync(block, a.steps);  // previous may",
-        "block.sync();  // previous may",
+        "group.sync(block, a.steps);  // previous and",
+        "block.sync();  // previous and",
     ),
 }
 FAULTS = {
@@ -103,7 +103,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", RACES)
-def test_a_race_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
+def test_a_missing_barrier_is_a_reported_race(tmp_path: Path, gxx: str, name: str) -> None:
     kernel, file, old, new = RACES[name]
     sources = copy_sources(tmp_path, [kernel])
     replace_once(sources / file, old, new)
@@ -113,18 +113,18 @@ def test_a_race_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_broken_rule_of_stamps_would_be_seen(tmp_path: Path, gxx: str, name: str) -> None:
-    kernel, file, old, new, told = FAULTS[name]
+def test_wrong_stamps_change_the_result(tmp_path: Path, gxx: str, name: str) -> None:
+    kernel, file, old, new, message = FAULTS[name]
     sources = copy_sources(tmp_path, [kernel])
     replace_once(sources / file, old, new)
     library = build_host_kernels(tmp_path / "kernels.so", parts=["resident"], sources=sources)
     done = run(library, many_runs(kernel))
     assert done.returncode != 0, done.stdout
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 def many_runs(kernel: str, batch: int = 8, runs: int = 200) -> str:
-    """Code that runs a kernel again and again."""
+    """Returns code that runs a kernel many times."""
     return IMPORTS + MANY_RUNS.format(kernel=kernel, precision=PRECISIONS[NUMBERS[kernel]], batch=batch, runs=runs)
 
 

@@ -1,4 +1,4 @@
-"""No race and no stray access in the kernels: their own source on the host, each thread one of the system's."""
+"""No data race and no invalid access in the kernels, built for the host with real threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, libra
     assert done.stdout.strip() == "all as expected"
 
 
-def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
+def test_a_missing_barrier_is_a_reported_race(tmp_path: Path, gxx: str) -> None:
     """Without the one between the first layer and what reads its state."""
     sources = copy_sources(tmp_path)
     text = (sources / "sequence.h").read_text()

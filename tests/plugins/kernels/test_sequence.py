@@ -133,7 +133,7 @@ def test_indices_outside_of_their_tensors_read_the_nearest_row(host_kernels: Hos
         np.testing.assert_array_equal(found, expected[name], err_msg=name)
 
 
-def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels) -> None:
+def test_nan_in_a_stream_is_visible_in_its_samples(host_kernels: HostKernels) -> None:
     case = SequenceCase(SHAPES["gaussian"], steps=2)
     inputs = case.inputs()
     inputs["hidden"][0, 1] = np.nan
@@ -142,7 +142,7 @@ def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels) -> None:
     assert np.isfinite(found["samples"][[0, 2]]).all()
 
 
-def test_a_block_that_never_comes_is_reported_and_all_others_leave(host_kernels: HostKernels) -> None:
+def test_a_missing_block_is_reported_and_all_others_end(host_kernels: HostKernels) -> None:
     case = SequenceCase(SHAPES["one layer, labels"], "fp16", batch=4, steps=40)
     inputs = case.inputs()
     found = host_kernels.sequence(case, inputs, blocks=3, waits=1000, absent=1)

@@ -58,7 +58,7 @@ def test_odd_sizes(host_kernels: HostKernels, model: str, hidden_size: int) -> N
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_operands_may_lie_where_no_vector_begins(host_kernels: HostKernels, precision: WeightPrecision) -> None:
+def test_operands_may_be_unaligned(host_kernels: HostKernels, precision: WeightPrecision) -> None:
     case = SequenceCase(small_shapes(48, fc_size=80)["two layers, skip, values"], precision, batch=5, steps=2)
     inputs = case.inputs()
     expected = host_kernels.stepped(case, inputs)
@@ -158,7 +158,7 @@ def test_other_kernels_draw_the_same_classes_from_the_same_logits(host_kernels: 
     assert np.abs(one["samples"] - other["samples"]).max() == 0
 
 
-def test_what_is_no_number_is_not_hidden(host_kernels: HostKernels) -> None:
+def test_nan_in_a_stream_is_visible_in_its_samples(host_kernels: HostKernels) -> None:
     case = SequenceCase(SHAPES["gaussian"], "fp16", steps=2)
     inputs = case.inputs()
     inputs["hidden"][0, 1] = np.nan
@@ -184,7 +184,7 @@ def test_warps_of_32_lanes_are_the_reference(tmp_path: Path, gxx: str) -> None:
         assert case.excess(kernels.stepped(case, inputs, streams=32), inputs) <= SINGLE_STEP_EXCESS, model
 
 
-def test_a_patch_that_is_read_too_early_would_be_seen(tmp_path: Path, gxx: str) -> None:
+def test_a_patch_that_is_read_too_early_changes_the_result(tmp_path: Path, gxx: str) -> None:
     sources = copy_sources(tmp_path)
     replace_once(sources / "stepped_product.h", "wait_for_copies<C::SLOTS - 2>();", "wait_for_copies<C::SLOTS - 1>();")
     kernels = HostKernels(build_host_kernels(tmp_path / "kernels.so", parts=["stepped"], sources=sources))
@@ -193,7 +193,7 @@ def test_a_patch_that_is_read_too_early_would_be_seen(tmp_path: Path, gxx: str) 
     assert case.excess(kernels.stepped(case, inputs, streams=32), inputs) > 1
 
 
-def test_a_missing_barrier_would_be_seen(tmp_path: Path, gxx: str) -> None:
+def test_a_missing_barrier_is_a_reported_race(tmp_path: Path, gxx: str) -> None:
     """Without the one between the copies of all warps and their products."""
     sources = copy_sources(tmp_path)
     replace_once(sources / "stepped_product.h", "        block.sync();  // all copies", "        // all copies")

@@ -1,4 +1,4 @@
-"""What our calls of CUDA's driver keep to, and what it refuses, with the driver that pretends.
+"""Rules of calls of the CUDA driver, and the calls that it refuses, on the pretended driver.
 
 ../test_pretended_driver.py runs this in a process that finds that driver. It needs no GPU and says nothing about one:
 kernels are their host build here.
@@ -220,7 +220,7 @@ def test_a_thread_without_a_context_is_told_so(device: DeviceProperties, cache: 
     ]
     with ThreadPoolExecutor(1) as other_thread:  # the device's context is current on this one alone
         for call in calls:
-            with pytest.raises(KernelError, match="no CUDA context is current on this thread; make one"):
+            with pytest.raises(KernelError, match="no CUDA context is current on this thread; create one"):
                 other_thread.submit(call).result()
         with pytest.raises(KernelError, match="cuMemAlloc failed with CUDA_ERROR_INVALID_CONTEXT"):
             other_thread.submit(driver.call, "cuMemAlloc", 16).result()
@@ -236,7 +236,7 @@ def test_a_cubin_that_the_driver_refuses(device: DeviceProperties, tmp_path: Pat
         def compile(self, source: Path, defines: Sequence[str], target: int) -> Compiled:
             return Compiled(cubin, "")
 
-    words = rf"cuLibraryLoadData failed with CUDA_ERROR_{code}: .*\. This driver is for CUDA 13\.0; what a newer CUDA's"
+    words = rf"cuLibraryLoadData failed with CUDA_ERROR_{code}: .*\. This driver supports CUDA 13\.0; a cubin"
     with pytest.raises(KernelError, match=words):
         GruCellKernel(16, "fp32", KernelCache(tmp_path, Newer())).prepare()
 
@@ -270,7 +270,7 @@ def test_a_workspace_that_is_not_aligned_is_refused(cache: KernelCache, stream: 
 
 
 @pytest.mark.parametrize("missing", [256, 8192])
-def test_a_workspace_that_is_too_small_ends_the_kernel(cache: KernelCache, missing: int) -> None:
+def test_a_workspace_that_is_too_small_is_an_error(cache: KernelCache, missing: int) -> None:
     def run() -> None:
         kernel = SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
         with (
@@ -334,7 +334,7 @@ def test_work_that_waits_keeps_its_memory() -> None:
 def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: DeviceProperties, cache: KernelCache) -> None:
     with cell(cache) as one, spoilt_capture(one.stream):
         kernel = GruCellKernel(CELL.hidden_size, CELL.precision, cache)
-        with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.* has to be prepared before"):
+        with pytest.raises(KernelError, match=r"STREAM_CAPTURE_UNSUPPORTED.*Prepare a kernel before"):
             kernel.launch(CELL.batch, one.pointers, one.stream.handle)
 
 

@@ -1,4 +1,4 @@
-"""What the timing parts of ``wavernn_trt.scripts.gpu`` launch, on small models, with the driver that pretends.
+"""Launches of the timing parts of ``wavernn_trt.scripts.gpu``, on small models and the pretended driver.
 
 ../test_pretended_driver.py runs this in a process that finds that driver. Times mean nothing here; what is asked of the
 driver does, and what is recorded of it.

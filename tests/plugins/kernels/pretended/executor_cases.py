@@ -1,4 +1,4 @@
-"""The ``cuda`` executor on the driver that pretends: models, decoded in the kernel's host build.
+"""The ``cuda`` executor on the pretended driver: models are decoded by the host build of the kernels.
 
 ../test_pretended_driver.py runs this in a process that finds that driver. What should come out is computed by PyTorch
 in double precision, or by the kernel's reference in numpy.
@@ -244,7 +244,7 @@ def test_a_paused_stream_keeps_its_bits_and_lanes_do_not_disturb_each_other(
     assert equal([np.concatenate(found[n]) for n in range(3)], expected)
 
 
-def test_lanes_share_the_weights_and_everything_is_given_back_by_whichever_thread(
+def test_lanes_share_the_weights_and_everything_is_freed_by_any_thread(
     open_voice: Open,
 ) -> None:
     assert held() == (0, 0)
@@ -263,7 +263,7 @@ def test_lanes_share_the_weights_and_everything_is_given_back_by_whichever_threa
     assert held() == (0, 0)
 
 
-def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
+def test_a_stalled_kernel_loses_no_utterance_and_changes_no_bit(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
 ) -> None:
     """Its lane fails, the utterance is decoded again, and the context lives on."""
@@ -284,7 +284,7 @@ def test_a_kernel_that_gives_up_costs_no_utterance_and_no_bit(
         assert not driver.is_lost()
 
 
-def test_a_chunk_that_a_kernel_gave_up_is_named(
+def test_the_error_of_a_stalled_chunk_names_the_wait(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
 ) -> None:
     executor, _ = open_cuda(
@@ -300,7 +300,7 @@ def test_a_chunk_that_a_kernel_gave_up_is_named(
 
 
 @pytest.mark.parametrize("made_in_a_thread", [False, True])
-def test_the_device_does_what_it_is_told_in_order_and_gives_all_back(made_in_a_thread: bool) -> None:
+def test_the_device_runs_work_in_order_and_frees_everything(made_in_a_thread: bool) -> None:
     def work() -> list[Any]:
         device = BindingsDevice()
         with device.current():
@@ -327,16 +327,14 @@ def test_the_device_does_what_it_is_told_in_order_and_gives_all_back(made_in_a_t
     assert held() == (0, 0)
 
 
-def test_a_full_gpu_is_told_with_the_way_out_and_nothing_is_kept(open_voice: Open, memory: ctypes.c_size_t) -> None:
+def test_out_of_memory_has_a_way_out_and_frees_everything(open_voice: Open, memory: ctypes.c_size_t) -> None:
     memory.value = 2048
     with pytest.raises(VocoderError, match=r"memory is full: 0 MiB needed.* decode fewer streams together \(--batch\)"):
         open_voice()
     assert held() == (0, 0)
 
 
-def test_a_kernel_that_the_gpu_has_no_room_for_is_refused_when_the_model_is_opened(
-    open_voice: Open, room: ctypes.c_int
-) -> None:
+def test_a_kernel_that_does_not_fit_is_refused_when_the_model_is_opened(open_voice: Open, room: ctypes.c_int) -> None:
     room.value = 0
     with pytest.raises(
         VocoderError, match=r"lj-small: the sequence kernel does not run in fp32 on Pretended GPU \(sm90\)"
@@ -410,7 +408,7 @@ def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("sm", "precision"), [(75, "fp32"), (80, "fp16"), (90, "fp16")])
-def test_older_gpus_compute_in_float32_unless_told(
+def test_older_gpus_compute_in_float32_by_default(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
     state = DriverState((Gpu("Said to be", sm),), None)
@@ -420,7 +418,7 @@ def test_older_gpus_compute_in_float32_unless_told(
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_auto_takes_the_kernel_where_no_engine_fits_and_says_so(
+def test_auto_uses_the_kernel_if_no_engine_fits_and_logs_it(
     voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, registry.logger.name):
@@ -433,7 +431,7 @@ def test_auto_takes_the_kernel_where_no_engine_fits_and_says_so(
 
 
 @pytest.mark.usefixtures("short_chunks")
-def test_the_command_line_vocodes_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_vocodes_on_the_pretended_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "mel.npy", MEL[:, :1])
     command = ["vocode", tmp_path / "mel.npy", "-o", tmp_path / "a.wav", "--backend", "cuda"]
     assert main([*map(str, command), "--precision", "bf16", "--batch", "2", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""What stands in for nvcc beside pretended_driver.cpp: the cubins name what was compiled, and hold nothing."""
+"""Replacement of nvcc for the pretended driver: its cubins contain only the names of what was compiled."""
 
 from __future__ import annotations
 

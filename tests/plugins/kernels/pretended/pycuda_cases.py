@@ -1,4 +1,4 @@
-"""What the runtime asks of pycuda, on the driver that pretends: the calls, and that all is given back in every thread.
+"""Calls of pycuda by the runtime, on the pretended driver; everything is freed in every thread.
 
 ../test_pretended_driver.py runs this in a process that finds that driver, where pycuda is installed.
 """
@@ -51,7 +51,7 @@ def work() -> list[Any]:
 @pytest.mark.parametrize("made_in_a_thread", [False, True])
 @pytest.mark.parametrize("dropped_in_a_thread", [False, True])
 @pytest.mark.filterwarnings("error::UserWarning")  # as pycuda warns when it cannot free
-def test_whatever_thread_drops_it_everything_is_given_back(made_in_a_thread: bool, dropped_in_a_thread: bool) -> None:
+def test_everything_is_freed_by_any_thread(made_in_a_thread: bool, dropped_in_a_thread: bool) -> None:
     work()  # so that the context is retained by this thread
     assert held() == (0, 0)
     kept: list[Any] = []
