@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import wavernn_trt.scripts
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.export.model_directory import open_model_directory
 
 if TYPE_CHECKING:
     from wavernn_trt.export.families.wavernn import WaveRNN
@@ -25,6 +29,10 @@ hypothesis.settings.load_profile("wavernn-trt")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if importlib.util.find_spec("wavernn_trt.scripts.gpu") is None:
+    # The wheel leaves scripts/gpu out, as it is run from a clone only; its tests find it there.
+    wavernn_trt.scripts.__path__.append(str(ROOT / "scripts"))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -34,13 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_LONG = (
+    ("slow", "WAVERNN_TRT_ALL", "takes long; .ci/run runs it, and so does WAVERNN_TRT_ALL=1"),
+    ("nightly", "WAVERNN_TRT_NIGHTLY", "takes long and repeats a rule on full-size models; set WAVERNN_TRT_NIGHTLY=1"),
+)
+"""Markers of tests that are skipped unless a variable is set, and the reason that is given."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("WAVERNN_TRT_NIGHTLY"):
-        return
-    skip = pytest.mark.skip(reason="takes long and repeats a rule on full-size models; set WAVERNN_TRT_NIGHTLY=1")
-    for item in items:
-        if item.get_closest_marker("nightly"):
-            item.add_marker(skip)
+    for marker, variable, reason in _LONG:
+        if not os.environ.get(variable):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -78,20 +92,8 @@ def host_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return library
 
 
-TINY_MELS = 20
-
-TINY_AUDIO = AudioConfig(
-    sample_rate=16000,
-    hop_length=40,
-    win_length=160,
-    n_fft=512,
-    n_mels=TINY_MELS,
-    fmin=50.0,
-    reference_db=20.0,
-    min_level_db=-80.0,
-    mel_range=(-1.0, 0.0),
-    clip_high=False,
-)
+TINY = ROOT / "tests" / "fixtures" / "models" / "tiny"
+"""Written by tests/fixtures/make_models.py."""
 
 
 @pytest.fixture(scope="session")
@@ -104,68 +106,50 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> WaveRNN:
-    """A random univoc WaveRNN, small enough to step in microseconds."""
+    """The tiny voice's PyTorch modules."""
     torch = pytest.importorskip("torch", reason="the reference executor needs PyTorch")
-    from wavernn_trt.export.families.univoc import univoc_from_state
+    from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
 
     torch.set_num_threads(1)  # layers this small are slower on two, and much slower when those are shared
-    generator = torch.Generator().manual_seed(7)
-
-    def normal(*shape: int, scale: float = 0.4) -> object:
-        return torch.randn(*shape, generator=generator) * scale
-
-    conditioning, hidden, embedding, fc, classes = 6, 16, 8, 16, 64
-    state = {}
-    for layer, width in ((0, TINY_MELS), (1, 2 * conditioning)):
-        for way in ("", "_reverse"):
-            state[f"rnn1.weight_ih_l{layer}{way}"] = normal(3 * conditioning, width)
-            state[f"rnn1.weight_hh_l{layer}{way}"] = normal(3 * conditioning, conditioning)
-            state[f"rnn1.bias_ih_l{layer}{way}"] = normal(3 * conditioning)
-            state[f"rnn1.bias_hh_l{layer}{way}"] = normal(3 * conditioning)
-    state |= {
-        "embedding.weight": normal(classes, embedding),
-        "rnn2.weight_ih_l0": normal(3 * hidden, embedding + 2 * conditioning),
-        "rnn2.weight_hh_l0": normal(3 * hidden, hidden),
-        "rnn2.bias_ih_l0": normal(3 * hidden),
-        "rnn2.bias_hh_l0": normal(3 * hidden),
-        "fc1.weight": normal(fc, hidden),
-        "fc1.bias": normal(fc),
-        "fc2.weight": normal(classes, fc, scale=1.5),
-        "fc2.bias": normal(classes),
-    }
-    return univoc_from_state(state)
+    return read_checkpoint(TINY).model
 
 
 @pytest.fixture(scope="session")
 def make_vocoder() -> Callable[..., Vocoder]:
-    """A function (model, audio, slots) -> a vocoder on the torch executor."""
+    """A function (slots, audio) -> a vocoder of the tiny voice, run by ONNX Runtime."""
 
-    def make(model: WaveRNN, audio: AudioConfig = TINY_AUDIO, slots: int = 1) -> Vocoder:
-        from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+    def make(slots: int = 1, audio: AudioConfig | None = None) -> Vocoder:
+        from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+        from wavernn_trt.runtime.load_options import LoadOptions
         from wavernn_trt.runtime.loaded_model import LoadedModel
         from wavernn_trt.runtime.vocoder import Vocoder
 
-        return Vocoder(LoadedModel(Path("tiny"), model.config, audio, model.upsampling, TorchExecutor(model, slots)))
+        directory = open_model_directory(TINY)
+        executor = OnnxRuntimeExecutor(directory, threads=1)
+        loaded = LoadedModel.of(directory, executor, options=LoadOptions("onnxruntime", batch=slots, threads=1))
+        return Vocoder(dataclasses.replace(loaded, audio=audio or directory.audio))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def tiny_vocoder(tiny_model: WaveRNN, make_vocoder: Callable[..., Vocoder]) -> Vocoder:
-    return make_vocoder(tiny_model)
+def tiny_vocoder(make_vocoder: Callable[..., Vocoder]) -> Vocoder:
+    return make_vocoder()
 
 
 @pytest.fixture(scope="session")
-def tiny_vocoder_of_three(tiny_model: WaveRNN, make_vocoder: Callable[..., Vocoder]) -> Vocoder:
+def tiny_vocoder_of_three(make_vocoder: Callable[..., Vocoder]) -> Vocoder:
     """The same model with three streams in every chunk."""
-    return make_vocoder(tiny_model, slots=3)
+    return make_vocoder(3)
 
 
 @pytest.fixture(scope="session")
 def tiny_mel() -> Callable[..., NDArray[np.float32]]:
     """A function (frames, seed) -> a random mel in the tiny voice's range."""
+    audio = open_model_directory(TINY).audio
+    low, high = audio.mel_range
 
     def make(frames: int, seed: int = 0) -> NDArray[np.float32]:
-        return np.random.default_rng(seed).uniform(-1, 0, (TINY_MELS, frames)).astype(np.float32)
+        return np.random.default_rng(seed).uniform(low, high, (audio.n_mels, frames)).astype(np.float32)
 
     return make

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch", reason="models are exported from PyTorch")
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 import onnxruntime

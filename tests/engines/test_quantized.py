@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch", reason="models are exported from PyTorch")
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
 import onnxruntime
 
 from wavernn_trt.calibration.quantize import quantize
+from wavernn_trt.engines import plan_names
 from wavernn_trt.engines.build import build_engine, describe_long_build
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.graphs import engine_graph, product_weights
@@ -165,8 +165,12 @@ def test_a_step_that_differs_from_the_others_is_told(quantized: Quantized) -> No
 
 
 def test_keys_tell_a_directory_from_its_quantised_copies(
-    quantized: Quantized, small_directory: Callable[[str], ModelDirectory], tmp_path: Path
+    quantized: Quantized,
+    small_directory: Callable[[str], ModelDirectory],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(plan_names, "tensorrt_version", lambda backend: "1.7.1.116")
     plain, spec = small_directory("univoc"), CELL
     copies = [quantized("univoc"), quantized("univoc", "fp8"), quantized("univoc", "int8", ("fc_0",))]
     other_bound = quantize(plain, Quantization({"fc_0": Product("int8", 4.0)}), tmp_path / "other", steps=4, batch=2)

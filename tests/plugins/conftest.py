@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.compilers import Nvcc, find_nvcc
 
@@ -25,20 +26,28 @@ if TYPE_CHECKING:
     from wavernn_trt.export.networks import Networks
     from wavernn_trt.export.rewrite.fuse_sequence import FusedSequence
 
-EXPORT = Path(__file__).resolve().parents[1] / "export"
+TESTS = Path(__file__).resolve().parents[1]
+EXPORT = TESTS / "export"
+MODELS = TESTS / "fixtures" / "models"
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallDecoder:
-    """One model on its way: as read, with fused gates, and as one node."""
+    """A model of tests/fixtures: with fused gates, and as one node."""
 
-    checkpoint: Checkpoint
+    directory: ModelDirectory
     fused: Networks
     sequence: FusedSequence
 
     @property
     def model(self) -> ModelConfig:
-        return dataclasses.replace(self.checkpoint.model.config, groups=self.fused.groups)
+        return dataclasses.replace(self.directory.model, groups=self.fused.groups)
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What the directory was exported from."""
+        checkpoint: Checkpoint = _load(EXPORT / "reference.py").small_checkpoint(self.directory.path.name)
+        return checkpoint
 
     def chunk(self, steps: int, batch: int, window: int = 5, seed: int = 5) -> dict[str, NDArray[Any]]:
         """Random inputs of a decoder, and the weights that a sequence node has beside them."""
@@ -85,23 +94,19 @@ def reference() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def small_decoder(reference: ModuleType) -> Callable[[str], SmallDecoder]:
+def small_decoder() -> Callable[[str], SmallDecoder]:
     """A function layout -> its small decoder, made once."""
-    pytest.importorskip("onnx", reason="the step is exported as an ONNX graph")
-    from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
+    pytest.importorskip("onnx", reason="the step is an ONNX graph")
+    from wavernn_trt.export.rewrite.from_directory import read_networks
     from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
     from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
-    from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
-    from wavernn_trt.export.step_graph import export_networks
 
     @functools.cache
     def make(layout: str) -> SmallDecoder:
-        checkpoint = reference.small_checkpoint(layout)
-        config = checkpoint.model.config
-        networks = hoist_conditioning(fold_embedding(export_networks(checkpoint.model, checkpoint.audio.n_mels)))
-        fused = fuse_gates(networks, config.input_sizes)
-        model = dataclasses.replace(config, groups=fused.groups)
-        return SmallDecoder(checkpoint, fused, fuse_sequence(fused, model))
+        directory = open_model_directory(MODELS / layout)
+        fused = fuse_gates(read_networks(directory), directory.model.input_sizes)
+        model = dataclasses.replace(directory.model, groups=fused.groups)
+        return SmallDecoder(directory, fused, fuse_sequence(fused, model))
 
     return make
 

@@ -55,6 +55,7 @@ def compiled(compiled_kernels: KernelCache) -> list[CompiledKernels]:
         return list(pool.map(lambda one: cache.get(*one), wanted))
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_every_target_without_spills(compiled: list[CompiledKernels]) -> None:
     report = resource_report(compiled)
     found = {(one.kernel, one.precision, one.target) for one in report}
@@ -80,12 +81,14 @@ def test_the_trace_build_needs_no_spills_either(nvcc: Nvcc, tmp_path: Path) -> N
     assert all(b"wavernn_trace" in one.cubin for one in traced)
 
 
+@pytest.mark.slow
 def test_cubins_are_elf_files_for_a_gpu(compiled: list[CompiledKernels]) -> None:
     for one in compiled:
         assert one.cubin[:4] == b"\x7fELF"
         assert int.from_bytes(one.cubin[18:20], "little") == 190  # EM_CUDA
 
 
+@pytest.mark.slow
 def test_the_second_time_is_a_cache_hit(nvcc: Nvcc, tmp_path: Path) -> None:
     first = KernelCache(tmp_path, nvcc).get("gru_cell", "fp16", 80)
     again = KernelCache(tmp_path, nvcc).get("gru_cell", "fp16", 80)
@@ -123,6 +126,7 @@ def test_another_compiler_precision_or_target_is_another_entry(tmp_path: Path) -
     assert len(list(tmp_path.glob("*.cubin"))) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_compile_once(nvcc: Nvcc, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -137,6 +141,7 @@ def test_two_processes_at_once_compile_once(nvcc: Nvcc, tmp_path: Path) -> None:
     assert compiled == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_nvrtc_compiles_the_same_sources(tmp_path: Path) -> None:
     pytest.importorskip("cuda.bindings", reason="NVRTC is called through cuda-bindings")
     try:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the step is exported from PyTorch")
 onnx = pytest.importorskip("onnx", reason="the evaluator is ONNX's")
 
 import onnxruntime

@@ -20,6 +20,8 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.resident import VARIANTS
 from wavernn_trt.plugins.stepped import kernel_names
 
+pytestmark = pytest.mark.slow  # nvcc compiles
+
 TARGETS = (pytest.param(80, marks=pytest.mark.nightly), 90)
 SWEEP = 8
 """Loads of sixteen bytes in a sweep over a product's operands."""

@@ -11,20 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-pytest.importorskip("torch", reason="the tiny voice runs on the reference executor")
-
 from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
 from wavernn_trt.runtime.conditioning.incremental_runs import incremental_runs
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream
 from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 from wavernn_trt.runtime.incremental_request import MelReader
 
 if TYPE_CHECKING:
     from wavernn_trt.export.config import AudioConfig
-    from wavernn_trt.export.families.wavernn import WaveRNN
+    from wavernn_trt.runtime.vocoder import Vocoder
 
 SECONDS = 20
 STEPS = 50
@@ -52,10 +49,10 @@ class Watched(IncrementalConditioning):
 class Listener:
     """Decodes a stream in the test's own thread."""
 
-    def __init__(self, model: WaveRNN, audio: AudioConfig) -> None:
-        self.audio = audio
-        self.model = model.config
-        self.executor = TorchExecutor(model)
+    def __init__(self, vocoder: Vocoder) -> None:
+        self.audio = audio = vocoder.config.audio
+        self.model = vocoder.config.model
+        self.executor = vocoder.executor
         self.windows = ConditioningWindows(self.model, audio, STEPS)
         self.blocks = incremental_runs(self.model, audio.n_mels, self.executor.condition)
         self.woken = threading.Event()
@@ -101,14 +98,13 @@ class Listener:
 
 
 @pytest.fixture
-def audio(tiny_vocoder: Any) -> AudioConfig:
-    found: AudioConfig = tiny_vocoder.config.audio
-    return found
+def audio(tiny_vocoder: Vocoder) -> AudioConfig:
+    return tiny_vocoder.config.audio
 
 
 @pytest.fixture
-def listener(tiny_model: WaveRNN, audio: AudioConfig) -> Listener:
-    return Listener(tiny_model, audio)
+def listener(tiny_vocoder: Vocoder) -> Listener:
+    return Listener(tiny_vocoder)
 
 
 def test_single_frames_and_pieces_of_any_length_make_one_mel(

@@ -115,7 +115,7 @@ def test_waiting_utterances_enter_as_soon_as_others_leave(
     # In chunks of 320 steps: one of 4, eight of 1. Three at a time, each waiting for the longest, would be 6 chunks;
     # the first may begin alone, before the others are conditioned.
     tiny_vocoder_of_three.vocode_batch([tiny_mel(32)] + [tiny_mel(8)] * 8)
-    assert chunks in ([3] * 4, [3] * 5)
+    assert len(chunks) in (4, 5)
 
 
 def test_the_mels_of_a_batch_are_checked_once_and_before_the_work_begins(
@@ -241,7 +241,7 @@ def test_de_emphasis_runs_through_streams_and_folds(
     tiny_vocoder: Vocoder, make_vocoder: Callable[..., Vocoder], tiny_mel: MakeMel
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.85)
-    vocoder = make_vocoder(tiny_vocoder.executor.model, audio)  # type: ignore[attr-defined]
+    vocoder = make_vocoder(audio=audio)
     mel = tiny_mel(40)
     whole = vocoder.vocode(mel)
     assert np.array_equal(np.concatenate(list(vocoder.stream(mel, frame=77))), whole)
@@ -262,7 +262,7 @@ def test_recordings_are_scaled_where_the_model_says_so(
     tiny_vocoder: Vocoder, make_vocoder: Callable[..., Vocoder]
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, peak=0.7)
-    vocoder = make_vocoder(tiny_vocoder.executor.model, audio)  # type: ignore[attr-defined]
+    vocoder = make_vocoder(audio=audio)
     recording = np.random.default_rng(0).uniform(-1, 1, 1600).astype(np.float32)
     recording[7] = 1
     np.testing.assert_allclose(vocoder.mel(recording * 0.1, 16000), tiny_vocoder.mel(recording * 0.7, 16000), atol=1e-5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_cases import small_shapes
+from kernel_processes import with_source_tree
 
 from wavernn_trt.plugins.choices import KERNELS, read_rows
 from wavernn_trt.plugins.compilers import Compiled
@@ -90,7 +92,9 @@ def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         path.mkdir()
     shutil.copy(ROOT / "tests" / "gpu" / "conftest.py", folder / "tests")
     (folder / "tests" / "test_fake.py").write_text(FAKE_TESTS)
-    made.execute(made.tests("fake", "--gpu-test-seconds", "2", str(folder / "tests")), 100.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", with_source_tree(os.environ)["PYTHONPATH"])
+        made.execute(made.tests("fake", "--gpu-test-seconds", "2", str(folder / "tests")), 100.0)
     made.write()
     return made
 

@@ -18,6 +18,8 @@ from wavernn_trt.scripts.gpu.cubins import (
     microbenchmarks_program,
 )
 
+pytestmark = pytest.mark.slow  # nvcc compiles
+
 SOME_TARGETS = (80, 120)
 """And 90, for which a whole program is built; all where ``WAVERNN_TRT_ALL_TARGETS`` is set in the environment."""
 

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,13 @@ from wavernn_trt.plugins.stalls import find_stall
 kernels = HostKernels(Path(sys.argv[1]))
 """
 """The beginning of the code that `run` and `run_sanitized` take."""
+_SOURCE_TREE = Path(__file__).resolve().parents[3] / ".typing"
+
+
+def with_source_tree(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Python imports the product from this repository: the wheel has no scripts/gpu."""
+    paths = filter(None, (str(_SOURCE_TREE), environment.get("PYTHONPATH")))
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def replace_once(file: Path, old: str, new: str) -> None:
@@ -40,6 +47,7 @@ def run(library: Path, code: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         timeout=300,
+        env=with_source_tree(os.environ),
     )
 
 
@@ -67,5 +75,5 @@ def run_sanitized(
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=with_source_tree(environment),
     )

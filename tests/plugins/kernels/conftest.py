@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from host_kernels import SOURCES, HostKernels, build_host_kernels
+from kernel_processes import with_source_tree
 
 PRETENDED = Path(__file__).parent / "pretended"
 
@@ -55,7 +56,7 @@ def pretended_gpu(gxx: str, host_kernels: HostKernels, tmp_path_factory: pytest.
     nvcc = folder / "nvcc"
     nvcc.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{PRETENDED / "nvcc.py"}" "$@"\n')
     nvcc.chmod(0o755)
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**with_source_tree(os.environ), "OPENBLAS_NUM_THREADS": "1"}
     for name in ("LD_LIBRARY_PATH", "PATH"):
         environment[name] = os.pathsep.join(filter(None, (str(folder), environment.get(name))))
     return environment

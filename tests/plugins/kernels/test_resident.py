@@ -131,6 +131,7 @@ def test_chunks_are_one_long_chunk(host_kernels: HostKernels, kernel: str, model
             np.testing.assert_array_equal(parts[-1][name], expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", VARIANTS)
 def test_exchanges_inside_a_warp(warps_of_32_lanes: HostKernels, kernel: str) -> None:
     """As many lanes as a GPU has: each holds its own piece of a patch."""
@@ -141,6 +142,7 @@ def test_exchanges_inside_a_warp(warps_of_32_lanes: HostKernels, kernel: str) ->
         assert case.excess(found, inputs) <= 1, model
 
 
+@pytest.mark.slow
 def test_one_lane_computes_what_32_do(host_kernels: HostKernels, warps_of_32_lanes: HostKernels) -> None:
     case = SequenceCase(SHAPES["two layers, skip, values"], "fp16", batch=9, steps=2)
     inputs = case.inputs()
@@ -149,6 +151,7 @@ def test_one_lane_computes_what_32_do(host_kernels: HostKernels, warps_of_32_lan
         np.testing.assert_array_equal(found, expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_no_bit_depends_on_how_words_are_polled(host_kernels: HostKernels, gxx: str, tmp_path: Path) -> None:
     serial = HostKernels(
         build_host_kernels(tmp_path / "serial.so", parts=["resident"], switches=["WAVERNN_POLLS_IN_FLIGHT=0"])

@@ -15,6 +15,8 @@ from kernel_processes import IMPORTS, replace_once, run, run_sanitized
 
 from wavernn_trt.plugins.resident import VARIANTS
 
+pytestmark = pytest.mark.slow  # each case builds a library of the kernels
+
 NUMBERS = dict(zip(VARIANTS, ("Half", "E4M3"), strict=True))
 PRECISIONS = {"Half": "fp16", "BFloat16": "bf16", "E4M3": "fp8"}
 EVERYTHING = f"""{IMPORTS}

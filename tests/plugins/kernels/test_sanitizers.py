@@ -9,6 +9,8 @@ import pytest
 from host_kernels import SOURCES, Sanitizer
 from kernel_processes import IMPORTS, run_sanitized
 
+pytestmark = pytest.mark.slow  # each case builds a library of the kernels
+
 CODE = f"""{IMPORTS}
 for batch, size in ((9, 5), (9, 16), (1, 1027)):
     case = GruCase(batch, size, "fp16")

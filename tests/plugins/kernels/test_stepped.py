@@ -128,6 +128,7 @@ def test_every_class_is_drawn_in_its_interval(host_kernels: HostKernels, classes
     assert label[-1] == classes - 1
 
 
+@pytest.mark.slow
 def test_no_bit_depends_on_the_order_of_weights_in_memory(host_kernels: HostKernels, gxx: str, tmp_path: Path) -> None:
     """Of sizes that fill fragments and patches in part, and in whole."""
     in_rows = HostKernels(
@@ -167,6 +168,7 @@ def test_nan_in_a_stream_is_visible_in_its_samples(host_kernels: HostKernels) ->
     assert np.isfinite(found["samples"][[0, 2]]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sanitizer", "library"), [("thread", "libtsan.so"), ("address,undefined", "libasan.so")])
 def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, library: str) -> None:
     done = run_sanitized(tmp_path, gxx, sanitizer, library, EVERYTHING, copy_sources(tmp_path), parts=["stepped"])
@@ -174,6 +176,7 @@ def test_kernels_run_clean(tmp_path: Path, gxx: str, sanitizer: Sanitizer, libra
     assert done.stdout.strip() == "all as expected"
 
 
+@pytest.mark.slow
 def test_warps_of_32_lanes_are_the_reference(tmp_path: Path, gxx: str) -> None:
     """As a GPU has them, with the exchanges inside a warp. The draw takes more rounds than one."""
     library = build_host_kernels(tmp_path / "kernels.so", parts=["stepped"], lanes=32, sources=copy_sources(tmp_path))
@@ -184,6 +187,7 @@ def test_warps_of_32_lanes_are_the_reference(tmp_path: Path, gxx: str) -> None:
         assert case.excess(kernels.stepped(case, inputs, streams=32), inputs) <= SINGLE_STEP_EXCESS, model
 
 
+@pytest.mark.slow
 def test_a_patch_that_is_read_too_early_changes_the_result(tmp_path: Path, gxx: str) -> None:
     sources = copy_sources(tmp_path)
     replace_once(sources / "stepped_product.h", "wait_for_copies<C::SLOTS - 2>();", "wait_for_copies<C::SLOTS - 1>();")
@@ -193,6 +197,7 @@ def test_a_patch_that_is_read_too_early_changes_the_result(tmp_path: Path, gxx: 
     assert case.excess(kernels.stepped(case, inputs, streams=32), inputs) > 1
 
 
+@pytest.mark.slow
 def test_a_missing_barrier_is_a_reported_race(tmp_path: Path, gxx: str) -> None:
     """Without the one between the copies of all warps and their products."""
     sources = copy_sources(tmp_path)

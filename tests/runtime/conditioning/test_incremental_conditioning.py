@@ -13,18 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch", reason="models are exported from PyTorch")
-pytest.importorskip("onnx", reason="models are exported to ONNX")
 pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
-from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
 from wavernn_trt.runtime.conditioning.incremental_runs import RECURRENT_LOOKAHEAD, IncrementalRuns, incremental_runs
 from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
-from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
@@ -83,9 +79,7 @@ class Model:
 
 @pytest.fixture(scope="module")
 def make_model(
-    voice: ModelDirectory,
-    small_directory: Callable[[str], ModelDirectory],
-    small_checkpoint: Callable[[str], Checkpoint],
+    request: pytest.FixtureRequest, voice: ModelDirectory, small_directory: Callable[[str], ModelDirectory]
 ) -> Callable[..., Model]:
     """A function (layout, backend, lookahead, steps) -> a model; univoc's on ONNX Runtime is the shipped voice."""
 
@@ -93,7 +87,9 @@ def make_model(
         layout: str, backend: str = "onnxruntime", lookahead: int | None = None, steps: int | None = None
     ) -> Model:
         if backend == "torch":
-            checkpoint = small_checkpoint(layout)
+            checkpoint = request.getfixturevalue("small_checkpoint")(layout)
+            from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
             model = checkpoint.model
             executor = TorchExecutor(model)
             opened = LoadedModel(Path(layout), model.config, checkpoint.audio, model.upsampling, executor)

@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch", reason="models are exported from PyTorch")
-pytest.importorskip("onnx", reason="models are exported to ONNX")
 pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
 from wavernn_trt.engines.gpu import Gpu

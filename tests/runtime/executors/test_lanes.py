@@ -94,14 +94,15 @@ def windows_of(directory: ModelDirectory) -> ConditioningWindows:
 @pytest.fixture(
     scope="module", params=["onnxruntime", "torch, three slots", "device, captured", "device, not captured"]
 )
-def kind(
-    request: pytest.FixtureRequest, voice: ModelDirectory, simulated: ModuleType, tiny_vocoder_of_three: Vocoder
-) -> Kind:
+def kind(request: pytest.FixtureRequest, voice: ModelDirectory, simulated: ModuleType, tiny_vocoder: Vocoder) -> Kind:
     if request.param == "onnxruntime":
         return Kind(OnnxRuntimeExecutor(voice, threads=1), windows_of(voice))
     if request.param == "torch, three slots":
-        config = tiny_vocoder_of_three.config
-        return Kind(tiny_vocoder_of_three.executor, ConditioningWindows(config.model, config.audio, STEPS))
+        model = request.getfixturevalue("tiny_model")
+        from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
+        windows = ConditioningWindows(model.config, tiny_vocoder.config.audio, STEPS)
+        return Kind(TorchExecutor(model, 3), windows)
     return on_device(simulated, voice, capturable=request.param == "device, captured")
 
 
@@ -169,6 +170,11 @@ def test_a_model_that_takes_several_threads_has_fewer_lanes(voice: ModelDirector
         assert OnnxRuntimeExecutor(voice).lanes == 2
 
 
-def test_other_executors_open_one_lane(simulated: ModuleType, voice: ModelDirectory, tiny_vocoder: Vocoder) -> None:
+def test_an_engine_opens_one_lane(simulated: ModuleType, voice: ModelDirectory) -> None:
     assert on_device(simulated, voice).executor.lanes == 1
-    assert tiny_vocoder.executor.lanes == 1
+
+
+def test_the_reference_executor_opens_one_lane(tiny_model: Any) -> None:
+    from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
+
+    assert TorchExecutor(tiny_model).lanes == 1

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-torch = pytest.importorskip("torch", reason="the reference executor needs PyTorch")
 pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
 pytest.importorskip("onnxruntime", reason="it runs quantised graphs")
 
@@ -38,6 +38,8 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.vocoder import Vocoder
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the reference executor needs PyTorch")
 
 KINDS: dict[str, tuple[Grid, bool]] = {
     "int8": ("int8", False),
@@ -128,6 +130,7 @@ def distance(found: FloatArray, expected: FloatArray) -> float:
     return float(np.sqrt(np.square(found.astype(np.float64) - expected).mean()))
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("layout", "kind"),
     [
@@ -150,6 +153,7 @@ def test_onnx_runtime_computes_what_the_reference_does(
     assert (np.abs(state - expected_state) > 1e-5).mean() < 0.01
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", ["univoc", "raw"])
 def test_they_stay_together_over_many_steps(
@@ -164,6 +168,7 @@ def test_they_stay_together_over_many_steps(
     assert distance(found, expected) < distance(plain, expected) / 8
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", ["univoc", "raw", "turian", "odd"])
 def test_they_compute_what_numpy_does(
@@ -173,6 +178,8 @@ def test_they_compute_what_numpy_does(
     directory = make(layout, kind)
     values = given(directory)
     checkpoint = reference.small_checkpoint(layout)
+    import torch
+
     mel = torch.from_numpy(values.mel)[None]
     with torch.no_grad():
         rows = checkpoint.model.conditioner.double()(mel.double())[0].numpy()
@@ -240,6 +247,7 @@ def fatchord_step(model: Rounding, previous: NDArray[Any], hidden: FloatArray, r
     return model.product("output", "fc3", x, nothing)
 
 
+@needs_torch
 @pytest.mark.parametrize("kept", [("recurrent_0",), ("fc_0", "output"), ("input_1",), ("recurrent_1", "fc_1")])
 def test_products_that_are_kept_are_not_rounded(kept: tuple[str, ...], make: Callable[..., ModelDirectory]) -> None:
     directory, whole = make("raw", "int8", kept=kept), make("raw", "int8")
@@ -250,6 +258,7 @@ def test_products_that_are_kept_are_not_rounded(kept: tuple[str, ...], make: Cal
     assert streams_apart(on(whole, "torch", values)[0], expected) > 0.1  # coarse products behind it hide the rest
 
 
+@needs_torch
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_what_is_beyond_the_bound_is_clipped_everywhere_alike(kind: str, make: Callable[..., ModelDirectory]) -> None:
     directory, loose = make("raw", kind, bound=0.05), make("raw", kind)

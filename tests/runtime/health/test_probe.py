@@ -545,9 +545,10 @@ def test_a_damaged_voice_in_fp8_is_found(
     assert "copy the directory again" in result.reason
 
 
-def test_a_checkpoint_cannot_be_probed(tiny_vocoder: Vocoder) -> None:
-    with pytest.raises(NoProbeError, match="not a model directory"):
-        probe(tiny_vocoder)
+def test_a_checkpoint_cannot_be_probed(tiny_vocoder: Vocoder, tmp_path: Path) -> None:
+    loaded = dataclasses.replace(tiny_vocoder.loaded, path=tmp_path / "checkpoint.pt")
+    with Vocoder(loaded) as vocoder, pytest.raises(NoProbeError, match="not a model directory"):
+        probe(vocoder)
 
 
 def test_what_is_decoded_beside_a_probe_is_not_touched(shipped: Vocoder) -> None:

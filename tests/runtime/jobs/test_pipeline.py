@@ -230,7 +230,7 @@ def test_an_executor_that_was_given_up_ends_the_run_and_the_rest_is_left(
     done = [result.job for result in ended if result.status == "done"]
     assert done == jobs[:7]
     assert len(ended) <= 7 + 1 + InFlightLimit(1).files, "those in flight, and one more in the first failure's place"
-    assert {result.status for result in ended[7:]} == {"failed"}
+    assert {result.status for result in ended} == {"done", "failed"}
     assert [job for job in jobs if job.output.exists()] == done
     again = [result.status for result in run_jobs(tiny_vocoder, jobs, FLOATING, Watched())]
     assert (again.count("skipped"), again.count("done")) == (7, 53)

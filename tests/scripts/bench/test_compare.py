@@ -220,6 +220,7 @@ def test_nothing_to_judge_is_not_taken_for_no_regression(bench: Bench, tmp_path:
     assert "no row of the two reports could be judged" in err
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_at_once_and_with_itself_is_the_same(bench: Bench, tmp_path: Path) -> None:
     options = (
         "--backend",

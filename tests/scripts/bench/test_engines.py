@@ -25,6 +25,7 @@ def reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Call
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("simulated_machine")
 def test_an_engine_is_measured_with_the_batches_that_it_takes(
     reported: Callable[..., tuple[int, Any, str]],
