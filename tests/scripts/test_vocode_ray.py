@@ -321,7 +321,7 @@ def test_where_all_is_done_no_worker_is_needed(
     arguments = ["in", "-o", "out", "--report", "report.jsonl"]
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        "wavernn-trt: error: this needs Ray with its Data library (No module named 'ray'); install it: "
+        "wavernn-trt: error: --ray needs Ray with its Data library (No module named 'ray'); install it: "
         "pip install '.[ray]' in a clone of the project, or pip install 'ray[data]'\n"
     )
     assert cli.main(["vocode", *arguments[:3], "-q"]) == 0
