@@ -1,4 +1,4 @@
-"""``wavernn-trt build``: a model directory to TensorRT plans."""
+"""``wavernn-trt build``: builds the TensorRT plans of a model directory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wavernn_trt.scripts import PROGRAM
-from wavernn_trt.scripts.arguments import path, positive_integer, positive_number
+from wavernn_trt.scripts import notice
+from wavernn_trt.scripts.arguments import add_command, path, positive_integer, positive_number
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.cache import CachedPlan
@@ -20,30 +20,32 @@ if TYPE_CHECKING:
     from wavernn_trt.export.quantization import Quantization
 
 DESCRIPTION = """\
-Builds an engine of a model directory: one TensorRT plan for the conditioner, one for the decoder.
-They go into a cache; what is there already is not built again. TensorRT-RTX builds for GPUs that
-are not there; regular TensorRT builds for the GPU it runs on.
+Builds the engine of a model directory: one TensorRT plan for the conditioner and one for the
+decoder. Plans are stored in a cache; a plan that is already in the cache is not built again.
+TensorRT-RTX also builds on a machine without a GPU; regular TensorRT builds for the GPU of this
+machine.
 """
 EPILOG = """\
 forms:
-  sequence   all steps are one WaveRNNSequencePlugin node: seconds to build, one kernel a chunk
-  cell       steps are unrolled, each GRU cell is a CustomGRUPlugin node: minutes to build
+  sequence   one WaveRNNSequencePlugin node for all steps: builds in seconds, one kernel per chunk
+  cell       unrolled steps, one CustomGRUPlugin node per GRU cell: builds in minutes
 
-compute capabilities (--sm), for TensorRT-RTX:
+compute capabilities (--sm) of TensorRT-RTX:
   80  A100, A30             86  RTX 30 series, A10, A40       89  RTX 40 series, L4, L40
   120 RTX 50 series         121 GB10
-  Others (90: H100, H200; 100: B200) are built with regular TensorRT, on them.
+  For other GPUs (90: H100, H200; 100: B200), use regular TensorRT on a machine with that GPU.
 
-A quantised directory's products run in its int8 or fp8 in the form cell, which is its default, and the
-others in --precision. The form sequence has no products in eight bits: it takes the rounded weights in
---precision. TensorRT multiplies fp8 from compute capability 89 on.
+precision:
+  --precision applies to the decoder's matrix products. Gates, softmax, sampling and the whole
+  conditioner stay in float32. For a quantised model directory, form cell (its default) runs the
+  quantised products in int8 or fp8 and the others in --precision; form sequence runs all products
+  in --precision with the rounded weights. fp8 needs compute capability 89 or higher.
 
-precision is that of the decoder's matrix products; gates, softmax and sampling stay in float32, and
-so does the conditioner. An engine decodes --batch streams together; a waveform depends on its mel,
-its seed and the engine, never on the other streams.
+An engine decodes --batch streams together. A waveform depends on its mel, its seed and the
+engine, never on the other streams.
 
 examples:
-  wavernn-trt build                                    the voice that is shipped, for 80, 86, 89 and 120
+  wavernn-trt build                                    the shipped voice, for 80, 86, 89 and 120
   wavernn-trt build voices/mine --batch 64 --precision bf16 --sm 89
   wavernn-trt build voices/mine --form cell --batch 1:8:64
   wavernn-trt engines list
@@ -53,58 +55,63 @@ _DEFAULT_TARGETS = (80, 86, 89, 120)
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    parser = subparsers.add_parser(
-        "build",
-        help="build TensorRT plans of a model directory",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+    parser = add_command(subparsers, "build", run, DESCRIPTION, EPILOG)
     parser.add_argument(
-        "directory", type=path, nargs="?", metavar="DIR", help="a model directory (default: the voice that is shipped)"
+        "directory", type=path, nargs="?", metavar="DIR", help="a model directory (default: the shipped voice)"
     )
     parser.add_argument(
         "--backend",
         choices=("tensorrt", "tensorrt-rtx"),
-        help="default: tensorrt where it and a GPU are there, else tensorrt-rtx",
+        help="which TensorRT builds (default: tensorrt if it is installed and there is a GPU, else tensorrt-rtx)",
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp16", help="of matrix products (default: fp16)"
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp16",
+        help="precision of the decoder's matrix products (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch", type=_extent, metavar="N", help="streams, or MIN:OPT:MAX to choose when loading (default: 8)"
+        "--batch",
+        type=_extent,
+        metavar="N",
+        help="streams decoded together; MIN:OPT:MAX for a range, chosen when the engine is loaded (default: 8)",
     )
     parser.add_argument(
         "--sm",
         type=_targets,
         metavar="LIST",
-        help="compute capabilities to build for, as in 86,89 (default: the GPU's, or without one those of 80,86,89,120 "
-        "that have the directory's grids)",
+        help="compute capabilities to build for, as in 86,89 (default: that of the GPU; without a GPU, those of "
+        "80,86,89,120 that support the precisions of the directory)",
     )
-    parser.add_argument("--form", choices=("sequence", "cell"), help="default: sequence; cell of a quantised directory")
+    parser.add_argument(
+        "--form",
+        choices=("sequence", "cell"),
+        help="see above (default: sequence; cell for a quantised directory)",
+    )
     parser.add_argument(
         "--steps",
         type=positive_integer,
         metavar="N",
-        help="of a chunk (default: 1024; 64 where a quantised directory is unrolled, which takes long to build)",
+        help="samples per chunk (default: 1024; 64 for a quantised directory in form cell, which builds slowly)",
     )
     parser.add_argument(
-        "--frames", type=_extent, metavar="N", help="of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"
+        "--frames", type=_extent, metavar="N", help="frames of a mel, MIN:OPT:MAX or one length (default: 2:512:4096)"
     )
-    parser.add_argument("-o", "--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
     parser.add_argument(
-        "--memory-limit", type=positive_number, metavar="GIB", help="end a build that takes more (default: none)"
+        "-o", "--cache", type=path, metavar="CACHE", help="folder for the plans (default: the user's cache folder)"
     )
-    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    parser.add_argument(
+        "--memory-limit", type=positive_number, metavar="GIB", help="stop a build that uses more (default: no limit)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plans as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds; returns 0.
+    """Builds the engine; returns 0.
 
     Raises:
-        ValueError: a mistake in the arguments, or a plan that TensorRT did not make.
+        ValueError: wrong arguments, or TensorRT did not build a plan.
     """
     from wavernn_trt.engines.build import EngineBuildError, build_engine
     from wavernn_trt.engines.cache import EngineCache
@@ -114,14 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.runtime.vocoder import shipped_voice
 
     backend = _backend(arguments.backend)
-    _spec(arguments, backend, None)  # mistakes in the arguments come before a missing TensorRT
+    _spec(arguments, backend, None)  # reports wrong arguments before a missing TensorRT
     tensorrt_version(backend)
     directory = open_model_directory(arguments.directory or shipped_voice())
     spec = _spec(arguments, backend, directory.quantization)
     if (rounding := describe_rounding(spec, directory.quantization)) is not None:
-        print(f"{PROGRAM}: {rounding}", file=sys.stderr)
+        notice(rounding)
     cache = EngineCache(arguments.cache)
-    # More than a PiB is no limit on any machine, and more than the system takes for one.
+    # At most a PiB: the system rejects larger limits, and no machine has as much.
     limit = None if arguments.memory_limit is None else round(min(arguments.memory_limit, 2**20) * 2**30)
     started = time.perf_counter()
     with _Bar(hidden=arguments.quiet) as bar:
@@ -130,21 +137,25 @@ def run(arguments: argparse.Namespace) -> int:
         except EngineBuildError as error:
             raise ValueError(str(error)) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("nothing was left behind; plans that were finished are kept") from None
+            raise KeyboardInterrupt("finished plans are kept; the unfinished one was removed") from None
     plans = (engine.conditioner, engine.decoder)
     elapsed = time.perf_counter() - started
     if arguments.json:
-        print(json.dumps([{**_as_json(plan), "built": plan.record.role in engine.built} for plan in plans], indent=1))
+        values = [
+            {"plan": str(plan.plan), **plan.record.to_json(), "built": plan.record.role in engine.built}
+            for plan in plans
+        ]
+        print(json.dumps(values, indent=1))
     else:
         for plan in plans:
             print(_line(plan, built=plan.record.role in engine.built))
     if not arguments.quiet:
-        print(f"{PROGRAM}: engine ready after {elapsed:.1f} s, in {cache.folder}", file=sys.stderr)
+        notice(f"engine ready after {elapsed:.1f} s, in {cache.folder}")
     return 0
 
 
 class _Bar:
-    """One bar for each plan that is built."""
+    """A progress bar on stderr for each plan."""
 
     def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
@@ -169,7 +180,7 @@ class _Bar:
         self._bar.update(max(0.0, 100.0 * share - self._bar.n))
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the current bar; it stays visible."""
         if self._bar is not None:
             self._bar.close()
 
@@ -195,8 +206,8 @@ def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantiz
     form = arguments.form or default_form(quantization)
     targets = arguments.sm or ()
     if not targets and backend == "tensorrt_rtx":
-        there = tuple(sorted({device.sm for device in driver_state().devices}))
-        targets = there or able_targets(_DEFAULT_TARGETS, form, quantization)
+        present = tuple(sorted({device.sm for device in driver_state().devices}))
+        targets = present or able_targets(_DEFAULT_TARGETS, form, quantization)
     return EngineSpec(
         backend=backend,
         precision=arguments.precision,
@@ -206,10 +217,6 @@ def _spec(arguments: argparse.Namespace, backend: Backend, quantization: Quantiz
         targets=targets,
         frames=arguments.frames or Extent.of("2:512:4096"),
     )
-
-
-def _as_json(plan: CachedPlan) -> dict[str, Any]:
-    return {"plan": str(plan.plan), **plan.record.to_json()}
 
 
 def _line(plan: CachedPlan, *, built: bool) -> str:

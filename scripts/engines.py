@@ -1,22 +1,22 @@
-"""``wavernn-trt engines``: what lies in the cache of plans, and how it becomes smaller."""
+"""``wavernn-trt engines``: lists, shows and removes the plans in the cache."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import PROGRAM, notice
+from wavernn_trt.scripts.arguments import add_command, byte_size, duration, path
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.cache import EngineCache
     from wavernn_trt.engines.cache_entries import CacheEntry
 
 DESCRIPTION = """\
-Lists, shows and removes the plans that 'wavernn-trt build' keeps. Each has a folder NAME in the cache,
-with the plan, NAME.plan, and NAME.json, which describes it and has its SHA-256. A plan whose files do
-not fit together is damaged: it is never used, and the next build replaces it.
+Lists, shows and removes the plans that 'wavernn-trt build' stores in the cache. Each plan has a folder
+NAME with NAME.plan and its record, NAME.json, which describes the plan and holds its SHA-256. A plan
+that does not match its record is damaged: it is never used, and the next build replaces it.
 """
 EPILOG = """\
 examples:
@@ -27,64 +27,56 @@ examples:
 'wavernn-trt engines COMMAND --help' explains a command.
 """
 LIST_EPILOG = """\
-Sizes are compared, hashes only with --verify, which reads every plan. 'used' is how long ago a plan was
-built or loaded. Exits with 1 if a plan is damaged.
+Each plan's size is compared with its record; its SHA-256 only with --verify, which reads every plan.
+'used' is the time since a plan was built or loaded. Exits with 1 if a plan is damaged.
 """
 SHOW_EPILOG = """\
-The plan is read and its SHA-256 compared. 'layers' are those of the network that TensorRT was given; what
-it made of them 'wavernn-trt inspect FILE.plan' shows where the GPU is. Exits with 1 if the plan is damaged.
+Reads the plan and compares its SHA-256. 'layers' are those of the network before TensorRT optimised it;
+'wavernn-trt inspect FILE.plan' shows the optimised ones, on a machine with the GPU. Exits with 1 if the
+plan is damaged.
 """
 PRUNE_EPILOG = """\
-Damaged plans, and what builds that were killed have left, go in any case. A plan that is being built stays.
-Units: B, kB, MB, GB, KiB, MiB, GiB, TiB; s, m (minutes), h, d, w. Exits with 1 if a plan could not be removed.
+Damaged plans and the leftovers of killed builds are always removed. A plan that is being built is kept.
+Units: B, kB, MB, GB, KiB, MiB, GiB, TiB; s, m (minutes), h, d, w. Exits with 1 if a plan could not be
+removed.
 """
 
 
 def add_parser(subparsers: Any) -> None:
-    """Registers the subcommand, and its own."""
-    from wavernn_trt.scripts.arguments import byte_size, duration
-
-    parser = subparsers.add_parser(
-        "engines",
-        help="list, show and prune the TensorRT plans that were built",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Registers the subcommand and its own subcommands."""
+    parser = add_command(subparsers, "engines", None, DESCRIPTION, EPILOG)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="engines_command")
-    command = _command(commands, "list", "show every plan in a line", LIST_EPILOG, run_list)
+    command = _command(commands, "list", "list all plans, one per line", LIST_EPILOG, run_list)
     command.add_argument("--verify", action="store_true", help="read every plan and compare its SHA-256")
-    command = _command(commands, "show", "show everything that is known about a plan", SHOW_EPILOG, run_show)
-    command.add_argument("name", metavar="NAME", help="the plan's name, or a beginning or its last digits, if unique")
+    command = _command(commands, "show", "show all details of a plan", SHOW_EPILOG, run_show)
+    command.add_argument(
+        "name", metavar="NAME", help="a plan's name, or the start or the last 8 digits of it, if unique"
+    )
     command = _command(commands, "prune", "remove plans", PRUNE_EPILOG, run_prune)
     command.add_argument(
-        "--max-size", type=byte_size, metavar="SIZE", help="those not used for longest, until the rest is no larger"
+        "--max-size",
+        type=byte_size,
+        metavar="SIZE",
+        help="remove the least recently used plans until the rest fits into SIZE",
     )
     command.add_argument(
-        "--older-than", type=duration, metavar="TIME", help="those that were not used for so long, as in 30d"
+        "--older-than", type=duration, metavar="TIME", help="remove plans that were not used for TIME, as in 30d"
     )
-    command.add_argument("--all", action="store_true", help="all of them")
-    command.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
+    command.add_argument("--all", action="store_true", help="remove all plans")
+    command.add_argument("--dry-run", action="store_true", help="only print which plans would be removed")
 
 
 def _command(commands: Any, name: str, line: str, epilog: str, run: Any) -> argparse.ArgumentParser:
-    from wavernn_trt.scripts.arguments import path
-
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=line,
-        description=line[0].upper() + line[1:] + ".",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = add_command(commands, name, run, f"{line.capitalize()}.", epilog, line)
+    command.add_argument(
+        "--cache", type=path, metavar="DIR", help="folder of the plans (default: the user's cache folder)"
     )
-    command.set_defaults(run=run)
-    command.add_argument("--cache", type=path, metavar="DIR", help="folder of plans (default: the user's cache)")
     command.add_argument("--json", action="store_true", help="print everything as JSON")
     return command
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Prints a table; returns 1 where a plan is not whole."""
+    """Prints a table of the plans; returns 1 if one is damaged."""
     from wavernn_trt.scripts.engines_report import entry_json, print_table
 
     cache = _open(arguments)
@@ -95,12 +87,12 @@ def run_list(arguments: argparse.Namespace) -> int:
     elif entries:
         print_table(entries)
     if not entries:
-        print(f"{PROGRAM}: no plans in {cache.folder}; '{PROGRAM} build DIR' makes some", file=sys.stderr)
+        notice(f"no plans in {cache.folder}; '{PROGRAM} build DIR' builds them")
     return int(any(entry.state != "whole" for entry in entries))
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """Prints one plan's record; returns 1 where the plan is not whole."""
+    """Prints one plan's record; returns 1 if the plan is damaged."""
     from wavernn_trt.engines.cache_entries import read_entry
     from wavernn_trt.scripts.engines_report import entry_json, print_entry
 
@@ -116,7 +108,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def run_prune(arguments: argparse.Namespace) -> int:
-    """Removes, and prints what; returns 1 where something could not be removed."""
+    """Removes plans and prints which; returns 1 if one could not be removed."""
     from wavernn_trt.engines.cache_folder import readable_size
     from wavernn_trt.scripts.engines_report import entry_json
 
@@ -139,10 +131,10 @@ def run_prune(arguments: argparse.Namespace) -> int:
         for entry in pruned.removed:
             print(f"{would} {entry.name} ({readable_size(entry.bytes)}){'; ' + entry.reason if entry.reason else ''}")
         if pruned.left_overs:
-            print(f"{would} what {pruned.left_overs} unfinished build{'s' * (pruned.left_overs > 1)} left")
+            print(f"{would} the leftovers of {pruned.left_overs} unfinished build{'s' * (pruned.left_overs > 1)}")
         print(f"{would} {len(pruned.removed)} plan{'s' * (len(pruned.removed) != 1)}, {readable_size(freed)}")
     for entry, reason in pruned.kept:
-        print(f"{PROGRAM}: {entry.name} stays: {reason}", file=sys.stderr)
+        notice(f"{entry.name} is kept: {reason}")
     return int(bool(pruned.kept))
 
 
@@ -151,7 +143,7 @@ def _open(arguments: argparse.Namespace) -> EngineCache:
 
     if arguments.cache is not None and not arguments.cache.exists():
         raise EngineCacheError(
-            f"{arguments.cache} is not there; expected a folder of plans, as 'build --cache' makes it"
+            f"{arguments.cache} does not exist; expected a folder of plans, as 'build --cache' creates it"
         )
     return EngineCache(arguments.cache)
 
@@ -165,13 +157,10 @@ def _chosen(cache: EngineCache, text: str) -> CacheEntry:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ValueError(f"no plan in {cache.folder} is called {text!r}; '{PROGRAM} engines list' shows what is there")
+        raise ValueError(f"no plan in {cache.folder} is called {text!r}; '{PROGRAM} engines list' prints all names")
     names = ", ".join(entry.name for entry in found[:5]) + (", …" if len(found) > 5 else "")
-    raise ValueError(
-        f"{text!r} begins the names of {len(found)} plans ({names}); give more of it, or the last 8 digits"
-    )
+    raise ValueError(f"{text!r} matches {len(found)} plans ({names}); give more of the name, or its last 8 digits")
 
 
 def _print_json(values: object) -> None:
-    json.dump(values, sys.stdout, indent=1)
-    print()
+    print(json.dumps(values, indent=1))

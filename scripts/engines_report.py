@@ -1,4 +1,4 @@
-"""Plans of the cache, laid out for people and as JSON."""
+"""Formats the plans of the cache as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RIGHT = ("batch", "steps", "size", "used")
 
 
 def entry_json(entry: CacheEntry) -> dict[str, Any]:
-    """A plan as JSON values; ``manifest`` is the record beside it."""
+    """Returns a plan as JSON values; ``manifest`` is its record."""
     return {
         "name": entry.name,
         "plan": str(entry.plan),
@@ -29,7 +29,7 @@ def entry_json(entry: CacheEntry) -> dict[str, Any]:
 
 
 def print_table(entries: Sequence[CacheEntry]) -> None:
-    """One line a plan, names last because they are long; what is wrong with a plan stands under it."""
+    """Prints one line per plan, and below it the reason if the plan is damaged. Names come last, as they are long."""
     rows = [_HEAD, *(_row_of(entry) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     for row, entry in zip(rows, (None, *entries), strict=True):
@@ -45,9 +45,9 @@ def print_table(entries: Sequence[CacheEntry]) -> None:
 
 
 def print_entry(entry: CacheEntry) -> None:
-    """Everything about one plan."""
+    """Prints all details of a plan."""
     print(entry.name)
-    _row("state", "whole, its SHA-256 is right" if entry.state == "whole" else f"{entry.state}: {entry.reason}")
+    _row("state", "whole, its SHA-256 matches" if entry.state == "whole" else f"{entry.state}: {entry.reason}")
     _row("plan", entry.plan)
     _row("size", f"{entry.bytes:,} bytes with its record")
     _row("used", f"{_age(entry)} ago")
@@ -56,7 +56,7 @@ def print_entry(entry: CacheEntry) -> None:
 
 
 def describe_products(products: Mapping[str, str]) -> str:
-    """Products by precision, as in ``int8: recurrent_0, output; fp16: fc_0``, or the one precision of all."""
+    """Groups products by precision, as in ``int8: recurrent_0, output; fp16: fc_0``; one precision stands alone."""
     by_precision: dict[str, list[str]] = {}
     for name, precision in products.items():
         by_precision.setdefault(precision, []).append(name)
@@ -66,10 +66,10 @@ def describe_products(products: Mapping[str, str]) -> str:
 
 
 def _print_record(record: PlanRecord) -> None:
-    _section("what it is")
+    _section("engine")
     _row("role", record.role)
     _row("model", record.model)
-    _row("", f"SHA-256 of its manifest {record.model_sha256}")
+    _row("", f"SHA-256 of the model's manifest {record.model_sha256}")
     _row("built with", f"{record.backend} {record.backend_version}, {record.builder}")
     _row("runs on", ", ".join(record.targets))
     _row("precision", record.precision)
@@ -83,7 +83,7 @@ def _print_record(record: PlanRecord) -> None:
     for binding in record.bindings:
         print(f"  {binding.kind:<7} {binding.name:<20} {binding.dtype:<9} {_shape(binding.shape)}{_profile(binding)}")
     if record.products:
-        _section("products of a step, as TensorRT's network has them")
+        _section("products of a step, in TensorRT's network")
         for name, precision in record.products.items():
             _row(name, precision)
     _section("plugins")
@@ -95,9 +95,9 @@ def _print_record(record: PlanRecord) -> None:
     for layer, count in sorted(record.layers.items(), key=lambda item: (-item[1], item[0])):
         kinds = ", ".join(f"{number} {kind}" for kind, number in record.precisions.get(layer, {}).items())
         print(f"  {layer:<24} {count:>7}  {kinds}".rstrip())
-    _section("its build")
+    _section("build")
     _row("at", record.built_at)
-    _row("took", f"{record.build_seconds:.1f} s, {readable_size(record.peak_bytes)} at most")
+    _row("took", f"{record.build_seconds:.1f} s, peak memory {readable_size(record.peak_bytes)}")
     for name in ("key", "plan_sha256", "graph_sha256", "kernels_sha256"):
         _row(name, getattr(record, name))
 
@@ -154,7 +154,7 @@ def _age(entry: CacheEntry) -> str:
 
 
 def _printable(text: str) -> str:
-    """Texts of a damaged file must not steer a terminal."""
+    """Replaces control characters, so that text from a damaged file cannot control the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -1,10 +1,9 @@
-"""``wavernn-trt export``: a trained checkpoint to a model directory."""
+"""``wavernn-trt export``: converts a trained checkpoint to a model directory."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from wavernn_trt.scripts.arguments import path, positive_integer
+from wavernn_trt.scripts.arguments import add_command, path, positive_integer
 
 if TYPE_CHECKING:
     from wavernn_trt.export.exporter import ExportResult
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Reads a trained WaveRNN checkpoint and writes a model directory: the conditioner, the decoder
-unrolled to a static graph for TensorRT, and the same step in a loop for ONNX Runtime. Every
-rewriting pass is checked numerically against the graph before it.
+unrolled to a static graph for TensorRT, and the same decoder as a loop for ONNX Runtime. Each
+rewrite of a graph is checked numerically against the graph before it.
 """
 EPILOG = """\
 checkpoints (recognised by their tensors' names):
@@ -33,23 +32,26 @@ checkpoints (recognised by their tensors' names):
   turian       turian/ and geneing/WaveRNN-Pytorch, one GRU: model.pt, checkpoint_step*.pth
   or a model directory, to export it again with other --steps or --batch
 
-weights are found in any entry of the file (model_state, state_dict, model, generator, ema, …)
-and under any prefix (module., _orig_mod., model., …); averaged weights are preferred, and
---entry NAME chooses. Read are both of torch's formats, safetensors, .npz, and a zip or tar
-archive with one checkpoint (of several: --entry FILE or FILE:NAME); nothing in a file is run.
+file formats: both formats of torch.save, safetensors, .npz, and a zip or tar archive with one
+checkpoint (if it has several: --entry FILE or FILE:NAME). Code in a file is never executed.
+Weights are found in any entry of the file (model_state, state_dict, model, generator, ema, …)
+and under any prefix (module., _orig_mod., model., …). Averaged weights are preferred; --entry
+NAME chooses others.
 
-settings: sizes follow from the tensors. The rest is the first that states it of
+settings: sizes follow from the tensors. Each other setting is taken from the first of these
+sources that has it:
   1. --set NAME=VALUE
-  2. the settings inside the checkpoint (or in its archive), then those in --config FILE; where
-     neither is there, a settings file beside it that is a WaveRNN's (config, hparams or params
-     .json .yaml .py; read, never run)
-  3. the preset: --preset NAME, or the version that the file or its settings are recognised
-     as; the command prints it, and each setting that nothing states ("assumed")
-Keys that are not used are named, and sources that contradict each other are refused.
---list-settings prints every key that is read, --list-presets the published versions.
+  2. the settings inside the checkpoint (or in its archive), then --config FILE; without both, a
+     WaveRNN settings file beside the checkpoint (config, hparams or params .json .yaml .py;
+     parsed, never executed)
+  3. a preset: --preset NAME, or the published version that the checkpoint is recognised as. The
+     command prints which one
+Settings without a source have defaults, which are printed as "assumed". Unused keys are
+printed; contradictions between sources are errors. --list-settings prints all keys,
+--list-presets the published versions.
 
-Printed for each check: the largest absolute difference of logits and states. It passes up to
-1e-4 of the largest value, and only if every sample is the same class; else nothing is written.
+Each check prints the largest absolute difference of logits and states. It passes if that is at
+most 1e-4 of the largest value and all samples are equal; otherwise nothing is written.
 
 examples:
   wavernn-trt export model-160000.pt -o voices/ljspeech
@@ -61,52 +63,54 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    parser = subparsers.add_parser(
-        "export",
-        help="make a model directory from a trained checkpoint",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+    parser = add_command(subparsers, "export", run, DESCRIPTION, EPILOG)
     parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="a trained checkpoint, see below")
-    parser.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="the model directory to make")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="model directory to write")
     parser.add_argument(
-        "--steps", type=positive_integer, default=1024, metavar="N", help="steps to unroll (default: %(default)s)"
+        "--steps",
+        type=positive_integer,
+        default=1024,
+        metavar="N",
+        help="samples per call of the unrolled decoder (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch", type=positive_integer, default=1, metavar="N", help="streams of the unrolled decoder (default: 1)"
+        "--batch",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="streams that the unrolled decoder decodes together (default: 1)",
     )
-    parser.add_argument("--family", metavar="NAME", help="refuse any other family than this one")
+    parser.add_argument("--family", metavar="NAME", help="fail if the checkpoint is of another family")
+    parser.add_argument("--preset", metavar="NAME", help="use the settings of a published version, see above")
     parser.add_argument(
-        "--preset", metavar="NAME", help="settings of a published version, for what no other source states"
+        "--config", type=Path, metavar="FILE", help="settings file (default: the one beside the checkpoint)"
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings file, if not the one beside the checkpoint"
+        "--entry", metavar="NAME", help="which of several networks in the file to export, such as ema or model.net"
     )
+    parser.add_argument("--list-presets", action=_List, lines=_preset_lines, help="print all presets and exit")
+    parser.add_argument("--list-settings", action=_List, lines=_setting_lines, help="print all settings and exit")
     parser.add_argument(
-        "--entry", metavar="NAME", help="which of several networks in the file, such as ema or model.net"
-    )
-    parser.add_argument("--list-presets", action=_List, lines=_preset_lines, help="print the presets, and exit")
-    parser.add_argument("--list-settings", action=_List, lines=_setting_lines, help="print the settings, and exit")
-    parser.add_argument(
-        "--temperature", type=float, metavar="T", help="sample from logits / T: below 1 is less noisy (default: 1)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="divide logits by T before sampling; below 1 is less noisy (default: 1)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting, see below; values as in JSON; may be given several times",
+        help="a setting, see below; VALUE as in JSON; can be repeated",
     )
-    parser.add_argument("--verify", action="store_true", help="check the finished decoder at its full length, too")
-    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is a model directory")
-    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
+    parser.add_argument("--verify", action="store_true", help="also check the written decoder at its full length")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite DIR if it is a model directory")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports; returns 0."""
+    """Writes the model directory; returns 0."""
     overrides = _overrides(arguments)
     try:
         from wavernn_trt.export import export, read_checkpoint
@@ -132,18 +136,16 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if arguments.json:
-        json.dump(_as_json(result), sys.stdout, indent=1)
-        print()
+        print(json.dumps(_as_json(result), indent=1))
     else:
         _print(result)
     return 0
 
 
 class _List(argparse.Action):
-    """An option that prints lines and ends the command."""
+    """An option that prints lines and exits, as ``--help`` does."""
 
     def __init__(self, lines: Callable[[], Iterator[str]], **options: Any) -> None:
-        """Takes the lines to print."""
         super().__init__(nargs=0, **options)
         self._lines = lines
 
@@ -161,7 +163,7 @@ def _preset_lines() -> Iterator[str]:
         values = {"family": preset.family, "mode": preset.mode, "mu_law": preset.mu_law, **preset.audio}
         settings = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
         yield textwrap.fill(settings, 96, initial_indent="    ", subsequent_indent="    ")
-        yield f"    read in {preset.source}"
+        yield f"    source: {preset.source}"
         if preset.refused is not None:
             yield f"    not supported: {preset.refused}"
 
@@ -169,11 +171,11 @@ def _preset_lines() -> Iterator[str]:
 def _setting_lines() -> Iterator[str]:
     from wavernn_trt.export.settings.table import SETTABLE, SETTINGS
 
-    yield "Settings that --set takes and a settings file may hold, with other projects' names for them:"
+    yield "Settings for --set and settings files, with their names in other projects:"
     for setting in SETTINGS:
         if setting.name in SETTABLE:
             yield _setting_line(setting)
-    yield "Keys of settings files that these follow from, or that the weights' shapes are compared with:"
+    yield "Other keys of settings files, which determine these settings or are compared with the weights:"
     for setting in SETTINGS:
         if setting.name not in SETTABLE:
             yield _setting_line(setting)

@@ -1,4 +1,4 @@
-"""Packages that a command needs and the base install does not have."""
+"""Checks for optional packages that a command needs."""
 
 from __future__ import annotations
 
@@ -6,31 +6,21 @@ import importlib.util
 from collections.abc import Sequence
 
 _DISTRIBUTIONS = {"onnx_graphsurgeon": "onnx-graphsurgeon", "pynvml": "nvidia-ml-py"}
-"""Names of packages whose modules are called otherwise."""
+"""Module -> its package, if the names differ."""
 
 
 def need_onnx(command: str) -> None:
-    """Refuses to begin if graphs cannot be read.
-
-    Args:
-        command: that needs it.
-
-    Raises:
-        ValueError: onnx or onnx-graphsurgeon is not installed.
-    """
+    """Raises a ValueError if onnx or onnx-graphsurgeon is not installed."""
     need(command, ("onnx", "onnx_graphsurgeon"), extra="build")
 
 
 def need(command: str, modules: Sequence[str], *, extra: str) -> None:
-    """Refuses to begin if a package is missing.
+    """Raises a ValueError if a module is not installed.
 
     Args:
-        command: that needs it.
-        modules: as they are imported.
-        extra: of this project, which installs them.
-
-    Raises:
-        ValueError: one of them is not installed.
+        command: name of the feature, for the message.
+        modules: import names.
+        extra: the extra of this project that installs them.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

@@ -1,11 +1,10 @@
-"""``wavernn-trt inspect DIR --mel M --recording R``: whether a mel spectrogram is what a model was trained on."""
+"""``wavernn-trt inspect DIR --mel M --recording R``: compares a mel spectrogram with a model's features."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +16,22 @@ if TYPE_CHECKING:
 
 
 def inspect_mel(directory: Path, mel: Path | None, recording: Path | None, *, as_json: bool) -> int:
-    """Compares a mel with a model and prints what differs.
+    """Compares a mel with a model, prints what differs and returns the exit code: 1 if something differs.
 
     Args:
         directory: the model directory.
-        mel: a file with the mel.
-        recording: a file with the recording that the mel was computed from; ``None``: only the mel itself is checked.
-        as_json: print JSON instead of lines for people.
-
-    Returns:
-        0 if the mel fits the model, 1 if something differs.
+        mel: the mel's file.
+        recording: file of the recording that the mel was computed from; ``None`` checks the mel's shape and range only.
+        as_json: whether to print JSON instead of text.
 
     Raises:
-        ValueError: a file cannot be read, or there is no mel.
+        ValueError: a file cannot be read, or ``mel`` is ``None``.
     """
     from wavernn_trt.runtime.files.mel_file import read_mel
     from wavernn_trt.runtime.files.recording import read_recording
 
     if mel is None:
-        raise ValueError(
-            "--recording: found no --mel, expected the mel that was computed from this recording beside it"
-        )
+        raise ValueError("--recording: found no --mel, expected the mel that was computed from this recording as well")
     if directory.suffix == ".plan" and not directory.is_dir():
         raise ValueError("--mel: found a plan, expected the model directory that it was built from")
     audio = open_model_directory(directory).audio
@@ -46,17 +40,17 @@ def inspect_mel(directory: Path, mel: Path | None, recording: Path | None, *, as
         return _print_checks(mel, _checks(values, audio), as_json=as_json)
     from wavernn_trt.runtime.mel_comparison import compare_mel
 
-    heard = read_recording(recording)
-    comparison = compare_mel(values, heard.samples, heard.sample_rate, audio)
+    speech = read_recording(recording)
+    comparison = compare_mel(values, speech.samples, speech.sample_rate, audio)
     if as_json:
-        _print_json({"mel": str(mel), "recording": str(recording), **comparison_values(comparison)})
+        print(json.dumps({"mel": str(mel), "recording": str(recording), **_comparison_values(comparison)}, indent=1))
     else:
         _print_comparison(mel, recording, comparison)
     return int(not comparison.fits)
 
 
-def comparison_values(comparison: MelComparison) -> dict[str, Any]:
-    """A comparison as JSON has it."""
+def _comparison_values(comparison: MelComparison) -> dict[str, Any]:
+    """Returns a comparison as JSON values."""
     values = {"fits": comparison.fits, "identified": comparison.identified, **dataclasses.asdict(comparison)}
     for name in ("deviation_db", "residual_db"):
         values[name] = values[name] if math.isfinite(values[name]) else None
@@ -64,7 +58,7 @@ def comparison_values(comparison: MelComparison) -> dict[str, Any]:
 
 
 def _checks(mel: Any, audio: AudioConfig) -> list[str]:
-    """What is wrong with a mel, seen without the recording."""
+    """Returns the faults of a mel that show without the recording."""
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.mel import check_mel
     from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
@@ -78,14 +72,12 @@ def _checks(mel: Any, audio: AudioConfig) -> list[str]:
 
 def _print_checks(mel: Path, found: list[str], *, as_json: bool) -> int:
     if as_json:
-        _print_json({"mel": str(mel), "recording": None, "fits": not found, "warnings": found})
+        print(json.dumps({"mel": str(mel), "recording": None, "fits": not found, "warnings": found}, indent=1))
         return int(bool(found))
     for text in found:
         print(f"{mel}: {text.removeprefix('mel: ')}")
     if not found:
-        print(
-            f"{mel}: shape and range are the model's; --recording R also compares hop, levels, filters, sample rate …"
-        )
+        print(f"{mel}: shape and range fit the model; --recording R also compares hop, levels, filters, sample rate …")
     return int(bool(found))
 
 
@@ -98,16 +90,16 @@ def _print_comparison(mel: Path, recording: Path, comparison: MelComparison) -> 
         print(f"  expected  {fault.expected}")
         print(f"  convert   {fault.remedy}")
     if comparison.convention is not None and all(fault.convertible for fault in comparison.faults):
-        print(f"\nThese are the levels of --mel-from {comparison.convention}: wavernn-trt vocode {mel} --mel-from "
-              f"{comparison.convention} …")  # fmt: skip
+        option = f"--mel-from {comparison.convention}"
+        print(f"\nThese are the levels of {option}: wavernn-trt vocode {mel} {option} …")
     if not comparison.identified:
         print(f"\n{_unidentified(comparison)}")
     for note in comparison.notes:
         print(f"\nnote: {note}")
     if math.isfinite(comparison.deviation_db):
-        print(f"\nas the model reads it, the mel is {comparison.deviation_db:.2f} dB off (root mean square)")
+        print(f"\nwithout conversion, the mel is {comparison.deviation_db:.2f} dB off (root mean square)")
     if comparison.faults and math.isfinite(comparison.residual_db):
-        print(f"\nleft once the above is taken into account: {comparison.residual_db:.2f} dB")
+        print(f"\nremaining difference after the conversions above: {comparison.residual_db:.2f} dB")
 
 
 def _unidentified(comparison: MelComparison) -> str:
@@ -118,8 +110,3 @@ def _unidentified(comparison: MelComparison) -> str:
         f"{comparison.residual_db:.1f} dB are unexplained. The prediction of an acoustic model differs as much from a "
         "recording: compare a mel that was computed from the recording."
     )
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    json.dump(values, sys.stdout, indent=1)
-    print()

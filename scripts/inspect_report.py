@@ -1,4 +1,4 @@
-"""What is in a model directory, for JSON and for people: sizes, work, files, and what TensorRT makes of its graphs."""
+"""The report on a model directory, as JSON and as text: sizes, operations, files and TensorRT compatibility."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER, MANIFEST, ModelDirectory, read_manifest
 from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.export.quantization import product_names
+from wavernn_trt.scripts.extras import need
 
 if TYPE_CHECKING:
     from wavernn_trt.engines.compatibility import CompatibilityReport
 
 _FLOAT32 = {"grid": "float32", "bound": None, "weights_only": False}
-"""Of a product that is not rounded."""
+"""JSON of a product that is not quantised."""
 _POLYGRAPHY = "from polygraphy.tools import main; raise SystemExit(main())"
 _WITHOUT_ONNX = (
     "not available: node counts and the compatibility report need onnx; "
@@ -29,7 +30,7 @@ _WITHOUT_ONNX = (
 
 
 def compatibility_reports(directory: ModelDirectory) -> dict[str, CompatibilityReport]:
-    """What TensorRT makes of the directory's two graphs, by file name; nothing where onnx is not installed."""
+    """Checks the directory's two graphs for TensorRT; returns reports by file name, none if onnx is not installed."""
     if importlib.util.find_spec("onnx") is None:
         return {}
     import onnx
@@ -45,16 +46,15 @@ def compatibility_reports(directory: ModelDirectory) -> dict[str, CompatibilityR
 
 
 def lint(directory: ModelDirectory) -> dict[str, list[dict[str, Any]]]:
-    """What polygraphy's lint finds in the directory's two graphs, by file name: level, source, message, nodes.
+    """Runs ``polygraphy check lint`` on both graphs; returns findings by file name: level, source, message, nodes.
 
-    Every node is run by ONNX Runtime on random inputs. The tool runs in a process of its own, as it has no interface
-    but its command line.
+    It runs every node with ONNX Runtime on random inputs. The tool has only a command line, so it runs in a process of
+    its own.
 
     Raises:
-        ValueError: polygraphy is not installed, or did not end with a report.
+        ValueError: polygraphy is not installed, or wrote no report.
     """
-    if importlib.util.find_spec("polygraphy") is None:
-        raise ValueError("--lint needs polygraphy: pip install '.[export]' in a clone of the project")
+    need("--lint", ("polygraphy",), extra="export")
     findings = {}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -63,13 +63,13 @@ def lint(directory: ModelDirectory) -> dict[str, list[dict[str, Any]]]:
             command = [sys.executable, "-c", _POLYGRAPHY, "check", "lint", str(directory.file(name)), "-o", str(report)]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
             if not report.is_file():
-                raise ValueError(f"--lint: polygraphy ended without a report of {name}: {ended.stderr[-2000:].strip()}")
+                raise ValueError(f"--lint: polygraphy wrote no report on {name}: {ended.stderr[-2000:].strip()}")
             findings[name] = json.loads(report.read_text())["lint_entries"]
     return findings
 
 
 def print_lint(findings: dict[str, list[dict[str, Any]]]) -> None:
-    """The same for people, from `lint`."""
+    """Prints the findings of `lint`."""
     for name, entries in findings.items():
         section(f"lint by polygraphy: {name}")
         for entry in entries:
@@ -79,7 +79,7 @@ def print_lint(findings: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _quantization(directory: ModelDirectory) -> dict[str, Any] | None:
-    """How products are rounded, and where onnx is there, what ``decoder.onnx`` has of that."""
+    """Returns how products are quantised and, if onnx is installed, their precisions in ``decoder.onnx``."""
     quantization = directory.quantization
     if quantization is None:
         return None
@@ -101,7 +101,7 @@ def _quantization(directory: ModelDirectory) -> dict[str, Any] | None:
 
 
 def _print_quantization(values: dict[str, Any]) -> None:
-    section("products of a step: as ONNX Runtime rounds them, and in eight bits for TensorRT")
+    section("products of a step: quantisation in ONNX Runtime, and whether TensorRT runs them in 8 bits")
     for name, product in values["products"].items():
         bound = "" if product["bound"] is None else f", activations up to {product['bound']:g}"
         rounded = f"{product['grid']}{' weights' if product['weights_only'] else ''}{bound}"
@@ -112,7 +112,7 @@ def _print_quantization(values: dict[str, Any]) -> None:
 
 
 def directory_values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:
-    """Everything about a directory, as JSON has it."""
+    """Returns the whole report as JSON values."""
     model, audio = directory.model, directory.audio
     return {
         "directory": str(directory.path),
@@ -134,7 +134,7 @@ def directory_values(directory: ModelDirectory, reports: dict[str, Compatibility
 
 
 def print_directory(directory: ModelDirectory, values: dict[str, Any], reports: dict[str, CompatibilityReport]) -> None:
-    """The same for people, from `directory_values`."""
+    """Prints the values of `directory_values`."""
     model, audio, decoder, work = directory.model, directory.audio, directory.decoder, values["work"]
     source = directory.source
     section("model")
@@ -144,9 +144,9 @@ def print_directory(directory: ModelDirectory, values: dict[str, Any], reports: 
     _row("conditioning", ", ".join(f"{group.columns} columns {group.expansion}" for group in model.groups))
     _row("temperature", f"{model.temperature:g}")
     _row("parameters", f"{source['parameters']:,}" if "parameters" in source else "not recorded")
-    _row("work a sample", f"{work['mflop_per_sample']:.3f} MFLOP")
-    _row("weights a sample", f"{work['weight_bytes_per_sample_float32']:,} bytes in float32, half in float16")
-    _row("made from", f"{source.get('checkpoint', 'unknown')} by {source.get('exporter', 'unknown')}")
+    _row("work per sample", f"{work['mflop_per_sample']:.3f} MFLOP")
+    _row("weights per sample", f"{work['weight_bytes_per_sample_float32']:,} bytes in float32, half in float16")
+    _row("exported from", f"{source.get('checkpoint', 'unknown')} by {source.get('exporter', 'unknown')}")
     _row("", f"SHA-256 {source.get('sha256', 'unknown')}")
     section("decoder")
     _row("unrolled", f"{decoder.steps} steps, batch {decoder.batch}, {decoder.window} rows of conditioning")
@@ -181,7 +181,7 @@ def _print_compatibility(name: str, report: CompatibilityReport) -> None:
 
 
 def section(title: str) -> None:
-    """A heading."""
+    """Prints a heading."""
     print(f"\n{title}")
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to stop, after which a run still writes what is decoded."""
+"""Turns Ctrl-C and SIGTERM into requests to stop, so that a run can finish writing its results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends a run that cannot notice a request to stop."""
+    """Raised where a run cannot check for a request to stop."""
 
 
 class Interruption:
-    """The signal that came, if any, and the request to stop that it makes."""
+    """The request to stop, and the signal that caused it, if any."""
 
     def __init__(self) -> None:
-        """None yet."""
         self.stop = Stop()
         self.signal: signal.Signals | None = None
 
@@ -34,13 +33,13 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Takes the signals for as long as the context lasts: the first asks for the end, the second enforces it.
+    """Handles the signals in a context: the first requests a stop, the second raises KeyboardInterrupt.
 
-    Signals that this process ignores stay ignored, as those of a shell's job in the background.
+    Signals that this process ignores, as for a background job of a shell, stay ignored.
     """
     interruption = Interruption()
     before = {}
-    if threading.current_thread() is threading.main_thread():  # no other may
+    if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
         for number in _SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, interruption._handle)

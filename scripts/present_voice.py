@@ -1,4 +1,4 @@
-"""The former name of ``python -m wavernn_trt.scripts.training.present``."""
+"""Deprecated name of ``python -m wavernn_trt.scripts.training.present``."""
 
 from __future__ import annotations
 

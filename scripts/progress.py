@@ -1,4 +1,4 @@
-"""The progress bar on stderr: seconds of speech done and left, the real-time factor and the time left."""
+"""The progress bar on stderr: seconds of speech done and in total, the real-time factor and the time left."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from wavernn_trt.runtime.files.recording import recording_seconds
 from wavernn_trt.runtime.files.standard_streams import is_input_stream
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobResult, Progress
+from wavernn_trt.scripts import PROGRAM
 
 _SAMPLE = 256
-"""Headers that are read. Of files whose lengths spread by half, the mean is then known to three per cent."""
+"""Largest number of headers read. If lengths spread by half, the mean is then known to three per cent."""
 _NEXT = 16
-"""The rest is estimated from the headers ahead; near the end, from at least so many."""
+"""Smallest number of headers that the estimate of the remaining work uses, near the end of the run."""
 _RECENT_SECONDS = 30.0
-"""Over which the real-time factor is measured: a machine may be busier than it was an hour ago."""
+"""Interval over which the real-time factor is measured, as the load of a machine changes."""
 _MOMENTS = 64
-"""Moments that are kept of that time."""
+"""Number of measurements kept of that interval."""
 _PATIENCE = 2.0
-"""Seconds that the end of a run waits for the headers; only a slow file system takes longer."""
+"""Seconds that the end of a run waits for headers; exceeded only on a slow file system."""
 
 
 def job_bar(jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite: bool) -> ProgressBar:
-    """A bar of jobs, with their number before it.
+    """Returns a bar of jobs, titled with the number of files that have ended.
 
     Args:
-        jobs: all of them.
+        jobs: all jobs.
         audio: the model's audio settings.
         hidden: show nothing.
-        overwrite: whether jobs whose output is there are work too.
+        overwrite: whether jobs are run although their output exists.
     """
     return ProgressBar(len(jobs), seconds_of_jobs(jobs, audio, overwrite=overwrite), audio.sample_rate, hidden=hidden)
 
@@ -49,13 +50,13 @@ def job_bar(jobs: Sequence[Job], audio: AudioConfig, *, hidden: bool, overwrite:
 def file_bar(
     title: str, files: Iterable[Path], audio: AudioConfig, *, limit: float | None = None, hidden: bool = False
 ) -> ProgressBar:
-    """A bar of recordings or mels.
+    """Returns a bar of recordings or mels.
 
     Args:
-        title: what stands before the bar.
-        files: what is to be done.
+        title: text before the bar.
+        files: to process.
         audio: the model's audio settings.
-        limit: seconds of each file, at most.
+        limit: largest number of seconds processed of each file.
         hidden: show nothing.
     """
     paths = list(files)
@@ -68,7 +69,7 @@ def file_bar(
 
 
 class ProgressBar(Progress):
-    """Seconds of speech. A thread draws them, so that no terminal and no slow file system holds up the work."""
+    """A progress bar of seconds of speech. A thread draws it, so that a slow terminal or file system delays no work."""
 
     def __init__(
         self,
@@ -79,13 +80,13 @@ class ProgressBar(Progress):
         title: str | None = None,
         hidden: bool = False,
     ) -> None:
-        """Begins; how much there is to do is found out meanwhile. See `job_bar` and `file_bar`.
+        """Starts the bar; the thread estimates the total.
 
         Args:
-            count: files.
-            seconds_of: seconds of work that the file of a number makes, by its header.
+            count: number of files.
+            seconds_of: returns the seconds of speech of a file, given its index.
             sample_rate: Hz, of decoded samples.
-            title: what stands before the bar; ``None`` is the number of files that have ended.
+            title: text before the bar; ``None`` is the number of files that have ended.
             hidden: show nothing.
         """
         self._count = count
@@ -95,7 +96,7 @@ class ProgressBar(Progress):
         self._lock = threading.Lock()
         self._ended = 0
         self._steps = 0
-        self._ended_seconds = 0.0  # of the files that have ended, a fold's warm-up not included
+        self._ended_seconds = 0.0  # of the files that have ended, without warm-up of folds
         self._estimate: WorkEstimate | None = None
         self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS)
         self._closed = threading.Event()
@@ -121,16 +122,16 @@ class ProgressBar(Progress):
             self._ended += 1
             self._ended_seconds += result.samples / self._sample_rate
 
-    def entitle(self, title: str) -> None:
-        """Puts another title before the bar."""
+    def set_title(self, title: str) -> None:
+        """Changes the text before the bar."""
         self._title = title
 
-    def say(self, message: str) -> None:
-        """Prints a line on stderr, above the bar if there is one."""
-        tqdm.write(message, file=sys.stderr)
+    def notice(self, message: str) -> None:
+        """Prints a line on stderr above the bar, after the program's name."""
+        tqdm.write(f"{PROGRAM}: {message}", file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the bar; it stays visible."""
         self._closing = time.monotonic()
         self._closed.set()
         if self._thread.is_alive():
@@ -174,7 +175,7 @@ class ProgressBar(Progress):
         self._bar.refresh()
 
     def _real_time_factor(self, now: float, steps: int) -> float | None:
-        """Seconds of work a second of speech, recently."""
+        """Returns the recent time per second of speech."""
         if not self._moments or now - self._moments[-1][0] >= _RECENT_SECONDS / _MOMENTS:
             self._moments.append((now, steps))
         while len(self._moments) > 2 and now - self._moments[0][0] > _RECENT_SECONDS:
@@ -184,7 +185,7 @@ class ProgressBar(Progress):
 
 
 class WorkEstimate:
-    """Seconds of speech left, where files end about in their order; from the headers of some of them."""
+    """Estimates the remaining seconds of speech from a sample of the headers; files end about in order."""
 
     def __init__(
         self, count: int, seconds_of: Callable[[int], float], going_on: Callable[[], bool] = lambda: True
@@ -192,9 +193,9 @@ class WorkEstimate:
         """Reads headers.
 
         Args:
-            count: files.
-            seconds_of: seconds of work that the file of a number makes.
-            going_on: asked between two headers; on its no, the rest is not read, and `complete` is false.
+            count: number of files.
+            seconds_of: returns the seconds of speech of a file, given its index.
+            going_on: called before each header; if it returns False, reading stops, and `complete` is False.
         """
         self._count = count
         places = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
@@ -204,12 +205,12 @@ class WorkEstimate:
                 break
             seconds.append(seconds_of(place))
         self.complete = len(seconds) == len(places)
-        """Whether `left` may be asked."""
+        """Whether all headers were read, as `left` needs."""
         self._places = places
         self._seconds = np.array(seconds)
 
     def left(self, ended: int) -> float:
-        """Seconds of the files behind the first ``ended``."""
+        """Returns the seconds of all files after the first ``ended``."""
         ahead = self._seconds[np.searchsorted(self._places, ended) :]
         if self._count <= _SAMPLE:
             return float(ahead.sum())
@@ -219,7 +220,7 @@ class WorkEstimate:
 
 
 def seconds_of_jobs(jobs: Sequence[Job], audio: AudioConfig, *, overwrite: bool) -> Callable[[int], float]:
-    """A function of a job's number: the seconds that it makes, 0 where its output is there and stays."""
+    """Returns a function: index of a job -> its seconds of speech, 0 if its output exists and is kept."""
 
     def seconds_of(number: int) -> float:
         job = jobs[number]
@@ -229,18 +230,13 @@ def seconds_of_jobs(jobs: Sequence[Job], audio: AudioConfig, *, overwrite: bool)
 
 
 def estimate_seconds(path: Path, audio: AudioConfig) -> float:
-    """Seconds of speech that a file holds by its header; 0 where it cannot be read, which will be reported in its turn.
-
-    Args:
-        path: a recording or a mel.
-        audio: gives the length of a mel's frame.
-    """
+    """Returns the seconds of speech of a recording or mel by its header; 0 if it cannot be read."""
     if is_input_stream(path):
-        return 0.0  # opening it would take from what is to be read
+        return 0.0  # reading it here would consume the input
     try:
         check_regular(path)
         if is_mel(path):
             return float(mel_frames(path) * audio.hop_length / audio.sample_rate)
         return recording_seconds(path)
-    except Exception:
+    except Exception:  # reported when the file is processed
         return 0.0

@@ -1,15 +1,15 @@
-"""``wavernn-trt quantize``: a model directory whose products compute in eight bits, and what that costs."""
+"""``wavernn-trt quantize``: quantises a model directory to 8 bits, and measures the loss."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import notice
+from wavernn_trt.scripts.arguments import add_command, comma_separated, path, positive_integer, positive_number
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.table import CalibrationTable
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from wavernn_trt.scripts.quantize_report import HeldOut, Measured
 
 DESCRIPTION = """\
-Makes a model directory whose matrix products (recurrent and fully connected) compute in eight
-bits. It is used as any other: vocode it, score it, build engines of it.
+Writes a model directory whose matrix products (recurrent and fully connected) compute in 8 bits. It
+is used like any other: by vocode, score and build.
 
-  int8          weights and activations; the fast one on CPUs and GPUs
-  fp8           weights and activations in e4m3; GPUs from compute capability 8.9 on
-  int8-weights  weights alone, to tell what the rest costs; products stay as they are
-  fp8-weights   likewise; the backend cuda stores such weights in a byte each
+  int8          weights and activations; the fastest on CPUs and GPUs
+  fp8           weights and activations in e4m3; for GPUs of compute capability 8.9 or higher
+  int8-weights  weights only, to measure their part of the loss; products are not computed in 8 bits
+  fp8-weights   likewise, in e4m3; the backend cuda stores such weights in one byte each
 
-Gates, embedding, biases, softmax and sampling stay in float32. Weights have a scale for each
-output channel, activations one for each product, out of a table (wavernn-trt calibrate).
+Gates, embedding, biases, softmax and sampling stay in float32. Weights have one scale per output
+channel. Activations have one scale per product, taken from a table (wavernn-trt calibrate).
 
-With recordings to measure on (--held-out), the loss is printed in bits a sample, for each product
-alone and for all together, and --budget keeps the most harmful in float32 until it is small enough.
-With --speech instead of --table, calibrates on the recordings first, and leaves the table in OUT.json;
-unless --held-out names others, every fourth of them is kept out of that and measured on.
+With --held-out recordings, the loss in bits per sample is measured, for each product alone and for
+all together, and --budget keeps the products with the largest loss in float32 until the total is
+within BITS. With --speech instead of --table, the model is first calibrated on the recordings, and
+the table is written to OUT.json; without --held-out, every fourth of them is left out of the
+calibration and used to measure the loss.
 """
 EPILOG = """\
 examples:
@@ -40,71 +41,66 @@ examples:
   wavernn-trt quantize my-voice --precision fp8 --table my-voice.json --held-out kept-out/ -o my-voice-fp8
   wavernn-trt quantize my-voice --precision int8 --table my-voice.json --keep output -o my-voice-int8
 
-products: recurrent_0 and recurrent_1 (each GRU's), input_1 (the second GRU's), fc_0, fc_1, output;
-one GRU and two layers behind it make recurrent_0, fc_0 and output
+products: recurrent_0 and recurrent_1 (of each GRU), input_1 (of the second GRU), fc_0, fc_1, output.
+A model with one GRU and two fully connected layers has recurrent_0, fc_0 and output
 
-exit codes: 0 done; 1 some recordings could not be used, or no product is within the budget; 2 wrong usage;
-130 interrupted: the same command goes on behind the recordings that it had calibrated on
+exit codes: 0 success; 1 some recordings could not be used, or no product is within the budget; 2 wrong
+usage; 130 interrupted: the same command continues the calibration after the recordings that are done
 """
 _HELD_OUT_ONE_IN = 4
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    from wavernn_trt.scripts.arguments import path, positive_integer, positive_number
-
-    parser = subparsers.add_parser(
-        "quantize",
-        help="make a model directory that computes in eight bits, and measure what that costs",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("model", type=path, metavar="DIR", help="model directory, as 'wavernn-trt export' makes it")
-    parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT", help="the directory to make")
+    parser = add_command(subparsers, "quantize", run, DESCRIPTION, EPILOG)
+    parser.add_argument("model", type=path, metavar="DIR", help="model directory, written by 'wavernn-trt export'")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT", help="model directory to write")
     parser.add_argument(
         "--precision", required=True, metavar="P", help="int8, fp8, int8-weights or fp8-weights: see above"
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--table", type=path, metavar="TABLE", help="ranges of activations, by 'wavernn-trt calibrate'")
+    source.add_argument("--table", type=path, metavar="TABLE", help="activation ranges, from 'wavernn-trt calibrate'")
     source.add_argument(
-        "--speech", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them, to calibrate on"
+        "--speech", nargs="+", type=path, metavar="SPEECH", help="calibrate on these recordings, or folders of them"
     )
     parser.add_argument(
-        "--held-out", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them, to measure on"
+        "--held-out", nargs="+", type=path, metavar="SPEECH", help="measure the loss on these recordings, or folders"
     )
     parser.add_argument(
         "--keep",
-        type=lambda text: tuple(text.split(",")),
+        type=comma_separated,
         default=(),
         metavar="P,…",
-        help="products to leave in float32, with commas between them",
+        help="products to keep in float32, separated by commas",
     )
     parser.add_argument(
         "--budget",
         type=positive_number,
         metavar="BITS",
-        help="bits a sample that may be lost; leaves the most harmful products in float32 until no more are",
+        help="largest loss in bits per sample; keeps the products with the largest loss in float32",
     )
     parser.add_argument(
         "--method",
         metavar="M",
-        help="which bounds of the table: minmax, percentile, entropy or mse (default: percentile; fp8: mse)",
+        help="which bounds of the table to use: minmax, percentile, entropy or mse (default: percentile; fp8: mse)",
     )
-    parser.add_argument("--steps", type=positive_integer, metavar="T", help="of decoder.onnx (default: as DIR has it)")
-    parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: as many as suit)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model directory")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of tables")
+    parser.add_argument(
+        "--steps", type=positive_integer, metavar="T", help="samples per call of decoder.onnx (default: as in DIR)"
+    )
+    parser.add_argument(
+        "--threads", type=positive_integer, metavar="N", help="CPU threads (default: chosen for the machine)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite OUT if it is a model directory")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Quantises; returns 0, or 1 where some recordings could not be used, or no product is within the budget.
+    """Writes the directory; returns 0, or 1 if some recordings could not be used, or no product is within the budget.
 
     Raises:
-        ValueError: a mistake in the arguments, before any work is done; or no recording that can be used.
-        OSError: nothing can be written there.
+        ValueError: wrong arguments, before any work is done; or no recording could be used.
+        OSError: the output cannot be written.
     """
     from wavernn_trt.scripts.extras import need_onnx
 
@@ -112,12 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
     from wavernn_trt.calibration.precisions import quantization_of
     from wavernn_trt.calibration.quantize import quantize
     from wavernn_trt.runtime.files.output_files import prepare_output
-    from wavernn_trt.scripts.quantize_report import HeldOut, lay_out, make_report
+    from wavernn_trt.scripts.quantize_report import HeldOut, format_report, make_report
 
     directory = _check(arguments)
-    calibrating, measuring = _share_out(arguments)
+    calibrating, measuring = _split_recordings(arguments)
     if arguments.budget is not None and not measuring:
-        raise ValueError("--budget: the loss is measured on recordings; name some with --held-out")
+        raise ValueError("--budget: found no recordings to measure the loss on; name some with --held-out")
     made_table = _table_beside(arguments) if calibrating else None
     prepare_output(made_table or arguments.output.with_name(f"{arguments.output.name}.json"))
     held_out = _read(directory, measuring) if measuring else HeldOut()
@@ -146,15 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
             "table": str(made_table or arguments.table) if table is not None else None,
         },
     )
-    print(json.dumps(report, indent=1) if arguments.json else "\n".join(lay_out(report)))
+    print(json.dumps(report, indent=1) if arguments.json else "\n".join(format_report(report)))
     if not quantization.products:
-        unable = f"within {arguments.budget:g} bits no product can be {arguments.precision}"
-        print(f"{PROGRAM}: {unable}; nothing is made", file=sys.stderr)
+        notice(f"within {arguments.budget:g} bits no product can be {arguments.precision}; nothing is written")
     return 1 if failed or not quantization.products else 0
 
 
 def _check(arguments: argparse.Namespace) -> ModelDirectory:
-    """Opens the model, if what is asked for can be done."""
+    """Checks the arguments and opens the model."""
     from wavernn_trt.calibration.precisions import EIGHT_BITS, check_products, needs_table
     from wavernn_trt.calibration.quantize import check_unquantized
     from wavernn_trt.calibration.table import METHODS
@@ -168,31 +163,31 @@ def _check(arguments: argparse.Namespace) -> ModelDirectory:
     if not needs_table(arguments.precision):
         for option in ("table", "speech", "method"):
             if getattr(arguments, option) is not None:
-                raise ValueError(f"--{option}: {arguments.precision} rounds no activations; measure with --held-out")
+                raise ValueError(f"--{option}: {arguments.precision} has no activation ranges; measure with --held-out")
     directory = open_model_directory(arguments.model)
     check_unquantized(directory)
     if arguments.output.resolve() == directory.path.resolve():
-        raise ValueError(f"{arguments.output} is what is to be quantised; choose another place with -o")
+        raise ValueError(f"{arguments.output} is the input directory; choose another output with -o")
     refuse_to_replace(arguments.output, overwrite=arguments.overwrite)
     if set(check_products(directory.model, arguments.keep)) <= set(arguments.keep):
-        raise ValueError("--keep: found every product: nothing is left to quantise")
+        raise ValueError("--keep: found all products; leave at least one to quantise")
     return directory
 
 
-def _share_out(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """The recordings to calibrate on, and those to measure on."""
-    measuring = _different(arguments.held_out) if arguments.held_out else []
+def _split_recordings(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """Returns the recordings to calibrate on, and those to measure on."""
+    measuring = _distinct(arguments.held_out) if arguments.held_out else []
     if not arguments.speech:
         return [], measuring
-    calibrating = _different(arguments.speech)
+    calibrating = _distinct(arguments.speech)
     if measuring or len(calibrating) < 2:
         return calibrating, measuring
     kept_out = calibrating[_HELD_OUT_ONE_IN - 1 :: _HELD_OUT_ONE_IN] or calibrating[-1:]
     return [file for file in calibrating if file not in kept_out], kept_out
 
 
-def _different(inputs: Sequence[Path]) -> list[Path]:
-    """The files that inputs mean; of those with the same content the first. What cannot be read is told later."""
+def _distinct(inputs: Sequence[Path]) -> list[Path]:
+    """Finds the recordings and drops those whose content is that of an earlier one. Keeps unreadable files."""
     from wavernn_trt.export.model_directory import file_sha256
     from wavernn_trt.scripts.recordings import find_recordings
 
@@ -203,12 +198,12 @@ def _different(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _table_beside(arguments: argparse.Namespace) -> Path:
-    """Where the table goes that is made on the way."""
+    """Returns the file for the table of a calibration."""
     output: Path = arguments.output
-    path = output.with_name(f"{output.name}.json")
-    if path.exists() and not arguments.overwrite:
-        raise ValueError(f"{path} is there already; take it with --table, or replace it with --overwrite")
-    return path
+    table = output.with_name(f"{output.name}.json")
+    if table.exists() and not arguments.overwrite:
+        raise ValueError(f"{table} already exists; use it with --table, or overwrite it with --overwrite")
+    return table
 
 
 def _read(directory: ModelDirectory, files: Sequence[Path]) -> HeldOut:
@@ -221,9 +216,9 @@ def _read(directory: ModelDirectory, files: Sequence[Path]) -> HeldOut:
     for file in files:
         try:
             held_out.speech.append((file, analyse_speech(directory.audio, *read_audio(file))))
-        except Exception as error:  # whatever is wrong with one file, the others can still be measured on
+        except Exception as error:  # a bad file does not stop the measurement
             held_out.failed.append((file, reason_of(error)))
-            _complain(*held_out.failed[-1])
+            _report_failure(*held_out.failed[-1])
     if not held_out.speech:
         raise CalibrationError("none of the recordings to measure on can be used")
     return held_out
@@ -249,7 +244,7 @@ def _table(
 
     def note(file: Path, reason: str) -> None:
         failed.append((file, reason))
-        _complain(file, reason)
+        _report_failure(file, reason)
 
     partial = made.with_name(f".{made.name}.partial")
     with file_bar("calibrating", calibrating, directory.audio, hidden=arguments.quiet) as bar:
@@ -259,7 +254,7 @@ def _table(
             threads=arguments.threads,
             progress=bar.decoded,
             failed=note,
-            notice=lambda line: print(f"{PROGRAM}: {line}", file=sys.stderr),
+            notice=notice,
             partial=partial,
         )
     table.write(made)
@@ -273,7 +268,7 @@ def _warn_of_leaks(held_out: HeldOut, table: CalibrationTable) -> None:
     known = {one.sha256 for one in table.inputs}
     for file, _ in held_out.speech:
         if file_sha256(file) in known:
-            print(f"{PROGRAM}: warning: {file} is one that was calibrated on: its loss is too small", file=sys.stderr)
+            notice(f"warning: {file} was used for calibration, so that its loss is underestimated")
 
 
 def _measure(
@@ -283,16 +278,16 @@ def _measure(
     from wavernn_trt.scripts.progress import file_bar
     from wavernn_trt.scripts.quantize_report import Measured
 
-    def told(names: str, loss: float) -> None:
-        bar.entitle(f"measuring ({names}: {loss:+.4f})")
+    def show(names: str, loss: float) -> None:
+        bar.set_title(f"measuring ({names}: {loss:+.4f})")
 
     runs = measurements(quantization, arguments.budget)
     files = [file for file, _ in held_out.speech for _ in range(runs)]
     with file_bar("measuring", files, directory.audio, hidden=arguments.quiet) as bar:
         speech = [speech for _, speech in held_out.speech]
         meter = LossMeter(directory, speech, threads=arguments.threads, progress=bar.decoded)
-        return Measured(meter.bits, keep_within(meter, quantization, arguments.budget, told))
+        return Measured(meter.bits, keep_within(meter, quantization, arguments.budget, show))
 
 
-def _complain(file: Path, reason: str) -> None:
-    print(f"{PROGRAM}: failed: {file}: {reason.removeprefix(f'{file}: ')}", file=sys.stderr)
+def _report_failure(file: Path, reason: str) -> None:
+    notice(f"failed: {file}: {reason.removeprefix(f'{file}: ')}")

@@ -1,4 +1,4 @@
-"""What ``wavernn-trt quantize`` says at its end: as JSON, and as a table."""
+"""The report of ``wavernn-trt quantize``, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HeldOut:
-    """Recordings to measure on."""
+    """Recordings to measure the loss on, and those that could not be used."""
 
     speech: list[tuple[Path, Speech]] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
@@ -25,10 +25,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on them."""
+    """The measured loss."""
 
     bits: float
-    """Of the model in float32, a sample."""
+    """Bits per sample of the model in float32."""
     choice: Choice
 
 
@@ -41,16 +41,16 @@ def make_report(
     failed: Sequence[tuple[Path, str]],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """As JSON values.
+    """Returns the report as JSON values.
 
     Args:
         model: the configuration.
         sample_rate: of the model, in Hz.
-        quantization: what was made.
+        quantization: of the written directory.
         measured: ``None`` without recordings to measure on.
         held_out: those recordings.
-        failed: recordings that could not be used, of either kind.
-        asked: what was asked for, which stands in front.
+        failed: recordings that could not be used, for calibration or measurement.
+        asked: the arguments of the command, which come first.
     """
     choice = None if measured is None else measured.choice
     rounded = quantization.products
@@ -76,24 +76,24 @@ def make_report(
     }
 
 
-def lay_out(report: Mapping[str, Any]) -> Iterator[str]:
-    """For people."""
+def format_report(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines of the report as text."""
     yield f"{'product':<12}  {'precision':<12}  {'bound':>8}  {'loss alone':>10}"
     for product in report["products"]:
         bound = "-" if product["bound"] is None else f"{product['bound']:.3f}"
         loss = "-" if product["loss_alone"] is None else f"{product['loss_alone']:+.4f}"
-        why = "  kept for the budget" if product["name"] in report["kept_for_budget"] else ""
-        yield f"{product['name']:<12}  {product['precision']:<12}  {bound:>8}  {loss:>10}{why}"
+        note = "  kept for the budget" if product["name"] in report["kept_for_budget"] else ""
+        yield f"{product['name']:<12}  {product['precision']:<12}  {bound:>8}  {loss:>10}{note}"
     if report["loss"] is None:
-        yield "loss not measured: name recordings that were kept out with --held-out"
+        yield "loss not measured: name recordings with --held-out"
     else:
         seconds = sum(one["seconds"] for one in report["held_out"])
         bits = report["bits"] + report["loss"]
-        together = f"{report['loss']:+.4f} bits a sample together: {bits:.4f}, " if report["output"] else ""
-        many = len(report["held_out"])
-        on = f"on {many} recording{'s' if many > 1 else ''}, {seconds:.1f} s"
-        yield f"{together}in float32 {report['bits']:.4f} bits a sample; {on}"
+        together = f"{report['loss']:+.4f} bits per sample together: {bits:.4f}, " if report["output"] else ""
+        count = len(report["held_out"])
+        on = f"on {count} recording{'s' if count > 1 else ''}, {seconds:.1f} s"
+        yield f"{together}in float32 {report['bits']:.4f} bits per sample; {on}"
     if report["output"]:
-        yield f"{report['output']} is made"
+        yield f"wrote {report['output']}"
     if report["table"]:
-        yield f"{report['table']} has the ranges, for --table"
+        yield f"activation ranges: {report['table']}"

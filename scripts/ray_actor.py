@@ -1,7 +1,7 @@
-"""A Ray worker: loads the model once and vocodes the jobs that it is given, several calls at a time.
+"""A Ray worker: loads the model once and vocodes batches of jobs.
 
-Calls of one actor share its vocoder, so that slots which one call's last utterances leave are taken by the next call's
-first. Jobs and outcomes travel as JSON in a column of text each, which Ray hands around.
+An actor runs several calls at a time on one vocoder, so that the next call's first utterances fill the slots that the
+last utterances of a call leave free. Jobs and outcomes are passed as JSON in a text column of Ray's tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rows = Mapping[str, Sequence[str]]
 
 
 def to_rows(jobs: Sequence[Job], numbers: Sequence[int]) -> dict[str, list[str]]:
-    """Some of the jobs, with their numbers; paths are absolute, for workers have folders of their own."""
+    """Encodes the jobs of these numbers. Paths become absolute, as workers have other current folders."""
     return {"job": [json.dumps(_describe(jobs[number], number)) for number in numbers]}
 
 
@@ -36,15 +36,10 @@ def _describe(job: Job, number: int) -> dict[str, Any]:
 
 
 class VocoderActor:
-    """One worker's vocoder."""
+    """The vocoder of a worker."""
 
     def __init__(self, load: Callable[[], Vocoder], options: JobOptions) -> None:
-        """Loads the model. If that fails, every call returns the reason: Ray would wrap an error in pages of its own.
-
-        Args:
-            load: makes the vocoder.
-            options: of all jobs.
-        """
+        """Loads the model. If that fails, every call returns the reason; Ray would wrap an exception in many lines."""
         self._options = options
         self._refusal: str | None = None
         try:
@@ -55,15 +50,12 @@ class VocoderActor:
             self._refusal = f"{type(error).__name__}: {error}"
 
     def __call__(self, rows: Rows) -> dict[str, list[str]]:
-        """Vocodes jobs.
-
-        Args:
-            rows: from `to_rows`.
+        """Vocodes the jobs of `to_rows`.
 
         Returns:
-            JSON, an object for each job as they end: its ``number``, and status, samples, elapsed, error and warnings
-            as in `JobResult`, and the vocoder's backend and engine. Behind them one with the reason that has
-            ``stopped`` the run, if something has; or only one with a ``refusal``, if there is no vocoder.
+            A JSON object for each job, in the order they end: its ``number``, and status, samples, elapsed, error and
+            warnings as in `JobResult`, and the vocoder's backend and engine. If the run was stopped, a last object with
+            the reason as ``stopped``. If there is no vocoder, only an object with the reason as ``refusal``.
         """
         if self._refusal is not None:
             return {"outcome": [json.dumps({"refusal": self._refusal})]}
@@ -87,8 +79,8 @@ class VocoderActor:
                 )
         except JobsStopped as error:
             if self._vocoder.statistics().lost_lanes:
-                # The executor was given up. In another process, or on another GPU, the jobs may yet be vocoded: Ray
-                # sends them there when this one dies.
+                # The executor has failed for good. Another process or GPU may still vocode the jobs: Ray sends them
+                # there when this process ends.
                 os._exit(1)
             outcomes.append({"stopped": str(error)})
         return {"outcome": list(map(json.dumps, outcomes))}

@@ -1,4 +1,4 @@
-"""``vocode --ray``: starts or joins a Ray, and runs jobs on a pool of vocoder actors."""
+"""``vocode --ray``: starts or joins a Ray cluster, and runs jobs on a pool of vocoder actors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, 
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import notice
 from wavernn_trt.scripts.interruption import Interrupted
 from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.vocode_report import Outcome, Start
@@ -37,42 +37,42 @@ logger = logging.getLogger(__name__)
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no usage reports
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # failures are reported once, by this program
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # this program reports failures itself
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour that Ray announces to become its default
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's announced future default
 }
-"""Environment of a Ray that logs no more than errors; variables that are set already stay."""
+"""Environment that makes Ray log errors only; variables that are already set are kept."""
 _OBJECT_STORE = 100 << 20
-"""Bytes of shared memory of a Ray of our own: rows are names and numbers, waveforms go to files."""
+"""Bytes of shared memory of a local Ray: it passes names and numbers only, waveforms go to files."""
 _CALLS = 2
-"""Calls of an actor at a time: while one's last utterances are decoded, the next one's fill the free slots."""
+"""Concurrent calls of an actor: the next call's utterances fill the slots that a call's last ones leave free."""
 _SLOTS_FILLED = 2
-"""How many times its slots a call has jobs for: with more, workers end far apart; with fewer, Ray has more to do."""
+"""Jobs per call, as a multiple of the slots: with more, workers finish far apart; with fewer, Ray's overhead grows."""
 _MOST_CALLS = 20_000
-"""Calls in all, at about a millisecond of Ray's own work each."""
+"""Largest number of calls of a run; each costs about a millisecond in Ray."""
 _RETRIES = 2
-"""How often jobs whose worker died are given to another; then each is tried alone, as often."""
+"""Retries of a call whose worker died. Jobs that fail in all of them are then tried one by one, with as many."""
 _ANSWER_SECONDS = 10.0
-"""How long a cluster may take to accept a connection."""
+"""Timeout for connecting to a cluster."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Which workers there are to be."""
+    """The requested workers."""
 
     address: str | None = None
-    """Of a cluster, as ``ray.init`` takes it; ``None`` is a Ray of our own, on this machine."""
+    """Of a cluster, as for ``ray.init``; ``None`` starts a Ray on this machine."""
     actors: int | None = None
-    """``None``: as many as there is room for."""
+    """``None``: as many as fit."""
     cpus: float = 1.0
-    """CPU cores of an actor."""
+    """CPU cores per actor."""
     gpus: float | None = None
-    """GPUs of an actor; ``None``: one where the cluster has any and the backend may use them."""
+    """GPUs per actor; ``None``: one if the cluster has GPUs and the backend can use them."""
 
 
 @contextmanager
 def start_on_ray(arguments: argparse.Namespace, jobs: Sequence[Job], options: JobOptions) -> Iterator[Start]:
-    """Opens a pool for as long as the context lasts. Where all jobs are done already, no worker starts.
+    """Opens a pool of workers in a context. If all jobs are already done, it starts none.
 
     Args:
         arguments: of ``vocode``.
@@ -80,19 +80,19 @@ def start_on_ray(arguments: argparse.Namespace, jobs: Sequence[Job], options: Jo
         options: of all jobs.
 
     Yields:
-        A function that begins the run. It takes SIGTERM as it takes Ctrl-C: Ray waits where a request to stop is not
-        noticed, so that the run ends with an `Interrupted` there.
+        A function that starts the run. A request to stop raises `Interrupted` in it, as Ray's waiting calls cannot
+        check for the request.
 
     Raises:
         VocoderError: as for `open_pool`.
     """
-    there: list[int] = []
+    finished: list[int] = []
     left: list[int] = []
     for number, job in enumerate(jobs):
-        (left if options.overwrite or not is_finished(job.output) else there).append(number)
+        (left if options.overwrite or not is_finished(job.output) else finished).append(number)
 
     def outcomes(progress: Progress, run: Iterable[Outcome]) -> Generator[Outcome, None, None]:
-        for number in there:
+        for number in finished:
             progress.closed(result := JobResult(jobs[number], "skipped"))
             yield Outcome(result)
         for outcome in run:
@@ -118,7 +118,7 @@ def start_on_ray(arguments: argparse.Namespace, jobs: Sequence[Job], options: Jo
     wanted = Pool(arguments.address or os.environ.get("RAY_ADDRESS"), arguments.actors, cpus, arguments.gpus_per_actor)
     with open_pool(wanted, arguments.backend) as pool:
         if not arguments.quiet:
-            print(f"{PROGRAM}: {len(left)} files to vocode, workers on Ray: {pool.actors}", file=sys.stderr)
+            notice(f"{len(left)} files to vocode, workers on Ray: {pool.actors}")
 
         def start(progress: Progress, stop: Stop) -> Generator[Outcome, None, None]:
             stop.watch(_interrupt)
@@ -136,10 +136,9 @@ def _absolute(given: Path | None) -> Path | None:
 
 
 class RayPool:
-    """Actors in a Ray that is there; see `open_pool`."""
+    """A pool of actors in a running Ray; made by `open_pool`."""
 
     def __init__(self, ray: Any, data: Any, actors: int, cpus: float, gpus: float) -> None:
-        """Takes Ray's modules and the numbers; `open_pool` finds them."""
         self._ray = ray
         self._data = data
         self.actors = actors
@@ -154,24 +153,24 @@ class RayPool:
         options: JobOptions,
         slots: int = DEFAULT_BATCH,
     ) -> Iterator[Outcome]:
-        """Runs jobs whose outputs are not there yet.
+        """Runs jobs whose outputs do not exist yet.
 
-        A job whose worker dies is run again; what was already written then counts as done. Jobs that were lost more
-        often are tried each alone, so that one which kills its worker takes no others with it.
+        A job whose worker dies is retried; an output that it had already written counts as done. Jobs that fail in all
+        retries are then tried one by one, so that a job that kills its worker does not affect others.
 
         Args:
             jobs: from `plan_jobs`.
-            numbers: of those that are to be run.
+            numbers: of the jobs to run.
             load: makes a worker's vocoder; it is pickled.
             options: of all jobs.
             slots: utterances that a worker decodes together.
 
         Yields:
-            Every job once, as they end.
+            Every job once, in the order they end.
 
         Raises:
-            VocoderError: a worker cannot load the model, or Ray gave up.
-            JobsStopped: no further output can be written.
+            VocoderError: a worker cannot load the model, or Ray failed.
+            JobsStopped: outputs can no longer be written.
         """
         left = set(numbers)
         enough = max(_SLOTS_FILLED * slots, -(-len(left) // _MOST_CALLS))
@@ -186,17 +185,17 @@ class RayPool:
                     raise VocoderError(f"a worker cannot start: {row['refusal']}")
                 if "stopped" in row:
                     raise JobsStopped(row["stopped"])
-                if row["number"] in left:  # else it is known from an attempt before
+                if row["number"] in left:  # otherwise an earlier attempt has reported it
                     left.remove(row["number"])
                     yield _outcome(jobs[row["number"]], row)
         for number in sorted(left):
-            error = "its worker died or failed each time; Ray's logs may say why, or the kernel's if memory ran out"
+            error = "its worker died or failed in every attempt; see Ray's logs, or the kernel's if memory ran out"
             yield Outcome(JobResult(jobs[number], "failed", error=error))
 
     def _rows(
         self, blocks: Sequence[Rows], load: Callable[[], Vocoder], options: JobOptions, calls: int
     ) -> Iterator[dict[str, Any]]:
-        """What the actors return, one by one; nothing for blocks whose worker died too often."""
+        """Yields the actors' outcomes; none for blocks whose worker died in every attempt."""
         arrow = import_module("pyarrow")
         names: list[str] = []
 
@@ -211,9 +210,9 @@ class RayPool:
             enable_true_multi_threading=calls > 1,
         )
         with warnings.catch_warnings():
-            # Ray means to take this way of saying max_task_retries away in 2.64, and has no other yet. Without it, jobs
-            # that kill their worker would be retried for ever; were it 0, those that are sent to a worker which is just
-            # being started again would be lost.
+            # Ray 2.64 is going to remove this way to set max_task_retries, and has no other yet. Without it, jobs that
+            # kill their worker would be retried for ever. With 0, jobs sent to a worker that is being restarted would
+            # be lost.
             warnings.simplefilter("ignore", DeprecationWarning)
             dataset = self._data.from_arrow([arrow.table(block) for block in blocks]).map_batches(
                 VocoderActor,
@@ -230,18 +229,18 @@ class RayPool:
                 yield from map(json.loads, batch["outcome"])
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise VocoderError(f"Ray gave up: {reason[0]}; finished files are kept, and a rerun goes on") from error
+            raise VocoderError(f"Ray failed: {reason[0]}; finished files are kept, and a rerun continues") from error
         finally:
-            # An actor that was being started again when the last block was done stays, and so does its share of the
-            # cluster: the next run would wait for it for ever.
+            # An actor that was being restarted when the last block was done would stay, with its share of the cluster,
+            # and the next run would wait for it for ever.
             for name in names:
-                with suppress(ValueError, self._ray.exceptions.RayError):  # it is gone, as it should be, or Ray is
+                with suppress(ValueError, self._ray.exceptions.RayError):  # the actor or Ray has already ended
                     self._ray.kill(self._ray.get_actor(name))
 
 
 def _outcome(job: Job, row: Mapping[str, Any]) -> Outcome:
     samples, status = row["samples"], row["status"]
-    if status == "skipped":  # an earlier attempt, whose worker died, has written it
+    if status == "skipped":  # written by an earlier attempt, whose worker died
         import soundfile
 
         samples, status = soundfile.info(job.output).frames, "done"
@@ -251,12 +250,12 @@ def _outcome(job: Job, row: Mapping[str, Any]) -> Outcome:
 
 @contextmanager
 def open_pool(pool: Pool, backend: str) -> Iterator[RayPool]:
-    """Joins a cluster or starts a Ray on this machine, for as long as the context lasts.
+    """Joins a cluster or starts a Ray on this machine, and leaves it at the end of the context.
 
-    A Ray that this process has joined before is used as it is, and stays.
+    If this process has already joined a Ray, that one is used and not left.
 
     Args:
-        pool: what is asked for.
+        pool: the requested workers.
         backend: of the actors, which decides whether they may use GPUs.
 
     Raises:
@@ -268,19 +267,19 @@ def open_pool(pool: Pool, backend: str) -> Iterator[RayPool]:
         ray, data = import_module("ray"), import_module("ray.data")
     except ImportError as error:
         raise VocoderError(
-            f"this needs Ray with its Data library ({error}); install it: pip install '.[ray]' in a clone of the "
+            f"--ray needs Ray with its Data library ({error}); install it: pip install '.[ray]' in a clone of the "
             "project, or pip install 'ray[data]'"
         ) from None
-    ours = not ray.is_initialized()
-    if ours:
+    owned = not ray.is_initialized()
+    if owned:
         _connect(ray, pool)
     try:
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # a block whose worker died too often is left out, and missed by `RayPool.run`
+        context.max_errored_blocks = -1  # drops blocks whose worker died in every attempt; `RayPool.run` handles them
         yield RayPool(ray, data, *_size(pool, ray.cluster_resources(), backend))
     finally:
-        if ours:
+        if owned:
             ray.shutdown()
 
 
@@ -306,7 +305,7 @@ def _connect(ray: Any, pool: Pool) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Refuses an address where no process listens; Ray would try for minutes."""
+    """Raises a VocoderError if no process listens at the address; Ray would retry for minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
         port = place.port
@@ -322,10 +321,7 @@ def _require_answer(address: str) -> None:
 
 @contextmanager
 def _native_stderr_kept() -> Iterator[None]:
-    """Keeps back what libraries write to the process's stderr, to show it only if the work fails.
-
-    Ray's core announces there which log level it was given.
-    """
+    """Holds back native output to stderr, such as Ray's log level, and prints it only if the context raises."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)
@@ -344,22 +340,18 @@ def _native_stderr_kept() -> Iterator[None]:
 
 
 def _size(pool: Pool, resources: Mapping[str, float], backend: str) -> tuple[int, float, float]:
-    """Actors, and an actor's CPU cores and GPUs."""
+    """Returns the number of actors, and the CPU cores and GPUs of each."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     own_gpus = pool.gpus
     if own_gpus is None:
         own_gpus = 1.0 if gpus and backend.replace("-", "_") not in ("onnxruntime", "torch") else 0.0
-    room = [int(there // wanted) for there, wanted in ((cpus, pool.cpus), (gpus, own_gpus)) if wanted]
+    room = [int(total // each) for total, each in ((cpus, pool.cpus), (gpus, own_gpus)) if each]
     most = min(room, default=1)
     actors = pool.actors or most
     if actors > most or not most:
         wanted = f"{max(actors, 1)} of {pool.cpus:g} CPUs and {own_gpus:g} GPUs each"
         found = f"{cpus:g} CPUs and {gpus:g} GPUs"
         if pool.address is None or not most:
-            raise VocoderError(
-                f"actors: found {found} in Ray, expected room for {wanted}; ask for fewer or smaller ones"
-            )
-        logger.warning(
-            "%s do not fit into %s; those that do begin, the others wait for the cluster to grow", wanted, found
-        )
+            raise VocoderError(f"actors: found {found} in Ray, expected room for {wanted}; use fewer or smaller actors")
+        logger.warning("%s do not fit into %s; some start now, the others when the cluster grows", wanted, found)
     return actors, pool.cpus, own_gpus

@@ -1,4 +1,4 @@
-"""Recordings and mels that a command was given."""
+"""Finds the recordings and mels among a command's arguments."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ logger = logging.getLogger(__name__)
 
 
 def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]:
-    """The files that inputs mean, those of a folder by name; a warning names what is left out of a folder.
+    """Returns the given files and the files in the given folders; logs which files of a folder are left out.
 
     Args:
         inputs: files, and folders of them.
-        mels: whether mel spectrograms will do as well; of a folder only where it has no recordings.
+        mels: whether mels are accepted too; those of a folder only if it has no recordings.
 
     Raises:
-        VocoderError: a folder without any, none of the files exists, or a mel where only recordings will do.
+        VocoderError: a folder has no suitable file, no file exists, or a mel was given and is not accepted.
     """
     from wavernn_trt.runtime.errors import VocoderError
     from wavernn_trt.runtime.files.input_files import describe_inputs, find_files, is_mel
@@ -35,7 +35,7 @@ def find_recordings(inputs: Sequence[Path], *, mels: bool = False) -> list[Path]
                 logger.warning("%s: %s", path, left_out.summary())
             found += inside
         elif is_mel(path) and not mels:
-            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording: its samples are needed")
+            raise VocoderError(f"{path}: found a mel spectrogram, expected a recording")
         else:
             found.append(path)
     if not any(path.exists() for path in found):

@@ -1,33 +1,40 @@
-"""``wavernn-trt score``: how well a model fits recordings of speech."""
+"""``wavernn-trt score``: measures how well a model fits recordings of speech."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import notice
+from wavernn_trt.scripts.arguments import (
+    add_command,
+    comma_separated,
+    path,
+    positive_integer,
+    positive_number,
+    seed,
+)
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Fit, Likeness, Speech
     from wavernn_trt.runtime.vocoder import Vocoder
 
 DESCRIPTION = """\
-Scores a model on recordings, such as ones kept out of its training:
+Scores a model on recordings, ideally on ones that were not in its training data:
 
-  bits         teacher-forced negative log-likelihood in bits a sample; lower is better. It
-               compares models of the same sample rate and number of classes only.
-  correlation  between the log-mels of the recording and of what the model makes of its mel
-               on its own (Pearson, over all bins and frames); 1 is perfect.
+  bits         teacher-forced negative log-likelihood in bits per sample; lower is better.
+               Comparable only between models of the same sample rate and number of classes.
+  correlation  Pearson correlation, over all bins and frames, between the log-mels of the
+               recording and of the model's free-running output for its mel; 1 is perfect.
 
-With --precision, what rounding the decoder's products costs: a row for each precision, and the
-loss in bits against fp32. fp16 and bf16 are what engines compute in; int8 and fp8 need the ranges
-of activations (wavernn-trt calibrate); int8-weights and fp8-weights leave activations alone.
+With --precision, measures the loss of lower precision in the decoder's matrix products: one row
+per precision, with the loss in bits against fp32. Engines compute in fp16 or bf16. int8 and fp8
+need the table of 'wavernn-trt calibrate'; int8-weights and fp8-weights quantise only the weights.
 """
 EPILOG = """\
 examples:
@@ -48,18 +55,19 @@ class _File:
 
 @dataclass
 class _Run:
-    """The files, in both passes."""
+    """A vocoder and the files to score; each of the two measures reads all files."""
 
     vocoder: Vocoder
     files: list[_File]
     opened: list[_File] = field(default_factory=list)
+    """Files that the current pass has read."""
 
-    def sound(self) -> list[Path]:
-        """Files that have not failed."""
+    def usable(self) -> list[Path]:
+        """Returns the files that have not failed."""
         return [file.path for file in self.files if file.error is None]
 
     def speeches(self) -> Iterator[Speech]:
-        """Reads each file that has not failed; ``opened`` tells which of them a pass has come to."""
+        """Reads the files that have not failed, and appends them to ``opened``."""
         from wavernn_trt.calibration.errors import reason_of
         from wavernn_trt.calibration.score import analyse
         from wavernn_trt.runtime.files.recording import read_recording
@@ -72,7 +80,7 @@ class _Run:
                 recording = read_recording(file.path)
                 file.warnings = recording.warnings
                 speech = analyse(self.vocoder.loaded.audio, recording.samples, recording.sample_rate)
-            except Exception as error:  # whatever is wrong with one file, the others can still be scored
+            except Exception as error:  # a bad file does not stop the others
                 file.error = reason_of(error)
             else:
                 self.opened.append(file)
@@ -81,65 +89,59 @@ class _Run:
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    from wavernn_trt.scripts.arguments import path, positive_integer, positive_number, seed
-
-    parser = subparsers.add_parser(
-        "score",
-        help="score a model on recordings: bits a sample, and log-mel correlation",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(subparsers, "score", run, DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "model", type=path, metavar="DIR", help="model directory; with --backend torch also a checkpoint"
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("model", type=path, metavar="DIR", help="model directory; with --backend torch or a checkpoint")
     parser.add_argument("speech", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them")
     parser.add_argument(
         "--backend", default="onnxruntime", metavar="NAME", help="onnxruntime or torch (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's)")
     parser.add_argument(
-        "--batch", type=positive_integer, metavar="N", help="recordings at a time (default: 8; torch: 1)"
+        "--batch", type=positive_integer, metavar="N", help="recordings decoded together (default: 8; torch: 1)"
     )
     parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="of the model's own output (default: %(default)s)"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="random seed of the free-running output (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=positive_number, metavar="S", help="of the model's own output for each file (default: all)"
+        "--seconds", type=positive_number, metavar="S", help="seconds of free-running output per file (default: all)"
     )
     parser.add_argument(
         "--precision",
-        type=lambda text: tuple(text.split(",")),
+        type=comma_separated,
         metavar="P,…",
-        help="score with the products rounded, beside fp32: fp16, bf16, int8, fp8, int8-weights, fp8-weights",
+        help="also score in these precisions: fp16, bf16, int8, fp8, int8-weights, fp8-weights",
     )
     parser.add_argument(
-        "--table",
-        type=path,
-        metavar="TABLE",
-        help="ranges of activations, which int8 and fp8 need (wavernn-trt calibrate)",
+        "--table", type=path, metavar="TABLE", help="activation ranges for int8 and fp8, from 'wavernn-trt calibrate'"
     )
-    parser.add_argument("--teacher-forced-only", action="store_true", help="bits only, which takes half the time")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of the table")
+    parser.add_argument("--teacher-forced-only", action="store_true", help="measure bits only, in half the time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores; returns 0, or 1 if some files failed.
+    """Prints the scores; returns 0, or 1 if some files failed.
 
     Raises:
-        ValueError: a mistake in the arguments, before any work is done.
+        ValueError: wrong arguments, before any work is done.
     """
     if arguments.precision is not None:
         return _run_precisions(arguments)
     if arguments.table is not None:
-        raise ValueError("--table: found no --precision that would need it")
+        raise ValueError("--table: found no --precision, expected int8 or fp8, which need the table")
     from wavernn_trt.runtime.vocoder import Vocoder
     from wavernn_trt.scripts.recordings import find_recordings
 
     paths = find_recordings(arguments.speech)
     vocoder = Vocoder.load(arguments.model, arguments.backend, batch=arguments.batch, threads=arguments.threads)
     report = _score(vocoder, paths, arguments)
-    _complain(report["files"])
+    _print_problems(report["files"])
     print(json.dumps(report, indent=1) if arguments.json else "\n".join(_table(report)))
     return 1 if report["totals"]["failed"] else 0
 
@@ -157,14 +159,14 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
     from wavernn_trt.scripts.recordings import find_recordings
 
     if arguments.backend != "onnxruntime":
-        raise ValueError("--precision: roundings are computed by the backend onnxruntime; leave --backend out")
+        raise ValueError("--precision: available only with the backend onnxruntime; leave --backend out")
     paths = find_recordings(arguments.speech)
     directory = open_model_directory(arguments.model)
     check_unquantized(directory)
     table = None if arguments.table is None else read_table(arguments.table)
     if table is not None:
         table.check(directory)
-    names = dict.fromkeys(("fp32", *arguments.precision))  # the loss of the others is against it
+    names = dict.fromkeys(("fp32", *arguments.precision))  # the reference for the loss
     roundings = {name: quantization_of(name, directory.model, table) for name in names}
     reports = {}
     for name, quantization in roundings.items():
@@ -176,7 +178,7 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
         reports[name] = {**report, "model": str(directory.path), "precision": name}
         bits, float32 = report["totals"]["bits"], reports["fp32"]["totals"]["bits"]
         report["totals"]["loss"] = None if None in (bits, float32) else bits - float32
-    _complain(
+    _print_problems(
         {
             entry["input"]: entry
             for report in reports.values()
@@ -196,11 +198,11 @@ def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespac
     seconds_to_samples(arguments.seconds, vocoder.sample_rate)
     job = _Run(vocoder, [_File(path) for path in paths])
     started = time.perf_counter()
-    with file_bar(f"{title}bits", job.sound(), audio, hidden=hidden) as bar:
+    with file_bar(f"{title}bits", job.usable(), audio, hidden=hidden) as bar:
         for index, fit in fit_speech(vocoder.loaded, job.speeches(), bar.decoded):
             job.opened[index].fit = fit
     if not arguments.teacher_forced_only:
-        with file_bar(f"{title}correlation", job.sound(), audio, limit=arguments.seconds, hidden=hidden) as bar:
+        with file_bar(f"{title}correlation", job.usable(), audio, limit=arguments.seconds, hidden=hidden) as bar:
             likenesses = compare_speech(
                 vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.decoded
             )
@@ -209,13 +211,12 @@ def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespac
     return _report(job, arguments.seed, time.perf_counter() - started)
 
 
-def _complain(entries: Iterable[dict[str, Any]]) -> None:
+def _print_problems(entries: Iterable[dict[str, Any]]) -> None:
     for entry in entries:
         for warning in entry["warnings"]:
-            print(f"{PROGRAM}: warning: {entry['input']}: {warning}", file=sys.stderr)
+            notice(f"warning: {entry['input']}: {warning}")
         if entry["error"] is not None:
-            message = entry["error"].removeprefix(f"{entry['input']}: ")
-            print(f"{PROGRAM}: failed: {entry['input']}: {message}", file=sys.stderr)
+            notice(f"failed: {entry['input']}: {entry['error'].removeprefix(entry['input'] + ': ')}")
 
 
 def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:

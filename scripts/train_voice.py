@@ -1,4 +1,4 @@
-"""The former name of ``python -m wavernn_trt.scripts.training.train``."""
+"""Deprecated name of ``python -m wavernn_trt.scripts.training.train``."""
 
 from __future__ import annotations
 

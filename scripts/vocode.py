@@ -1,16 +1,16 @@
-"""``wavernn-trt vocode``: recordings and mel spectrograms to speech."""
+"""``wavernn-trt vocode``: converts mel spectrograms and recordings to speech."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import notice
 from wavernn_trt.scripts.arguments import (
+    add_command,
     add_mel_from,
     check_mel_from,
     mel_from_differences,
@@ -21,8 +21,8 @@ from wavernn_trt.scripts.arguments import (
 )
 
 DESCRIPTION = """\
-Vocodes mel spectrograms with a WaveRNN vocoder. Recordings are analysed first and
-re-synthesised in the model's voice and at its sample rate (copy synthesis).
+Converts mel spectrograms to speech with a WaveRNN vocoder. From a recording, the mel spectrogram
+is computed first (copy synthesis); the output has the model's voice and sample rate.
 """
 EPILOG = """\
 inputs:
@@ -30,40 +30,40 @@ inputs:
                          that libsndfile reads: also .ogg .opus .aiff .au .caf .w64 … (not
                          .m4a .aac .wma .webm: ffmpeg -i speech.m4a speech.wav)
   mel.npy .npz .pt       a mel spectrogram [n_mels, frames], floating-point, in the model's
-                         range: numpy.save's, numpy.savez's with one array or one named mel,
-                         a PyTorch tensor (needs PyTorch; nothing but tensors is loaded)
-  a folder               every such file in it, recursively; its structure is kept. Other
-                         files are left out, and counted at the end. Where a.wav and a.mp3
-                         lie beside each other, they become a.wav.wav and a.mp3.wav
-  list.jsonl             a manifest: a line {"input": "a.wav", "output": "b.wav", "seed": 1}
-                         for each file; all but "input" may be left out
+                         range: from numpy.save; from numpy.savez with a single array or one
+                         named mel; or a PyTorch tensor (needs PyTorch; only tensors are loaded)
+  a folder               all such files in it and its subfolders; the output has the same
+                         structure. Other files are left out and counted at the end. If a.wav
+                         and a.mp3 are in the same folder, the outputs are a.wav.wav and a.mp3.wav
+  list.jsonl             a manifest with one line per file, such as
+                         {"input": "a.wav", "output": "b.wav", "seed": 1}; only "input" is required
   - or /dev/stdin        a recording or a mel from a pipe, as the only input; -o - writes the
                          WAV file of a single input to standard output
 
-A recording that is cut short, or whose header is that of a pipe, is read as far as the file
-goes; a warning says what is missing. A mel that is cut short is an error.
+A recording that is truncated, or whose header was written to a pipe, is read up to its end, with a
+warning about the missing part. A truncated mel is an error.
 
-The same input and seed give the same waveform, whatever is vocoded beside it.
+The same input and seed give the same waveform, independently of the other files of the run.
 
 many files:
-  Files are read ahead and written behind, and memory does not grow with their number.
-  Whatever ends a run (Ctrl-C, kill -9, a power failure, a full disk), the same command
-  goes on where it stopped: outputs appear whole, and those that are there are skipped,
-  unless --overwrite is given. One run at a time may write into a folder. A bad file
-  stops nothing; a disk that is full, or an executor that fails again and again, does.
-  --report keeps a line for each file as it ends, and later runs append to it.
+  Reading, decoding and writing overlap, and memory use does not grow with the number of files.
+  After an interruption of any kind (Ctrl-C, kill -9, a power failure, a full disk), the same
+  command continues where it stopped: only complete outputs appear, and existing ones are skipped,
+  unless --overwrite is given. Only one run at a time can write into a folder. A bad file is
+  reported and the run continues; a full disk or a backend that fails repeatedly stops it.
+  --report appends a line for each finished file, also over several runs.
 
 several workers:
-  --ray vocodes the files on several workers, each with a model of its own: on this machine, or
-  with --address on a Ray cluster, where inputs, outputs and model have to be under the same
-  path on every machine. The files are the same, byte for byte. Jobs of a worker that dies are
-  given to another. Needs the extra 'ray'.
+  --ray vocodes the files on several workers, each with its own copy of the model: on this machine,
+  or with --address on a Ray cluster, where inputs, outputs and model must have the same path on
+  every machine. The outputs are the same, byte for byte. If a worker dies, another one takes over
+  its jobs. Needs the extra 'ray'.
 
 mels of other projects:
   --mel-from tacotron2 (coqui, fatchord, librosa-power, …) converts the levels of such mels to
   the model's; 'wavernn-trt vocode --mel-from list' prints all names. Sample rate, hop length,
-  mel filters, fmin, fmax and pre-emphasis cannot be converted: a warning names what usually
-  differs. 'wavernn-trt inspect DIR --mel M --recording R' finds what a mel has otherwise.
+  mel filters, fmin, fmax and pre-emphasis cannot be converted; a warning names what usually
+  differs. 'wavernn-trt inspect DIR --mel M --recording R' finds how a mel differs from the model.
 
 examples:
   wavernn-trt vocode speech.flac -o copy.wav
@@ -76,22 +76,15 @@ examples:
   wavernn-trt vocode list.jsonl -o /nfs/speech --ray --address auto --report report.jsonl
   ffmpeg -i speech.m4a -f wav - | wavernn-trt vocode - -o - | aplay
 
-exit codes: 0 all done; 1 some files failed, or the run had to stop; 2 wrong usage;
+exit codes: 0 success; 1 some files failed, or the run had to stop; 2 wrong usage;
 130 interrupted (Ctrl-C); 143 terminated (SIGTERM)
 """
 
 
 def add_parser(subparsers: Any) -> None:
     """Registers the subcommand."""
-    parser = subparsers.add_parser(
-        "vocode",
-        help="vocode mel spectrograms, or re-synthesise recordings",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument("inputs", nargs="+", type=_input, metavar="INPUT", help="what to vocode, see below")
+    parser = add_command(subparsers, "vocode", run, DESCRIPTION, EPILOG)
+    parser.add_argument("inputs", nargs="+", type=_input, metavar="INPUT", help="mels, recordings, folders; see below")
     parser.add_argument(
         "-o",
         "--output",
@@ -101,14 +94,14 @@ def add_parser(subparsers: Any) -> None:
         help="a .wav file or - (standard output) for a single input, else a folder",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the voice that is shipped)")
+    model.add_argument("--model", type=path, metavar="DIR", help="model directory (default: the shipped voice)")
     model.add_argument(
         "--backend",
         default="auto",
         metavar="NAME",
-        help="onnxruntime, tensorrt or tensorrt-rtx (engines on a GPU, see 'wavernn-trt build'), cuda (a GPU without "
-        "TensorRT), torch (the slow reference) or auto: an engine where one fits this machine, else cuda where that "
-        "can run, else onnxruntime (default: %(default)s)",
+        help="onnxruntime (CPU), tensorrt or tensorrt-rtx (GPU, see 'wavernn-trt build'), cuda (GPU without TensorRT), "
+        "torch (the slow reference) or auto: a built engine if one fits this machine, else cuda if available, else "
+        "onnxruntime (default: %(default)s)",
     )
     model.add_argument(
         "--threads",
@@ -119,15 +112,15 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument(
         "--precision",
         choices=WEIGHT_PRECISIONS,
-        help="on a GPU (default: that of the engine that was used last; cuda: fp16, or fp32 on older GPUs); fp8, of "
-        "weights alone, for cuda only",
+        help="precision on a GPU (default: that of the engine used last; cuda: fp16, or fp32 on older GPUs); fp8 (only "
+        "the weights) for cuda only",
     )
-    model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache)")
+    model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache folder)")
     model.add_argument(
         "--lanes",
         type=positive_integer,
         metavar="N",
-        help="decode in N threads, each with its share of --batch (default: what suits the backend and the machine)",
+        help="decode in N threads, each with a part of the batch (default: chosen for the backend and the machine)",
     )
     speech = parser.add_argument_group("speech")
     add_mel_from(speech)
@@ -136,14 +129,14 @@ def add_parser(subparsers: Any) -> None:
         type=seed,
         default=0,
         metavar="N",
-        help="of the random numbers, 0 to 2**64 - 1 (default: %(default)s)",
+        help="seed of the random numbers, 0 to 2**64 - 1 (default: %(default)s)",
     )
     speech.add_argument(
         "--batch",
         type=positive_integer,
         metavar="N",
-        help="utterances (or folds) decoded together; more is faster (default: as many as there are files, from 8 to "
-        "32; with --ray, 8 a worker; torch: 1; cuda: 32; an engine: all it can)",
+        help="utterances (or folds) decoded together; more is faster (default: the number of files, from 8 to 32; with "
+        "--ray, 8 per worker; torch: 1; cuda: 32; an engine: its maximum)",
     )
     speech.add_argument(
         "--fold",
@@ -151,53 +144,51 @@ def add_parser(subparsers: Any) -> None:
         type=_fold,
         const=11000,
         metavar="N",
-        help="cut utterances into folds of N samples that are decoded together (default without N: 11000)",
+        help="split utterances into folds of N samples that are decoded together (N: 11000 if omitted)",
     )
     speech.add_argument(
-        "--overlap", type=positive_integer, metavar="N", help="samples over which folds are crossfaded (default: 550)"
+        "--overlap", type=positive_integer, metavar="N", help="crossfade folds over N samples (default: 550)"
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--float", action="store_true", dest="floating", help="32-bit float WAV files, not 16-bit")
-    files.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    files.add_argument("--json", action="store_true", help="print one JSON object with every file's result on stdout")
+    files.add_argument(
+        "--float", action="store_true", dest="floating", help="write 32-bit float WAV files instead of 16-bit"
+    )
+    files.add_argument("--overwrite", action="store_true", help="overwrite existing outputs")
+    files.add_argument("--json", action="store_true", help="print one JSON object with the result of every file")
     files.add_argument(
         "--report",
         type=path,
         metavar="FILE.jsonl",
-        help="append a JSON line for each file as it ends: input, output, status, seed, seconds, rtf, error, model, …",
+        help="append a JSON line for each finished file: input, output, status, seed, seconds, rtf, error, model, …",
     )
     files.add_argument(
-        "-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown"
+        "-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still printed"
     )
 
     ray = parser.add_argument_group("several workers")
-    ray.add_argument("--ray", action="store_true", help="vocode on workers of a Ray, see below")
+    ray.add_argument("--ray", action="store_true", help="vocode on several workers with Ray, see below")
     ray.add_argument(
         "--address",
         metavar="ADDRESS",
-        help="of a cluster, or 'auto' for one that this machine belongs to (default: RAY_ADDRESS if it is set, else "
-        "workers of its own on this machine)",
+        help="address of a Ray cluster, or 'auto' for the one this machine belongs to (default: RAY_ADDRESS if set, "
+        "else new workers on this machine)",
     )
-    ray.add_argument(
-        "--actors", type=positive_integer, metavar="N", help="workers (default: as many as there is room for)"
-    )
-    ray.add_argument(
-        "--cpus-per-actor", type=positive_number, metavar="N", help="CPU cores that each takes (default: 1)"
-    )
+    ray.add_argument("--actors", type=positive_integer, metavar="N", help="number of workers (default: as many as fit)")
+    ray.add_argument("--cpus-per-actor", type=positive_number, metavar="N", help="CPU cores per worker (default: 1)")
     ray.add_argument(
         "--gpus-per-actor",
         type=_gpus,
         metavar="N",
-        help="GPUs that each takes, 0.5 for two workers on one (default: 1 where there are GPUs, unless the backend is "
+        help="GPUs per worker; 0.5 for two workers per GPU (default: 1 if there are GPUs, 0 if the backend is "
         "onnxruntime or torch)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Vocodes; returns 0, 1 if some files failed or no more could be written, or 130 or 143 after a signal.
+    """Vocodes the files; returns 0, 1 if some failed or the run had to stop, or 130 or 143 after a signal.
 
     Raises:
-        ValueError: a mistake in the arguments, before any work is done; or no worker can start.
+        ValueError: wrong arguments, before any work is done; or no worker can start.
         OSError: the report cannot be written.
     """
     from wavernn_trt.runtime.files.output_files import remove_leftovers
@@ -213,15 +204,15 @@ def run(arguments: argparse.Namespace) -> int:
     options = JobOptions(arguments.fold, arguments.overlap, arguments.floating, arguments.overwrite, arguments.mel_from)
     decoder = (decoder_on_ray if arguments.ray else decoder_here)(arguments, jobs, options)
     if (different := mel_from_differences(arguments.mel_from, decoder.audio)) is not None:
-        print(f"{PROGRAM}: {different}", file=sys.stderr)
+        notice(different)
     with ExitStack() as stack:
-        if not is_file_name(arguments.output):  # beside a single file, others may be anybody's
+        if not is_file_name(arguments.output):  # a single output file shares its folder with other programs
             stack.enter_context(locked_folder(arguments.output))
         removed = remove_leftovers(jobs.output_folders())
         if removed and not arguments.quiet:
-            print(f"{PROGRAM}: removed {removed} unfinished files of a run that was killed", file=sys.stderr)
+            notice(f"removed {removed} unfinished files of a run that was killed")
         if arguments.ray:
-            stack.callback(remove_leftovers, jobs.output_folders())  # of workers that died
+            stack.callback(remove_leftovers, jobs.output_folders())  # from workers that died
         report = None
         if arguments.report is not None:
             common = {"model_sha256": model_fingerprint(decoder.model)}
@@ -238,14 +229,14 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.ray:
         for option in ("--address", "--actors", "--cpus-per-actor", "--gpus-per-actor"):
             if getattr(arguments, option[2:].replace("-", "_")) is not None:
-                raise VocoderError(f"{option} only has a meaning together with --ray")
+                raise VocoderError(f"{option} needs --ray")
     if is_standard_output(arguments.output):
         if arguments.json:
-            raise VocoderError("--json: standard output takes the WAV file; name a .wav file, or use --report")
+            raise VocoderError("--json: standard output is used for the WAV file; name a .wav file, or use --report")
         check_standard_output()
     if arguments.overlap is not None and arguments.fold is None:
-        raise VocoderError("--overlap only has a meaning together with --fold")
-    plan_folds(1, arguments.fold, arguments.overlap)  # so that a bad pair is one error, not one for each file
+        raise VocoderError("--overlap needs --fold")
+    plan_folds(1, arguments.fold, arguments.overlap)  # reports a bad pair once, not for each file
     if arguments.report is not None:
         check_report(arguments.report, arguments.inputs)
 
@@ -253,7 +244,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _input(text: str) -> Path:
     from wavernn_trt.runtime.files.standard_streams import STANDARD_INPUT
 
-    return STANDARD_INPUT if text == "-" else path(text)  # ./- is a file of that name
+    return STANDARD_INPUT if text == "-" else path(text)  # a file named "-" is ./-
 
 
 def _output(text: str) -> Path:
@@ -266,7 +257,7 @@ def _fold(text: str) -> int:
     try:
         return positive_integer(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; put --fold behind the inputs, or write --fold=11000") from None
+        raise argparse.ArgumentTypeError(f"{error}; put --fold after the inputs, or write --fold=11000") from None
 
 
 def _gpus(text: str) -> float:

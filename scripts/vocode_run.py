@@ -1,4 +1,4 @@
-"""Runs ``vocode`` on a vocoder in this process or on Ray: one loop over the results, whatever decodes."""
+"""Runs the jobs of ``vocode`` in this process or on Ray, and reports their results."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH, load_model, shipped_voice
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder
-from wavernn_trt.scripts import PROGRAM
+from wavernn_trt.scripts import notice
 from wavernn_trt.scripts.interruption import Interrupted, interruptible
 from wavernn_trt.scripts.progress import job_bar
 from wavernn_trt.scripts.vocode_report import JsonDocument, Outcome, Start, Totals
 
-_MANY = 32
-"""Utterances that are decoded together where there are as many. More take memory, and are hardly faster on a CPU."""
+_LARGEST_BATCH = 32
+"""Largest default batch. A larger one takes more memory, and is hardly faster on a CPU."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """What decodes the jobs: a vocoder in this process, or those of workers on Ray."""
+    """Decodes the jobs: a vocoder in this process, or workers on Ray."""
 
     audio: AudioConfig
     model: Path
     start: Callable[[], AbstractContextManager[Start]]
     backend: str | None = None
-    """``None`` where it is known of each result only."""
+    """``None`` on Ray, where each result has its own."""
     engine: str | None = None
 
 
@@ -50,8 +50,8 @@ def decoder_here(arguments: argparse.Namespace, plan: JobPlan, options: JobOptio
         ValueError: as for `load_model`.
     """
     wanted = LoadOptions(arguments.backend, arguments.batch, arguments.threads, arguments.precision, arguments.cache)
-    # As many as there are files, where neither the user nor the executor decides.
-    batch = arguments.batch or max(DEFAULT_BATCH, min(len(plan), _MANY))
+    # The number of files, if neither the user nor the executor sets the batch.
+    batch = arguments.batch or max(DEFAULT_BATCH, min(len(plan), _LARGEST_BATCH))
     vocoder = Vocoder(load_model(arguments.model, wanted), batch, SchedulerLimits(lanes=arguments.lanes))
     start = partial(_start_here, vocoder, plan, options)
     return Decoder(vocoder.config.audio, vocoder.config.path, start, vocoder.backend, vocoder.engine)
@@ -70,14 +70,14 @@ def _start_here(vocoder: Vocoder, plan: JobPlan, options: JobOptions) -> Iterato
 
 
 def _with_streams_read(plan: JobPlan) -> Sequence[Job]:
-    """The jobs; a stream is read here, where Ctrl-C ends the waiting for it."""
+    """Returns the jobs with the content of a stream. Read here, Ctrl-C interrupts the waiting for it."""
     if len(plan) != 1 or not is_input_stream(plan[0].input):
         return plan
     return [replace(plan[0], content=read_input_stream(plan[0].input))]
 
 
 def decoder_on_ray(arguments: argparse.Namespace, jobs: JobPlan, options: JobOptions) -> Decoder:
-    """Opens the model's settings only, so that a missing model is an error before any worker starts.
+    """Opens the model's settings only, so that a missing model is reported before any worker starts.
 
     Raises:
         ValueError: there is no such model.
@@ -91,13 +91,7 @@ def decoder_on_ray(arguments: argparse.Namespace, jobs: JobPlan, options: JobOpt
 
 
 def run_all(arguments: argparse.Namespace, decoder: Decoder, jobs: JobPlan, report: JobReport | None) -> int:
-    """Runs the jobs, and reports each result as it comes; returns the exit code.
-
-    Args:
-        arguments: of ``vocode``.
-        decoder: decodes the jobs.
-        jobs: from `plan_jobs`.
-        report: gets a line for each job.
+    """Runs the jobs and reports each result when it arrives; returns the exit code.
 
     Raises:
         VocoderError: no worker can start.
@@ -128,25 +122,25 @@ def run_all(arguments: argparse.Namespace, decoder: Decoder, jobs: JobPlan, repo
                     if document is not None:
                         document.add(row)
                     if result.status == "failed":
-                        bar.say(f"{PROGRAM}: failed: {result.job.input}: {result.error}")
+                        bar.notice(f"failed: {result.job.input}: {result.error}")
                     for warning in result.warnings:
-                        bar.say(f"{PROGRAM}: warning: {result.job.input}: {warning}")
+                        bar.notice(f"warning: {result.job.input}: {warning}")
         except JobsStopped as error:
             stopped = str(error)
         except Interrupted:
-            pass  # as `interruption` has it
+            pass  # `interruption` has the signal
     if interruption.signal is not None:
         stopped = "interrupted" if interruption.signal == signal.SIGINT else "terminated"
     if document is not None:
         document.close(totals=totals.row(), stopped=stopped, left_out=jobs.left_out.row())
     if stopped is not None and interruption.signal is None:
-        print(f"{PROGRAM}: error: {stopped}; then run this again, and it goes on where it stopped", file=sys.stderr)
+        notice(f"error: {stopped}; then run the same command again: it continues where it stopped")
     if not arguments.quiet:
         left = len(jobs) - totals.counts.total()
-        print(totals.summary(left, *(["on Ray"] if arguments.ray else [])), file=sys.stderr)
+        notice(totals.summary(left, *(["on Ray"] if arguments.ray else [])))
         if jobs.left_out:
-            print(f"{PROGRAM}: {jobs.left_out.summary()}", file=sys.stderr)
+            notice(jobs.left_out.summary())
     if interruption.signal is not None:
-        print(f"{PROGRAM}: {stopped}; finished files are kept, and a rerun goes on behind them", file=sys.stderr)
+        notice(f"{stopped}; finished files are kept, and a rerun continues after them")
         return 128 + interruption.signal
     return 1 if totals.counts["failed"] or stopped is not None else 0

@@ -1,1 +1,1 @@
-"""Training a voice, and presenting one."""
+"""Trains voices, measures them and writes samples."""

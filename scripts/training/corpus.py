@@ -1,4 +1,4 @@
-"""From a folder of recordings to batches of mel windows and labels, for `train`."""
+"""Reads a folder of recordings and cuts batches of mel windows and labels from it, for `train`."""
 
 from __future__ import annotations
 
@@ -40,37 +40,37 @@ AUDIO = AudioConfig(
     peak=0.7,
     delay=100,
 )
-"""univoc's features; frame t, centred on sample 200 t, conditions samples 200 t - 100 to 200 t + 99."""
+"""univoc's features. Frame t is centred on sample 200 t, and conditions samples 200 t - 100 to 200 t + 99."""
 SHORTEST = 1.0
-"""Seconds; a window with its context has to fit."""
+"""Smallest length of a recording in seconds; a window with its context has to fit."""
 
 
 class CorpusError(ValueError):
-    """Recordings that cannot be trained on; the message has what was found and what was expected."""
+    """Recordings that cannot be used for training."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording, ready to train on."""
+    """A recording, prepared for training."""
 
     name: str
     labels: Tensor
-    """int16 [frames * hop_length]: mu-law labels of the pre-emphasised waveform, ``AUDIO.delay`` samples late."""
+    """int16 [frames * hop_length]: mu-law labels of the pre-emphasised waveform, delayed by ``AUDIO.delay``."""
     mel: Tensor
     """float32 [frames, n_mels]."""
     silence: int
-    """The label of 0, which also stands before the first."""
+    """Label of the value 0, also used before the first sample."""
 
 
 def mu_law_labels(waveform: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
-    """round((sign(y) ln(1 + mu |y|) / ln(1 + mu) + 1) / 2 * mu) with mu = 2^bits - 1; silence is 2^(bits-1)."""
+    """Computes round((sign(y) ln(1 + mu |y|) / ln(1 + mu) + 1) / 2 * mu), mu = 2^bits - 1; 0 becomes 2^(bits-1)."""
     mu = 2**bits - 1
     limited = np.clip(waveform, -1, 1)
     return np.asarray(np.floor((mu_law_compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
 
 
 def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bits: int) -> Recording:
-    """Resamples a recording, scales its peak to ``AUDIO.peak * gain`` and takes its labels and features."""
+    """Resamples a recording, scales its peak to ``AUDIO.peak * gain`` and computes its labels and features."""
     signal = soxr.resample(signal, rate, AUDIO.sample_rate)
     signal = signal * (gain * (AUDIO.peak or 1.0) / max(float(np.abs(signal).max(initial=0.0)), 1e-9))
     mel = mel_spectrogram(signal.astype(np.float32), AUDIO).T  # [frames, n_mels]
@@ -83,11 +83,11 @@ def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bi
 
 
 Clips = dict[str, tuple[NDArray[np.float64], int]]
-"""File name without suffix -> (mono signal, sample rate)."""
+"""File name without suffix -> (mono signal, sample rate in Hz)."""
 
 
 def read_folder(folder: Path) -> Clips:
-    """Every recording of a folder, not of those beneath it; a warning names what is left out.
+    """Reads the recordings of a folder, not of its subfolders; logs which files are left out.
 
     Raises:
         CorpusError: no such folder, fewer than two files (one to train on, one to keep out), or one that is not
@@ -118,7 +118,7 @@ def read_folder(folder: Path) -> Clips:
 
 
 def split(names: Sequence[str], keep_out: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """(training names, kept-out names); the last eighth is kept out where nothing else is asked for."""
+    """Returns the names to train on and those to keep out; ``None`` keeps out the last eighth."""
     kept = list(keep_out) if keep_out is not None else sorted(names)[-math.ceil(len(names) / 8) :]
     unknown = sorted(set(kept) - set(names))
     if unknown:
@@ -130,33 +130,32 @@ def split(names: Sequence[str], keep_out: Sequence[str] | None) -> tuple[list[st
 
 
 def altered(name: str, signal: NDArray[np.float64], rate: int, bits: int, rng: torch.Generator) -> Recording:
-    """A copy whose speed and pitch differ by up to 8 %, up to 5 dB quieter."""
+    """Returns a copy with speed and pitch changed by up to 8 % and the level lowered by up to 5 dB."""
     speed, decibels = (torch.rand(2, generator=rng) * torch.tensor([0.16, -5]) + torch.tensor([0.92, 0])).tolist()
     return prepare(name, signal, rate * speed, 10 ** (decibels / 20), bits)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch: of each row a stretch of a recording."""
+    """A batch of windows of recordings, one per row."""
 
     mel: Tensor
-    """float32 [B, N + 2 * context, n_mels]; at a recording's ends the context moves inward instead of being padded, so
-    that the conditioning GRU starts on the first frame, as it does in synthesis."""
+    """float32 [B, N + 2 * context, n_mels]. At the ends of a recording the window is shifted inward, not padded: the
+    conditioning GRU starts on the first frame, as in synthesis."""
     frames: Tensor
-    """int64 [B, N]: which of those frames condition the samples."""
+    """int64 [B, N]: indices of the frames that condition the samples."""
     previous: Tensor
-    """int64 [N * hop_length, B]: the label before each."""
+    """int64 [N * hop_length, B]: the label before each sample."""
     labels: Tensor
-    """int64 [N * hop_length, B]."""
+    """int64 [N * hop_length, B]: the label of each sample."""
 
 
 class Corpus:
-    """Recordings end to end, where a device can cut windows from them."""
+    """All recordings in one tensor on a device, to cut windows from."""
 
     def __init__(self, recordings: Sequence[Recording], device: torch.device) -> None:
-        """Copies them there."""
         self.frames = torch.tensor([len(recording.mel) for recording in recordings], device=device)
-        """int64 [recordings]: the length of each."""
+        """int64 [recordings]: lengths in frames."""
         self.shortest = min(len(recording.mel) for recording in recordings)
         self._first = self.frames.cumsum(0) - self.frames
         self._mel = torch.cat([recording.mel for recording in recordings]).to(device)
@@ -167,10 +166,10 @@ class Corpus:
         """Cuts a batch.
 
         Args:
-            which: int64 [B], recordings.
+            which: int64 [B], indices of recordings.
             start: int64 [B], the first frame of each window.
             frames: N, length of a window.
-            context: frames of the mel on each side of it.
+            context: frames of the mel on each side of a window.
 
         Raises:
             CorpusError: a window with its context is longer than a recording.
@@ -187,18 +186,18 @@ class Corpus:
         return Windows(mel, (start - first)[:, None] + ramp[:frames], labels[:-1], labels[1:])
 
     def pieces(self, frames: int) -> tuple[Tensor, Tensor]:
-        """Which recording and which first frame, of all whole pieces of that length."""
+        """Returns the recording and the first frame of each whole piece of that length."""
         starts = [torch.arange(0, int(n) - frames + 1, frames, device=self.frames.device) for n in self.frames]
         return torch.cat([torch.full_like(s, i) for i, s in enumerate(starts)]), torch.cat(starts)
 
 
-def how_often(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
-    """How often each recording is to be drawn, so that every second of the originals is heard as often as any other.
+def sampling_weights(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
+    """Returns weights to draw recordings with, so that every second of the originals is equally frequent.
 
     Args:
-        corpus: originals first, then altered copies, of which there may be none.
-        originals: how many.
-        variant_share: the copies' share of all that is heard.
+        corpus: originals first, then altered copies, if any.
+        originals: number of originals.
+        variant_share: the copies' share of the training data.
     """
     weights = corpus.frames.double().cpu()
     weights[:originals] *= (1 - variant_share) / weights[:originals].sum()
@@ -210,18 +209,18 @@ def how_often(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
 def walk(
     corpus: Corpus, weights: Tensor, rows: int, frames: int, context: int, rng: torch.Generator
 ) -> Iterator[tuple[Windows, Tensor]]:
-    """Endless batches, in which every row walks through one recording after another.
+    """Yields batches without end; each row goes through one recording after another, window by window.
 
     Args:
-        corpus: what there is to walk through.
-        weights: float [recordings], how often each is drawn.
-        rows: recordings walked through at the same time.
+        corpus: the recordings.
+        weights: float [recordings], from `sampling_weights`.
+        rows: recordings processed in parallel.
         frames: length of a window.
-        context: frames of the mel on each side of it.
-        rng: of the CPU; decides what is drawn, and where in its first window's length a walk begins.
+        context: frames of the mel on each side of a window.
+        rng: CPU generator that draws the recordings and the offset of their first window.
 
     Yields:
-        The windows, and float [B]: 0 where a row starts afresh, 1 where its state goes on.
+        The windows, and float [B]: 0 where a row starts a recording, 1 where it continues with its state.
     """
     device = corpus.frames.device
 

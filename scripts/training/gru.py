@@ -1,10 +1,10 @@
-"""The decoder's GRU over whole windows, for training on CPUs.
+"""The decoder's GRU over whole windows, for training on CPUs; on GPUs, cuDNN's GRU is used.
 
-The input of a step is one of few rows plus a row that is held for a frame. So both are multiplied beforehand, as the
-exported decoder does, and what is left of a step is one product. Everything else of a step stays in the core's cache. A
-whole update of the recipe ``lj-small`` on two cores of an AMD EPYC (Zen 3) takes 2.15 s, and 2.54 s with
-``torch.nn.GRU`` over the concatenated inputs; 1.56 and 2.09 s where glibc keeps freed memory. The tests hold it to that
-GRU, forward and backward. GPUs have cuDNN's.
+The input of a step is a row of the label embedding and a row of conditioning that is constant for a frame. Their
+products with the input weights are computed beforehand, as in the exported decoder, which leaves one product per step;
+its other operands stay in the CPU cache. An update of the recipe ``lj-small`` on two cores of an AMD EPYC (Zen 3) takes
+2.15 s, against 2.54 s with ``torch.nn.GRU`` over the concatenated inputs (1.56 s and 2.09 s if glibc keeps freed
+memory). The tests compare it with that GRU, forward and backward.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class _GatedWalk(torch.autograd.Function):
 def gru_over_labels(
     table: Tensor, labels: Tensor, conditioning: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """States of a GRU whose input at step t is ``table[labels[t]]`` plus the frame's conditioning.
+    """Computes the states of a GRU whose input at step t is ``table[labels[t]]`` plus the frame's conditioning.
 
     Args:
         table: float [classes, 3 H], the embedding times its share of the input weights (reset, update, candidate).
         labels: int64 [T, B].
-        conditioning: float [N, B, 3 H], multiplied likewise and with the input bias; T is a multiple of N, and each
-            frame is held for T / N steps.
+        conditioning: float [N, B, 3 H], multiplied likewise, plus the input bias; T is a multiple of N, and each frame
+            is used for T / N steps.
         hidden: float [B, H], the state before the first step.
         weight: float [3 H, H], `torch.nn.GRU`'s ``weight_hh``.
         bias: float [3 H], its ``bias_hh``.

@@ -1,8 +1,7 @@
-"""Log-mel spectrograms drawn below each other, on one scale."""
+"""Draws log-mel spectrograms below each other, on one scale."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,35 +12,26 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.config import AudioConfig
+from wavernn_trt.scripts.extras import need
 
-_WIDE, _HIGH = 9.0, 1.7
+_WIDTH, _ROW_HEIGHT = 9.0, 1.7
+"""Inches."""
 _DOTS_PER_INCH = 100
 _SETTINGS: Any = {"font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left"}
 
 
-class DrawingError(ValueError):
-    """Nothing can be drawn here."""
-
-
 def need_matplotlib() -> None:
-    """Refuses to begin where nothing could be drawn.
-
-    Raises:
-        DrawingError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DrawingError(
-            "spectrograms are drawn with matplotlib; install it with: pip install '.[plot]' in a clone of the project"
-        )
+    """Raises a ValueError if matplotlib is not installed."""
+    need("drawing spectrograms", ("matplotlib",), extra="plot")
 
 
 def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfig, file: Path) -> None:
-    """Draws one row for each mel; needs matplotlib, and no display.
+    """Draws one row per mel. Needs matplotlib, but no display.
 
     Args:
         rows: title, and mel [n_mels, frames] in the model's range.
-        audio: how they were made.
-        file: a ``.png``.
+        audio: the model's audio settings.
+        file: ``.png`` to write.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,8 +41,8 @@ def draw_mels(rows: Sequence[tuple[str, NDArray[np.float32]]], audio: AudioConfi
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(_WIDE, _HIGH * len(rows)), layout="constrained")
-        FigureCanvasAgg(figure)  # whatever display there is, or is not
+        figure = Figure(figsize=(_WIDTH, _ROW_HEIGHT * len(rows)), layout="constrained")
+        FigureCanvasAgg(figure)  # draws without a display
         axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
         low, high = audio.mel_range[0], max(float(mel.max()) for _, mel in rows)
         for axis, (title, mel) in zip(axes, rows, strict=True):

@@ -1,6 +1,6 @@
-"""univoc's network as it is trained, over whole windows instead of step by step, and its checkpoints.
+"""univoc's network for training, over whole windows instead of single steps, and its checkpoints.
 
-Checkpoints are written whole or not at all, and read without running anything that is in them.
+Checkpoints are written atomically, and read without executing code in them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from wavernn_trt.scripts.training.recipe import Recipe, RecipeError
 
 
 class TrainingModel(nn.Module):
-    """The network under univoc's tensor names."""
+    """The network with univoc's tensor names and the recipe's sizes."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Layer widths from the recipe."""
         super().__init__()
         self.rnn1 = nn.GRU(AUDIO.n_mels, recipe.conditioning_size, num_layers=2, batch_first=True, bidirectional=True)
         self.embedding = nn.Embedding(2**recipe.bits, recipe.embedding_dim)
@@ -35,7 +34,7 @@ class TrainingModel(nn.Module):
         self.fc2 = nn.Linear(recipe.fc_size, 2**recipe.bits)
 
     def forward(self, windows: Windows, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N * hop, B, classes] and the last state [B, H], from the state before the first sample [B, H]."""
+        """Returns logits [N * hop, B, classes] and the last state [B, H], given the state before [B, H]."""
         rows, _ = self.rnn1(windows.mel)
         rows = rows[torch.arange(len(rows), device=rows.device)[:, None], windows.frames]  # [B, N, columns]
         decode = self._on_gpu if rows.is_cuda else self._on_cpu
@@ -56,15 +55,15 @@ class TrainingModel(nn.Module):
 
 
 def bits_a_sample(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log2-likelihood of the labels [T, B] under the logits [T, B, classes]."""
+    """Returns the mean negative log2-likelihood of the labels [T, B] under the logits [T, B, classes]."""
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten()) / math.log(2)
 
 
 def sized_like(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
-    """The recipe with the sizes of a state dict.
+    """Returns the recipe with the sizes of a state dict.
 
     Raises:
-        RecipeError: not this network's tensors.
+        RecipeError: the tensors are not those of this network.
     """
     try:
         return _sizes(state, recipe)
@@ -88,7 +87,7 @@ def _sizes(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
 
 
 def config_yaml(recipe: Recipe) -> str:
-    """The ``config.yaml`` of univoc, and under ``waveform`` what is particular to this recipe."""
+    """Returns univoc's ``config.yaml``, with this recipe's own settings under ``waveform``."""
     a, r = AUDIO, recipe
     return (
         f"preprocess: {{sr: {a.sample_rate}, hop_length: {a.hop_length}, win_length: {a.win_length}, n_fft: {a.n_fft}, "
@@ -103,23 +102,23 @@ def config_yaml(recipe: Recipe) -> str:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint so that an interruption leaves the old one whole."""
+    """Writes a checkpoint atomically."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(path, buffer.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, tensors and plain values only.
+    """Reads a checkpoint of tensors and plain values.
 
     Raises:
-        RecipeError: none, or not one of univoc's kind.
+        RecipeError: the file does not exist, or is not such a checkpoint.
     """
     if not path.is_file():
         raise RecipeError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in as many ways as there are files
+    except Exception as error:  # unpickling raises many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RecipeError(f"{path}: not a checkpoint that can be read ({reason})") from None
     if not isinstance(content, dict) or not {"model", "step"} <= set(content):
@@ -131,20 +130,20 @@ def load_training(path: Path) -> dict[str, Any]:
     """Reads a ``training.pt``.
 
     Raises:
-        RecipeError: none, or another kind of checkpoint.
+        RecipeError: the file does not exist, or is another kind of checkpoint.
     """
     content = load(path)
     missing = {"weights", "optimizer", "scaler", "kept_out", "best", "seconds"} - set(content)
     if missing:
-        raise RecipeError(f"{path}: found no {', '.join(sorted(missing))}; it cannot be resumed, but --init takes it")
+        raise RecipeError(f"{path}: found no {', '.join(sorted(missing))}; it cannot be resumed, but --init can use it")
     return content
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, or of a model directory that was exported from one.
+    """Reads the weights of a checkpoint or of a model directory.
 
     Raises:
-        RecipeError: neither.
+        RecipeError: the path is neither.
     """
     if not path.is_dir():
         weights: dict[str, Tensor] = load(path)["model"]

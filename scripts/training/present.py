@@ -1,4 +1,4 @@
-"""Figures, samples and a picture of a voice: `python -m wavernn_trt.scripts.training.present --help`."""
+"""Measures a voice and writes samples of it: `python -m wavernn_trt.scripts.training.present --help`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _ROUNDS = 5
 
 
 def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dict[str, Any]:
-    """What a voice is measured by.
+    """Measures a voice.
 
     Args:
         vocoder: the voice.
-        speeches: recordings that it was not trained on.
-        seeds: how many outputs of each recording are compared with it.
+        speeches: recordings that are not in its training data.
+        seeds: number of outputs per recording.
 
     Returns:
-        ``bits`` a sample; ``correlation`` of the log-mels, one for each seed; ``ceiling``, what it would be of the
-        recordings themselves in the voice's classes; ``seconds`` of speech; ``bytes`` of the decoder's weights.
+        ``bits`` per sample; ``correlation`` of the log-mels, for each seed; ``ceiling``, the correlation of the
+        recordings quantised to the voice's classes; ``seconds`` of speech; ``bytes`` of the decoder's weights.
     """
     fits = [fit for _, fit in fit_speech(vocoder.loaded, speeches)]
     samples = sum(fit.samples for fit in fits)
@@ -48,7 +48,7 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         for _, likeness in compare_speech(vocoder, speeches, seed=seed):
             moments += likeness.moments
         if moments.correlation is None:
-            raise VocoderError("what the voice makes of these recordings is constant, and correlates with nothing")
+            raise VocoderError("the voice's output for these recordings is constant, so that no correlation is defined")
         correlations.append(moments.correlation)
     audio, coding = vocoder.config.audio, SampleCoding(vocoder.config.model, vocoder.config.audio)
     ceiling = Moments()
@@ -65,7 +65,7 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
 
 
 def real_time_factor(vocoder: Vocoder, speech: Speech) -> dict[str, float]:
-    """Seconds of work a second of audio, one stream: the median of some rounds, and their extremes."""
+    """Measures the time per second of speech for one stream: median and range over some rounds."""
     times = []
     for _ in range(_ROUNDS + 1):
         began = time.perf_counter()
@@ -82,11 +82,11 @@ def present(
 
     Args:
         vocoder: the voice.
-        name: what it is called.
-        clips: recordings, by name.
-        folder: where to.
-        listen: how many of them, the first.
-        seconds: of each, from its start.
+        name: of the voice.
+        clips: name -> recording.
+        folder: output folder.
+        listen: number of clips to write, in order.
+        seconds: of each clip, from its start.
     """
     audio = vocoder.config.audio
     rows = []
@@ -100,7 +100,7 @@ def present(
 
 
 def row(result: dict[str, Any]) -> str:
-    """The README's row of a voice, from its JSON: bits, correlation, what its classes allow, real-time factor, size."""
+    """Returns the README's row of a voice, from its JSON: bits, correlation, ceiling, real-time factor, size."""
     speed = result["real_time_factor"]
     return (
         f"| {result['voice']} | {result['bits']:.3f} | {statistics.median(result['correlation']):.3f} "
@@ -110,23 +110,34 @@ def row(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 2 where the caller has to change something."""
+    """Runs the command line; returns 2 after an error of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.training.present",
-        description="Measure a voice on recordings that it was not trained on, and write samples to listen to.",
-        epilog="FOLDER gets CLIP.wav and CLIP-NAME.wav of the first clips, NAME.png, their spectrograms, and NAME.json:"
-        " bits a sample, the correlation of log-mels for three seeds and what it would be of the recordings themselves "
-        "in the voice's classes, the real-time factor on one CPU thread, and size. Printed is its row of the README.",
+        description="Measure a voice on recordings that are not in its training data, and write samples to listen to.",
+        epilog="Writes to FOLDER: CLIP.wav and CLIP-NAME.wav for the first clips, NAME.png with their spectrograms, "
+        "and NAME.json with bits per sample, the correlation of log-mels for three seeds and its ceiling (that of the "
+        "recordings quantised to the voice's classes), the real-time factor on one CPU thread, and the size. Prints "
+        "the voice's row for the README.",
     )
-    parser.add_argument("voice", type=Path, help="a model directory")
+    parser.add_argument("voice", type=Path, help="model directory")
     parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="created where missing")
-    parser.add_argument("--name", help="what the voice is called (default: its folder's name)")
     parser.add_argument(
-        "--listen", type=positive_integer, default=1, metavar="N", help="clips to write (default: %(default)s)"
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder, created if missing"
+    )
+    parser.add_argument("--name", help="name of the voice (default: its folder's name)")
+    parser.add_argument(
+        "--listen",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="clips to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=positive_number, default=3.0, metavar="S", help="of each clip written (default: %(default)s)"
+        "--seconds",
+        type=positive_number,
+        default=3.0,
+        metavar="S",
+        help="length of written clips (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     name = Path(options.name or options.voice.resolve().name).name
@@ -135,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Vocoder.load(options.voice, "onnxruntime", threads=1) as vocoder:
             clips = {path.stem: analyse_speech(vocoder.loaded.audio, *read_audio(path)) for path in options.recordings}
             if len(clips) < len(options.recordings):
-                raise VocoderError("recordings: found two of the same name, expected each to have its own")
+                raise VocoderError("recordings: found two of the same name, expected different names")
             result: dict[str, Any] = {"voice": name, "clips": list(clips)} | figures(vocoder, list(clips.values()))
             watch = MachineWatch()
             result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))
@@ -143,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result |= {"machine": describe_machine(), "versions": describe_versions()}
             write_atomic(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
             present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
-    except (VocoderError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"present: {error}", file=sys.stderr)
         return 2
     print(row(result))

@@ -1,4 +1,4 @@
-"""What a voice is trained to be and how: the recipe's numbers, by name."""
+"""Recipes: the sizes and hyperparameters of a training, with their help texts."""
 
 from __future__ import annotations
 
@@ -20,64 +20,63 @@ _POSITIVE = (
     "max_updates",
 )
 MOST_BITS = 12
-"""4,096 classes, beyond every family's."""
+"""4,096 classes; no supported family has more."""
 
 
 class RecipeError(ValueError):
-    """An option that has to change; the message has what was found and what was expected."""
+    """An invalid option, checkpoint or training; the message has what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the network and how it is trained; the defaults are for a voice like the one that ships."""
+    """Sizes and hyperparameters; the defaults are those of the shipped voice."""
 
     conditioning_size: int = 64
-    """Units of the bidirectional GRU over the mel, each way."""
+    """Units of the bidirectional GRU over the mel, per direction."""
     embedding_dim: int = 64
-    """Columns of the label embedding."""
+    """Size of the label embedding."""
     rnn_size: int = 256
-    """Units of the GRU that runs once a sample."""
+    """Units of the decoder's GRU, which runs once per sample."""
     fc_size: int = 192
     """Units of the layer between the GRU and the logits."""
     bits: int = 8
     """Bits of a mu-law label."""
     rows: int = 128
-    """Recordings walked through at the same time."""
+    """Batch size: recordings processed in parallel."""
     frames: int = 2
-    """Mel frames in a step's window; gradients reach back this far, the state further."""
+    """Mel frames in a window; backpropagation is truncated to it, while the state continues."""
     context: int = 60
-    """Frames on each side of the window that the conditioning GRU also sees. In synthesis it sees all, and has to have
-    learnt what it becomes after a second of speech: a voice trained with 16 lost 0.03 bits there."""
+    """Frames on each side of a window that the conditioning GRU also sees. In synthesis it sees the whole mel, so that
+    the context has to be long: with 16 frames, the loss in synthesis is 0.03 bits higher."""
     learning_rate: float = 2e-3
-    """At its highest, after the warm-up; a cosine takes it to zero at the end of the budget. An update at 2e-3 took
-    three times as much off lj-small's loss on kept-out clips as one at 5e-4."""
+    """Peak learning rate, reached after the warm-up; it falls to zero at the end of the budget, along a cosine. For
+    lj-small, 2e-3 reduces the validation loss three times as fast as 5e-4."""
     warm_up: float = 0.06
-    """Share of the budget during which the learning rate rises."""
+    """Share of the budget in which the learning rate rises."""
     weight_decay: float = 0.01
-    """AdamW's."""
+    """Weight decay of AdamW."""
     clip_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
+    """Largest norm of the gradient; a larger one is scaled down."""
     ema_decay: float = 0.998
-    """Of the average over updates of the weights, which is what is validated and saved."""
+    """Decay of the moving average of the weights, which is validated and saved."""
     variants: int = 11
-    """Copies of each recording, altered in speed, pitch and level, so that few minutes of speech are not learnt by
-    heart."""
+    """Copies of each recording with changed speed, pitch and level, against overfitting on few minutes of speech."""
     variant_share: float = 0.5
-    """How much of what is walked through is such copies. With a quarter, lj-small began to learn its 178 s by heart
-    after 40 million samples at the rate above: the loss in training went on falling, that on others stood still."""
+    """Share of these copies in the training data. With 0.25, lj-small overfits its 178 s of speech after 40 million
+    samples: the training loss falls further, the validation loss does not."""
     validate_every: int = 200
-    """Updates between validations, each of which also saves."""
+    """Updates between validations; each also saves the checkpoints."""
     samples_every: int = 2
-    """Validations between samples and pictures of the kept-out clips; 0 is none, and takes no matplotlib."""
+    """Validations between samples and spectrograms of the kept-out clips; 0 writes none, and needs no matplotlib."""
     minutes: float = 90.0
-    """Budget of the training, without what reading and features take; the learning rate reaches zero at its end."""
+    """Time budget, without reading the recordings; the learning rate reaches zero at its end."""
     max_updates: int | None = None
-    """Ends the training, and its schedule, earlier where that comes first."""
+    """Budget in updates, if it is used up before the time."""
     seed: int = 0
-    """Of the first weights, of the copies and of the order."""
+    """Random seed of the initial weights, the copies and the order."""
 
     def __post_init__(self) -> None:
-        """Refuses numbers that nothing can be trained with."""
+        """Raises a RecipeError for values out of range."""
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -115,12 +114,12 @@ RECIPES = {
         minutes=8.0,
     ),
 }
-"""``lj-small`` decodes in about real time on a core and is trained on a CPU; ``lj-896`` has univoc's sizes and takes a
-GPU."""
+"""``lj-small`` decodes in about real time on one core and is trained on a CPU; ``lj-896`` has univoc's sizes and needs
+a GPU."""
 
 
 def meanings() -> dict[str, str]:
-    """Each field's docstring on one line, for ``--help``: Python itself does not keep them."""
+    """Returns each field's docstring as one line, for ``--help``. Read from the source: Python drops them."""
     (definition,) = ast.parse(inspect.getsource(Recipe)).body
     assert isinstance(definition, ast.ClassDef)
     found = {}

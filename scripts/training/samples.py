@@ -1,7 +1,4 @@
-"""Samples of a voice while it is being trained, and a picture of their mels beside the originals'.
-
-The first seconds of the kept-out clips are vocoded, all of them at once, with the reference's modules.
-"""
+"""Writes samples of a voice during training: the first seconds of kept-out clips, with their spectrograms."""
 
 from __future__ import annotations
 
@@ -23,20 +20,21 @@ from wavernn_trt.scripts.training.corpus import AUDIO, Recording
 from wavernn_trt.scripts.training.mel_picture import draw_mels
 
 _CLIPS = 4
+"""Largest number of clips vocoded."""
 
 
 @torch.inference_mode()
 def vocode(state: Mapping[str, Tensor], mel: Tensor, *, temperature: float, seed: int) -> list[NDArray[np.float32]]:
-    """Free-running waveforms.
+    """Computes free-running waveforms with the PyTorch reference, as one batch.
 
     Args:
-        state: weights under univoc's names, on any device.
+        state: weights with univoc's names, on any device.
         mel: float32 [B, frames, n_mels], on that device.
         temperature: logits are divided by it.
         seed: of the random numbers.
 
     Returns:
-        Of each row float32 [frames * hop_length], ``AUDIO.delay`` samples late.
+        For each row, float32 [frames * hop_length], delayed by ``AUDIO.delay`` samples.
     """
     device = mel.device
     weights = {name: value.float() for name, value in state.items()}
@@ -68,16 +66,16 @@ def write_samples(
     """Writes ``folder / NAME-CLIP.wav`` for up to four clips, and ``NAME.png``.
 
     Args:
-        state: weights under univoc's names.
-        recordings: of which the first four are vocoded.
-        folder: created where it is missing.
-        name: of this moment of the training.
+        state: weights with univoc's names.
+        recordings: the first four are vocoded.
+        folder: created if missing.
+        name: start of the file names.
         temperature: logits are divided by it.
         seconds: of each clip, from its start.
         seed: of the random numbers.
 
     Returns:
-        The correlation of output's and recordings' log-mels, over all bins and frames; NaN where one is constant.
+        Correlation between the log-mels of outputs and recordings, over all bins and frames; NaN if one is constant.
 
     Raises:
         OSError: a file cannot be written.

@@ -1,8 +1,8 @@
 """Trains a univoc-layout WaveRNN on a folder of speech: `python -m wavernn_trt.scripts.training.train --help`.
 
-Each row of a batch walks through a recording, a few frames at a time, and hands its recurrent state on, so that
-training meets the states that synthesis will. The loss is the cross entropy of the next label given the true ones
-before it (teacher-forced), in bits a sample. What is saved is the moving average of the weights.
+Each row of a batch goes through a recording a few frames at a time and keeps its recurrent state, so that training sees
+the states of synthesis. The loss is the teacher-forced cross entropy of the next label, in bits per sample. The saved
+weights are their moving average.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ from wavernn_trt.scripts.interruption import interruptible
 from wavernn_trt.scripts.training.corpus import (
     Clips,
     Corpus,
-    CorpusError,
     Recording,
     Windows,
     altered,
-    how_often,
     prepare,
     read_folder,
+    sampling_weights,
     split,
     walk,
 )
-from wavernn_trt.scripts.training.mel_picture import DrawingError, need_matplotlib
+from wavernn_trt.scripts.training.mel_picture import need_matplotlib
 from wavernn_trt.scripts.training.model import (
     TrainingModel,
     bits_a_sample,
@@ -54,14 +53,14 @@ from wavernn_trt.scripts.training.recipe import RECIPES, Recipe, RecipeError, me
 from wavernn_trt.scripts.training.samples import write_samples
 
 _VALIDATED = 40
-"""Frames of a piece that is validated: 0.5 s."""
+"""Frames of a validation piece: 0.5 s."""
 _PIECES = 32
-"""Validated together; more would take gigabytes for their logits."""
+"""Batch size of validation; more would need gigabytes for the logits."""
 
 
 @torch.no_grad()
 def validate(model: TrainingModel, corpus: Corpus, recipe: Recipe) -> float:
-    """Bits a sample, in float32, over pieces of 0.5 s that start with an empty state; shorter ends are left out."""
+    """Returns bits per sample in float32 over pieces of 0.5 s, each with a zero initial state; drops shorter ends."""
     which, start = corpus.pieces(_VALIDATED)
     total = 0.0
     for rows in torch.arange(len(which), device=which.device).split(_PIECES):
@@ -72,18 +71,18 @@ def validate(model: TrainingModel, corpus: Corpus, recipe: Recipe) -> float:
 
 
 def progress(updates: int, seconds: float, recipe: Recipe) -> float:
-    """The used share of the budget, of updates or of time."""
+    """Returns the used share of the budget, in updates or in time."""
     by_updates = updates / recipe.max_updates if recipe.max_updates else 0.0
     return max(seconds / (60 * recipe.minutes), by_updates)
 
 
 def learning_rate_at(progress: float, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero; ``progress`` is the used share of the budget."""
+    """Returns the learning rate after a share of the budget: a linear warm-up, then a cosine to zero."""
     return recipe.learning_rate * min(1.0, progress / recipe.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def check_lengths(recordings: Sequence[Recording], frames: int, context: int) -> None:
-    """Refuses windows that do not fit into every recording."""
+    """Raises a RecipeError if a window does not fit into every recording."""
     shortest = min(recordings, key=lambda recording: len(recording.mel))
     if frames + 2 * context > len(shortest.mel):
         raise RecipeError(
@@ -93,10 +92,9 @@ def check_lengths(recordings: Sequence[Recording], frames: int, context: int) ->
 
 
 class Training:
-    """The weights, their moving average and the optimizer's state, on one device."""
+    """The weights, their moving average and the optimizer's state, on one device. Starts with random weights."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        """Begins with random weights."""
         self.recipe, self.device = recipe, device
         self.model, self.average = TrainingModel(recipe).to(device), TrainingModel(recipe).to(device)
         self.average.load_state_dict(self.model.state_dict())
@@ -104,29 +102,29 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
         )
-        # float16 on a GPU, the one type that autocast gives cuDNN's GRU; CPUs stay with float32.
+        # float16 on a GPU, as autocast supports no other type for cuDNN's GRU; float32 on a CPU.
         self._half = device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half)
         self._hidden = torch.zeros(recipe.rows, recipe.rnn_size, device=device)
         self.updates = 0
 
-    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes weights from elsewhere."""
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replaces the weights and their average."""
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
 
     def update(self, windows: Windows, going_on: Tensor, learning_rate: float) -> Tensor:
-        """One step of the optimizer; bits a sample before it.
+        """Makes one step of the optimizer; returns bits per sample before it.
 
         Args:
             windows: a batch.
-            going_on: float [B], 0 where a row starts with an empty state.
+            going_on: float [B], 0 where a row starts with a zero state.
             learning_rate: of this step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with torch.autocast(self.device.type, torch.float16 if self._half else torch.bfloat16, enabled=self._half):
-            # Not by a product: where float16 overflowed, a state is NaN, and is to be forgotten.
+            # Not by a product: after an overflow of float16, the state to be reset is NaN.
             before = torch.where(going_on[:, None] > 0, self._hidden, 0.0)
             logits, self._hidden = self.model(windows, before)
             loss = bits_a_sample(logits, windows.labels)
@@ -143,7 +141,7 @@ class Training:
         return loss.detach()
 
     def content(self) -> dict[str, Any]:
-        """What `resume` goes on from."""
+        """Returns the state for `resume`."""
         return {
             "weights": self.model.state_dict(),
             "model": self.average.state_dict(),
@@ -153,7 +151,7 @@ class Training:
         }
 
     def resume(self, content: Mapping[str, Any]) -> None:
-        """Goes on from what was saved; rows begin at other places."""
+        """Restores a saved state; rows start at other positions."""
         self.model.load_state_dict(content["weights"])
         self.average.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -174,30 +172,29 @@ def train(
     float16: bool = False,
     stop: Stop | None = None,
 ) -> dict[str, float]:
-    """Trains, and writes to ``output``.
+    """Trains a voice and writes it to ``output``.
 
-    ``model.pt`` is the average of the weights, ``best.pt`` that which validated best, ``config.yaml`` their settings,
-    ``training.pt`` what can be resumed, and ``samples/`` what became of the kept-out clips.
+    ``model.pt`` is the average of the weights, ``best.pt`` the average with the lowest validation loss, ``config.yaml``
+    their settings, ``training.pt`` the state to resume from, and ``samples/`` has samples of the kept-out clips.
 
     Args:
         clips: from `read_folder`.
-        output: folder, created where it is missing.
-        recipe: its sizes give way to those of ``init`` or of what is resumed.
-        keep_out: clips that are validated on, never trained on; ``None`` is the last eighth. Resuming keeps them.
-        init: what to begin with: a checkpoint or a model directory; not together with ``resume``.
-        resume: whether to go on from ``output / "training.pt"``.
-        device: where; ``None`` is the CPU.
-        float16: whether ``model.pt`` and ``best.pt`` are to hold the weights in half precision.
-        stop: ends the training early; what was learnt is validated and saved.
+        output: folder, created if missing.
+        recipe: its sizes are replaced by those of ``init`` or of the resumed training.
+        keep_out: clips to validate on, not trained on; ``None`` is the last eighth. Resuming keeps them.
+        init: checkpoint or model directory with the initial weights; not together with ``resume``.
+        resume: whether to continue from ``output / "training.pt"``.
+        device: to train on; ``None`` is the CPU.
+        float16: whether ``model.pt`` and ``best.pt`` have the weights in half precision.
+        stop: ends the training early, after a validation and saving.
 
     Returns:
-        ``step`` and bits a sample: ``training`` since the last validation, ``validation``, ``best`` of all, and
-        ``validation_before``; and the ``correlation`` of the log-mels of the last samples.
+        ``step`` and bits per sample: ``training`` since the last validation, ``validation``, the lowest as ``best``,
+        and ``validation_before``; and the ``correlation`` of the log-mels of the last samples.
 
     Raises:
-        RecipeError: what was asked for cannot be trained, or went astray.
-        CorpusError: the clips cannot be.
-        DrawingError: samples were asked for, and matplotlib is not installed.
+        ValueError: the recipe or the clips cannot be trained with, the loss is not finite, or samples were requested
+            and matplotlib is not installed.
     """
     device, stop = device or torch.device("cpu"), stop or Stop()
     saved = load_training(output / "training.pt") if resume else {}
@@ -217,12 +214,12 @@ def train(
     if resume:
         training.resume(saved)
     elif weights is not None:
-        training.begin_with(weights)
+        training.load_weights(weights)
     spent = saved.get("seconds", 0.0)
     done = progress(training.updates, spent, recipe)
     if done >= 1:
         raise RecipeError(
-            f"{output}: its budget is used up after {training.updates} updates; raise --minutes or --max-updates"
+            f"{output}: the budget is used up after {training.updates} updates; raise --minutes or --max-updates"
         )
 
     rng = torch.Generator().manual_seed(recipe.seed + training.updates)
@@ -234,8 +231,8 @@ def train(
     check_lengths(kept_out, _VALIDATED, recipe.context)
     corpus, validation = Corpus(recordings, device), Corpus(kept_out, device)
     del recordings
-    often = how_often(corpus, len(names), recipe.variant_share)
-    batches = walk(corpus, often, recipe.rows, recipe.frames, recipe.context, rng)
+    sampling = sampling_weights(corpus, len(names), recipe.variant_share)
+    batches = walk(corpus, sampling, recipe.rows, recipe.frames, recipe.context, rng)
 
     result: dict[str, float] = {"validation_before": validate(training.average, validation, recipe)}
     if not math.isfinite(result["validation_before"]):
@@ -252,12 +249,12 @@ def train(
             ending = done >= 1 or stop.requested
             if training.updates % recipe.validate_every and not ending:
                 continue
-            # A batch that overflowed float16 is skipped by the scaler, and has no loss.
+            # The loss of a batch that overflowed float16 is NaN; the scaler skips its update.
             result |= {"step": training.updates, "training": float(torch.stack(losses).nanmean())}
             result["validation"] = validate(training.average, validation, recipe)
             losses.clear()
             if not math.isfinite(result["validation"]):
-                raise RecipeError("the loss is not finite any more; what was saved is kept; lower --learning-rate")
+                raise RecipeError("the loss is no longer finite; saved files are kept; lower --learning-rate")
             content = training.content()
             weights = {name: value.half() if float16 else value for name, value in content["model"].items()}
             result["best"] = best = min(best, result["validation"])
@@ -266,56 +263,58 @@ def train(
                 save({"model": weights, "step": training.updates}, output / name)
             content |= {"kept_out": kept, "best": best, "seconds": time.monotonic() - began}
             save(content, output / "training.pt")
-            moment = training.updates // recipe.validate_every
-            if recipe.samples_every and (ending or moment % recipe.samples_every == 0):
+            validations = training.updates // recipe.validate_every
+            if recipe.samples_every and (ending or validations % recipe.samples_every == 0):
                 result["correlation"] = write_samples(weights, kept_out, output / "samples", f"{training.updates:07d}")
             bar.write(" ".join(f"{name} {value:.4g}" for name, value in result.items()), file=sys.stderr)
     return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 2 where the caller has to change something."""
+    """Runs the command line; returns 2 after an error of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.training.train",
-        description="Train a univoc-layout WaveRNN (16 kHz, mu-law) on a folder of recordings of a voice.",
-        epilog="OUTPUT gets model.pt and config.yaml, to be exported: the average of the latest weights; best.pt, that "
-        "which fitted the kept-out clips best, should they have been learnt by heart afterwards; training.pt, to be "
-        "resumed from; and samples of the kept-out clips with their spectrograms. "
-        "Minutes of speech and some hours on two CPU cores give a recognisable voice; --init saves most of that time. "
-        "Then: wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE CLIPS. "
-        "Printed are bits a sample, of the kept-out clips before and of both kinds of clips after, and how the "
-        "log-mels of the last samples correlate with those of the kept-out clips.",
+        description="Train a WaveRNN with univoc's layout (16 kHz, mu-law) on a folder of recordings of a voice.",
+        epilog="Writes to OUTPUT: model.pt and config.yaml, for 'wavernn-trt export' (moving average of the weights); "
+        "best.pt, the average with the lowest validation loss, for the case of overfitting; training.pt, for --resume; "
+        "and samples of the kept-out clips with their spectrograms. "
+        "Some minutes of speech and some hours on two CPU cores give a recognisable voice; --init saves most of that "
+        "time. Then run: wavernn-trt export OUTPUT/model.pt -o VOICE --temperature 0.8, and wavernn-trt score VOICE "
+        "CLIPS. Prints bits per sample of the kept-out clips before the training, and of training and kept-out clips "
+        "after it, and the correlation between the log-mels of the last samples and of the kept-out clips.",
     )
     parser.add_argument(
         "folder",
         type=Path,
         metavar="SPEECH",
-        help="recordings; where one is below 2 s, lower --context",
+        help="folder of recordings; if one is shorter than 2 s, lower --context",
     )
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the results")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="output folder")
     parser.add_argument(
-        "--recipe", choices=RECIPES, default="lj-small", help="what the options below begin from (default: lj-small)"
+        "--recipe", choices=RECIPES, default="lj-small", help="defaults of the options below (default: lj-small)"
     )
     parser.add_argument(
         "--keep-out",
         nargs="+",
         metavar="NAME",
-        help="clips to validate on, their names without suffix (default: the last eighth)",
+        help="names of clips, without suffix, to validate on and not to train on (default: the last eighth)",
     )
     origin = parser.add_mutually_exclusive_group()
     origin.add_argument(
-        "--init", type=Path, metavar="MODEL", help="begin with the weights and sizes of a checkpoint or model directory"
+        "--init", type=Path, metavar="MODEL", help="start with the weights and sizes of a checkpoint or model directory"
     )
-    origin.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt, within the same budget")
+    origin.add_argument(
+        "--resume", action="store_true", help="continue from OUTPUT/training.pt, within the same budget"
+    )
     parser.add_argument(
         "--device",
         type=device_named,
         metavar="cpu|cuda",
-        help="where (default: a GPU, if PyTorch can use one)",
+        help="device to train on (default: a GPU, if PyTorch can use one)",
     )
     parser.add_argument("--threads", type=positive_integer, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--float16", action="store_true", help="write model.pt in half precision, half as large")
-    chosen = parser.add_argument_group("options of the recipe", "With what lj-small and lj-896 have.")
+    parser.add_argument("--float16", action="store_true", help="write model.pt in half precision, with half the size")
+    chosen = parser.add_argument_group("options of the recipe", "In parentheses: the values of lj-small and lj-896.")
     for name, meaning in meanings().items():
         whole = not isinstance(getattr(Recipe, name), float)
         values = ", ".join(str(getattr(recipe, name)) for recipe in RECIPES.values())
@@ -337,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = options.pop("device") or device_named("cuda" if torch.cuda.is_available() else "cpu")
         with interruptible() as interruption:
             result = train(read_folder(folder), recipe=recipe, device=device, stop=interruption.stop, **options)
-    except (RecipeError, CorpusError, DrawingError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
@@ -348,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def device_named(name: str) -> torch.device:
-    """A device for the command line: ``cpu``, ``cuda`` or ``cuda:1``."""
+    """Parses a device: ``cpu``, ``cuda`` or ``cuda:1``."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -357,7 +356,7 @@ def device_named(name: str) -> torch.device:
         raise argparse.ArgumentTypeError(f"found {name!r}, expected cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise argparse.ArgumentTypeError(
-            f"found {name!r}, and {torch.cuda.device_count()} GPUs that PyTorch {torch.__version__} can use"
+            f"found {name!r}, but PyTorch {torch.__version__} can use {torch.cuda.device_count()} GPUs"
         )
     return device
 

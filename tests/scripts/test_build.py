@@ -103,7 +103,7 @@ def test_inspect_of_a_damaged_plan_exits_with_one(
     (tmp_path / plan.name).write_bytes(plan.read_bytes()[:-1])
     (tmp_path / plan.with_suffix(".json").name).write_bytes(plan.with_suffix(".json").read_bytes())
     assert main(["inspect", str(tmp_path / plan.name)]) == 1
-    assert "not known: the plan is not whole" in capsys.readouterr().out
+    assert "not known: the plan is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

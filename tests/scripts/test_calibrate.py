@@ -57,7 +57,7 @@ def test_a_table_that_is_there_is_replaced_on_demand_only(clips: Path, tmp_path:
     output.write_text("mine")
     code, out, err = run(capsys, shipped_voice(), clips, "-o", output, "-q")
     assert (code, out) == (2, "")
-    assert "is there already; --overwrite replaces it" in err
+    assert "already exists; --overwrite replaces it" in err
     assert output.read_text() == "mine"
     arguments = ("-o", output, "--overwrite", "--json", "-q")
     code, out, err = run(capsys, shipped_voice(), clips, *arguments)
@@ -96,7 +96,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     monkeypatch.setattr(ProgressBar, "decoded", interrupted)
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (130, "")
-    assert f"interrupted; {partial} has the files that are done; the same command goes on behind them" in err
+    assert f"interrupted; {partial} keeps the results so far; the same command continues" in err
     monkeypatch.undo()
     code, out, err = run(capsys, *arguments)
     assert code == 0
@@ -147,7 +147,7 @@ def test_wrong_usage_exits_2(
 def test_the_output_must_be_a_file(clips: Path, capsys: Any) -> None:
     code, out, err = run(capsys, shipped_voice(), clips, "-o", clips, "--overwrite")
     assert (code, out) == (2, "")
-    assert "is there already; name a file" in err
+    assert "already exists; name a file" in err
 
 
 def test_mels_beside_the_recordings_of_a_folder_are_left_out(clips: Path, capsys: Any, caplog: Any) -> None:

@@ -127,7 +127,7 @@ def test_show_lays_out_the_record(cache: EngineCache, capsys: Any) -> None:
     code, out, err = run(capsys, "show", name_of(1)[:-3], "--cache", cache.folder)
     assert (code, err) == (0, "")
     for text in (
-        "whole, its SHA-256 is right",
+        "whole, its SHA-256 matches",
         "tensorrt_rtx 1.7.1.116, wavernn-trt 0.1.0",
         "sm86, sm89",
         "1024 steps, 8 rows of conditioning",
@@ -135,7 +135,7 @@ def test_show_lays_out_the_record(cache: EngineCache, capsys: Any) -> None:
         "[?, 1024, 1]  from [1, 1024, 1] over [8, 1024, 1] to [64, 1024, 1]",
         "WaveRNNSequencePlugin version 1, namespace 'wavernn_trt', 1 node",
         "8 float32, 4 float16",
-        "12.5 s, 3.0 GiB at most",
+        "12.5 s, peak memory 3.0 GiB",
         plans.key_of(1),
     ):
         assert text in out, text
@@ -182,7 +182,7 @@ def test_prune_without_options_removes_what_is_of_no_use(cache: EngineCache, cap
     assert code == 0
     assert f"removed {name_of(1)} (" in out
     assert "it has 5 bytes" in out
-    assert "removed what 1 unfinished build left" in out
+    assert "removed the leftovers of 1 unfinished build" in out
     assert there(cache) == {name_of(2), name_of(3)}
     assert not left.exists()
 
@@ -191,7 +191,7 @@ def test_prune_says_what_it_had_to_keep(cache: EngineCache, capsys: Any) -> None
     with cache.building("lj_decoder", plans.key_of(1)):
         code, _, err = run(capsys, "prune", "--all", "--cache", cache.folder)
         assert code == 1
-        assert f"{name_of(1)} stays: process {os.getpid()} is building it" in err
+        assert f"{name_of(1)} is kept: process {os.getpid()} is building it" in err
     assert there(cache) == {name_of(1)}
 
 
@@ -214,12 +214,12 @@ def test_an_empty_cache_is_no_mistake(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ((), "COMMAND"),
         (("burn",), "invalid choice: 'burn'"),
-        (("list", "--cache", "nowhere"), "nowhere is not there; expected a folder of plans"),
+        (("list", "--cache", "nowhere"), "nowhere does not exist; expected a folder of plans"),
         (("list", "--cache", ""), "expected a path"),
         (("show", "--cache", "engines"), "NAME"),
         (("show", "nothing", "--cache", "engines"), "no plan in"),
         (("show", "", "--cache", "engines"), "no plan in"),
-        (("show", "lj_", "--cache", "engines"), "'lj_' begins the names of 3 plans"),
+        (("show", "lj_", "--cache", "engines"), "'lj_' matches 3 plans"),
         (("prune", "--cache", "engines", "--max-size", "much"), "found 'much', expected a size such as 10GiB"),
         (("prune", "--cache", "engines", "--older-than", "30"), "found '30', expected a time such as 30d"),
         (("prune", "--cache", "mine", "--all"), "is no engine cache"),

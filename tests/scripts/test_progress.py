@@ -1,4 +1,4 @@
-"""How much is left, and how it is shown."""
+"""The progress bar, and its estimate of the remaining work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_of_a_few_files_every_header_is_read(mels: Callable[..., Sequence[Job]])
     assert estimated(jobs).left(0) == pytest.approx(0.5)
 
 
-def test_of_many_files_some_say_how_long_all_are(mels: Callable[..., Sequence[Job]]) -> None:
+def test_the_work_of_many_files_is_estimated_from_some(mels: Callable[..., Sequence[Job]]) -> None:
     frames = np.random.default_rng(0).integers(1, 40, 1500)
     frames[750:] *= 3  # as the books of a library differ
     jobs = mels(frames)
@@ -100,7 +100,7 @@ def test_the_work_does_not_wait_for_headers(capsys: pytest.CaptureFixture[str]) 
     assert "1/100000 files" in capsys.readouterr().err
 
 
-def test_the_bar_tells_files_seconds_speed_and_what_is_left(
+def test_the_bar_shows_files_seconds_speed_and_time_left(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = mels(np.array([10, 10, 20]))
@@ -108,7 +108,7 @@ def test_the_bar_tells_files_seconds_speed_and_what_is_left(
     bar.decoded(1000)
     bar.closed(JobResult(jobs[0], "done", 1000))
     bar.decoded(500)
-    bar.say("wavernn-trt: something else")
+    bar.notice("something else")
     bar.close()
     captured = capsys.readouterr().err
     last = captured.strip().split("\r")[-1]
@@ -119,7 +119,7 @@ def test_the_bar_tells_files_seconds_speed_and_what_is_left(
     assert "wavernn-trt: something else\n" in captured
 
 
-def test_a_hidden_bar_says_nothing_and_reads_nothing(
+def test_a_hidden_bar_prints_nothing_and_reads_nothing(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = Slow()
@@ -136,7 +136,7 @@ def test_a_bar_of_files_has_a_title_and_counts_no_more_of_each_than_is_asked_for
     files = [job.input for job in mels(np.array([10, 10, 40]))]
     with file_bar("measuring", files, AUDIO, limit=2.0) as bar:
         bar.decoded(1000)
-        bar.entitle("measuring (again)")
+        bar.set_title("measuring (again)")
     last = capsys.readouterr().err.strip().split("\r")[-1]
     assert last.startswith("measuring (again)  25%|")
     assert "1.0/4.0 s" in last

@@ -98,7 +98,7 @@ def test_where_nothing_is_within_the_budget_nothing_is_written(
     arguments = ("--keep", "recurrent_0,fc_0", "--table", table, "--held-out", clips / "1.wav", "-q")
     code, out, err = quantize("--precision", "fp8", *arguments, "--budget", 1e-9)
     assert code == 1
-    assert "no product can be fp8; nothing is made" in err
+    assert "no product can be fp8; nothing is written" in err
     assert "kept for the budget" in out
     assert not (tmp_path / "out").exists()
 
@@ -115,7 +115,7 @@ def test_products_are_kept_by_name_and_weights_alone_need_no_table(quantize: Run
 def test_what_was_calibrated_on_is_no_held_out_speech(quantize: Run, table: Path, clips: Path) -> None:
     code, _, err = quantize("--precision", "int8", "--table", table, "--held-out", clips / "0.wav", "-q")
     assert code == 0
-    assert "0.wav is one that was calibrated on" in err
+    assert "0.wav was used for calibration" in err
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_what_was_calibrated_on_is_no_held_out_speech(quantize: Run, table: Path
         (("--precision", "int8-weights", "--keep", "fc_7"), "found 'fc_7', expected some of recurrent_0, fc_0, output"),
         (
             ("--precision", "int8-weights", "--keep", "output,fc_0,recurrent_0"),
-            "every product: nothing is left to quantise",
+            "found all products; leave at least one",
         ),
         (("--precision", "int8-weights", "--budget", "0.01"), "name some with --held-out"),
-        (("--precision", "int8-weights", "--speech", "x.wav"), "rounds no activations"),
+        (("--precision", "int8-weights", "--speech", "x.wav"), "has no activation ranges"),
         (("--precision", "int8", "--method", "best", "--table", "t"), "found 'best', expected one of minmax"),
         (("--precision", "int8-weights", "--held-out", "EMPTY"), "in this folder"),
         (("--precision", "int8", "--table", "EMPTY/none.json"), "No such file"),
@@ -167,7 +167,7 @@ def test_a_table_that_is_there_is_not_replaced_unasked(quantize: Run, clips: Pat
     (tmp_path / "out.json").write_text("mine")
     code, _, err = quantize("--precision", "int8", "--speech", clips, "-q")
     assert code == 2
-    assert "take it with --table" in err
+    assert "use it with --table" in err
     assert (tmp_path / "out.json").read_text() == "mine"
 
 
@@ -176,7 +176,7 @@ def test_the_source_is_never_replaced(tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(shipped_voice(), copy)
     code = main(["quantize", str(copy), "-o", str(copy), "--precision", "int8-weights", "--overwrite"])
     assert code == 2
-    assert "choose another place" in capsys.readouterr().err
+    assert "choose another output" in capsys.readouterr().err
     assert open_model_directory(copy).quantization is None
 
 

@@ -267,8 +267,8 @@ def test_a_manifest_gives_every_file_its_seed(folder: Path, tiny_vocoder: Vocode
         (["in", "-o", "out", "--seed", "-1"], "found '-1', expected an integer from 0 to 2**64 - 1"),
         (["in", "-o", "out", "--seed", "x"], "--seed: found 'x'"),
         (["in", "-o", "out", "--batch", "0"], "--batch: found '0', expected a positive integer"),
-        (["-o", "out", "--fold", "in"], "put --fold behind the inputs"),
-        (["in", "-o", "out", "--overlap", "5"], "--overlap only has a meaning together with --fold"),
+        (["-o", "out", "--fold", "in"], "put --fold after the inputs"),
+        (["in", "-o", "out", "--overlap", "5"], "--overlap needs --fold"),
         (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
         (["in", "-o", ""], "-o/--output: found '', expected a path; is a shell variable not set?"),
         (["", "-o", "out"], "INPUT: found '', expected a path"),
@@ -343,7 +343,7 @@ def test_an_interrupt_leaves_whole_files_only(
     assert vocode("in", "-o", "out", "--batch", "1", "--json", "--report", "report.jsonl") == code
     assert signal.getsignal(number) == handler
     captured = capsys.readouterr()
-    assert f"wavernn-trt: {word}; finished files are kept, and a rerun goes on" in captured.err
+    assert f"wavernn-trt: {word}; finished files are kept, and a rerun continues" in captured.err
     assert "1 done, 2 left for the next run" in captured.err
     assert [path.name for path in Path("out").rglob("*") if path.is_file()] == ["a.wav"]
     assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP

@@ -104,7 +104,7 @@ def test_a_resumed_folder_of_equal_names_makes_each_file_once(folder: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in/a.wav", "-o", "-", "--json"], "--json: standard output takes the WAV file"),
+        (["in/a.wav", "-o", "-", "--json"], "--json: standard output is used for the WAV file"),
         (["in", "-o", "-"], "found standard output for several inputs, expected a folder"),
         (["-", "in/a.wav", "-o", "out"], "/dev/stdin: found a stream among several inputs, expected it alone"),
         (["-", "-o", "out"], "has no name; name a .wav file, or - for standard output"),

@@ -257,7 +257,7 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
         patched.setattr(ray_actor, "run_jobs", until_it_is_full)
         assert main(["in", "-o", "out", "--report", "report.jsonl"]) == 1
     said = capsys.readouterr().err
-    assert "error: out/b.wav: No space left on device; free some space; then run this again" in said
+    assert "error: out/b.wav: No space left on device; free some space; then run the same command again" in said
     assert "1 done, 1 left for the next run; " in said
     assert main(["in", "-o", "out", "--report", "report.jsonl"]) == 0
     assert "1 done, 1 skipped" in capsys.readouterr().err
@@ -285,7 +285,7 @@ def test_a_signal_ends_the_run_with_what_is_done(
     assert signal.getsignal(signal.SIGTERM) == before
     said = capsys.readouterr().err
     assert "1 done, 1 left for the next run; " in said
-    assert said.endswith(f"wavernn-trt: {what}; finished files are kept, and a rerun goes on behind them\n")
+    assert said.endswith(f"wavernn-trt: {what}; finished files are kept, and a rerun continues after them\n")
     assert [file.name for file in Path("out").iterdir()] == ["a.wav"]
 
 
@@ -321,12 +321,12 @@ def test_where_all_is_done_no_worker_is_needed(
     arguments = ["in", "-o", "out", "--report", "report.jsonl"]
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        "wavernn-trt: error: this needs Ray with its Data library (No module named 'ray'); install it: "
+        "wavernn-trt: error: --ray needs Ray with its Data library (No module named 'ray'); install it: "
         "pip install '.[ray]' in a clone of the project, or pip install 'ray[data]'\n"
     )
     assert cli.main(["vocode", *arguments[:3], "-q"]) == 0
     assert main(arguments) == 0
-    assert "0 done, 2 skipped (outputs are there; --overwrite replaces them)" in capsys.readouterr().err
+    assert "0 done, 2 skipped (outputs exist; --overwrite replaces them)" in capsys.readouterr().err
     assert [json.loads(line)["status"] for line in Path("report.jsonl").read_text().splitlines()] == ["skipped"] * 2
 
 
@@ -378,7 +378,7 @@ def test_a_cluster_that_nobody_listens_at_is_refused_at_once() -> None:
     [
         ([], "the following arguments are required: INPUT, -o/--output"),
         (["nowhere.wav", "-o", "out"], "nowhere.wav: no such file or folder"),
-        (["in", "-o", "out", "--overlap", "5"], "--overlap only has a meaning together with --fold"),
+        (["in", "-o", "out", "--overlap", "5"], "--overlap needs --fold"),
         (["in", "-o", "out", "--fold", "10", "--overlap", "6"], "overlap: found 6 samples, expected at most 5"),
         (["in", "-o", "out", "--actors", "0"], "--actors: found '0', expected a positive integer"),
         (["in", "-o", "out", "--gpus-per-actor", "-1"], "--gpus-per-actor: found '-1', expected a positive number"),
@@ -406,7 +406,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 def test_options_of_workers_are_refused_without_ray(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["vocode", "in", "-o", "out", "--actors", "2"]) == 2
-    assert capsys.readouterr().err == "wavernn-trt: error: --actors only has a meaning together with --ray\n"
+    assert capsys.readouterr().err == "wavernn-trt: error: --actors needs --ray\n"
     assert not Path("out").exists()
 
 

@@ -217,7 +217,7 @@ def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(folder: Path) -> None:
     assert all("No space left on device" in file["error"] for file in failed)
     left = FILES - len(full["files"])
     assert f"{left} left for the next run" in said("full.err")
-    assert "No space left on device; free some space; then run this again, and it goes on" in said("full.err")
+    assert "No space left on device; free some space; then run the same command again: it continues" in said("full.err")
     assert full["stopped"].endswith("No space left on device; free some space")
     assert "Traceback" not in said("full.err")
     assert len(said("again.found").splitlines()) == FILES

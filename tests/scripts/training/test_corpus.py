@@ -19,9 +19,9 @@ from wavernn_trt.scripts.training.corpus import (
     Corpus,
     CorpusError,
     Recording,
-    how_often,
     prepare,
     read_folder,
+    sampling_weights,
     walk,
 )
 from wavernn_trt.scripts.training.model import TrainingModel
@@ -103,7 +103,7 @@ def test_pieces_cover_every_recording_in_order(recordings: list[Recording]) -> N
 
 def test_rows_go_on_where_they_were_until_their_recording_ends(recordings: list[Recording]) -> None:
     corpus, frames = Corpus(recordings, CPU), 4
-    weights = how_often(corpus, 3, 0.0)
+    weights = sampling_weights(corpus, 3, 0.0)
     batches = walk(corpus, weights, rows=5, frames=frames, context=4, rng=torch.Generator().manual_seed(1))
     windows, going_on = next(batches)
     assert going_on.tolist() == [0.0] * 5
@@ -122,11 +122,11 @@ def test_rows_go_on_where_they_were_until_their_recording_ends(recordings: list[
 
 
 def test_copies_are_heard_as_often_as_asked_and_long_recordings_more(recordings: list[Recording]) -> None:
-    weights = how_often(Corpus(recordings, CPU), 2, 0.25)
+    weights = sampling_weights(Corpus(recordings, CPU), 2, 0.25)
     assert weights[:2].sum().item() == pytest.approx(0.75)
     assert weights[2].item() == pytest.approx(0.25)
     assert (weights[0] / weights[1]).item() == pytest.approx(81 / 40)
-    assert how_often(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
+    assert sampling_weights(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
 
 
 def test_a_folder_s_recordings_of_every_format_are_read_and_its_other_files_named(

@@ -189,7 +189,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_what_was_saved(fol
     saved["weights"]["fc1.weight"][0, 0] = float("nan")
     torch.save(saved, tmp_path / "training.pt")
     before = (tmp_path / "model.pt").read_bytes()
-    with pytest.raises(RecipeError, match="the loss is not finite any more"):
+    with pytest.raises(RecipeError, match="the loss is no longer finite"):
         train(clips, tmp_path, dataclasses.replace(TINY, max_updates=2), resume=True)
     assert (tmp_path / "model.pt").read_bytes() == before
 
@@ -214,9 +214,9 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
     assert rates[4] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_every_option_of_the_recipe_says_what_it_means() -> None:
+def test_every_option_of_the_recipe_has_a_help_text() -> None:
     assert list(meanings()) == [field.name for field in dataclasses.fields(Recipe)]
-    assert meanings()["weight_decay"] == "AdamW's."
+    assert meanings()["weight_decay"] == "Weight decay of AdamW."
 
 
 def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +283,7 @@ def test_mistakes_are_named(
     [
         (["--init", "a.pt", "--resume"], "not allowed with argument"),
         (["--device", "tpu"], "found 'tpu', expected cpu or cuda"),
-        (["--device", "cuda:99"], "found 'cuda:99', and "),
+        (["--device", "cuda:99"], "found 'cuda:99', but "),
         (["--rows", "many"], "invalid int value"),
     ],
 )
@@ -295,11 +295,11 @@ def test_wrong_usage_is_refused(capsys: pytest.CaptureFixture[str], options: lis
 
 def test_what_is_not_a_training_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     torch.save({"model": TrainingModel(TINY).state_dict(), "step": 1}, tmp_path / "training.pt")
-    with pytest.raises(RecipeError, match=r"found no best, .* it cannot be resumed, but --init takes it"):
+    with pytest.raises(RecipeError, match=r"found no best, .* it cannot be resumed, but --init can use it"):
         train(read_folder(folder), tmp_path, TINY, resume=True)
 
 
-def test_without_matplotlib_nothing_is_begun(
+def test_without_matplotlib_no_training_starts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -323,7 +323,7 @@ def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_p
         patch.setattr(train_module, "Training", Stopping)
         assert train(clips, tmp_path, recipe, stop=stop)["step"] == 3
     assert train(clips, tmp_path, dataclasses.replace(recipe, max_updates=5), resume=True)["step"] == 5
-    # One that was interrupted before its first update has that to show.
+    # A training that is stopped before its first update makes that update.
     assert train(clips, tmp_path / "early", recipe, stop=stop)["step"] == 1
     assert load(tmp_path / "early" / "training.pt")["step"] == 1
 
