@@ -22,6 +22,7 @@ def clip(shared_data: Path, name: str, seconds: float) -> tuple[np.ndarray, int]
     return waveform[: round(seconds * sample_rate)], sample_rate
 
 
+@pytest.mark.slow
 def test_log_mel_correlation_on_clips_kept_out_of_training(shared_data: Path) -> None:
     with wavernn_trt.load(backend="onnxruntime") as voice:
         speech = [analyse(voice.config.audio, *clip(shared_data, name, 4)) for name in KEPT_OUT]
@@ -31,6 +32,7 @@ def test_log_mel_correlation_on_clips_kept_out_of_training(shared_data: Path) ->
     assert np.mean(bits) < 4.5
 
 
+@pytest.mark.slow
 def test_int8_costs_less_than_a_fiftieth_of_a_bit(shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="graphs are ONNX graphs")
     from wavernn_trt.calibration.calibrate import calibrate

@@ -30,6 +30,7 @@ def requests(directory: ModelDirectory) -> list[Request]:
     return [Request(mel[:, start : start + length], seed) for seed, (start, length) in enumerate(cuts)]
 
 
+@pytest.mark.slow
 def test_slots_are_full_while_utterances_wait_and_every_bit_is_as_alone(
     speak: Callable[..., Vocoder], plain: Vocoder, held: Any, requests: list[Request]
 ) -> None:
