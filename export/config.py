@@ -6,11 +6,10 @@ other folder can import them.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 SCHEMA_VERSION = 2
 """Version of ``config.json``. Version 1, which has no ``label_scale``, is read as well; other versions are refused."""
@@ -235,11 +234,6 @@ class ModelConfig:
     def first_previous(self) -> float:
         """What stands for the sample before the first: univoc's middle label, or silence."""
         return float(self.outputs // 2) if self.label_feedback else 0.0
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON values, as `wavernn_trt.export.typed_json.from_json` reads them."""
-    return dataclasses.asdict(config)
 
 
 def require(condition: bool, field: str, found: object, expected: str) -> None:
