@@ -17,7 +17,6 @@ _GRAPH_CODE = (
     "engines/graphs.py",
     "export/arrays.py",
     "export/config.py",
-    "export/graph_edit.py",
     "export/graph_files.py",
     "export/grids.py",
     "export/model_directory.py",

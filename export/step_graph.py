@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.families.wavernn import WaveRNN
-from wavernn_trt.export.graph_edit import replace_tensor
-from wavernn_trt.export.networks import OPSET, Networks
+from wavernn_trt.export.networks import OPSET, Networks, replace_tensor
 
 _EXAMPLE_FRAMES = 3
 """The exporter runs a recurrent conditioner frame by frame, many times over: twelve take it twice as long."""

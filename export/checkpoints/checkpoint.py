@@ -31,8 +31,7 @@ from wavernn_trt.export.settings.files import is_null
 from wavernn_trt.export.settings.interpretation import Settings
 from wavernn_trt.export.settings.presets import PRESETS
 from wavernn_trt.export.settings.sources import find_sources
-from wavernn_trt.export.settings.table import AUDIO_FIELDS, SETTABLE, setting_of
-from wavernn_trt.export.settings.values import plain_value
+from wavernn_trt.export.settings.table import AUDIO_FIELDS, SETTABLE, plain_value, setting_of
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 

@@ -8,13 +8,13 @@ import re
 import threading
 import warnings
 import zipfile
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
 from wavernn_trt.export.checkpoints.archive import check_ratio
-from wavernn_trt.export.checkpoints.pickled_classes import RESAVE, named_classes, refuse_classes
 from wavernn_trt.export.checkpoints.pickled_numpy import STAND_INS, STOOD_FOR
 from wavernn_trt.export.errors import CheckpointError
 
@@ -24,6 +24,20 @@ _ZIP = b"PK"
 _PICKLE = b"\x80"
 _NAMED = re.compile(r"GLOBAL (\S+)")
 """In torch's message, the class that it refuses."""
+RESAVE = "save it again with torch.save(model.state_dict(), path), where the training code is installed"
+
+# What torch.load(weights_only=True) reads by itself.
+_TENSORS = re.compile(
+    r"torch\.(?:(?!ScriptObject)\w+|_utils\._rebuild\w+|_tensor\._rebuild\w+|nn\.parameter\.Parameter|serialization\._get_layout"
+    r"|storage\.\w+)|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:bytearray|set|complex)"
+)
+_COMMANDS = re.compile(
+    r"(?:os|posix|nt|sys|subprocess|pty|runpy|importlib|shutil|socket|webbrowser|ctypes|code|commands|platform)\..*"
+    r"|builtins\.(?:eval|exec|compile|__import__|open|input|breakpoint)"
+)
+_MOST_PICKLES = 4
+"""The format from before torch 1.6 writes three short pickles before the object's own."""
+_SHOWN = 6
 _stand_ins_lock = threading.Lock()
 
 
@@ -80,7 +94,7 @@ def _refuse_pickle(name: str, file: BinaryIO, reason: str) -> CheckpointError:
     except Exception:  # damaged after all
         return damaged(name)
     if "global" in reason.lower():
-        return CheckpointError(f"{name}: {refuse_classes(classes)}")
+        return CheckpointError(f"{name}: {_refuse_classes(classes)}")
     if protocol in (3, 4, 5) and "operand" in reason:
         return CheckpointError(
             f"{name}: found pickle protocol {protocol}, expected 2, which torch.save writes by default and which can "
@@ -103,7 +117,7 @@ def refuse_plain_pickle(name: str, file: BinaryIO) -> None:
     file.seek(0)
     classes = named_classes(file)
     reason = f"found a pickle that torch.save did not write, expected one that it did; {RESAVE}"
-    raise CheckpointError(f"{name}: {refuse_classes(classes) if classes else reason}")
+    raise CheckpointError(f"{name}: {_refuse_classes(classes) if classes else reason}")
 
 
 def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
@@ -149,3 +163,69 @@ def damaged(name: str) -> CheckpointError:
     return CheckpointError(
         f"{name} is damaged or incomplete, expected a checkpoint that torch.save wrote; copy the file again"
     )
+
+
+def named_classes(file: IO[bytes]) -> tuple[str, ...]:
+    """The classes and functions besides tensors that a pickle names, in order, up to where it is damaged.
+
+    Args:
+        file: at the start of a pickle; up to four that follow each other are looked through.
+    """
+    found: dict[str, None] = {}
+    memo: dict[int, str] = {}
+    for _ in range(_MOST_PICKLES):
+        texts = ["", ""]
+        memo.clear()
+        try:
+            for operation, argument, _position in pickletools.genops(file):
+                if operation.name == "GLOBAL" and isinstance(argument, str):
+                    found[argument.replace(" ", ".")] = None
+                elif operation.name == "STACK_GLOBAL":
+                    found[".".join(texts)] = None
+                elif operation.name in ("BINGET", "LONG_BINGET") and argument in memo:
+                    texts = [texts[1], memo[argument]]
+                elif operation.name == "MEMOIZE":
+                    memo[len(memo)] = texts[1]
+                elif isinstance(argument, str):
+                    texts = [texts[1], argument]
+        except Exception:  # a damaged pickle ends in almost any error
+            break
+    renamed = (re.sub(r"^__builtin__\.", "builtins.", name) for name in found)
+    return tuple(name for name in renamed if not _TENSORS.fullmatch(name) and name not in STOOD_FOR)
+
+
+def _refuse_classes(classes: Iterable[str]) -> str:
+    """The reason why a file with these classes is not loaded, and the way out."""
+    classes = tuple(classes)
+    shown = ", ".join(_printable(name) for name in classes[:_SHOWN])
+    shown += f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    shown = f" ({shown})" if shown else ""
+    nothing = "Nothing of it was run. Expected weights only; "
+    commands = [_printable(name) for name in classes if _COMMANDS.fullmatch(name)]
+    if commands:
+        return (
+            f"found a pickle that would run {', '.join(commands[:_SHOWN])} when it is loaded, which no training "
+            f"stores. {nothing}do not load this file anywhere, get the checkpoint from a source that you trust"
+        )
+    if "torch.ScriptObject" in classes:
+        return (
+            f"found packed objects of TorchScript{shown}, as quantised models hold in place of weights. "
+            f"{nothing}give the checkpoint from before the quantisation (wavernn-trt quantize rounds weights itself)"
+        )
+    if any(name.startswith("torch.nn.modules.") for name in classes):
+        return (
+            f"found a whole pickled model{shown}, which needs its training code and would run it when it is loaded. "
+            f"{nothing}{RESAVE}, for a file that you trust: "
+            "python -c \"import torch; m = torch.load('FILE', map_location='cpu', weights_only=False); "
+            "torch.save(m.state_dict(), 'weights.pt')\""
+        )
+    return (
+        f"found pickled Python objects besides tensors{shown}, which would run code when they are loaded. "
+        f"{nothing}{RESAVE}, or, for a file that you trust, take its weights out there (model: the entry that holds "
+        "them): python -c \"import torch; c = torch.load('FILE', map_location='cpu', weights_only=False); "
+        "torch.save({'model': c['model']}, 'weights.pt')\""
+    )
+
+
+def _printable(name: str) -> str:
+    return re.sub(r"[^\w.<>]", "?", name)[:60]

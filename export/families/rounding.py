@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.families.gru import GRUCell
-from wavernn_trt.export.families.wavernn import DecoderStep
+from wavernn_trt.export.families.wavernn import DecoderStep, GRUCell
 from wavernn_trt.export.grids import round_weight
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 

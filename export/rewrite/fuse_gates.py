@@ -24,7 +24,7 @@ def fuse_gates(networks: Networks, input_sizes: tuple[int, ...], unfused: Collec
         unfused: layers to leave as they are.
 
     Raises:
-        PatternError: the step's cells are not those of `wavernn_trt.export.families.gru.GRUCell`.
+        PatternError: the step's cells are not those of `wavernn_trt.export.families.wavernn.GRUCell`.
     """
     step = networks.step.copy()
     cells = [node for node in step.nodes if node.op == "Tanh"]

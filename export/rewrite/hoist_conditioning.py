@@ -15,8 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import ColumnGroup
-from wavernn_trt.export.graph_edit import replace_tensor
-from wavernn_trt.export.networks import Networks, Row
+from wavernn_trt.export.networks import Networks, Row, replace_tensor
 
 
 @dataclass(frozen=True)

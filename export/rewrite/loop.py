@@ -12,10 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
-from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
-from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.networks import Networks, add_node
+from wavernn_trt.export.rewrite.decoder_interface import add_expansion, new_decoder, read_state, write_outputs
 
 
 def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:

@@ -15,8 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.networks import Networks, add_node
 from wavernn_trt.export.operators import GRU_OPERATOR, Precision
 
 ONNX_TYPES: dict[Precision, int] = {

@@ -18,9 +18,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.grids import encode_weight, round_weight
-from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.networks import Networks, add_node
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 from wavernn_trt.export.rewrite.products import find_products
 

@@ -6,10 +6,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
-from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder, read_state, write_outputs
-from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.networks import Networks, add_node
+from wavernn_trt.export.rewrite.decoder_interface import (
+    Dimension,
+    add_expansion,
+    new_decoder,
+    read_state,
+    write_outputs,
+)
 
 
 def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: Dimension, window: int) -> gs.Graph:

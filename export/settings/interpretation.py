@@ -11,8 +11,7 @@ from typing import Any
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.settings.presets import Preset
 from wavernn_trt.export.settings.raw import RawSettings
-from wavernn_trt.export.settings.table import SETTABLE
-from wavernn_trt.export.settings.values import misfit
+from wavernn_trt.export.settings.table import SETTABLE, misfit
 
 _SIZES = (
     *("hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "factors", "pad", "uses_aux"),

@@ -8,8 +8,7 @@ from typing import Any
 
 from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.settings.files import SettingsFile
-from wavernn_trt.export.settings.table import SECTIONS, nearest, setting_of, without_effect
-from wavernn_trt.export.settings.values import plain_value
+from wavernn_trt.export.settings.table import SECTIONS, nearest, plain_value, setting_of, without_effect
 
 
 @dataclass(frozen=True)

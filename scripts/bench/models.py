@@ -56,7 +56,8 @@ def _univoc() -> dict[str, Tensor]:
 def _fatchord(outputs: int) -> dict[str, Tensor]:
     import torch
 
-    from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
+    from wavernn_trt.export.families.fatchord import expected_shapes
+    from wavernn_trt.export.families.fatchord_layout import FatchordLayout
 
     layout = FatchordLayout(
         n_mels=80,
