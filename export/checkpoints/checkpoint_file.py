@@ -1,4 +1,4 @@
-"""Loads the object that a checkpoint file holds, without running anything that the file may hold."""
+"""Loads the object in a checkpoint file, without running any code in the file."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class FileContent:
     """The object in a checkpoint file."""
 
     name: str
-    """Of the file, for messages; with the member's where it stands in an archive."""
+    """The file's name for messages, followed by the member's in an archive."""
     value: Any
-    """A mapping as a rule. Numpy's values in it are those of `pickled_numpy`."""
+    """Usually a mapping. Numpy's values in it are those of `pickled_numpy`."""
     size: int
-    """Bytes that its tensors can fill at most."""
+    """Maximum bytes of its tensors."""
     entry: str | None = None
     """The entry to read in ``value``."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Settings files that stand beside it in an archive: name and text."""
+    """Settings files beside it in an archive: name and text."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of a safetensors file."""
+    """Metadata of a safetensors file."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
 
@@ -79,7 +79,7 @@ def read_checkpoint_file(path: Path, entry: str | None = None) -> FileContent:
     Args:
         path: a file that ``torch.save`` wrote, in either of its formats, safetensors, ``.npz``, or a zip or tar
             archive with one of these inside.
-        entry: of the user; in an archive with several checkpoints the name of one.
+        entry: the user's choice of an entry; in an archive with several checkpoints, the name of one.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, damaged, or more than weights in it.
@@ -172,7 +172,7 @@ def _read_npz(name: str, file: BinaryIO) -> Any:
 
 
 def _safetensors_header(name: str, start: bytes, size: int) -> int:
-    """Bytes of a safetensors header; 0 where the file is none."""
+    """Returns the size of a safetensors header in bytes; 0 for other files."""
     if start[8:9] != b"{":
         return 0
     length = int(struct.unpack("<Q", start[:8])[0])
@@ -201,10 +201,10 @@ def _read_safetensors(name: str, file: BinaryIO, size: int, header: int, entry: 
 
 
 def _refuse_other_file(name: str, start: bytes) -> str | None:
-    """What a file is, what was expected and the way out; ``None`` where its first bytes could be a checkpoint's.
+    """Returns the error text for a file that is no checkpoint; ``None`` where it could be one.
 
     Args:
-        name: of the file, without its folder.
+        name: the file's name without its folder.
         start: its first 512 bytes.
     """
     for magic, found, way_out in _STARTS:

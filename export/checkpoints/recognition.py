@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wavernn_trt.export.config import Family, Output
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, listed
 from wavernn_trt.export.families.fatchord import expected_shapes
 from wavernn_trt.export.families.fatchord_layout import from_torchaudio_name, read_layout, to_torchaudio_name
 from wavernn_trt.export.families.univoc import UnivocConditioner, UnivocStep
@@ -176,5 +176,4 @@ def _compare(state: Mapping[str, Tensor], expected: dict[str, tuple[int, ...]]) 
 
 def some(names: Any) -> str:
     """Returns the first four names and the number of the others, for messages."""
-    names = [str(name)[:80] for name in names]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return listed([str(name)[:80] for name in names], 4)

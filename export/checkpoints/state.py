@@ -1,4 +1,4 @@
-"""Reads the weights of a network from a checkpoint file, wherever in the file they stand."""
+"""Reads the weights of a network and the plain values beside them from a checkpoint file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NORMALISED = re.compile(r"(?P<base>.*)_g|(?P<module>(?:.*\.)?)parametrizations\
 _DEEPEST = 20
 _MOST = 100_000
 _LONGEST = 4096
-"""Longer lists are logs of a training, not settings."""
+"""Longer lists are logs of a training."""
 _LARGEST_ARRAY = 256
 _NOTHING = object()
 _REPARAMETRISED = re.compile(r"(?:.*\.)?parametrizations\..*|.*_orig")
@@ -38,21 +38,21 @@ _REPARAMETRISED = re.compile(r"(?:.*\.)?parametrizations\..*|.*_orig")
 
 @dataclass(frozen=True)
 class StoredState:
-    """The weights in a checkpoint file, and what stands beside them."""
+    """The weights in a checkpoint file and its other values."""
 
     state: dict[str, Tensor]
     """Float32 weights by name, prefixes removed; counters left out."""
     entry: str | None
-    """Where they stand: ``model_state``, ``ema.shadow``; ``None`` for a bare state dict."""
+    """Their entry: ``model_state``, ``ema.shadow``; ``None`` for a bare state dict."""
     beside: Mapping[str, Any]
     """All other plain values of the file, nested: text, numbers, booleans, ``None``, lists and dictionaries of them.
 
-    ``files`` holds the text of settings files by name, where the checkpoint stands in an archive with some.
+    ``files`` has the text of settings files by name, where the checkpoint is in an archive with some.
     """
     keys: tuple[str, ...]
     """Names of the top-level entries of the file."""
     notes: tuple[str, ...]
-    """Lines for the user: what was preferred, completed, folded or left out."""
+    """Lines for the user: preferred, completed, folded or omitted weights."""
 
 
 def load_state(path: Path, entry: str | None = None) -> StoredState:
@@ -134,7 +134,6 @@ def _refuse_without_network(content: FileContent, found: Found) -> None:
 def _weights(candidate: Candidate, limit: int) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in candidate.values.items():
-        # fatchord counts its training steps, batch normalisation its batches: neither is a weight.
         if is_counter(name):
             continue
         if not isinstance(name, str):
@@ -178,7 +177,7 @@ def _weight(name: str, value: Tensor, limit: int) -> Tensor:
 
 
 def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Weights ``g * v / |v|``, the norm over all but the first axis, in place of ``g`` and ``v``, and how many."""
+    """Replaces ``g`` and ``v`` by ``g * v / |v|``, the norm over all but the first axis; returns their number too."""
     folded: dict[str, Tensor] = {}
     parts: set[str] = set()
     for name, g in state.items():
@@ -220,14 +219,14 @@ def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]
 
 
 def _plain_values(value: object, networks: frozenset[int] = frozenset()) -> tuple[dict[str, Any], bool]:
-    """Text, numbers, booleans and ``None`` in mappings and lists; everything else is left out.
+    """Returns text, numbers, booleans and ``None`` in mappings and lists; all other values are left out.
 
     Args:
-        value: what a checkpoint holds.
+        value: the object in a checkpoint.
         networks: ids of mappings whose arrays are weights.
 
     Returns:
-        The values, with names as text and numpy's numbers as Python's; and whether there were few enough to read all.
+        The values, with names as text and numpy's numbers as Python's; and whether all could be read.
     """
     reader = _Reader(networks)
     found = reader.read(value, 0) if isinstance(value, Mapping) else {}
@@ -273,7 +272,7 @@ class _Reader:
         return _NOTHING
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        """A dictionary; nothing where all that was in it is left out."""
+        """Returns a dictionary; `_NOTHING` where all of its values are left out."""
         arrays = id(value) not in self._networks
         items = {str(name): self.read(item, depth + 1, arrays) for name, item in value.items()}
         kept = {name: item for name, item in items.items() if item is not _NOTHING}

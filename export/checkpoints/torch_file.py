@@ -1,4 +1,7 @@
-"""Loads files in torch's two formats with ``weights_only=True``, and explains why one cannot be loaded."""
+"""Loads files in torch's two formats with ``weights_only=True``, and explains failures.
+
+The classes that a refused pickle would import are listed without loading it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, BinaryIO
 
@@ -16,17 +19,17 @@ import torch
 
 from wavernn_trt.export.checkpoints.archive import check_ratio
 from wavernn_trt.export.checkpoints.pickled_numpy import STAND_INS, STOOD_FOR
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, listed
 
 TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that begins a file from before torch 1.6."""
+"""First bytes of a file from before torch 1.6."""
 _ZIP = b"PK"
 _PICKLE = b"\x80"
 _NAMED = re.compile(r"GLOBAL (\S+)")
-"""In torch's message, the class that it refuses."""
+"""The refused class in torch's message."""
 RESAVE = "save it again with torch.save(model.state_dict(), path), where the training code is installed"
 
-# What torch.load(weights_only=True) reads by itself.
+# Classes that torch.load(weights_only=True) reads.
 _TENSORS = re.compile(
     r"torch\.(?:(?!ScriptObject)\w+|_utils\._rebuild\w+|_tensor\._rebuild\w+|nn\.parameter\.Parameter|serialization\._get_layout"
     r"|storage\.\w+)|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:bytearray|set|complex)"
@@ -36,7 +39,7 @@ _COMMANDS = re.compile(
     r"|builtins\.(?:eval|exec|compile|__import__|open|input|breakpoint)"
 )
 _MOST_PICKLES = 4
-"""The format from before torch 1.6 writes three short pickles before the object's own."""
+"""Files from before torch 1.6 have three short pickles before the object's."""
 _SHOWN = 6
 _stand_ins_lock = threading.Lock()
 
@@ -45,7 +48,7 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
     """Loads a file that ``torch.save`` wrote; numpy's values in it become those of `pickled_numpy`.
 
     Args:
-        name: of the file, for messages.
+        name: the file's name, for messages.
         file: in one of torch's formats; a zip archive was checked with `check_zip`.
 
     Raises:
@@ -55,7 +58,7 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
         try:
             return _torch_load(file, nullcontext())
         except pickle.UnpicklingError as error:
-            # The list of what torch may load is the whole process's: it is changed for the files that need it only.
+            # Torch's list of allowed classes is global to the process, so it is changed only for files that need it.
             named = _NAMED.search(str(error))
             if named is None or STOOD_FOR.isdisjoint((named[1], f"builtins.{named[1]}")):
                 raise
@@ -78,7 +81,7 @@ def _torch_load(file: BinaryIO, allowed: AbstractContextManager[Any]) -> Any:
 
 
 def _refuse_pickle(name: str, file: BinaryIO, reason: str) -> CheckpointError:
-    """Classifies torch's reason for a refusal: an unknown class, a pickle protocol that it does not read, or damage."""
+    """Returns the error for a refused pickle: an unknown class, an unsupported pickle protocol, or damage."""
     file.seek(0)
     try:
         if file.read(2) == _ZIP:
@@ -108,7 +111,7 @@ def _protocol(pickled: bytes) -> int:
 
 
 def refuse_plain_pickle(name: str, file: BinaryIO) -> None:
-    """Raises the reason why a pickle without torch's magic number is not loaded."""
+    """Raises the error for a pickle without torch's magic number."""
     try:
         for _ in pickletools.genops(file):
             pass
@@ -121,7 +124,7 @@ def refuse_plain_pickle(name: str, file: BinaryIO) -> None:
 
 
 def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
-    """Whether a zip archive is ``torch``'s, ``numpy``'s or some ``other``, and its size unpacked in bytes.
+    """Returns whether a zip archive is ``torch``'s, ``numpy``'s or ``other``, and its unpacked size in bytes.
 
     Raises:
         CheckpointError: damaged, absurdly compressed, or a program that torch saved.
@@ -144,7 +147,7 @@ def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
                     f"{name}: found a TorchScript archive, which is a program, expected weights only; "
                     "save model.state_dict() of the model that was scripted"
                 )
-            # Torch does not compare the checksums, and so would take flipped bits for weights.
+            # Torch does not check the checksums, and would load flipped bits.
             wrong = archive.testzip()
     except CheckpointError:
         raise
@@ -159,17 +162,17 @@ def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
 
 
 def damaged(name: str) -> CheckpointError:
-    """The error for a damaged or incomplete file."""
+    """Returns the error for a damaged or incomplete file."""
     return CheckpointError(
         f"{name} is damaged or incomplete, expected a checkpoint that torch.save wrote; copy the file again"
     )
 
 
 def named_classes(file: IO[bytes]) -> tuple[str, ...]:
-    """The classes and functions besides tensors that a pickle names, in order, up to where it is damaged.
+    """Returns the classes and functions that a pickle imports, except tensors, up to a damaged position.
 
     Args:
-        file: at the start of a pickle; up to four that follow each other are looked through.
+        file: at the start of a pickle; up to four consecutive pickles are searched.
     """
     found: dict[str, None] = {}
     memo: dict[int, str] = {}
@@ -194,12 +197,9 @@ def named_classes(file: IO[bytes]) -> tuple[str, ...]:
     return tuple(name for name in renamed if not _TENSORS.fullmatch(name) and name not in STOOD_FOR)
 
 
-def _refuse_classes(classes: Iterable[str]) -> str:
-    """The reason why a file with these classes is not loaded, and the way out."""
-    classes = tuple(classes)
-    shown = ", ".join(_printable(name) for name in classes[:_SHOWN])
-    shown += f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    shown = f" ({shown})" if shown else ""
+def _refuse_classes(classes: Sequence[str]) -> str:
+    """Returns the error text for a file with these classes."""
+    shown = f" ({listed([_printable(name) for name in classes], _SHOWN)})" if classes else ""
     nothing = "Nothing of it was run. Expected weights only; "
     commands = [_printable(name) for name in classes if _COMMANDS.fullmatch(name)]
     if commands:

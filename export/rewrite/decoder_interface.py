@@ -1,23 +1,23 @@
-"""The inputs and outputs that every decoder graph has, whatever runs it.
+"""The inputs, outputs and first nodes of every decoder graph.
 
 B streams, T steps, W rows of conditioning, G interpolated column groups, L recurrent layers of H units:
 
 =================  ==================  ==========================================================================
 ``conditioning``   [B, W, columns]     each stream's window of the conditioner's rows
-``frame_index``    [B, T] int32        the window's row that a step's ``held`` groups are; where a group is held
-``interpolation``  [B, G, T, W]        the weights of the window's rows, for the groups that are not; where G > 0
+``frame_index``    [B, T] int32        the window's row of a step's ``held`` groups; only where a group is held
+``interpolation``  [B, G, T, W]        the weights of the window's rows for the other groups; only where G > 0
 ``uniforms``       [B, T, U]           [..., 0] chooses the class or component: uniform on [0, 1), at most 1 - 2**-23.
                                        [..., 1], for mixtures: a standard deviate, ln v - ln(1 - v) for logistics and
                                        normal for Gaussians
 ``previous``       [B]                 the sample before the chunk: int32 label (univoc) or float32 in [-1, 1]
 ``hidden``         [L, B, H]           recurrent state
 ``samples``        [B, T]              int32 labels, or float32 in [-1, 1] for mixtures
-``previous_out``,  as ``previous``,    the state behind the chunk
+``previous_out``,  as ``previous``,    the state after the chunk
 ``hidden_out``     ``hidden``
 =================  ==================  ==========================================================================
 
-Indices and weights are each stream's own, because streams that begin a chunk together stand at different places inside
-their frames.
+Each stream has its own indices and weights, because the streams of a chunk begin at different positions in their
+frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Dimension = int | str
 def new_decoder(
     name: str, model: ModelConfig, networks: Networks, batch: Dimension, steps: Dimension, window: Dimension
 ) -> gs.Graph:
-    """A graph without nodes that has a decoder's inputs; dimensions are numbers, or names where they are dynamic."""
+    """Returns a graph with a decoder's inputs and no nodes; dynamic dimensions are names."""
     columns = sum(group.columns for group in networks.groups)
     inputs = [gs.Variable("conditioning", np.float32, (batch, window, columns))]
     expansions = [group.expansion for group in networks.groups]
@@ -52,11 +52,10 @@ def new_decoder(
 
 
 def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[Row, ...]) -> list[gs.Variable]:
-    """Adds what makes each step's rows from a chunk's window of conditioning.
+    """Adds the nodes that expand a chunk's window of conditioning from frames to samples, for all steps at once.
 
     Args:
-        graph: has the inputs ``conditioning`` [B, W, columns], ``frame_index`` [B, T] int32 (where a group is held) and
-            ``interpolation`` [B, G, T, W] (where G groups are not).
+        graph: from `new_decoder`.
         groups: the conditioning's column groups.
         rows: the step's conditioning inputs.
 
@@ -95,11 +94,11 @@ def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[
 
 
 def read_state(graph: gs.Graph, model: ModelConfig) -> tuple[gs.Variable, list[gs.Variable]]:
-    """Adds what takes ``previous`` and each layer's hidden state [B, H] apart."""
+    """Adds nodes for ``previous`` and each layer's hidden state [B, H], and returns these tensors."""
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     previous = inputs["previous"]
     if model.label_feedback:
-        previous = add_node(graph, "Cast", [previous], "previous_label", to=7)  # INT64, as ArgMax gives
+        previous = add_node(graph, "Cast", [previous], "previous_label", to=7)  # INT64, ArgMax's type
         previous.dtype = np.dtype(np.int64)
     hidden = []
     for layer in range(model.layers):
@@ -119,7 +118,7 @@ def write_outputs(
         graph: the decoder.
         model: its configuration.
         samples: [T, B].
-        previous: [B], as the last step gives it.
+        previous: [B], from the last step.
         hidden: one [B, H] for each layer.
     """
     inputs = {tensor.name: tensor for tensor in graph.inputs}

@@ -1,4 +1,4 @@
-"""Every key that published WaveRNN projects write or read in their settings, and what it means here.
+"""All keys in the settings of published WaveRNN projects, their meaning here, and the types of their values.
 
 Projects: fatchord/WaveRNN, Real-Time-Voice-Cloning, ForwardTacotron 1 and 2, torchaudio (its example pipeline),
 erogol/WaveRNN, mozilla/TTS and Coqui TTS, G-Wang, geneing and turian/WaveRNN-Pytorch (whose names are those of
@@ -18,14 +18,14 @@ from wavernn_trt.export.config import AudioConfig
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, under all names that it is written with."""
+    """One setting with all of its names."""
 
     name: str
-    """The name here. Those of `SETTABLE` are results; the others are turned into them (see ``settings.interpret``)."""
+    """The name here. Those of `SETTABLE` are results; the others are converted to them (see ``settings.interpret``)."""
     aliases: tuple[str, ...]
     """Other projects' names."""
     about: str
-    """Unit and meaning, and what a null means where that is not "not stated"."""
+    """Unit and meaning, also that of a null where it is not "not stated"."""
 
 
 AUDIO_FIELDS = tuple(field.name for field in dataclasses.fields(AudioConfig))
@@ -92,21 +92,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("outputs", ("n_classes",), "width of the last layer"),
     Setting("conditioning_size", ("conditioning_channels",), "units of UniversalVocoding's first network"),
     Setting("embedding_size", ("embedding_dim",), "width of UniversalVocoding's embedding"),
-    # What no setting here can express; a value other than the usual one is reported.
+    # Not supported here; a value other than the usual one is reported.
     Setting("stats_path", (), "mean and variance that mels are normalised by (Coqui)"),
     Setting("do_amp_to_db_mel", (), "false: mels are not in decibels (Coqui)"),
     Setting("do_rms_norm", (), "recordings scaled to one RMS level (Coqui)"),
 )
 
 PREFIX = "voc_"
-"""Stands before vocoder settings in fatchord's ``hparams.py`` and its descendants'."""
+"""Prefix of vocoder settings in fatchord's ``hparams.py`` and its descendants'."""
 
 SECTIONS = frozenset(
     {"audio", "preprocess", "preprocessing", "dsp", "waveform", "sampling", "mulaw", "model", "model_args", "vocoder"}
     | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args", "params"}
     | {"settings"}
 )
-"""Names of sections (objects) that hold settings of a vocoder; a section of any other name is not read."""
+"""Names of sections (objects) with settings of a vocoder; other sections are not read."""
 
 _NO_EFFECT_WORDS = """
 wav_path data_path tts_model_id model_id voc_model_id model_name model_description ignore_tts name run_name
@@ -164,9 +164,9 @@ _NAMES = {alias: setting.name for setting in SETTINGS for alias in (setting.name
 
 
 def setting_of(path: str) -> str | None:
-    """The name here of a project's key, which may stand behind the names of its sections and dots.
+    """Returns the name here of a project's key, which may be preceded by the names of its sections and dots.
 
-    ``None`` for keys that are no setting of a vocoder's arithmetic. Case does not matter.
+    ``None`` for keys that are not settings of a vocoder's arithmetic. Case does not matter.
     """
     path = path.lower()
     key = path.rpartition(".")[2]
@@ -174,19 +174,19 @@ def setting_of(path: str) -> str | None:
 
 
 def without_effect(key: str) -> bool:
-    """Whether a key is known and has no effect on how a trained vocoder is run."""
+    """Whether a key is known and has no effect on a trained vocoder."""
     bare = key.lower().removeprefix(PREFIX)
     return bare in _NO_EFFECT or bare.startswith(_NO_EFFECT_PREFIXES)
 
 
 def nearest(key: str) -> str | None:
-    """The known key that a misspelt one resembles; ``None`` where none does."""
+    """Returns the known key that a misspelt one resembles; ``None`` where none does."""
     found = difflib.get_close_matches(key.lower(), _NAMES, n=1, cutoff=0.75)
     return found[0] if found else None
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """The value of a setting in the type that the setting has; a value that does not fit is returned as it is.
+    """Returns a value converted to the setting's type; a value that does not fit is returned unchanged.
 
     Args:
         name: a name of `SETTINGS`.
@@ -210,7 +210,7 @@ def plain_value(name: str, value: Any) -> Any:
 
 
 def misfit(name: str, value: object) -> str | None:
-    """What the value of a setting should be, where it has another type; ``None`` where it fits."""
+    """Returns the expected type of a setting's value, for messages; ``None`` where the value has it."""
     if name in _SWITCHES and not isinstance(value, bool):
         return "true or false"
     if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
@@ -221,7 +221,7 @@ def misfit(name: str, value: object) -> str | None:
 
 
 def _number(value: Any) -> Any:
-    """A number out of text."""
+    """Converts text to a number where possible."""
     if not isinstance(value, str) or len(value) > _LONGEST or not _NUMBER.fullmatch(value.strip()):
         return value
     text = value.strip()
