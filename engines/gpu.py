@@ -1,6 +1,6 @@
 """The GPUs of this machine, read from NVIDIA's driver library.
 
-TensorRT cannot be asked: without a driver, TensorRT-RTX returns plans as ``None`` and the lean runtime crashes.
+TensorRT is not used for this: without a driver, TensorRT-RTX returns plans as ``None`` and the lean runtime crashes.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def bits_of_steps(model: ModelConfig, logits: NDArray[Any], samples: NDArray[Any
     """Returns the negative log-likelihood of each sample, in bits.
 
     For mixtures it is that of the density at the sample times the width of a 16-bit step. Scoring
-    (`wavernn_trt.calibration.likelihood`) integrates over the step instead.
+    (`calibration`) integrates over the step instead.
 
     Args:
         model: the meaning of the logits.

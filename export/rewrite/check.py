@@ -102,13 +102,8 @@ def check_decoder(
         stepper.hidden = hidden
         results = stepper.run(step, previous, uniforms[:, step])
         samples[:, step], previous = results["sample"], results["next_previous"]
-    inputs = scenario.chunk_inputs(scenario.conditioning(hoisted), model)
-    inputs["uniforms"], inputs["previous"] = uniforms, scenario.first_previous()
-    session = open_session(decoder)
-    wanted = {value.name for value in session.get_inputs()}
-    found, _, hidden_out = session.run(
-        ["samples", "previous_out", "hidden_out"], {name: value for name, value in inputs.items() if name in wanted}
-    )
+    inputs = scenario.chunk_inputs(scenario.conditioning(hoisted), uniforms)
+    found, hidden_out = open_session(decoder).run(["samples", "hidden_out"], inputs)
     expected_hidden = np.stack([stepper.hidden[f"hidden_{layer}"] for layer in range(model.layers)])
     error = float(np.abs(expected_hidden - hidden_out).max())
     if model.output == "categorical":
@@ -179,14 +174,16 @@ class Scenario:
             return self.random.integers(0, self.model.outputs, self.batch, dtype=np.int32)
         return self.random.uniform(-1, 1, self.batch).astype(np.float32)
 
-    def chunk_inputs(self, conditioning: NDArray[np.float32], model: ModelConfig) -> dict[str, NDArray[Any]]:
-        """Returns a decoder's inputs, except ``uniforms`` and ``previous``."""
-        return {
-            "conditioning": conditioning,
-            "frame_index": self.frame_index,
-            "interpolation": self.interpolation,
-            "hidden": np.zeros((model.layers, self.batch, model.hidden_size), np.float32),
-        }
+    def chunk_inputs(self, conditioning: NDArray[np.float32], uniforms: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Returns a decoder's inputs at the start of an utterance."""
+        model = self.model
+        inputs = {"conditioning": conditioning, "uniforms": uniforms, "previous": self.first_previous()}
+        inputs["hidden"] = np.zeros((model.layers, self.batch, model.hidden_size), np.float32)
+        if model.interpolated < len(model.groups):
+            inputs["frame_index"] = self.frame_index
+        if model.interpolated:
+            inputs["interpolation"] = self.interpolation
+        return inputs
 
 
 class _Stepper:
