@@ -1,1 +1,1 @@
-"""Scoring a model on speech, in bits a sample."""
+"""Scoring on speech, calibration of activation ranges, quantisation, and its loss."""

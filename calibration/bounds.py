@@ -1,21 +1,20 @@
-"""From how often magnitudes were seen to the bound of a grid: activations are clipped beyond it, and rounded below.
+"""Computes the clipping bound of a grid from a histogram of magnitudes.
 
 ``minmax``
-    The largest magnitude that was seen.
+    The largest magnitude.
 ``percentile``
-    The magnitude that 99.99 per cent of the values that are not zero do not exceed.
+    The 99.99th percentile of the values that are not zero.
 ``entropy``
-    The bound at which the least information is lost: the divergence (Kullback-Leibler) of the distribution as the grid
-    shows it from the distribution that was seen, as TensorRT's calibrator had it (Migacz, "8-bit inference with
-    TensorRT", GTC 2017). The grid's codes take the place of its equal intervals, so that fp8 has a meaning too: what is
-    near zero loses nothing there, and the bound stays near the largest magnitude.
+    The bound with the least Kullback-Leibler divergence between the rounded and the original distribution, as in
+    TensorRT's calibrator (Migacz, "8-bit inference with TensorRT", GTC 2017). The grid's codes replace its equal
+    intervals, so that the method also works for fp8, whose bound stays near the largest magnitude.
 ``mse``
-    The bound at which rounded values differ least from what they were, by the mean of the squares.
+    The bound with the least mean squared rounding error.
 
-Which of them a quantisation takes by default, `wavernn_trt.calibration.table` says.
+`wavernn_trt.calibration.table.DEFAULT_METHODS` has the default for each grid.
 
-A recurrent state cannot leave [-1, 1], whatever is spoken. What reads nothing else needs no bound beyond one; and has
-one by minmax and percentile, since what was not seen may still come, and a state that is clipped costs much.
+A recurrent state always lies in [-1, 1]. A product that reads nothing else has a bound of at most one. By minmax and
+percentile it is exactly one, since other inputs may reach larger states, and clipping a state costs much.
 """
 
 from __future__ import annotations
@@ -27,31 +26,30 @@ from numpy.typing import NDArray
 
 from wavernn_trt.calibration.histogram import BINS, LOWEST_EXPONENT, Histogram
 from wavernn_trt.calibration.table import Method
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.grids import encode, round_activations
 from wavernn_trt.export.quantization import LARGEST, Grid, Product
-
-FloatArray = NDArray[np.float64]
 
 PERCENTILE = 99.99
 """Per cent."""
 STATE_BOUND = 1.0
-"""Of a recurrent state: a mean of what it was and of a hyperbolic tangent."""
+"""Bound of a recurrent state, which is a mean of the previous state and a hyperbolic tangent."""
 DEAD_BOUND = 1.0
-"""Where nothing but zeros was seen. Any would round them to zero; this one does so to little else that may come."""
+"""Bound of activations that were all zero."""
 CANDIDATES = 256
-"""Bounds that are tried: so many equal parts of the largest magnitude, one after the other."""
+"""Number of bounds that ``mse`` tries, evenly spaced up to the largest magnitude."""
 _ENTROPY_BINS = 2048
-"""TensorRT's."""
+"""As in TensorRT."""
 _FEWEST_BINS = 128
-"""TensorRT's: a range of fewer bins than the grid has codes loses nothing, and would always win."""
+"""As in TensorRT; a range of fewer bins than the grid has codes would lose nothing and always be chosen."""
 
 
 def find_bounds(histogram: Histogram, *, state: bool = False) -> Mapping[Grid, Mapping[Method, float]]:
-    """The bound that each method finds for each grid.
+    """Returns the bound of each method for each grid.
 
     Args:
-        histogram: of a product's activations; what is empty or all zeros has `DEAD_BOUND`.
-        state: whether they are of nothing but a recurrent state.
+        histogram: of a product's activations; an empty or all-zero one gets `DEAD_BOUND`.
+        state: whether the activations are a recurrent state only.
 
     Returns:
         Positive numbers.
@@ -72,39 +70,40 @@ def find_bounds(histogram: Histogram, *, state: bool = False) -> Mapping[Grid, M
 
 
 def percentile_bound(histogram: Histogram, percentile: float = PERCENTILE) -> float:
-    """The upper edge of the first bin up to which there are as many values; or the largest, where that is less.
+    """Returns the upper edge of the bin that contains a percentile, at most the largest magnitude.
 
-    The first bin is left out, for the zeros in it: a ReLU that is seldom open would have nothing else.
+    The first bin is left out, because the zeros of a ReLU would dominate it.
     """
     counts = np.concatenate([[0], histogram.counts[1:]])
-    wanted = max(1, int(np.ceil(counts.sum() * percentile / 100)))
-    place = min(int(np.searchsorted(np.cumsum(counts), wanted)), BINS - 1)
-    return min((place + 1) * histogram.width, histogram.largest)
+    rank = max(1, int(np.ceil(counts.sum() * percentile / 100)))
+    index = min(int(np.searchsorted(np.cumsum(counts), rank)), BINS - 1)
+    return min((index + 1) * histogram.width, histogram.largest)
 
 
 def mse_bound(histogram: Histogram, grid: Grid) -> float:
-    """The candidate with the least mean squared error; the largest of those that are as good as each other."""
+    """Returns the candidate with the least mean squared error; the largest of equally good ones."""
     seen = histogram.counts > 0
     centres, counts = histogram.centres[seen], histogram.counts[seen]
-    return min(_candidates(histogram), key=lambda bound: squared_error(centres, counts, Product(grid, bound)))
+    candidates = [histogram.largest * part / CANDIDATES for part in range(CANDIDATES, 0, -1)]
+    return min(candidates, key=lambda bound: squared_error(centres, counts, Product(grid, bound)))
 
 
-def squared_error(values: FloatArray, counts: NDArray[np.int64], product: Product) -> float:
-    """The sum of the squares of what rounding changes.
+def squared_error(values: DoubleArray, counts: NDArray[np.int64], product: Product) -> float:
+    """Returns the sum of squared rounding errors.
 
     Args:
         values: [n].
-        counts: [n], how often each occurs.
-        product: says what they are rounded to.
+        counts: [n], the number of occurrences of each value.
+        product: the grid and bound.
     """
     difference = round_activations(values.astype(np.float32), product) - values
     return float(np.dot(counts, difference**2))
 
 
 def entropy_bound(histogram: Histogram, grid: Grid) -> float:
-    """The candidate whose divergence is the least; the largest of those that are as good as each other."""
+    """Returns the range of bins with the least divergence; the largest of equally good ones."""
     merged = histogram.counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)
-    # As NVIDIA's tools do: the zeros that a ReLU leaves are on every grid, and would drown what is not.
+    # As in NVIDIA's tools: the zeros of a ReLU are exact on every grid, and would outweigh all other values.
     merged[0] = merged[1]
     if not merged.any():
         return histogram.largest
@@ -122,26 +121,24 @@ def entropy_bound(histogram: Histogram, grid: Grid) -> float:
 
 
 def _divergence(counts: NDArray[np.int64], beyond: int, codes: NDArray[np.generic]) -> float:
-    """Of a distribution from what its codes tell of it: each code's share, spread over the bins that have any.
+    """Returns the divergence of the rounded from the original distribution.
+
+    The rounded one spreads the values of each code evenly over the code's occupied bins.
 
     Args:
-        counts: of each bin below the bound.
-        beyond: how many values lie above; they are clipped to the last bin.
-        codes: of each bin, ascending.
+        counts: values in each bin below the bound.
+        beyond: number of values above the bound, which are clipped to the last bin.
+        codes: code of each bin, ascending.
     """
-    seen = counts.astype(np.float64)
-    seen[-1] += beyond
+    original = counts.astype(np.float64)
+    original[-1] += beyond
     first = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
-    occupied = seen > 0
+    occupied = original > 0
     sizes = np.diff(np.append(first, len(counts)))
     bins = np.add.reduceat(occupied.astype(np.int64), first)
     shares = np.add.reduceat(counts, first) / np.maximum(bins, 1)
-    told = np.where(occupied, np.repeat(shares, sizes), 0.0)
-    if not told.sum() or (told[occupied] == 0).any():
-        return float(np.inf)  # something was seen where the codes tell of nothing
-    p, q = seen[occupied] / seen.sum(), told[occupied] / told.sum()
+    rounded = np.where(occupied, np.repeat(shares, sizes), 0.0)
+    if not rounded.sum() or (rounded[occupied] == 0).any():
+        return float(np.inf)
+    p, q = original[occupied] / original.sum(), rounded[occupied] / rounded.sum()
     return float((p * np.log(p / q)).sum())
-
-
-def _candidates(histogram: Histogram) -> list[float]:
-    return [histogram.largest * part / CANDIDATES for part in range(CANDIDATES, 0, -1)]

@@ -1,4 +1,4 @@
-"""From recordings or mels to a calibration table."""
+"""Makes a calibration table from recordings or mels."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from wavernn_trt.runtime.request import Request, prepare
 logger = logging.getLogger(__name__)
 
 LITTLE_SECONDS = 1.0
-"""Of speech; less than that has hardly the sounds of a language."""
+"""Seconds of speech below which a notice is given: too few to contain the sounds of a language."""
 
 Failed = Callable[[Path, str], None]
-"""Called with a file that cannot be used, and the reason."""
+"""Called with a file that cannot be used and the reason."""
 Notice = Callable[[str], None]
-"""Called with remarks that are no errors."""
+"""Called with messages that are not errors."""
 Forced = tuple[FloatArray, NDArray[Any]]
-"""A mel, and the samples that its steps are fed with."""
+"""A mel, and the samples that are fed to its steps."""
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Input:
     path: Path
     sha256: str
 
@@ -62,56 +62,55 @@ def calibrate(
     notice: Notice = logger.warning,
     partial: Path | None = None,
 ) -> CalibrationTable:
-    """Runs a model and measures what its products read.
+    """Runs a model and measures the activations of its products.
 
-    Recordings are fed to it (teacher forcing). Of mels alone it draws samples first, and is then fed with those, which
-    runs the states that drawing them did. The table depends on the model, the contents and names of the files and, for
-    mels, the seed: not on their order, nor on the batch, the threads or interruptions. Of files with the same content
-    one is run.
+    Recordings are teacher-forced. From mels the model first draws samples, which are then teacher-forced and lead to
+    the same states. The table depends on the model, the files' contents and names, and for mels the seed; not on their
+    order, the batch, the threads or interruptions. Of files with the same content only one is run.
 
     Args:
         directory: a verified model directory, not quantised.
-        inputs: recordings, resampled if need be, or ``.npy`` mels.
-        seed: of the samples that are drawn of mels.
+        inputs: recordings, resampled where needed, or ``.npy`` mels.
+        seed: seed of the samples that are drawn from mels.
         batch: files at a time.
         threads: CPU threads.
-        progress: called with the number of samples done; of a mel, half when they are drawn and half when they are fed.
-        failed: called for each file that cannot be used, and the others go on; without it, the first such file raises.
-        notice: called for files with the same content, an earlier run, and little speech.
-        partial: a file to keep what is done in, after each input, and to go on from. It is still there at the
-            end: the caller removes it once the table is stored.
+        progress: called with the number of samples done; for a mel, half for drawing and half for teacher forcing.
+        failed: called for each file that cannot be used; without it, the first such file raises.
+        notice: called about files with the same content, an earlier run, and too little speech.
+        partial: file for intermediate results, written after each input; an existing one is continued. The caller
+            removes it once the table is stored.
 
     Raises:
-        CalibrationError: nothing to run, a directory that is quantised, or a model that computes NaN.
-        VocoderError: a seed or number that cannot be used.
+        CalibrationError: no usable input, a quantised directory, or a model that computes NaN.
+        VocoderError: an invalid seed or number.
         OSError: ``partial`` cannot be written.
     """
     check_seed(seed)
     on_failure = failed or _raise
     forced = _are_recordings(inputs)
-    given = _identify(inputs, on_failure, notice)
+    files = _identify(inputs, on_failure, notice)
     executor = ObservingExecutor(directory, threads)
     settings = {
         "model": model_hash(directory),
         "seed": None if forced else seed,
         "onnxruntime": onnxruntime.__version__,
     }
-    seen = _begin(partial, settings, executor, given, notice)
+    seen = _begin(partial, settings, executor, files, notice)
     loaded = LoadedModel.of(directory, executor, options=LoadOptions("onnxruntime", batch, threads))
-    run = _Run(loaded, executor.columns, seed, progress or _ignore, on_failure)
+    run = _Run(loaded, executor.columns, seed, progress or (lambda samples: None), on_failure)
     for steps in seen.done.values():
         run.progress(steps)
-    waiting = [one for one in given if one.sha256 not in seen.done]
-    for one, histograms, steps in run.observe(waiting, forced=forced):
+    remaining = [file for file in files if file.sha256 not in seen.done]
+    for file, histograms, steps in run.observe(remaining, forced=forced):
         for name, histogram in histograms.items():
             seen.histograms[name] += histogram
-        seen.done[one.sha256] = steps
+        seen.done[file.sha256] = steps
         if partial is not None:
             seen.write(partial, settings)
     seconds = sum(seen.done.values()) / directory.audio.sample_rate
     if 0 < seconds < LITTLE_SECONDS:
-        notice(f"{seconds:.2f} s of speech is little: what it lacks will be clipped; ten seconds or more are good")
-    return _table(directory, executor, seen, given, None if forced else seed)
+        notice(f"{seconds:.2f} s of speech is little: rarer sounds may be clipped; use ten seconds or more")
+    return _table(directory, executor, seen, files, None if forced else seed)
 
 
 @dataclass(frozen=True)
@@ -122,65 +121,65 @@ class _Run:
     progress: Progress
     failed: Failed
 
-    def observe(self, inputs: Iterable[_Given], *, forced: bool) -> Iterator[tuple[_Given, dict[str, Histogram], int]]:
-        """Yields each input with its histograms and steps, as it ends."""
-        running: list[tuple[_Given, dict[str, Histogram]]] = []
+    def observe(self, inputs: Iterable[_Input], *, forced: bool) -> Iterator[tuple[_Input, dict[str, Histogram], int]]:
+        """Yields each input with its histograms and steps when it ends."""
+        running: list[tuple[_Input, dict[str, Histogram]]] = []
 
         def utterances() -> Iterator[Forced]:
-            for one, utterance in (self._recorded if forced else self._drawn)(inputs):
-                running.append((one, {name: Histogram() for name in self.columns}))
+            for file, utterance in (self._recorded if forced else self._drawn)(inputs):
+                running.append((file, {name: Histogram() for name in self.columns}))
                 yield utterance
 
         for piece in self.loaded.forced_pieces(utterances()):
-            one, histograms = running[piece.stream]
+            file, histograms = running[piece.stream]
             for name, columns in self.columns.items():
                 try:
                     histograms[name].add(piece.logits[:, columns])
                 except CalibrationError as error:
                     raise CalibrationError(
-                        f"{one.path}: {name} reads what is not finite ({error}): the model is damaged; export it again"
+                        f"{file.path}: input of {name} is not finite ({error}): the model is damaged; export it again"
                     ) from None
             steps = len(piece.logits)
             self.progress(steps if forced else steps - steps // 2)
             if piece.last:
-                running[piece.stream] = one, {}
-                yield one, histograms, piece.start + steps
+                running[piece.stream] = file, {}
+                yield file, histograms, piece.start + steps
 
-    def _recorded(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
+    def _recorded(self, inputs: Iterable[_Input]) -> Iterator[tuple[_Input, Forced]]:
         audio, coding = self.loaded.audio, self.loaded.coding
-        for one in inputs:
+        for file in inputs:
             try:
-                speech = analyse_speech(audio, *read_audio(one.path))
-            except Exception as error:  # whatever is wrong with one file, the others may do
-                self.failed(one.path, reason_of(error))
+                speech = analyse_speech(audio, *read_audio(file.path))
+            except Exception as error:  # any fault of one file leaves the others usable
+                self.failed(file.path, reason_of(error))
                 continue
             steps = speech.mel.shape[1] * audio.hop_length
-            # The model emits a recording late; before, it is fed silence.
-            yield one, (speech.mel, coding.samples(np.pad(speech.waveform, (audio.delay, 0)))[:steps])
+            # The model's output is delayed; silence is fed before the recording.
+            yield file, (speech.mel, coding.samples(np.pad(speech.waveform, (audio.delay, 0)))[:steps])
 
-    def _drawn(self, inputs: Iterable[_Given]) -> Iterator[tuple[_Given, Forced]]:
+    def _drawn(self, inputs: Iterable[_Input]) -> Iterator[tuple[_Input, Forced]]:
         loaded = self.loaded
-        drawing: list[tuple[_Given, FloatArray, list[NDArray[Any]]]] = []
+        drawing: list[tuple[_Input, FloatArray, list[NDArray[Any]]]] = []
 
         def streams() -> Iterator[Stream]:
-            for one in inputs:
+            for file in inputs:
                 try:
-                    mel = check_mel(read_mel(one.path), loaded.audio)
+                    mel = check_mel(read_mel(file.path), loaded.audio)
                     utterance = prepare(Request(mel, self.seed), loaded)
                     stream = Stream(utterance.condition(), utterance.uniforms(0), 0, utterance.steps)
                 except Exception as error:
-                    self.failed(one.path, reason_of(error))
+                    self.failed(file.path, reason_of(error))
                     continue
-                drawing.append((one, mel, []))
+                drawing.append((file, mel, []))
                 yield stream
 
         for piece in decode_streams(loaded.executor, loaded.windows, streams(), loaded.slots()):
-            one, mel, samples = drawing[piece.stream.number]
+            file, mel, samples = drawing[piece.stream.number]
             samples.append(piece.samples)
             self.progress(len(piece.samples) // 2)
             if piece.last:
-                drawing[piece.stream.number] = one, mel[:, :0], []
-                yield one, (mel, np.concatenate(samples))
+                drawing[piece.stream.number] = file, mel[:, :0], []
+                yield file, (mel, np.concatenate(samples))
 
 
 def _are_recordings(inputs: Sequence[Path]) -> bool:
@@ -189,25 +188,25 @@ def _are_recordings(inputs: Sequence[Path]) -> bool:
         raise CalibrationError("found no input, expected recordings of speech, or mels (.npy, .npz, .pt)")
     if mels and len(mels) < len(inputs):
         raise CalibrationError(
-            f"found mels ({mels[0]}) among recordings, expected one kind: give the recordings alone, which say more"
+            f"found mels ({mels[0]}) among recordings, expected one kind: give the recordings only, which measure more"
         )
     return not mels
 
 
-def _identify(inputs: Sequence[Path], failed: Failed, notice: Notice) -> list[_Given]:
-    """Files and their hashes, in the order of names and hashes; one for each content."""
-    found: list[_Given] = []
+def _identify(inputs: Sequence[Path], failed: Failed, notice: Notice) -> list[_Input]:
+    """Returns files with their hashes, sorted by names and hashes; one file for each content."""
+    found: list[_Input] = []
     for path in inputs:
         try:
             check_regular(path)
-            found.append(_Given(path, file_sha256(path)))
+            found.append(_Input(path, file_sha256(path)))
         except (ValueError, OSError) as error:
             failed(path, reason_of(error))
-    unique: dict[str, _Given] = {}
-    for one in sorted(found, key=lambda one: (one.path.name, one.sha256)):
-        unique.setdefault(one.sha256, one)
+    unique: dict[str, _Input] = {}
+    for file in sorted(found, key=lambda file: (file.path.name, file.sha256)):
+        unique.setdefault(file.sha256, file)
     if len(unique) < len(found):
-        notice(f"{len(found) - len(unique)} files have the content of others, and are counted once")
+        notice(f"{len(found) - len(unique)} files have the content of others and are counted once")
     return list(unique.values())
 
 
@@ -215,17 +214,17 @@ def _begin(
     partial: Path | None,
     settings: dict[str, Any],
     executor: ObservingExecutor,
-    given: Sequence[_Given],
+    files: Sequence[_Input],
     notice: Notice,
 ) -> Observations:
-    """What an earlier run has done, where that fits, else nothing."""
+    """Returns the observations of an earlier run where they fit this one, else empty ones."""
     if partial is not None and partial.exists():
         try:
-            seen = read_observations(partial, settings, executor.columns, {one.sha256 for one in given})
+            seen = read_observations(partial, settings, executor.columns, {file.sha256 for file in files})
         except (MisfitError, OSError) as error:
-            notice(f"{partial}: what an earlier run has left is not used: {error}")
+            notice(f"{partial}: the results of an earlier run are not used: {error}")
         else:
-            notice(f"going on from {partial}: {len(seen.done)} of {len(given)} files are done")
+            notice(f"continuing from {partial}: {len(seen.done)} of {len(files)} files are done")
             return seen
     return Observations({name: Histogram() for name in executor.columns})
 
@@ -234,7 +233,7 @@ def _table(
     directory: ModelDirectory,
     executor: ObservingExecutor,
     seen: Observations,
-    given: Sequence[_Given],
+    files: Sequence[_Input],
     seed: int | None,
 ) -> CalibrationTable:
     if not seen.done:
@@ -242,11 +241,13 @@ def _table(
             "none of the files can be used, expected recordings of speech, or mels (.npy, .npz, .pt)"
         )
     inputs = tuple(
-        CalibrationInput(one.path.name, one.sha256, seen.done[one.sha256]) for one in given if one.sha256 in seen.done
+        CalibrationInput(file.path.name, file.sha256, seen.done[file.sha256])
+        for file in files
+        if file.sha256 in seen.done
     )
     ranges = {
-        name: ActivationRange(one.values, one.largest, find_bounds(one, state=name in executor.states))
-        for name, one in seen.histograms.items()
+        name: ActivationRange(found.values, found.largest, find_bounds(found, state=name in executor.states))
+        for name, found in seen.histograms.items()
     }
     source = str(directory.source.get("checkpoint", directory.path.name))
     return CalibrationTable(model_hash(directory), source, seed is None, seed, inputs, ranges)
@@ -254,7 +255,3 @@ def _table(
 
 def _raise(path: Path, reason: str) -> None:
     raise CalibrationError(f"{path}: {reason.removeprefix(f'{path}: ')}")
-
-
-def _ignore(samples: int) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""What rounding a model's products costs, in bits a sample, and which of them to leave alone."""
+"""Measures the loss of rounding a model's products, in bits per sample, and selects products to keep in float32."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 
-Tell = Callable[[str, float], None]
-"""Called with the products that were measured, and their loss in bits."""
+Report = Callable[[str, float], None]
+"""Called with the measured products and their loss in bits."""
 
 
 @contextmanager
@@ -28,9 +28,9 @@ def rounded_model(
 
     Args:
         directory: a verified model directory, not quantised.
-        quantization: which products, and how; none at all is the model itself.
+        quantization: the rounded products; without any it is the model itself.
         batch: streams decoded together.
-        threads: CPU threads of a lane.
+        threads: CPU threads per lane.
     """
     with tempfile.TemporaryDirectory(prefix="wavernn-trt-") as folder:
         path = directory.path
@@ -40,7 +40,7 @@ def rounded_model(
 
 
 class LossMeter:
-    """Measures roundings of one model on the same speech."""
+    """Measures quantisations of one model on the same speech."""
 
     def __init__(
         self,
@@ -51,28 +51,28 @@ class LossMeter:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Measures the model as it is.
+        """Measures the unrounded model.
 
         Args:
             directory: a verified model directory, not quantised.
-            speech: recordings of this model, from `wavernn_trt.calibration.score.analyse`; none that it was
-                calibrated or trained on.
+            speech: recordings from `wavernn_trt.calibration.score.analyse`, with this model's audio settings; not
+                those that it was trained or calibrated on.
             batch: recordings at a time.
             threads: CPU threads.
             progress: called with the number of samples done, in every measurement.
 
         Raises:
-            CalibrationError: a directory that is quantised.
+            CalibrationError: the directory is quantised.
         """
         check_unquantized(directory)
         self._directory = directory
         self._speech = speech
         self._batch, self._threads, self._progress = batch, threads, progress
         self.bits = self._bits(Quantization({}))
-        """Of the model in float32, a sample."""
+        """Bits per sample of the model in float32."""
 
     def loss(self, quantization: Quantization) -> float:
-        """What a rounding costs, in bits a sample; below zero where it happens to help."""
+        """Returns the loss of a quantisation in bits per sample; may be negative."""
         return self._bits(quantization) - self.bits if quantization.products else 0.0
 
     def _bits(self, quantization: Quantization) -> float:
@@ -83,53 +83,55 @@ class LossMeter:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which products are rounded."""
+    """Result of `keep_within`."""
 
     quantization: Quantization
-    """What is left to round; no products where none may be."""
+    """The products that are rounded; possibly none."""
     loss: float
-    """Of that, in bits a sample."""
+    """Its loss in bits per sample."""
     sensitivity: dict[str, float]
-    """What each product costs where it alone is rounded, the most harmful first."""
+    """Loss of each product when only that one is rounded, the largest first."""
     kept: tuple[str, ...]
-    """Products that were left in float32 for the budget, in that order."""
+    """Products that stay in float32 for the budget, in that order."""
 
 
 def measurements(quantization: Quantization, budget: float | None) -> int:
-    """How many times at most `keep_within` has the speech run, that of the `LossMeter` itself included."""
+    """Returns the largest number of runs over the speech in `keep_within`, including that of the `LossMeter`."""
     products = len(quantization.products)
     together = 0 if products < 2 else 1 if budget is None else products - 1
     return 1 + products + together
 
 
-def keep_within(meter: LossMeter, quantization: Quantization, budget: float | None, tell: Tell | None = None) -> Choice:
-    """Leaves the most harmful products in float32 until what the others cost is within a budget.
+def keep_within(
+    meter: LossMeter, quantization: Quantization, budget: float | None, report: Report | None = None
+) -> Choice:
+    """Keeps the most sensitive products in float32 until the loss of the others is within a budget.
 
-    Harms are not sums: products' errors add up or cancel. So each is measured alone, which gives the order, and what is
-    left is measured together after each that is taken out.
+    Losses are not additive, since errors of products may cancel. Each product is measured alone, which gives the order;
+    then the remaining ones are measured together after each removal.
 
     Args:
-        meter: measures.
-        quantization: all that is to be rounded.
-        budget: bits a sample that may be lost; ``None`` keeps none and only measures.
-        tell: called for each measurement.
+        meter: the meter of the model.
+        quantization: all products to round.
+        budget: allowed loss in bits per sample; ``None`` only measures.
+        report: called for each measurement.
 
     Raises:
-        CalibrationError: a budget that is not positive.
+        CalibrationError: the budget is not positive.
     """
     if budget is not None and not budget > 0:
         raise CalibrationError(f"budget: found {budget}, expected a positive number of bits a sample")
-    report = tell or (lambda name, loss: None)
-    harm: dict[str, float] = {}
+    report = report or (lambda name, loss: None)
+    alone: dict[str, float] = {}
     for name in quantization.products:
-        harm[name] = meter.loss(quantization.without(set(quantization.products) - {name}))
-        report(name, harm[name])
-    order = sorted(harm, key=lambda name: -harm[name])
-    sensitivity = {name: harm[name] for name in order}
+        alone[name] = meter.loss(quantization.without(set(quantization.products) - {name}))
+        report(name, alone[name])
+    order = sorted(alone, key=lambda name: -alone[name])
+    sensitivity = {name: alone[name] for name in order}
     kept: list[str] = []
     while True:
         rounded = quantization.without(kept)
-        loss = harm[order[-1]] if len(rounded.products) == 1 else meter.loss(rounded)
+        loss = alone[order[-1]] if len(rounded.products) == 1 else meter.loss(rounded)
         if rounded.products:
             report(", ".join(rounded.products), loss)
         if budget is None or loss <= budget or not rounded.products:

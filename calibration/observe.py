@@ -1,4 +1,4 @@
-"""Running a model teacher-forced to see what its matrix products read."""
+"""An executor that returns the activations of a model's matrix products under teacher forcing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from wavernn_trt.runtime.executors.protocol import Chunk, FloatArray
 
 
 class ObservingExecutor(OnnxRuntimeExecutor):
-    """Decodes as the model does; teacher-forced, it yields what the products read instead of logits.
+    """Decodes like the model; under teacher forcing it returns the products' inputs instead of logits.
 
-    What a step's products read stands side by side, [B, T, activations], `columns` saying whose is where. So it goes
-    through `wavernn_trt.runtime.decoding.teacher_forcing.force_streams` as logits do, which knows what is padding.
+    The inputs of a step's products are concatenated, [B, T, activations]; `columns` has the columns of each product. So
+    `wavernn_trt.runtime.decoding.teacher_forcing.force_streams` handles them, and their padding, like logits.
     """
 
     def __init__(self, directory: ModelDirectory, threads: int | None = None) -> None:
@@ -31,7 +31,7 @@ class ObservingExecutor(OnnxRuntimeExecutor):
 
         Args:
             directory: a verified model directory, not quantised.
-            threads: as for `OnnxRuntimeExecutor`.
+            threads: CPU threads; see `OnnxRuntimeExecutor`.
 
         Raises:
             CalibrationError: the directory is quantised.
@@ -43,9 +43,9 @@ class ObservingExecutor(OnnxRuntimeExecutor):
         products = find_products(networks.step, model)
         states = {f"{kind}_{layer}" for kind in ("hidden", "next_hidden") for layer in range(model.layers)}
         self.states = frozenset(name for name, node in products.items() if node.inputs[0].name in states)
-        """The products that read nothing but a recurrent state."""
+        """Products that read a recurrent state only."""
         self.columns: dict[str, slice] = {}
-        """Where each product's activations are."""
+        """Columns of each product's activations."""
         start = 0
         for name, node in products.items():
             width = node.inputs[1].values.shape[1]  # [N, K]
@@ -58,7 +58,7 @@ class ObservingExecutor(OnnxRuntimeExecutor):
             self._observed = open_session(observed, TEACHER_FORCED, self._threads)
 
     def teacher_forced(self, chunk: Chunk, previous: NDArray[Any], hidden: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """T steps, each fed with ``previous`` [B, T]: activations [B, T, all], and the recurrent state behind them."""
+        """Returns activations [B, T, all] of steps fed with ``previous`` [B, T], and the recurrent state after them."""
         inputs = {**self._chunk_inputs(chunk), "previous": previous, "hidden": hidden}
         activations, following = self._observed.run(["logits", "hidden_out"], inputs)
         return activations, following

@@ -1,7 +1,7 @@
-"""What a calibration that was interrupted has done: a file that its next run goes on from.
+"""The file with the intermediate results of a calibration, from which the next run continues.
 
-JSON, with a hash of its own content. It fits a run of the same model and settings whose inputs include all that it has
-counted; from what is counted nothing can be taken away.
+JSON with a hash of its own content. It fits a run of the same model and settings whose inputs include all files that it
+has counted, since counts of single files cannot be subtracted.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _VERSION = 1
 
 @dataclass
 class Observations:
-    """Histograms of the files that are done."""
+    """Histograms of the processed files."""
 
     histograms: dict[str, Histogram]
     """By product."""
     done: dict[str, int] = field(default_factory=dict)
-    """The steps that were run of each file, by the SHA-256 of its content."""
+    """Number of steps of each processed file, by the SHA-256 of its content."""
 
     def write(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Writes the file, whole or not at all.
 
         Args:
             path: the file.
-            settings: what the histograms depend on besides the files, as JSON values.
+            settings: inputs of the histograms besides the files, as JSON values.
 
         Raises:
             OSError: it cannot be written.
@@ -44,34 +44,34 @@ class Observations:
             name: {"exponent": one.exponent, "largest": one.largest, "counts": one.counts.tolist()}
             for name, one in self.histograms.items()
         }
-        values = {"settings": _about(settings), "done": self.done, "histograms": histograms}
+        values = {"settings": _versioned(settings), "done": self.done, "histograms": histograms}
         write_atomic(path, json.dumps({**values, "sha256": _hash(values)}).encode())
 
 
 class MisfitError(ValueError):
-    """A file that this run cannot go on from; the message says why."""
+    """This run cannot continue from the file: the reason."""
 
 
 def read_observations(
     path: Path, settings: Mapping[str, Any], products: Collection[str], inputs: Collection[str]
 ) -> Observations:
-    """Reads what an earlier run has done.
+    """Reads the file of an earlier run.
 
     Args:
         path: the file.
-        settings: of this run.
-        products: the model's.
+        settings: settings of this run.
+        products: the model's products.
         inputs: SHA-256 of each file of this run.
 
     Raises:
-        MisfitError: it is damaged, or another run's.
+        MisfitError: it is damaged, or of another run.
         OSError: it cannot be read.
     """
     try:
         values = json.loads(path.read_bytes())
         if values.pop("sha256") != _hash(values):
             raise MisfitError("it is damaged")
-        if values["settings"] != _about(settings):
+        if values["settings"] != _versioned(settings):
             raise MisfitError("it is of another model or other settings")
         done = {str(sha256): int(steps) for sha256, steps in values["done"].items()}
         if not set(done) <= set(inputs):
@@ -84,7 +84,7 @@ def read_observations(
     return Observations(histograms, done)
 
 
-def _about(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _versioned(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "version": _VERSION, "bins": BINS}
 
 

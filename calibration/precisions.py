@@ -1,4 +1,4 @@
-"""Precisions by the names that commands know them by."""
+"""The precisions of the commands, and the quantisation of each."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _GRIDS: dict[str, tuple[Grid, bool]] = {
     "int8-weights": ("int8", True),
     "fp8-weights": ("fp8", True),
 }
-"""Grid, and whether activations are left as they are."""
+"""Grid, and whether only the weights are rounded."""
 PRECISIONS: tuple[str, ...] = ("fp32", *_GRIDS)
-"""Of a decoder's products."""
+"""Precisions of a decoder's products."""
 EIGHT_BITS: tuple[str, ...] = tuple(name for name, (grid, _) in _GRIDS.items() if grid in LARGEST)
-"""Those that a model directory is worth quantising to; the others are an engine's own."""
+"""Precisions of quantised model directories; the others are settings of an engine."""
 
 
 def needs_table(precision: str) -> bool:
-    """Whether activations are rounded to a grid that is scaled."""
+    """Whether activations are rounded to a scaled grid."""
     grid, weights_only = _GRIDS.get(precision, ("fp16", True))
     return grid in LARGEST and not weights_only
 
 
 def check_products(model: ModelConfig, kept: Collection[str]) -> tuple[str, ...]:
-    """All of a model's products, if those named are among them.
+    """Returns all of a model's products after checking that ``kept`` are among them.
 
     Raises:
-        CalibrationError: names the one that is not.
+        CalibrationError: a product that the model does not have.
     """
     names = product_names(model)
     for name in kept:
@@ -50,17 +50,17 @@ def quantization_of(
     method: Method | None = None,
     kept: Collection[str] = (),
 ) -> Quantization:
-    """What a precision rounds of a model's products; nothing for ``fp32``.
+    """Returns the quantisation of a precision; without products for ``fp32``.
 
     Args:
         precision: one of `PRECISIONS`.
         model: the configuration.
-        table: of the model; needed for ``int8`` and ``fp8``.
-        method: how its bounds were found; `CalibrationTable.quantization` says which by default.
-        kept: products to leave in float32.
+        table: the model's table; needed for ``int8`` and ``fp8``.
+        method: method of the bounds; ``None`` is the default of `CalibrationTable.quantization`.
+        kept: products to keep in float32.
 
     Raises:
-        CalibrationError: no such precision or product, or a table is needed.
+        CalibrationError: no such precision or product, or the table is missing.
     """
     names = check_products(model, kept)
     if precision == "fp32":
@@ -72,7 +72,7 @@ def quantization_of(
         return Quantization({name: Product(grid, weights_only=weights_only) for name in names if name not in kept})
     if table is None:
         raise CalibrationError(
-            f"{precision} rounds activations, for which it needs their ranges; make a table of them with: "
+            f"{precision} rounds activations and needs a table of their ranges; make one with: "
             "wavernn-trt calibrate DIR SPEECH -o TABLE"
         )
-    return table.quantization(grid, kept=kept) if method is None else table.quantization(grid, method, kept=kept)
+    return table.quantization(grid, method, kept=kept)

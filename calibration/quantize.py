@@ -1,4 +1,4 @@
-"""From a model directory to one whose products are rounded."""
+"""Writes a model directory with rounded products."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from wavernn_trt.export.rewrite.rounded_products import round_products
 
 
 def check_unquantized(directory: ModelDirectory) -> None:
-    """Refuses a directory whose products are rounded: what it was made from is needed.
+    """Checks that a directory is not quantised.
 
     Raises:
-        CalibrationError: it is one.
+        CalibrationError: its products are rounded.
     """
     if directory.quantization is not None:
-        raise CalibrationError(f"{directory.path} is quantised already; use the directory that it was made from")
+        raise CalibrationError(f"{directory.path} is quantised already; use its original directory")
 
 
 def quantize(
@@ -43,28 +43,28 @@ def quantize(
     batch: int | None = None,
     overwrite: bool = False,
 ) -> ModelDirectory:
-    """Writes a model directory with rounded products, which every executor and ``build`` take.
+    """Writes a model directory with rounded products, for every executor and for ``build``.
 
-    Its loops compute as `wavernn_trt.export.rewrite.rounded_products` says, its ``decoder.onnx`` as
-    `wavernn_trt.export.rewrite.explicit_quantization` does. The trained weights come along as they were.
+    Its loops are rewritten by `wavernn_trt.export.rewrite.rounded_products`, its ``decoder.onnx`` by
+    `wavernn_trt.export.rewrite.explicit_quantization`. The trained weights are copied unchanged.
 
     Args:
         directory: a verified model directory, not quantised.
-        quantization: which products, and how.
+        quantization: the products to round.
         out_dir: the directory to make. It appears whole or not at all.
-        steps: of the unrolled decoder; as many as the directory's by default.
-        batch: likewise.
+        steps: steps of the unrolled decoder; by default those of the directory's.
+        batch: its streams; likewise.
         overwrite: replace ``out_dir`` if it is a model directory.
 
     Raises:
         ModelDirectoryError: ``out_dir`` exists and may not be replaced, or the directory's graphs are not this
             exporter's.
-        ValueError: nothing to quantise, products that the model does not have, or a directory that is quantised.
+        ValueError: no products, products that the model does not have, or a quantised directory.
     """
     out_dir, model = Path(out_dir), directory.model
     check_unquantized(directory)
     if out_dir.resolve() == directory.path.resolve():
-        raise CalibrationError(f"{out_dir} is what is to be quantised; choose another place with -o")
+        raise CalibrationError(f"{out_dir} is the directory to quantise; choose another output with -o")
     if not quantization.products:
         raise ValueError("every product is kept in float32: nothing is left to quantise")
     quantization.check(model)

@@ -1,4 +1,4 @@
-"""How well a model fits speech: bits a sample where it is taught, and the likeness of its own output."""
+"""Scores a model on speech: teacher-forced bits per sample, and the similarity of its free-running output."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Score:
-    """What `score` found."""
+    """Result of `score`."""
 
     bits: float
     """Negative log-likelihood, teacher-forced: the mean over the recording's samples, in bits."""
     samples: int
-    """Samples of the recording, at the model's rate, that the mean is over."""
+    """Samples of the recording at the model's rate, over which the mean is taken."""
     correlation: float | None
-    """Pearson's, over all bins and frames, between the log-mels of free-running output and recording; ``None`` where
-    it was not asked for or one of them is constant."""
+    """Pearson's correlation of the log-mels of free-running output and recording, over all bins and frames; ``None``
+    where there is no output or one of them is constant."""
     seconds: float
-    """Seconds of free-running output that the correlation is over."""
+    """Seconds of free-running output in the correlation."""
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A recording as one model would have it."""
+    """A recording with one model's audio settings."""
 
     waveform: FloatArray
     """float32 [samples], at the model's rate and level."""
     mel: FloatArray
-    """float32 [n_mels, frames], taken from it."""
+    """Its mel, float32 [n_mels, frames]."""
 
 
 @dataclass(frozen=True)
@@ -55,46 +55,45 @@ class Fit:
     """Teacher-forced bits of one recording."""
 
     bits: float
-    """The sum over its samples."""
+    """Sum over its samples."""
     samples: int
 
 
 @dataclass
 class Moments:
-    """Sums of pairs of numbers, from which their correlation comes; sums of several recordings add up."""
+    """Sums over pairs of numbers for their correlation; those of several recordings can be added."""
 
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
 
     @classmethod
     def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
-        """Of two arrays of the same shape."""
+        """Returns the sums over two arrays of the same shape."""
         a, b = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
         return cls(np.array([a.size, a.sum(), b.sum(), a @ a, b @ b, a @ b]))
 
     def __add__(self, other: Moments) -> Moments:
-        """Of both sets of pairs together."""
         return Moments(self.sums + other.sums)
 
     @property
     def correlation(self) -> float | None:
-        """Pearson's, or ``None`` where one of the two is constant or there are no pairs."""
+        """Pearson's correlation; ``None`` where one of the two is constant or there are no pairs."""
         n, x, y, xx, yy, xy = (float(value) for value in self.sums)
         if not n:
             return None
         variances = (xx - x * x / n) / n, (yy - y * y / n) / n
-        if min(variances) <= 1e-9 * max(xx, yy, 1.0) / n:  # nothing but rounding is left of the difference
+        if min(variances) <= 1e-9 * max(xx, yy, 1.0) / n:  # the difference is only rounding
             return None
         return float((xy - x * y / n) / n / np.sqrt(variances[0] * variances[1]))
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a recording a model's free-running output is."""
+    """Similarity of a model's free-running output and a recording."""
 
     moments: Moments
-    """Of the two log-mels."""
+    """Sums over the two log-mels."""
     samples: int
-    """Samples compared."""
+    """Number of compared samples."""
 
 
 def score(
@@ -112,12 +111,12 @@ def score(
         vocoder: the model.
         waveform: float [samples], mono, in [-1, 1].
         sample_rate: its rate in Hz; it is resampled to the model's.
-        seed: of the free-running output.
-        seconds: of free-running output, from the start; ``None`` is all of the recording.
-        free_running: whether to make that output at all; it takes about as long as teacher forcing.
+        seed: seed of the free-running output.
+        seconds: length of that output from the start; ``None`` is the whole recording.
+        free_running: whether to make that output; it takes about as long as teacher forcing.
 
     Raises:
-        VocoderError: a recording, seed or length that cannot be used.
+        VocoderError: an invalid recording, seed or length.
     """
     speech = analyse(vocoder.loaded.audio, waveform, sample_rate)
     fit = next(fit_speech(vocoder.loaded, [speech]))[1]
@@ -129,7 +128,7 @@ def score(
 
 
 def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
-    """Takes the mel of a recording, for `fit_speech` and `compare_speech`.
+    """Computes the mel of a recording, for `fit_speech` and `compare_speech`.
 
     Args:
         audio: the model's audio settings.
@@ -137,7 +136,7 @@ def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech
         sample_rate: its rate in Hz.
 
     Raises:
-        VocoderError: a recording that cannot be used.
+        VocoderError: an invalid recording.
     """
     recording = adapt_recording(waveform, sample_rate, audio)
     try:
@@ -150,10 +149,10 @@ def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech
 
 
 def analyse_speech(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
-    """As `analyse`, for measuring ranges or losses, where silence has no use.
+    """Like `analyse`, for measuring ranges or losses, where silence is useless.
 
     Raises:
-        VocoderError: a recording that cannot be used, or silence.
+        VocoderError: an invalid recording, or silence.
     """
     speech = analyse(audio, waveform, sample_rate)
     peak = float(np.abs(speech.waveform).max())
@@ -165,18 +164,18 @@ def analyse_speech(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) ->
 def fit_speech(
     loaded: LoadedModel, speeches: Iterable[Speech], progress: Progress | None = None
 ) -> Iterator[tuple[int, Fit]]:
-    """Teacher-forces recordings, as many together as the model's batch holds; memory does not grow with their length.
+    """Teacher-forces recordings in batches of the model's size; memory does not grow with their length.
 
-    The model emits a recording ``audio.delay`` samples late. It is fed with silence before, and those steps do not
-    count.
+    The model's output is delayed by ``audio.delay`` samples. Silence is fed before the recording, and those steps do
+    not count.
 
     Args:
         loaded: the model.
-        speeches: from `analyse`; a generator is pulled when there is room for another.
+        speeches: from `analyse`; a generator is advanced when a slot of the batch is free.
         progress: called with the number of samples done.
 
     Yields:
-        A recording's place in their order, and its fit, as each ends.
+        A recording's index and its fit, when it ends.
     """
     audio, coding = loaded.audio, loaded.coding
     samples: list[NDArray[Any]] = []
@@ -215,15 +214,15 @@ def compare_speech(
     Args:
         vocoder: the model.
         speeches: as for `fit_speech`.
-        seed: of the output; the same for each recording.
-        seconds: of output, from the start; ``None`` is all of a recording.
+        seed: seed of the output, the same for each recording.
+        seconds: length of the output from the start; ``None`` is the whole recording.
         progress: called with the number of samples decoded.
 
     Yields:
-        A recording's place in their order, and its likeness, as each ends.
+        A recording's index and its likeness, when it ends.
 
     Raises:
-        VocoderError: a seed or length that cannot be used.
+        VocoderError: an invalid seed or length.
     """
     audio = vocoder.config.audio
     limit = seconds_to_samples(seconds, audio.sample_rate)
@@ -234,7 +233,7 @@ def compare_speech(
             wanted = audio.delay + min(len(speech.waveform), limit or len(speech.waveform))
             stop = min(speech.mel.shape[1] * audio.hop_length, wanted)
             originals[number] = speech.waveform[: stop - audio.delay]
-            # All of the recording is conditioned, however little of it is decoded.
+            # The whole recording is conditioned, even if only its beginning is decoded.
             yield Request(speech.mel, seed, samples=stop)
 
     for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress):
@@ -243,10 +242,10 @@ def compare_speech(
 
 
 def seconds_to_samples(seconds: float | None, sample_rate: int) -> int | None:
-    """A length of output in samples.
+    """Converts a length of output to samples.
 
     Raises:
-        VocoderError: not a positive number, or less than a sample.
+        VocoderError: it is not positive, or less than a sample.
     """
     if seconds is None:
         return None

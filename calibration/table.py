@@ -1,14 +1,15 @@
-"""The calibration table: how large a model's activations are, and what bounds follow for each grid.
+"""The calibration table: the magnitudes of a model's activations, and the bounds of each grid.
 
-A JSON file. For each product it has the number of values that were seen, the largest magnitude among them, and the
-bound (`wavernn_trt.export.quantization.Product.bound`) that each method finds for each grid. It says which model and
-which inputs it is of, by hashes, and is the same file however often it is made.
+A JSON file. For each product it has the number of measured values, the largest magnitude, and each method's bound
+(`wavernn_trt.export.quantization.Product.bound`) for each grid. Hashes identify its model and inputs. The same inputs
+always give the same file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -18,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.export.atomic_file import write_atomic
-from wavernn_trt.export.config import to_json
+from wavernn_trt.export.config import ConfigError, require
 from wavernn_trt.export.model_directory import (
     CONDITIONER,
     DECODER_LOOP,
@@ -29,39 +30,45 @@ from wavernn_trt.export.model_directory import (
     read_manifest,
 )
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization, product_names
+from wavernn_trt.export.typed_json import from_json
 
 SCHEMA_VERSION = 1
-"""Of the file; a reader refuses versions it does not know."""
+"""Version of the file; other versions are refused."""
 Method = Literal["minmax", "percentile", "entropy", "mse"]
-"""How a bound is found; see `wavernn_trt.calibration.bounds`."""
+"""Method of a bound; see `wavernn_trt.calibration.bounds`."""
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_METHODS: Mapping[Grid, Method] = {"int8": "percentile", "fp8": "mse"}
-"""What lost the least on two trained models. Rare large values are worth less than a mean of squares says: cutting them
-makes int8's steps finer for all others, while fp8's steps near zero are fine wherever it ends."""
+"""The methods with the least loss on two trained models. Clipping rare large values makes int8's steps finer for all
+other values; fp8's steps near zero are fine at any bound."""
 
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """The inputs of one product."""
+    """The measured inputs of one product."""
 
     values: int
-    """How many were seen."""
+    """Number of values."""
     largest: float
-    """The largest magnitude among them."""
+    """Their largest magnitude."""
     bounds: Mapping[Grid, Mapping[Method, float]]
-    """For each grid that is scaled, the bound that each method finds."""
+    """Bounds by scaled grid and method."""
+
+    def __post_init__(self) -> None:
+        for grid, method in itertools.product(LARGEST, METHODS):
+            bound = self.bounds.get(grid, {}).get(method, math.nan)
+            require(0 < bound < math.inf, f"the {method} bound of {grid}", bound, "a positive number")
 
 
 @dataclass(frozen=True)
 class CalibrationInput:
-    """What was run."""
+    """A file that was measured."""
 
     name: str
-    """Of the file, without its folder."""
+    """Its name without the folder."""
     sha256: str
-    """Of its content."""
+    """SHA-256 of its content."""
     samples: int
-    """Steps that were run of it."""
+    """Its number of steps."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +78,23 @@ class CalibrationTable:
     model: str
     """`model_hash` of the model."""
     source: str
-    """The checkpoint that it was made from, for people to read."""
+    """Name of the model's checkpoint, for display."""
     forced: bool
-    """Whether the samples were a recording's (teacher-forced), else the model's own."""
+    """Whether the samples come from recordings; else the model drew them."""
     seed: int | None
-    """Of the model's own samples."""
+    """Seed of the samples that the model drew."""
     inputs: tuple[CalibrationInput, ...]
-    """In the order of their names and hashes."""
+    """Sorted by names and hashes."""
     ranges: Mapping[str, ActivationRange]
     """By product."""
 
     def quantization(self, grid: Grid, method: Method | None = None, *, kept: Collection[str] = ()) -> Quantization:
-        """What the model's products are to be rounded to.
+        """Returns the quantisation of the model's products.
 
         Args:
-            grid: of all products; one that is scaled.
-            method: which bounds to take; ``None`` is the grid's of `DEFAULT_METHODS`.
-            kept: products to leave in float32.
+            grid: a scaled grid for all products.
+            method: method of the bounds; ``None`` is that of `DEFAULT_METHODS`.
+            kept: products to keep in float32.
 
         Raises:
             CalibrationError: ``kept`` names a product that is not in the table.
@@ -97,27 +104,27 @@ class CalibrationTable:
                 raise CalibrationError(f"keep: found {name!r}, expected some of {', '.join(self.ranges)}")
         chosen = method or DEFAULT_METHODS[grid]
         products = {
-            name: Product(grid, one.bounds[grid][chosen]) for name, one in self.ranges.items() if name not in kept
+            name: Product(grid, found.bounds[grid][chosen]) for name, found in self.ranges.items() if name not in kept
         }
         return Quantization(products, self.sha256)
 
     def check(self, directory: ModelDirectory) -> None:
-        """Refuses a directory that the table is not of.
+        """Checks that the table belongs to a directory's model.
 
         Raises:
-            CalibrationError: it is another model's.
+            CalibrationError: it belongs to another model.
         """
         found = model_hash(directory)
         if found != self.model or tuple(self.ranges) != product_names(directory.model):
             raise CalibrationError(
                 f"the table is of another model ({self.source}, {self.model[:12]}…) than {directory.path} "
-                f"({directory.source.get('checkpoint', 'unknown')}, {found[:12]}…); make one of this with: "
+                f"({directory.source.get('checkpoint', 'unknown')}, {found[:12]}…); make one of this model with: "
                 f"wavernn-trt calibrate {directory.path} SPEECH -o TABLE"
             )
 
     @property
     def sha256(self) -> str:
-        """Of the file's content."""
+        """SHA-256 of the file's content."""
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def write(self, path: Path) -> None:
@@ -132,7 +139,7 @@ def read_table(path: Path) -> CalibrationTable:
     """Reads a table.
 
     Raises:
-        CalibrationError: it is not one, or of another version.
+        CalibrationError: it is not a table, damaged, or of another version.
         OSError: it cannot be read.
     """
     again = "make it again with: wavernn-trt calibrate DIR SPEECH -o TABLE"
@@ -144,25 +151,15 @@ def read_table(path: Path) -> CalibrationTable:
     if version != SCHEMA_VERSION:
         raise CalibrationError(f"{path}: schema version {version!r}, this wavernn-trt reads {SCHEMA_VERSION}; {again}")
     try:
-        inputs = tuple(CalibrationInput(**one) for one in values.pop("inputs"))
-        ranges = {str(name): ActivationRange(**one) for name, one in values.pop("ranges").items()}
-        table = CalibrationTable(**values, inputs=inputs, ranges=ranges)
-        for name, one in ranges.items():
-            for grid in LARGEST:
-                for method in METHODS:
-                    bound = one.bounds[grid][method]
-                    number = isinstance(bound, int | float) and not isinstance(bound, bool)
-                    if not number or not math.isfinite(bound) or bound <= 0:
-                        raise ValueError(f"{name}: the {method} bound of {grid} is {bound!r}")
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        return from_json(CalibrationTable, values, "table")
+    except ConfigError as error:
         raise CalibrationError(f"{path}: damaged ({error}); {again}") from None
-    return table
 
 
 def model_hash(directory: ModelDirectory) -> str:
-    """What a table belongs to: SHA-256 over what computes the activations, and the mels of recordings."""
+    """Returns the SHA-256 of the files and settings that determine a model's activations and mels."""
     files: dict[str, Any] = read_manifest(directory.file(MANIFEST))
     names = [name for name in (CONDITIONER, DECODER_LOOP, WEIGHTS, UPSAMPLING) if name in files]
-    settings = [to_json(directory.model), to_json(directory.audio)]
+    settings = [dataclasses.asdict(directory.model), dataclasses.asdict(directory.audio)]
     content = json.dumps([*(files[name]["sha256"] for name in names), *settings])
     return hashlib.sha256(content.encode()).hexdigest()

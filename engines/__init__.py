@@ -1,1 +1,1 @@
-"""TensorRT engines, built offline: what a model directory asks of TensorRT, before any build."""
+"""TensorRT engines: graphs, builds in their own process, the cache of plans, the compatibility report."""

@@ -1,6 +1,6 @@
-"""Builds engines: two plans each, from the cache or in a process of their own.
+"""Builds engines of two plans each: takes a plan from the cache, or builds it in a separate process.
 
-The process is started, watched and ended here, and its death explained; see `wavernn_trt.engines.build_process`.
+This module starts, monitors and ends the process of `wavernn_trt.engines.build_process`, and explains its failures.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from wavernn_trt.export.typed_json import from_json
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[Role, str, float], None]
-"""Called with the plan's role, what is being done, and the share of the build that is done, 0 to 1."""
+"""Called with the plan's role, the current stage, and the finished share of the build, 0 to 1."""
 _Report = Callable[[str, float], None]
 """The same, for one role."""
 
 _LAST_LINES = 8
-"""Lines of TensorRT's log, and of what native code printed, that an error message carries at most."""
+"""Maximum lines in an error message, both of TensorRT's log and of native code's output."""
 _START = "import sys; sys.path[:] = filter(None, sys.path); from wavernn_trt.engines.build_process import main; main()"
-"""What a build's process runs. ``python -m`` and ``-c`` would look for modules in the current folder first, and a file
-there that happens to be called ``onnx.py`` is not ours to run."""
+"""Program of the build process. The empty entry is removed from ``sys.path``, because Python would import modules from
+the current folder first, where a user may have an ``onnx.py``."""
 _MANY_STEPS, _MINUTES, _GIGABYTES = 512, 8, 3.6
-"""Unrolled steps of a model with two GRUs, what building them takes on one core, and the memory that it takes."""
+"""Unrolled steps of a model with two GRUs, and the time (one core) and memory that their build takes."""
 _MANY_STEPS_IN_EIGHT_BITS = 64
-"""As many as are unrolled by default."""
+"""The default number of unrolled steps."""
 
 
 class EngineBuildError(RuntimeError):
-    """A plan that could not be built: the cause, the last lines of TensorRT's log, and the node it was at."""
+    """A plan could not be built: the cause, the last lines of TensorRT's log, and the node being parsed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class BuiltEngine:
     conditioner: CachedPlan
     decoder: CachedPlan
     built: tuple[Role, ...]
-    """Which of them were built now; the others were in the cache."""
+    """Plans that this call built; the others were in the cache."""
 
 
 def build_engine(
@@ -73,19 +73,19 @@ def build_engine(
     progress: Progress | None = None,
     memory_limit: int | None = None,
 ) -> BuiltEngine:
-    """Gives an engine's plans, building what the cache does not have.
+    """Returns an engine's plans; builds those that are not in the cache.
 
     Args:
         directory: a verified model directory.
         spec: what to build.
-        cache: where plans are kept.
-        progress: called as a build goes on.
-        memory_limit: bytes that a build's process may take; ``None`` is no limit.
+        cache: the plans' store.
+        progress: called during a build.
+        memory_limit: bytes that the build process may allocate; ``None`` is no limit.
 
     Raises:
-        EngineBuildError: TensorRT made no plan, or its process died.
+        EngineBuildError: TensorRT made no plan, or its process ended early.
         EngineCacheError: the cache cannot be written.
-        EngineSpecError: products of fp8 for a target that has none.
+        EngineSpecError: fp8 products for a target without fp8.
         TensorRTMissingError: the module is not installed.
     """
     check_grids(spec, directory.quantization)
@@ -95,7 +95,7 @@ def build_engine(
     plans: dict[Role, CachedPlan] = {}
     built: list[Role] = []
     for role in ROLES:
-        report = partial(progress or _no_progress, role)
+        report = partial(progress or (lambda role, stage, share: None), role)
         plans[role], is_new = _plan(directory, spec, role, cache, report, memory_limit)
         built += [role] if is_new else []
         report("ready", 1.0)
@@ -105,12 +105,12 @@ def build_engine(
 def _plan(
     directory: ModelDirectory, spec: EngineSpec, role: Role, cache: EngineCache, report: _Report, limit: int | None
 ) -> tuple[CachedPlan, bool]:
-    """A plan from the cache, or a new one, and whether it is new."""
+    """Returns a plan and whether it was built now."""
     stem, key = plan_stem(directory, spec, role), plan_key(directory, spec, role)
     if (found := cache.find(stem, key)) is not None:
         return found, False
     with cache.building(stem, key, waiting=lambda text: report(text, 0.0)) as building:
-        # Another process may have built it while this one waited for the lock.
+        # Another process may have built the plan while this one waited for the lock.
         if (found := cache.find(stem, key)) is not None:
             return found, False
         result = _build_in_process(directory, spec, role, building.folder, report, limit)
@@ -119,7 +119,7 @@ def _plan(
 
 
 def describe_long_build(directory: ModelDirectory, spec: EngineSpec) -> str | None:
-    """A warning for a decoder that takes long to build; ``None`` for others."""
+    """Returns a warning for a decoder that takes long to build; ``None`` for others."""
     if spec.form != "cell":
         return None
     if in_eight_bits(directory.quantization):
@@ -137,10 +137,6 @@ def describe_long_build(directory: ModelDirectory, spec: EngineSpec) -> str | No
         f"{_MINUTES * many**2:.0f} minutes (they grow with the square of the steps) and {_GIGABYTES * many:.1f} GB of "
         "memory; the form sequence takes seconds"
     )
-
-
-def _no_progress(role: Role, stage: str, share: float) -> None:
-    pass
 
 
 def _record(
@@ -176,11 +172,11 @@ def _build_in_process(
     """Builds one plan into a folder of the cache.
 
     Raises:
-        EngineBuildError: there is no plan.
+        EngineBuildError: the build failed.
         OSError: the disk is full.
         TensorRTMissingError: the module is not installed.
     """
-    import_tensorrt(spec.backend)  # a missing module is an error here, not of a process that died of it
+    import_tensorrt(spec.backend)  # reports a missing module here, not as a failure of the process
     request = BuildRequest(
         directory=str(directory.path.resolve()),
         spec=spec,
@@ -196,16 +192,16 @@ def _build_in_process(
             stdout=subprocess.PIPE,
             stderr=native_output,
             env=build_environment(spec.backend, folder / "lib"),
-            start_new_session=True,  # Ctrl-C comes to this process, which ends the other
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the build
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        watched = _Watched(role, report)
+        monitor = _Monitor(role, report)
         try:
             process.stdin.write(json.dumps(dataclasses.asdict(request)).encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
-                watched.event(json.loads(line))
+                monitor.event(json.loads(line))
             code = process.wait()
         finally:
             if process.poll() is None:
@@ -213,15 +209,15 @@ def _build_in_process(
             process.stdin.close()
             process.stdout.close()
             process.wait()
-        if watched.result is not None and code == 0:
-            return watched.result
-        if watched.os_error is not None and is_lack_of_room(watched.os_error, folder.parent):
-            raise watched.os_error  # which the cache explains
-        raise EngineBuildError(watched.explain(code, _tail(native_output), NAMES[spec.backend], memory_limit))
+        if monitor.result is not None and code == 0:
+            return monitor.result
+        if monitor.os_error is not None and is_lack_of_room(monitor.os_error, folder.parent):
+            raise monitor.os_error  # the cache explains it
+        raise EngineBuildError(monitor.explain(code, _tail(native_output), NAMES[spec.backend], memory_limit))
 
 
-class _Watched:
-    """The events of a build's process."""
+class _Monitor:
+    """Collects the events of a build process and explains its failure."""
 
     def __init__(self, role: Role, report: _Report) -> None:
         self._role, self._report = role, report
@@ -233,7 +229,7 @@ class _Watched:
         self.result: BuildResult | None = None
 
     def event(self, event: dict[str, Any]) -> None:
-        """Takes one event."""
+        """Handles one event."""
         match event.pop("event"):
             case "stage":
                 self._stage, self._node = event["name"], None
@@ -253,13 +249,13 @@ class _Watched:
                 self.result = from_json(BuildResult, event, "result")
 
     def explain(self, code: int, native: list[str], name: str, memory_limit: int | None) -> str:
-        """Why there is no plan, for people.
+        """Returns the error message for a process that made no plan.
 
         Args:
             code: the process's exit code.
             native: the last lines that native code printed.
-            name: TensorRT's, as people call it.
-            memory_limit: bytes that the process was allowed, where that was limited.
+            name: TensorRT's or TensorRT-RTX's display name.
+            memory_limit: bytes that the process could allocate; ``None`` without a limit.
         """
         lines = [*self._lines, *native]
         what = f"the {self._role}'s plan could not be built, while {self._stage}"
@@ -273,12 +269,12 @@ class _Watched:
             what += f": its process was killed, as Linux does when memory runs out; {smaller}"
         elif code < 0:
             what += f": {name} ended its process with {signal.Signals(-code).name}"
-            what += f", perhaps for want of memory{limit}" if limit else ""
+            what += f", possibly out of memory{limit}" if limit else ""
         else:
             what += f": its process ended with code {code}"
         if self._node is not None and self._stage == PARSING:
-            what += f"; the last node that it looked at was {self._node}"
-        return what + ("; its last words:\n  " + "\n  ".join(lines) if lines else "")
+            what += f"; the last node that was parsed is {self._node}"
+        return what + ("; last lines of its log:\n  " + "\n  ".join(lines) if lines else "")
 
 
 def _tail(file: IO[bytes]) -> list[str]:

@@ -1,4 +1,4 @@
-"""TensorRT's log and progress as lines of JSON, for the process that asked for a build."""
+"""TensorRT's log and progress as lines of JSON, for the parent of a build process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _INTERVAL = 0.1
 
 
 class Events:
-    """Writes events for the parent process; each leaves at once, since the next line may be the one that aborts."""
+    """Writes events for the parent process; each is flushed at once, since TensorRT may abort at any moment."""
 
     def __init__(self, stream: IO[str]) -> None:
-        """Takes the stream."""
         self._stream = stream
         self._lock = threading.Lock()  # TensorRT logs from threads of its own
 
@@ -30,10 +29,9 @@ class Events:
 
 
 class PluginLog(logging.Handler):
-    """Forwards the plugins' warnings and errors; TensorRT's own log has no reason for a plugin's failure."""
+    """Forwards the plugins' warnings and errors; TensorRT's own log gives no reason for a plugin's failure."""
 
     def __init__(self, events: Events) -> None:
-        """Takes where it goes."""
         super().__init__(logging.WARNING)
         self._events = events
 
@@ -42,10 +40,10 @@ class PluginLog(logging.Handler):
 
 
 def event_logger(trt: Any, events: Events) -> Any:
-    """A logger for a TensorRT module; set its ``parsed`` once the graph is parsed."""
+    """Returns a logger for a TensorRT module; set its ``parsed`` once the graph is parsed."""
 
     class EventLogger(trt.ILogger):  # type: ignore[misc]
-        """Forwards warnings and errors, and while a graph is parsed the name of each node."""
+        """Forwards warnings and errors, and the name of each node while a graph is parsed."""
 
         parsed = False
 
@@ -59,35 +57,35 @@ def event_logger(trt: Any, events: Events) -> Any:
 
 
 def event_monitor(trt: Any, events: Events) -> Any:
-    """A progress monitor for a TensorRT module."""
+    """Returns a progress monitor for a TensorRT module."""
 
     class EventMonitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Turns TensorRT's nested phases into one share of the whole."""
+        """Converts TensorRT's nested phases to one share of the build."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._phases: list[tuple[str, int, int]] = []  # name, steps, steps done: outermost first
-            self._said = 0.0
+            self._reported = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._phases.append((phase_name, max(num_steps, 1), 0))
-            self._say(phase_name)
+            self._report(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self._phases = [
                 (name, steps, step + 1 if name == phase_name else done) for name, steps, done in self._phases
             ]
-            self._say(phase_name)
+            self._report(phase_name)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
             self._phases = [phase for phase in self._phases if phase[0] != phase_name]
 
-        def _say(self, phase_name: str) -> None:
+        def _report(self, phase_name: str) -> None:
             now = time.perf_counter()
-            if now - self._said < _INTERVAL:
+            if now - self._reported < _INTERVAL:
                 return
-            self._said = now
+            self._reported = now
             share, width = 0.0, 1.0
             for _, steps, done in self._phases:
                 share += width * min(done, steps) / steps

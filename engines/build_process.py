@@ -1,15 +1,14 @@
-"""A build's own process: graph, network, plan. Started by `wavernn_trt.engines.build`, not by people.
+"""The process that builds one plan: graph, network, plan. Started by `wavernn_trt.engines.build` only.
 
-A process of its own gives the memory of a thousand unrolled steps back, turns an abort inside TensorRT into an error
-message, and can be ended at any moment. It reads a `BuildRequest` (a line of JSON) from standard input, and ends when
-that is closed, so that it never outlives its parent. It writes events, a line of JSON each, to its standard output: the
+A separate process frees the memory of a thousand unrolled steps when it ends, turns an abort inside TensorRT into an
+error message, and can be killed at any moment. It reads a `BuildRequest` (one line of JSON) from standard input, and
+exits when that is closed, so it never outlives its parent. It writes events, one line of JSON each, to standard output:
 stages, progress, TensorRT's log, and a `BuildResult` or an error. Output of native code goes to standard error.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -36,7 +35,7 @@ PARSING = "parsing the graph"
 NO_MEMORY = "out of memory"
 
 _Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Of an input: smallest, optimal, largest."""
+"""An input's smallest, optimal and largest shape."""
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -59,16 +58,16 @@ class BuildRequest:
     spec: EngineSpec
     role: Role
     folder: str
-    """For the plan and the process's other files."""
+    """Receives the plan and the process's other files."""
     timing_cache: str | None
-    """A file with what TensorRT measured of kernels: a second build of a like graph measures less. Need not exist."""
+    """File of TensorRT's kernel timings, which makes a second build of a similar graph faster; need not exist."""
     memory_limit: int | None
-    """Bytes that the process may take; ``None`` is no limit."""
+    """Bytes that the process may allocate; ``None`` is no limit."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Facts about the plan that was built; fields as in `wavernn_trt.engines.plan_record.PlanRecord`."""
+    """Description of the built plan; fields as in `wavernn_trt.engines.plan_record.PlanRecord`."""
 
     bindings: tuple[Binding, ...]
     plugins: tuple[PluginUse, ...]
@@ -86,8 +85,8 @@ class BuildRefusedError(RuntimeError):
 
 
 def main() -> None:
-    """Serves one request; the exit code is 0, or 1 after an ``error`` event."""
-    # Native code may print to descriptor 1: keep it for events alone.
+    """Runs one request; the exit code is 0, or 1 after an ``error`` event."""
+    # Native code may print to descriptor 1: reserve a copy of it for events.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     request = from_json(BuildRequest, json.loads(sys.stdin.readline()), "request")
@@ -99,7 +98,7 @@ def main() -> None:
     except MemoryError:
         events.send("error", text=NO_MEMORY)
         sys.exit(1)
-    except OSError as error:  # a full disk, mostly: the cache explains it
+    except OSError as error:  # usually a full disk; the cache explains it
         name = None if error.filename is None else os.fsdecode(error.filename)
         events.send("error", text=str(error), errno=error.errno, filename=name)
         sys.exit(1)
@@ -119,13 +118,13 @@ def build_plan(request: BuildRequest, events: Events) -> BuildResult:
         events: receives stages, progress and TensorRT's log.
 
     Raises:
-        ValueError: the graph cannot be made, or would be refused.
+        ValueError: the graph cannot be made, or TensorRT would refuse it.
         BuildRefusedError: TensorRT refused it.
     """
     import wavernn_trt.engines.graphs as graphs
     from wavernn_trt.engines.product_precisions import precisions_in_network
     from wavernn_trt.export.graph_files import write_models
-    from wavernn_trt.export.model_directory import open_model_directory
+    from wavernn_trt.export.model_directory import file_sha256, open_model_directory
     from wavernn_trt.export.operators import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
     started = time.perf_counter()
@@ -149,7 +148,7 @@ def build_plan(request: BuildRequest, events: Events) -> BuildResult:
         precisions=precisions,
         products=None if weights is None else precisions_in_network(network, weights),
         window=graphs.decoder_window(directory, spec) if role == "decoder" else None,
-        graph_sha256=_sha256(folder / GRAPH, folder / WEIGHTS),
+        graph_sha256=file_sha256(folder / GRAPH, folder / WEIGHTS),
         build_seconds=round(time.perf_counter() - started, 2),
         peak_bytes=_peak_bytes(),
     )
@@ -158,7 +157,7 @@ def build_plan(request: BuildRequest, events: Events) -> BuildResult:
 def _build(
     folder: Path, spec: EngineSpec, role: Role, timing_file: Path | None, events: Events
 ) -> tuple[Any, dict[str, _Shapes]]:
-    """Writes the plan of a folder's graph; gives the network that TensorRT parsed, and its inputs' profiles."""
+    """Writes the plan of a folder's graph; returns the network that TensorRT parsed and its inputs' profiles."""
     from wavernn_trt.plugins.tensorrt_plugins import register
 
     trt = import_tensorrt(spec.backend)
@@ -167,7 +166,7 @@ def _build(
     register(trt)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # pybind11's, where TensorRT gives none
+    except TypeError as error:  # raised by pybind11 where TensorRT returns null
         raise BuildRefusedError("TensorRT made no builder; regular TensorRT builds on a GPU with its driver") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -198,12 +197,12 @@ def _build(
 def _use_timing_cache(config: Any, file: Path) -> None:
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if cache is not None:
-        # A cache of another GPU or version is refused here, and then the build starts an empty one.
+        # A cache of another GPU or version is refused here; the build then starts with an empty one.
         config.set_timing_cache(cache, ignore_mismatch=False)
 
 
 def _add_profile(builder: Any, config: Any, network: Any, spec: EngineSpec, role: Role) -> dict[str, _Shapes]:
-    """One optimisation profile for every input with a dynamic dimension; each has one at most."""
+    """Adds one optimisation profile with every input that has a dynamic dimension; returns the inputs' shapes."""
     extent: Extent = spec.frames if role == "conditioner" else spec.batch
     profile = builder.create_optimization_profile()
     low, usual, high = extent.as_tuple()
@@ -232,7 +231,7 @@ def _bindings(network: Any, profiles: dict[str, _Shapes]) -> tuple[Binding, ...]
 
 
 def _layers(network: Any) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """How many layers of each type the network had before TensorRT fused them, and how many of each output dtype."""
+    """Counts the layers of each type before fusion, and for each type the dtypes of its outputs."""
     layers: Counter[str] = Counter()
     precisions: dict[str, Counter[str]] = {}
     for index in range(network.num_layers):
@@ -257,26 +256,17 @@ def _parser_errors(parser: Any) -> str:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()  # ends when the parent closes it, or has gone
+    sys.stdin.read()  # returns when the parent closes it or exits
     os._exit(1)
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process had resident. ``getrusage`` would count its parent's, as it was before exec."""
+    """Peak resident memory of this process. ``getrusage`` would include its parent's memory from before exec."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _sha256(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

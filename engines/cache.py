@@ -1,8 +1,8 @@
-"""The cache of plans: found again by key, stored whole or not at all, evicted when there are too many.
+"""The cache of plans: lookup by key, atomic writes, eviction of the least recently used plans.
 
-A cache folder has a folder for each plan, whose name is readable and ends in the first eight digits of the plan's key;
-see `wavernn_trt.engines.cache_entries`. Beside them are ``CACHEDIR.TAG``, ``locks/``, ``.building-…`` folders while
-plans are being built, and ``timing/`` with what regular TensorRT measured.
+A cache contains one folder for each plan, whose readable name ends in the first eight digits of the plan's key; see
+`wavernn_trt.engines.cache_entries`. Beside them are ``CACHEDIR.TAG``, ``locks/``, ``.building-…`` during builds, and
+``timing/`` with regular TensorRT's kernel timings.
 """
 
 from __future__ import annotations
@@ -53,28 +53,27 @@ __all__ = ["DEFAULT_LIMIT", "Building", "CachedPlan", "EngineCache", "EngineCach
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 20 << 30
-"""Bytes. An unrolled decoder of 1024 steps is 300 MB, a fused one a few: this holds many of either."""
+"""Bytes; an unrolled decoder of 1024 steps takes 300 MB, a fused one a few MB."""
 
 
 class Building:
-    """A build in progress, which holds its key's lock."""
+    """A build in progress that holds its key's lock; from `EngineCache.building`."""
 
     def __init__(self, cache: EngineCache, name: str, key: str, folder: Path) -> None:
-        """Made by `EngineCache.building`."""
         self._cache, self._name, self._key = cache, name, key
         self.folder = folder
-        """For the builder's files; removed with all that is in it when the build ends, in whatever way."""
+        """The builder's temporary folder; removed when the build ends or fails."""
 
     def commit(self, plan_file: Path, record: PlanRecord) -> CachedPlan:
-        """Moves a finished plan into the cache, and makes room for it there.
+        """Moves a finished plan into the cache and evicts others if the cache is full.
 
         Args:
             plan_file: a file in `folder`.
-            record: describes it.
+            record: the plan's record.
 
         Raises:
             EngineCacheError: it cannot be written.
-            ValueError: the record is not this plan's.
+            ValueError: the record describes another plan.
         """
         described = (record.key, record.plan_bytes, record.plan_sha256)
         found = (self._key, plan_file.stat().st_size, file_sha256(plan_file))
@@ -88,40 +87,40 @@ class Building:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning has removed, or would remove."""
+    """Result of `EngineCache.prune`."""
 
     removed: tuple[CacheEntry, ...]
     kept: tuple[tuple[CacheEntry, str], ...]
-    """What should have gone and could not, and why."""
+    """Plans that could not be removed, with the reason."""
     left_overs: int
-    """Folders of builders that have died."""
+    """Removed temporary folders of builds that were killed."""
 
 
 class EngineCache:
     """A folder of plans."""
 
     def __init__(self, folder: Path | None = None, limit_bytes: int | None = DEFAULT_LIMIT) -> None:
-        """Nothing is read or made before it is needed.
+        """Opens a cache; files are read and created on first use.
 
         Args:
-            folder: the cache; ``None`` is the user's own, see `default_folder`.
-            limit_bytes: plans that were not used for longest go when all together are larger; ``None`` keeps them.
+            folder: the cache; ``None`` is the user's, see `default_folder`.
+            limit_bytes: total size above which the least recently used plans are evicted; ``None`` is no limit.
         """
         self.folder = Path(os.path.abspath(default_folder() if folder is None else folder))
         self.limit_bytes = limit_bytes
 
     def find(self, stem: str, key: str) -> CachedPlan | None:
-        """Gives a plan, whose size and SHA-256 have been compared with its record's.
+        """Returns the plan of a key after comparing its size and SHA-256 with its record; ``None`` if there is none.
 
-        The key decides: a plan that was stored under another stem, as when its model directory had another name, is
-        found too. A damaged one is removed, with a warning that gives the reason.
+        A plan that was stored under another stem, for example before its model directory was renamed, is found too. A
+        damaged plan is removed, with a warning that gives the reason.
 
         Args:
             stem: the readable part of the name.
             key: 64 hexadecimal digits.
 
         Raises:
-            EngineCacheError: something else is in the folder's place, or it cannot be read.
+            EngineCacheError: the path is not a folder, or cannot be read.
         """
         _require_key(key)
         own = plan_name(stem, key)
@@ -133,25 +132,25 @@ class EngineCache:
             if entry.state != "whole":
                 entry = self._removed_if_damaged(entry, key)
             if entry is not None and entry.state == "whole" and entry.record is not None:
-                with suppress(OSError):  # a cache that is read-only serves all the same
+                with suppress(OSError):  # a read-only cache still works
                     _mark_used(entry.sidecar)
                 return CachedPlan(entry.plan, entry.record)
         return None
 
     @contextmanager
     def building(self, stem: str, key: str, waiting: Callable[[str], None] | None = None) -> Iterator[Building]:
-        """Holds a key's lock and gives a folder to build in.
+        """Holds a key's lock and yields a build with a temporary folder.
 
-        Look again with `find` once it is held: the lock's last holder may have built the plan.
+        Call `find` again once the lock is held: its last holder may have built the plan.
 
         Args:
             stem: the readable part of the name.
             key: 64 hexadecimal digits.
-            waiting: called once, with whom this waits for, if another process builds the same; by default a warning is
-                logged.
+            waiting: called once with a message if another process builds the same plan; by default it is logged as a
+                warning.
 
         Raises:
-            EngineCacheError: the folder cannot be made or written, or its disk is full, also while it is used.
+            EngineCacheError: the folder cannot be created or written, or its disk becomes full.
         """
         _require_key(key)
         require_folder(self.folder)
@@ -171,13 +170,13 @@ class EngineCache:
                 raise
 
     def scan(self, *, verify: bool = False) -> list[CacheEntry]:
-        """All plans in the cache, by name, damaged or not.
+        """Returns all plans in the cache by name, damaged ones too.
 
         Args:
-            verify: compare every plan's SHA-256, which reads them all.
+            verify: compare every plan's SHA-256, which reads all files.
 
         Raises:
-            EngineCacheError: something else is in the folder's place, or it cannot be read.
+            EngineCacheError: the path is not a folder, or cannot be read.
         """
         found = (read_entry(self.folder, name, verify=verify) for name in self._names())
         return [entry for entry in found if entry is not None]
@@ -186,16 +185,14 @@ class EngineCache:
         """Removes one plan.
 
         Raises:
-            EngineCacheError: there is none of that name, it is being built, or it cannot be removed.
+            EngineCacheError: there is no plan of that name, it is being built, or it cannot be removed.
         """
         entry = read_entry(self.folder, name, verify=False) if name in self._names() else None
         if entry is None:
-            raise EngineCacheError(
-                f"{self.folder} has no plan {name!r}; 'wavernn-trt engines list' shows what is there"
-            )
+            raise EngineCacheError(f"{self.folder} has no plan {name!r}; 'wavernn-trt engines list' lists all")
         self._require_cache()
-        if (hindrance := _discard(entry)) is not None:
-            raise EngineCacheError(f"{entry.plan} cannot be removed: {hindrance}")
+        if (obstacle := _discard(entry)) is not None:
+            raise EngineCacheError(f"{entry.plan} cannot be removed: {obstacle}")
 
     def prune(
         self,
@@ -205,13 +202,13 @@ class EngineCache:
         everything: bool = False,
         dry_run: bool = False,
     ) -> Pruned:
-        """Removes damaged plans, what died builders left, and the plans that were asked for.
+        """Removes damaged plans, remains of killed builds, and the selected plans.
 
         Args:
-            limit_bytes: plans that were not used for longest go until the rest is no larger.
-            older_than: plans that were not used for so many seconds go.
-            everything: all plans go.
-            dry_run: nothing is removed.
+            limit_bytes: remove the least recently used plans until the total size is at most this.
+            older_than: remove plans that were last used more than this many seconds ago.
+            everything: remove all plans.
+            dry_run: remove nothing.
 
         Raises:
             EngineCacheError: the folder is not a cache, or cannot be read.
@@ -224,18 +221,18 @@ class EngineCache:
         if limit_bytes is not None:
             chosen += _beyond([entry for entry in entries if entry not in chosen], limit_bytes)
         tried = [(entry, _discard(entry, dry_run=dry_run)) for entry in chosen]
-        removed = tuple(entry for entry, hindrance in tried if hindrance is None)
-        kept = tuple((entry, hindrance) for entry, hindrance in tried if hindrance is not None)
+        removed = tuple(entry for entry, obstacle in tried if obstacle is None)
+        kept = tuple((entry, obstacle) for entry, obstacle in tried if obstacle is not None)
         return Pruned(removed, kept, _sweep(self.folder, dry_run=dry_run))
 
     def _removed_if_damaged(self, entry: CacheEntry, key: str) -> CacheEntry | None:
-        """Reads a plan that is not whole again under its lock, and removes it if it still is damaged.
+        """Reads a plan that is not whole again under its lock, and removes it if it is still damaged.
 
         Returns:
-            ``None`` where another process holds the lock: it may be storing or removing this plan.
+            ``None`` where another process holds the lock, which may be storing or removing this plan.
         """
         again: CacheEntry | None = entry
-        hindrance = ""
+        obstacle = ""
         if entry.state == "damaged" and is_cache(self.folder):
             try:
                 with try_lock_key(self.folder, entry.digits) as held:
@@ -243,9 +240,9 @@ class EngineCache:
                     if again is not None and again.state == "damaged":
                         remove(self.folder, entry.name)
             except OSError as error:
-                hindrance = f"; it cannot be removed: {error}"
+                obstacle = f"; it cannot be removed: {error}"
         if again is not None and again.state != "whole":
-            logger.warning("%s is not used: %s%s", entry.plan, again.reason, hindrance)
+            logger.warning("%s is not used: %s%s", entry.plan, again.reason, obstacle)
         return again
 
     def _names(self) -> list[str]:
@@ -258,28 +255,28 @@ class EngineCache:
             raise EngineCacheError(f"{self.folder} is no engine cache, it has no {TAG}; nothing is removed from it")
 
     def _evict(self, stored: str) -> None:
-        """Makes room after a plan was stored; where that does not succeed, the plan is stored all the same."""
+        """Evicts plans after one was stored; failures are logged."""
         if self.limit_bytes is None:
             return
         entries = self.scan()
         room = self.limit_bytes - sum(entry.bytes for entry in entries if entry.name == stored)
         for entry in _beyond([entry for entry in entries if entry.name != stored], room):
-            hindrance = _discard(entry)
-            done = "is evicted" if hindrance is None else f"is not evicted, {hindrance}"
+            obstacle = _discard(entry)
+            done = "is evicted" if obstacle is None else f"is not evicted, {obstacle}"
             logger.info("%s (%s) %s", entry.plan, readable_size(entry.bytes), done)
 
 
 def _mark_used(sidecar: Path) -> None:
     now = time.time_ns()
     try:
-        # File systems' own clocks tick every few milliseconds, in which several plans may be used.
+        # A file system's own clock may advance only every few milliseconds, too coarse to order uses.
         os.utime(sidecar, ns=(now, now))
-    except PermissionError:  # another user's file takes the present time only
+    except PermissionError:  # for another user's file only the present time is allowed
         os.utime(sidecar)
 
 
 def _beyond(entries: Iterable[CacheEntry], limit: int) -> list[CacheEntry]:
-    """What has to go for the rest to be no larger: damaged ones first, then those that were not used for longest."""
+    """Returns the plans to remove until the rest fits: damaged ones first, then the least recently used."""
     ordered = sorted(entries, key=lambda entry: (entry.state != "damaged", entry.used))
     total, chosen = sum(entry.bytes for entry in ordered), []
     for entry in ordered:
@@ -291,7 +288,7 @@ def _beyond(entries: Iterable[CacheEntry], limit: int) -> list[CacheEntry]:
 
 
 def _discard(entry: CacheEntry, *, dry_run: bool = False) -> str | None:
-    """Removes a plan, unless it was used or replaced since it was read (without verifying); gives what hindered it."""
+    """Removes a plan unless it was used or replaced since ``entry`` was read; returns the reason if it could not."""
     folder, digits = entry.folder, entry.digits
     busy = f"{holder(folder, digits)} is building it"
     if dry_run:
@@ -311,7 +308,7 @@ def _discard(entry: CacheEntry, *, dry_run: bool = False) -> str | None:
 
 
 def _remove_left_overs(folder: Path, digits: str) -> int:
-    """Removes what builders of a key have left, whose lock the caller holds; gives how many they were."""
+    """Removes temporary folders of a key, whose lock the caller holds; returns their number."""
     left = list(folder.glob(f"{BUILDING}{digits}-*"))
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
@@ -319,7 +316,7 @@ def _remove_left_overs(folder: Path, digits: str) -> int:
 
 
 def _sweep(folder: Path, *, dry_run: bool) -> int:
-    """Removes what died builders of any key have left; gives how many they were."""
+    """Removes temporary folders of killed builds of any key; returns their number."""
     count = 0
     for digits in sorted({path.name.split("-")[1] for path in folder.glob(f"{BUILDING}*-*")}):
         if dry_run:

@@ -1,9 +1,9 @@
-"""A plan in a cache: its files, whether they are whole, and how they come and go.
+"""Reads, verifies, stores and removes one plan of a cache.
 
-Each plan has a folder of its own, named like its files: ``NAME/NAME.plan``, ``NAME/NAME.json`` which describes it, and
-``NAME/NAME.bin`` where a runtime has compiled it for the GPU at hand. The folder appears and disappears by a rename, so
-that a reader finds all of a plan or nothing. Earlier versions kept the files of all plans in the cache itself; such
-plans are read, and removed, like others.
+Each plan has its own folder with the name of its files: ``NAME/NAME.plan``, its record ``NAME/NAME.json``, and
+``NAME/NAME.bin`` where a runtime has compiled it for the current GPU. The folder is created and removed by a rename, so
+a reader finds a complete plan or none. Earlier versions kept the files of all plans in the cache itself; such plans are
+read and removed like others.
 """
 
 from __future__ import annotations
@@ -27,54 +27,54 @@ PLAN = ".plan"
 SIDECAR = ".json"
 COMPILED = ".bin"
 DIGITS = 8
-"""Of a key, at the end of a name."""
+"""Digits of the key at the end of a name."""
 
 _NAME = re.compile(r"(?!\.)([\w.+-]+_[0-9a-f]{8})(\.plan|\.json)?")
 _verified: dict[tuple[str, int, int, int, int, int], str] = {}
-"""SHA-256 of files that this process has read, by path and everything that changes when a file does."""
+"""SHA-256 of files that this process has read, by `_identity`."""
 
 
 @dataclass(frozen=True)
 class CachedPlan:
-    """A whole plan: its file, and the record that describes it."""
+    """A verified plan and its record."""
 
     plan: Path
     record: PlanRecord
 
     @property
     def name(self) -> str:
-        """Its name in the cache."""
+        """The plan's name in the cache."""
         return self.plan.name.removesuffix(PLAN)
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A plan with its record, or what is left of the two."""
+    """A plan in the cache, complete or damaged."""
 
     folder: Path
     """The cache."""
     home: Path
-    """The plan's own folder; that of the cache where an earlier version stored it."""
+    """The plan's folder; the cache itself where an earlier version stored the plan."""
     name: str
     record: PlanRecord | None
     """``None`` where it is missing or damaged."""
     bytes: int
-    """Of both files, and of what was compiled from the plan."""
+    """Size of plan, record and compiled file together."""
     used: float
-    """When it was last used, in seconds since 1970."""
+    """Time of the last use, seconds since 1970."""
     state: Literal["whole", "damaged", "unreadable"]
-    """``unreadable``: the file system does not let this user see it; it may be whole."""
+    """``unreadable``: this user may not read it; it may be whole."""
     reason: str | None = None
-    """Why it is not whole."""
+    """The fault, for messages; ``None`` where it is whole."""
 
     @property
     def plan(self) -> Path:
-        """The plan."""
+        """The plan's file."""
         return self.home / (self.name + PLAN)
 
     @property
     def sidecar(self) -> Path:
-        """Its record. When it was modified is when the plan was last used."""
+        """The record's file. Its modification time is the time of the last use."""
         return self.home / (self.name + SIDECAR)
 
     @property
@@ -84,17 +84,17 @@ class CacheEntry:
 
 
 def plan_name(stem: str, key: str) -> str:
-    """The name of a plan's folder, and of its files without their suffixes."""
+    """Returns the name of a plan's folder and of its files without suffixes."""
     return f"{clean_name(stem)}_{key[:DIGITS]}"
 
 
 def compiled_file(plan: Path) -> Path:
-    """Where a runtime may keep what it compiled from a plan for one GPU; leaves the cache with the plan."""
+    """Returns the path for kernels that a runtime compiled from a plan for one GPU; removed with the plan."""
     return plan.with_suffix(COMPILED)
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of plans in a cache, in order, damaged ones too.
+    """Returns the sorted names of all plans in a cache, damaged ones too.
 
     Raises:
         OSError: it cannot be read.
@@ -110,13 +110,13 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
     """Reads one plan's record and compares the plan with it.
 
     Args:
-        folder: the cache, or any folder that has the two files in it.
+        folder: the cache, or any folder that contains the two files.
         name: one of `names_in`.
-        key: what the plan's key must be; without it, the digits in its name are compared.
-        verify: compare the plan's SHA-256, and not just its size.
+        key: the expected key; by default the digits in the name are compared.
+        verify: compare the plan's SHA-256, not only its size.
 
     Returns:
-        ``None`` if nothing of that name is there.
+        ``None`` if there is nothing of that name.
     """
     own = folder / name
     entry = CacheEntry(folder, own if own.is_dir() else folder, name, None, 0, 0.0, "damaged")
@@ -146,17 +146,17 @@ def read_entry(folder: Path, name: str, *, key: str | None = None, verify: bool)
 
 
 def store(folder: Path, name: str, plan_file: Path, record: PlanRecord, workplace: Path) -> CachedPlan:
-    """Moves a plan and its record into the cache, in place of any of that name; the caller holds its key's lock.
+    """Moves a plan and its record into the cache; replaces a plan of that name. The caller holds the key's lock.
 
     Args:
         folder: the cache.
         name: the plan's.
         plan_file: the plan, whose SHA-256 is the record's; in ``workplace``.
         record: describes it.
-        workplace: a folder for the caller's files, on the cache's file system.
+        workplace: the caller's temporary folder on the cache's file system.
 
     Raises:
-        OSError: it cannot be written; nothing of that name is in the cache then.
+        OSError: it cannot be written; the cache then has no plan of that name.
     """
     finished = workplace / name
     finished.mkdir()
@@ -165,7 +165,7 @@ def store(folder: Path, name: str, plan_file: Path, record: PlanRecord, workplac
     _sync(finished / (name + PLAN))
     remove(folder, name)
     os.rename(finished, folder / name)
-    with suppress(OSError):  # not every file system lets a folder be synchronised
+    with suppress(OSError):  # some file systems cannot synchronise a folder
         _sync(folder)
     stored = CachedPlan(folder / name / (name + PLAN), record)
     _verified[_identity(stored.plan)] = record.plan_sha256
@@ -173,18 +173,18 @@ def store(folder: Path, name: str, plan_file: Path, record: PlanRecord, workplac
 
 
 def remove(folder: Path, name: str) -> None:
-    """Removes all of a plan's files, as this version stores them and as earlier ones did; needs its key's lock.
+    """Removes a plan's files, in the present and in earlier layouts. The caller holds the key's lock.
 
     Raises:
         OSError: they cannot be removed.
     """
     own = folder / name
     if own.is_dir():
-        # Renamed first, so that no reader finds half of it; what a killed process leaves is swept like a killed build.
+        # Renamed first, so that no reader finds half a plan; remains of a killed process are removed like a build's.
         doomed = folder / f"{BUILDING}{name[-DIGITS:]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         os.rename(own, doomed)
         shutil.rmtree(doomed)
-    # The record first: a plan without one is never used.
+    # The record first: a plan without a record is never used.
     for file in (name + SIDECAR, name + PLAN, name + COMPILED, f"compiled/{name}{COMPILED}"):
         (folder / file).unlink(missing_ok=True)
 
@@ -208,7 +208,7 @@ def _sha256(plan: Path) -> str:
 
 
 def _identity(plan: Path) -> tuple[str, int, int, int, int, int]:
-    # The inode's change time shows changes that a restored modification time would hide.
+    # The inode's change time also reveals changes after which the modification time was restored.
     stat = plan.stat()
     return str(plan), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 

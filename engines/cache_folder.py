@@ -1,4 +1,4 @@
-"""The cache's folder: where it is, what marks it, the locks in it, and what its errors advise."""
+"""The cache's folder: default location, tag file, locks, and error messages."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from wavernn_trt.export.atomic_file import write_atomic
 logger = logging.getLogger(__name__)
 
 TAG = "CACHEDIR.TAG"
-"""Marks a folder as a cache, for backup programs too: https://bford.info/cachedir/."""
+"""File that marks a folder as a cache; backup programs know it too: https://bford.info/cachedir/."""
 BUILDING = ".building-"
-"""A temporary folder's name: this, the key's first eight digits, ``-``, its process's number, and a random rest."""
+"""Prefix of temporary folders; then follow the key's first eight digits, ``-``, the process id, and random letters."""
 
 _ANOTHER_FOLDER = "choose another folder with --cache"
-"""The way out that is always there."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCKS = "locks"
-# Their files stay when locks are released: removing one that another process waits for would let two in.
+# Lock files stay after release: removing one that another process waits for would let two processes hold the lock.
 _GRACE = 0.3
-"""Seconds; enough for a lock's new holder to have made the folder that shows its process's number."""
+"""Seconds; long enough for a lock's new holder to create the folder whose name has its process id."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _TAG_TEXT = """\
 Signature: 8a477f597d28d172789f06886806bc55
@@ -36,27 +35,27 @@ Signature: 8a477f597d28d172789f06886806bc55
 
 
 class EngineCacheError(ValueError):
-    """A cache folder that cannot be used: what is wrong with it and what to do."""
+    """A cache folder that cannot be used: the fault and the way out."""
 
 
 def default_folder() -> Path:
-    """The user's cache.
+    """Returns the user's cache folder.
 
     Raises:
-        EngineCacheError: platformdirs, which knows the place, is not installed.
+        EngineCacheError: platformdirs, which locates it, is not installed.
     """
     try:
         from platformdirs import user_cache_path
     except ImportError:
         raise EngineCacheError(
-            "the place of the engine cache is found with platformdirs; install it with 'pip install platformdirs', "
+            "the default engine cache is located with platformdirs; install it with 'pip install platformdirs', "
             f"or {_ANOTHER_FOLDER}"
         ) from None
     return user_cache_path("wavernn-trt") / "engines"
 
 
 def require_folder(folder: Path) -> None:
-    """Refuses something else in the folder's place; one that does not exist yet is fine.
+    """Checks that the path is a folder or does not exist yet.
 
     Raises:
         EngineCacheError: it exists and is not a folder, or is not accessible.
@@ -67,37 +66,37 @@ def require_folder(folder: Path) -> None:
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether a folder has been made for plans; nothing is ever removed from another one."""
+    """Whether a folder is tagged as a cache; nothing is ever removed from other folders."""
     return (folder / TAG).is_file()
 
 
 def make_cache(folder: Path) -> None:
-    """Makes the folder and marks it.
+    """Creates the folder and its tag.
 
     Raises:
-        EngineCacheError: it has other files in it.
+        EngineCacheError: it contains other files.
         OSError: it cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if is_cache(folder):
         return
     others = sorted(name for name in os.listdir(folder) if name[0] != "." and name != "lost+found")
-    if others and not is_cache(folder):  # another process may have made it in the meantime
+    if others and not is_cache(folder):  # another process may have created it in the meantime
         raise EngineCacheError(
-            f"{folder} is no engine cache: it has no {TAG}, but {others[0]!r} in it; plans that are no longer used are "
-            "removed from a cache, so choose an empty folder or a new one"
+            f"{folder} is no engine cache: it has no {TAG}, but {others[0]!r} in it; files in a cache may be removed, "
+            "so choose an empty folder or a new one"
         )
     write_atomic(folder / TAG, _TAG_TEXT.encode())
 
 
 @contextmanager
 def lock_key(folder: Path, digits: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds the lock of a key, after waiting for any other holder. Locks end with the process that holds them.
+    """Holds the lock of a key; waits for any other holder. A lock ends with the process that holds it.
 
     Args:
         folder: the cache; it must exist.
         digits: the key's first eight.
-        waiting: called once, with whom this waits for; by default a warning is logged.
+        waiting: called once with a message if another process holds the lock; by default it is logged as a warning.
 
     Raises:
         OSError: the lock's file cannot be made.
@@ -116,7 +115,7 @@ def lock_key(folder: Path, digits: str, waiting: Callable[[str], None] | None = 
 
 @contextmanager
 def try_lock_key(folder: Path, digits: str) -> Iterator[bool]:
-    """Holds the lock of a key if it is free, and gives whether it was.
+    """Holds the lock of a key if it is free; yields whether it was.
 
     Raises:
         OSError: the lock's file cannot be made.
@@ -134,7 +133,7 @@ def try_lock_key(folder: Path, digits: str) -> Iterator[bool]:
 
 
 def is_locked(folder: Path, digits: str) -> bool:
-    """Whether the lock of a key is held; leaves the folder as it is."""
+    """Whether the lock of a key is held; changes nothing in the folder."""
     if not (folder / _LOCKS / digits).exists():
         return False
     try:
@@ -145,7 +144,7 @@ def is_locked(folder: Path, digits: str) -> bool:
 
 
 def holder(folder: Path, digits: str) -> str:
-    """The holder of a key's lock, for people."""
+    """Returns the holder of a key's lock, for messages."""
     numbers = [path.name.split("-")[2] for path in folder.glob(f"{BUILDING}{digits}-*-*")]
     return f"process {numbers[0]}" if len(numbers) == 1 else "another process"
 
@@ -158,7 +157,7 @@ def _lock(folder: Path, digits: str) -> FileLock:
 
 @contextmanager
 def explained(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turns an operating system's error into one of the cache; see `explain`."""
+    """Converts an `OSError` to an `EngineCacheError`; see `explain`."""
     try:
         yield
     except OSError as error:
@@ -166,12 +165,12 @@ def explained(folder: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def explain(error: OSError, folder: Path, needed: int | None = None) -> EngineCacheError:
-    """An operating system's error on the cache, with the folder and the way out.
+    """Returns an `OSError` on the cache as an error with the folder and the way out.
 
     Args:
         error: the cause.
         folder: the cache.
-        needed: bytes that were to be written, if that is known.
+        needed: bytes that were to be written, if known.
     """
     number = error.errno or 0
     if number in _FULL:
@@ -195,7 +194,7 @@ def explain(error: OSError, folder: Path, needed: int | None = None) -> EngineCa
 
 
 def is_lack_of_room(error: OSError, folder: Path) -> bool:
-    """Whether an error means that no more can be written to the folder, and does not name a file elsewhere."""
+    """Whether an error means that the folder's disk is full; errors that name a file elsewhere do not count."""
     if error.errno not in (*_FULL, errno.EFBIG):
         return False
     return error.filename is None or folder in Path(os.fsdecode(error.filename)).parents
@@ -211,7 +210,7 @@ def _free(folder: Path) -> str:
 
 
 def readable_size(size: float) -> str:
-    """A number of bytes in the unit that suits it, as in ``298.4 MiB``."""
+    """Returns a number of bytes with a binary unit, as in ``298.4 MiB``."""
     if size < 1024:
         return f"{size:.0f} B"
     for unit in _UNITS:

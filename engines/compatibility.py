@@ -1,8 +1,7 @@
-"""The compatibility report: what TensorRT makes of every node, and which nodes it would refuse, before any build.
+"""The compatibility report: the TensorRT layer of every node, and the nodes that TensorRT would refuse.
 
-TensorRT builds from operators that it knows, with shapes that it can plan for. The table below has, for the operators
-that this project writes, which layer each becomes and under which condition; an operator that is not in it is reported
-as a violation, because its layer is not known. Layers are as TensorRT-RTX 1.7's ONNX parser made them of these graphs.
+The table below lists, for the operators that this project writes, the layer and its conditions. An operator that is not
+in the table is reported as a violation. Layers are those that TensorRT-RTX 1.7's ONNX parser made of these graphs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from wavernn_trt.export.operators import GRU_OPERATOR, MATERIALISE_OPERATOR, SEQ
 from wavernn_trt.export.rewrite import gru_function, materialise_rows
 
 LONGEST_CONVOLUTION = 15
-"""Kernel length of one-dimensional convolutions that engines are planned for; the families' are 1 and 5 long."""
+"""Longest supported kernel of a one-dimensional convolution; the families' kernels are 1 and 5 long."""
 
 _BUILDABLE_TYPES = {
     TensorProto.FLOAT,
@@ -35,12 +34,12 @@ _BUILDABLE_TYPES = {
 }
 
 _GRIDS = {TensorProto.INT8, TensorProto.FLOAT8E4M3FN}
-"""Of eight bits; what TensorRT quantises to."""
+"""Types of quantised values."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A node that TensorRT would refuse, or run otherwise than meant."""
+    """A node that TensorRT would refuse, or compute differently than intended."""
 
     node: str
     operator: str
@@ -54,15 +53,15 @@ class OperatorRow:
     operator: str
     count: int
     layer: str
-    """TensorRT's name for what it becomes."""
+    """TensorRT's name of the layer."""
     constraint: str
-    """What TensorRT asks of it; empty where nothing."""
+    """TensorRT's conditions for it; empty where there are none."""
     violations: int
 
 
 @dataclass(frozen=True)
 class CompatibilityReport:
-    """What TensorRT makes of one graph."""
+    """Operators and violations of one graph."""
 
     operators: tuple[OperatorRow, ...]
     violations: tuple[Violation, ...]
@@ -74,9 +73,9 @@ class _Context:
     types: dict[str, int]
     shapes: dict[str, tuple[int | None, ...] | None]
     scalars: dict[str, NDArray[np.generic]]
-    """Values of constants that hold one number."""
+    """Values of constants with one element."""
     dequantized: frozenset[str]
-    """Constants as a DequantizeLinear gives them."""
+    """Outputs of DequantizeLinear nodes on constants."""
 
 
 _Check = Callable[[onnx.NodeProto, _Context], str | None]
@@ -105,11 +104,8 @@ def _short_convolution(node: onnx.NodeProto, context: _Context) -> str | None:
     if shape is None or None in shape:
         return "its kernel's shape is not known"
     longest = max(int(size or 0) for size in shape[2:])
-    return (
-        None
-        if longest <= LONGEST_CONVOLUTION
-        else f"its kernel is {longest} long, at most {LONGEST_CONVOLUTION} is allowed"
-    )
+    too_long = f"its kernel is {longest} long, at most {LONGEST_CONVOLUTION} is allowed"
+    return too_long if longest > LONGEST_CONVOLUTION else None
 
 
 def _float32(node: onnx.NodeProto, context: _Context) -> str | None:
@@ -213,13 +209,13 @@ OPERATORS: dict[str, _Support] = {
 
 
 def compatibility_report(model: onnx.ModelProto, *, static: bool) -> CompatibilityReport:
-    """Looks at every node of a graph.
+    """Checks every node of a graph.
 
     Args:
-        model: with its weights, or without them where they are external data.
-        static: whether every shape must be static, as a decoder's must; a conditioner's frames are a profile's.
+        model: the graph; external weights need not be loaded.
+        static: whether every shape must be static; true for decoders, false for conditioners (dynamic frames).
     """
-    context = _look(model)
+    context = _context(model)
     violations = []
     for node in model.graph.node:
         violations += [Violation(node.name, node.op_type, reason) for reason in _violations(node, context, static)]
@@ -249,7 +245,7 @@ def _violations(node: onnx.NodeProto, context: _Context, static: bool) -> list[s
             reasons.append(f"the type of its output {name} cannot be inferred")
         elif context.types[name] not in _BUILDABLE_TYPES:
             reasons.append(
-                f"its output is {TensorProto.DataType.Name(context.types[name])}, which TensorRT does not take"
+                f"its output is {TensorProto.DataType.Name(context.types[name])}, which TensorRT does not support"
             )
         shape = context.shapes.get(name)
         if static and (shape is None or None in shape):
@@ -257,8 +253,8 @@ def _violations(node: onnx.NodeProto, context: _Context, static: bool) -> list[s
     return reasons
 
 
-def _look(model: onnx.ModelProto) -> _Context:
-    # Shapes and types follow from the initializers' declarations, so weights in another file are not needed.
+def _context(model: onnx.ModelProto) -> _Context:
+    # Shapes and types come from the initializers' declarations, so external weights are not needed.
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     types: dict[str, int] = {}
     shapes: dict[str, tuple[int | None, ...] | None] = {}
@@ -280,6 +276,6 @@ def _look(model: onnx.ModelProto) -> _Context:
     dequantized = {
         node.output[0] for node in inferred.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
-    # What is cast on its way into a product is still the weight.
+    # A weight that is cast before its product is still a weight.
     dequantized |= {node.output[0] for node in inferred.node if node.op_type == "Cast" and node.input[0] in dequantized}
     return _Context(frozenset(constants), types, shapes, scalars, frozenset(dequantized))

@@ -1,6 +1,6 @@
-"""The GPUs of this machine, read from NVIDIA's driver, which unlike TensorRT's runtime does not crash without one.
+"""The GPUs of this machine, read from NVIDIA's driver library.
 
-Without a driver TensorRT-RTX gives plans back as ``None`` and the lean runtime crashes.
+TensorRT is not used for this: without a driver, TensorRT-RTX returns plans as ``None`` and the lean runtime crashes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import ctypes
 from dataclasses import dataclass
 
 DRIVER = "libcuda.so.1"
-"""The driver's library, which comes with the driver and with nothing else."""
+"""The library that is installed with the driver only."""
 
 _NO_DEVICE = 100
 _STUB_LIBRARY = 34
 _MAJOR, _MINOR = 75, 76
-"""CUdevice_attribute: the parts of the compute capability."""
+"""CUdevice_attribute of the compute capability's two parts."""
 _LONGEST_NAME = 256
 
 
@@ -23,27 +23,27 @@ class Gpu:
     """One GPU."""
 
     name: str
-    """As NVIDIA calls it, such as ``NVIDIA L4``."""
+    """The driver's name for it, such as ``NVIDIA L4``."""
     sm: int
     """Compute capability, 10 * major + minor."""
 
 
 @dataclass(frozen=True)
 class DriverState:
-    """The driver's GPUs, or why there are none."""
+    """The driver's GPUs, or the reason why there are none."""
 
     devices: tuple[Gpu, ...]
-    """In the driver's order; ``CUDA_VISIBLE_DEVICES`` hides some and changes it."""
+    """In the driver's order, which ``CUDA_VISIBLE_DEVICES`` restricts and changes."""
     reason: str | None
-    """Why there are none."""
+    """The reason, where there are none."""
 
 
 class _DriverError(Exception):
-    """A call that the driver refused."""
+    """A driver call failed."""
 
 
 def driver_state(library: str = DRIVER) -> DriverState:
-    """Asks the driver for its GPUs. It makes no CUDA context, and takes none of their memory.
+    """Returns the driver's GPUs. Creates no CUDA context and allocates no GPU memory.
 
     Args:
         library: name or path of the driver's library.
@@ -55,7 +55,7 @@ def driver_state(library: str = DRIVER) -> DriverState:
             return DriverState((), f"{library} was not found, so there is no NVIDIA driver")
         return DriverState((), f"{library} does not load: {error}")
     try:
-        return DriverState(*_ask(driver))
+        return DriverState(*_devices(driver))
     except AttributeError as error:
         return DriverState((), f"{library} is no CUDA driver: {error}")
     except _DriverError as error:
@@ -63,11 +63,11 @@ def driver_state(library: str = DRIVER) -> DriverState:
 
 
 def building_gpu() -> tuple[Gpu, ...]:
-    """The GPU that regular TensorRT builds on, and for: the first, however many there are."""
+    """Returns the GPU that regular TensorRT builds on and for: the first one, or none."""
     return driver_state().devices[:1]
 
 
-def _ask(driver: ctypes.CDLL) -> tuple[tuple[Gpu, ...], str | None]:
+def _devices(driver: ctypes.CDLL) -> tuple[tuple[Gpu, ...], str | None]:
     count = ctypes.c_int()
     code = driver.cuInit(0)
     if code != _NO_DEVICE:

@@ -1,4 +1,4 @@
-"""A model directory's networks to the graphs that TensorRT parses: unrolled or fused for an engine's sizes."""
+"""Converts a model directory's networks to the graphs that TensorRT parses, unrolled or fused for an engine's sizes."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from wavernn_trt.export.rewrite.unroll import unroll
 
 
 class RefusedGraphError(ValueError):
-    """A graph with nodes that TensorRT would refuse: names them and why."""
+    """A graph has nodes that TensorRT would refuse: names them with reasons."""
 
 
 def engine_graph(directory: ModelDirectory, spec: EngineSpec, role: Role) -> onnx.ModelProto:
-    """The graph of one of an engine's plans.
+    """Returns the graph of one of an engine's plans.
 
     Args:
         directory: a verified model directory.
         spec: the engine; a batch that is a range becomes the dynamic dimension ``batch``.
-        role: which of its plans.
+        role: which plan.
 
     Raises:
         ModelDirectoryError: the directory's graphs are not this exporter's.
-        PatternError: a form that the model's step cannot be brought to.
+        PatternError: the model's step cannot be rewritten to the form.
         PrecisionError: weights that the precision cannot hold.
         RefusedGraphError: the graph has nodes that TensorRT would refuse.
     """
@@ -54,31 +54,31 @@ def engine_graph(directory: ModelDirectory, spec: EngineSpec, role: Role) -> onn
 
 
 def decoder_window(directory: ModelDirectory, spec: EngineSpec) -> int:
-    """Rows of conditioning that a chunk of the engine's steps reads."""
+    """Returns the rows of conditioning that a chunk of the engine's steps reads."""
     return window_rows(directory.model, directory.audio, spec.steps)
 
 
 def product_weights(directory: ModelDirectory, form: Form | None = None) -> dict[str, str]:
-    """How the names of weights begin in a graph, to the names of the products that multiply by them.
+    """Returns the products' names by the prefix of their weight's name in a graph.
 
     Args:
         directory: a verified model directory.
-        form: of an engine's graph; ``None`` is the directory's own decoder.
+        form: the engine's form; ``None`` is the directory's own decoder.
 
     Raises:
         ModelDirectoryError: the directory's graphs are not this exporter's.
-        PatternError: nor is its step.
+        PatternError: the step is not this exporter's.
     """
     if form == "sequence":
         names = product_names(directory.model)
         return {"output_weight" if name == "output" else name.replace("_", "_weight_"): name for name in names}
     products = find_products(read_networks(directory).step, directory.model)
-    # Of operands that ONNX Runtime rounds, the values are kept beside what they came from.
+    # The suffix is that of `rounded_products` for rounded values.
     return {re.sub(r"\.\w+_values$", "", node.inputs[1].name): name for name, node in products.items()}
 
 
 def refuse(graph: onnx.ModelProto, *, static: bool) -> None:
-    """Raises a `RefusedGraphError` for a graph with nodes that TensorRT would refuse, before it is asked to."""
+    """Raises a `RefusedGraphError` for a graph with nodes that TensorRT would refuse."""
     violations = compatibility_report(graph, static=static).violations
     if violations:
         lines = [f"{one.node} ({one.operator}): {one.reason}" for one in violations[:5]]
@@ -101,12 +101,12 @@ def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
         )
     lowered = lower_precision(narrow_slices(_step_of_products(directory, spec.precision)), spec.precision)
     unrolled = unroll(lowered, model, steps=spec.steps, batch=batch, window=window)
-    # Rows of a single group are gathered from where they lie: a copy would only take memory (univoc 896: 4 % more).
+    # Rows of a single group are gathered without a copy, which would only take memory (univoc 896: 4 % more).
     return materialise_rows(unrolled) if len(model.groups) > 1 else unrolled
 
 
 def _step_of_products(directory: ModelDirectory, precision: Precision) -> Networks:
-    """The step with its gates fused, but where TensorRT must see a quantised product inside of a cell."""
+    """Returns the step with fused gates, except for cells whose quantised product TensorRT must see."""
     networks, model, quantization = read_networks(directory), directory.model, directory.quantization
     if quantization is None:
         return fuse_gates(networks, model.input_sizes)
@@ -115,7 +115,7 @@ def _step_of_products(directory: ModelDirectory, precision: Precision) -> Networ
 
 
 def _make_single(conditioner: onnx.ModelProto) -> None:
-    """One mel at a time: its length is the one dimension left to a profile."""
+    """Sets the batch to one mel; the number of frames remains dynamic."""
     (mel,), (conditioning,) = conditioner.graph.input, conditioner.graph.output
     for value in (mel, conditioning):
         value.type.tensor_type.shape.dim[0].dim_value = 1

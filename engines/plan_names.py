@@ -1,4 +1,4 @@
-"""Names of plans, and the key that distinguishes them."""
+"""Names and keys of plans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ _GRAPH_CODE = (
     "engines/graphs.py",
     "export/arrays.py",
     "export/config.py",
-    "export/graph_edit.py",
     "export/graph_files.py",
     "export/grids.py",
     "export/model_directory.py",
@@ -27,12 +26,12 @@ _GRAPH_CODE = (
     "export/rewrite",
     "export/typed_json.py",
 )
-"""What makes a plan's network from a model directory; another version of it may make another plan."""
+"""The code that makes a plan's network from a model directory; its hash is part of the key."""
 _SHORT_BACKENDS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 
 def plan_stem(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
-    """The readable part of a plan's name, as in ``voice-univoc896_decoder_cell_fp16_b8_s1024_sm86+89_rtx1.7``."""
+    """Returns a plan's readable name, as in ``voice-univoc896_decoder_cell_fp16_b8_s1024_sm86+89_rtx1.7``."""
     model = directory.model
     name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in directory.path.resolve().name)
     parts = [f"{name[:40]}-{model.family}{model.hidden_size}", role]
@@ -45,16 +44,16 @@ def plan_stem(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
 
 
 def gpu_and_version(spec: EngineSpec) -> str:
-    """What a plan runs on and with, as in ``sm86+89_rtx1.7``."""
+    """Returns a plan's targets and TensorRT version, as in ``sm86+89_rtx1.7``."""
     targets = spec.targets or [device.sm for device in building_gpu()]
     version = ".".join(tensorrt_version(spec.backend).split(".")[:2])
     return f"sm{'+'.join(map(str, targets))}_{_SHORT_BACKENDS[spec.backend]}{version}"
 
 
 def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
-    """The hash of all that a plan depends on: model, settings, module and version, GPU, code of graphs and kernels.
+    """Returns the hash of all inputs of a build: model, settings, TensorRT version, GPU, graph and kernel code.
 
-    The graph follows from the model's files and that code, so it need not be made to know that it is the same.
+    The graph follows from the model's files and that code, so it need not be made to compute the key.
     """
     ingredients = {
         "model": file_sha256(directory.file(MANIFEST)),
@@ -69,7 +68,7 @@ def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
 
 
 def plugin_sources() -> str:
-    """The SHA-256 of the plugins' and kernels' sources; a plan made with others is another plan."""
+    """Returns the SHA-256 of the plugins' and kernels' sources."""
     return _sources("plugins", "export/operators.py")
 
 

@@ -1,4 +1,4 @@
-"""What is known of a plan without opening it: the ``.json`` beside it in the cache."""
+"""The record of a plan: the ``.json`` file beside it in the cache."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.typed_json import from_json
 
 SCHEMA_VERSION = 1
-"""Version of the file; a reader refuses versions it does not know."""
+"""Version of the file; other versions are refused."""
 
 _LARGEST = 4 << 20
-"""Bytes of a file that are read at most; a real one has a few thousand."""
+"""Largest accepted file in bytes; a real record has a few thousand."""
 _LONGEST_TEXT = 1000
 
 
@@ -32,14 +32,13 @@ class Binding:
     name: str
     kind: Literal["input", "output"]
     dtype: str
-    """As numpy calls it, or ``bfloat16``."""
+    """A numpy type, or ``bfloat16``."""
     shape: tuple[int, ...]
     """-1 where the size is dynamic."""
     profile: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
-    """Smallest, optimal and largest shape, of an input with a dynamic size."""
+    """Smallest, optimal and largest shape of an input with a dynamic size."""
 
     def __post_init__(self) -> None:
-        """Refuses shapes that contradict each other."""
         _require_text(f"bindings.{self.name[:60]!r}", self.name, self.dtype)
         where = f"bindings.{self.name}"
         require(all(size >= -1 for size in self.shape), f"{where}.shape", self.shape, "sizes, or -1")
@@ -52,16 +51,15 @@ class Binding:
 
 @dataclass(frozen=True)
 class PluginUse:
-    """A plugin that a plan calls, and that must be registered before it is deserialised."""
+    """A plugin that a plan calls; it must be registered before the plan is deserialised."""
 
     name: str
     version: str
     namespace: str
     count: int
-    """Nodes."""
+    """Number of nodes."""
 
     def __post_init__(self) -> None:
-        """Refuses what names no plugin."""
         _require_text("plugins", self.name, self.version)
         _require_text("plugins", self.namespace, empty=True)
         require(self.count >= 1, f"plugins.{self.name}.count", self.count, "at least 1")
@@ -69,23 +67,23 @@ class PluginUse:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord:
-    """Facts about a plan: its key, what it was built from and for, its bindings, its hash.
+    """Description of a plan: key, inputs of the build, bindings, hash.
 
-    Files of a cache are untrusted: every value is checked, and no name in here is ever used as a path.
+    Files of a cache are untrusted: every value is checked, and no name in a record is ever used as a path.
     """
 
     schema_version: int = SCHEMA_VERSION
     key: str
-    """64 hexadecimal digits: the hash of everything that the plan depends on."""
+    """64 hexadecimal digits; see `wavernn_trt.engines.plan_names.plan_key`."""
     role: Role
     model: str
-    """The model directory's name when the plan was built, for people; see `clean_name`."""
+    """The model directory's name at the time of the build, for display; see `clean_name`."""
     model_sha256: str
-    """Of the model directory's ``manifest.json``."""
+    """SHA-256 of the model directory's ``manifest.json``."""
     backend: Backend
     backend_version: str
     targets: tuple[str, ...]
-    """``sm86``, or the GPU's name and compute capability for a plan that runs on that GPU alone."""
+    """``sm86``, or the GPU's name and compute capability for a plan that runs on that GPU model only."""
     precision: Precision
     form: Form | None
     """``None`` for a conditioner."""
@@ -100,33 +98,28 @@ class PlanRecord:
     bindings: tuple[Binding, ...]
     plugins: tuple[PluginUse, ...]
     layers: dict[str, int]
-    """How many layers of each type the network had, before TensorRT fused them."""
+    """Number of layers of each type before TensorRT fused them."""
     precisions: dict[str, dict[str, int]]
-    """For each layer type, how many layers have outputs of each dtype."""
+    """For each layer type, the number of layers with outputs of each dtype."""
     products: dict[str, str] | None = None
-    """The precision of each of a step's matrix products, as the network had it: ``int8``, ``fp8``, ``int8 weights`` or
-    ``fp8 weights`` where only these are, ``fp16``, ``bf16``, ``fp32``. ``None`` for a conditioner, and in files that
-    were written before this was recorded."""
+    """The precision of each of a step's matrix products in the network: ``int8``, ``fp8``, ``int8 weights`` or ``fp8
+    weights`` where only the weights are, ``fp16``, ``bf16``, ``fp32``. ``None`` for a conditioner and in files of
+    earlier versions."""
     build_seconds: float
     peak_bytes: int
-    """Resident memory of the building process, at its highest."""
+    """Peak resident memory of the build process."""
     built_at: str
-    """ISO 8601, with its time zone."""
+    """ISO 8601 with a time zone."""
     graph_sha256: str
-    """Of the ONNX graph that TensorRT was given, weights included."""
+    """SHA-256 of the ONNX graph, weights included."""
     kernels_sha256: str
-    """Of the plugins' sources."""
+    """SHA-256 of the plugins' sources."""
     builder: str
-    """Which wavernn-trt built it."""
+    """Name and version of the program, ``wavernn-trt 1.2``."""
     plan_sha256: str
     plan_bytes: int
 
     def __post_init__(self) -> None:
-        """Refuses values that no plan has.
-
-        Raises:
-            ConfigError: which field, what was found and what was expected.
-        """
         _require_version(self.schema_version)
         for name in ("key", "model_sha256", "graph_sha256", "kernels_sha256", "plan_sha256"):
             value = getattr(self, name)
@@ -160,17 +153,17 @@ class PlanRecord:
         require(aware, "built_at", self.built_at, "an ISO 8601 time with its time zone")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the record as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: object) -> PlanRecord:
-        """Reads what `to_json` gave.
+        """Returns the record from the values of `to_json`.
 
         Raises:
-            ConfigError: which field is wrong, what was found and what was expected.
+            ConfigError: the field, the found value and the expected one.
         """
-        if isinstance(values, dict) and "schema_version" in values:  # before fields of that version are unknown
+        if isinstance(values, dict) and "schema_version" in values:  # checked before unknown fields are
             _require_version(values["schema_version"])
         return from_json(cls, values, "record")
 
@@ -206,9 +199,9 @@ def write_record(path: Path, record: PlanRecord) -> None:
 
 
 def clean_name(text: str) -> str:
-    """A name that is fit to stand in a record and in a file's name: letters, digits and ``_ . + -``."""
+    """Returns a name that is valid in a record and in a file's name: letters, digits and ``_ . + -``."""
     name = re.sub(r"[^\w.+-]+", "-", text).lstrip(".-")
-    # File systems count bytes; what a cache adds has to fit behind it.
+    # File systems limit a name's bytes, and the cache appends to this one.
     return name.encode(errors="ignore")[:180].decode(errors="ignore") or "model"
 
 
@@ -220,7 +213,7 @@ def _require_version(version: object) -> None:
 
 
 def _require_text(where: str, *texts: str, empty: bool = False) -> None:
-    """Texts are shown on terminals."""
+    """Refuses texts that are empty, too long or not printable, since terminals show them."""
     for text in texts:
         right = text.isprintable() and len(text) <= _LONGEST_TEXT and (empty or bool(text))
         require(right, where, text, f"1 to {_LONGEST_TEXT} printable characters")

@@ -1,7 +1,7 @@
-"""In which precision a step's matrix products run: read from a graph, not from what was asked for.
+"""The precision of a step's matrix products, read from a graph rather than from the requested settings.
 
-A product is known by the name of its weight. What it computes in is the type of what enters it: eight bits where weight
-and activations come out of a DequantizeLinear, which is what TensorRT makes products of eight bits of.
+A product is identified by the name of its weight. Its precision is the type of its operands: eight bits where weight
+and activations come from a DequantizeLinear, the pattern of which TensorRT makes eight-bit products.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ _NAMES = {
     "FP8": "fp8",
     "FLOAT8E4M3FN": "fp8",
 }
-"""Of data types, as TensorRT and ONNX call them."""
+"""Names of precisions by TensorRT's and ONNX's names of data types."""
 
 
 @dataclass(frozen=True)
 class _Node:
-    """What makes a tensor, in ONNX or in TensorRT."""
+    """A node of an ONNX graph or a layer of a TensorRT network."""
 
     kind: str
     name: str
     inputs: tuple[str, ...]
     types: tuple[str, ...]
-    """Of the inputs; of a constant, its own."""
+    """Types of the inputs; of a constant, its own type."""
 
 
 def precisions_in_network(network: Any, weights: Mapping[str, str]) -> dict[str, str]:
-    """The precision of each product in a network that TensorRT parsed.
+    """Returns the precision of each product in a network that TensorRT parsed.
 
     Args:
         network: an ``INetworkDefinition``.
-        weights: names of weights, as constants' names begin, to names of products.
+        weights: products' names by the prefix of their weight's name.
 
     Returns:
-        By product, in the weights' order: ``int8`` or ``fp8``, ``int8 weights`` where only these are, or what a
-        product's operands are stored in: ``fp32``, ``fp16``, ``bf16``. Several, where the steps differ.
+        By product, in the weights' order: ``int8`` or ``fp8``, ``int8 weights`` where only the weights are, or the
+        operands' type: ``fp32``, ``fp16``, ``bf16``. Several, joined by "and", where the steps differ.
     """
     makers: dict[str, _Node] = {}
     multiplying = []
@@ -71,7 +71,7 @@ def precisions_in_network(network: Any, weights: Mapping[str, str]) -> dict[str,
 
 
 def precisions_in_graph(model: onnx.ModelProto, weights: Mapping[str, str]) -> dict[str, str]:
-    """The same of an ONNX graph, whose weights may be left out where they are external data."""
+    """Returns the same for an ONNX graph; external weights need not be loaded."""
     constants = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
     makers = {name: _Node(_CONSTANT, name, (), (kind,)) for name, kind in constants.items()}
     multiplying = []
@@ -97,23 +97,19 @@ def _precisions(makers: Mapping[str, _Node], multiplying: list[_Node], weights: 
 
 
 def _trace(name: str, kind: str, makers: Mapping[str, _Node]) -> tuple[str | None, str, str]:
-    """Where an operand comes from: its constant's name if it is one, its type, and the grid it was dequantised from."""
+    """Returns an operand's origin: the name of its constant if it has one, its type, and its quantised type."""
     grid = ""
     while (node := makers.get(name)) is not None and node.inputs and node.kind in _PASSING | _DEQUANTIZING:
         if node.kind in _DEQUANTIZING and not grid:
-            codes = makers.get(node.inputs[0])
-            grid = node.types[0] or _codes_type(codes)
+            quantize = makers.get(node.inputs[0])
+            zero_point = quantize.types[2] if quantize is not None and len(quantize.types) > 2 else ""
+            grid = node.types[0] or zero_point
         name = node.inputs[0]
     constant = node if node is not None and node.kind == _CONSTANT else None
     stored = kind or (constant.types[0] if constant is not None else "")
     return (None if constant is None else constant.name), _NAMES.get(stored, stored.lower()), _NAMES.get(grid, grid)
 
 
-def _codes_type(quantize: _Node | None) -> str:
-    """Of an ONNX QuantizeLinear: that of its zero point."""
-    return quantize.types[2] if quantize is not None and len(quantize.types) > 2 else ""
-
-
 def _product_of(constant: str, weights: Mapping[str, str]) -> str | None:
-    """A weight's name, with whatever passes put behind it."""
+    """Returns the product of a constant whose name begins with a weight's name, followed by a dot or nothing."""
     return next((product for weight, product in weights.items() if f"{constant}.".startswith(f"{weight}.")), None)

@@ -1,4 +1,4 @@
-"""Settings of an engine, and which GPUs and forms have the grids of a quantised model."""
+"""Settings of an engine, and the GPUs and forms that support a quantised model's grids."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Backend = Literal["tensorrt", "tensorrt_rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 Form = Literal["sequence", "cell"]
-"""``sequence``: one WaveRNNSequencePlugin node for all steps. ``cell``: unrolled, one CustomGRUPlugin node a cell."""
+"""``sequence``: one WaveRNNSequencePlugin node for all steps. ``cell``: unrolled, one CustomGRUPlugin node per cell."""
 FORMS: tuple[Form, ...] = get_args(Form)
 
 Role = Literal["conditioner", "decoder"]
-"""An engine is two plans."""
+"""The two plans of an engine."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 RTX_TARGETS = (75, 80, 86, 89, 120, 121)
@@ -28,28 +28,23 @@ MOST_STREAMS = 4096
 LONGEST_MEL = 1 << 20
 """Frames; three hours of speech."""
 FIRST_WITH_FP8 = 89
-"""Compute capability from which TensorRT multiplies fp8, or reads weights of it (10 * major + minor)."""
+"""Lowest compute capability (10 * major + minor) on which TensorRT multiplies fp8 or reads fp8 weights."""
 _STEPS, _STEPS_IN_EIGHT_BITS = 1024, 64
 
 
 class EngineSpecError(ValueError):
-    """A setting that no engine has: names it, what was found and what can be asked for."""
+    """An invalid setting: the name, the found value and the valid ones."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A size that a plan takes: one number, or a range with the number that it is tuned for."""
+    """A size of a plan's inputs: one number, or a range with the number that it is optimised for."""
 
     minimum: int
     optimum: int
     maximum: int
 
     def __post_init__(self) -> None:
-        """Refuses what is no range.
-
-        Raises:
-            EngineSpecError: not 1 <= minimum <= optimum <= maximum.
-        """
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise EngineSpecError(f"found {self}, expected 1 <= minimum <= optimum <= maximum")
 
@@ -60,10 +55,10 @@ class Extent:
 
     @classmethod
     def of(cls, text: str | int) -> Extent:
-        """From ``N`` or ``MIN:OPT:MAX``.
+        """Parses ``N`` or ``MIN:OPT:MAX``.
 
         Raises:
-            EngineSpecError: neither.
+            EngineSpecError: it is neither.
         """
         if not re.fullmatch(r"\d{1,9}(:\d{1,9}:\d{1,9})?", str(text)):
             raise EngineSpecError(f"found {text!r}, expected a number, or MIN:OPT:MAX as in 1:8:64")
@@ -71,11 +66,10 @@ class Extent:
         return cls(*numbers) if len(numbers) == 3 else cls(*numbers * 3)
 
     def as_tuple(self) -> tuple[int, int, int]:
-        """Minimum, optimum, maximum."""
+        """Returns minimum, optimum and maximum."""
         return self.minimum, self.optimum, self.maximum
 
     def __str__(self) -> str:
-        """As `of` reads it."""
         return str(self.minimum) if self.static else f"{self.minimum}:{self.optimum}:{self.maximum}"
 
 
@@ -84,26 +78,20 @@ class EngineSpec:
     """An engine: a conditioner and a decoder for one model, module and set of GPUs."""
 
     backend: Backend = "tensorrt_rtx"
-    """Regular TensorRT builds on the GPU that will run the plan; TensorRT-RTX builds anywhere, for targets."""
+    """Regular TensorRT builds on the GPU that will run the plan; TensorRT-RTX builds anywhere, for `targets`."""
     precision: Precision = "fp16"
-    """Of the decoder's matrix products. Gates, softmax and sampling are float32, and so is the conditioner."""
+    """Precision of the decoder's matrix products. Gates, softmax, sampling and the conditioner are float32."""
     batch: Extent = Extent(8, 8, 8)
-    """Streams that are decoded together; every chunk computes all of them, however many are in use."""
+    """Streams that are decoded together; every chunk computes all of them, also those not in use."""
     steps: int = 1024
-    """Samples of a chunk. Fewer make streaming smoother, and each chunk's overhead count for more."""
+    """Samples per chunk. Fewer samples reduce the latency of streams and raise the share of each chunk's overhead."""
     form: Form = "sequence"
-    """See `Form`."""
     targets: tuple[int, ...] = ()
-    """Compute capabilities (86 is 8.6) for TensorRT-RTX; none for regular TensorRT, whose target is the current GPU."""
+    """Compute capabilities (86 is 8.6) for TensorRT-RTX; empty for regular TensorRT, which targets the current GPU."""
     frames: Extent = Extent(2, 512, 4096)
-    """Frames of mel that the conditioner takes."""
+    """Mel frames that the conditioner accepts."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be built.
-
-        Raises:
-            EngineSpecError: which field, what was found, and what is expected.
-        """
         for name, known in (("backend", BACKENDS), ("precision", PRECISIONS), ("form", FORMS)):
             if getattr(self, name) not in known:
                 raise EngineSpecError(f"{name}: found {getattr(self, name)!r}, expected one of {', '.join(known)}")
@@ -133,7 +121,7 @@ class EngineSpec:
                 raise EngineSpecError(f"targets: TensorRT-RTX does not build for {target}, only for {known}{hint}")
 
     def of_role(self, role: Role) -> dict[str, Any]:
-        """The settings that one of the two plans depends on, as JSON values."""
+        """Returns the settings that a plan of this role depends on, as JSON values."""
         common = {"backend": self.backend, "targets": list(self.targets)}
         if role == "conditioner":
             return {**common, "frames": self.frames.as_tuple()}
@@ -142,26 +130,26 @@ class EngineSpec:
 
 
 def default_form(quantization: Quantization | None) -> Form:
-    """``cell`` where products run in eight bits: the kernel of the form ``sequence`` has none that do."""
+    """Returns ``cell`` for eight-bit products, which the kernel of the form ``sequence`` does not have."""
     return "cell" if in_eight_bits(quantization) else "sequence"
 
 
 def default_steps(form: Form, quantization: Quantization | None) -> int:
-    """Of a chunk. Products outside of cells are twice the layers to build, and their builds grow beyond linearly."""
+    """Returns the default samples per chunk; fewer for eight-bit products, whose builds grow faster than linearly."""
     return _STEPS_IN_EIGHT_BITS if form == "cell" and in_eight_bits(quantization) else _STEPS
 
 
 def able_targets(targets: tuple[int, ...], form: Form, quantization: Quantization | None) -> tuple[int, ...]:
-    """Those of the targets that have every grid that an engine of this form has."""
+    """Returns the targets that support every grid of an engine of this form."""
     fp8 = form == "cell" and any(product.grid == "fp8" for product in _products(quantization))
     return tuple(target for target in targets if target >= FIRST_WITH_FP8 or not fp8)
 
 
 def check_grids(spec: EngineSpec, quantization: Quantization | None) -> None:
-    """Refuses targets that lack a grid.
+    """Checks that all targets support the model's grids.
 
     Raises:
-        EngineSpecError: names them, and the way out.
+        EngineSpecError: the targets that do not, and the way out.
     """
     targets = spec.targets or tuple(device.sm for device in building_gpu())
     able = able_targets(targets, spec.form, quantization)
@@ -176,7 +164,7 @@ def check_grids(spec: EngineSpec, quantization: Quantization | None) -> None:
 
 
 def describe_rounding(spec: EngineSpec, quantization: Quantization | None) -> str | None:
-    """A note on an engine that has a quantised directory's weights, and not its products."""
+    """Returns a note for an engine that uses a quantised directory's weights without its eight-bit products."""
     if spec.form == "cell" or not in_eight_bits(quantization):
         return None
     return (
@@ -186,7 +174,7 @@ def describe_rounding(spec: EngineSpec, quantization: Quantization | None) -> st
 
 
 def in_eight_bits(quantization: Quantization | None) -> bool:
-    """Whether both operands of a product are, not its weights alone."""
+    """Whether any product has both operands in eight bits, not only its weights."""
     return any(product.grid in LARGEST and not product.weights_only for product in _products(quantization))
 
 

@@ -1,4 +1,4 @@
-"""The two TensorRT modules: which is installed, what a process needs to import one, and the layers of a plan."""
+"""The two TensorRT modules: import, version, environment of a build process, and the layers of a plan."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _RTX_LIBRARY = "libtensorrt_rtx.so"
 
 
 class TensorRTMissingError(ValueError):
-    """A TensorRT module that is not installed, or does not load."""
+    """A TensorRT module is not installed or does not load."""
 
 
 class LayersUnknownError(ValueError):
-    """The layers cannot be read here: what is missing."""
+    """The layers of a plan cannot be read on this machine: the reason."""
 
 
 def import_tensorrt(backend: Backend) -> Any:
-    """Imports a TensorRT module; typed as `Any`, because both have one interface and no common stub.
+    """Imports a TensorRT module; typed as `Any`, since both modules have the same interface and no common stub.
 
     Raises:
-        TensorRTMissingError: it is not there or does not load; with the command that installs it.
+        TensorRTMissingError: it is missing or does not load; with the command that installs it.
     """
     if importlib.util.find_spec(backend) is None:
         raise TensorRTMissingError(f"{NAMES[backend]} is not installed; install it with: {INSTALL[backend]}")
@@ -50,7 +50,7 @@ def import_tensorrt(backend: Backend) -> Any:
 
 
 def tensorrt_version(backend: Backend) -> str:
-    """The installed version, without importing the module.
+    """Returns the installed version without importing the module.
 
     Raises:
         TensorRTMissingError: it is not installed.
@@ -66,15 +66,14 @@ def tensorrt_version(backend: Backend) -> str:
 
 
 def build_environment(backend: Backend, folder: Path) -> dict[str, str]:
-    """The environment of a process that parses graphs with plugins.
+    """Returns the environment of a process that parses graphs with plugins.
 
-    TensorRT-RTX's parser opens ``libtensorrt_rtx.so`` when it meets a plugin, while its wheel ships that library only
-    with its version behind the name, and the process aborts. A link of the short name, on a path that the loader reads
-    at the process's start, lets it be found.
+    TensorRT-RTX's parser opens ``libtensorrt_rtx.so`` for a plugin, but its wheel contains that library only with the
+    version in its name, and the process aborts. So a link with the short name is added to the loader's path.
 
     Args:
-        backend: the module that it will import.
-        folder: where a link may be put; it must last as long as the process.
+        backend: the module that the process imports.
+        folder: folder for the link; it must exist as long as the process.
     """
     environment = dict(os.environ)
     libraries = importlib.util.find_spec("tensorrt_rtx_libs") if backend == "tensorrt_rtx" else None
@@ -90,15 +89,15 @@ def build_environment(backend: Backend, folder: Path) -> dict[str, str]:
 
 
 def plan_layers(plan: Path, record: PlanRecord, state: DriverState | None = None) -> list[str]:
-    """The layers of a verified plan after fusion, as TensorRT names them, in the order in which they run.
+    """Returns TensorRT's names of a plan's layers after fusion, in the order of execution.
 
     Args:
-        plan: the plan; its hash must have been compared with its record's.
-        record: what lies beside it.
-        state: the driver's; read by default.
+        plan: the plan, already compared with its record's hash.
+        record: its record.
+        state: the driver's state; read by default.
 
     Raises:
-        LayersUnknownError: there is no driver or no such module, or the plan is another GPU's.
+        LayersUnknownError: no driver or no module, or the plan is for another GPU.
     """
     name = NAMES[record.backend]
     reason = (state or driver_state()).reason

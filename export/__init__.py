@@ -1,7 +1,7 @@
-"""From a trained checkpoint to a model directory: families, ONNX export, graph rewriting.
+"""Conversion of a trained checkpoint to a model directory: families, ONNX export, graph rewriting.
 
-`read_checkpoint` and `export` need the extra ``export`` (torch, onnx, onnx-graphsurgeon); they are looked up on first
-use, because the runtime reads configurations from here and must not need any of that.
+`read_checkpoint` and `export` need the extra ``export`` (torch, onnx, onnx-graphsurgeon). They are imported on first
+use, because the runtime imports configurations from this package without that extra.
 """
 
 from importlib import import_module

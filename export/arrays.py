@@ -1,4 +1,4 @@
-"""Numpy's array types, for annotations."""
+"""Array types for annotations."""
 
 from __future__ import annotations
 

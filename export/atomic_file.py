@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also where several containers write into one folder."""
+"""Atomic writes of files, also where several containers write into one folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file in place of any that has its name; its folder is made if need be.
+    """Writes a file atomically, replacing an existing one; creates its folder if needed.
 
-    The temporary file in the same folder has a random name: process ids are equal in containers that share a volume.
+    The temporary file in the same folder has a random name, because process ids may be equal in containers that share a
+    volume.
 
     Raises:
-        OSError: it cannot be written, with ``path`` as the file's name; a file of that name is left as it was.
+        OSError: it cannot be written; names ``path``. An existing file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     with errors_naming(path):
@@ -30,7 +31,7 @@ def write_atomic(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system name the file that was asked for, not a temporary one."""
+    """Makes an `OSError` name ``path`` instead of a temporary file."""
     try:
         yield
     except OSError as error:

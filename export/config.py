@@ -1,4 +1,4 @@
-"""What a model is: family, sizes and audio settings, as plain data.
+"""The configuration of a model: family, sizes and audio settings.
 
 These classes are the contents of a model directory's ``config.json``. They need neither torch nor ONNX, so that every
 other folder can import them.
@@ -6,23 +6,22 @@ other folder can import them.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 SCHEMA_VERSION = 2
 """Version of ``config.json``. Version 1, which has no ``label_scale``, is read as well; other versions are refused."""
 
 Family = Literal["univoc", "fatchord", "torchaudio", "coqui", "turian"]
-"""Whose checkpoint layout and conventions a model follows."""
+"""The project whose checkpoint layout and conventions a model follows."""
 
 Output = Literal["categorical", "logistic_mixture", "gaussian"]
-"""What the last layer parametrises: class logits, a mixture of logistics, or one Gaussian."""
+"""The distribution of the last layer: class logits, a mixture of logistics, or one Gaussian."""
 
 Expansion = Literal["held", "kernel", "linear"]
-"""How a group of conditioning columns gets from frames to samples.
+"""How a group of conditioning columns is expanded from frames to samples.
 
 ``held``: the frame's row, for each of its ``hop_length`` samples. ``kernel``: a weighted sum of the frame's row and its
 neighbours, one set of weights for each position inside a frame. ``linear``: interpolation between the two nearest rows
@@ -30,13 +29,13 @@ over the whole utterance, first sample on the first row and last sample on the l
 """
 
 LabelScale = Literal["symmetric", "librosa"]
-"""Which companded value label k of C classes stands for.
+"""The companded value of label k of C classes.
 
 ``symmetric``: 2k/(C - 1) - 1. ``librosa``: (k - C/2) 2/C, whose middle label is exact silence (`librosa.mu_expand`).
 """
 
 LONGEST_HOP = 8192
-"""Samples; beyond every vocoder's hop, and a bound on what a wrong setting can make anyone allocate."""
+"""Samples; larger than any vocoder's hop, and a limit on the memory that a wrong setting can allocate."""
 LONGEST_TRANSFORM = 1 << 17
 """Samples, likewise."""
 
@@ -44,12 +43,12 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class ConfigError(ValueError):
-    """A value that a field of a JSON file cannot have: names the field, what was found and what was expected."""
+    """An invalid value in a JSON file: the field, the found value and the expected one."""
 
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """How waveforms become the mel spectrograms that a model was trained on, and what its output means."""
+    """The conversion of waveforms to the mel spectrograms of a model's training, and properties of its output."""
 
     sample_rate: int
     """Hz."""
@@ -72,7 +71,7 @@ class AudioConfig:
     fmax: float | None = None
     """Hz, upper edge of the last mel filter; ``None`` is half the sample rate."""
     pad_mode: Literal["constant", "reflect"] = "constant"
-    """How the signal goes on for ``n_fft / 2`` samples at both ends, so that frame t is centred on t * hop_length."""
+    """Padding of ``n_fft / 2`` samples at both ends, so that frame t is centred on sample t * hop_length."""
     preemphasis: float = 0.0
     """Coefficient a of y[n] = x[n] - a x[n-1], applied before the features only; 0 is off."""
     log: Literal["decibel", "natural"] = "decibel"
@@ -84,7 +83,7 @@ class AudioConfig:
     min_level_db: float = -100.0
     """The level, after ``reference_db``, that maps to the lower end of ``mel_range``; 0 dB maps to the upper."""
     mel_range: tuple[float, float] = (0.0, 1.0)
-    """What the model calls its quietest and its loudest level."""
+    """The model's values of its lowest and highest level."""
     clip_high: bool = True
     """Whether levels over the upper end of ``mel_range`` are clipped to it."""
     clip_low: bool = True
@@ -94,10 +93,9 @@ class AudioConfig:
     peak: float | None = None
     """Peak to which a recording is scaled before features are taken from it; ``None`` leaves the level alone."""
     delay: int = 0
-    """Output sample i stands for sample i - delay of the recording that the mel was taken from."""
+    """Output sample i corresponds to sample i - delay of the mel's recording."""
 
     def __post_init__(self) -> None:
-        """Refuses values that no recording could have."""
         for name in ("sample_rate", "hop_length", "win_length", "n_fft", "n_mels"):
             require(getattr(self, name) > 0, f"audio.{name}", getattr(self, name), "a positive integer")
         require(self.mel_norm in ("slaney", "sum"), "audio.mel_norm", self.mel_norm, "slaney or sum")
@@ -127,14 +125,12 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class ColumnGroup:
-    """Neighbouring columns of the conditioning that go from frames to samples in the same way."""
+    """Neighbouring columns of the conditioning with the same expansion."""
 
     name: str
-    """What the columns are made from: ``mel`` or ``aux``."""
+    """Source of the columns: ``mel`` or ``aux``."""
     columns: int
-    """How many."""
     expansion: Expansion
-    """How they reach the sample rate."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +154,12 @@ class ModelConfig:
     mu_law: bool = False
     """Whether classes are mu-law companded amplitudes."""
     label_scale: LabelScale = "symmetric"
-    """Which value a label stands for."""
     amplitude_feedback: bool = False
     """Whether a step reads the previous sample's amplitude instead of its companded value (G-Wang's mu-law)."""
     temperature: float = 1.0
     """Divides the logits; folded into the last layer when the checkpoint is read."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that contradict each other."""
         require(self.family in FAMILIES, "model.family", self.family, f"one of {', '.join(FAMILIES)}")
         require(self.output in get_args(Output), "model.output", self.output, f"one of {', '.join(get_args(Output))}")
         require(self.hidden_size > 0, "model.hidden_size", self.hidden_size, "a positive integer")
@@ -208,7 +202,7 @@ class ModelConfig:
 
     @property
     def interpolated(self) -> int:
-        """Column groups that are not merely held."""
+        """Number of column groups that are not held."""
         return sum(group.expansion != "held" for group in self.groups)
 
     @property
@@ -218,37 +212,32 @@ class ModelConfig:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds a sample, and weights read for it: recurrent and fully connected products.
+        """Multiply-adds per sample, and weights read for it: recurrent and fully connected products.
 
-        The embedding is a table by then, and the conditioning's products are taken once a frame.
+        The embedding is a table lookup, and the conditioning's products are computed once per frame.
         """
-        recurrent = 3 * self.hidden_size**2 * (2 * self.layers - 1)  # a second layer's input product stays
+        recurrent = 3 * self.hidden_size**2 * (2 * self.layers - 1)  # a second layer also has an input product
         widths = [self.hidden_size, *self.fc_sizes, self.outputs]
         return recurrent + sum(a * b for a, b in itertools.pairwise(widths))
 
     @property
     def label_feedback(self) -> bool:
-        """Whether the decoder is fed the previous sample's label; else its value in [-1, 1]."""
+        """Whether the previous sample is fed back as a label; else as a value in [-1, 1]."""
         return self.family == "univoc"
 
     @property
     def first_previous(self) -> float:
-        """What stands for the sample before the first: univoc's middle label, or silence."""
+        """The input in place of a previous sample at the first step: univoc's middle label, or silence."""
         return float(self.outputs // 2) if self.label_feedback else 0.0
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON values, as `wavernn_trt.export.typed_json.from_json` reads them."""
-    return dataclasses.asdict(config)
-
-
 def require(condition: bool, field: str, found: object, expected: str) -> None:
-    """Raises a `ConfigError` that names a field, what was found and what was expected, unless a condition holds."""
+    """Raises a `ConfigError` with the field, the found and the expected value unless a condition holds."""
     if not condition:
         raise refused(field, found, expected)
 
 
 def refused(field: str, found: object, expected: str) -> ConfigError:
-    """The error of a field's value: what was found, shortened to a line, and what was expected."""
+    """Returns the error of a field's value, with the found value shortened to a line."""
     text = repr(found)
     return ConfigError(f"{field}: found {text if len(text) <= 70 else text[:67] + '...'}, expected {expected}")

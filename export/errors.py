@@ -1,12 +1,19 @@
-"""The error that reading a checkpoint ends in, and names in its message."""
+"""The error of reading a checkpoint, and safe names for its message."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def printable(name: object, longest: int = 80) -> str:
-    """A name out of a file for a message: cut, and with ``?`` for what a terminal could take for a command."""
+    """Returns a name from a file for a message: shortened, with ``?`` for characters that are not printable."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(name)[:longest])
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns the first ``most`` names with commas, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what was found, what was expected, and the way out."""
+    """An unusable checkpoint: the found and the expected value, and the way out."""

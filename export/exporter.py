@@ -1,4 +1,4 @@
-"""From a checkpoint to a model directory."""
+"""Writes a model directory from a checkpoint."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ _CHECKED_STEPS = 12
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made."""
+    """Result of an export."""
 
     directory: ModelDirectory
     agreements: tuple[Agreement, ...]
     """One for each rewriting pass and each decoder file."""
     assumed: tuple[str, ...]
-    """Settings that no source states, a line each; see `Checkpoint.assumed`."""
+    """See `Checkpoint.assumed`."""
     notes: tuple[str, ...]
-    """What else the user should know, a line each; see `Checkpoint.notes`."""
+    """See `Checkpoint.notes`."""
 
 
 def export(
@@ -75,39 +75,39 @@ def export(
     """Writes a model directory.
 
     Args:
-        checkpoint: what `read_checkpoint` gave, or a path for it.
+        checkpoint: from `read_checkpoint`, or a path for it.
         out_dir: the directory to make. It appears whole or not at all.
         steps: steps of the unrolled decoder, one or more.
         batch: streams of the unrolled decoder, one or more.
-        verify: also compare the finished ``decoder.onnx`` at its full length with the PyTorch modules, through
-            polygraphy: run by ONNX Runtime and, where it and a GPU are there, TensorRT.
+        verify: also compare the complete ``decoder.onnx`` with the PyTorch modules through polygraphy, run by ONNX
+            Runtime and, where it and a GPU are available, by TensorRT.
         overwrite: replace ``out_dir`` if it is a model directory.
         progress: called with the name of each stage as it begins.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
         ModelDirectoryError: ``out_dir`` exists and may not be replaced.
-        RewriteError: a rewritten graph does not compute what it should.
+        RewriteError: a rewritten graph computes other results.
         ValueError: ``steps`` or ``batch`` is not a positive integer.
     """
-    say = progress or (lambda stage: None)
+    report = progress or (lambda stage: None)
     check_sizes(steps, batch)
     refuse_to_replace(Path(out_dir), overwrite=overwrite)
     if not isinstance(checkpoint, Checkpoint):
-        say("reading the checkpoint")
+        report("reading the checkpoint")
         checkpoint = read_checkpoint(checkpoint)
     audio = checkpoint.audio
-    say("exporting one step from torch")
+    report("exporting one step from torch")
     exported = export_networks(checkpoint.model, audio.n_mels)
-    say("rewriting the step")
+    report("rewriting the step")
     hoisted, fused, agreements = rewrite(exported, checkpoint.model.config, audio)
     model = dataclasses.replace(checkpoint.model.config, groups=hoisted.groups)
     shape = DecoderShape(steps, batch, window_rows(model, audio, steps))
     with new_directory(Path(out_dir), overwrite=overwrite) as building:
-        say(f"unrolling {steps} steps")
+        report(f"unrolling {steps} steps")
         _write_files(building, checkpoint, exported, hoisted, fused, model, shape, agreements)
         if verify:
-            say(f"verifying {steps} steps")
+            report(f"verifying {steps} steps")
             verified = verify_decoder(building / DECODER, checkpoint.model, fused, model, audio, steps, batch)
             agreements.extend(map(require, verified))
     notes = checkpoint.notes
@@ -117,13 +117,13 @@ def export(
 
 
 def rewrite(exported: Networks, model: ModelConfig, audio: AudioConfig) -> tuple[Networks, Networks, list[Agreement]]:
-    """Runs the passes on one step, each checked against the one before.
+    """Runs the passes on one step; each result is compared with the graph before it.
 
-    Passes run before unrolling, not after: the result is the same, and each is checked in milliseconds.
+    Passes run before unrolling: the result is the same as after it, and each check takes milliseconds.
 
     Returns:
-        The networks with the conditioning hoisted (what loops run), the same with fused gates (what is unrolled), and
-        how closely each pass agreed.
+        The networks with hoisted conditioning (for loops), the same with fused gates (for unrolling), and the
+        agreement of each pass.
     """
     folded = fold_embedding(exported)
     hoisted = hoist_conditioning(folded)

@@ -1,4 +1,4 @@
-"""Writing graphs as ONNX files that share one file of weights."""
+"""Writes graphs as ONNX files that share one file of weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from wavernn_trt.export.rewrite.rounded_products import ORT_DOMAIN
 _EXTERNAL_FROM_BYTES = 1024
 _ALIGNMENT = 64
 _OPSET_OF_FP8 = 19
-"""The first that quantises to fp8."""
+"""The first operator set that quantises to fp8."""
 
 
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
-    """A graph as an ONNX model; the functions of the operators that it unrolls to come along where it uses them."""
+    """Returns a graph as an ONNX model, with the functions of this project's operators that it uses."""
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     del model.graph.value_info[:]
     for node in model.graph.node:
@@ -50,11 +50,11 @@ def to_model(graph: gs.Graph) -> onnx.ModelProto:
 
 
 def write_models(folder: Path, models: Mapping[str, onnx.ModelProto], weights: str) -> None:
-    """Writes ONNX files whose larger initializers stand once, in the file ``weights`` beside them.
+    """Writes ONNX files that share their larger initializers in the file ``weights`` beside them.
 
     Args:
-        folder: where to.
-        models: by file name; initializers of one name must hold the same values in all of them.
+        folder: an existing folder.
+        models: by file name; initializers with the same name must have the same values.
         weights: name of the weights' file.
 
     Raises:
@@ -96,7 +96,7 @@ def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and those inside its nodes."""
+    """Yields a graph and those inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Rounding to the grids of quantised products, in numpy: what executors compute, and what they are compared with."""
+"""Rounding to the grids of quantised products, in numpy: the reference for all executors."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _TYPES: dict[Grid, Any] = {
 
 
 def channel_scales(weight: NDArray[Any], grid: Grid) -> FloatArray:
-    """What a weight's rows are divided by before they are rounded.
+    """Returns the scale of each row of a weight.
 
     Args:
         weight: [outputs, inputs], finite.
         grid: ``int8`` or ``fp8``.
 
     Returns:
-        float32 [outputs], normal numbers above zero.
+        float32 [outputs], positive normal numbers.
     """
     largest = np.abs(np.asarray(weight, np.float32)).max(axis=1, initial=0.0)
     scales = largest / np.float32(LARGEST[grid])
-    # What is so small that its scale would have lost its digits, or be zero, is a channel of zeros.
+    # A channel whose scale would be subnormal or zero is treated as zeros.
     return np.where(scales >= np.finfo(np.float32).tiny, scales, 1).astype(np.float32)
 
 
 def encode(values: NDArray[Any], scales: NDArray[Any] | float, grid: Grid) -> NDArray[Any]:
-    """The nearest numbers of a scaled grid, ties to even, what is beyond it clipped.
+    """Returns the nearest codes of a scaled grid, ties to even; larger values are clipped.
 
     Args:
         values: finite.
         scales: broadcast against them.
-        grid: ``int8`` (clipped to -128, as ONNX and TensorRT do, though scales keep to 127) or ``fp8``.
+        grid: ``int8`` (clipped at -128 as in ONNX and TensorRT, although scales use 127) or ``fp8``.
 
     Returns:
-        The values' shape, int8 or float8_e4m3fn.
+        int8 or float8_e4m3fn, in the values' shape.
     """
     scaled = np.asarray(values, np.float32) / np.asarray(scales, np.float32)
     if grid == "int8":
@@ -53,7 +53,7 @@ def encode(values: NDArray[Any], scales: NDArray[Any] | float, grid: Grid) -> ND
 
 
 def encode_weight(weight: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], FloatArray]:
-    """A weight's codes [outputs, inputs] and its scales [outputs]; rounding a rounded weight gives the same codes.
+    """Returns a weight's codes [outputs, inputs] and scales [outputs]; a rounded weight has the same codes.
 
     Raises:
         ValueError: NaN or infinity among the weights.
@@ -64,10 +64,10 @@ def encode_weight(weight: NDArray[Any], grid: Grid) -> tuple[NDArray[Any], Float
 
 
 def round_weight(weight: NDArray[Any], product: Product) -> FloatArray:
-    """A weight [outputs, inputs] as a product has it, float32.
+    """Returns a weight [outputs, inputs] rounded to a product's grid, float32.
 
     Raises:
-        ValueError: NaN or infinity among the weights, or what is infinite in the grid.
+        ValueError: NaN or infinity among the weights, or values that are infinite in the grid.
     """
     if product.grid not in LARGEST:
         _check_finite(weight)
@@ -87,7 +87,7 @@ def _check_finite(weight: NDArray[Any]) -> None:
 
 
 def round_activations(values: NDArray[Any], product: Product) -> FloatArray:
-    """Activations as a product has them, float32; the same array where it leaves them as they are."""
+    """Returns activations rounded to a product's grid, float32; the same array where only weights are rounded."""
     if product.weights_only:
         return values
     if product.grid not in LARGEST:

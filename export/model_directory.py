@@ -1,8 +1,8 @@
-"""The model directory: the one thing that export hands on.
+"""The model directory: the files that export writes, and their verification.
 
 =====================  ==========================================================================================
-``config.json``        schema version, model sizes, audio settings, decoder shapes, where it came from, and for a
-                       quantised model which products are rounded to what
+``config.json``        schema version, model sizes, audio settings, decoder shapes, origin, and for a quantised model
+                       the grid of each rounded product
 ``conditioner.onnx``   mel [B, n_mels, N] -> conditioning [B, N + 2 * margin, columns], hoisted products included
 ``conditioner_blocks.onnx``  only for recurrent conditioners: the same over a block of a mel, with recurrent states as
                        inputs and outputs; directories of earlier versions have none
@@ -12,8 +12,8 @@
 ``decoder.weights``    the decoder's weights, once, as external data of the three files above
 ``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
 ``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
-``probe.npz``          a short mel and what the trained model makes of it, to check a loaded model against;
-                       directories of earlier versions have none
+``probe.npz``          a short mel and the trained model's output for it, to check a loaded model; absent in
+                       directories of earlier versions
 ``manifest.json``      SHA-256 and size of every other file
 =====================  ==========================================================================================
 """
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, require, to_json
+from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, require
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.typed_json import from_json
 
@@ -49,7 +49,7 @@ _REQUIRED = (CONFIG, CONDITIONER, DECODER, DECODER_LOOP, TEACHER_FORCED, WEIGHTS
 
 
 class ModelDirectoryError(ValueError):
-    """A model directory that is missing, incomplete, damaged or of another version."""
+    """A model directory is missing, incomplete, damaged or of another version."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class DecoderShape:
     """Rows of conditioning that a chunk may read, W."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes below one."""
         for field in dataclasses.fields(self):
             require(getattr(self, field.name) >= 1, f"decoder.{field.name}", getattr(self, field.name), "at least 1")
 
@@ -78,19 +77,19 @@ class ModelDirectory:
     audio: AudioConfig
     decoder: DecoderShape
     source: dict[str, Any]
-    """Where the model came from: checkpoint name and SHA-256, exporter version."""
+    """Origin of the model: checkpoint name and SHA-256, exporter version."""
     upsampling: NDArray[np.float32] | None
     """float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``."""
     quantization: Quantization | None = None
-    """What the decoder's products are rounded to; ``None`` where nothing is."""
+    """Grids of the decoder's rounded products; ``None`` where none is rounded."""
 
     def file(self, name: str) -> Path:
-        """The path of one of the directory's files."""
+        """Returns the path of one of the directory's files."""
         return self.path / name
 
 
 def window_rows(model: ModelConfig, audio: AudioConfig, steps: int) -> int:
-    """Rows of conditioning that ``steps`` steps may read, wherever in a frame they begin."""
+    """Returns the rows of conditioning that ``steps`` steps may read, wherever in a frame they begin."""
     frames = (audio.hop_length - 1 + steps - 1) // audio.hop_length + 1
     return frames + 2 * model.margin
 
@@ -106,18 +105,18 @@ def write_config(
     """Writes ``config.json`` into a directory under construction."""
     values: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "model": to_json(model),
-        "audio": to_json(audio),
-        "decoder": {"steps": decoder.steps, "batch": decoder.batch, "window": decoder.window},
+        "model": dataclasses.asdict(model),
+        "audio": dataclasses.asdict(audio),
+        "decoder": dataclasses.asdict(decoder),
         "source": source,
     }
     if quantization is not None:
-        values["quantization"] = to_json(quantization)
+        values["quantization"] = dataclasses.asdict(quantization)
     (path / CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
 def write_manifest(path: Path) -> None:
-    """Writes ``manifest.json``: name, SHA-256 and size of every file that is there."""
+    """Writes ``manifest.json``: name, SHA-256 and size of every file in the directory."""
     files = {
         file.name: {"sha256": file_sha256(file), "bytes": file.stat().st_size}
         for file in sorted(path.iterdir())
@@ -126,16 +125,13 @@ def write_manifest(path: Path) -> None:
     (path / MANIFEST).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "files": files}, indent=1) + "\n")
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+def file_sha256(*paths: Path) -> str:
+    """Returns the SHA-256 of a file, or of several one after the other, in hexadecimal."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -143,7 +139,7 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
     """Reads and verifies a model directory; every file's hash is checked before anything uses it.
 
     Raises:
-        ModelDirectoryError: what is wrong with which file, and how to mend it.
+        ModelDirectoryError: the file, its fault, and the way out.
     """
     path = Path(path)
     if not path.is_dir():
@@ -180,7 +176,7 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The contents of ``config.json``, brought to the present schema version."""
+    """Returns the contents of ``config.json``, converted to the present schema version."""
     values = _read_json(path / CONFIG)
     version = values.get("schema_version")
     if version not in (1, SCHEMA_VERSION):
@@ -196,10 +192,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a ``manifest.json``: for each file's name, its ``sha256`` and ``bytes``.
+    """Returns the entries of a ``manifest.json``: ``sha256`` and ``bytes`` by file name.
 
     Raises:
-        ModelDirectoryError: it is not there or not a manifest.
+        ModelDirectoryError: it is missing or not a manifest.
     """
     files = _read_json(manifest).get("files")
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
@@ -208,10 +204,10 @@ def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_audio(path: str | Path) -> AudioConfig:
-    """A model's audio settings alone: what Griffin-Lim needs, and is there when the model's other files are damaged.
+    """Returns a model's audio settings, also where its other files are damaged (Griffin-Lim needs no others).
 
     Raises:
-        ModelDirectoryError: ``config.json`` is not what the manifest lists, or says nothing that can be used.
+        ModelDirectoryError: ``config.json`` is not the file that the manifest lists, or is invalid.
     """
     path = Path(path)
     content = read_listed(path, CONFIG)
@@ -222,7 +218,7 @@ def read_audio(path: str | Path) -> AudioConfig:
 
 
 def read_listed(path: Path, name: str) -> bytes:
-    """One file's content, which is what the manifest lists: read once, so that what was checked is what is used.
+    """Returns one file's content after checking it against the manifest; the file is read only once.
 
     Args:
         path: the model directory.
@@ -247,9 +243,9 @@ def read_listed(path: Path, name: str) -> bytes:
 
 def _verify(path: Path) -> None:
     files = read_manifest(path / MANIFEST)
-    # What the manifest does not vouch for could be anything: none of the files that anyone opens may be such.
-    there = [name for name in (UPSAMPLING, CHECKPOINT, PROBE) if (path / name).exists()]
-    missing = [name for name in (*_REQUIRED, *there) if name not in files]
+    # A file that the manifest does not list cannot be verified, so none that is read later may be missing there.
+    present = [name for name in (UPSAMPLING, CHECKPOINT, PROBE) if (path / name).exists()]
+    missing = [name for name in (*_REQUIRED, *present) if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")
     for name, entry in files.items():
@@ -261,7 +257,7 @@ def _verify(path: Path) -> None:
         size = file.stat().st_size
         if size != entry.get("bytes"):
             raise ModelDirectoryError(
-                f"{file} is damaged: {size} bytes, the manifest says {entry.get('bytes')}; copy or export it again"
+                f"{file} is damaged: {size} bytes, expected {entry.get('bytes')}; copy or export it again"
             )
         if file_sha256(file) != entry.get("sha256"):
             raise ModelDirectoryError(f"{file} is damaged: its SHA-256 is not the manifest's; copy or export it again")

@@ -1,4 +1,4 @@
-"""Writing a model directory so that it appears whole or not at all."""
+"""Writes a model directory atomically."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from wavernn_trt.export.rewrite.unroll import unroll
 
 @contextmanager
 def new_directory(out_dir: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Gives a folder to write into, beside where the model directory is to be; on success it is moved there.
+    """Yields a temporary folder beside ``out_dir``; on success it is renamed to it.
 
     Args:
         out_dir: the directory to make.
@@ -58,10 +58,10 @@ def new_directory(out_dir: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_sizes(steps: int, batch: int) -> None:
-    """Refuses sizes of an unrolled decoder that are not positive integers.
+    """Checks that the sizes of an unrolled decoder are positive integers.
 
     Raises:
-        ValueError: names the one.
+        ValueError: the name and the found value.
     """
     for name, value in (("steps", steps), ("batch", batch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -76,14 +76,14 @@ def write_graphs(
     shape: DecoderShape,
     upsampling: NDArray[Any] | None,
 ) -> None:
-    """Writes the graphs and their weights, each file checked.
+    """Writes the graphs and their weights, and checks each file.
 
     Args:
-        folder: under construction.
-        loops: whose steps are what ONNX Runtime runs.
-        unrolled: whose steps are what TensorRT builds from.
-        model: the configuration, with the conditioning's groups as the networks have them.
-        shape: of the unrolled decoder.
+        folder: the temporary folder.
+        loops: networks for the loops, which ONNX Runtime runs.
+        unrolled: networks for the unrolled decoder, which TensorRT builds from.
+        model: the configuration, with the networks' groups of conditioning.
+        shape: sizes of the unrolled decoder.
         upsampling: float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``.
     """
     models = {
@@ -104,10 +104,10 @@ def write_graphs(
 
 
 def refuse_to_replace(out_dir: Path, *, overwrite: bool) -> None:
-    """Refuses a place that is taken, before work is done for it.
+    """Checks that a directory may be created or replaced.
 
     Raises:
-        ModelDirectoryError: something is there that may not be replaced.
+        ModelDirectoryError: it exists and may not be replaced.
     """
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
@@ -121,7 +121,7 @@ def _move_into_place(building: Path, out_dir: Path) -> None:
     if not out_dir.exists():
         building.rename(out_dir)
         return
-    # A directory cannot be renamed over one with files in it: the old one steps aside, and comes back if need be.
+    # A directory cannot be renamed over one with files: the old one is moved away, and moved back on failure.
     aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.old.", dir=out_dir.parent))
     try:
         out_dir.rename(aside / out_dir.name)
@@ -136,7 +136,7 @@ def _move_into_place(building: Path, out_dir: Path) -> None:
 
 
 def _open_permissions(folder: Path) -> None:
-    """Gives a temporary folder and its files, made for this user only, the permissions of ordinary new ones."""
+    """Sets the usual permissions of new files, since a temporary folder is private to its user."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)

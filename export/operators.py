@@ -1,8 +1,8 @@
-"""The operators of this project's own: their names, and what a sequence node computes.
+"""This project's own operators: their names, and the computation of a sequence node.
 
-``CustomGRUPlugin`` is one GRU cell behind its input product. ``WaveRNNSequencePlugin`` is all steps of a chunk.
-``MaterialisePlugin`` is the identity, behind which a tensor stands in memory. Graphs, plugins, kernels and their
-references agree on what stands here; it needs neither ONNX nor torch.
+``CustomGRUPlugin`` is one GRU cell after its input product. ``WaveRNNSequencePlugin`` is all steps of a chunk.
+``MaterialisePlugin`` is the identity, whose output is a tensor in memory. Graphs, plugins, kernels and their references
+share these definitions, which need neither ONNX nor torch.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = "wavernn_trt"
 
 Precision = Literal["fp32", "fp16", "bf16"]
-"""Of matrix products' operands; sums are float32 in every one."""
+"""Type of matrix products' operands; sums are always float32."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 Place = Literal["gates_0", "skip", "gates_1", "fc_0", "fc_1"]
-"""Where a step takes conditioning in: the gates of a layer, the connection around the GRUs, a fully connected layer."""
+"""A place where a step adds conditioning: gates of a layer, skip connection around the GRUs, fully connected layer."""
 PLACES: tuple[Place, ...] = get_args(Place)
 
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -44,11 +44,11 @@ class Operand:
 
 
 WEIGHT_COLUMNS = 32
-"""Rows of a sequence node's weights are padded with zeros to a multiple of so many columns: kernels read whole ones."""
+"""Columns of a sequence node's weights are padded with zeros to a multiple of this number, as kernels read them."""
 
 
 def padded_weight(operand: Operand) -> Operand:
-    """A weight as a sequence node takes it, with its padding; any other operand as it is."""
+    """Returns a weight with the padding of a sequence node; any other operand unchanged."""
     if operand.kind != "weight":
         return operand
     rows, columns = (int(size) for size in operand.shape)
@@ -57,7 +57,7 @@ def padded_weight(operand: Operand) -> Operand:
 
 @dataclass(frozen=True)
 class SequenceShape:
-    """What a ``WaveRNNSequencePlugin`` node computes.
+    """The computation of a ``WaveRNNSequencePlugin`` node.
 
     One step, with ``row_p`` the conditioning of place p at this step and ``@`` a product in the engine's precision::
 
@@ -71,7 +71,7 @@ class SequenceShape:
         x        = relu(x @ fc_weight_i.T + row_fc_i + fc_bias_i)                      for each fully connected layer
         logits   = x @ output_weight.T + output_bias
 
-    and then a sample is drawn from the logits and ``uniforms`` as `wavernn_trt.export.families.samplers` do. The next
+    Then a sample is drawn from the logits and ``uniforms`` as in `wavernn_trt.export.families.samplers`. The next
     ``previous`` is the label k (label feedback), 2k / (outputs - 1) - 1, or a mixture's sample.
 
     ``row_p`` is the sum over the place's groups: of the window's row ``frame_index[b, t]`` where a group is held, else
@@ -88,11 +88,10 @@ class SequenceShape:
     outputs: int
     """Width of the last layer."""
     output: Output
-    """What the last layer parametrises."""
     label_feedback: bool
     """Whether ``previous`` is an int32 label, else a float32 value."""
     skip: bool
-    """Whether the input layer goes around the GRUs."""
+    """Whether the input layer is added after the GRUs."""
     group_columns: tuple[int, ...]
     """Columns of each group of the conditioning, one or two groups."""
     group_held: tuple[bool, ...]
@@ -107,13 +106,13 @@ class SequenceShape:
         return tuple(place for place in PLACES if there.get(place, len(self.fc_sizes) == 2))
 
     def width(self, place: Place) -> int:
-        """Columns of conditioning that a place takes."""
+        """Returns the columns of conditioning of a place."""
         if place == "skip":
             return self.hidden_size
         return 3 * self.hidden_size if place.startswith("gates") else self.fc_sizes[int(place[-1])]
 
     def first_columns(self) -> tuple[dict[int, int], ...]:
-        """For each place, by group that feeds it: the first of its columns in the whole conditioning."""
+        """Returns for each place, by its groups: its first column in the whole conditioning."""
         starts = [sum(self.group_columns[:group]) for group in range(len(self.group_columns))]
         found = []
         for place, groups in zip(self.places, self.place_groups, strict=True):
@@ -133,7 +132,7 @@ class SequenceShape:
         return 1 if self.output == "categorical" else 2
 
     def chunk_inputs(self) -> tuple[Operand, ...]:
-        """The node's first inputs, in order: those of a decoder."""
+        """Returns the node's first inputs in order: those of a decoder."""
         feedback: Literal["int32", "float32"] = "int32" if self.label_feedback else "float32"
         operands = [Operand("conditioning", ("B", "W", sum(self.group_columns)), "float32")]
         if any(self.group_held):
@@ -148,7 +147,7 @@ class SequenceShape:
         return tuple(operands)
 
     def weight_inputs(self) -> tuple[Operand, ...]:
-        """The node's other inputs, in order."""
+        """Returns the node's other inputs in order."""
         h, wide = self.hidden_size, 3 * self.hidden_size
         operands = [
             Operand("feedback", (self.outputs if self.label_feedback else 1, wide), "float32"),
@@ -179,15 +178,15 @@ class SequenceShape:
         return tuple(operands)
 
     def inputs(self) -> tuple[Operand, ...]:
-        """All of the node's inputs, in order."""
+        """Returns all inputs in order, with weights not padded."""
         return self.chunk_inputs() + self.weight_inputs()
 
     def inputs_of_node(self) -> tuple[Operand, ...]:
-        """The node's inputs as a graph and the kernels have them: as `inputs`, with the weights' rows padded."""
+        """Returns all inputs in order, with padded weights, as in graphs and kernels."""
         return tuple(padded_weight(operand) for operand in self.inputs())
 
     def outputs_of_node(self) -> tuple[Operand, ...]:
-        """The node's outputs, in order."""
+        """Returns the node's outputs in order."""
         sample: Literal["int32", "float32"] = "int32" if self.output == "categorical" else "float32"
         chunk = {operand.name: operand for operand in self.chunk_inputs()}
         return (
@@ -198,11 +197,11 @@ class SequenceShape:
 
     @classmethod
     def attribute_names(cls) -> tuple[str, ...]:
-        """Of `to_attributes`: the fields' own, but that ONNX's reference evaluator needs the name ``output`` itself."""
+        """Returns the names in `to_attributes`: the fields', except ``output``, which ONNX's evaluator reserves."""
         return tuple("distribution" if field.name == "output" else field.name for field in dataclasses.fields(cls))
 
     def to_attributes(self) -> dict[str, int | list[int]]:
-        """As ONNX attributes, integers all: TensorRT hands a plugin those unchanged."""
+        """Returns ONNX attributes, all integers, which TensorRT passes to a plugin unchanged."""
         return {
             "hidden_size": self.hidden_size,
             "layers": self.layers,
@@ -218,7 +217,7 @@ class SequenceShape:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> SequenceShape:
-        """From what `to_attributes` gave; numbers may come as sequences of one, as TensorRT's plugin fields do.
+        """Returns the shape of attributes; numbers may be sequences of one, as in TensorRT's plugin fields.
 
         Raises:
             ValueError: an attribute is missing, or no such model exists.
@@ -257,7 +256,6 @@ class SequenceShape:
         )
 
     def __post_init__(self) -> None:
-        """Refuses what no kernel computes."""
         found = {
             "layers": (self.layers in (1, 2), self.layers, "1 or 2"),
             "fc_sizes": (len(self.fc_sizes) in (1, 2), self.fc_sizes, "one or two hidden fully connected layers"),

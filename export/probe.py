@@ -1,4 +1,4 @@
-"""Makes a model directory's probe: the trained PyTorch modules, run on a short mel that a rule makes."""
+"""Makes a model directory's probe by running the PyTorch modules on a short artificial mel."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from wavernn_trt.export.probe_measures import bits_of_steps, displacements
 from wavernn_trt.export.probe_record import ProbeRecord, Rounding
 
 SEED = 1
-"""Of the probe's random numbers."""
 _STEPS = 1000
 """About one chunk of an engine; 20 ms of work for the shipped voice on one core."""
 _FEWEST_FRAMES, _MOST_FRAMES = 4, 64
 _RECORDED = 6
-"""Steps whose logits are kept. State carries an error on, so a few say as much as all of them."""
+"""Steps whose logits are recorded. A few suffice, because the recurrent state carries errors on."""
 _DRAWS = 16
 """Sets of random numbers that the displacement is averaged over."""
 _NATURAL_RANGE = (-11.5, 1.5)
@@ -31,7 +30,7 @@ _NATURAL_RANGE = (-11.5, 1.5)
 
 
 class _Bfloat16Products(TorchFunctionMode):
-    """Rounds what goes into a product and what comes out, as the coarsest of engines does; biases stay in float32."""
+    """Rounds operands and results of products to bfloat16, the coarsest engine precision; biases stay float32."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -43,7 +42,7 @@ class _Bfloat16Products(TorchFunctionMode):
 
 
 def make_probe(model: WaveRNN, audio: AudioConfig) -> ProbeRecord:
-    """Runs a model, and once more with the decoder's products in bfloat16.
+    """Runs a model, and again with the decoder's products in bfloat16.
 
     Args:
         model: the trained model, in evaluation mode.
@@ -73,7 +72,7 @@ def make_probe(model: WaveRNN, audio: AudioConfig) -> ProbeRecord:
 
 
 def probe_mel(audio: AudioConfig) -> NDArray[np.float32]:
-    """A mel like speech's, float32 [n_mels, frames]: tilted, with moving formants and harmonics, rising from half."""
+    """Returns a speech-like mel, float32 [n_mels, frames]: spectral tilt, moving formants, harmonics, rising level."""
     frames = min(max(round(_STEPS / audio.hop_length), _FEWEST_FRAMES), _MOST_FRAMES)
     place = np.linspace(0.0, 1.0, audio.n_mels)[:, None]
     time = (np.arange(frames) + 0.5)[None] / frames
@@ -82,7 +81,7 @@ def probe_mel(audio: AudioConfig) -> NDArray[np.float32]:
         level = level + 0.25 * np.exp(-(((place - centre - slope * time) / 0.05) ** 2))
     level = np.clip(level, 0.0, 1.0) * np.minimum(1.0, 0.5 + 2 * time)
     low, high = audio.mel_range if audio.log == "decibel" else _NATURAL_RANGE
-    # In half precision, as it is stored: a reader widens what is here.
+    # Rounded to half precision, in which it is stored.
     mel: NDArray[np.float32] = (low + (high - low) * level).astype(np.float16).astype(np.float32)
     return mel
 
@@ -91,7 +90,7 @@ def probe_mel(audio: AudioConfig) -> NDArray[np.float32]:
 def _free_running(
     model: WaveRNN, conditioning: Tensor, numbers: NDArray[np.float32]
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Conditioning [T, columns], numbers [T, U] -> samples [T] and the logits [T, outputs] that they came from."""
+    """Conditioning [T, columns], numbers [T, U] -> samples [T] and their logits [T, outputs]."""
     hidden = torch.zeros(model.config.layers, 1, model.config.hidden_size)
     previous = _first(model)
     samples, logits = [], []
@@ -106,7 +105,7 @@ def _free_running(
 
 @torch.inference_mode()
 def _teacher_forced(model: WaveRNN, conditioning: Tensor, fed: Tensor) -> NDArray[np.float32]:
-    """Conditioning [T, columns], what each step is fed with [T] -> logits [T, outputs]."""
+    """Conditioning [T, columns], fed samples [T] -> logits [T, outputs]."""
     hidden = torch.zeros(model.config.layers, 1, model.config.hidden_size)
     logits = []
     for row, previous in zip(conditioning, fed, strict=True):
@@ -116,7 +115,7 @@ def _teacher_forced(model: WaveRNN, conditioning: Tensor, fed: Tensor) -> NDArra
 
 
 def _feedback(model: WaveRNN, samples: NDArray[Any]) -> Tensor:
-    """What each step was fed with, [T]."""
+    """Returns the previous sample of each step, [T]."""
     values = torch.from_numpy(samples)
     if model.config.label_feedback:
         values = values.long()
@@ -131,7 +130,7 @@ def _first(model: WaveRNN) -> Tensor:
 
 
 def _numbers(model: WaveRNN, random: np.random.Generator, steps: int) -> NDArray[np.float32]:
-    """Random numbers as a sampler takes them, [steps, U]."""
+    """Returns random numbers for a sampler, [steps, U]."""
     uniform = random.uniform(1e-5, 1 - 1e-5, steps)
     if model.config.output == "categorical":
         return uniform[:, None].astype(np.float32)
@@ -141,7 +140,7 @@ def _numbers(model: WaveRNN, random: np.random.Generator, steps: int) -> NDArray
 
 @torch.inference_mode()
 def _conditioning(model: WaveRNN, mel: NDArray[np.float32], hop_length: int) -> Tensor:
-    """The conditioning of every step, float32 [T, columns]: rows expanded as ``Expansion`` says."""
+    """Returns the expanded conditioning of every step, float32 [T, columns]."""
     rows = model.conditioner(torch.from_numpy(mel)[None])[0].numpy()  # [N + 2 * margin, columns]
     return torch.from_numpy(np.concatenate(list(_expanded(model, rows, hop_length)), axis=1).astype(np.float32))
 
@@ -159,7 +158,7 @@ def _expanded(model: WaveRNN, rows: NDArray[np.float32], hop_length: int) -> Ite
             assert model.upsampling is not None
             taps = model.upsampling[position].astype(np.float64)  # [T, 2 * margin + 1]
             yield np.sum([taps[:, j, None] * columns[frame + j] for j in range(taps.shape[1])], axis=0)
-        elif group.name == "mel":  # stretched with its margin, which is then cut
+        elif group.name == "mel":  # stretched with its margin, which is then cut off
             yield _stretched(columns, hop_length)[margin * hop_length : last * hop_length]
         else:
             yield _stretched(columns[margin:last], hop_length)

@@ -1,17 +1,17 @@
-"""``probe.npz``: a short mel, and what the trained model makes of it, as the PyTorch reference computed it at export.
+"""``probe.npz``: a short mel and the trained model's output for it, computed by the PyTorch reference at export.
 
-Who loads the model runs the mel again and compares: an executor that computes something else, however it came to, is
-found before it speaks. All arrays are plain numbers, read without pickles.
+After loading a model, the runtime runs the mel again and compares, so that an executor with wrong results is detected
+before use. All arrays are plain numbers, read without pickles.
 
 =============  =======================================================================================
-``version``    of this layout
-``mel``        float16 [n_mels, frames]: the values themselves, to be widened
-``seed``       of the free-running samples that are compared
-``samples``    int32 [n] labels or float32 [n] values that the reference drew: what teacher forcing is fed with
+``version``    version of this layout
+``mel``        float16 [n_mels, frames]
+``seed``       seed of the free-running samples that are compared
+``samples``    int32 [n] labels or float32 [n] values that the reference drew, for teacher forcing
 ``steps``      int32 [S]: steps whose logits are recorded
 ``logits``     float32 [S, outputs]
-``bits``       the samples' negative log-likelihood, in bits a sample
-``bfloat16``   float64 [3]: what computing in bfloat16 costs this model; see `Rounding`
+``bits``       the samples' negative log-likelihood, in bits per sample
+``bfloat16``   float64 [3]: the effect of bfloat16 products on this model; see `Rounding`
 =============  =======================================================================================
 """
 
@@ -30,16 +30,15 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import MANIFEST, PROBE, ModelDirectoryError, read_listed, read_manifest
 
 VERSION = 1
-"""Of the layout."""
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far a decoder whose products are rounded lies from itself; the scale that differences are measured on.
+    """The effect of rounded products on a decoder: the scale of tolerated differences.
 
-    Models differ by orders of magnitude in what the same rounding does to them, so a bound in absolute numbers would
-    be too strict for one and blind for another.
+    The same rounding affects models by different orders of magnitude, so an absolute bound would be too strict for some
+    and too loose for others.
     """
 
     logits: float
@@ -52,26 +51,26 @@ class Rounding:
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """What a probe runs, and what it expects."""
+    """Inputs and expected outputs of a probe."""
 
     mel: NDArray[np.float32]
     """[n_mels, frames], in the model's range."""
     seed: int
-    """Of the free-running samples."""
+    """Seed of the free-running samples."""
     samples: NDArray[Any]
     """[frames * hop_length], drawn by the reference."""
     steps: NDArray[np.int32]
-    """[S], steps of which the logits are known."""
+    """[S], steps with recorded logits."""
     logits: NDArray[np.float32]
     """[S, outputs], teacher-forced with ``samples``."""
     bits: float
-    """Bits a sample of ``samples``; see `wavernn_trt.export.probe_measures.bits_of_steps`."""
+    """Mean of `wavernn_trt.export.probe_measures.bits_of_steps` over ``samples``."""
     bfloat16: Rounding
-    """What products in bfloat16 cost the reference."""
+    """Effect of bfloat16 products on the reference."""
 
 
 def write_probe(path: Path, record: ProbeRecord) -> None:
-    """Writes a record; the same record always makes the same bytes."""
+    """Writes a record; equal records give equal bytes."""
     arrays = {
         "version": np.array(VERSION),
         "mel": record.mel.astype(np.float16),
@@ -82,7 +81,7 @@ def write_probe(path: Path, record: ProbeRecord) -> None:
         "bits": np.array(record.bits),
         "bfloat16": np.array([record.bfloat16.logits, record.bfloat16.bits, record.bfloat16.displacement]),
     }
-    # Not np.savez: that writes the time of day, and a voice exported twice would seem another, with other engines.
+    # Not np.savez, which writes the current time: a voice exported again would have another hash and need new engines.
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             content = io.BytesIO()
@@ -93,15 +92,15 @@ def write_probe(path: Path, record: ProbeRecord) -> None:
 
 
 def read_probe(path: Path, model: ModelConfig, audio: AudioConfig) -> ProbeRecord | None:
-    """The record of a model directory, or ``None`` where it has none.
+    """Returns the record of a model directory; ``None`` where it has none.
 
     Args:
         path: the model directory.
-        model: its configuration; what the record holds must fit it.
+        model: its configuration, which the record must fit.
         audio: likewise.
 
     Raises:
-        ModelDirectoryError: the record is not the one that the manifest lists, or not a record of this model.
+        ModelDirectoryError: the record is not the file that the manifest lists, or does not fit the model.
     """
     if PROBE not in read_manifest(path / MANIFEST):
         return None

@@ -1,4 +1,4 @@
-"""The one ONNX export from torch: the conditioner, and one step of the decoder with its sampler."""
+"""ONNX export from torch: the conditioner, and one step of the decoder with its sampler."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.export.families.wavernn import WaveRNN
-from wavernn_trt.export.graph_edit import replace_tensor
-from wavernn_trt.export.networks import OPSET, Networks
+from wavernn_trt.export.networks import OPSET, Networks, replace_tensor
 
 _EXAMPLE_FRAMES = 3
-"""The exporter runs a recurrent conditioner frame by frame, many times over: twelve take it twice as long."""
+"""Few, because the exporter runs a recurrent conditioner frame by frame many times; twelve take twice as long."""
 
 
 def export_networks(model: WaveRNN, n_mels: int) -> Networks:
@@ -94,7 +93,7 @@ def _export(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The exporter reports its progress on stdout and warns about packages that are not needed.
+    # The exporter prints its progress to stdout and warns about packages that are not needed.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -107,7 +106,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _split_hidden(step: gs.Graph, layers: int) -> None:
-    """Replaces ``hidden`` [L, B, H] by one tensor a layer, which unrolling can hand straight to the next step."""
+    """Replaces ``hidden`` [L, B, H] by one tensor per layer, which unrolling passes directly to the next step."""
     tensors = step.tensors()
     hidden, following = tensors["hidden"], tensors["next_hidden"]
     batch, size = hidden.shape[1], hidden.shape[2]

@@ -1,4 +1,4 @@
-"""JSON values to frozen dataclasses: msgspec converts and checks, errors name the field, the value and the type."""
+"""Converts JSON values to dataclasses with msgspec; errors name the field, the value and the expected type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wavernn_trt.export.config import ConfigError, refused
 T = TypeVar("T")
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
-"""Of a path such as ``$.bindings[0].shape``; msgspec writes ``[...]`` for the value of any key."""
+"""One step of a path such as ``$.bindings[0].shape``; msgspec writes ``[...]`` for the value of any key."""
 _NAMES = {
     "object": "an object",
     "array": "a list",
@@ -25,11 +25,11 @@ _NAMES = {
     "float": "a number",
     "bool": "true or false",
 }
-"""Of msgspec's types, for people."""
+"""Display names of msgspec's types."""
 
 
 def from_json(kind: type[T], values: object, where: str) -> T:
-    """Reads a dataclass from JSON values; types are those of its annotations, an integer may stand for a float.
+    """Returns a dataclass from JSON values; types must match its annotations, integers are accepted as floats.
 
     Args:
         kind: the dataclass.
@@ -38,7 +38,7 @@ def from_json(kind: type[T], values: object, where: str) -> T:
 
     Raises:
         ConfigError: an unknown or missing field, or a value of another type.
-        ValueError: a value that the dataclass itself refuses.
+        ValueError: a value that the dataclass refuses.
     """
     try:
         made = msgspec.convert(values, kind)
@@ -52,7 +52,7 @@ def from_json(kind: type[T], values: object, where: str) -> T:
 
 
 def _refuse_unknown_fields(made: object, values: Any, where: str) -> None:
-    """Msgspec ignores fields that a dataclass does not have."""
+    """Refuses fields that the dataclass does not have, which msgspec ignores."""
     if dataclasses.is_dataclass(made):
         names = [field.name for field in dataclasses.fields(made)]
         for name, value in values.items():

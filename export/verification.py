@@ -1,7 +1,7 @@
-"""Verifies a finished ``decoder.onnx`` at its full length: the trained PyTorch modules against what runs the file.
+"""Compares a complete ``decoder.onnx`` with the trained PyTorch modules.
 
-polygraphy runs both sides on the same chunk and compares their outputs: ONNX Runtime everywhere, TensorRT as well where
-it and a GPU are there.
+polygraphy runs both on the same chunk and compares their outputs. The file is run by ONNX Runtime and, where it and a
+GPU are available, by TensorRT.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from wavernn_trt.export.rewrite.unroll import unroll
 Feed = dict[str, NDArray[Any]]
 
 _TENSORRT_STEPS = 16
-"""Steps that TensorRT is given: its build time grows faster than the number of steps."""
+"""Steps of the TensorRT engine, whose build time grows faster than the number of steps."""
 
 
 def verify_decoder(
     decoder: Path, model: WaveRNN, unrolled: Networks, config: ModelConfig, audio: AudioConfig, steps: int, batch: int
 ) -> list[Agreement]:
-    """Compares the decoder file, and on a GPU TensorRT's engine of its first steps, with the PyTorch modules.
+    """Compares the decoder file, and on a GPU a TensorRT engine of its first steps, with the PyTorch modules.
 
     Args:
         decoder: ``decoder.onnx``, its weights beside it.
@@ -47,11 +47,11 @@ def verify_decoder(
         unrolled: the networks that the file was unrolled from.
         config: the model's configuration, with the groups of ``unrolled``.
         audio: its audio settings.
-        steps: of the file.
+        steps: steps of the file.
         batch: streams of the file.
 
     Returns:
-        One for each runner; `require` raises for one that does not pass.
+        One agreement for each runner; `require` raises for one that does not pass.
     """
     (window,) = [value.shape[1] for value in open_session(str(decoder)).get_inputs() if value.name == "conditioning"]
     scenario = Scenario(config, audio, steps=steps, batch=batch, window=window)
@@ -70,12 +70,7 @@ def _compare(
     what: str, model: WaveRNN, unrolled: Networks, config: ModelConfig, scenario: Scenario, runner: BaseRunner
 ) -> Agreement:
     reference = _TorchReference(model, scenario)
-    feed: Feed = scenario.chunk_inputs(scenario.conditioning(unrolled), config)
-    feed["uniforms"], feed["previous"] = reference.centred_uniforms(), scenario.first_previous()
-    if not config.interpolated:
-        del feed["interpolation"]
-    if all(group.expansion != "held" for group in config.groups):
-        del feed["frame_index"]
+    feed: Feed = scenario.chunk_inputs(scenario.conditioning(unrolled), reference.centred_uniforms())
     reference.inputs = feed
     # polygraphy divides by zero where an output is exactly zero; no relative error is used.
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
@@ -94,7 +89,7 @@ def _compare(
 
 
 class _TorchReference(BaseRunner):  # type: ignore[misc]  # polygraphy has no types
-    """Runs the PyTorch modules step by step; their conditioning is their own, of the scenario's mel."""
+    """Runs the PyTorch modules step by step, with their own conditioning of the scenario's mel."""
 
     def __init__(self, model: WaveRNN, scenario: Scenario) -> None:
         super().__init__(name="PyTorch")
@@ -114,9 +109,9 @@ class _TorchReference(BaseRunner):  # type: ignore[misc]  # polygraphy has no ty
         return OrderedDict(samples=samples, previous_out=previous, hidden_out=hidden)
 
     def centred_uniforms(self) -> NDArray[np.float32]:
-        """The scenario's random numbers, each moved to the middle of the class that it chooses, [B, T, U].
+        """Returns the scenario's random numbers, each moved to the middle of its class, [B, T, U].
 
-        Rounding then cannot move a sample to the class beside it.
+        Rounding then cannot move a sample to a neighbouring class.
         """
         uniforms = self._scenario.uniforms.copy()
 
@@ -133,7 +128,7 @@ class _TorchReference(BaseRunner):  # type: ignore[misc]  # polygraphy has no ty
     def _run(
         self, uniforms_of: Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
-        """All steps, with random numbers that may depend on a step's logits: samples [B, T], previous, hidden."""
+        """Runs all steps with random numbers that may depend on the logits: samples [B, T], previous, hidden."""
         model, scenario = self._model, self._scenario
         mel = torch.from_numpy(scenario.mel)
         conditioning = scenario.windows(model.conditioner(mel).numpy())
@@ -156,7 +151,7 @@ def _tensorrt_runs() -> bool:
 
 
 def _tensorrt_runner(graph: bytes) -> BaseRunner:
-    """A runner of an engine that is built when it is first run, with TensorRT or else TensorRT-RTX."""
+    """Returns a runner that builds an engine on first use, with TensorRT or else TensorRT-RTX."""
     polygraphy_config.USE_TENSORRT_RTX = importlib.util.find_spec("tensorrt") is None
     from polygraphy.backend.trt import EngineFromNetwork, NetworkFromOnnxBytes, TrtRunner
 

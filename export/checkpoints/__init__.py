@@ -1,1 +1,1 @@
-"""From a checkpoint file to weights, sizes and settings, without running anything that the file holds."""
+"""Reads weights, sizes and settings from a checkpoint file, without running any code in the file."""

@@ -1,7 +1,7 @@
 """Opens the one checkpoint inside a zip or tar archive, and the settings files beside it.
 
-Names inside an archive are never used as paths. What is unpacked goes to a temporary file without a name, and is
-bounded by what the archive can plausibly hold.
+Names inside an archive are never used as paths. Members are unpacked to a temporary file without a name, and their size
+is limited by the archive's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from wavernn_trt.export.errors import CheckpointError, printable
+from wavernn_trt.export.errors import CheckpointError, listed, printable
 
 _CHECKPOINTS = (".pt", ".pth", ".pyt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
 _SETTINGS = (".json", ".yaml", ".yml", ".py", ".toml", ".cfg", ".ini", ".txt")
@@ -24,7 +24,7 @@ _LARGEST_TEXT = 256 << 10
 _MOST_TEXTS = 32
 _MOST_MEMBERS = 10_000
 _RATIO = 50
-"""Weights compress to about nine tenths; an optimizer's zeros to less, but never so far."""
+"""Largest accepted compression ratio; weights compress to about nine tenths, an optimizer's zeros further."""
 _PIECE = 1 << 20
 
 
@@ -33,9 +33,9 @@ class Member:
     """A checkpoint inside an archive."""
 
     name: str
-    """As the archive names it."""
+    """Its name in the archive."""
     file: BinaryIO
-    """Its content, in a temporary file at its start."""
+    """A temporary file with its content, positioned at the start."""
     size: int
     """Bytes."""
     entry: str | None
@@ -56,7 +56,7 @@ def open_zip_member(name: str, file: BinaryIO, entry: str | None) -> Iterator[Me
     """Opens the one checkpoint in a zip archive, or the one that ``entry`` names.
 
     Args:
-        name: of the archive, for messages.
+        name: the archive's name, for messages.
         file: the archive.
         entry: the checkpoint's name in the archive, ``NAME:ENTRY``, or an entry of the only checkpoint.
 
@@ -75,7 +75,7 @@ def open_zip_member(name: str, file: BinaryIO, entry: str | None) -> Iterator[Me
 
 @contextmanager
 def open_tar_member(name: str, file: BinaryIO, size: int, entry: str | None) -> Iterator[Member]:
-    """The same for a tar archive of ``size`` bytes, plain or compressed."""
+    """Like `open_zip_member`, for a tar archive of ``size`` bytes, plain or compressed."""
     stored = []
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         for info in archive:
@@ -84,13 +84,13 @@ def open_tar_member(name: str, file: BinaryIO, size: int, entry: str | None) -> 
                 stored.append(_Stored(info.name, info.size, partial(_extract, archive, info)))
             if len(stored) > _MOST_MEMBERS:
                 raise CheckpointError(f"{name}: found more than {_MOST_MEMBERS} files in it; unpack it first")
-        _read_to_end(name, archive, size)  # the checksum of a compressed archive stands there
+        _read_to_end(name, archive, size)  # the checksum of a compressed archive is at its end
         with _open_member(name, "tar", stored, entry) as member:
             yield member
 
 
 def check_ratio(name: str, size: int, compressed: int) -> None:
-    """Refuses an archive that claims to unpack to more than weights ever do."""
+    """Refuses an archive with a higher compression ratio than weights can have."""
     if size > _RATIO * compressed + _PIECE:
         raise CheckpointError(
             f"{name}: {compressed} bytes claim to unpack to {size}, expected at most {_RATIO} times as many, as "
@@ -139,14 +139,14 @@ def _open_member(name: str, kind: str, stored: Sequence[_Stored], entry: str | N
 
 
 def _choose(name: str, kind: str, stored: Sequence[_Stored], entry: str | None) -> tuple[_Stored, str | None]:
-    """The checkpoint to read, and the entry inside it."""
+    """Returns the checkpoint to read and the entry inside it."""
     if entry is not None:
         for each in stored:
-            for called in (each.name, Path(each.name).name):
-                if entry == called:
+            for name_of in (each.name, Path(each.name).name):
+                if entry == name_of:
                     return each, None
-                if entry.startswith(f"{called}:"):
-                    return each, entry.removeprefix(f"{called}:")
+                if entry.startswith(f"{name_of}:"):
+                    return each, entry.removeprefix(f"{name_of}:")
     found = [each for each in stored if _is_visible(each.name) and each.name.lower().endswith(_CHECKPOINTS)]
     found = [each for each in found if "optim" not in Path(each.name).name.lower()] or found
     if not found:
@@ -167,5 +167,4 @@ def _is_visible(name: str) -> bool:
 
 
 def _some(stored: Sequence[_Stored]) -> str:
-    names = [printable(each.name) for each in stored]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "it is empty"
+    return listed([printable(each.name) for each in stored], 8) or "it is empty"

@@ -31,19 +31,17 @@ from wavernn_trt.export.settings.files import is_null
 from wavernn_trt.export.settings.interpretation import Settings
 from wavernn_trt.export.settings.presets import PRESETS
 from wavernn_trt.export.settings.sources import find_sources
-from wavernn_trt.export.settings.table import AUDIO_FIELDS, SETTABLE, setting_of
-from wavernn_trt.export.settings.values import plain_value
+from wavernn_trt.export.settings.table import AUDIO_FIELDS, SETTABLE, plain_value, setting_of
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
 _HOW = ("family", "preset", "config", "entry")
-"""Overrides that are not settings: they select what is read."""
+"""Overrides that are not settings but select the source."""
 _NULLABLE = ("fmax", "peak")
-"""Settings of which None is a value."""
+"""Settings for which None is a value."""
 
 _MAPPING = ("reference_db", "min_level_db", "mel_range", "clip_high")
-"""Settings that natural logarithms do not depend on."""
-
+"""Settings without effect for natural logarithms."""
 _MODES: dict[Output, str] = {"categorical": "raw", "logistic_mixture": "mol", "gaussian": "gauss"}
 
 
@@ -56,21 +54,21 @@ class Checkpoint:
     audio: AudioConfig
     """The audio settings that it was trained with."""
     state: dict[str, Tensor]
-    """The trained weights, float32, under the family's own names, as stored: no temperature applied."""
+    """The stored weights, float32, with the family's names, without the temperature."""
     path: Path
     """The file that holds the weights."""
     sha256: str
     """SHA-256 of that file, hexadecimal."""
     assumed: tuple[str, ...]
-    """Settings that no source states, a line each."""
+    """Settings that no source states, one line each."""
     notes: tuple[str, ...] = ()
-    """Lines for the user: what was chosen, what is not used, what cannot be expressed."""
+    """Lines for the user: choices, unused values, and settings that cannot be expressed."""
     preset: str | None = None
     """The version that the checkpoint was recognised as; ``None`` for a model directory."""
     source: Mapping[str, Any] | None = None
     """For a model directory: the origin of its weights."""
     quantization: Quantization | None = None
-    """For a model directory: what its products are rounded to. The weights here are not."""
+    """For a model directory: the rounding of its products; the weights in `state` are not rounded."""
 
 
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
@@ -84,11 +82,11 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
         path: the checkpoint file, or a model directory.
         **overrides: any field of `AudioConfig`; ``mode`` (``raw``, ``bits``, ``mol``, ``mold``, ``gauss`` or a number
             of bits); ``mu_law``; ``label_scale``; ``amplitude_feedback``; ``temperature``; ``preset``, a name of
-            `PRESETS`; ``family``; ``config``, the path of the settings file; ``entry``, where the weights stand in the
-            file. An override of ``None`` counts as left out, except for ``fmax`` and ``peak``, where it is a value.
+            `PRESETS`; ``family``; ``config``, the path of the settings file; ``entry``, the entry with the weights. An
+            override of ``None`` is ignored, except for ``fmax`` and ``peak``, where it is a value.
 
     Raises:
-        CheckpointError: what was found, what was expected, and the way out.
+        CheckpointError: the found and the expected value, and the way out.
     """
     overrides = _checked(overrides)
     path = Path(path)
@@ -115,7 +113,7 @@ def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
 
 
 def _checked(overrides: Mapping[str, object]) -> dict[str, object]:
-    """The overrides that count, with words for a null as None."""
+    """Returns the overrides that have an effect, with words for null as None."""
     known = (*_HOW, *SETTABLE)
     unknown = sorted(set(overrides) - set(known))
     if unknown:
@@ -195,7 +193,7 @@ def _build(
     mu_law = _mu_law(family, classes, stated.get("mu_law", preset.mu_law), asked=overrides.get("mu_law"))
     feedback = stated.get("amplitude_feedback", preset.amplitude_feedback) if mu_law else False
     scale = stated.get("label_scale", preset.label_scale)
-    # A model of this project's training: librosa's scale has no place for a pre-emphasised waveform.
+    # A model of this project's training; librosa's scale is not used with a pre-emphasised waveform.
     if "label_scale" not in stated and family == "univoc" and audio.waveform_preemphasis:
         scale = "symmetric"
     for name, value, choices in (
@@ -227,7 +225,7 @@ def _assumed(
     output: Output,
     mu_law: bool,
 ) -> tuple[str, ...]:
-    """A line for each setting that users of the project change and that no source states."""
+    """Returns a line for each setting that users of the project change and no source states."""
     preset = version.preset
     where = f"{settings.source} does not state it" if settings.source else "no settings file was found beside it"
     lines = []

@@ -1,10 +1,11 @@
-"""Loads the object that a checkpoint file holds, without running anything that the file may hold."""
+"""Loads the object in a checkpoint file, without running any code in the file."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Mapping
@@ -16,9 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from wavernn_trt.export.checkpoints.archive import Member, open_tar_member, open_zip_member
-from wavernn_trt.export.checkpoints.other_files import refuse_other_file
-from wavernn_trt.export.checkpoints.pickled_classes import RESAVE
 from wavernn_trt.export.checkpoints.torch_file import (
+    RESAVE,
     TORCH_MAGIC,
     check_zip,
     damaged,
@@ -32,7 +32,25 @@ _PICKLE = b"\x80"
 _GZIP = b"\x1f\x8b"
 _START = 4096
 _LARGEST_HEADER = 100 << 20
-"""Of a safetensors file, bytes; the format's own limit."""
+"""Bytes of a safetensors header; the format's own limit."""
+_EXPECTED = "expected a checkpoint that torch.save wrote, or safetensors"
+_LFS = b"version https://git-lfs"
+_PAGE = re.compile(rb"\s*(?:<!doctype html|<html|<\?xml|<head|<body)", re.IGNORECASE)
+_TENSORFLOW = re.compile(r".*\.(?:index|meta|pb|data-\d+-of-\d+)")
+_TEXT = bytes({*range(32, 127), *b"\t\n\r"})
+_STARTS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x89HDF", "an HDF5 file (Keras)", "convert the weights to PyTorch; no WaveRNN that is read here uses Keras"),
+    (b"\x93NUMPY", "a numpy array", "give the checkpoint; a mel is an input of vocode"),
+    (b"RIFF", "a recording", "give the checkpoint; a recording is an input of vocode"),
+    (b"fLaC", "a recording", "give the checkpoint; a recording is an input of vocode"),
+    (b"OggS", "a recording", "give the checkpoint; a recording is an input of vocode"),
+    (b"BZh", "a bzip2 archive", "unpack it and give the checkpoint inside"),
+    (b"\xfd7zXZ", "an xz archive", "unpack it and give the checkpoint inside"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it and give the checkpoint inside"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it and give the checkpoint inside"),
+    (b"Rar!", "a RAR archive", "unpack it and give the checkpoint inside"),
+    (b"model_checkpoint_path:", "the index of TensorFlow checkpoints", "give the checkpoint of a PyTorch training"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +58,17 @@ class FileContent:
     """The object in a checkpoint file."""
 
     name: str
-    """Of the file, for messages; with the member's where it stands in an archive."""
+    """The file's name for messages, followed by the member's in an archive."""
     value: Any
-    """A mapping as a rule. Numpy's values in it are those of `pickled_numpy`."""
+    """Usually a mapping. Numpy's values in it are those of `pickled_numpy`."""
     size: int
-    """Bytes that its tensors can fill at most."""
+    """Maximum bytes of its tensors."""
     entry: str | None = None
     """The entry to read in ``value``."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Settings files that stand beside it in an archive: name and text."""
+    """Settings files beside it in an archive: name and text."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of a safetensors file."""
+    """Metadata of a safetensors file."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
 
@@ -61,7 +79,7 @@ def read_checkpoint_file(path: Path, entry: str | None = None) -> FileContent:
     Args:
         path: a file that ``torch.save`` wrote, in either of its formats, safetensors, ``.npz``, or a zip or tar
             archive with one of these inside.
-        entry: of the user; in an archive with several checkpoints the name of one.
+        entry: the user's choice of an entry; in an archive with several checkpoints, the name of one.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, damaged, or more than weights in it.
@@ -89,7 +107,7 @@ def _read(name: str, file: BinaryIO, entry: str | None, archives: bool) -> FileC
     header = _safetensors_header(name, start, size)
     if header:
         return _read_safetensors(name, file, size, header, entry)
-    refusal = refuse_other_file(name.replace("\\", "/").rsplit("/", 1)[-1], start)
+    refusal = _refuse_other_file(name.replace("\\", "/").rsplit("/", 1)[-1], start)
     if refusal:
         raise CheckpointError(f"{name}: {refusal}")
     if start[:2] == _ZIP:
@@ -154,7 +172,7 @@ def _read_npz(name: str, file: BinaryIO) -> Any:
 
 
 def _safetensors_header(name: str, start: bytes, size: int) -> int:
-    """Bytes of a safetensors header; 0 where the file is none."""
+    """Returns the size of a safetensors header in bytes; 0 for other files."""
     if start[8:9] != b"{":
         return 0
     length = int(struct.unpack("<Q", start[:8])[0])
@@ -180,3 +198,48 @@ def _read_safetensors(name: str, file: BinaryIO, size: int, header: int, entry: 
         raise CheckpointError(
             f"{name} is damaged, expected a safetensors file: {str(error)[:100]}; copy the file again"
         ) from None
+
+
+def _refuse_other_file(name: str, start: bytes) -> str | None:
+    """Returns the error text for a file that is no checkpoint; ``None`` where it could be one.
+
+    Args:
+        name: the file's name without its folder.
+        start: its first 512 bytes.
+    """
+    for magic, found, way_out in _STARTS:
+        if start.startswith(magic):
+            return f"found {found}, {_EXPECTED}; {way_out}"
+    if start.startswith(_LFS):
+        return (
+            f"found a Git LFS pointer, which stands for a file that was not downloaded, {_EXPECTED}; "
+            "run git lfs pull in that repository, or download the file itself"
+        )
+    if _PAGE.match(start):
+        return (
+            f"found a web page, which was saved in place of the file, {_EXPECTED}; download it again with the link of "
+            "the file itself (a page may ask for a login or a confirmation first)"
+        )
+    if _TENSORFLOW.fullmatch(name) and start[:2] != b"PK" and start[:1] != b"\x80":
+        return f"found a file of a TensorFlow checkpoint, {_EXPECTED}; give the checkpoint of a PyTorch training"
+    if name.endswith(".onnx") or (start[:1] == b"\x08" and start[2:3] == b"\x12" and start[1] < 32):
+        return (
+            f"found an ONNX graph, {_EXPECTED}; give the checkpoint that it was exported from "
+            "(a model directory of wavernn-trt export is given as the folder)"
+        )
+    if start and not start.strip(_TEXT):
+        return _refuse_text(start)
+    return None
+
+
+def _refuse_text(start: bytes) -> str:
+    if b'"weight_map"' in start:
+        return (
+            f"found the index of weights that are split over several files, {_EXPECTED}; merge them into one file "
+            "with safetensors.torch.save_file or torch.save"
+        )
+    words = " ".join(start.decode("ascii").split())[:50]
+    return (
+        f"found text ({words!r}), {_EXPECTED}; if it is a settings file, name it with config, and give the weights' "
+        "file here; if it should be the checkpoint, the download failed: repeat it"
+    )

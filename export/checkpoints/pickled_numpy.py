@@ -1,9 +1,8 @@
 """Reads numpy values inside a checkpoint's pickle without numpy's own unpickling.
 
-``torch.load(weights_only=True)`` refuses every class that it does not know, numpy's among them, so that one loss stored
-as ``numpy.float64`` makes a file unreadable. `STAND_INS` are classes and functions that take the place of numpy's
-while such a file is loaded: they only store what they are given. The values are built afterwards, from plain numeric
-types alone.
+``torch.load(weights_only=True)`` refuses numpy's classes, so that one loss stored as ``numpy.float64`` makes a file
+unreadable. `STAND_INS` replace numpy's classes and functions while such a file is loaded, and only store their
+arguments. The values are built afterwards, from plain numeric types only.
 """
 
 from __future__ import annotations
@@ -29,16 +28,14 @@ class StoredDtype:
     order: object = "="
 
     def __init__(self, text: object = "", *_: object) -> None:
-        """Stores the type's short name, such as ``f8``."""
-        self.text = text
+        self.text = text  # such as ``f8``
 
     def __setstate__(self, state: object) -> None:
-        """Stores the byte order; nothing else of the state is used."""
         if isinstance(state, tuple) and len(state) > 1:
-            self.order = state[1]
+            self.order = state[1]  # nothing else of the state is used
 
     def dtype(self) -> np.dtype[Any] | None:
-        """The type; ``None`` where it is neither a number nor a string."""
+        """Returns the type; ``None`` where it is neither a number nor a string."""
         if not isinstance(self.text, str) or not _NUMERIC.fullmatch(self.text):
             return None
         dtype = np.dtype(self.text)
@@ -51,11 +48,10 @@ class StoredArray:
     state: object = None
 
     def __setstate__(self, state: object) -> None:
-        """Stores version, shape, type, order and bytes."""
-        self.state = state
+        self.state = state  # version, shape, type, order, bytes
 
     def array(self) -> NDArray[Any] | None:
-        """A copy of the array; ``None`` where it is damaged or holds no numbers."""
+        """Returns a copy of the array; ``None`` where it is damaged or not numeric."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             return None
         _, shape, dtype, fortran, data = self.state
@@ -68,7 +64,7 @@ class StoredArray:
 
 
 class _Inert:
-    """Stands for a type that is named in a file: a numpy scalar type, or the factory of a ``defaultdict``."""
+    """Replaces a type without values: a numpy scalar type, or the factory of a ``defaultdict``."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -121,6 +117,6 @@ def _stand_ins() -> list[Callable[..., object]]:
 
 
 STAND_INS: list[Callable[..., object]] = _stand_ins()
-"""For ``torch.serialization.safe_globals``; none of them runs anything of the file's."""
+"""For ``torch.serialization.safe_globals``; none of them runs code of the file."""
 STOOD_FOR = frozenset(f"{each.__module__}.{each.__qualname__}" for each in STAND_INS)
-"""The names that they stand for."""
+"""Names of the replaced classes and functions."""

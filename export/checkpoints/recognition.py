@@ -1,21 +1,18 @@
-"""Checks that tensors are a complete model of a family, and resolves what its outputs mean."""
+"""Checks that tensors are a complete model of a family, and resolves the kind of its outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wavernn_trt.export.config import Family, Output
-from wavernn_trt.export.errors import CheckpointError
-from wavernn_trt.export.families.fatchord_layout import (
-    Shapes,
-    expected_shapes,
-    from_torchaudio_name,
-    read_layout,
-    to_torchaudio_name,
-)
+from wavernn_trt.export.errors import CheckpointError, listed
+from wavernn_trt.export.families.fatchord import expected_shapes
+from wavernn_trt.export.families.fatchord_layout import from_torchaudio_name, read_layout, to_torchaudio_name
+from wavernn_trt.export.families.univoc import UnivocConditioner, UnivocStep
 
 OUTPUTS: dict[Family, tuple[Output, ...]] = {
     "univoc": ("categorical",),
@@ -24,7 +21,7 @@ OUTPUTS: dict[Family, tuple[Output, ...]] = {
     "coqui": ("categorical", "logistic_mixture", "gaussian"),
     "turian": ("categorical", "logistic_mixture", "gaussian"),
 }
-"""What the last layer can mean in each family."""
+"""Possible outputs of each family."""
 
 _WORDS: dict[str, Output] = {
     "raw": "categorical",
@@ -38,10 +35,10 @@ _MOST_BITS = 16
 
 
 def check_state(family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Checks that exactly the family's tensors are there, with shapes that agree.
+    """Checks that exactly the family's tensors exist, with consistent shapes.
 
     Returns:
-        The sizes that follow from the shapes, by name.
+        The network's sizes by name.
 
     Raises:
         CheckpointError: names the first tensor that is missing, unknown or of the wrong shape.
@@ -75,15 +72,15 @@ def check_state(family: Family, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def resolve_output(family: Family, outputs: int, mode: object) -> Output:
-    """What the last layer means.
+    """Returns the kind of the last layer's outputs.
 
     Args:
-        family: whose checkpoint it is.
+        family: the checkpoint's family.
         outputs: width of the last layer.
         mode: ``raw``, ``bits``, ``mol``, ``mold``, ``gauss``, a number of bits, or ``None`` to use the width.
 
     Raises:
-        CheckpointError: the mode is unknown, not the family's, contradicts the width, or is needed and not given.
+        CheckpointError: the mode is unknown, not the family's, contradicts the width, or is needed and missing.
     """
     output: Output
     if mode is None:
@@ -128,7 +125,7 @@ def resolve_output(family: Family, outputs: int, mode: object) -> Output:
     return output
 
 
-def _univoc(state: Mapping[str, Tensor]) -> tuple[Shapes, dict[str, Any]]:
+def _univoc(state: Mapping[str, Tensor]) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     def size(name: str, axis: int) -> int:
         if name not in state:
             raise CheckpointError(f"{name} is missing; this is not a complete univoc checkpoint")
@@ -140,22 +137,10 @@ def _univoc(state: Mapping[str, Tensor]) -> tuple[Shapes, dict[str, Any]]:
     outputs, embedding = size("embedding.weight", 0), size("embedding.weight", 1)
     hidden, fc = size("rnn2.weight_hh_l0", 1), size("fc1.weight", 0)
     conditioning, n_mels = size("rnn1.weight_hh_l0", 1), size("rnn1.weight_ih_l0", 1)
-    expected: Shapes = {
-        "embedding.weight": (outputs, embedding),
-        "fc1.weight": (fc, hidden),
-        "fc1.bias": (fc,),
-        "fc2.weight": (outputs, fc),
-        "fc2.bias": (outputs,),
-    }
-    layers = [("rnn2", "l0", embedding + 2 * conditioning, hidden)]
-    for direction in ("", "_reverse"):
-        layers.append(("rnn1", f"l0{direction}", n_mels, conditioning))
-        layers.append(("rnn1", f"l1{direction}", 2 * conditioning, conditioning))
-    for name, layer, inputs, units in layers:
-        expected[f"{name}.weight_ih_{layer}"] = (3 * units, inputs)
-        expected[f"{name}.weight_hh_{layer}"] = (3 * units, units)
-        expected[f"{name}.bias_ih_{layer}"] = (3 * units,)
-        expected[f"{name}.bias_hh_{layer}"] = (3 * units,)
+    with torch.device("meta"):
+        step = UnivocStep(outputs, embedding, 2 * conditioning, hidden, fc)
+        tensors = {**step.state_dict(), **UnivocConditioner(n_mels, conditioning).state_dict()}
+    expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = {
         "n_mels": n_mels,
         "outputs": outputs,
@@ -167,7 +152,7 @@ def _univoc(state: Mapping[str, Tensor]) -> tuple[Shapes, dict[str, Any]]:
     return expected, sizes
 
 
-def _compare(state: Mapping[str, Tensor], expected: Shapes) -> None:
+def _compare(state: Mapping[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     missing = [name for name in expected if name not in state]
     if missing:
         raise CheckpointError(
@@ -190,6 +175,5 @@ def _compare(state: Mapping[str, Tensor], expected: Shapes) -> None:
 
 
 def some(names: Any) -> str:
-    """The first of some names, and how many more there are, for messages."""
-    names = [str(name)[:80] for name in names]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    """Returns the first four names and the number of the others, for messages."""
+    return listed([str(name)[:80] for name in names], 4)

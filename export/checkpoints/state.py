@@ -1,4 +1,4 @@
-"""Reads the weights of a network from a checkpoint file, wherever in the file they stand."""
+"""Reads the weights of a network and the plain values beside them from a checkpoint file."""
 
 from __future__ import annotations
 
@@ -8,37 +8,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wavernn_trt.export.checkpoints.checkpoint_file import FileContent, read_checkpoint_file
-from wavernn_trt.export.checkpoints.pickled_classes import RESAVE
+from wavernn_trt.export.checkpoints.pickled_numpy import StoredArray, StoredDtype
 from wavernn_trt.export.checkpoints.state_choice import choose
-from wavernn_trt.export.checkpoints.state_entries import TOP, Candidate, Found, find_candidates, is_counter
-from wavernn_trt.export.checkpoints.stored_values import plain_values
+from wavernn_trt.export.checkpoints.state_entries import (
+    TOP,
+    Candidate,
+    Found,
+    find_candidates,
+    is_counter,
+    is_optimizer,
+)
+from wavernn_trt.export.checkpoints.torch_file import RESAVE
 from wavernn_trt.export.errors import CheckpointError, printable
 
 _NORMALISED = re.compile(r"(?P<base>.*)_g|(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.original0")
+_DEEPEST = 20
+_MOST = 100_000
+_LONGEST = 4096
+"""Longer lists are logs of a training."""
+_LARGEST_ARRAY = 256
+_NOTHING = object()
 _REPARAMETRISED = re.compile(r"(?:.*\.)?parametrizations\..*|.*_orig")
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """The weights in a checkpoint file, and what stands beside them."""
+    """The weights in a checkpoint file and its other values."""
 
     state: dict[str, Tensor]
     """Float32 weights by name, prefixes removed; counters left out."""
     entry: str | None
-    """Where they stand: ``model_state``, ``ema.shadow``; ``None`` for a bare state dict."""
+    """Their entry: ``model_state``, ``ema.shadow``; ``None`` for a bare state dict."""
     beside: Mapping[str, Any]
     """All other plain values of the file, nested: text, numbers, booleans, ``None``, lists and dictionaries of them.
 
-    ``files`` holds the text of settings files by name, where the checkpoint stands in an archive with some.
+    ``files`` has the text of settings files by name, where the checkpoint is in an archive with some.
     """
     keys: tuple[str, ...]
     """Names of the top-level entries of the file."""
     notes: tuple[str, ...]
-    """Lines for the user: what was preferred, completed, folded or left out."""
+    """Lines for the user: preferred, completed, folded or omitted weights."""
 
 
 def load_state(path: Path, entry: str | None = None) -> StoredState:
@@ -77,7 +91,7 @@ def _stored_state(content: FileContent) -> StoredState:
     state, folded = _fold_weight_norm(_weights(choice.candidate, content.size))
     if folded:
         notes.append(f"weight normalisation folded into {folded} weights")
-    beside, complete = plain_values(value, found.networks)
+    beside, complete = _plain_values(value, found.networks)
     if not complete:
         notes.append("too many values beside the weights: some settings in the file were not read")
     if content.metadata:
@@ -120,7 +134,6 @@ def _refuse_without_network(content: FileContent, found: Found) -> None:
 def _weights(candidate: Candidate, limit: int) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in candidate.values.items():
-        # fatchord counts its training steps, batch normalisation its batches: neither is a weight.
         if is_counter(name):
             continue
         if not isinstance(name, str):
@@ -164,7 +177,7 @@ def _weight(name: str, value: Tensor, limit: int) -> Tensor:
 
 
 def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Weights ``g * v / |v|``, the norm over all but the first axis, in place of ``g`` and ``v``, and how many."""
+    """Replaces ``g`` and ``v`` by ``g * v / |v|``, the norm over all but the first axis; returns their number too."""
     folded: dict[str, Tensor] = {}
     parts: set[str] = set()
     for name, g in state.items():
@@ -203,3 +216,64 @@ def _fold_weight_norm(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]
                 "remove_parametrizations, remove_spectral_norm or prune.remove"
             )
     return result, len(folded)
+
+
+def _plain_values(value: object, networks: frozenset[int] = frozenset()) -> tuple[dict[str, Any], bool]:
+    """Returns text, numbers, booleans and ``None`` in mappings and lists; all other values are left out.
+
+    Args:
+        value: the object in a checkpoint.
+        networks: ids of mappings whose arrays are weights.
+
+    Returns:
+        The values, with names as text and numpy's numbers as Python's; and whether all could be read.
+    """
+    reader = _Reader(networks)
+    found = reader.read(value, 0) if isinstance(value, Mapping) else {}
+    return found if isinstance(found, dict) else {}, reader.left > 0
+
+
+class _Reader:
+    def __init__(self, networks: frozenset[int]) -> None:
+        self.left = _MOST
+        self._networks = networks
+        self._open: set[int] = set()
+
+    def read(self, value: object, depth: int, arrays: bool = True) -> Any:
+        self.left -= 1
+        if self.left <= 0 or depth > _DEEPEST:
+            return _NOTHING
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, StoredDtype):
+            dtype = value.dtype()
+            return _NOTHING if dtype is None else dtype.name
+        if isinstance(value, StoredArray):
+            value = value.array()
+        if isinstance(value, np.ndarray):
+            plain = value.dtype.kind in "biufSU" and value.size <= _LARGEST_ARRAY and arrays
+            return value.tolist() if plain else _NOTHING
+        if isinstance(value, Tensor) or id(value) in self._open or is_optimizer(value):
+            return _NOTHING
+        self._open.add(id(value))
+        try:
+            if isinstance(value, Mapping):
+                return self._mapping(value, depth)
+            if isinstance(value, list | tuple | set | frozenset) and len(value) <= _LONGEST:
+                if isinstance(value, set | frozenset):
+                    value = sorted(value, key=str)
+                items = [self.read(item, depth + 1, id(value) not in self._networks) for item in value]
+                kept = [item for item in items if item is not _NOTHING]
+                return kept if kept or not items else _NOTHING
+        finally:
+            self._open.discard(id(value))
+        return _NOTHING
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
+        """Returns a dictionary; `_NOTHING` where all of its values are left out."""
+        arrays = id(value) not in self._networks
+        items = {str(name): self.read(item, depth + 1, arrays) for name, item in value.items()}
+        kept = {name: item for name, item in items.items() if item is not _NOTHING}
+        return kept if kept or not items or depth == 0 else _NOTHING

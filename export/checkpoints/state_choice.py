@@ -1,4 +1,4 @@
-"""Chooses one network of those in a file, and completes averaged weights that lack a part."""
+"""Chooses one of the networks in a file, and completes averaged weights that lack tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wavernn_trt.export.checkpoints.state_entries import TOP, Candidate, Found, is_counter
-from wavernn_trt.export.errors import CheckpointError, printable
+from wavernn_trt.export.errors import CheckpointError, listed, printable
 
 _STATISTICS = (".running_mean", ".running_var")
 _KERNELS = ("upsample.up_layers.", "upsample.upsample_layers.")
@@ -24,15 +24,14 @@ class Choice:
     candidate: Candidate
     """With the names of all its tensors."""
     notes: tuple[str, ...]
-    """Lines for the user: what was preferred, completed or left out."""
+    """Lines for the user: preferred, completed or omitted weights."""
 
 
 def choose(found: Found, entry: str | None) -> Choice:
-    """The network that ``entry`` names; else the only one, or the averaged one of two.
+    """Returns the network that ``entry`` names; else the only one, or the averaged one of two.
 
     Raises:
-        CheckpointError: the entry is not there, several are equally good, or the averaged weights that were asked
-            for cannot be used.
+        CheckpointError: no such entry, several equally good networks, or unusable averaged weights.
     """
     candidates = found.candidates if entry is None else _at(found, entry)
     best = max(each.rank for each in candidates)
@@ -67,7 +66,7 @@ def choose(found: Found, entry: str | None) -> Choice:
 
 
 def _usable(averaged: Sequence[Candidate], found: Found) -> tuple[list[Choice], list[str]]:
-    """Averaged weights that can be used, each once; and why the others cannot."""
+    """Returns usable averaged weights, without duplicates, and the reasons against the others."""
     models = _distinct([each for each in found.candidates if each.rank > 0 and not each.averaged])
     usable: list[Choice] = []
     refused: list[str] = []
@@ -81,13 +80,12 @@ def _usable(averaged: Sequence[Candidate], found: Found) -> tuple[list[Choice], 
 
 
 def describe(candidates: Sequence[Candidate]) -> str:
-    """Names of entries with the number of their tensors."""
-    shown = ", ".join(f"{each.shown} ({len(each.values)} tensors)" for each in candidates[:_SHOWN])
-    return shown + (f" and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else "")
+    """Returns the names of entries with the number of their tensors."""
+    return listed([f"{each.shown} ({len(each.values)} tensors)" for each in candidates], _SHOWN)
 
 
 def _at(found: Found, entry: str) -> tuple[Candidate, ...]:
-    """The candidates that stand at an entry or inside it."""
+    """Returns the candidates at an entry or inside it."""
     at = []
     for each in found.candidates:
         whole = ".".join((*each.path, *each.prefix.split(".")[:-1]))
@@ -110,12 +108,12 @@ def _refuse_entry(found: Found, entry: str) -> None:
 
 
 def _is_notable(candidate: Candidate) -> bool:
-    """Whether leaving it out is reported: not for counters, statistics or a random generator's state."""
+    """Whether its omission is reported: not for counters, statistics or a random generator's state."""
     return any(value.is_floating_point() and value.dim() > 1 for value in candidate.values.values())
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Without those that have the same tensors as one before them."""
+    """Returns the candidates without duplicates, by their tensors."""
     kept: list[Candidate] = []
     for each in candidates:
         if not any(_equal(each.values, other.values) for other in kept):
@@ -133,7 +131,7 @@ def _equal(ours: dict[Any, Tensor], theirs: dict[Any, Tensor]) -> bool:
 
 
 def _complete(averaged: Candidate, model: Candidate | None) -> Choice | str:
-    """Averaged weights with all names and tensors; else the reason why they are not used."""
+    """Returns averaged weights with all names and tensors, or the reason why they are not used."""
     if not averaged.named:
         named = _named(averaged, model) if model else None
         if named is None:
@@ -163,7 +161,7 @@ def _is_untrained(name: object) -> bool:
 
 
 def _named(averaged: Candidate, model: Candidate) -> Candidate | None:
-    """Unnamed averages under the model's names: by names without dots, or in the order of its parameters."""
+    """Returns unnamed averages with the model's names: by names without dots, or in the order of its parameters."""
     squeezed: dict[str, list[Any]] = {}
     for name in model.values:
         squeezed.setdefault(str(name).replace(".", ""), []).append(name)

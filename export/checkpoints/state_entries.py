@@ -1,7 +1,7 @@
 """Finds the networks in a loaded object: mappings of names to tensors, at any depth, under any prefix.
 
-A WaveRNN is recognised by its first recurrent layer: whatever stands before ``rnn1.weight_hh_l0`` in a name is a
-prefix, whichever wrapper it comes from, and every prefix in one mapping is a network of its own.
+A WaveRNN is recognised by its first recurrent layer: the text before ``rnn1.weight_hh_l0`` in a name is a prefix of
+some wrapper, and every prefix in a mapping is a separate network.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from wavernn_trt.export.checkpoints.pickled_numpy import StoredArray
 from wavernn_trt.export.errors import printable
 
 TOP = "."
-"""The name of an entry for what stands at the top of a file."""
+"""The name of the top-level entry of a file."""
 COUNTERS = frozenset(("step", "num_batches_tracked", "n_averaged", "num_updates", "global_step", "decay"))
-"""Last parts of the names of tensors that count or set something, and are no weights."""
+"""Last parts of the names of counters and options, which are not weights."""
 
 _ANCHOR = re.compile(r"((?:.*\.)?)rnn1\.(?:weight_hh_l0(?:_g)?|parametrizations\.weight_hh_l0\.original0)")
 _INPUTS = ("I.", "embedding.", "fc.")
@@ -49,7 +49,7 @@ class Candidate:
     path: tuple[str, ...]
     """Entries that lead to it."""
     prefix: str
-    """What was taken off the names of its tensors."""
+    """The removed prefix of its tensors' names."""
     values: dict[Any, Tensor]
     """Tensors by name, in the file's order; by position where ``named`` is false."""
     rank: int
@@ -59,7 +59,7 @@ class Candidate:
     named: bool = True
     """Whether ``values`` has the names of its tensors."""
     beside: Mapping[str, int] = field(default_factory=dict)
-    """Tensors in the same mapping that do not belong to it: the first part of their names, and how many."""
+    """Other tensors in the same mapping: their number by the first part of their names."""
 
     @property
     def entry(self) -> str:
@@ -68,19 +68,19 @@ class Candidate:
 
     @property
     def shown(self) -> str:
-        """The entry in messages."""
+        """The entry for messages."""
         return printable(self.entry)
 
 
 @dataclass(frozen=True)
 class Found:
-    """All that could be a network in a file."""
+    """All possible networks in a file."""
 
     candidates: tuple[Candidate, ...]
     optimizers: tuple[str, ...]
-    """Entries that are an optimizer's state."""
+    """Entries with an optimizer's state."""
     networks: frozenset[int]
-    """The ids of the mappings that the candidates stand in."""
+    """The ids of the mappings that contain the candidates."""
     quantised: tuple[str, ...]
     """Names of packed, quantised weights."""
     unnamed: tuple[str, ...]
@@ -95,7 +95,7 @@ def is_optimizer(value: object) -> bool:
 
 
 def as_tensor(value: object) -> Tensor | None:
-    """A tensor or an array of numbers as a tensor; else ``None``."""
+    """Returns a tensor or numeric array as a tensor; else ``None``."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, StoredArray):
@@ -109,7 +109,7 @@ def as_tensor(value: object) -> Tensor | None:
 
 
 def find_candidates(value: object) -> Found:
-    """Looks through mappings and lists, without following any of them twice."""
+    """Searches mappings and lists for networks, each of them once."""
     search = _Search(value)
     search.walk(value, (), 0)
     return Found(
@@ -122,7 +122,7 @@ def find_candidates(value: object) -> Found:
 
 
 def is_counter(name: object) -> bool:
-    """Whether a tensor's name is that of a counter, which is no weight."""
+    """Whether a tensor's name is that of a counter or option, which is not a weight."""
     return isinstance(name, str) and name.rpartition(".")[2] in COUNTERS
 
 
@@ -138,7 +138,7 @@ class _Search:
         self._averaged_model = ("model",) if own else None
 
     def walk(self, value: object, path: tuple[str, ...], depth: int) -> None:
-        """Adds what stands at ``path`` and below."""
+        """Adds the candidates at ``path`` and below."""
         if depth > _DEEPEST or id(value) in self._seen or len(self._seen) > _MOST_NODES:
             return
         if isinstance(value, Mapping):
@@ -189,7 +189,7 @@ class _Search:
         if not prefixes:
             self._add_unknown(tensors, path)
             return
-        if "" in groups:  # names that are no text are refused with the network that they stand in
+        if "" in groups:  # names that are not text are refused later, with their network
             groups[""] |= {name: rest.pop(name) for name in list(rest) if not isinstance(name, str)}
         rest = self._take_squeezed(rest, path)
         beside: dict[str, int] = {}
@@ -208,7 +208,7 @@ class _Search:
             )
 
     def _add_unknown(self, tensors: Mapping[Any, Tensor], path: tuple[str, ...]) -> None:
-        """Tensors without a WaveRNN's first recurrent layer: unnamed averages, or a network that is refused later."""
+        """Adds tensors without a WaveRNN's first recurrent layer: unnamed averages, or a network to refuse later."""
         if self._is_averaged(path) and all(str(name).isdecimal() for name in tensors):
             self._add_unnamed(tensors, path)
             return
@@ -223,7 +223,7 @@ class _Search:
         self.candidates.append(Candidate(path, "", tensors, 0, True, named=False))
 
     def _take_squeezed(self, rest: dict[Any, Tensor], path: tuple[str, ...]) -> dict[Any, Tensor]:
-        """Averages that are stored as buffers of a module have names without dots: ``model_ema.rnn1weight_hh_l0``."""
+        """Adds averages that are buffers of a module, with names without dots as in ``model_ema.rnn1weight_hh_l0``."""
         left = {}
         groups: dict[str, dict[Any, Tensor]] = {}
         for name, tensor in rest.items():
@@ -242,7 +242,7 @@ def _is_other(name: str) -> bool:
 
 
 def _common_prefix(values: Mapping[Any, Tensor]) -> str:
-    """The known prefix that all names share; empty where there is none."""
+    """Returns the known prefix that all names share; empty where there is none."""
     for prefix in _PREFIXES:
         if all(isinstance(name, str) and name.startswith(f"{prefix}.") for name in values):
             return f"{prefix}."

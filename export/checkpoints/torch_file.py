@@ -1,4 +1,7 @@
-"""Loads files in torch's two formats with ``weights_only=True``, and explains why one cannot be loaded."""
+"""Loads files in torch's two formats with ``weights_only=True``, and explains failures.
+
+The classes that a refused pickle would import are listed without loading it.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,36 @@ import re
 import threading
 import warnings
 import zipfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
 from wavernn_trt.export.checkpoints.archive import check_ratio
-from wavernn_trt.export.checkpoints.pickled_classes import RESAVE, named_classes, refuse_classes
 from wavernn_trt.export.checkpoints.pickled_numpy import STAND_INS, STOOD_FOR
-from wavernn_trt.export.errors import CheckpointError
+from wavernn_trt.export.errors import CheckpointError, listed
 
 TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that begins a file from before torch 1.6."""
+"""First bytes of a file from before torch 1.6."""
 _ZIP = b"PK"
 _PICKLE = b"\x80"
 _NAMED = re.compile(r"GLOBAL (\S+)")
-"""In torch's message, the class that it refuses."""
+"""The refused class in torch's message."""
+RESAVE = "save it again with torch.save(model.state_dict(), path), where the training code is installed"
+
+# Classes that torch.load(weights_only=True) reads.
+_TENSORS = re.compile(
+    r"torch\.(?:(?!ScriptObject)\w+|_utils\._rebuild\w+|_tensor\._rebuild\w+|nn\.parameter\.Parameter|serialization\._get_layout"
+    r"|storage\.\w+)|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:bytearray|set|complex)"
+)
+_COMMANDS = re.compile(
+    r"(?:os|posix|nt|sys|subprocess|pty|runpy|importlib|shutil|socket|webbrowser|ctypes|code|commands|platform)\..*"
+    r"|builtins\.(?:eval|exec|compile|__import__|open|input|breakpoint)"
+)
+_MOST_PICKLES = 4
+"""Files from before torch 1.6 have three short pickles before the object's."""
+_SHOWN = 6
 _stand_ins_lock = threading.Lock()
 
 
@@ -31,7 +48,7 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
     """Loads a file that ``torch.save`` wrote; numpy's values in it become those of `pickled_numpy`.
 
     Args:
-        name: of the file, for messages.
+        name: the file's name, for messages.
         file: in one of torch's formats; a zip archive was checked with `check_zip`.
 
     Raises:
@@ -41,7 +58,7 @@ def load_torch_file(name: str, file: BinaryIO) -> Any:
         try:
             return _torch_load(file, nullcontext())
         except pickle.UnpicklingError as error:
-            # The list of what torch may load is the whole process's: it is changed for the files that need it only.
+            # Torch's list of allowed classes is global to the process, so it is changed only for files that need it.
             named = _NAMED.search(str(error))
             if named is None or STOOD_FOR.isdisjoint((named[1], f"builtins.{named[1]}")):
                 raise
@@ -64,7 +81,7 @@ def _torch_load(file: BinaryIO, allowed: AbstractContextManager[Any]) -> Any:
 
 
 def _refuse_pickle(name: str, file: BinaryIO, reason: str) -> CheckpointError:
-    """Classifies torch's reason for a refusal: an unknown class, a pickle protocol that it does not read, or damage."""
+    """Returns the error for a refused pickle: an unknown class, an unsupported pickle protocol, or damage."""
     file.seek(0)
     try:
         if file.read(2) == _ZIP:
@@ -80,7 +97,7 @@ def _refuse_pickle(name: str, file: BinaryIO, reason: str) -> CheckpointError:
     except Exception:  # damaged after all
         return damaged(name)
     if "global" in reason.lower():
-        return CheckpointError(f"{name}: {refuse_classes(classes)}")
+        return CheckpointError(f"{name}: {_refuse_classes(classes)}")
     if protocol in (3, 4, 5) and "operand" in reason:
         return CheckpointError(
             f"{name}: found pickle protocol {protocol}, expected 2, which torch.save writes by default and which can "
@@ -94,7 +111,7 @@ def _protocol(pickled: bytes) -> int:
 
 
 def refuse_plain_pickle(name: str, file: BinaryIO) -> None:
-    """Raises the reason why a pickle without torch's magic number is not loaded."""
+    """Raises the error for a pickle without torch's magic number."""
     try:
         for _ in pickletools.genops(file):
             pass
@@ -103,11 +120,11 @@ def refuse_plain_pickle(name: str, file: BinaryIO) -> None:
     file.seek(0)
     classes = named_classes(file)
     reason = f"found a pickle that torch.save did not write, expected one that it did; {RESAVE}"
-    raise CheckpointError(f"{name}: {refuse_classes(classes) if classes else reason}")
+    raise CheckpointError(f"{name}: {_refuse_classes(classes) if classes else reason}")
 
 
 def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
-    """Whether a zip archive is ``torch``'s, ``numpy``'s or some ``other``, and its size unpacked in bytes.
+    """Returns whether a zip archive is ``torch``'s, ``numpy``'s or ``other``, and its unpacked size in bytes.
 
     Raises:
         CheckpointError: damaged, absurdly compressed, or a program that torch saved.
@@ -130,7 +147,7 @@ def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
                     f"{name}: found a TorchScript archive, which is a program, expected weights only; "
                     "save model.state_dict() of the model that was scripted"
                 )
-            # Torch does not compare the checksums, and so would take flipped bits for weights.
+            # Torch does not check the checksums, and would load flipped bits.
             wrong = archive.testzip()
     except CheckpointError:
         raise
@@ -145,7 +162,70 @@ def check_zip(name: str, file: BinaryIO) -> tuple[str, int]:
 
 
 def damaged(name: str) -> CheckpointError:
-    """The error for a damaged or incomplete file."""
+    """Returns the error for a damaged or incomplete file."""
     return CheckpointError(
         f"{name} is damaged or incomplete, expected a checkpoint that torch.save wrote; copy the file again"
     )
+
+
+def named_classes(file: IO[bytes]) -> tuple[str, ...]:
+    """Returns the classes and functions that a pickle imports, except tensors, up to a damaged position.
+
+    Args:
+        file: at the start of a pickle; up to four consecutive pickles are searched.
+    """
+    found: dict[str, None] = {}
+    memo: dict[int, str] = {}
+    for _ in range(_MOST_PICKLES):
+        texts = ["", ""]
+        memo.clear()
+        try:
+            for operation, argument, _position in pickletools.genops(file):
+                if operation.name == "GLOBAL" and isinstance(argument, str):
+                    found[argument.replace(" ", ".")] = None
+                elif operation.name == "STACK_GLOBAL":
+                    found[".".join(texts)] = None
+                elif operation.name in ("BINGET", "LONG_BINGET") and argument in memo:
+                    texts = [texts[1], memo[argument]]
+                elif operation.name == "MEMOIZE":
+                    memo[len(memo)] = texts[1]
+                elif isinstance(argument, str):
+                    texts = [texts[1], argument]
+        except Exception:  # a damaged pickle ends in almost any error
+            break
+    renamed = (re.sub(r"^__builtin__\.", "builtins.", name) for name in found)
+    return tuple(name for name in renamed if not _TENSORS.fullmatch(name) and name not in STOOD_FOR)
+
+
+def _refuse_classes(classes: Sequence[str]) -> str:
+    """Returns the error text for a file with these classes."""
+    shown = f" ({listed([_printable(name) for name in classes], _SHOWN)})" if classes else ""
+    nothing = "Nothing of it was run. Expected weights only; "
+    commands = [_printable(name) for name in classes if _COMMANDS.fullmatch(name)]
+    if commands:
+        return (
+            f"found a pickle that would run {', '.join(commands[:_SHOWN])} when it is loaded, which no training "
+            f"stores. {nothing}do not load this file anywhere, get the checkpoint from a source that you trust"
+        )
+    if "torch.ScriptObject" in classes:
+        return (
+            f"found packed objects of TorchScript{shown}, as quantised models hold in place of weights. "
+            f"{nothing}give the checkpoint from before the quantisation (wavernn-trt quantize rounds weights itself)"
+        )
+    if any(name.startswith("torch.nn.modules.") for name in classes):
+        return (
+            f"found a whole pickled model{shown}, which needs its training code and would run it when it is loaded. "
+            f"{nothing}{RESAVE}, for a file that you trust: "
+            "python -c \"import torch; m = torch.load('FILE', map_location='cpu', weights_only=False); "
+            "torch.save(m.state_dict(), 'weights.pt')\""
+        )
+    return (
+        f"found pickled Python objects besides tensors{shown}, which would run code when they are loaded. "
+        f"{nothing}{RESAVE}, or, for a file that you trust, take its weights out there (model: the entry that holds "
+        "them): python -c \"import torch; c = torch.load('FILE', map_location='cpu', weights_only=False); "
+        "torch.save({'model': c['model']}, 'weights.pt')\""
+    )
+
+
+def _printable(name: str) -> str:
+    return re.sub(r"[^\w.<>]", "?", name)[:60]

@@ -25,7 +25,7 @@ FAMILIES_OF: dict[Architecture, tuple[Family, ...]] = {
     "one GRU": ("turian",),
     "two GRUs without a network": ("coqui",),
 }
-"""Families of one architecture have the same tensors."""
+"""Families of each architecture, which have the same tensors."""
 _DEFAULTS: dict[Family, str] = {
     "univoc": "univoc-0.2",
     "fatchord": "fatchord",
@@ -33,9 +33,7 @@ _DEFAULTS: dict[Family, str] = {
     "coqui": "coqui",
     "turian": "turian",
 }
-"""Presets of checkpoints without hints; the settings that they supply are reported as assumed."""
-
-
+"""Presets of checkpoints without hints; their settings are reported as assumed."""
 _TRAINER_ENTRIES = frozenset({"optimizer", "scheduler", "epoch", "step", "loss", "model_loss", "model_disc"})
 """What mozilla's and Coqui's trainers store beside the entry ``model``."""
 
@@ -65,7 +63,7 @@ class Hints:
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
-    """The architecture, from the tensors' names.
+    """Returns the architecture from the tensors' names.
 
     Raises:
         CheckpointError: names of no known architecture.
@@ -87,7 +85,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
 
 
 def identify(architecture: Architecture, hints: Hints, family: object = None, preset: object = None) -> Version:
-    """The version: the one that the user names, else by the settings' keys, else by the file's entries.
+    """Returns the version: the user's, else by the settings' keys, else by the file's entries.
 
     Args:
         architecture: from `architecture_of`.
@@ -176,7 +174,7 @@ def _by_settings(architecture: Architecture, hints: Hints) -> tuple[str | None, 
 
 
 def _of_input_type(project: str, settings: RawSettings) -> str:
-    """The preset of G-Wang's or geneing's project for the key input_type."""
+    """Returns the preset of G-Wang's or geneing's project for the key input_type."""
     kind = str(settings.get("input_type")).lower()
     if kind == "raw":
         gaussian = project == "gwang" and str(settings.get("distribution")).lower() == "gaussian"

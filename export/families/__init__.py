@@ -1,5 +1,5 @@
-"""The PyTorch families: the readable reference that every executor is compared with.
+"""The PyTorch families: the reference for every executor.
 
-Each family is a `wavernn_trt.export.families.wavernn.WaveRNN` made of three modules: a conditioner (once an utterance),
-a decoder step (once a sample) and a sampler.
+Each model is a `wavernn_trt.export.families.wavernn.WaveRNN` of three modules: a conditioner (run once per utterance),
+a decoder step (once per sample) and a sampler.
 """

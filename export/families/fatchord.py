@@ -16,20 +16,19 @@ from torch.nn import functional
 from wavernn_trt.export.config import ColumnGroup, Expansion, Family, ModelConfig, Output
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.families.fatchord_layout import FatchordLayout, from_torchaudio_name, read_layout
-from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.samplers import CategoricalSampler, GaussianSampler, LogisticMixtureSampler
 from wavernn_trt.export.families.upsampling import periodic_operator
-from wavernn_trt.export.families.wavernn import Conditioner, DecoderStep, Sampler, WaveRNN
+from wavernn_trt.export.families.wavernn import Conditioner, DecoderStep, GRUCell, Sampler, WaveRNN
 
 INTERPOLATED_MEL_SCALE = 0.045
-"""What Coqui multiplies the mel with where it interpolates frames instead of training an upsampling network."""
+"""Coqui's factor of the mel where frames are interpolated, without an upsampling network."""
+_RESNET = "upsample.resnet."
 
 
 class ResBlock(nn.Module):
     """Two pointwise convolutions with batch normalisation, beside a skip connection."""
 
     def __init__(self, channels: int) -> None:
-        """Makes a block of that many channels."""
         super().__init__()
         self.conv1 = nn.Conv1d(channels, channels, 1, bias=False)
         self.batch_norm1 = nn.BatchNorm1d(channels)
@@ -37,7 +36,7 @@ class ResBlock(nn.Module):
         self.batch_norm2 = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, N] -> [B, channels, N]; nothing rectifies the sum."""
+        """[B, channels, N] -> [B, channels, N]; the sum is not rectified."""
         inner = torch.relu(self.batch_norm1(self.conv1(x)))
         return torch.add(x, self.batch_norm2(self.conv2(inner)))
 
@@ -46,7 +45,6 @@ class MelResNet(nn.Module):
     """A convolution over ``2 * pad + 1`` frames, then residual blocks frame by frame."""
 
     def __init__(self, n_mels: int, channels: int, outputs: int, blocks: int, pad: int) -> None:
-        """Widths, the number of blocks, and the frames that the first convolution sees on each side."""
         super().__init__()
         self.conv_in = nn.Conv1d(n_mels, channels, 2 * pad + 1, bias=False)
         self.batch_norm = nn.BatchNorm1d(channels)
@@ -65,7 +63,7 @@ class FatchordConditioner(Conditioner):
     """Columns: the mel itself, then the residual network's output. Rows outside the utterance are zero."""
 
     def __init__(self, layout: FatchordLayout, margin: int, mel_scale: float) -> None:
-        """``mel_scale`` multiplies the mel's columns, not what the residual network sees."""
+        """``mel_scale`` multiplies the mel's columns, but not the residual network's input."""
         super().__init__()
         self.pad = layout.pad
         self.margin = margin
@@ -86,7 +84,7 @@ class FatchordStep(DecoderStep):
     """``I``, recurrent layers with skip connections, rectified fully connected layers, logits."""
 
     def __init__(self, layout: FatchordLayout) -> None:
-        """Makes the layers, under the names that they have in a checkpoint."""
+        """Makes the layers with the names of a checkpoint."""
         super().__init__()
         hidden, part, fc = layout.hidden_size, layout.part, layout.fc_sizes
         self.n_mels = layout.n_mels
@@ -125,6 +123,21 @@ class FatchordStep(DecoderStep):
         return torch.cat([x, conditioning[:, start : start + self.part]], dim=1)
 
 
+def expected_shapes(layout: FatchordLayout) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of a network with these sizes, by name."""
+    with torch.device("meta"):
+        step = FatchordStep(layout)
+    shapes = {name: tuple(tensor.shape) for name, tensor in step.state_dict().items()}
+    for i, factor in enumerate(layout.factors):
+        shapes[f"upsample.up_layers.{2 * i + 1}.weight"] = (1, 1, 1, 2 * factor + 1)
+    if layout.pad:
+        with torch.device("meta"):
+            resnet = MelResNet(layout.n_mels, layout.compute_size, layout.aux_size, layout.blocks, layout.pad)
+        inner = {f"{_RESNET}{name}": tuple(tensor.shape) for name, tensor in resnet.state_dict().items()}
+        shapes |= {name: shape for name, shape in inner.items() if not name.endswith(".num_batches_tracked")}
+    return shapes
+
+
 def fatchord_from_state(
     state: Mapping[str, Tensor],
     family: Family,
@@ -133,11 +146,11 @@ def fatchord_from_state(
     temperature: float = 1.0,
     amplitude_feedback: bool = False,
 ) -> WaveRNN:
-    """The model that a state dict in fatchord's layout describes; all sizes are read from its shapes.
+    """Returns the model of a state dict in fatchord's layout; all sizes are read from its shapes.
 
     Args:
         state: float32 weights, under fatchord's or torchaudio's names.
-        family: whose checkpoint it is.
+        family: the checkpoint's family.
         output: what the last layer's outputs mean.
         mu_law: whether classes are companded amplitudes.
         temperature: divides the logits; for classes only.
@@ -155,7 +168,7 @@ def fatchord_from_state(
     upsampling, margin = None, layout.pad
     if layout.factors:
         kernels = [state[f"upsample.up_layers.{2 * i + 1}.weight"] for i in range(len(layout.factors))]
-        # Without a residual network nothing records the padding; one frame is the strictest that can be.
+        # Without a residual network the padding is unknown; one frame is the strictest assumption.
         upsampling = periodic_operator(kernels, max(1, layout.pad))
         margin = upsampling.shape[1] // 2
     config = ModelConfig(
@@ -174,9 +187,8 @@ def fatchord_from_state(
     conditioner = FatchordConditioner(layout, margin, 1.0 if layout.factors else INTERPOLATED_MEL_SCALE)
     step = FatchordStep(layout)
     if conditioner.resnet is not None:
-        prefix = "upsample.resnet."
         conditioner.resnet.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            {name.removeprefix(_RESNET): value for name, value in state.items() if name.startswith(_RESNET)}
         )
     step.load_state_dict({name: value for name, value in state.items() if not name.startswith("upsample.")})
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Fatchord's network as sizes: read from the shapes of a state dict, and the shapes that such a network must have.
+"""The sizes of a network in fatchord's layout, read from the shapes of a state dict.
 
-Names are fatchord's. Coqui and turian use the same ones; torchaudio's are translated.
+Names are fatchord's, which Coqui and turian share; torchaudio's are translated.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from torch import Tensor
 
 from wavernn_trt.export.errors import CheckpointError
 
-Shapes = dict[str, tuple[int, ...]]
-
 _RESNET = "upsample.resnet."
 _STAGE = re.compile(r"upsample\.up_layers\.(\d+)\.weight")
 _BLOCK = re.compile(r"upsample\.resnet\.layers\.(\d+)\.")
 _RESBLOCK_MEMBERS = {"0": "conv1", "1": "batch_norm1", "3": "conv2", "4": "batch_norm2"}
-_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -32,19 +29,19 @@ class FatchordLayout:
     hidden_size: int
     """Units of each recurrent layer."""
     layers: int
-    """Recurrent layers; turian's one goes with two fully connected layers, everyone else's two with three."""
+    """Recurrent layers; turian has one, with two fully connected layers; the others have two, with three."""
     fc_sizes: tuple[int, ...]
     """Widths of the hidden fully connected layers."""
     outputs: int
     """Width of the last layer."""
     factors: tuple[int, ...]
-    """Repetitions of each upsampling stage; none where the frames are interpolated instead."""
+    """Repetitions of each upsampling stage; empty where the frames are interpolated instead."""
     pad: int
     """Zero frames that the residual network needs on both sides of the mel; 0 without such a network."""
     compute_size: int
     """Channels inside the residual network."""
     aux_size: int
-    """Channels that the residual network yields."""
+    """Output channels of the residual network."""
     blocks: int
     """Residual blocks."""
     uses_aux: bool
@@ -52,12 +49,12 @@ class FatchordLayout:
 
     @property
     def hop_length(self) -> int | None:
-        """Samples a frame, where the upsampling stages tell."""
+        """Samples per frame; ``None`` without upsampling stages."""
         return math.prod(self.factors) if self.factors else None
 
     @property
     def aux_columns(self) -> int:
-        """Columns of the conditioning that the residual network fills."""
+        """Columns of the conditioning from the residual network."""
         return self.aux_size if self.uses_aux else 0
 
     @property
@@ -67,12 +64,12 @@ class FatchordLayout:
 
     @property
     def first_part(self) -> int:
-        """Columns of ``aux`` that ``I`` reads; turian leaves out the last of its part."""
+        """Columns of ``aux`` that ``I`` reads; in turian's network one fewer than `part`."""
         return self.part - 1 if self.layers == 1 and self.uses_aux else self.part
 
 
 def read_layout(state: Mapping[str, Tensor]) -> FatchordLayout:
-    """Reads all sizes from the tensors' shapes; `expected_shapes` then tells whether the other tensors agree.
+    """Returns the sizes, read from some tensors' shapes; the others are to be compared with `expected_shapes`.
 
     Raises:
         CheckpointError: a tensor that the sizes are read from is missing or has no such dimension.
@@ -118,38 +115,8 @@ def read_layout(state: Mapping[str, Tensor]) -> FatchordLayout:
     )
 
 
-def expected_shapes(layout: FatchordLayout) -> Shapes:
-    """Every tensor that a network of these sizes has, with its shape."""
-    hidden, part = layout.hidden_size, layout.part
-    shapes: Shapes = {
-        **_dense("I", 1 + layout.n_mels + layout.first_part, hidden),
-        **_recurrent("rnn1", hidden, hidden),
-    }
-    if layout.layers == 2:
-        shapes |= _recurrent("rnn2", hidden + part, hidden)
-    width = hidden
-    for i, size in enumerate(layout.fc_sizes):
-        shapes |= _dense(f"fc{i + 1}", width + part, size)
-        width = size
-    shapes |= _dense("fc3", width, layout.outputs)
-    for i, factor in enumerate(layout.factors):
-        shapes[f"upsample.up_layers.{2 * i + 1}.weight"] = (1, 1, 1, 2 * factor + 1)
-    if layout.pad:
-        compute = layout.compute_size
-        shapes[f"{_RESNET}conv_in.weight"] = (compute, layout.n_mels, 2 * layout.pad + 1)
-        shapes |= {f"{_RESNET}batch_norm.{member}": (compute,) for member in _NORM}
-        for block in range(layout.blocks):
-            for i in (1, 2):
-                prefix = f"{_RESNET}layers.{block}."
-                shapes[f"{prefix}conv{i}.weight"] = (compute, compute, 1)
-                shapes |= {f"{prefix}batch_norm{i}.{member}": (compute,) for member in _NORM}
-        shapes[f"{_RESNET}conv_out.weight"] = (layout.aux_size, compute, 1)
-        shapes[f"{_RESNET}conv_out.bias"] = (layout.aux_size,)
-    return shapes
-
-
 def from_torchaudio_name(name: str) -> str:
-    """Fatchord's name for one of torchaudio's tensors; any other name as it is."""
+    """Returns fatchord's name of one of torchaudio's tensors; any other name unchanged."""
     if name.startswith("fc."):
         return "I" + name[2:]
     name = name.replace("upsample.upsample_layers.", "upsample.up_layers.")
@@ -174,19 +141,6 @@ def to_torchaudio_name(name: str, blocks: int) -> str:
         return name
     inner = {value: key for key, value in _RESBLOCK_MEMBERS.items()}[match[2]]
     return f"{_RESNET}melresnet_model.{int(match[1]) + 3}.resblock_model.{inner}.{match[3]}"
-
-
-def _dense(name: str, inputs: int, outputs: int) -> Shapes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _recurrent(name: str, inputs: int, hidden: int) -> Shapes:
-    return {
-        f"{name}.weight_ih_l0": (3 * hidden, inputs),
-        f"{name}.weight_hh_l0": (3 * hidden, hidden),
-        f"{name}.bias_ih_l0": (3 * hidden,),
-        f"{name}.bias_hh_l0": (3 * hidden,),
-    }
 
 
 def _count(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:

@@ -1,8 +1,8 @@
-"""A decoder step whose products are rounded as a quantised model directory says: what executors are compared with.
+"""A decoder step with the rounded products of a quantised model directory: the reference for executors.
 
-A product's weights are those columns that still multiply something in the step once the sample is folded and the
-conditioning hoisted (`wavernn_trt.export.rewrite`). They stand first; those after them multiply ``aux``, once a frame,
-and are not rounded.
+A product's weights are the columns that remain in the step after folding the sample and hoisting the conditioning
+(`wavernn_trt.export.rewrite`). These columns come first; the others multiply ``aux`` once per frame and are not
+rounded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.families.gru import GRUCell
-from wavernn_trt.export.families.wavernn import DecoderStep
+from wavernn_trt.export.families.wavernn import DecoderStep, GRUCell
 from wavernn_trt.export.grids import round_weight
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 
@@ -24,16 +23,15 @@ _TYPES: dict[Grid, torch.dtype] = {
 
 
 class RoundedActivations(nn.Module):
-    """What `wavernn_trt.export.grids.round_activations` does, to the first columns of a product's input."""
+    """Applies `wavernn_trt.export.grids.round_activations` to the first columns of a product's input."""
 
     def __init__(self, product: Product, width: int) -> None:
-        """Takes the product that reads the columns, and their number."""
         super().__init__()
         self.product = product
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] of any float type -> the same, rounded where it is a product's."""
+        """[B, inputs] of any float type -> the same with the first columns rounded."""
         if self.product.weights_only:
             return x
         return torch.cat([self._round(x[:, : self.width].float()).to(x.dtype), x[:, self.width :]], dim=1)
@@ -51,19 +49,19 @@ class RoundedActivations(nn.Module):
 
 @torch.no_grad()
 def round_step(step: DecoderStep, model: ModelConfig, quantization: Quantization) -> None:
-    """Rounds a step's products, in place: their weights now, their activations whenever it runs.
+    """Rounds a step's products in place: the weights now, the activations in every run.
 
     Args:
-        step: of any family, with its temperature applied.
+        step: step of any family, with its temperature applied.
         model: its configuration.
-        quantization: which products, and how; the model has them all.
+        quantization: products of the model.
 
     Raises:
         ValueError: weights that are not finite.
     """
-    # univoc's one cell reads the embedding and is called rnn2; the first of two is rnn1, as is turian's one.
+    # univoc's only cell is named rnn2; in the other families the first cell is rnn1.
     cells = ("rnn2",) if model.family == "univoc" else ("rnn1", "rnn2")
-    # univoc's last layer is the one after its hidden ones; everyone else's is called fc3, even turian's, after fc1.
+    # univoc's last layer is fc2; that of the other families is fc3, also after turian's only hidden layer fc1.
     output = "fc2" if model.family == "univoc" else "fc3"
     widths = (model.hidden_size, *model.fc_sizes)
     for name, product in quantization.products.items():

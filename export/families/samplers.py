@@ -1,4 +1,4 @@
-"""How the families draw a sample from the last layer's outputs."""
+"""Samplers: draw a sample from the last layer's outputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from wavernn_trt.export.families.wavernn import Sampler
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The smallest class k with cumsum(softmax(logits))[k] > uniform: [B, C], [B, 1] -> int64 [B].
+    """Returns the smallest class k with cumsum(softmax(logits))[k] > uniform: [B, C], [B, 1] -> int64 [B].
 
-    The threshold is scaled by the sum as computed. In float32 that sum can end just below a ``uniform`` close to 1, and
-    then no class would pass: once in some minutes of speech, heard as a click.
+    The threshold is scaled by the computed sum. In float32 that sum can be just below a ``uniform`` close to 1, and
+    then no class would pass, which is audible as a click once in some minutes of speech.
     """
     cumulative = torch.cumsum(torch.softmax(logits, dim=1), dim=1)
     total = cumulative[:, -1:]
@@ -22,8 +22,8 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _exp(x: Tensor) -> Tensor:
-    # As a power, which ONNX Runtime computes element by element: its vectorised Exp rounds the last elements of an
-    # array otherwise than the rest, so that a stream's bits would depend on the number of streams beside it.
+    # ONNX Runtime computes Pow element by element. Its vectorised Exp rounds the last elements of an array differently,
+    # so that a stream's bits would depend on the number of streams beside it.
     return torch.pow(math.e, x)
 
 
@@ -33,12 +33,12 @@ class CategoricalSampler(Sampler):
     values: Tensor
 
     def __init__(self, classes: int, label_feedback: bool, amplitude_feedback: bool = False) -> None:
-        """Tabulates what is fed back.
+        """Computes the table of feedback values.
 
         Args:
             classes: number of labels, C.
-            label_feedback: the label (univoc); else its value 2k/(C - 1) - 1.
-            amplitude_feedback: that value expanded by mu-law (G-Wang's input type ``mulaw``).
+            label_feedback: feed back the label (univoc), else its value 2k/(C - 1) - 1.
+            amplitude_feedback: expand that value by mu-law (G-Wang's input type ``mulaw``).
         """
         super().__init__()
         self.label_feedback = label_feedback

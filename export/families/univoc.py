@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from wavernn_trt.export.config import ColumnGroup, LabelScale, ModelConfig
-from wavernn_trt.export.families.gru import GRUCell
 from wavernn_trt.export.families.samplers import CategoricalSampler
-from wavernn_trt.export.families.wavernn import Conditioner, DecoderStep, WaveRNN
+from wavernn_trt.export.families.wavernn import Conditioner, DecoderStep, GRUCell, WaveRNN
 
 
 class UnivocConditioner(Conditioner):
     """Bidirectional GRU over all frames: cutting a mel changes every row."""
 
     def __init__(self, n_mels: int, conditioning_size: int) -> None:
-        """Layer widths; rows are twice ``conditioning_size`` wide."""
+        """Rows are twice ``conditioning_size`` wide."""
         super().__init__()
         self.rnn1 = nn.GRU(n_mels, conditioning_size, num_layers=2, batch_first=True, bidirectional=True)
 
@@ -34,7 +33,7 @@ class UnivocStep(DecoderStep):
     """Embedding, GRU, two fully connected layers."""
 
     def __init__(self, outputs: int, embedding: int, conditioning: int, hidden: int, fc: int) -> None:
-        """Layer widths; ``conditioning`` is that of a row."""
+        """``conditioning`` is the width of a row."""
         super().__init__()
         self.embedding = nn.Embedding(outputs, embedding)
         self.rnn2 = GRUCell(embedding + conditioning, hidden)
@@ -50,7 +49,7 @@ class UnivocStep(DecoderStep):
 def univoc_from_state(
     state: Mapping[str, Tensor], temperature: float = 1.0, label_scale: LabelScale = "librosa"
 ) -> WaveRNN:
-    """The model that a univoc state dict (``checkpoint["model"]``) describes; all sizes are read from its shapes."""
+    """Returns the model of a univoc state dict (``checkpoint["model"]``); all sizes are read from its shapes."""
     outputs, embedding = state["embedding.weight"].shape
     hidden = state["rnn2.weight_hh_l0"].shape[1]
     fc = state["fc1.weight"].shape[0]

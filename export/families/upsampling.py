@@ -1,8 +1,8 @@
 """Fatchord's upsampling network as one periodic operator.
 
-The network repeats each column ``s`` times and filters along time with one kernel of ``2 s + 1`` taps for all bins, for
-each factor ``s`` in turn. That is linear, and the same for every frame; so a sample depends on its position inside its
-frame and on a few neighbouring frames only, and one small table of weights replaces the network.
+For each factor ``s`` the network repeats each column ``s`` times and filters along time with one kernel of ``2 s + 1``
+taps for all bins. This is linear and the same for every frame, so a sample depends only on its position inside its
+frame and on a few neighbouring frames, and one small table of weights replaces the network.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from wavernn_trt.export.errors import CheckpointError
 
 
 def factor_of(kernel: Tensor) -> int:
-    """How often the stage before this kernel repeats a column."""
+    """Returns the number of repetitions of the stage before this kernel."""
     return (kernel.numel() - 1) // 2
 
 
 def upsample(signal: Tensor, kernels: Sequence[Tensor]) -> Tensor:
-    """Runs the network itself: [B, 1, T] -> [B, 1, T * hop_length]."""
+    """Runs the network: [B, 1, T] -> [B, 1, T * hop_length]."""
     for kernel in kernels:
         factor = factor_of(kernel)
         signal = signal.repeat_interleave(factor, dim=2)
@@ -35,7 +35,7 @@ def upsample(signal: Tensor, kernels: Sequence[Tensor]) -> Tensor:
 
 
 def periodic_operator(kernels: Sequence[Tensor], pad: int) -> NDArray[np.float32]:
-    """The table of weights that equals upsampling a mel padded by ``pad`` zero frames and cutting them off again.
+    """Returns the table of weights that equals upsampling a mel padded by ``pad`` zero frames and cutting them off.
 
     Args:
         kernels: each stage's taps, ``2 * factor + 1`` of them, in any shape.
@@ -43,10 +43,10 @@ def periodic_operator(kernels: Sequence[Tensor], pad: int) -> NDArray[np.float32
 
     Returns:
         float32 [hop_length, 2 * margin + 1]: the weights of frames f - margin … f + margin at each position inside
-        frame f. ``margin`` is at least 1, and the smallest that holds every weight that is not zero.
+        frame f. ``margin`` is at least 1, and the smallest that includes all weights other than zero.
 
     Raises:
-        CheckpointError: the network does not treat all frames alike, so no such table exists.
+        CheckpointError: the network treats frames differently, so no such table exists.
     """
     factors = [factor_of(kernel) for kernel in kernels]
     hop_length = math.prod(factors)
@@ -54,7 +54,7 @@ def periodic_operator(kernels: Sequence[Tensor], pad: int) -> NDArray[np.float32
         raise CheckpointError(
             f"upsampling factors {tuple(factors)}: found {hop_length} samples a frame, expected at most {LONGEST_HOP}"
         )
-    # A stage reaches one column further, and its columns are the product of the factors before it to a frame.
+    # Each stage extends the reach by one of its columns, of which a frame has the product of the previous factors.
     reach = math.ceil(sum(1 / math.prod(factors[:stage]) for stage in range(len(factors))))
     frames = 4 * reach + 1
     impulses = functional.pad(torch.eye(frames, dtype=torch.float64), (pad, pad)).unsqueeze(1)

@@ -1,1 +1,1 @@
-"""Graph rewriting with onnx-graphsurgeon: each pass takes a graph to a graph and is checked against the one before."""
+"""Graph rewriting with onnx-graphsurgeon; the result of each pass is compared with the graph before it."""

@@ -1,4 +1,4 @@
-"""Numerical checks: each rewritten graph against the graph before it, both run by ONNX Runtime."""
+"""Compares rewritten graphs with the graphs before them, both run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.networks import Networks
 
 TOLERANCE = 1e-4
-"""Largest error allowed, as a share of the largest value: some hundred times float32's rounding in these sums."""
+"""Largest allowed error relative to the largest value: some hundred times float32's rounding in these sums."""
 _FRAMES = 9
 
 
 class RewriteError(RuntimeError):
-    """A rewritten graph that does not compute what the graph before it did."""
+    """A rewritten graph computes other results than the graph before it."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How closely two graphs agreed."""
+    """Result of comparing two graphs."""
 
     what: str
     """The pass or file that was checked."""
     steps: int
-    """Steps compared."""
+    """Number of compared steps."""
     equal_samples: int | None
-    """Streams' samples that were the same class; ``None`` where only real numbers were compared."""
+    """Number of samples with the same class; ``None`` where only real numbers were compared."""
     samples: int | None
-    """Samples compared."""
+    """Number of compared samples."""
     largest_error: float
     """Largest absolute difference of logits and hidden states (and samples of mixtures)."""
     scale: float
@@ -44,15 +44,15 @@ class Agreement:
 
     @property
     def passed(self) -> bool:
-        """Within `TOLERANCE`, and every class the same."""
+        """Whether the error is within `TOLERANCE` and all classes are equal."""
         return self.largest_error <= TOLERANCE * max(self.scale, 1.0) and self.equal_samples == self.samples
 
 
 def require(agreement: Agreement) -> Agreement:
-    """Returns an agreement that passed.
+    """Returns the agreement if it passed.
 
     Raises:
-        RewriteError: it did not.
+        RewriteError: it did not pass.
     """
     if not agreement.passed:
         raise RewriteError(
@@ -64,7 +64,7 @@ def require(agreement: Agreement) -> Agreement:
 
 
 def check_pass(what: str, before: Networks, after: Networks, model: ModelConfig, audio: AudioConfig) -> Agreement:
-    """Runs the steps of two networks side by side on the same random mel, previous samples and states."""
+    """Compares the steps of two networks on the same random mel, previous samples and states."""
     steps = 16
     scenario = Scenario(model, audio, steps=steps, batch=3, window=4)
     one, other = _Stepper(before, model, scenario), _Stepper(after, model, scenario)
@@ -83,9 +83,9 @@ def check_decoder(
     what: str, networks: Networks, decoder: onnx.ModelProto | str, model: ModelConfig, audio: AudioConfig,
     *, steps: int, batch: int, window: int, hoisted: Networks,
 ) -> Agreement:  # fmt: skip
-    """Runs a whole chunk and compares it with the step as exported, run once a sample.
+    """Compares a whole chunk with the exported step, which is run once per sample.
 
-    Random numbers are put into the middle of the class they choose, so that rounding cannot move a sample.
+    Random numbers are moved to the middle of their class, so that rounding cannot change a sample.
     """
     scenario = Scenario(model, audio, steps=steps, batch=batch, window=window)
     stepper = _Stepper(networks, model, scenario)
@@ -103,13 +103,8 @@ def check_decoder(
         stepper.hidden = hidden
         results = stepper.run(step, previous, uniforms[:, step])
         samples[:, step], previous = results["sample"], results["next_previous"]
-    inputs = scenario.chunk_inputs(scenario.conditioning(hoisted), model)
-    inputs["uniforms"], inputs["previous"] = uniforms, scenario.first_previous()
-    session = open_session(decoder)
-    wanted = {value.name for value in session.get_inputs()}
-    found, _, hidden_out = session.run(
-        ["samples", "previous_out", "hidden_out"], {name: value for name, value in inputs.items() if name in wanted}
-    )
+    inputs = scenario.chunk_inputs(scenario.conditioning(hoisted), uniforms)
+    found, hidden_out = open_session(decoder).run(["samples", "hidden_out"], inputs)
     expected_hidden = np.stack([stepper.hidden[f"hidden_{layer}"] for layer in range(model.layers)])
     error = float(np.abs(expected_hidden - hidden_out).max())
     if model.output == "categorical":
@@ -145,7 +140,7 @@ def check_blocks(
 
 
 def middle_of_class(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Moves each random number to the middle of the class that it chooses: logits [B, C], uniforms [B] -> [B]."""
+    """Moves each random number to the middle of its class: logits [B, C], uniforms [B] -> [B]."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     cumulative = np.cumsum(shifted / shifted.sum(axis=1, keepdims=True), axis=1)
     chosen = np.argmax(cumulative > uniforms[:, None], axis=1)
@@ -155,10 +150,9 @@ def middle_of_class(logits: NDArray[np.float32], uniforms: NDArray[np.float32]) 
 
 
 class Scenario:
-    """Random inputs of a chunk: a mel, rows to read, previous samples, random numbers."""
+    """Random inputs of a chunk: a mel, its window's rows, previous samples, random numbers."""
 
     def __init__(self, model: ModelConfig, audio: AudioConfig, *, steps: int, batch: int, window: int) -> None:
-        """Draws the inputs of a chunk of ``steps`` steps of ``batch`` streams."""
         self.random = np.random.default_rng(1024)
         self.model, self.batch, self.steps, self.window = model, batch, steps, window
         low, high = audio.mel_range if audio.log == "decibel" else (-11.0, 2.0)
@@ -170,19 +164,19 @@ class Scenario:
         self.uniforms = self.random.uniform(0.01, 0.99, (batch, steps, model.uniforms)).astype(np.float32)
 
     def windows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A conditioner's output on the mel [1, N + 2 * margin, columns] -> each stream's window [B, W, columns]."""
+        """Conditioner's output for the mel [1, N + 2 * margin, columns] -> each stream's window [B, W, columns]."""
         cut: NDArray[np.float32] = rows[0][self.rows + self.model.margin]
         return cut
 
     def conditioning(self, networks: Networks) -> NDArray[np.float32]:
-        """Each stream's window of conditioning, by an exported conditioner, [B, W, columns]."""
+        """Returns each stream's window from an exported conditioner, [B, W, columns]."""
         (rows,) = open_session(to_model(networks.conditioner)).run(["conditioning"], {"mel": self.mel})
         return self.windows(rows)
 
     def expanded(
         self, conditioning: NDArray[np.float32], groups: Sequence[ColumnGroup], step: int
     ) -> list[NDArray[np.float32]]:
-        """One step's conditioning, [B, columns] for each group: what the beginning of a chunk computes, in numpy."""
+        """Returns one step's conditioning, [B, columns] for each group, as `add_expansion` computes it."""
         expanded, start, interpolated = [], 0, 0
         for group in groups:
             columns = conditioning[:, :, start : start + group.columns]
@@ -196,28 +190,30 @@ class Scenario:
         return expanded
 
     def first_previous(self) -> NDArray[Any]:
-        """What the first step is fed with, [B]."""
+        """Returns the previous samples of the first step, [B]."""
         dtype = np.int32 if self.model.label_feedback else np.float32
         return np.full(self.batch, self.model.first_previous, dtype)
 
     def random_previous(self) -> NDArray[Any]:
-        """A random previous sample, [B]."""
+        """Returns random previous samples, [B]."""
         if self.model.label_feedback:
             return self.random.integers(0, self.model.outputs, self.batch, dtype=np.int32)
         return self.random.uniform(-1, 1, self.batch).astype(np.float32)
 
-    def chunk_inputs(self, conditioning: NDArray[np.float32], model: ModelConfig) -> dict[str, NDArray[Any]]:
-        """A decoder's inputs, but for ``uniforms`` and ``previous``."""
-        return {
-            "conditioning": conditioning,
-            "frame_index": self.frame_index,
-            "interpolation": self.interpolation,
-            "hidden": np.zeros((model.layers, self.batch, model.hidden_size), np.float32),
-        }
+    def chunk_inputs(self, conditioning: NDArray[np.float32], uniforms: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Returns a decoder's inputs at the start of an utterance."""
+        model = self.model
+        inputs = {"conditioning": conditioning, "uniforms": uniforms, "previous": self.first_previous()}
+        inputs["hidden"] = np.zeros((model.layers, self.batch, model.hidden_size), np.float32)
+        if model.interpolated < len(model.groups):
+            inputs["frame_index"] = self.frame_index
+        if model.interpolated:
+            inputs["interpolation"] = self.interpolation
+        return inputs
 
 
 class _Stepper:
-    """Runs a step once a sample, keeping its hidden states."""
+    """Runs a step once per sample and keeps its hidden states."""
 
     def __init__(self, networks: Networks, model: ModelConfig, scenario: Scenario) -> None:
         self.networks, self.scenario = networks, scenario
@@ -256,10 +252,10 @@ class _Stepper:
 
 
 def open_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
-    """Opens a graph, or a file of one, as it stands."""
+    """Opens a graph or its file without optimisation."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Opening a session of a thousand unrolled steps takes less than half the time without optimisation.
+    # For a thousand unrolled steps this takes less than half the time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, str) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

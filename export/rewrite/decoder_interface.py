@@ -1,23 +1,23 @@
-"""The inputs and outputs that every decoder graph has, whatever runs it.
+"""The inputs, outputs and first nodes of every decoder graph.
 
 B streams, T steps, W rows of conditioning, G interpolated column groups, L recurrent layers of H units:
 
 =================  ==================  ==========================================================================
 ``conditioning``   [B, W, columns]     each stream's window of the conditioner's rows
-``frame_index``    [B, T] int32        the window's row that a step's ``held`` groups are; where a group is held
-``interpolation``  [B, G, T, W]        the weights of the window's rows, for the groups that are not; where G > 0
+``frame_index``    [B, T] int32        the window's row of a step's ``held`` groups; only where a group is held
+``interpolation``  [B, G, T, W]        the weights of the window's rows for the other groups; only where G > 0
 ``uniforms``       [B, T, U]           [..., 0] chooses the class or component: uniform on [0, 1), at most 1 - 2**-23.
                                        [..., 1], for mixtures: a standard deviate, ln v - ln(1 - v) for logistics and
                                        normal for Gaussians
 ``previous``       [B]                 the sample before the chunk: int32 label (univoc) or float32 in [-1, 1]
 ``hidden``         [L, B, H]           recurrent state
 ``samples``        [B, T]              int32 labels, or float32 in [-1, 1] for mixtures
-``previous_out``,  as ``previous``,    the state behind the chunk
+``previous_out``,  as ``previous``,    the state after the chunk
 ``hidden_out``     ``hidden``
 =================  ==================  ==========================================================================
 
-Indices and weights are each stream's own, because streams that begin a chunk together stand at different places inside
-their frames.
+Each stream has its own indices and weights, because the streams of a chunk begin at different positions in their
+frames.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import OPSET, Networks
+from wavernn_trt.export.config import ColumnGroup, ModelConfig
+from wavernn_trt.export.networks import OPSET, Networks, Row, add_node
 
 Dimension = int | str
 
@@ -37,7 +36,7 @@ Dimension = int | str
 def new_decoder(
     name: str, model: ModelConfig, networks: Networks, batch: Dimension, steps: Dimension, window: Dimension
 ) -> gs.Graph:
-    """A graph without nodes that has a decoder's inputs; dimensions are numbers, or names where they are dynamic."""
+    """Returns a graph with a decoder's inputs and no nodes; dynamic dimensions are names."""
     columns = sum(group.columns for group in networks.groups)
     inputs = [gs.Variable("conditioning", np.float32, (batch, window, columns))]
     expansions = [group.expansion for group in networks.groups]
@@ -52,12 +51,54 @@ def new_decoder(
     return gs.Graph(name=name, inputs=inputs, opset=OPSET)
 
 
+def add_expansion(graph: gs.Graph, groups: tuple[ColumnGroup, ...], rows: tuple[Row, ...]) -> list[gs.Variable]:
+    """Adds the nodes that expand a chunk's window of conditioning from frames to samples, for all steps at once.
+
+    Args:
+        graph: from `new_decoder`.
+        groups: the conditioning's column groups.
+        rows: the step's conditioning inputs.
+
+    Returns:
+        One tensor [T, B, width] for each row.
+    """
+    inputs = {tensor.name: tensor for tensor in graph.inputs}
+    widths = [group.columns for group in groups]
+    parts = _split(graph, inputs["conditioning"], widths, 2, "group")
+    contributions: list[list[gs.Variable]] = [[] for _ in rows]
+    interpolated = 0
+    for index, (group, part) in enumerate(zip(groups, parts, strict=True)):
+        if group.expansion == "held":
+            indices = add_node(graph, "Cast", [inputs["frame_index"]], f"index_{index}", to=7)  # INT64
+            axis = gs.Constant(f"index_axis_{index}", np.array([2], np.int64))
+            indices = add_node(graph, "Unsqueeze", [indices, axis], f"indices_{index}")
+            samples = add_node(graph, "GatherND", [part, indices], f"samples_{index}", batch_dims=1)
+        else:
+            number = gs.Constant(f"interpolation_{index}", np.array(interpolated, np.int64))
+            weights = add_node(graph, "Gather", [inputs["interpolation"], number], f"weights_{index}", axis=1)
+            samples = add_node(graph, "MatMul", [weights, part], f"samples_{index}")
+            interpolated += 1
+        steps = add_node(graph, "Transpose", [samples], f"steps_{index}", perm=[1, 0, 2])  # [T, B, columns]
+        mine = [number for number, row in enumerate(rows) if index in row.groups]
+        for number, piece in zip(
+            mine, _split(graph, steps, [rows[m].width for m in mine], 2, f"part_{index}"), strict=True
+        ):
+            contributions[number].append(piece)
+    tensors = []
+    for number, pieces in enumerate(contributions):
+        total = pieces[0]
+        for count, piece in enumerate(pieces[1:]):
+            total = add_node(graph, "Add", [total, piece], f"row_sum_{number}_{count}")
+        tensors.append(total)
+    return tensors
+
+
 def read_state(graph: gs.Graph, model: ModelConfig) -> tuple[gs.Variable, list[gs.Variable]]:
-    """Adds what takes ``previous`` and each layer's hidden state [B, H] apart."""
+    """Adds nodes for ``previous`` and each layer's hidden state [B, H], and returns these tensors."""
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     previous = inputs["previous"]
     if model.label_feedback:
-        previous = add_node(graph, "Cast", [previous], "previous_label", to=7)  # INT64, as ArgMax gives
+        previous = add_node(graph, "Cast", [previous], "previous_label", to=7)  # INT64, ArgMax's type
         previous.dtype = np.dtype(np.int64)
     hidden = []
     for layer in range(model.layers):
@@ -77,7 +118,7 @@ def write_outputs(
         graph: the decoder.
         model: its configuration.
         samples: [T, B].
-        previous: [B], as the last step gives it.
+        previous: [B], from the last step.
         hidden: one [B, H] for each layer.
     """
     inputs = {tensor.name: tensor for tensor in graph.inputs}
@@ -104,3 +145,12 @@ def _cast(tensor: gs.Variable, output: gs.Variable) -> gs.Node:
 
 def _previous_dtype(model: ModelConfig) -> type:
     return np.int32 if model.label_feedback else np.float32
+
+
+def _split(graph: gs.Graph, tensor: gs.Variable, widths: list[int], axis: int, name: str) -> list[gs.Variable]:
+    if len(widths) == 1:
+        return [tensor]
+    sizes = gs.Constant(f"{name}_widths", np.array(widths, np.int64))
+    names = [f"{name}_{index}" for index in range(len(widths))]
+    graph.nodes.append(gs.Node("Split", name, {"axis": axis}, [tensor, sizes], [gs.Variable(n) for n in names]))
+    return list(graph.nodes[-1].outputs)

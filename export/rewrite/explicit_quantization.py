@@ -1,8 +1,8 @@
-"""Pass: quantised products between QuantizeLinear and DequantizeLinear; what TensorRT reads precisions from.
+"""Pass: quantised products with QuantizeLinear and DequantizeLinear nodes, from which TensorRT reads precisions.
 
-TensorRT has no calibrators any more: a product runs in eight bits where both of its operands come out of a
-DequantizeLinear. Weights are constants of the grid, with a scale for each output channel; activations have one scale.
-Of products whose activations stay as they are, only the weight is dequantised, and the product is the engine's own.
+A product runs in eight bits where both of its operands come from a DequantizeLinear. Weights are constants of the grid
+with a scale for each output channel; activations have one scale. Where only the weights are rounded, only they are
+dequantised, and the product runs in the engine's precision.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.grids import encode_weight
-from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.networks import Networks, add_node
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.quantization import LARGEST, Product, Quantization
 from wavernn_trt.export.rewrite.precision import ONNX_TYPES
@@ -27,16 +26,16 @@ from wavernn_trt.export.rewrite.products import find_products
 def quantize_products(
     networks: Networks, model: ModelConfig, quantization: Quantization, precision: Precision = "fp32"
 ) -> Networks:
-    """Puts quantised products between QuantizeLinear and DequantizeLinear.
+    """Adds QuantizeLinear and DequantizeLinear nodes around eight-bit products.
 
     Args:
         networks: with the conditioning hoisted and the gates not fused.
         model: its configuration.
-        quantization: which products, and how; what is no grid of eight bits is left to the engine's own precision.
-        precision: the engine's own, in which dequantised weights meet activations that stay as they are.
+        quantization: the products; other than eight-bit grids are left to the engine's precision.
+        precision: the engine's precision, for products of which only the weights are rounded.
 
     Raises:
-        PatternError: the step has other products than such a model's.
+        PatternError: the step's products are not the model's.
         ValueError: weights that are not finite.
     """
     step = networks.step.copy()
@@ -49,7 +48,7 @@ def quantize_products(
 
 
 def quantized_layers(quantization: Quantization) -> set[int]:
-    """The GRU layers whose recurrent product TensorRT must see: a fused cell would hide it."""
+    """Returns the GRU layers whose recurrent product TensorRT must see, which a fused cell would hide."""
     return {
         int(name.removeprefix("recurrent_"))
         for name, product in quantization.products.items()
@@ -58,7 +57,7 @@ def quantized_layers(quantization: Quantization) -> set[int]:
 
 
 def _quantize(step: gs.Graph, node: gs.Node, product: Product, precision: Precision) -> None:
-    source, weight, *_ = node.inputs  # and a bias, where the conditioning did not take it along
+    source, weight, *_ = node.inputs  # and a bias, unless it was hoisted with the conditioning
     name, kind = node.name, np.int8 if product.grid == "int8" else ml_dtypes.float8_e4m3fn
     by_output, scales = encode_weight(weight.values, product.grid)
     codes = gs.Constant(f"{weight.name}.{product.grid}", np.ascontiguousarray(by_output.T))  # [K, N]
@@ -76,12 +75,12 @@ def _quantize(step: gs.Graph, node: gs.Node, product: Product, precision: Precis
 
 
 def _lower(step: gs.Graph, node: gs.Node, precision: Precision) -> None:
-    """Multiplies in ``precision``, as `wavernn_trt.export.rewrite.precision` does; the bias is added in float32."""
+    """Multiplies in ``precision`` like `wavernn_trt.export.rewrite.precision`; the bias is added in float32."""
     source, weight, *bias = node.inputs
     output, name = node.outputs[0], node.name
     node.inputs.clear()
     node.outputs.clear()
-    # Cast behind the dequantisation: scales in fp16 would be subnormal where a channel's weights are small.
+    # Cast after the dequantisation: fp16 scales would be subnormal where a channel's weights are small.
     operands = [
         add_node(step, "Cast", [tensor], f"{name}.low_{part}", to=ONNX_TYPES[precision])
         for part, tensor in (("input", source), ("weight", weight))

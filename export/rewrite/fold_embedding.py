@@ -1,9 +1,9 @@
-"""Pass: fold the embedding, or the sample's column, into what it is multiplied with.
+"""Pass: folds the embedding, or the column of the previous sample, into the matrix that multiplies it.
 
-An embedding row times an input matrix can only take as many values as there are classes, so the product becomes one
-Gather on a precomputed table. A sample fed back as a number times matrix after matrix is that number times one vector.
-Both follow from writing each product of the step as a sum over its sources: the previous sample, the conditioning, and
-everything else. Products of the conditioning come out as one ``Gemm(conditioning, …)`` each, ready for hoisting.
+The product of an embedding row and a matrix has only as many values as there are classes, so it becomes a Gather from a
+precomputed table. A sample that is fed back as a number times several matrices becomes that number times one vector.
+For this each product of the step is written as a sum over its sources: the previous sample, the conditioning, and
+others. Products of the conditioning become one ``Gemm(conditioning, …)`` each, which can be hoisted.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class LinearForm:
     bias: DoubleArray
     """[n]."""
     rest: list[tuple[gs.Tensor, DoubleArray]]
-    """Tensors [B, k] that are none of these, each with its matrix [k, n]."""
+    """Other tensors [B, k], each with its matrix [k, n]."""
 
     @property
     def pure(self) -> bool:
-        """Whether nothing but the previous sample and the conditioning goes in."""
+        """Whether it depends on the previous sample and the conditioning only."""
         return not self.rest
 
     @property
     def mixed(self) -> bool:
-        """Whether the previous sample or the conditioning go in at all."""
+        """Whether it depends on the previous sample or the conditioning."""
         return not (self.table is None and self.column is None and self.conditioning is None)
 
     def times(self, matrix: DoubleArray) -> LinearForm:
-        """This tensor @ matrix, for a pure form."""
+        """Returns this tensor @ matrix, for a pure form."""
         table, column, conditioning = (None if part is None else part @ matrix for part in self._parts())
         return LinearForm(table, column, conditioning, self.bias @ matrix, [])
 
     def columns(self, start: int, stop: int) -> LinearForm:
-        """This tensor [:, start:stop], for a pure form."""
+        """Returns this tensor [:, start:stop], for a pure form."""
         table, column, conditioning = (None if part is None else part[:, start:stop] for part in self._parts())
         return LinearForm(table, column, conditioning, self.bias[start:stop], [])
 
     def add(self, other: LinearForm) -> LinearForm:
-        """The sum of both."""
+        """Returns the sum of both."""
         table, column, conditioning = (
             b if a is None else a if b is None else a + b for a, b in zip(self._parts(), other._parts(), strict=True)
         )
@@ -65,7 +65,7 @@ class LinearForm:
 
 
 def fold_embedding(networks: Networks) -> Networks:
-    """Rewrites every product that the previous sample or the conditioning goes into; see the module's text."""
+    """Rewrites every product that depends on the previous sample or the conditioning; see the module's text."""
     step = networks.step.copy()
     forms = _Forms(step)
     for node in [node for node in step.nodes if node.op == "Gemm"]:
@@ -77,7 +77,7 @@ def fold_embedding(networks: Networks) -> Networks:
 
 
 class _Forms:
-    """Finds the linear form of a tensor by walking back through the step."""
+    """Finds the linear form of tensors by following their producers."""
 
     def __init__(self, step: gs.Graph) -> None:
         tensors = step.tensors()
@@ -85,7 +85,7 @@ class _Forms:
         self.known: dict[str, LinearForm | None] = {}
 
     def of(self, tensor: gs.Tensor) -> LinearForm | None:
-        """The form, or None where the tensor is not linear in anything known."""
+        """Returns the form; ``None`` where the tensor is not linear in a known source."""
         if tensor.name not in self.known:
             self.known[tensor.name] = self._find(tensor)
         return self.known[tensor.name]
@@ -151,7 +151,7 @@ class _Forms:
 
 
 def _emit(step: gs.Graph, node: gs.Node, form: LinearForm) -> None:
-    """Puts the sum in a Gemm's place."""
+    """Replaces a Gemm by the sum."""
     tensors = step.tensors()
     output = node.outputs[0]
     node.outputs.clear()

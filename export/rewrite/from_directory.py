@@ -1,7 +1,7 @@
-"""The networks of a model directory, read back from its files: what engines are built from.
+"""Reads the networks of a model directory from its files, for builds of engines.
 
-A build unrolls the step again for its own batch, steps and precision, without torch and without the checkpoint. The
-step is the body of the loop in ``decoder_loop.onnx``.
+A build unrolls the step again for its batch, steps and precision, without torch and without the checkpoint. The step is
+the body of the loop in ``decoder_loop.onnx``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from wavernn_trt.export.rewrite.rounded_products import restore_products
 
 
 def read_networks(directory: ModelDirectory) -> Networks:
-    """The conditioner and the step with its conditioning hoisted, as the rewriting passes left them.
+    """Returns the conditioner and the step with hoisted conditioning, as the rewriting passes made them.
 
-    Quantised products come as plain ones in float32, whose weights are rounded.
+    Quantised products are returned as float32 products with rounded weights.
 
     Raises:
         ModelDirectoryError: the loop is not one that this exporter writes.
@@ -39,12 +39,12 @@ def read_networks(directory: ModelDirectory) -> Networks:
     if missing:
         raise ModelDirectoryError(f"{path}: the step lacks the tensor {missing[0]}; export the checkpoint again")
     if directory.model.label_feedback:
-        tensors["previous"].dtype = np.dtype(np.int32)  # as every decoder's; the loop carries int64 inside
-    # A loop's body yields copies, because ONNX Runtime wants distinct tensors there.
+        tensors["previous"].dtype = np.dtype(np.int32)  # as in every decoder; the loop uses int64 inside
+    # The loop's body outputs copies, because ONNX Runtime requires distinct tensors.
     step.outputs = [tensors[name] for name in outputs]
     step.name = "step"
     step.cleanup(remove_unused_graph_inputs=False).toposort()
-    # Files carry no shapes of inner tensors; passes look at some.
+    # Files contain no shapes of inner tensors, some of which the passes need.
     step = gs.import_onnx(onnx.shape_inference.infer_shapes(gs.export_onnx(step, do_type_check=False)))
     scanned = scan.inputs[-int(scan.attrs["num_scan_inputs"]) :]
     names = [tensor.name for tensor in step.inputs][-len(scanned) :]
@@ -59,7 +59,7 @@ def read_networks(directory: ModelDirectory) -> Networks:
 
 
 def _groups(row: gs.Tensor, count: int) -> tuple[int, ...]:
-    """The column groups that a step's conditioning input is made of, found by walking back through the expansion."""
+    """Returns the column groups of a step's conditioning input, by following its producers in the expansion."""
     found: set[int] = set()
     waiting = [row]
     while waiting:

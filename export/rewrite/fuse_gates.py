@@ -1,4 +1,4 @@
-"""Pass: replace the dozen operators of each GRU cell by one ``CustomGRUPlugin`` node."""
+"""Pass: replaces the dozen operators of each GRU cell by one ``CustomGRUPlugin`` node."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from wavernn_trt.export.operators import DOMAIN, GRU_OPERATOR, PLUGIN_NAMESPACE,
 
 
 class PatternError(ValueError):
-    """A graph that does not have the shape a pass rewrites: names the node and what was expected there."""
+    """A graph does not have the structure that a pass rewrites: the node and the expected one."""
 
 
 def fuse_gates(networks: Networks, input_sizes: tuple[int, ...], unfused: Collection[int] = ()) -> Networks:
     """Fuses the GRU cells of the step.
 
     Args:
-        networks: with the input products already apart from the recurrent ones.
-        input_sizes: of each layer, noted on its node.
-        unfused: layers to leave as they are.
+        networks: with the input products separate from the recurrent ones.
+        input_sizes: input width of each layer, for its node's attributes.
+        unfused: layers that are not fused.
 
     Raises:
-        PatternError: the step's cells are not those of `wavernn_trt.export.families.gru.GRUCell`.
+        PatternError: the step's cells are not those of `wavernn_trt.export.families.wavernn.GRUCell`.
     """
     step = networks.step.copy()
     cells = [node for node in step.nodes if node.op == "Tanh"]

@@ -1,8 +1,7 @@
-"""Pass: replace all steps of a chunk by one ``WaveRNNSequencePlugin`` node.
+"""Pass: replaces all steps of a chunk by one ``WaveRNNSequencePlugin`` node.
 
-The step is taken apart into what `SequenceShape` describes: every sum of the step becomes its terms (a row of
-conditioning, a bias, the previous sample's share, products, other tensors), and the terms must be those of the one
-layout that the kernel computes. Whatever is elsewhere, or more, or less, is refused by name.
+Every sum of the step is split into its terms (a row of conditioning, a bias, the previous sample's share, products,
+other tensors). The terms must be those of `SequenceShape`; missing, additional or other terms are refused by name.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from wavernn_trt.export.rewrite.precision import weight_constant
 
 @dataclass(frozen=True)
 class FusedSequence:
-    """A whole model as one node: its shape, and its weights by the names of ``SequenceShape.weight_inputs``."""
+    """A model as one node: its shape, and its weights by the names of ``SequenceShape.weight_inputs``."""
 
     shape: SequenceShape
     weights: Mapping[str, FloatArray]
@@ -57,18 +56,18 @@ class _Terms:
 
 
 def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
-    """Recognises a step whose gates are fused.
+    """Returns the shape and weights of a step with fused gates.
 
     Args:
         networks: from `wavernn_trt.export.rewrite.fuse_gates.fuse_gates`.
         model: its configuration.
 
     Raises:
-        PatternError: the step is not of the layout that `SequenceShape` describes; names the tensor.
+        PatternError: the step does not have the structure of `SequenceShape`; names the tensor.
     """
     if model.amplitude_feedback:
         raise PatternError(
-            f"{SEQUENCE_OPERATOR} feeds companded values back, this model's amplitudes are needed; "
+            f"{SEQUENCE_OPERATOR} feeds companded values back, this model needs amplitudes; "
             "build it with --form cell, or run it with --backend onnxruntime"
         )
     step = networks.step
@@ -104,7 +103,7 @@ def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
         _expect_features(source, states[:1], around is not None)
         weights["gates_bias_1"] = take_rest(gates, cells[1].inputs[0], wide)
 
-    # Behind the GRUs, from the logits backwards.
+    # The layers after the GRUs, from the logits backwards.
     terms = _terms(tensors["logits"])
     source, weights["output_weight"] = _take_product(terms, tensors["logits"])
     weights["output_bias"] = _only_bias(terms, tensors["logits"], model.outputs)
@@ -131,16 +130,16 @@ def sequence_decoder(
     window: int,
     precision: Precision = "fp32",
 ) -> gs.Graph:
-    """The decoder as one node, with the inputs and outputs of the unrolled one.
+    """Returns the decoder as one node, with the inputs and outputs of the unrolled one.
 
     Args:
         fused: from `fuse_sequence`.
-        networks: what it was made from.
+        networks: the networks given to it.
         model: its configuration.
         steps: steps of a chunk.
-        batch: streams, or a dimension's name where a profile gives them.
+        batch: streams, or the name of a dynamic dimension.
         window: rows of conditioning that a chunk reads.
-        precision: of the weights.
+        precision: type of the weights.
     """
     graph = new_decoder("decoder", model, networks, batch, steps, window)
     inputs = {tensor.name: tensor for tensor in graph.inputs}
@@ -186,7 +185,7 @@ def _shape(networks: Networks, model: ModelConfig, skip: bool, rows: list[list[s
 
 
 def _terms(tensor: gs.Tensor) -> _Terms:
-    """A tensor as a sum of terms that are no sums themselves."""
+    """Returns a tensor as a sum of terms that are not sums."""
     found = _Terms()
     waiting = [tensor]
     while waiting:
@@ -242,7 +241,7 @@ def _take_product(terms: _Terms, tensor: gs.Tensor) -> tuple[gs.Tensor, FloatArr
 
 
 def _expect_features(tensor: gs.Tensor, states: list[gs.Tensor], skip: bool) -> None:
-    """What is read behind the GRUs: the last state, or with a skip the input layer and all states together."""
+    """Checks the input of the layers after the GRUs: the last state, or with a skip the input layer plus all states."""
     if not skip and tensor is states[-1]:
         return
     terms = _terms(tensor)
@@ -252,7 +251,7 @@ def _expect_features(tensor: gs.Tensor, states: list[gs.Tensor], skip: bool) -> 
 
 
 def _only_bias(terms: _Terms, tensor: gs.Tensor, size: int) -> FloatArray:
-    """The bias of a sum that nothing else is left in, but a row of conditioning."""
+    """Returns the bias of a sum after checking that only it and one row of conditioning are left."""
     left = [name for name in ("table", "column") if getattr(terms, name) is not None]
     left += [*(other.name for other in terms.others), *(source.name for source, _ in terms.products), *terms.rows[1:]]
     if left:

@@ -1,6 +1,6 @@
-"""The CustomGRUPlugin operator: its contract, and its meaning as an ONNX function.
+"""The CustomGRUPlugin operator as an ONNX function.
 
-One node is one GRU cell behind its input product:
+One node is one GRU cell after its input product:
 
     (gates [B, 3H], hidden [B, H], recurrent_weight [3H, H], recurrent_bias [3H]) -> next_hidden [B, H]
 
@@ -20,9 +20,9 @@ ATTRIBUTES = ("hidden_size", "input_size", "plugin_version", "plugin_namespace")
 
 
 def gru_function(opset: int, precision: Precision = "fp32") -> onnx.FunctionProto:
-    """The operator's meaning in standard operators of ``opset``.
+    """Returns the operator as standard operators of ``opset``.
 
-    In a lower precision both operands of the product are rounded to it, and the sum is taken in float32.
+    In a lower precision both operands of the product are rounded to it, and the sum is float32.
     """
     node = helper.make_node
     hidden, weight = "hidden", "recurrent_weight"

@@ -1,8 +1,8 @@
-"""Pass: move every product of the conditioning from the step into the conditioner.
+"""Pass: moves every product of the conditioning from the step into the conditioner.
 
-Once a frame instead of once a sample. What a step reads is a weighted sum of rows along time, a product runs along
-columns, so the two commute. A bias moves with its product where a row is simply held; under other expansions the
-weights of a sum need not add up to one, and it stays in the step.
+The products are then computed once per frame instead of once per sample. A step reads a weighted sum of rows along
+time, and a product runs along columns, so the two commute. A bias moves with its product where a row is held; the
+weights of other expansions need not add up to one, so there it stays in the step.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import ColumnGroup
-from wavernn_trt.export.graph_edit import replace_tensor
-from wavernn_trt.export.networks import Networks, Row
+from wavernn_trt.export.networks import Networks, Row, replace_tensor
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class _Product:
 
 
 def hoist_conditioning(networks: Networks) -> Networks:
-    """Gives the step one conditioning input for each product that it took, and the conditioner the products."""
+    """Replaces each product of the step by a conditioning input, and appends the products to the conditioner."""
     step, conditioner = networks.step.copy(), networks.conditioner.copy()
     products = _take_products(step)
     edges = np.cumsum([0, *(group.columns for group in networks.groups)])
@@ -98,7 +97,7 @@ def _append_products(
         outputs.append(product)
     if len(outputs) > 1:
         outputs = conditioner.layer(op="Concat", inputs=outputs, outputs=["hoisted"], attrs={"axis": 2})
-    # torch notes its example's number of rows where a GRU made them; it is the mel's.
+    # After a GRU, torch exports the example's number of rows as static, although it depends on the mel.
     shape = (raw.shape[0], "rows", sum(weight.shape[1] for weight in weights))
     (result,) = outputs
     result.name, result.dtype, result.shape = "conditioning", np.dtype(np.float32), shape

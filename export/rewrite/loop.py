@@ -1,7 +1,6 @@
-"""The step in a loop (ONNX ``Scan``), with any number of steps and streams; what ONNX Runtime runs.
+"""The step in a loop (ONNX ``Scan``) with any number of steps and streams, for ONNX Runtime.
 
-On a CPU a loop is as fast as the unrolled graph, and its session opens in milliseconds where that of 1024 unrolled
-steps takes many seconds.
+On a CPU a loop is as fast as the unrolled graph, and its session opens in milliseconds instead of many seconds.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
-from wavernn_trt.export.rewrite.decoder_interface import new_decoder, read_state, write_outputs
-from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.networks import Networks, add_node
+from wavernn_trt.export.rewrite.decoder_interface import add_expansion, new_decoder, read_state, write_outputs
 
 
 def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
-    """The decoder as a loop: same inputs and outputs as the unrolled one, all sizes but the model's dynamic."""
+    """Returns the decoder as a loop, with the inputs and outputs of the unrolled one and dynamic sizes."""
     graph = new_decoder("decoder_loop", model, networks, "batch", "steps", "window")
     rows = add_expansion(graph, networks.groups, networks.rows)
     uniforms = add_node(graph, "Transpose", [graph.tensors()["uniforms"]], "uniforms_by_step", perm=[1, 0, 2])
@@ -30,7 +27,7 @@ def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
     body.inputs = [tensors[name] for name in ("previous", *_hidden_names(model), *scanned)]
     if model.label_feedback:
         body.inputs[0].dtype = np.dtype(np.int64)
-    # ONNX Runtime wants a distinct tensor for each output, and the sample is its own successor's "previous".
+    # ONNX Runtime requires a distinct tensor for each output; the sample may also be the next step's "previous".
     body.outputs = [
         _copy(body, tensors["next_previous"], "scanned_previous"),
         *_next_hidden(tensors, model),
@@ -42,12 +39,12 @@ def free_running_loop(networks: Networks, model: ModelConfig) -> gs.Graph:
 
 
 def teacher_forced_loop(networks: Networks, model: ModelConfig, yielded: Sequence[str] = ("logits",)) -> gs.Graph:
-    """The same steps fed with given samples: ``previous`` [B, T] in, ``logits`` [B, T, outputs] and the state out.
+    """Returns the loop with given samples: ``previous`` [B, T] -> ``logits`` [B, T, outputs] and the state.
 
     Args:
         networks: with the conditioning hoisted.
         model: its configuration.
-        yielded: tensors of the step, [B, columns] each, that stand side by side in the logits' place.
+        yielded: tensors of the step, [B, columns] each, which are concatenated in place of the logits.
     """
     graph = new_decoder("teacher_forced", model, networks, "batch", "steps", "window")
     inputs = graph.tensors()
@@ -62,7 +59,7 @@ def teacher_forced_loop(networks: Networks, model: ModelConfig, yielded: Sequenc
     if model.label_feedback:
         tensors["previous"].dtype = np.dtype(np.int64)
     found = [tensors[name] for name in yielded]
-    tensors["logits"].name = "step_logits"  # the name of the whole graph's output must stay free inside its loop
+    tensors["logits"].name = "step_logits"  # the name of the graph's output must not occur inside its loop
     side_by_side = found[0] if len(found) == 1 else add_node(body, "Concat", found, "side_by_side", axis=1)
     body.outputs = [*_next_hidden(tensors, model), _copy(body, side_by_side, "scanned_logits")]
     outputs = _scan(graph, body, hidden, [forced, *rows])

@@ -1,9 +1,9 @@
-"""Pass: computes the rows that unrolled steps read once, before the first step; for TensorRT alone.
+"""Pass: computes the rows of all unrolled steps once, before the first step; only for TensorRT.
 
-TensorRT-RTX compiles what lies between two plugins as one region, and takes into each region what leads to it. So the
-expansion of a chunk's conditioning, which every step gathers its row from, is compiled again for each step; where two
-groups of columns are added up, a build's time grows with the cube of the steps. Behind a plugin, which no compiler
-looks into, the rows are a tensor in memory. What is paid is a copy of them, once a chunk.
+TensorRT-RTX compiles the nodes between two plugins as one region, and includes all their inputs in each region. So the
+expansion of a chunk's conditioning, from which every step gathers its row, is compiled again for each step; where two
+column groups are added, build time grows with the cube of the steps. The output of a plugin is a tensor in memory, so a
+plugin after the expansion ends the region. The cost is one copy of the rows per chunk.
 """
 
 from __future__ import annotations
@@ -15,18 +15,11 @@ from onnx import helper
 from wavernn_trt.export.operators import DOMAIN, MATERIALISE_OPERATOR, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 ATTRIBUTES = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
-"""Of every ``MaterialisePlugin`` node: how TensorRT finds the plugin."""
+"""Attributes of every ``MaterialisePlugin`` node, by which TensorRT finds the plugin."""
 
 
 def materialise_rows(graph: gs.Graph) -> gs.Graph:
-    """Puts a ``MaterialisePlugin`` node between each tensor [T, B, columns] and the steps that gather a row from it.
-
-    Args:
-        graph: an unrolled decoder.
-
-    Returns:
-        A graph that computes the same.
-    """
+    """Adds a ``MaterialisePlugin`` node after each tensor [T, B, columns] of an unrolled decoder's rows."""
     graph = graph.copy()
     readers: dict[str, list[gs.Node]] = {}
     for node in graph.nodes:
@@ -43,7 +36,7 @@ def materialise_rows(graph: gs.Graph) -> gs.Graph:
 
 
 def materialise_function(opset: int) -> onnx.FunctionProto:
-    """The operator's meaning in standard operators of ``opset``: none at all."""
+    """Returns the operator as a standard operator of ``opset``: the identity."""
     return helper.make_function(
         DOMAIN,
         MATERIALISE_OPERATOR,

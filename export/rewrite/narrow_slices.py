@@ -1,7 +1,7 @@
-"""Pass: a slice of one column becomes a Gather of that column.
+"""Pass: replaces a Slice of one column by a Gather.
 
-TensorRT's parser makes some 25 layers of a Slice with constant bounds (it computes with shapes what is known), and
-one of a Gather. Over a thousand steps that is a third of the build's time and an eighth of its memory.
+TensorRT's parser makes some 25 layers of a Slice even with constant bounds, and one layer of a Gather. For a thousand
+steps this saves a third of the build's time and an eighth of its memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wavernn_trt.export.networks import Networks
 
 
 def narrow_slices(networks: Networks) -> Networks:
-    """Rewrites the slices of the step that take one column of a matrix; others stay as they are."""
+    """Rewrites the step's slices of one column."""
     step = networks.step.copy()
     for node in list(step.nodes):
         column = _column(node) if node.op == "Slice" else None
@@ -31,7 +31,7 @@ def narrow_slices(networks: Networks) -> Networks:
 
 
 def _column(slice_node: gs.Node) -> int | None:
-    """The column that a node slices out, counted from the left."""
+    """Returns the only column of a slice; ``None`` for other slices."""
     source, *bounds = slice_node.inputs
     if len(bounds) != 4 or not all(isinstance(bound, gs.Constant) and bound.values.size == 1 for bound in bounds):
         return None

@@ -1,8 +1,8 @@
 """Pass: matrix products in a lower precision. Gates, table, softmax and sampling stay in float32.
 
-TensorRT's networks are strongly typed: what a product computes in is the type of what goes into it. Weights become
-constants of the lower type, activations are cast in front of a product and back behind it, and biases are added in
-float32. A `CustomGRUPlugin` takes its recurrent weight in the lower type and casts inside.
+TensorRT's networks are strongly typed: a product runs in the type of its operands. Weights become constants of the
+lower type, activations are cast before a product and back after it, and biases are added in float32. A
+`CustomGRUPlugin` takes its recurrent weight in the lower type and casts inside.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.networks import Networks, add_node
 from wavernn_trt.export.operators import GRU_OPERATOR, Precision
 
 ONNX_TYPES: dict[Precision, int] = {
@@ -24,23 +23,23 @@ ONNX_TYPES: dict[Precision, int] = {
     "fp16": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
 }
-"""Of weights and of activations inside a product."""
+"""Types of a product's operands."""
 _LARGEST = {"fp16": float(np.finfo(np.float16).max)}
 
 
 class PrecisionError(ValueError):
-    """Weights that the precision asked for cannot hold."""
+    """Weights exceed the range of the requested precision."""
 
 
 def lower_precision(networks: Networks, precision: Precision) -> Networks:
-    """Puts the step's products into ``precision``; the conditioner, which runs once a frame, stays in float32.
+    """Converts the step's products to ``precision``; the conditioner, which runs once per frame, stays in float32.
 
     Args:
         networks: with fused gates.
         precision: ``fp32`` changes nothing.
 
     Raises:
-        PrecisionError: a weight is beyond what fp16 can hold.
+        PrecisionError: a weight exceeds fp16's range.
     """
     if precision == "fp32":
         return networks
@@ -56,10 +55,10 @@ def lower_precision(networks: Networks, precision: Precision) -> Networks:
 
 
 def weight_constant(name: str, values: NDArray[np.float32], precision: Precision) -> gs.Constant:
-    """A constant of float32 values, stored in a precision.
+    """Returns a constant of float32 values, stored in a precision.
 
     Raises:
-        PrecisionError: fp16 cannot hold them.
+        PrecisionError: a value exceeds fp16's range.
     """
     values = np.ascontiguousarray(values, np.float32)
     if precision == "fp32":

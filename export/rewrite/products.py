@@ -1,4 +1,4 @@
-"""Finding a step's matrix products by the names that `wavernn_trt.export.quantization` gives them."""
+"""Finds a step's matrix products by the names of `wavernn_trt.export.quantization`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from wavernn_trt.export.rewrite.fuse_gates import PatternError
 
 
 def find_products(step: gs.Graph, model: ModelConfig) -> dict[str, gs.Node]:
-    """The Gemm node of each product: (activations [B, K], weight [N, K], bias [N]) -> [B, N].
+    """Returns the Gemm node of each product: (activations [B, K], weight [N, K], bias [N]) -> [B, N].
 
-    Where the conditioning is added to a product, the bias came with it, and the Gemm has none.
+    A Gemm has no bias where it was hoisted with the conditioning.
 
     Args:
         step: with its conditioning hoisted and its gates not fused.
         model: its configuration.
 
     Raises:
-        PatternError: the step has other products than such a model's.
+        PatternError: the step's products are not the model's.
     """
     states = {f"hidden_{layer}": f"recurrent_{layer}" for layer in range(model.layers)}
     found: dict[str, gs.Node] = {}
@@ -32,7 +32,7 @@ def find_products(step: gs.Graph, model: ModelConfig) -> dict[str, gs.Node]:
             else:
                 found[name] = node.name
     names = product_names(model)
-    # What is not recurrent leads from one to the next, so it stands in the order of its names.
+    # The other products depend on each other in the order of their names.
     rest = [name for name in names if name not in states.values()]
     if len(found) != model.layers or len(others) != len(rest):
         raise PatternError(

@@ -1,12 +1,12 @@
-"""Pass: quantised products as ONNX Runtime computes them on a CPU, and the way back.
+"""Pass: quantised products for ONNX Runtime on a CPU, and its reverse.
 
-A product of ``int8`` becomes ONNX Runtime's own ``MatMulIntegerToFloat``: integers in, exact sums, scales and bias at
-the end. Codes are uint8 around 128, which is int8's grid moved: of int8 with int8 it has no fast kernels on x86, and
-those of uint8 with int8 saturate at 16 bits on CPUs without VNNI; those with it have one kernel for both. (From
-``DequantizeLinear`` around a Gemm it makes such nodes too, but not inside a loop's body.)
+An ``int8`` product becomes ONNX Runtime's ``MatMulIntegerToFloat``: integer operands, exact sums, then scales and bias.
+Codes are uint8 around 128, which is int8's grid shifted: on x86 there are no fast int8 x int8 kernels, and uint8 x int8
+kernels saturate at 16 bits on CPUs without VNNI. (ONNX Runtime also makes such nodes from ``DequantizeLinear`` around a
+Gemm, but not inside a loop's body.)
 
-For all other grids it has no products. Operands are rounded, and multiplied in float32: that has the numbers, so that a
-loss can be measured, and not the speed.
+It has no products for the other grids. There operands are rounded and multiplied in float32, which has the exact
+results, to measure the loss, without the speed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
 from wavernn_trt.export.grids import encode_weight, round_weight
-from wavernn_trt.export.networks import Networks
+from wavernn_trt.export.networks import Networks, add_node
 from wavernn_trt.export.quantization import LARGEST, Grid, Product, Quantization
 from wavernn_trt.export.rewrite.products import find_products
 
 ORT_DOMAIN = "com.microsoft"
 INTEGER_OPERATOR = "MatMulIntegerToFloat"
 MIDDLE = 128
-"""The uint8 that stands for zero."""
+"""The uint8 code of zero."""
 _ROUNDING = ("Cast", "Div", "Mul")
 _CASTS: dict[Grid, int] = {
     "fp16": TensorProto.FLOAT16,
@@ -42,10 +41,10 @@ def round_products(networks: Networks, model: ModelConfig, quantization: Quantiz
     Args:
         networks: with the conditioning hoisted and the gates not fused.
         model: its configuration.
-        quantization: which products, and how.
+        quantization: the products to round.
 
     Raises:
-        PatternError: the step has other products than such a model's.
+        PatternError: the step's products are not the model's.
         ValueError: weights that are not finite.
     """
     step = networks.step.copy()
@@ -64,7 +63,7 @@ def round_products(networks: Networks, model: ModelConfig, quantization: Quantiz
 
 
 def restore_products(step: gs.Graph) -> None:
-    """Turns a rewritten step's products back into Gemm nodes, in place; their weights stay rounded."""
+    """Converts a rewritten step's products back to Gemm nodes, in place; their weights stay rounded."""
     for node in list(step.nodes):
         if node.op == INTEGER_OPERATOR:
             codes, weight, _, scales, _, _, *bias = node.inputs
@@ -107,7 +106,7 @@ def _rounded(step: gs.Graph, node: gs.Node, product: Product) -> gs.Tensor:
         return source
     if product.grid not in LARGEST:
         return _there_and_back(step, source, name, _CASTS[product.grid])
-    # Not QuantizeLinear: ONNX Runtime 1.32 takes the Relu before one of fp8 away, as if there were no negative codes.
+    # Not QuantizeLinear: ONNX Runtime 1.32 removes the Relu before one of fp8, as if there were no negative codes.
     scale = gs.Constant(f"{name}.activation_scale", np.array(product.scale, np.float32))
     scaled = add_node(step, "Div", [source, scale], f"{name}.scaled_input")
     codes = _there_and_back(step, scaled, name, _CASTS[product.grid])

@@ -1,4 +1,4 @@
-"""Pass: replicate the step into a static graph without control flow; what TensorRT builds from."""
+"""Pass: replicates the step into a static graph without control flow, for TensorRT."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.config import ModelConfig
-from wavernn_trt.export.graph_edit import add_node
-from wavernn_trt.export.networks import Networks
-from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder, read_state, write_outputs
-from wavernn_trt.export.rewrite.expansion import add_expansion
+from wavernn_trt.export.networks import Networks, add_node
+from wavernn_trt.export.rewrite.decoder_interface import (
+    Dimension,
+    add_expansion,
+    new_decoder,
+    read_state,
+    write_outputs,
+)
 
 
 def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: Dimension, window: int) -> gs.Graph:
-    """``steps`` steps of ``batch`` streams, each fed with the sample and the state of the one before.
+    """Returns ``steps`` steps of ``batch`` streams, each with the previous step's sample and state as inputs.
 
-    Weights stay shared initializers. Every shape is static, but the number of streams where ``batch`` is a name.
+    Weights are shared initializers. Every shape is static, except the streams' where ``batch`` is a name.
     """
     graph = new_decoder("decoder", model, networks, batch, steps, window)
     inputs = {tensor.name: tensor for tensor in graph.inputs}
@@ -45,7 +49,7 @@ def unroll(networks: Networks, model: ModelConfig, *, steps: int, batch: Dimensi
 
 
 def _replicate(template: gs.Graph, tensors: dict[str, gs.Tensor], graph: gs.Graph, step: int) -> None:
-    """Appends a copy of the step's nodes; ``tensors`` maps the template's names to this copy's tensors and grows."""
+    """Appends a copy of the step's nodes; adds its tensors to ``tensors``, by the template's names."""
 
     def here(tensor: gs.Tensor) -> gs.Tensor:
         if isinstance(tensor, gs.Constant) or tensor.is_empty():

@@ -1,1 +1,1 @@
-"""Settings files of published projects, read in this package's terms."""
+"""Reads settings files of published projects."""

@@ -1,4 +1,4 @@
-"""The audio settings of a checkpoint, from a preset, a settings file and what the caller states."""
+"""The audio settings of a checkpoint, from a preset, a settings file and the caller."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _CHOICES = {
 def audio_config(
     preset: Preset, settings: Settings, sizes: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> AudioConfig:
-    """The audio settings of a checkpoint: of each field, the first source that states it.
+    """Returns the audio settings of a checkpoint; each field is that of the source with the highest precedence.
 
     Args:
-        preset: states what no other source does.
-        settings: what a settings file states; it has precedence over the preset.
-        sizes: what follows from the weights' shapes; no source may contradict it.
-        overrides: what the caller states; it has precedence over both.
+        preset: the source with the lowest precedence.
+        settings: a settings file's values, with precedence over the preset.
+        sizes: sizes from the weights' shapes, which no source may contradict.
+        overrides: the caller's values, with precedence over both.
 
     Raises:
-        CheckpointError: a value that no recording could have, or that contradicts the weights.
+        CheckpointError: an invalid value, or one that contradicts the weights.
     """
     family, usual = preset.family, preset.audio
     given = {name: value for name, value in overrides.items() if name in AUDIO_FIELDS}
@@ -86,7 +86,7 @@ def audio_config(
 def _way_out(
     error: str, preset: Preset, settings: Settings, stated: Mapping[str, Any], given: Mapping[str, Any]
 ) -> str:
-    """What to do about a wrong audio setting: it depends on the source that states it."""
+    """Returns the way out for a wrong audio setting, which depends on its source."""
     name = error.partition(":")[0].removeprefix("audio.")
     if name in given or name not in AUDIO_FIELDS:
         return "correct the setting, or leave it out"

@@ -1,4 +1,4 @@
-"""Settings files: parsing JSON, YAML and Python, and finding the one that belongs to a checkpoint."""
+"""Settings files: parses JSON, YAML and Python, and finds the file of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.export.errors import CheckpointError, printable
+from wavernn_trt.export.errors import CheckpointError, listed, printable
 from wavernn_trt.export.settings.python_files import read_python_settings
 from wavernn_trt.export.settings.table import PREFIX, SECTIONS, setting_of
 from wavernn_trt.export.settings.yaml_files import read_yaml_settings, walk
@@ -34,7 +34,7 @@ rnn_dims upsample_factors upsample_scales mulaw mu_law mode conditioning_size co
 use_aux_net rnn_channels wavernn_model_params mulaw_quantize_channels voc_model_id mel_max_abs_value
 """
 _VOCODER_KEYS = frozenset(_VOCODER_WORDS.split())
-"""Keys that only a vocoder's settings have, beside those with the prefix ``voc_``."""
+"""Keys of vocoders' settings only, as are those with the prefix ``voc_``."""
 _OTHER_MODELS_WORDS = """
 characters text_cleaner text_cleaners phonemes use_phonemes attention_type prenet_type gradual_training
 enable_eos_bos_chars encoder_embedding_dim postnet_embedding_dim n_symbols symbols_embedding_dim tts_embed_dims
@@ -54,7 +54,7 @@ class SettingsFile:
     values: Mapping[str, Any]
     """Its contents; ``none``, ``null`` and ``None`` as ``None``."""
     computed: tuple[str, ...] = ()
-    """Names in a Python file whose values are computed, and were not read."""
+    """Names in a Python file with computed values, which were not read."""
 
     @property
     def foreign(self) -> str | None:
@@ -75,10 +75,10 @@ class SettingsFile:
 
 
 def settings_beside(checkpoint: Path) -> tuple[tuple[SettingsFile, ...], tuple[str, ...]]:
-    """The settings files in a checkpoint's folder that may be a WaveRNN's, the likeliest first.
+    """Returns the settings files in a checkpoint's folder that may be a WaveRNN's, the likeliest first.
 
     Returns:
-        The files, and notes that name the files that are not used.
+        The files, and notes about unused files.
 
     Raises:
         CheckpointError: a file with one of the usual names cannot be parsed.
@@ -91,7 +91,7 @@ def settings_beside(checkpoint: Path) -> tuple[tuple[SettingsFile, ...], tuple[s
 
 
 def settings_in_archive(texts: Mapping[str, str]) -> tuple[tuple[SettingsFile, ...], tuple[str, ...]]:
-    """The same for the texts in a checkpoint's archive, by their names there."""
+    """Returns the same for the texts in a checkpoint's archive, by their names there."""
     names = [name for name in texts if any(fnmatch(Path(name).name, pattern) for pattern in (*_USUAL, *_OTHERS))]
     names.sort(key=lambda name: Path(name).name not in _USUAL)
     parsers = ((name, partial(_parse_member, name, texts[name])) for name in names)
@@ -114,7 +114,7 @@ def _parse_member(name: str, text: str) -> SettingsFile:
 def _sorted(
     parsers: Iterable[tuple[str, Callable[[], SettingsFile]]], where: str
 ) -> tuple[list[SettingsFile], list[str]]:
-    """Files with settings of a WaveRNN, or else those with a usual name; and notes that name the others."""
+    """Returns files with settings of a WaveRNN, or else those with a usual name; and notes about the others."""
     found: list[SettingsFile] = []
     notes: list[str] = []
     empty: list[SettingsFile] = []
@@ -138,13 +138,12 @@ def _sorted(
         names = ", ".join(file.name for file in empty)
         notes.append(f"{names} {where}: no settings of a WaveRNN, and not used")
     if unread:
-        more = f" and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
-        notes.append(f"cannot be read as settings, and not used: {', '.join(unread[:_SHOWN])}{more}")
+        notes.append(f"cannot be read as settings, and not used: {listed(unread, _SHOWN)}")
     return found or empty, notes
 
 
 def _candidates(folder: Path) -> tuple[list[Path], int]:
-    """Files beside a checkpoint that may hold settings, and how many more there are."""
+    """Returns files beside a checkpoint that may contain settings, and the number of omitted ones."""
     paths = [path for name in _USUAL if (path := folder / name).is_file()]
     left_out = 0
     for pattern in _OTHERS:
@@ -155,10 +154,10 @@ def _candidates(folder: Path) -> tuple[list[Path], int]:
 
 
 def named_settings(given: object) -> SettingsFile:
-    """The settings file that the user names.
+    """Returns the settings file that the user names.
 
     Raises:
-        CheckpointError: it is not there or cannot be parsed.
+        CheckpointError: it does not exist or cannot be parsed.
     """
     if not isinstance(given, str | Path):
         raise CheckpointError(f"config: found {given!r}, expected the path of a settings file")
@@ -225,7 +224,7 @@ def parse_settings(name: str, text: str) -> SettingsFile:
 
 
 def _decoded(name: str, content: bytes) -> str:
-    """Text in UTF-8, in UTF-16 with its mark, or in the encoding that a Python file declares."""
+    """Decodes UTF-8, UTF-16 with its mark, or the encoding that a Python file declares."""
     encoding = "utf-8-sig"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
@@ -247,7 +246,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def with_nulls(value: Any) -> Any:
-    """The same values with the words ``none``, ``null`` and ``None`` as ``None``, and tuples as lists.
+    """Returns the values with the words ``none``, ``null`` and ``None`` as ``None``, and tuples as lists.
 
     Raises:
         ValueError: objects are nested too deep, or there are too many values.
@@ -261,7 +260,7 @@ def is_null(value: object) -> bool:
 
 
 def _keys(values: Mapping[Any, Any], inside: frozenset[str] | None = SECTIONS) -> Iterator[str]:
-    """All keys at the top and inside sections of these names; ``None``: of any name."""
+    """Yields all keys at the top and inside sections with these names; ``None`` is any name."""
     for key, value in values.items():
         yield str(key)
         if isinstance(value, Mapping) and (inside is None or key in inside):

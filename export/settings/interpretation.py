@@ -1,4 +1,4 @@
-"""Interprets a settings file: values in this package's terms, and notes that name what is not used."""
+"""Converts a settings file to this package's settings, with notes about unused ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.settings.presets import Preset
 from wavernn_trt.export.settings.raw import RawSettings
-from wavernn_trt.export.settings.table import SETTABLE
-from wavernn_trt.export.settings.values import misfit
+from wavernn_trt.export.settings.table import SETTABLE, misfit
 
 _SIZES = (
     *("hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "factors", "pad", "uses_aux"),
@@ -23,11 +22,11 @@ _DIRECT = (
     *("mel_range", "clip_high", "clip_low", "waveform_preemphasis", "delay"),
     *("mu_law", "label_scale", "amplitude_feedback", "temperature"),
 )
-"""Settings that are taken as they are, unless they are null."""
+"""Settings that are used unchanged, unless they are null."""
 _MODES = {"raw": "raw", "mixture": "mol", "bits": "raw", "mulaw": "raw"}
 """G-Wang's input types."""
 _LOSSES = {"crossentropy": "raw", "mol": "mol"}
-"""torchaudio's."""
+"""torchaudio's losses."""
 _LOGARITHMS = ("np.log10", "np.log")
 """Values of Coqui's log_func."""
 _TAKE_MELS = "compute mels with the training's own code"
@@ -40,25 +39,25 @@ _INEXPRESSIBLE = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a settings file states."""
+    """The contents of a settings file in this package's terms."""
 
     source: str | None = None
     """The file's name; ``None`` where there is none."""
     values: Mapping[str, Any] = field(default_factory=dict)
-    """By the names of `SETTABLE`."""
+    """Values by the names of `SETTABLE`."""
     sizes: Mapping[str, Any] = field(default_factory=dict)
-    """Sizes that the weights determine too, so that a file of another model is noticed."""
+    """Sizes that the weights determine too, to detect the file of another model."""
     notes: tuple[str, ...] = ()
-    """Lines for the user: what is not used, and what cannot be expressed."""
+    """Lines for the user: unused settings, and settings that cannot be expressed."""
 
 
 def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: object = None) -> Settings:
-    """Turns a file's settings into values of `SETTABLE`.
+    """Converts a file's settings to values of `SETTABLE`.
 
     Args:
         raw: from `collect`.
-        preset: the version of a project that wrote the file, where that is known; some give a key a meaning of its own.
-        sample_rate: Hz, where something that has precedence over the file states it.
+        preset: the version of the project that wrote the file, if known; the meaning of some keys depends on it.
+        sample_rate: Hz, if a source with precedence over the file states it.
 
     Raises:
         CheckpointError: two settings contradict each other.
@@ -90,7 +89,7 @@ def interpret(raw: RawSettings, preset: Preset | None = None, sample_rate: objec
 
 
 def _without_unread(raw: RawSettings, preset: Preset) -> tuple[RawSettings, list[str]]:
-    """The settings without those that the project writes and never applies, and a note for each of these."""
+    """Returns the settings without those that the project writes and never applies, and a note for each of these."""
     unread = {name for name, stated in raw.stated.items() if stated.key.rpartition(".")[2] in preset.unread}
     notes = [
         f"{raw.source}: {raw.stated[name].key} is not used: {preset.name}'s code does not apply it"
@@ -102,7 +101,7 @@ def _without_unread(raw: RawSettings, preset: Preset) -> tuple[RawSettings, list
 
 
 def _check_kinds(raw: RawSettings) -> None:
-    """Refuses values of the wrong type; those that ``--set`` can replace are checked when it has been applied."""
+    """Refuses values of the wrong type; those that ``--set`` can replace are checked after it is applied."""
     for name, stated in raw.stated.items():
         if stated.value is None or name in SETTABLE or name in _SIZES:
             continue
@@ -118,7 +117,7 @@ def _check_kinds(raw: RawSettings) -> None:
 
 
 def _frames(raw: RawSettings, values: dict[str, Any], sample_rate: object) -> None:
-    """Window, hop and transform; milliseconds are used where samples are null, as mozilla/TTS and Coqui do."""
+    """Sets window, hop and transform; where samples are null, from milliseconds as in mozilla/TTS and Coqui."""
     for name, duration in (("hop_length", "frame_shift_ms"), ("win_length", "frame_length_ms")):
         milliseconds = raw.get(duration)
         if isinstance(milliseconds, int | float) and milliseconds < 0:
@@ -168,7 +167,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
         values.setdefault("clip_low", raw.get("clipped"))
     natural = raw.get("log_func") == "np.log"
     gain = 20.0 if raw.get("spec_gain") is None else float(raw.get("spec_gain"))
-    # Levels in other units than decibels: as many decibels make one of them.
+    # Decibels per unit of the levels, which need not be decibels.
     unit = 20.0 / gain / (math.log(10) if natural else 1.0)
     plain = "min_level_db" in raw.stated and values.get("min_level_db") is None
     if raw.get("normalised") is False or plain:
@@ -191,7 +190,7 @@ def _levels(raw: RawSettings, values: dict[str, Any], preset: Preset | None) -> 
 
 
 def _unmapped_levels(raw: RawSettings, values: dict[str, Any], *, natural: bool, unit: float) -> None:
-    """Levels without a mapping to a range. Old audio processors, those with num_freq, subtract the reference anyway."""
+    """Sets levels without a mapping to a range; old audio processors (with num_freq) still subtract the reference."""
     if natural:
         values.setdefault("log", "natural")
         return

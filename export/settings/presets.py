@@ -1,7 +1,7 @@
-"""Presets: settings of published checkpoints, used for what their files do not state.
+"""Presets: settings of published checkpoints, for values that their files do not state.
 
-Values are read in each project's own code at the revision named in ``source``; ``tests/export/published`` holds what
-that code computes, and tests compare.
+Values come from each project's code at the revision in ``source``. Tests compare with results of that code in
+``tests/export/published``.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ class Preset:
     about: str
     """One line: the project and its checkpoints."""
     source: str
-    """Repository and revision that the values were read in."""
+    """Repository and revision of the values."""
     audio: Mapping[str, Any]
-    """Fields of `AudioConfig`; what follows from the weights' shapes may be left out."""
+    """Fields of `AudioConfig`; those that follow from the weights' shapes may be missing."""
     mode: str | int | None = None
-    """What the outputs are; ``None`` where their number determines it."""
+    """The kind of outputs; ``None`` where their number determines it."""
     mu_law: bool | None = None
-    """Whether classes are companded; ``None`` where outputs are no classes."""
+    """Whether classes are companded; ``None`` where outputs are not classes."""
     label_scale: LabelScale = "symmetric"
-    """Which value a class stands for."""
     amplitude_feedback: bool = False
     """Whether decoded amplitudes are fed back."""
     adjustable: tuple[str, ...] = ()
-    """Settings that the project's users change: without a file that states them, they are assumed."""
+    """Settings that the project's users change; reported as assumed where no source states them."""
     unread: tuple[str, ...] = ()
     """Keys that the project writes into its settings and never applies."""
     unit_range: bool = False
-    """Whether the vocoder divides mels by their largest level, ``max_abs_value``, first."""
+    """Whether the vocoder first divides mels by their largest level, ``max_abs_value``."""
     window_from_hop: bool = False
     """Whether a window in milliseconds is the hop in samples times the ratio of both durations."""
     refused: str | None = None

@@ -1,4 +1,4 @@
-"""Settings written as Python (``hparams.py``), read as literals: nothing of the file is run."""
+"""Reads settings in Python files (``hparams.py``) as literals, without running them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float}
 _LARGEST = 1e12
-"""Results beyond this are not settings."""
+"""Larger results are not settings."""
 _LARGEST_EXPONENT = 32
-"""Powers of Python's integers could take any memory."""
+"""Limit of exponents, since powers of integers could take any memory."""
 _CHANGES = frozenset({"update", "parse", "add_hparam", "set_hparam", "add_argument"})
 """Methods that set settings."""
 
 
 class _NotLiteral(ValueError):
-    """An expression that is not a literal, nor arithmetic on settings read before."""
+    """An expression is neither a literal nor arithmetic on settings read before."""
 
 
 def read_python_settings(text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -43,8 +43,7 @@ def read_python_settings(text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         text: the source of the module.
 
     Returns:
-        The settings, and the names whose values are computed in a way that is not read; ``from x import *`` is among
-        them as it is written.
+        The settings, and the names with other computed values; these include ``from x import *`` as written.
 
     Raises:
         SyntaxError: the text is not Python.
@@ -83,13 +82,13 @@ class _Reader:
                     self._leave_out(name)
 
     def _apart(self) -> _Reader:
-        """A reader of the names in a class or a call."""
+        """Returns a reader for the names in a class or a call."""
         inner = _Reader()
         inner.values, inner._imported = dict(self.values), self._imported
         return inner
 
     def _merge(self, inner: _Reader) -> None:
-        """Adds the names of a class or a call; one that has another value outside is left out."""
+        """Adds the names of a class or a call, except those that have another value outside."""
         for name in inner.computed:
             self._leave_out(name)
         for name, value in inner.values.items():
@@ -178,7 +177,7 @@ class _Reader:
 
 
 def _name(target: ast.expr) -> str | None:
-    """The name in ``name``, ``object.name`` or ``object["name"]``."""
+    """Returns the name in ``name``, ``object.name`` or ``object["name"]``."""
     if isinstance(target, ast.Name):
         return target.id
     if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
@@ -197,7 +196,7 @@ def _names(target: ast.expr) -> Iterator[str]:
 
 
 def _assigned(statements: list[ast.stmt]) -> list[str]:
-    """Names that statements may assign: targets, keywords of calls that are assigned or returned, and `_CHANGES`."""
+    """Returns names that statements may assign: targets, keywords of assigned or returned calls, and `_CHANGES`."""
     found: list[str] = []
     for node in (each for statement in statements for each in ast.walk(statement)):
         value: ast.expr | None = None

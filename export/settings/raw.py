@@ -1,4 +1,4 @@
-"""Sorts the keys of a settings file into settings, which have one name here, and keys that are not used."""
+"""Sorts the keys of a settings file into settings, under their names here, and unused keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from wavernn_trt.export.errors import CheckpointError, printable
 from wavernn_trt.export.settings.files import SettingsFile
-from wavernn_trt.export.settings.table import SECTIONS, nearest, setting_of, without_effect
-from wavernn_trt.export.settings.values import plain_value
+from wavernn_trt.export.settings.table import SECTIONS, nearest, plain_value, setting_of, without_effect
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Stated:
 
     value: Any
     key: str
-    """Where it stands: sections and key, with dots."""
+    """Sections and key, with dots."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class RawSettings:
     source: str
     """The file's name."""
     stated: Mapping[str, Stated]
-    """Settings by their name in `SETTINGS`, as the file writes them."""
+    """The file's values by their names in `SETTINGS`."""
     keys: frozenset[str]
-    """All keys and section names, with or without a value that is read: hints about the project that wrote them."""
+    """All keys and section names, as hints about the project that wrote them."""
     notes: tuple[str, ...]
-    """Lines that name what is not used."""
+    """Lines about unused keys."""
 
     def get(self, name: str) -> Any:
-        """A setting's value; ``None`` where it is null or not stated."""
+        """Returns a setting's value; ``None`` where it is null or not stated."""
         stated = self.stated.get(name)
         return None if stated is None else stated.value
 

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's settings: in the file itself, in a file that the user names, or in one beside it."""
+"""Finds a checkpoint's settings: in the checkpoint, in a file that the user names, or in one beside it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _OWN = "the checkpoint's own config"
 _SECTIONS = ("config", "hparams", "hyper_parameters", "params", "args", "settings")
 """Entries of a checkpoint that may hold its settings, the likeliest first."""
 _UNCLEAR = ("loss", "log", "mode", "peak", "delay", "floor", "pad")
-"""Entries beside a section of settings that may as well be a training's."""
+"""Entries beside a section of settings that may be values of a training."""
 _MODES = {"mold": "mol", "gaussian": "gauss", "bits": "raw"}
-"""Words that mean the same."""
+"""Synonyms of modes."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Sources:
     raw: RawSettings | None
     """The source with the highest precedence; ``None`` where there is none."""
     own: bool
-    """Whether they stand in the checkpoint file, or in the archive that it stands in."""
+    """Whether they are in the checkpoint file or its archive."""
     named: bool
     """Whether the user named the file."""
     others: tuple[RawSettings, ...]
-    """Other files: beside the checkpoint, in its archive, or named where the checkpoint has settings of its own."""
+    """Other files: beside the checkpoint, in its archive, or named in addition to the checkpoint's own settings."""
     notes: tuple[str, ...]
     """Lines for the user."""
 
     @property
     def hints(self) -> RawSettings | None:
-        """The keys and values of all sources that are used."""
+        """The keys and values of all used sources."""
         if self.raw is None or not self.own:
             return self.raw
         files = (self.raw, *self.others)
@@ -61,10 +61,10 @@ class Sources:
         )
 
     def fitting(self, sizes: Mapping[str, Any]) -> Sources:
-        """The same without the files beside the checkpoint whose sizes are not the weights', if there is another.
+        """Returns the sources without files of other sizes beside the checkpoint, if one with the right sizes exists.
 
         Args:
-            sizes: from the weights' shapes.
+            sizes: sizes from the weights' shapes.
         """
         if self.raw is None or self.own or self.named:
             return self
@@ -77,15 +77,15 @@ class Sources:
         return dataclasses.replace(self, raw=right[0], others=tuple(right[1:]), notes=(*self.notes, note))
 
     def resolve(self, preset: Preset, overrides: Mapping[str, object]) -> Settings:
-        """The settings: the checkpoint's own, completed by the file that the user names; else one file's.
+        """Returns the settings: the checkpoint's own, completed by the file that the user names; else one file's.
 
         Args:
-            preset: the version of a project that the checkpoint is of.
-            overrides: explicit settings, which have precedence: what they state is not compared.
+            preset: the checkpoint's version.
+            overrides: explicit settings, which have precedence and are not compared.
 
         Raises:
-            CheckpointError: two sources state different values of a setting, or a value is wrong; files that happen
-                to lie beside a checkpoint with settings of its own do not count.
+            CheckpointError: two sources state different values of a setting, or a value is wrong. Files beside a
+                checkpoint with its own settings are ignored.
         """
         if self.raw is None:
             return Settings()
@@ -110,10 +110,10 @@ class Sources:
 
 
 def find_sources(path: Path, stored: StoredState, given: object = None) -> Sources:
-    """Looks for the settings of a checkpoint.
+    """Returns the settings of a checkpoint.
 
     Args:
-        path: the checkpoint's.
+        path: the checkpoint's path.
         stored: its contents.
         given: the settings file that the user names.
 
@@ -139,7 +139,7 @@ def find_sources(path: Path, stored: StoredState, given: object = None) -> Sourc
 
 
 def _inside(stored: StoredState) -> tuple[tuple[RawSettings, ...], tuple[str, ...]]:
-    """The settings in the checkpoint, else those in the archive that it stands in; and notes."""
+    """Returns the settings in the checkpoint, else those in its archive; and notes."""
     texts = stored.beside.get("files")
     files, notes = settings_in_archive(texts) if isinstance(texts, Mapping) else ((), ())
     own = _entries(stored)
@@ -150,7 +150,7 @@ def _inside(stored: StoredState) -> tuple[tuple[RawSettings, ...], tuple[str, ..
 
 
 def _entries(stored: StoredState) -> RawSettings | None:
-    """The settings in a checkpoint's entries: in all sections that hold some, and at its top."""
+    """Returns the settings in a checkpoint's entries: in all sections with settings, and at the top."""
     values: dict[str, Any] = {}
     for name in _SECTIONS:
         section = _section(name, stored.beside.get(name))
@@ -169,7 +169,7 @@ def _entries(stored: StoredState) -> RawSettings | None:
 
 
 def _section(name: str, section: object) -> Mapping[str, Any] | None:
-    """An entry that holds settings, as an object or as JSON in text; ``None`` where it does not."""
+    """Returns an entry's settings, an object or JSON in text; ``None`` for other entries."""
     if isinstance(section, str) and section.lstrip().startswith("{"):
         try:
             return parse_settings(f"{name}.json", section).values

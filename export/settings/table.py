@@ -1,4 +1,4 @@
-"""Every key that published WaveRNN projects write or read in their settings, and what it means here.
+"""All keys in the settings of published WaveRNN projects, their meaning here, and the types of their values.
 
 Projects: fatchord/WaveRNN, Real-Time-Voice-Cloning, ForwardTacotron 1 and 2, torchaudio (its example pipeline),
 erogol/WaveRNN, mozilla/TTS and Coqui TTS, G-Wang, geneing and turian/WaveRNN-Pytorch (whose names are those of
@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from wavernn_trt.export.config import AudioConfig
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, under all names that it is written with."""
+    """One setting with all of its names."""
 
     name: str
-    """The name here. Those of `SETTABLE` are results; the others are turned into them (see ``settings.interpret``)."""
+    """The name here. Those of `SETTABLE` are results; the others are converted to them (see ``settings.interpret``)."""
     aliases: tuple[str, ...]
     """Other projects' names."""
     about: str
-    """Unit and meaning, and what a null means where that is not "not stated"."""
+    """Unit and meaning, also that of a null where it is not "not stated"."""
 
 
 AUDIO_FIELDS = tuple(field.name for field in dataclasses.fields(AudioConfig))
@@ -90,21 +92,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("outputs", ("n_classes",), "width of the last layer"),
     Setting("conditioning_size", ("conditioning_channels",), "units of UniversalVocoding's first network"),
     Setting("embedding_size", ("embedding_dim",), "width of UniversalVocoding's embedding"),
-    # What no setting here can express; a value other than the usual one is reported.
+    # Not supported here; a value other than the usual one is reported.
     Setting("stats_path", (), "mean and variance that mels are normalised by (Coqui)"),
     Setting("do_amp_to_db_mel", (), "false: mels are not in decibels (Coqui)"),
     Setting("do_rms_norm", (), "recordings scaled to one RMS level (Coqui)"),
 )
 
 PREFIX = "voc_"
-"""Stands before vocoder settings in fatchord's ``hparams.py`` and its descendants'."""
+"""Prefix of vocoder settings in fatchord's ``hparams.py`` and its descendants'."""
 
 SECTIONS = frozenset(
     {"audio", "preprocess", "preprocessing", "dsp", "waveform", "sampling", "mulaw", "model", "model_args", "vocoder"}
     | {"wavernn_model_params", "model_params", "hparams", "hyper_parameters", "config", "args", "params"}
     | {"settings"}
 )
-"""Names of sections (objects) that hold settings of a vocoder; a section of any other name is not read."""
+"""Names of sections (objects) with settings of a vocoder; other sections are not read."""
 
 _NO_EFFECT_WORDS = """
 wav_path data_path tts_model_id model_id voc_model_id model_name model_description ignore_tts name run_name
@@ -137,15 +139,34 @@ _NO_EFFECT = frozenset(_NO_EFFECT_WORDS.split())
 """Paths, names, logging; training; folding, silence trimming, Griffin-Lim, pitch, and acoustic models."""
 _NO_EFFECT_PREFIXES = ("tts_", "vad_", "griffin_lim_", "wandb_", "forward_", "cudnn_", "distributed_", "adam_")
 
+_SWITCHES = frozenset(
+    {"apply_preemphasis", "normalised", "symmetric", "clipped", "clip_high", "clip_low", "use_lws", "scale_peak"}
+    | {"do_sound_norm", "mu_law", "amplitude_feedback", "uses_aux", "uses_upsampling", "do_amp_to_db_mel"}
+    | {"do_rms_norm"}
+)
+_INTEGERS = frozenset(
+    {"sample_rate", "hop_length", "win_length", "n_fft", "fft_bins", "n_mels", "delay", "bits", "mulaw_classes"}
+    | {"hidden_size", "fc_size", "compute_size", "aux_size", "blocks", "pad", "outputs", "conditioning_size"}
+    | {"embedding_size"}
+)
+_FRACTIONS = frozenset(
+    {"frame_shift_ms", "frame_length_ms", "fmin", "fmax", "preemphasis", "waveform_preemphasis", "spec_gain"}
+    | {"reference_db", "min_level_db", "top_db", "max_level", "floor", "peak", "rescaling_max", "temperature"}
+)
+_LISTS = frozenset({"mel_range", "factors"})
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+_LONGEST = 40
+
 _IN_SECTION = {"waveform.preemphasis": "waveform_preemphasis"}
 """Keys whose meaning depends on their section."""
 _NAMES = {alias: setting.name for setting in SETTINGS for alias in (setting.name, *setting.aliases)}
 
 
 def setting_of(path: str) -> str | None:
-    """The name here of a project's key, which may stand behind the names of its sections and dots.
+    """Returns the name here of a project's key, which may be preceded by the names of its sections and dots.
 
-    ``None`` for keys that are no setting of a vocoder's arithmetic. Case does not matter.
+    ``None`` for keys that are not settings of a vocoder's arithmetic. Case does not matter.
     """
     path = path.lower()
     key = path.rpartition(".")[2]
@@ -153,12 +174,55 @@ def setting_of(path: str) -> str | None:
 
 
 def without_effect(key: str) -> bool:
-    """Whether a key is known and has no effect on how a trained vocoder is run."""
+    """Whether a key is known and has no effect on a trained vocoder."""
     bare = key.lower().removeprefix(PREFIX)
     return bare in _NO_EFFECT or bare.startswith(_NO_EFFECT_PREFIXES)
 
 
 def nearest(key: str) -> str | None:
-    """The known key that a misspelt one resembles; ``None`` where none does."""
+    """Returns the known key that a misspelt one resembles; ``None`` where none does."""
     found = difflib.get_close_matches(key.lower(), _NAMES, n=1, cutoff=0.75)
     return found[0] if found else None
+
+
+def plain_value(name: str, value: Any) -> Any:
+    """Returns a value converted to the setting's type; a value that does not fit is returned unchanged.
+
+    Args:
+        name: a name of `SETTINGS`.
+        value: ``"22050"``, ``22050.0``, ``"1e-5"`` (text in YAML), ``"False"``, ``0`` for a switch, ``"5,5,11"``.
+    """
+    if name in _SWITCHES:
+        if isinstance(value, str):
+            return _WORDS.get(value.strip().lower(), value)
+        return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
+    if name in _INTEGERS or name == "mode":  # which may be a number of bits
+        value = _number(value)
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    if name in _FRACTIONS:
+        return _number(value)
+    if name in _LISTS:
+        if isinstance(value, str) and len(value) <= _LONGEST and "," in value:
+            value = [part.strip() for part in value.strip().strip("()[]").split(",")]
+        if isinstance(value, list | tuple):
+            return type(value)(_number(item) for item in value)
+    return value
+
+
+def misfit(name: str, value: object) -> str | None:
+    """Returns the expected type of a setting's value, for messages; ``None`` where the value has it."""
+    if name in _SWITCHES and not isinstance(value, bool):
+        return "true or false"
+    if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
+        return "a whole number"
+    if name in _FRACTIONS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "a number"
+    return None
+
+
+def _number(value: Any) -> Any:
+    """Converts text to a number where possible."""
+    if not isinstance(value, str) or len(value) > _LONGEST or not _NUMBER.fullmatch(value.strip()):
+        return value
+    text = value.strip()
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

@@ -1,4 +1,4 @@
-"""Settings written as YAML, with OmegaConf's references and the tuples that Lightning writes."""
+"""Reads settings in YAML files, with OmegaConf's references and Lightning's tuples."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 _DEEPEST = 20
 _MOST_VALUES = 100_000
-"""A kilobyte of aliases could stand for any number."""
+"""Limit of values, since a kilobyte of aliases could expand to any number."""
 
 
 def read_yaml_settings(text: str) -> Any:
-    """Parses YAML, without running anything: of Python's own tags only tuples are read.
+    """Parses YAML without running code: of Python's tags only tuples are read.
 
-    Values that are one reference, ``${a.b}``, are replaced by what stands at a.b.
+    Values that are one reference, ``${a.b}``, are replaced by the value at a.b.
 
     Raises:
         ImportError: PyYAML is missing.
-        ValueError: a key stands twice in a mapping, a reference leads nowhere, or there are too many values.
+        ValueError: a key occurs twice in a mapping, a reference has no target, or there are too many values.
         yaml.YAMLError: the text is not YAML.
     """
     import yaml
@@ -30,7 +30,7 @@ def read_yaml_settings(text: str) -> Any:
 
 
 def walk(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same mappings and lists with each value changed, names as text and tuples as lists.
+    """Returns the same mappings and lists with each value changed, names as text and tuples as lists.
 
     Raises:
         ValueError: objects are nested too deep, or there are too many values.

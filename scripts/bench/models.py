@@ -60,7 +60,8 @@ def fatchord_state(hidden_size: int, fc_size: int, outputs: int) -> dict[str, Te
     """Random weights of fatchord's network, by its names."""
     import torch
 
-    from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
+    from wavernn_trt.export.families.fatchord import expected_shapes
+    from wavernn_trt.export.families.fatchord_layout import FatchordLayout
 
     layout = FatchordLayout(
         n_mels=80,

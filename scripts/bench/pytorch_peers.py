@@ -20,8 +20,7 @@ from torch.distributions import Categorical
 from torch.nn import functional
 
 from wavernn_trt.export import read_checkpoint
-from wavernn_trt.export.families.gru import GRUCell
-from wavernn_trt.export.families.wavernn import DecoderStep, WaveRNN
+from wavernn_trt.export.families.wavernn import DecoderStep, GRUCell, WaveRNN
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.scripts.bench.timing import SUBJECTS, PeerError, Repeat, Timing, Turn, place_of_device
 

@@ -216,7 +216,7 @@ def test_a_model_that_computes_nan_is_said_to_be_damaged(
         return sound(self, mel) * np.float32(np.nan)
 
     monkeypatch.setattr(ObservingExecutor, "condition", damaged)
-    with pytest.raises(CalibrationError, match=r"b\.wav: .* reads what is not finite .*: the model is damaged"):
+    with pytest.raises(CalibrationError, match=r"b\.wav: .* is not finite .*: the model is damaged"):
         calibrate(directory, clips[:1])
 
 

@@ -118,7 +118,7 @@ def refused(message: str, error: type[Exception] = ValueError) -> Any:
 
 
 def test_a_quantised_directory_is_not_quantised_again(quantised: ModelDirectory, tmp_path: Path) -> None:
-    with refused("is quantised already; use the directory that it was made from"):
+    with refused("is quantised already; use its original directory"):
         quantize(quantised, INT8, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

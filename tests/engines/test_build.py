@@ -246,7 +246,7 @@ def test_an_abort_in_native_code_is_an_error_message(
     ("code", "limit", "words"),
     [
         (-signal.SIGKILL, None, "its process was killed, as Linux does when memory runs out; try fewer steps"),
-        (-signal.SIGSEGV, 2**28, r"with SIGSEGV, perhaps for want of memory beyond the limit of 0\.25 GiB"),
+        (-signal.SIGSEGV, 2**28, r"with SIGSEGV, possibly out of memory beyond the limit of 0\.25 GiB"),
         (-signal.SIGSEGV, None, "ended its process with SIGSEGV$"),
     ],
 )

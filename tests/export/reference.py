@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.export.families.fatchord import fatchord_from_state
-from wavernn_trt.export.families.fatchord_layout import FatchordLayout, expected_shapes
+from wavernn_trt.export.families.fatchord import expected_shapes, fatchord_from_state
+from wavernn_trt.export.families.fatchord_layout import FatchordLayout
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.export.families.wavernn import WaveRNN
 

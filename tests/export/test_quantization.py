@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavernn_trt.export.config import ConfigError, to_json
+from wavernn_trt.export.config import ConfigError
 from wavernn_trt.export.model_directory import (
     CONFIG,
     ModelDirectory,
@@ -82,7 +82,7 @@ def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
     from wavernn_trt.export import export, read_checkpoint
 
     assert read_checkpoint(voice.path).quantization is None
-    rewrite_config(copy, to_json(Quantization(PRODUCTS)))
+    rewrite_config(copy, dataclasses.asdict(Quantization(PRODUCTS)))
     checkpoint = read_checkpoint(copy)
     assert checkpoint.quantization == Quantization(PRODUCTS)
     assert checkpoint.assumed == ()  # the reference rounds it

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wavernn_trt.export.config import AudioConfig, ConfigError, ModelConfig, to_json
+from wavernn_trt.export.config import AudioConfig, ConfigError, ModelConfig
 from wavernn_trt.export.model_directory import CONFIG, open_model_directory, write_config
 from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.export.typed_json import from_json
@@ -16,11 +16,11 @@ from wavernn_trt.runtime.vocoder import shipped_voice
 
 
 def model(**changes: Any) -> dict[str, Any]:
-    return {**to_json(open_model_directory(shipped_voice()).model), **changes}
+    return {**dataclasses.asdict(open_model_directory(shipped_voice()).model), **changes}
 
 
 def audio(**changes: Any) -> dict[str, Any]:
-    return {**to_json(open_model_directory(shipped_voice()).audio), **changes}
+    return {**dataclasses.asdict(open_model_directory(shipped_voice()).audio), **changes}
 
 
 @pytest.mark.parametrize(

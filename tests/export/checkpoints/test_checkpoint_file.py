@@ -23,8 +23,8 @@ torch = pytest.importorskip("torch", reason="checkpoints are PyTorch files")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors are read with its own package")
 
 from wavernn_trt.export.checkpoints.checkpoint import read_checkpoint
-from wavernn_trt.export.checkpoints.pickled_classes import named_classes
 from wavernn_trt.export.checkpoints.state import load_state
+from wavernn_trt.export.checkpoints.torch_file import named_classes
 from wavernn_trt.export.errors import CheckpointError
 
 State = dict[str, Any]
