@@ -17,6 +17,7 @@ from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.files.audio import begin_wav, clipped_samples, clipping_text
 from wavernn_trt.runtime.files.input_files import is_mel
+from wavernn_trt.runtime.files.long_wav import LongWav
 from wavernn_trt.runtime.files.mel_file import holds_mel, read_mel
 from wavernn_trt.runtime.files.output_files import OutputFile, flush_folder, is_finished, prepare_output
 from wavernn_trt.runtime.files.recording import read_recording
@@ -41,6 +42,8 @@ _MAX_BYTES = 2**30
 is not yet known, and conditioning, which `SchedulerLimits` bounds."""
 _MAX_GROUP = 32
 """Files that are flushed together at most: larger groups cost less per file, but keep more files open."""
+_LONG_SECONDS = 60.0
+"""Speech from which a file is written while it is decoded."""
 _CLIPPING_WARNINGS = 3
 """Files whose clipped samples are logged as warnings; further ones are logged for debugging only."""
 _JOIN_SECONDS = 5.0
@@ -137,6 +140,8 @@ class _Entry:
     """As in `JobResult`, like the fields below."""
     samples: int = 0
     clipped: int = 0
+    long_wav: LongWav | None = None
+    """Takes the waveform of a long utterance while it is decoded."""
 
 
 _Decoded = tuple[_Entry, Future[FloatArray]]
@@ -229,10 +234,10 @@ class Pipeline:
         self.messages.put(Ended(result, entry.size, submitted))
 
     def _fail(self, entry: _Entry, error: Exception) -> None:
-        self._end(entry, failure(entry.job, error, entry.warnings))
         if (reason := stopping_reason(error)) is not None:
             self._full = True
-            self._halt(JobsStopped(reason))
+            self._halt(JobsStopped(reason))  # before the end of what may be the last job, and so of the run
+        self._end(entry, failure(entry.job, error, entry.warnings))
 
     # First stage: the reader thread.
 
@@ -260,13 +265,28 @@ class Pipeline:
             if not self.limit.grow(size):
                 return
             entry.size = size
-            ticket = self._vocoder.submit(request, progress=self._progress.decoded)
-        except ExecutorError as error:
-            self._halt(JobsStopped(str(error)))
-        except Exception as error:  # one bad file does not end the run
-            self._fail(entry, error)
+            entry.long_wav = self._begin_long_wav(job.output, request)
+            ticket = self._vocoder.submit(request, sink=entry.long_wav, progress=self._progress.decoded)
+        except BaseException as error:
+            if entry.long_wav is not None:
+                entry.long_wav.finish(error)
+            if isinstance(error, ExecutorError):
+                self._halt(JobsStopped(str(error)))
+            elif isinstance(error, Exception):  # one bad file does not end the run
+                self._fail(entry, error)
+            else:
+                raise
         else:
             self.follow(entry, ticket)
+
+    def _begin_long_wav(self, output: Path, request: Request) -> LongWav | None:
+        """Opens the file of a long utterance; ``None`` if the whole waveform is needed at once, or it is short."""
+        samples = np.shape(request.mel)[-1] * self._vocoder.config.audio.hop_length
+        if request.fold is not None or self._options.floating or is_standard_output(output):
+            return None
+        if samples < _LONG_SECONDS * self._vocoder.sample_rate or not LongWav.fits(samples):
+            return None
+        return LongWav(output, samples, self._vocoder.sample_rate)
 
     def _prepare(self, output: Path) -> None:
         if is_standard_output(output):
@@ -342,20 +362,26 @@ class Pipeline:
         except CancelledError:
             self._end(entry, None)
             return None
-        except Exception as error:
-            self._end(entry, failure(entry.job, error, entry.warnings))
-            return None
-        if self._full:
-            self._end(entry, None)
-            return None
-        output, floating = entry.job.output, self._options.floating
-        try:
-            file = begin_wav(output, waveform, self._vocoder.sample_rate, floating=floating)
-        except Exception as error:
+        except Exception as error:  # of the decoder, or of the disk that `LongWav` writes to
             self._fail(entry, error)
             return None
-        entry.samples = len(waveform)
-        entry.clipped = 0 if floating else clipped_samples(waveform)
+        output, floating, long_wav = entry.job.output, self._options.floating, entry.long_wav
+        if self._full:
+            if long_wav is not None:
+                long_wav.file.discard()
+            self._end(entry, None)
+            return None
+        file: OutputFile
+        if long_wav is not None:
+            file, entry.samples, entry.clipped = long_wav.file, long_wav.samples, long_wav.clipped
+        else:
+            try:
+                file = begin_wav(output, waveform, self._vocoder.sample_rate, floating=floating)
+            except Exception as error:
+                self._fail(entry, error)
+                return None
+            entry.samples = len(waveform)
+            entry.clipped = 0 if floating else clipped_samples(waveform)
         if entry.clipped:
             self._clipping_warnings += 1
             level = logging.WARNING if self._clipping_warnings <= _CLIPPING_WARNINGS else logging.DEBUG

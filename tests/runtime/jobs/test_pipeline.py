@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from wavernn_trt.runtime.files.output_files import WholeFile
 from wavernn_trt.runtime.jobs import pipeline as job_pipeline
 from wavernn_trt.runtime.jobs.pipeline import InFlightLimit, Pipeline, run_jobs
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
@@ -340,3 +341,59 @@ def test_what_is_wrong_with_the_jobs_themselves_is_raised(
     with pytest.raises(LookupError, match="the list went away"):
         list(run_jobs(tiny_vocoder, broken(), FLOATING, watched))
     assert {result.status for result in watched.results} <= {"done"}
+
+
+@pytest.fixture
+def all_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is written while it is decoded, however short it is."""
+    monkeypatch.setattr(job_pipeline, "_LONG_SECONDS", 0.0)
+
+
+def test_a_long_file_that_is_written_while_it_is_decoded_has_the_same_bytes(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = mels(3)
+    assert [result.status for result in run_jobs(tiny_vocoder, jobs, JobOptions(), Watched())] == ["done"] * 3
+    whole = [job.output.read_bytes() for job in jobs]
+    monkeypatch.setattr(job_pipeline, "_LONG_SECONDS", 0.0)
+    monkeypatch.setattr(job_pipeline, "begin_wav", None)  # not used
+    results = list(run_jobs(tiny_vocoder, jobs, JobOptions(overwrite=True), Watched()))
+    assert [job.output.read_bytes() for job in jobs] == whole
+    hop = tiny_vocoder.config.audio.hop_length
+    assert {result.job: result.samples for result in results} == {
+        job: hop * frames for job, frames in zip(jobs, (3, 17, 9), strict=True)
+    }
+
+
+def test_a_disk_that_is_full_under_a_long_file_ends_the_run_and_leaves_no_part_of_it(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, all_long: None
+) -> None:
+    jobs = mels(1, frames=(60,))
+    write, written = WholeFile.write, []
+
+    def full_at_the_third(file: WholeFile, content: Any) -> None:
+        written.append(content)
+        if len(written) == 3:  # the header, and a chunk, are there
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.path))
+        write(file, content)
+
+    monkeypatch.setattr(WholeFile, "write", full_at_the_third)
+    results = []
+    with pytest.raises(JobsStopped, match=r"No space left on device; free some space$"):
+        results.extend(run_jobs(tiny_vocoder, jobs, JobOptions(), Watched()))
+    assert [result.status for result in results] == ["failed"]
+    assert not jobs[0].output.exists()
+    assert not unfinished(jobs[0].output.parent)
+
+
+def test_a_stop_in_the_middle_of_a_long_file_leaves_no_part_of_it(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, all_long: None
+) -> None:
+    jobs, stop = mels(2, frames=(3, 4000)), Stop()
+    results = run_jobs(tiny_vocoder, jobs, JobOptions(), Watched(), stop)
+    assert next(results).job == jobs[0]
+    wait_until(lambda: bool(unfinished(jobs[1].output.parent)))
+    stop.request()
+    assert list(results) == []
+    assert not jobs[1].output.exists()
+    assert not unfinished(jobs[1].output.parent)
