@@ -251,8 +251,8 @@ def test_an_abort_in_native_code_is_an_error_message(
     ],
 )
 def test_how_a_process_ended_is_no_more_than_a_guess_at_why(code: int, limit: int | None, words: str) -> None:
-    watched = build._Watched("decoder", lambda *_: None)
-    assert re.search(words, watched.explain(code, [], "TensorRT-RTX", limit))
+    monitor = build._Monitor("decoder", lambda *_: None)
+    assert re.search(words, monitor.explain(code, [], "TensorRT-RTX", limit))
 
 
 def test_files_in_the_current_folder_are_not_run(
