@@ -215,7 +215,7 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no steps": (lambda v: v["decoder"].update(steps=-5), r"decoder\.steps"),
     "inaudible": (lambda v: v["audio"].update(fmin=1e9), r"audio\.fmin"),
     "unknown family": (lambda v: v["model"].update(family="wavenet"), "expected one of univoc"),
-    "no model": (lambda v: v.pop("model"), "model: found NoneType"),
+    "no model": (lambda v: v.pop("model"), "model: found None, expected an object"),
 }
 
 

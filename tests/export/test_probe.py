@@ -178,7 +178,7 @@ def test_the_audio_settings_outlive_the_other_files(copy: Path) -> None:
     with pytest.raises(ModelDirectoryError, match=r"config\.json is damaged"):
         read_audio(copy)
     write_manifest(copy)
-    with pytest.raises(ModelDirectoryError, match="audio: found NoneType"):
+    with pytest.raises(ModelDirectoryError, match="audio: found None, expected an object"):
         read_audio(copy)
 
 

@@ -122,7 +122,7 @@ def test_what_was_calibrated_on_is_no_held_out_speech(quantize: Run, table: Path
     ("arguments", "message"),
     [
         (("--precision", "int4"), "found 'int4', expected one of int8, fp8, int8-weights, fp8-weights"),
-        (("--precision", "int8"), "make a table of them with: wavernn-trt calibrate"),
+        (("--precision", "int8"), "make one with: wavernn-trt calibrate"),
         (("--precision", "int8-weights", "--keep", "fc_7"), "found 'fc_7', expected some of recurrent_0, fc_0, output"),
         (
             ("--precision", "int8-weights", "--keep", "output,fc_0,recurrent_0"),
