@@ -211,9 +211,7 @@ class StreamSink:
     def finish(self, error: BaseException | None) -> None:
         """See `Sink`; only the first call has an effect."""
         if error is None and self._dropped:
-            error = CancelledError(
-                "the stream was closed before its end"
-            )  # a consumer in another process may still read
+            error = CancelledError("the stream was closed before its end")  # another process may still be reading
         if not self._ring.closed:
             self._link.finish(error)
         self._stop.set()
