@@ -295,7 +295,9 @@ class Vocoder:
             raise VocoderError(f"urgency: found {urgency!r}, expected one of {', '.join(URGENCIES)}")
         utterance = self._prepare(request)
         if sink is not None and sink.room() is not None and utterance.folds:
-            raise VocoderError("fold: found one for a sink with bounded room, expected none: folds end all at once")
+            raise VocoderError(
+                "fold: found one for a sink with bounded room, expected none: with folds, all samples come at once"
+            )
         return self._scheduler.submit(
             utterance,
             Collected() if sink is None else sink,

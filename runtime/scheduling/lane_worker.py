@@ -160,7 +160,7 @@ class LaneWorker:
     def _choose(self, loop: LaneLoop[UtteranceStream]) -> list[UtteranceStream]:
         """Selects the streams of the next chunk: all that can continue, or for a limited time only the urgent ones.
 
-        With an executor of open slots, a chunk of few streams takes less time than a chunk of all.
+        If the number of slots is open, a chunk of few streams takes less time than a chunk of all.
         """
         if loop.full:
             return []

@@ -101,7 +101,7 @@ class RingBuffer:
         octets = header.as_octets(segment.memory)
         ring = cls.__new__(cls)
         ring._open(octets, header.read_header(octets, origin), segment)
-        consumer = ring._mark(header.CONSUMER)
+        consumer = ring._read_mark(header.CONSUMER)
         if ring.abandoned or (consumer[0] and not has_ended(consumer)):
             state = "had" if ring.abandoned else "has"
             raise VocoderError(
@@ -345,4 +345,4 @@ class RingBuffer:
     def _write_own_mark(self, word: int) -> None:
         process, started, namespace = own_mark()
         self._words[word + 1], self._words[word + 2] = started, namespace
-        self._words[word] = process  # last: a process that reads it non-zero can read the rest
+        self._words[word] = process  # last: a process that reads it can read the rest
