@@ -28,9 +28,9 @@ from wavernn_trt.runtime.streaming.ring_buffer import Samples
 from wavernn_trt.runtime.vocoder import Vocoder
 
 _PASSED = 1e-9
-"""Seconds left of a deadline that passed before the request was submitted; the vocoder then raises the error."""
+"""Deadline in seconds used if the deadline passed before submission; the vocoder then raises the error."""
 _PIECES_AHEAD = 8
-"""Pieces of an arriving mel that are read from an asynchronous iterator before the vocoder takes them."""
+"""Maximum number of pieces of an arriving mel read from an asynchronous iterator ahead of the vocoder."""
 
 
 class AsyncVocoder:
@@ -61,11 +61,11 @@ class AsyncVocoder:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of the waveforms."""
+        """Sample rate of the waveforms in Hz."""
         return self.vocoder.sample_rate
 
     def statistics(self) -> SchedulerStatistics:
-        """Current slots, queue, speed and latencies."""
+        """Returns the current slots, queue, speed and latencies."""
         return self.vocoder.statistics()
 
     async def vocode(
@@ -89,7 +89,7 @@ class AsyncVocoder:
         Raises:
             VocoderError: see `Vocoder.submit`.
             QueueFullError: the queue is full, and ``wait`` is false.
-            DeadlineError: it cannot be ready in time.
+            DeadlineError: the waveform cannot be complete in time.
             ExecutorError: the backend failed.
         """
         request = Request(mel, seed, uniforms, fold, overlap, sample_rate)
@@ -123,12 +123,12 @@ class AsyncVocoder:
             lookahead: see `Vocoder.stream`.
             deadline: see `Vocoder.submit`.
             wait: see `Vocoder.submit`.
-            options: ``frame``, ``encoding``, ``dither``, ``seconds``, ``memory``: of the `AudioStream`.
+            options: ``frame``, ``encoding``, ``dither``, ``seconds`` or ``memory``, passed to `AudioStream`.
 
         Raises:
             VocoderError: see `Vocoder.stream`.
             QueueFullError: the queue is full, and ``wait`` is false.
-            ExecutorError: the backend was given up.
+            ExecutorError: the backend has failed too often and is no longer used.
         """
         stream = AudioStream(self.sample_rate, seed=seed, chunk=self.vocoder.chunk, **options)
         awaited = AsyncAudioStream(stream, asyncio.get_running_loop())
@@ -149,12 +149,12 @@ class AsyncVocoder:
 
         try:
             if isinstance(pieces, Iterator):
-                # Runs the conditioner over short mels, the first time that a look-ahead is asked for.
+                # The first use of a look-ahead runs the conditioner on short mels.
                 await asyncio.to_thread(self.vocoder.lookahead, lookahead)
             ticket = await self._submit(submit, wait=wait, deadline=deadline)
         except BaseException:
             if isinstance(pieces, _PieceQueue):
-                pieces.stop()  # a thread that still submits it must not wait for a piece
+                pieces.stop()  # so that a thread still submitting it does not wait for a piece
             raise
         if isinstance(pieces, _PieceQueue):
             pieces.start()
@@ -179,9 +179,9 @@ class AsyncVocoder:
         await self.close()
 
     async def _submit(self, submit: Callable[..., Ticket], *, wait: bool, deadline: float | None) -> Ticket:
-        """Submits at once, or after all that wait already for room in the queue."""
+        """Submits at once, or after all submissions that already wait for room in the queue."""
         self.vocoder.check_process()
-        asked = time.monotonic()
+        start = time.monotonic()
         if not self._blocked:
             try:
                 return submit(wait=False, deadline=deadline)
@@ -192,7 +192,7 @@ class AsyncVocoder:
             raise QueueFullError("queue: found requests waiting for room, expected none; wait for some, or allow more")
 
         def submit_later() -> Ticket:
-            left = None if deadline is None else max(asked + deadline - time.monotonic(), _PASSED)
+            left = None if deadline is None else max(start + deadline - time.monotonic(), _PASSED)
             return submit(wait=True, deadline=left)
 
         submission = self._blocked.append(submit_later)
@@ -200,11 +200,11 @@ class AsyncVocoder:
         try:
             await asyncio.wait([submitted], timeout=deadline)
             if not submitted.done():
-                raise DeadlineError(f"deadline: found {deadline:g} s, in which the queue had no room; allow more")
+                raise DeadlineError(f"deadline: found {deadline:g} s, in which the queue had no room; allow more time")
             return submitted.result()
         except (asyncio.CancelledError, DeadlineError):
             submitted.cancel()
-            if not submission.cancel():  # the thread is submitting it just now
+            if not submission.cancel():  # the thread is submitting it
                 submission.add_done_callback(lambda done: None if done.exception() else done.result().cancel())
             raise
 
@@ -212,14 +212,14 @@ class AsyncVocoder:
 class _BlockedSubmissions:
     """Submissions that wait for room in a full queue, in order, without blocking the event loop.
 
-    One thread submits them, and runs while there are any. It is a daemon: it does not keep a program from ending.
-    True while a submission waits.
+    One daemon thread submits them; it ends when none is left, and does not delay the exit of the program. The object
+    is true while a submission waits.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Ticket], Callable[[], Ticket]]] = deque()
-        self._count = 0  # of those that wait, the one that the thread has taken included
+        self._count = 0  # waiting submissions, including the one in the thread
         self._running = False
 
     def __bool__(self) -> bool:
@@ -237,7 +237,7 @@ class _BlockedSubmissions:
         return future
 
     def close(self) -> None:
-        """Cancels all but the one that the thread has taken, which the vocoder's closing ends."""
+        """Cancels all submissions except the one in the thread, which ends when the vocoder closes."""
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
@@ -267,27 +267,27 @@ class _BlockedSubmissions:
 
 
 class AsyncAudioStream(AsyncIterator[Samples]):
-    """An `AudioStream` whose frames are awaited; ``async with`` closes it, leaving a loop over it does not."""
+    """An `AudioStream` whose frames are awaited. ``async with`` closes it; leaving an ``async for`` loop does not."""
 
     def __init__(self, stream: AudioStream, loop: asyncio.AbstractEventLoop) -> None:
         """Wraps a stream that has no other reader; frames are awaited on ``loop``."""
         self.stream = stream
-        """The stream itself, with its counters."""
+        """The wrapped stream, with its counters."""
         self._written = asyncio.Event()
         self.sink: Sink = _NotifyingSink(stream.sink, loop, self._written)
-        """The sink to write to: the stream's own, which also wakes the reader."""
+        """Sink for the writer: forwards to the stream's sink and wakes the reader."""
 
     def __aiter__(self) -> AsyncAudioStream:
         return self
 
     async def __anext__(self) -> Samples:
-        """The next frame; the last may be shorter.
+        """Returns the next frame; the last may be shorter.
 
         Raises:
-            BaseException: what ended the decoding early, behind the last samples.
+            BaseException: the error that ended the decoding early, after the last samples.
         """
         while True:
-            self._written.clear()  # before looking: what is written later sets it again
+            self._written.clear()  # before the read: a later write sets it again
             try:
                 frame = self.stream.read(timeout=0)
             except TimeoutError:
@@ -298,7 +298,7 @@ class AsyncAudioStream(AsyncIterator[Samples]):
             return frame
 
     def close(self) -> None:
-        """Ends the stream, and cancels the decoding if it still goes on."""
+        """Closes the stream and cancels the decoding if it is not complete."""
         self.stream.close()
         self._written.set()
 
@@ -357,11 +357,11 @@ class _PieceQueue(Iterator[ArrayLike]):
         return piece
 
     def start(self) -> None:
-        """Begins to read the asynchronous iterator."""
+        """Starts to read the asynchronous iterator."""
         self._task = self._loop.create_task(self._run())
 
     def stop(self, _: Any = None) -> None:
-        """Ends both iterators; any thread may call it."""
+        """Ends both iterators; callable from any thread."""
         self._queue.put(StopIteration())
         if self._task is not None:
             with suppress(RuntimeError):
@@ -375,7 +375,7 @@ class _PieceQueue(Iterator[ArrayLike]):
                     self._taken.clear()
                     await self._taken.wait()
         except asyncio.CancelledError:
-            # The iterator awaits a task that was cancelled, or the loop ends; the reader was not cancelled.
+            # The iterator awaits a cancelled task, or the loop ends: the reader gets an error of its own.
             self._queue.put(CancelledError("the iterator over the mel was cancelled"))
             raise
         except Exception as error:

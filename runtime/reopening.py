@@ -1,4 +1,4 @@
-"""How a loaded model is pickled: where it is, the hashes of its files, and how it was loaded."""
+"""`ModelReference`: the pickled form of a loaded model, with its path, file hashes and load options."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.load_options import LoadOptions
 
 _SHOWN = 12
-"""Characters of a hash in a message."""
+"""Number of characters of a hash in messages."""
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What another process needs to load the same model with the same backend."""
+    """Data with which another process loads the same model with the same backend."""
 
     path: Path
-    """Of the model directory or checkpoint; absolute."""
+    """Absolute path of the model directory or checkpoint."""
     files: Mapping[str, str]
-    """SHA-256 of each of the model's files when it was loaded, see `file_hashes`."""
+    """SHA-256 of each model file at load time, see `file_hashes`."""
     model: ModelConfig
     audio: AudioConfig
     engine: str | None
-    """The plan or kernel that was opened."""
+    """Name of the plan or kernel that was loaded."""
     options: LoadOptions
-    """What to load it with; ``backend`` is the one that was opened, also where ``auto`` was asked for."""
+    """Load options; ``backend`` is the loaded one, also if ``auto`` was requested."""
 
     def check_files(self) -> None:
-        """Checks that the files are those of the model that was pickled.
+        """Checks that the files are those of the pickled model.
 
         Raises:
-            VocoderError: another model is at that path.
+            VocoderError: the files at that path differ.
         """
         found = file_hashes(self.path)
         for name in sorted({*found, *self.files}):
@@ -42,15 +42,15 @@ class ModelReference:
             if have != want:
                 raise VocoderError(
                     f"{self.path}: found another model than the vocoder was pickled from: {name} has SHA-256 "
-                    f"{_shown(have)}, expected {_shown(want)}; pickle a vocoder of the model that is there now, or "
-                    "put the other one back"
+                    f"{_shown(have)}, expected {_shown(want)}; pickle a vocoder of the current model, or "
+                    "restore the previous files"
                 )
 
     def check_opened(self, model: ModelConfig, audio: AudioConfig, engine: str | None) -> None:
-        """Checks that what was opened is what was pickled.
+        """Checks that settings and engine are those of the pickled model.
 
         Raises:
-            VocoderError: other settings (of a checkpoint, they may lie in a file beside it), or another engine.
+            VocoderError: the settings differ (a checkpoint may have them in a separate file), or the engine does.
         """
         for name, found, expected in (
             ("engine", engine, self.engine),
@@ -58,13 +58,11 @@ class ModelReference:
             ("audio settings", audio, self.audio),
         ):
             if found != expected:
-                raise VocoderError(
-                    f"{self.path}: found {name} {found}, expected {expected}, with which the vocoder was pickled"
-                )
+                raise VocoderError(f"{self.path}: found {name} {found}, expected {expected} as in the pickled vocoder")
 
 
 def file_hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of a model's files by name: those that a model directory's manifest lists, or a checkpoint's own.
+    """Returns the SHA-256 of a model's files by name: the entries of a directory's manifest, or the checkpoint file.
 
     Raises:
         ModelDirectoryError: the manifest cannot be read.
@@ -78,4 +76,4 @@ def file_hashes(path: Path) -> dict[str, str]:
 
 
 def _shown(digest: str | None) -> str:
-    return "none, as it is not there" if digest is None else f"{digest[:_SHOWN]}…"
+    return "none (it is not there)" if digest is None else f"{digest[:_SHOWN]}…"

@@ -1,4 +1,4 @@
-"""The vocoder that people call: mel spectrograms in, waveforms out."""
+"""`Vocoder`: the public API that converts mel spectrograms to waveforms."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory
 
 DEFAULT_LIMITS = SchedulerLimits()
 _AHEAD = 2
-"""How many times what is decoded together `Vocoder.vocode_many` has under way: as much waits, conditioned."""
+"""Requests in flight in `Vocoder.vocode_many`, in multiples of the slots: as many wait, conditioned, as are decoded."""
 
 
 class Vocoder:
-    """A loaded model. Any number of threads may use it; what they ask for is decoded together.
+    """A loaded vocoder model. It is thread-safe; requests of all threads are decoded together.
 
-    A waveform depends on its mel, its seed and the backend, and never on what else is decoded beside it.
+    A waveform depends on its mel, its seed and the backend, and never on the requests decoded together with it.
 
-    A vocoder that `load` made can be pickled, for instance as an argument of a worker process that is spawned: the
-    pickle holds the path, the hashes of the model's files and the load options, and the worker loads the model again,
-    with the same backend and engine. A process that is forked cannot use it.
+    A vocoder made by `load` can be pickled, for example as an argument of a spawned worker process: the pickle contains
+    the path, the hashes of the model's files and the load options, and the worker loads the model again, with the same
+    backend and engine. A forked process cannot use it.
     """
 
     def __init__(self, loaded: LoadedModel, batch: int | None = None, limits: SchedulerLimits = DEFAULT_LIMITS) -> None:
-        """Puts a vocoder around a loaded model; `load` is the usual way.
+        """Makes a vocoder from a loaded model; usually `load` is called instead.
 
         Args:
             loaded: model and executor.
-            batch: streams decoded together, for executors that leave it open; ``None`` is what the model was loaded
-                with.
-            limits: how much may wait and be decoded at a time.
+            batch: streams decoded together, for executors with an open number of slots; ``None`` uses the value that
+                the model was loaded with.
+            limits: bounds of queue, memory and lanes.
 
         Raises:
             VocoderError: ``batch`` is not a positive integer.
@@ -66,7 +66,6 @@ class Vocoder:
         self._scheduler = Scheduler(self.executor, loaded.windows, loaded.coding, self.batch, limits)
         self._incremental: dict[int | None, IncrementalRequests] = {}
         self._closing = weakref.finalize(self, self._scheduler.close)
-        self._limits = limits
 
     @classmethod
     def load(
@@ -84,24 +83,23 @@ class Vocoder:
         """Loads a model directory; the same as `wavernn_trt.load`.
 
         Args:
-            dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the voice that is shipped.
+            dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the shipped voice.
             backend: ``onnxruntime``, ``torch`` (the reference, slow), ``tensorrt`` or ``tensorrt_rtx`` (engines on a
-                GPU, built with ``wavernn-trt build``), ``cuda`` (a GPU without TensorRT, and nothing to build), or
-                ``auto``: an engine, where one fits this machine, else ``cuda`` where that can run, else
-                ``onnxruntime``.
+                GPU, built with ``wavernn-trt build``), ``cuda`` (a GPU without TensorRT; needs no build), or ``auto``:
+                an engine if one fits this machine, else ``cuda`` if it can run, else ``onnxruntime``.
             batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, 32 for
-                ``cuda``, and for an engine as many as it can.
-            threads: CPU threads of a lane; ``None`` leaves it to the backend, with as many lanes as suit the machine.
-            precision: ``fp32``, ``fp16``, ``bf16`` or, for ``cuda`` only, ``fp8`` (of weights alone), on a GPU:
-                ``None`` takes the engine that was used last; ``cuda`` takes fp8 where all of a quantised directory's
-                products are in it, else what suits the GPU.
-            cache: the folder with the engines' plans; ``None`` is the user's own.
-            limits: how much may wait, how many lanes decode, and when an executor is taken to hang.
-            probe: whether to have the model speak its probe first, and to refuse it if that is not what it was.
+                ``cuda``, and the maximum of an engine.
+            threads: CPU threads of a lane; ``None`` lets the backend choose, with a number of lanes for the machine.
+            precision: on a GPU: ``fp32``, ``fp16``, ``bf16`` or, for ``cuda`` only, ``fp8`` (weights only). ``None``
+                selects the engine used last; for ``cuda``, fp8 if all products of a quantised directory are in it,
+                else the best for the GPU.
+            cache: folder of the engines' plans; ``None`` is the user's cache folder.
+            limits: bounds of queue, memory and lanes, and the timeout of an executor.
+            probe: whether to vocode the model's probe first, and to refuse the model if the result differs.
 
         Raises:
-            ValueError: the directory, the backend or a number is not usable; the message says what would be.
-            ExecutorError: the probe failed: the model is damaged, or its executor computes something else.
+            ValueError: the directory, the backend or a number is not valid; the message names the valid ones.
+            ExecutorError: the probe failed: the model is damaged, or its executor computes wrong results.
         """
         options = LoadOptions(backend, batch, threads, precision, None if cache is None else Path(cache), probe)
         return cls._open(load_model(None if dir is None else Path(dir), options), None, limits)
@@ -118,18 +116,18 @@ class Vocoder:
         return vocoder
 
     def __reduce__(self) -> tuple[Callable[..., Vocoder], tuple[LoadedModel, int, SchedulerLimits]]:
-        """Pickles where the model is and how it was loaded, see `LoadedModel`.
+        """Pickles the model's path and load options, see `LoadedModel`.
 
         Raises:
-            VocoderError: `load` did not make this vocoder.
+            VocoderError: the vocoder was not made by `load`.
         """
-        return type(self)._open, (self.loaded, self.batch, self._limits)
+        return type(self)._open, (self.loaded, self.batch, self.limits)
 
     def check_process(self) -> None:
-        """Checks that this is the process that loaded the vocoder; every method that computes does so first.
+        """Checks that this is the process that loaded the vocoder; every method that computes calls it first.
 
         Raises:
-            VocoderError: the process was forked later. Threads and locks of the vocoder are not in it.
+            VocoderError: the process was forked later, and does not have the vocoder's threads.
         """
         self._scheduler.check_process()
 
@@ -140,22 +138,22 @@ class Vocoder:
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of what comes out."""
+        """Sample rate of the waveforms in Hz."""
         return self.loaded.audio.sample_rate
 
     @property
     def chunk(self) -> int:
-        """Samples that are decoded at a time."""
+        """Samples of a chunk, the unit of decoding."""
         return self.loaded.windows.steps
 
     @property
     def engine(self) -> str | None:
-        """The name of the engine's plan in the cache, where the backend runs one; for ``cuda``, of the kernel."""
+        """Name of the engine's plan in the cache, or of the ``cuda`` kernel; ``None`` for other backends."""
         return self.loaded.engine
 
     @property
     def backend(self) -> str:
-        """The executor's name."""
+        """Name of the executor."""
         return self.executor.name
 
     def vocode(
@@ -168,21 +166,22 @@ class Vocoder:
         overlap: int | None = None,
         sample_rate: int | None = None,
     ) -> FloatArray:
-        """Speaks a mel spectrogram.
+        """Vocodes a mel spectrogram.
 
         Args:
             mel: float [n_mels, frames], in the model's range (``config.audio.mel_range``).
-            seed: of the random numbers that samples are drawn with, 0 … 2**64 - 1.
-            uniforms: those random numbers themselves, [frames * hop_length] or, for mixtures, [frames * hop_length, 2].
-            fold: cut the utterance into folds of this many samples, which are decoded together; faster for long ones.
+            seed: seed of the random numbers for sampling, 0 … 2**64 - 1.
+            uniforms: the random numbers, instead of a seed: [frames * hop_length] or, for mixtures,
+                [frames * hop_length, 2].
+            fold: cuts the utterance into folds of this many samples, which are decoded together; faster for long mels.
             overlap: samples over which folds are crossfaded, by default 550.
-            sample_rate: Hz that the mel was made for; if given, it is checked.
+            sample_rate: sample rate of the mel in Hz; checked if given.
 
         Returns:
             float32 [frames * hop_length], about [-1, 1].
 
         Raises:
-            VocoderError: an argument is not usable; the message says what was found and what is expected.
+            VocoderError: an argument is not valid; the message has the value found and the value expected.
         """
         request = Request(mel, seed, uniforms, fold, overlap, sample_rate)
         return self._decode(self._prepare(request, copy=False), "batch")
@@ -197,18 +196,18 @@ class Vocoder:
         overlap: int | None = None,
         sample_rate: int | None = None,
     ) -> list[FloatArray]:
-        """Speaks several mel spectrograms together; each waveform is, bit for bit, what `vocode` makes of it alone.
+        """Vocodes several mel spectrograms together; each waveform is bit-identical to that of `vocode`.
 
         Args:
             mels: each as for `vocode`; lengths may differ.
-            seeds: one each; by default 0 for all, as for `vocode`.
-            uniforms: one each, instead of seeds.
+            seeds: one seed per mel; by default 0 for all, as for `vocode`.
+            uniforms: one array per mel, instead of seeds.
             fold: see `vocode`.
             overlap: see `vocode`.
             sample_rate: see `vocode`.
 
         Raises:
-            VocoderError: as for `vocode`, or not as many seeds or uniforms as mels.
+            VocoderError: as for `vocode`, or the number of seeds or uniforms differs from that of mels.
         """
         for name, values in (("seeds", seeds), ("uniforms", uniforms)):
             if values is not None and len(values) != len(mels):
@@ -224,7 +223,7 @@ class Vocoder:
             )
             for i, mel in enumerate(mels)
         ]
-        # All are checked before the work begins, and none is copied: the caller waits here.
+        # All mels are checked before decoding starts. They are not copied: the caller waits here.
         utterances = [self._prepare(request, copy=False) for request in requests]
         tickets: list[Ticket] = []
         try:
@@ -243,16 +242,16 @@ class Vocoder:
         order: Literal["submitted", "completed"] = "submitted",
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[int, Ticket]]:
-        """Speaks any number of requests, as many at a time as keep the slots full.
+        """Vocodes any number of requests, with enough of them in flight to keep all slots busy.
 
         Args:
-            requests: a generator is pulled whenever there is room for another.
-            order: of what is yielded.
+            requests: the iterator is advanced only when another request may be in flight.
+            order: order of the results.
             progress: see `submit`.
 
         Returns:
-            An iterator over each request's number, from 0, and its ticket, which is done: ``result()`` is the waveform,
-            or raises what is wrong with that request, the others going on.
+            An iterator over each request's number, from 0, and its ticket, which is done: ``result()`` returns the
+            waveform or raises that request's error; other requests are not affected.
         """
 
         def submit(request: Request) -> Ticket:
@@ -270,32 +269,35 @@ class Vocoder:
         sink: Sink | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Ticket:
-        """Hands a request over, to be decoded beside whatever else is under way.
+        """Submits a request, which is decoded together with all others.
 
         Args:
-            request: what to speak.
-            urgency: ``batch``, as here and in `AsyncVocoder`, or ``interactive`` where a user waits for just this:
+            request: the request.
+            urgency: ``batch`` (default, also in `AsyncVocoder`), or ``interactive`` if a user waits for this request:
                 it comes before batch work. Streams are always interactive.
-            deadline: seconds from now by which the waveform must be whole; it is dropped as soon as it cannot be.
+            deadline: seconds from now to the complete waveform; the request is dropped as soon as it cannot meet it.
             wait: whether to wait while the queue is full.
-            sink: takes the samples as they are decoded; the ticket's own waveform is then empty.
-            progress: is told of steps as they are decoded, a fold's warm-up included; from another thread.
+            sink: receives the samples as they are decoded; the ticket's waveform is then empty.
+            progress: called with the number of steps of each decoded piece, including the warm-up of folds; from
+                another thread.
 
         Returns:
-            A future of the waveform, float32 [samples]; cancelling it frees its slot at the next chunk. It ends with a
-            `DeadlineError`, or an `ExecutorError` if the backend fails for it twice.
+            A future of the waveform, float32 [samples]; cancelling it frees its slot at the next chunk. It fails with a
+            `DeadlineError`, or with an `ExecutorError` if the backend fails twice on this request.
 
         Raises:
-            VocoderError: the request is not usable; or the vocoder is closed.
+            VocoderError: the request is not valid, or the vocoder is closed.
             QueueFullError: the queue is full, and ``wait`` is false.
             DeadlineError: the queue had no room before the deadline.
-            ExecutorError: the backend has failed too often, and was given up.
+            ExecutorError: the backend has failed too often and is no longer used.
         """
         if urgency not in URGENCIES:
             raise VocoderError(f"urgency: found {urgency!r}, expected one of {', '.join(URGENCIES)}")
         utterance = self._prepare(request)
         if sink is not None and sink.room() is not None and utterance.folds:
-            raise VocoderError("fold: found one for a sink with bounded room, whose samples would all come at once")
+            raise VocoderError(
+                "fold: found one for a sink with bounded room, expected none: with folds, all samples come at once"
+            )
         return self._scheduler.submit(
             utterance,
             Collected() if sink is None else sink,
@@ -307,7 +309,7 @@ class Vocoder:
         )
 
     def statistics(self) -> SchedulerStatistics:
-        """Slots, queue, speed and times, now.
+        """Returns the current slots, queue, speed and latencies.
 
         Raises:
             VocoderError: see `check_process`.
@@ -317,28 +319,28 @@ class Vocoder:
 
     @property
     def state(self) -> SchedulerState:
-        """``ready``, or why requests are refused.
+        """``ready``, or the state in which requests are refused.
 
         ``draining`` and ``closed`` refuse them with a `ClosedError`, ``broken`` with an `ExecutorError`: the backend
-        failed too often and was given up.
+        has failed too often and is no longer used.
         """
         self.check_process()
         return self._scheduler.state
 
     def drain(self, seconds: float | None = None) -> bool:
-        """Refuses new requests from now on, and waits until those under way have ended.
+        """Refuses new requests from now on, and waits until those in flight have ended.
 
         Args:
-            seconds: the longest wait; ``None`` is no limit.
+            seconds: maximum wait; ``None`` is no limit.
 
         Returns:
-            Whether all have ended in time.
+            Whether all requests have ended in time.
         """
         self.check_process()
         return self._scheduler.drain(seconds)
 
     def close(self) -> None:
-        """Cancels what is under way and ends the threads. Happens of itself when the vocoder is let go."""
+        """Cancels all requests and ends the threads. Also runs when the vocoder is garbage-collected."""
         self._closing()
 
     def __enter__(self) -> Vocoder:
@@ -365,29 +367,29 @@ class Vocoder:
         deadline: float | None = None,
         wait: bool = True,
     ) -> AudioStream:
-        """Speaks a mel spectrogram frame by frame; joined, float32 frames are exactly what `vocode` returns.
+        """Vocodes a mel spectrogram as a stream of PCM frames; joined, float32 frames equal the result of `vocode`.
 
-        It is decoded before batch work, ahead of the listener by ``seconds`` at most. The stream is iterated, or read
-        in other ways (`AudioStream`); to close or drop it cancels the rest.
+        It is decoded before batch work, at most ``seconds`` ahead of the listener. The stream is iterated, or read in
+        other ways (`AudioStream`); closing or dropping it cancels the rest.
 
-        The mel may itself be arriving: an iterator over pieces of it, float [n_mels, k] or single frames [n_mels], is
-        pulled in a thread of its own, some two seconds ahead. Samples of a frame are drawn when `lookahead` frames
-        behind it are there. Convolutional conditioners (fatchord, torchaudio, Coqui) then give what they make of the
-        whole mel: bit for bit where it has more than 256 frames, else but for rounding; univoc's, which hears the
-        whole mel in both directions, is run over windows, and more look-ahead makes that better. Bits never depend on
-        how the mel is cut into pieces.
+        The mel may still be arriving: an iterator over its pieces, float [n_mels, k] or single frames [n_mels], is
+        advanced in its own thread, about two seconds ahead. The samples of a frame are drawn when `lookahead` frames
+        after it have arrived. Convolutional conditioners (fatchord, torchaudio, Coqui) then give the result of the
+        whole mel: bit-identical if it has more than 256 frames, else up to rounding. The univoc conditioner, which
+        reads the whole mel in both directions, is run over windows; a longer look-ahead improves the result. Bits never
+        depend on how the mel is cut into pieces.
 
         Args:
             mel: see `vocode`; or an iterator over its pieces.
             seed: see `vocode`.
             uniforms: see `vocode`; not with an iterator.
-            frame: samples of a frame, by default 20 ms; the last may be shorter.
+            frame: samples per PCM frame, by default 20 ms; the last may be shorter.
             sample_rate: see `vocode`.
-            lookahead: frames to wait for, where a model leaves the choice (univoc); only with an iterator.
-            encoding: of the samples, ``float32`` or ``int16``.
+            lookahead: mel frames to wait for, if the model leaves the choice (univoc); only with an iterator.
+            encoding: encoding of the samples, ``float32`` or ``int16``.
             dither: whether int16 is dithered.
-            seconds: of audio that may wait to be read.
-            memory: of the ring buffer; see `AudioStream`.
+            seconds: maximum seconds of unread audio.
+            memory: memory of the ring buffer; see `AudioStream`.
             deadline: see `submit`.
             wait: see `submit`.
 
@@ -422,10 +424,10 @@ class Vocoder:
         wait: bool = True,
         sink: Sink | None = None,
     ) -> Ticket:
-        """Speaks into a stream that the caller made; `stream` makes one, and says what the arguments are.
+        """Vocodes into a stream made by the caller; see `stream`, which makes one.
 
         Args:
-            stream: new, of the model's sample rate.
+            stream: a new stream with the model's sample rate.
             mel: see `stream`.
             seed: see `stream`.
             uniforms: see `stream`.
@@ -433,7 +435,7 @@ class Vocoder:
             lookahead: see `stream`.
             deadline: see `stream`.
             wait: see `stream`.
-            sink: takes the samples in the stream's own sink's place, to hand them on to it; ``None`` is that one.
+            sink: receives the samples and forwards them to the stream's sink; ``None`` is the stream's sink itself.
 
         Returns:
             The ticket; its waveform is empty.
@@ -448,13 +450,13 @@ class Vocoder:
         feed = None
         if isinstance(mel, Iterator):
             if uniforms is not None:
-                raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed")
+                raise VocoderError("uniforms: found some with an iterator over a mel, expected a seed instead")
             utterance, feed = self._incremental_requests(lookahead).begin(
                 mel, seed, sample_rate, on_ready=self._scheduler.wake
             )
         else:
             if lookahead is not None:
-                raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it with an iterator only")
+                raise VocoderError(f"lookahead: found {lookahead} with a whole mel, expected it only with an iterator")
             utterance = self._prepare(Request(mel, seed, uniforms, sample_rate=sample_rate))
         ticket = self._scheduler.submit(
             utterance,
@@ -471,15 +473,15 @@ class Vocoder:
         return ticket
 
     def lookahead(self, frames: int | None = None) -> int:
-        """Frames that `stream` waits for behind a frame before it draws the frame's samples, where a mel is arriving.
+        """Returns the frames of an arriving mel that `stream` waits for after a frame before it draws its samples.
 
-        The first call for a number of frames runs the conditioner over short mels.
+        The first call with each value runs the conditioner on short mels.
 
         Args:
-            frames: as `stream` takes it.
+            frames: ``lookahead`` of `stream`.
 
         Raises:
-            VocoderError: this model cannot speak a mel that is still arriving; the message says why.
+            VocoderError: this model cannot vocode an arriving mel; the message has the reason.
         """
         return self._incremental_requests(frames).lookahead
 
@@ -497,13 +499,13 @@ class Vocoder:
         try:
             return ticket.result()
         except BaseException:
-            ticket.cancel()  # an interrupted caller needs it no more
+            ticket.cancel()  # the caller was interrupted and does not need it
             raise
 
     def labels(
         self, mel: ArrayLike, *, seed: int = 0, uniforms: ArrayLike | None = None, urgency: Urgency = "batch"
     ) -> NDArray[Any]:
-        """The samples as drawn, before they become a waveform; they are not checked for damage.
+        """Returns the samples as drawn, before conversion to a waveform; invalid output is not detected.
 
         Args:
             mel: see `vocode`.
@@ -521,34 +523,34 @@ class Vocoder:
         return self._decode(self._prepare(Request(mel, seed, uniforms), copy=False), urgency, raw=True)
 
     def teacher_forced(self, mel: ArrayLike, samples: ArrayLike) -> FloatArray:
-        """The last layer's outputs where every step is fed with the given sample before it.
+        """Returns the outputs of the last layer with teacher forcing: each step has the given previous sample as input.
 
         Args:
-            mel: see `vocode`; the conditioning is exactly generation's.
-            samples: [n], n at most frames * hop_length: labels (integers), or values for mixtures. Step t is fed with
-                samples[t - 1], and step 0 as in generation.
+            mel: see `vocode`; the conditioning is the same as in generation.
+            samples: [n], n at most frames * hop_length: labels (integers), or values for mixtures. The input of step t
+                is samples[t - 1]; that of step 0 is the same as in generation.
 
         Returns:
             float32 logits [n, outputs].
 
         Raises:
-            VocoderError: as for `vocode`, or samples that this model cannot have emitted.
+            VocoderError: as for `vocode`, or the samples are outside this model's range.
         """
         self.check_process()
         return self.loaded.teacher_forced(mel, samples)
 
     def mel(self, waveform: ArrayLike, sample_rate: float) -> FloatArray:
-        """The mel spectrogram of a recording as this model takes it, for copy synthesis.
+        """Computes the mel spectrogram of a recording with the model's settings, for copy synthesis.
 
         Args:
             waveform: float [samples], mono, in [-1, 1].
-            sample_rate: its rate in Hz, a whole number; it is resampled to the model's.
+            sample_rate: its sample rate in Hz, an integer; it is resampled to the model's.
 
         Returns:
             float32 [n_mels, frames].
 
         Raises:
-            VocoderError: not a mono waveform of finite numbers, or no sample rate.
+            VocoderError: the waveform is not mono or not finite, or the sample rate is not valid.
         """
         return mel_of_recording(waveform, sample_rate, self.loaded.audio)
 

@@ -1,1 +1,1 @@
-"""From a mel to the conditioning rows of each chunk: whole, block by block, or incrementally as the mel arrives."""
+"""Computes the conditioning rows of each chunk: for a whole mel, block by block, or while the mel arrives."""

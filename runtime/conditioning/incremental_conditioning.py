@@ -1,4 +1,4 @@
-"""The conditioning of a mel whose frames are still arriving."""
+"""Incremental conditioning of a mel whose frames are still arriving."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FEWEST_ROWS = 64
 
 
 class IncrementalConditioning:
-    """A `Conditioning` of a mel to which one thread appends frames while others read.
+    """`Conditioning` of a mel to which one thread appends frames while other threads read.
 
-    `append`, `end` and `fail` are for the appending thread; any thread may call `ready`, `window` and the properties.
-    Rows have the same bits however the mel is cut into pieces. They are released when no later chunk can read them.
+    The appending thread calls `append`, `end` and `fail`; any thread may call `ready`, `window` and the properties. The
+    bits of a row do not depend on how the mel is cut into pieces. Rows are released when no later chunk reads them.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class IncrementalConditioning:
         on_ready: Callable[[], None] | None = None,
         kept: int = 0,
     ) -> None:
-        """Begins without a frame.
+        """Starts without frames.
 
         Args:
-            windows: lays out what a chunk reads.
-            plan: which runs of the conditioner to make.
-            n_mels: bins of a mel.
+            windows: cuts the rows into windows of chunks.
+            plan: plans the runs of the conditioner.
+            n_mels: number of mel bins.
             condition: the conditioner; called by the appending thread.
-            on_ready: called by the appending thread when more can be decoded, or no more frames will come.
-            kept: frames whose rows are kept after their samples are drawn: an utterance of up to so many frames can be
+            on_ready: called by the appending thread when more can be decoded, or the mel has ended.
+            kept: number of frames whose rows are kept after decoding: an utterance of up to this many frames can be
                 decoded again from its beginning.
         """
         self._windows = windows
@@ -50,22 +50,22 @@ class IncrementalConditioning:
         self._on_ready = on_ready
         self._kept = kept
         self._margin = windows.model.margin
-        self._mel = RowBuffer(n_mels)  # [frames, n_mels]; of the appending thread alone
-        self._done = 0  # rows that no later frame will change; likewise
+        self._mel = RowBuffer(n_mels)  # [frames, n_mels]; used by the appending thread only
+        self._done = 0  # number of final rows; used by the appending thread only
         self._changed = threading.Condition()
-        # From here on with the lock.
-        self._rows = RowBuffer(windows.model.columns)  # row `margin` is the first frame's
+        # The fields below are used with the lock.
+        self._rows = RowBuffer(windows.model.columns)  # row `margin` belongs to the first frame
         self._frames = 0
         self._complete = plan.complete(0, False)
         self._ended = False
         self._error: BaseException | None = None
-        self._stopped_at: int | None = None  # where an error ended it
-        self._asked = 0  # the first frame of the last window
+        self._stopped_at: int | None = None  # number of steps at which an error ended it
+        self._window_first = 0  # first frame of the last window
         self._closed = False
 
     @property
     def steps(self) -> int | None:
-        """See `Conditioning`; after an error, the steps that the frames before it allow."""
+        """See `Conditioning`; after an error, the steps that can be decoded from the frames before it."""
         with self._changed:
             return self._steps()
 
@@ -76,22 +76,22 @@ class IncrementalConditioning:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that frames and rows take."""
+        """Bytes of memory used by frames and rows."""
         with self._changed:
             return self._mel.nbytes + self._rows.nbytes
 
     @property
     def least_ahead(self) -> int:
-        """Frames beyond the last window's first that must be accepted, so that the next chunk can be decoded."""
+        """Minimum number of frames to accept after the first frame of the last window, to decode the next chunk."""
         return self._windows.rows + self._windows.steps // self._windows.hop_length + self._plan.lookahead + 2
 
     def ready(self, start: int) -> bool:
-        """See `Conditioning`. Ends it with an error if a second decoding needs rows that were released."""
+        """See `Conditioning`. Ends the mel with an error if a restarted decoding needs rows that were released."""
         with self._changed:
             if start // self._windows.hop_length < self._rows.released and self._stopped_at is None:
                 self._error = ExecutorError(
-                    "a stream whose mel arrives while it is decoded cannot be decoded again from its beginning, whose "
-                    "frames are kept no longer; speak the rest as a new stream"
+                    "a stream with an arriving mel cannot be decoded again from its beginning: its first frames are no "
+                    "longer kept; vocode the rest as a new stream"
                 )
                 self._stopped_at = start
                 self._ended = True
@@ -101,13 +101,13 @@ class IncrementalConditioning:
             return start + self._windows.steps <= self._known_steps()
 
     def window(self, start: int) -> Window:
-        """See `Conditioning`; `ready` was true."""
+        """See `Conditioning`; `ready` must have been true."""
         first = start // self._windows.hop_length
         with self._changed:
             rows = self._rows.take(first, first + self._windows.rows)
             total = self._steps()
-            self._asked = max(self._asked, first)
-            self._rows.release(self._asked - self._kept)
+            self._window_first = max(self._window_first, first)
+            self._rows.release(self._window_first - self._kept)
             self._changed.notify_all()
         return self._windows.lay_out(rows, start, total)
 
@@ -116,10 +116,10 @@ class IncrementalConditioning:
         return self
 
     def append(self, frames: FloatArray) -> None:
-        """Adds frames [n_mels, k], conditions what they allow, and then publishes the rows.
+        """Adds frames [n_mels, k], runs the conditioner where enough frames exist, and publishes the rows.
 
         Raises:
-            Exception: the conditioner's; `fail` has been called by then.
+            Exception: from the conditioner, after a call of `fail`.
         """
         if not frames.shape[1] or self._is_over():
             return
@@ -134,7 +134,7 @@ class IncrementalConditioning:
             self._publish(ended=True)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the mel with an error, which is raised behind the samples that the frames so far allow.
+        """Ends the mel with an error, which is raised after the samples that can be decoded from the frames so far.
 
         Args:
             error: becomes `error`, unless the mel has ended.
@@ -147,23 +147,23 @@ class IncrementalConditioning:
         self._notify()
 
     def close(self) -> None:
-        """Ends `wait_for_room`: no window is needed any more. Any thread may call it, and more than once."""
+        """Ends `wait_for_room`: no further window is needed. Callable from any thread, more than once."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait_for_room(self, ahead: int) -> bool:
-        """Waits until fewer than ``ahead`` frames are there beyond the last window's first.
+        """Waits until fewer than ``ahead`` frames follow the first frame of the last window.
 
         Returns:
-            Whether more are wanted: false once it is closed or over.
+            Whether more frames can be appended: false after `close` or the end of the mel.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._ended or self._frames - self._asked < ahead)
+            self._changed.wait_for(lambda: self._closed or self._ended or self._frames - self._window_first < ahead)
             return not (self._closed or self._ended)
 
     def _publish(self, *, ended: bool) -> None:
-        """Conditions what the frames allow, without the lock, and then publishes the rows."""
+        """Runs the conditioner where enough frames exist, without the lock, and then publishes the rows."""
         frames = self._mel.stop
         try:
             fresh = [
@@ -199,7 +199,7 @@ class IncrementalConditioning:
         return self._frames * self._windows.hop_length if self._ended else None
 
     def _known_steps(self) -> int:
-        """Steps whose rows no later frame changes."""
+        """Returns the number of steps whose rows are final."""
         frames = min(
             complete - (self._margin if group.expansion == "kernel" else 0)
             for complete, group in zip(self._complete, self._windows.model.groups, strict=True)
@@ -214,16 +214,16 @@ def _executor_error(error: BaseException) -> ExecutorError:
 
 
 class RowBuffer:
-    """Rows by number: written at the end and released at the beginning, so that memory is bounded. Not thread-safe."""
+    """Buffer of numbered rows, written at the end and released from the beginning. Not thread-safe."""
 
     def __init__(self, columns: int) -> None:
-        """Starts empty."""
+        """Creates an empty buffer."""
         self._data = np.zeros((_FEWEST_ROWS, columns), np.float32)
-        self._first = 0  # the number of the row that the array begins with
+        self._first = 0  # number of the first row in the array
         self.released = 0
-        """Rows before this one are released."""
+        """Number of the first row that is not released."""
         self.stop = 0
-        """One behind the last row that was written."""
+        """Number after the last row written."""
 
     @property
     def nbytes(self) -> int:
@@ -231,7 +231,7 @@ class RowBuffer:
         return self._data.nbytes
 
     def write(self, first: int, rows: FloatArray) -> None:
-        """Writes rows [n, columns] from number ``first`` on, over rows of that number."""
+        """Writes rows [n, columns] from number ``first`` on; existing rows are overwritten."""
         stop = first + len(rows)
         if stop - self._first > len(self._data):
             self._make_room(stop)
@@ -239,7 +239,7 @@ class RowBuffer:
         self.stop = max(self.stop, stop)
 
     def take(self, first: int, stop: int) -> FloatArray:
-        """A copy of rows [stop - first, columns]; zeros for rows that were never written or are released."""
+        """Returns a copy of rows [stop - first, columns]; zeros for rows not written or released."""
         taken = np.zeros((stop - first, self._data.shape[1]), np.float32)
         begin, end = max(first, self.released), min(stop, self.stop)
         if begin < end:
@@ -247,11 +247,11 @@ class RowBuffer:
         return taken
 
     def release(self, before: int) -> None:
-        """Releases the rows before one; those that are released already stay so."""
+        """Releases the rows before number ``before``."""
         self.released = max(self.released, min(before, self.stop))
 
     def _make_room(self, stop: int) -> None:
-        # Twice what is needed: a row is then copied once on average.
+        # Twice the size needed: each row is then copied once on average.
         kept = self.take(self.released, self.stop)
         capacity = max(_FEWEST_ROWS, 2 * (stop - self.released))
         self._data = np.zeros((capacity, self._data.shape[1]), np.float32)
@@ -260,13 +260,13 @@ class RowBuffer:
 
 
 def condition_in_runs(plan: IncrementalRuns, model: ModelConfig, mel: FloatArray, condition: Condition) -> FloatArray:
-    """The rows of a whole mel, as incremental conditioning computes them.
+    """Computes the rows of a whole mel as incremental conditioning does.
 
     Args:
-        plan: of the model.
-        model: its configuration.
+        plan: plans the runs of the conditioner.
+        model: the model's configuration.
         mel: [n_mels, N].
-        condition: its conditioner.
+        condition: the conditioner.
 
     Returns:
         float32 [N + 2 * margin, columns]; rows outside the mel are zero.
@@ -284,11 +284,11 @@ def condition_in_runs(plan: IncrementalRuns, model: ModelConfig, mel: FloatArray
 
 
 def condition_run(run: Run, margin: int, frames: RowBuffer, condition: Condition) -> FloatArray:
-    """Runs the conditioner.
+    """Makes one run of the conditioner.
 
     Args:
-        run: what to run.
-        margin: rows of conditioning before the first frame's.
+        run: frames to read and rows to return.
+        margin: conditioning rows before the row of the first frame.
         frames: the mel, [frames, n_mels].
         condition: the conditioner.
 

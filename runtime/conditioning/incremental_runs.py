@@ -1,12 +1,12 @@
-"""Which runs of the conditioner give the rows of a mel whose last frames have not arrived.
+"""Plans the runs of the conditioner for a mel whose last frames have not arrived.
 
-The frames that a run reads depend on its place alone, not on how or when the frames came: a row then has the same bits
-however a mel is cut into pieces.
+The frames that a run reads depend on its position only, not on how or when the frames arrive: the bits of a row then do
+not depend on how a mel is cut into pieces.
 
-Where the conditioner is a convolution (fatchord's layout), every run has the same length, with zeros for frames that
-do not exist or are not there yet, as the conditioner itself has them around a mel. Where it is a recurrent network
-that reads all frames in both directions (univoc), a block is conditioned with some frames before and behind it, which
-is an approximation; the README has what it costs.
+If the conditioner is a convolution (fatchord's layout), all runs have the same length, with zeros for frames that do
+not exist or have not arrived, as in the conditioner's own padding. If it is a bidirectional recurrent network (univoc),
+a block is conditioned with a limited number of frames before and after it. This is an approximation; the README gives
+its cost.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES, Condition,
 from wavernn_trt.runtime.errors import VocoderError
 
 RECURRENT_BEFORE = 32
-"""Frames before a recurrent network's block: more change nothing that was measurable."""
+"""Context frames before a recurrent network's block; more had no measurable effect."""
 RECURRENT_LOOKAHEAD = 19
-"""Frames: blocks of 4, and 16 behind each, which is 200 ms at a hop of 12.5 ms. The shipped voice is then about 0.01
-bits a sample from the whole mel, to either side; 12 frames in all cost 0.01 more, 8 0.02, and none 0.6."""
+"""Default look-ahead in frames: blocks of 4 with 16 frames after each, 200 ms at a hop of 12.5 ms. The cross-entropy of
+the shipped voice then differs from that of the whole mel by about 0.01 bits per sample in either direction; 12 frames
+in all cost 0.01 more, 8 cost 0.02, and none 0.6."""
 _MOST_RECURRENT_FRAMES = 4
-"""Of a block: a run costs 13 times a block's share of the whole mel's, and a single frame's would cost 49 times."""
+"""Maximum frames of a block. Cost relative to the whole mel in one run: 13 times with 4 frames, 49 times with 1."""
 
 
 @dataclass(frozen=True)
@@ -35,45 +36,45 @@ class Run:
     """One run of the conditioner."""
 
     first: int
-    """First frame that it reads; negative for zeros before the mel."""
+    """First frame to read; negative numbers are zeros before the mel."""
     stop: int
-    """One behind the last; frames that are not there yet are zeros."""
+    """Number after the last frame to read; frames that have not arrived are zeros."""
     rows: range
-    """The frames whose rows are taken from it."""
+    """Frames whose rows are taken from this run."""
 
 
 class IncrementalRuns(Protocol):
-    """The runs that condition the arriving mels of one model."""
+    """Plan of the runs that condition the arriving mels of one model."""
 
     @property
     def lookahead(self) -> int:
-        """Frames that must be there behind a frame before its samples can be drawn, at most, until the mel ends."""
+        """Maximum number of frames that must follow a frame before its samples can be drawn, until the mel ends."""
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """The runs to make when frames have come.
+        """Yields the runs to make after frames have arrived.
 
         Args:
-            done: rows that no further frame will change, as `complete` returned before.
-            frames: of the mel so far.
-            ended: whether there will be no more.
+            done: number of final rows, the minimum of `complete` before.
+            frames: number of frames so far.
+            ended: whether the mel has ended.
         """
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        """For each column group, of how many frames the rows are final once that many have come and were run."""
+        """Returns, for each column group, the number of frames whose rows are final after `runs` for ``frames``."""
 
     def reads_from(self, done: int) -> int:
-        """The first frame that a coming run can read."""
+        """Returns the first frame that a later run can read."""
 
 
 class ConvolutionalRuns:
-    """Runs of one length at fixed places, with zeros for missing frames; rows are those of a run over the whole mel."""
+    """Runs of one length at fixed positions, zero-padded; the rows are those of a run over the whole mel."""
 
     def __init__(self, model: ModelConfig, field: tuple[int, ...]) -> None:
-        """Plans for a model.
+        """Computes the look-ahead.
 
         Args:
-            model: its configuration.
-            field: for each column group, the frames to either side that a row depends on.
+            model: the model's configuration.
+            field: for each column group, the frames on either side that a row depends on.
         """
         self._field = field
         self._widest = max(field)
@@ -83,7 +84,7 @@ class ConvolutionalRuns:
         )
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        """See `IncrementalRuns`; at the mel's end rows are final as they are."""
+        """See `IncrementalRuns`; none at the end of the mel, as the rows are final then."""
         if ended:
             return
         for block in range(done // BLOCK_FRAMES, -(-frames // BLOCK_FRAMES)):
@@ -101,31 +102,31 @@ class ConvolutionalRuns:
 
 @dataclass(frozen=True)
 class RecurrentRuns:
-    """Blocks with context. The last frames are one block; a mel that is no longer than the first block is run whole."""
+    """Blocks with context. The last frames form one block; a mel no longer than the first block is one run."""
 
     groups: int
-    """Column groups."""
+    """Number of column groups."""
     block: int
     """Frames whose rows are taken from a run."""
     before: int
-    """Frames that are run before them."""
-    behind: int
-    """Frames that are run behind them."""
+    """Context frames before the block."""
+    after: int
+    """Context frames after the block."""
 
     @property
     def lookahead(self) -> int:
-        return self.block - 1 + self.behind
+        return self.block - 1 + self.after
 
     def runs(self, done: int, frames: int, ended: bool) -> Iterator[Run]:
-        while done + self.block + self.behind <= frames:
+        while done + self.block + self.after <= frames:
             rows = range(done, done + self.block)
-            yield Run(max(0, done - self.before), rows.stop + self.behind, rows)
+            yield Run(max(0, done - self.before), rows.stop + self.after, rows)
             done = rows.stop
         if ended and done < frames:
             yield Run(max(0, done - self.before), frames, range(done, frames))
 
     def complete(self, frames: int, ended: bool) -> tuple[int, ...]:
-        done = frames if ended else max(0, (frames - self.behind) // self.block * self.block)
+        done = frames if ended else max(0, (frames - self.after) // self.block * self.block)
         return (done,) * self.groups
 
     def reads_from(self, done: int) -> int:
@@ -135,17 +136,17 @@ class RecurrentRuns:
 def incremental_runs(
     model: ModelConfig, n_mels: int, condition: Condition, lookahead: int | None = None
 ) -> IncrementalRuns:
-    """The runs for a model's arriving mels; runs the conditioner a few times over short mels.
+    """Returns the run plan of a model; runs the conditioner a few times on short mels.
 
     Args:
-        model: its configuration.
-        n_mels: bins of its mels.
-        condition: its conditioner.
-        lookahead: frames to wait for, where a model leaves a choice (univoc): with more, rows are closer to the whole
-            mel's. ``None`` is `RECURRENT_LOOKAHEAD` there, and what the conditioner reads elsewhere.
+        model: the model's configuration.
+        n_mels: number of mel bins.
+        condition: the conditioner.
+        lookahead: frames to wait for, if the model leaves a choice (univoc): more make the rows closer to those of the
+            whole mel. ``None`` is `RECURRENT_LOOKAHEAD` for univoc, and the conditioner's receptive field for others.
 
     Raises:
-        VocoderError: rows of this model depend on the mel's length, or it cannot do with that look-ahead.
+        VocoderError: rows of this model depend on the mel's length, or the look-ahead is not possible.
     """
     if any(group.expansion == "linear" for group in model.groups):
         raise VocoderError(
@@ -159,13 +160,13 @@ def incremental_runs(
         raise VocoderError(f"lookahead: found {lookahead!r}, expected a number of frames from 0 on")
     if model.family == "univoc":
         frames = RECURRENT_LOOKAHEAD if lookahead is None else int(lookahead)
-        # The fewer frames there are to look ahead, the more each of them is worth, and the shorter blocks are.
+        # With a shorter look-ahead, each frame after the block matters more: blocks are shorter then.
         block = max(1, min(_MOST_RECURRENT_FRAMES, frames // 4))
         return RecurrentRuns(len(model.groups), block, RECURRENT_BEFORE, frames - block + 1)
     runs = ConvolutionalRuns(model, receptive_field(model, n_mels, condition))
     if lookahead not in (None, runs.lookahead):
         raise VocoderError(
-            f"lookahead: found {lookahead} frames, expected {runs.lookahead}, which is what this model's conditioner "
+            f"lookahead: found {lookahead} frames, expected {runs.lookahead}, the frames that this model's conditioner "
             "reads; leave it out"
         )
     return runs

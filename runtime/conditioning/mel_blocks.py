@@ -1,8 +1,8 @@
-"""Rows of conditioning of any block of a mel, with the bits of a run over the whole mel.
+"""Conditioning rows of any block of a mel, bit-identical to a run over the whole mel.
 
-Blocks of `BLOCK_FRAMES` frames lie at fixed places. A convolutional conditioner reads a block and some frames around
-it. A recurrent one that reads in both directions depends on all frames, but through its states alone: they are computed
-once, block after block, and kept at the blocks' edges.
+Blocks of `BLOCK_FRAMES` frames have fixed positions. A convolutional conditioner reads a block and some frames around
+it. A bidirectional recurrent conditioner depends on all frames, but only through its states: they are computed once,
+block after block, and stored at the block edges.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ Condition = Callable[[FloatArray], FloatArray]
 """Runs a conditioner: mel [n_mels, N] -> rows [N + 2 * margin, columns]."""
 
 BLOCK_FRAMES = 64
-"""Frames of a block. With the frames around it that is more than 64 columns, from which on ONNX Runtime's matrix
-products (MLAS, one thread) sum in the same parts however many there are: a convolution's rows are then those of longer
-mels bit for bit. A recurrent network's rows are so with blocks of any length."""
+"""Frames of a block. With the frames around it there are more than 64 columns; above 64, the summation order of ONNX
+Runtime's matrix products (MLAS, one thread) does not depend on the number of columns, so that a convolution's rows are
+bit-identical to those of longer mels. For a recurrent network, this holds with blocks of any length."""
 _FARTHEST_FRAME = 32
-"""Frames; published models read two."""
+"""Maximum receptive field in frames; published models read two."""
 _LOUD = 1e3
-"""A frame so far out of range moves every channel that it reaches by more than rounding."""
+"""Amplitude of the test frame: large enough to change every channel that it reaches by more than rounding."""
 
 
 class MelBlocks(Protocol):
-    """One mel, of which blocks of rows can be had in any order."""
+    """Blocks of conditioning rows of one mel, computed in any order."""
 
     @property
     def frames(self) -> int:
-        """Of the mel."""
+        """Number of frames of the mel."""
 
     def rows(self, number: int) -> FloatArray:
-        """The rows of a block, [up to BLOCK_FRAMES, columns]; several threads may call it at once."""
+        """Returns the rows of a block, [up to BLOCK_FRAMES, columns]; thread-safe."""
 
 
 def receptive_field(model: ModelConfig, n_mels: int, condition: Condition) -> tuple[int, ...]:
-    """Measures how many frames before or behind its own a convolution's row depends on, for each column group.
+    """Measures the receptive field of a convolution's row, in frames on either side, for each column group.
 
-    A frame is set to random numbers and to their negatives: a rectifier that is shut for one is open for the other.
+    One frame is set to random numbers and to their negatives, as a rectifier that is zero for one passes the other.
 
     Args:
-        model: names the groups, and their margin.
-        n_mels: bins of a mel.
+        model: has the column groups and their margin.
+        n_mels: number of mel bins.
         condition: the conditioner.
 
     Raises:
-        VocoderError: rows depend on frames too far away.
+        VocoderError: the receptive field is too large.
     """
     middle = _FARTHEST_FRAME + 1
     silence = np.zeros((n_mels, 2 * middle + 1), np.float32)
@@ -80,19 +80,19 @@ def receptive_field(model: ModelConfig, n_mels: int, condition: Condition) -> tu
 
 
 class ConvolutionBlocks:
-    """Each block is a run over its frames and those that its rows depend on to either side.
+    """`MelBlocks` of a convolution: each block is a run over its frames and the receptive field around them.
 
-    All runs have the same length, with zeros where the mel has no frames, so that a row's bits depend on the mel alone.
+    All runs have the same length, with zeros outside the mel, so that a row's bits depend on the mel only.
     """
 
     def __init__(self, mel: FloatArray, condition: Condition, field: int, margin: int) -> None:
-        """Prepares; the conditioner is not run yet.
+        """Does not run the conditioner.
 
         Args:
-            mel: float32 [n_mels, N]; not changed by the caller afterwards.
-            condition: the conditioner; may be called by several threads at once.
-            field: frames to either side that a row depends on.
-            margin: rows of conditioning before the first frame's.
+            mel: float32 [n_mels, N]; must not change afterwards.
+            condition: the conditioner; thread-safe.
+            field: frames on either side that a row depends on.
+            margin: conditioning rows before the row of the first frame.
         """
         self._mel = mel
         self._condition = condition
@@ -112,58 +112,58 @@ class ConvolutionBlocks:
 
 
 class BlockConditioner(Protocol):
-    """A recurrent conditioner with its states as inputs and outputs; several threads may call it at once."""
+    """A recurrent conditioner with its states as inputs and outputs; thread-safe."""
 
     @property
     def layers(self) -> int:
-        """Recurrent layers, L."""
+        """Number of recurrent layers, L."""
 
     @property
     def size(self) -> int:
-        """Width of a state, H."""
+        """Size of a state, H."""
 
     def __call__(self, mel: FloatArray, states: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Runs over a block.
+        """Runs the conditioner over a block.
 
         Args:
             mel: [n_mels, K].
-            states: [L, 2, H]: of the forward direction before the first frame, of the backward one behind the last.
+            states: [L, 2, H]: forward states before the first frame, backward states after the last.
 
         Returns:
-            Rows [K, columns], and states [L, 2, H]: of the forward direction behind the last frame, of the backward one
-            before the first.
+            Rows [K, columns], and states [L, 2, H]: forward states after the last frame, backward states before the
+            first.
         """
 
 
 @runtime_checkable
 class ConditionsBlocks(Protocol):
-    """An executor that may have a `BlockConditioner`."""
+    """Executor that may have a `BlockConditioner`."""
 
     @property
     def block_conditioner(self) -> BlockConditioner | None:
-        """The model's; ``None`` where its conditioner has no states, or its directory no graph with them."""
+        """The block conditioner; ``None`` if there are no states, or no graph with them in the directory."""
 
 
 class RecurrentBlocks:
-    """Each block is a run from the states at its edges, which are computed when this is made.
+    """`MelBlocks` of a recurrent network: each block is a run from the states at its edges, computed in `__init__`.
 
-    A layer's forward states need the rows of the layer below, and so that layer's backward states. Sweeps over all
-    blocks alternate: each gives the states of its direction for one layer more than the sweep before it gave those of
-    the other. L layers take L + 1 sweeps. States take 16 * L * H bytes a block.
+    A layer's forward states need the outputs of the layer below, and so that layer's backward states. Sweeps over all
+    blocks alternate between the directions; each sweep completes the states of one more layer than the sweep before.
+    L layers take L + 1 sweeps. The states take 16 * L * H bytes per block.
     """
 
     def __init__(self, mel: FloatArray, condition: BlockConditioner) -> None:
         """Runs the sweeps.
 
         Args:
-            mel: float32 [n_mels, N]; not changed by the caller afterwards.
+            mel: float32 [n_mels, N]; must not change afterwards.
             condition: the conditioner.
         """
         self._mel = mel
         self._condition = condition
         self.frames = int(mel.shape[1])
         blocks = -(-self.frames // BLOCK_FRAMES)
-        # At edge i, which is before block i: [edge, layer, H].
+        # [edge, layer, H]; edge i is before block i.
         self._forward = np.zeros((blocks + 1, condition.layers, condition.size), np.float32)
         self._backward = np.zeros_like(self._forward)
         for sweep in range(condition.layers + 1):
@@ -184,6 +184,6 @@ class RecurrentBlocks:
 
 
 def edges(number: int, frames: int) -> tuple[int, int]:
-    """The first frame of a block, and one behind its last."""
+    """Returns the first frame of a block, and the number after its last."""
     first = number * BLOCK_FRAMES
     return first, min(first + BLOCK_FRAMES, frames)

@@ -1,4 +1,4 @@
-"""From a whole mel to its conditioning: in one run of the conditioner, or block by block."""
+"""Conditioning of a whole mel: in one run of the conditioner, or block by block."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from wavernn_trt.runtime.executors.protocol import Executor
 logger = logging.getLogger(__name__)
 
 WHOLE_FRAMES = 256
-"""Mels of up to so many frames are conditioned in one run. Longer ones are conditioned in blocks where the conditioner
-is a convolution: memory then does not grow with the mel."""
+"""Maximum frames of a mel that a convolutional conditioner processes in one run. Longer mels are processed in blocks:
+memory then does not grow with the mel."""
 WHOLE_RECURRENT_FRAMES = 4096
-"""The same where the conditioner is a recurrent network in both directions, of which blocks cost four runs over the
-mel: a minute of speech, whose rows take 12 MiB for the shipped voice and 42 MiB for the published size."""
+"""The same for a bidirectional recurrent conditioner, where blocks cost four runs over the mel: about a minute of
+speech, whose rows take 12 MiB for the shipped voice and 42 MiB for the published size."""
 HeldBlocks = WeakValueDictionary[int, FloatArray]
-"""Rows of the blocks that any stream of an utterance holds now, by the block's number."""
+"""Rows of the blocks that any stream of an utterance currently holds, by block number."""
 
 
 class MelConditioner:
-    """Conditions whole mels with one model. How it does so depends on the model and the mel's length only."""
+    """Conditions whole mels with one model. The method depends only on the model and the length of the mel."""
 
     def __init__(
         self, model: ModelConfig, audio: AudioConfig, windows: ConditioningWindows, executor: Executor
     ) -> None:
-        """Prepares; the conditioner is not run yet.
+        """Does not run the conditioner.
 
         Args:
-            model: the model.
+            model: the model's configuration.
             audio: its audio settings.
-            windows: lays out what a chunk reads.
+            windows: cuts the rows into windows of chunks.
             executor: runs the conditioner.
         """
         self._model = model
@@ -62,7 +62,7 @@ class MelConditioner:
         self._executor = executor
         self._field: int | None = None
         self._recurrent = model.family == "univoc"  # every row reads every frame
-        self._no_blocks = ""  # the reason, until it has been logged
+        self._no_blocks = ""  # reason why blocks cannot be used, until it is logged
         self._block_conditioner: BlockConditioner | None = None
         if self._recurrent and isinstance(executor, ConditionsBlocks):
             self._block_conditioner = executor.block_conditioner
@@ -71,11 +71,11 @@ class MelConditioner:
         self._whole = self._recurrent and self._block_conditioner is None
 
     def __call__(self, mel: FloatArray) -> Conditioning:
-        """The conditioning of a mel [n_mels, N]; of a long one with its first block. The mel must not change later."""
+        """Conditions a mel [n_mels, N], a long one up to its first block. The mel must not change afterwards."""
         blocks = self._blocks(mel) if self._in_blocks(mel.shape[1]) else None
         if self._no_blocks and self._long(mel.shape[1]):
             logger.warning(
-                "long mels are conditioned in one run, which takes memory in proportion: %s", self._no_blocks
+                "long mels are conditioned in one run, with memory proportional to their length: %s", self._no_blocks
             )
             self._no_blocks = ""
         if blocks is None:
@@ -85,11 +85,11 @@ class MelConditioner:
         return conditioning
 
     def frames_of_a_run(self, frames: int) -> int:
-        """How many frames of a mel of ``frames`` are conditioned before its first block is there."""
+        """Returns the frames that are conditioned before the first block of a mel of ``frames`` is ready."""
         return BLOCK_FRAMES if self._in_blocks(frames) and not self._recurrent else frames
 
     def nbytes(self, frames: int, streams: int) -> int:
-        """Bytes that the rows of a mel take at most, while so many of its streams are decoded at a time."""
+        """Returns the maximum bytes of a mel's rows while ``streams`` of its streams are decoded at a time."""
         rows = frames + 2 * self._model.margin
         if self._in_blocks(frames):
             rows = min(rows, BLOCK_FRAMES + streams * held_rows(self._windows))
@@ -102,13 +102,13 @@ class MelConditioner:
         return frames > (WHOLE_RECURRENT_FRAMES if self._recurrent else WHOLE_FRAMES)
 
     def _blocks(self, mel: FloatArray) -> MelBlocks | None:
-        """A mel's blocks; ``None`` where they cannot be used."""
+        """Returns a mel's blocks; ``None`` if they cannot be used."""
         if self._block_conditioner is not None:
             return RecurrentBlocks(mel, self._block_conditioner)
         if self._field is None:
             try:
                 self._field = max(receptive_field(self._model, self._audio.n_mels, self._executor.condition))
-            except VocoderError as error:  # it reads too far, or its engine takes no mel as short as a block
+            except VocoderError as error:  # too large a receptive field, or an engine that needs longer mels
                 self._whole = True
                 self._no_blocks = str(error)
                 return None
@@ -116,10 +116,10 @@ class MelConditioner:
 
 
 class BlockConditioning:
-    """A `Conditioning` whose rows are computed block by block.
+    """`Conditioning` whose rows are computed block by block.
 
-    A stream reads forward; it holds the blocks of its last window and the next one. Streams of one utterance (folds)
-    share the blocks that any of them holds.
+    A stream reads forward and holds the blocks of its last window and the next block. Streams of one utterance (folds)
+    share the blocks that they hold.
     """
 
     error: BaseException | None = None
@@ -132,12 +132,12 @@ class BlockConditioning:
         shared: HeldBlocks | None = None,
         want: Want | None = None,
     ) -> None:
-        """Prepares; no block's rows are computed yet.
+        """Does not compute a block.
 
         Args:
-            windows: lays out what a chunk reads.
-            blocks: computes them.
-            shared: the blocks that other streams of the utterance hold.
+            windows: cuts the rows into windows of chunks.
+            blocks: computes the rows of blocks.
+            shared: blocks held by streams of the same utterance; ``None`` for the first.
             want: see `for_stream`.
         """
         self._windows = windows
@@ -147,11 +147,11 @@ class BlockConditioning:
         self._want = want
         self._lock = threading.Lock()
         self._held: dict[int, FloatArray] = {}  # with the lock
-        self._asked: set[int] = set()  # with the lock: blocks whose computation was handed over
+        self._requested: set[int] = set()  # with the lock: blocks whose computation is queued
         self.steps: int | None = self._frames * windows.hop_length
 
     def for_stream(self, want: Want | None) -> BlockConditioning:
-        """See `Conditioning`. The new one holds blocks of its own; without ``want``, `window` computes them."""
+        """See `Conditioning`. The copy holds its own blocks; without ``want``, `window` computes them."""
         return BlockConditioning(self._windows, self._blocks, shared=self._shared, want=want)
 
     @property
@@ -161,36 +161,36 @@ class BlockConditioning:
             return sum(map(len, self._held.values()))
 
     def hold(self, number: int) -> None:
-        """Computes a block, unless some stream of the utterance holds it already, and holds it."""
+        """Holds a block; computes it unless a stream of the utterance holds it already."""
         rows = self._shared.get(number)
         if rows is None:
             rows = self._shared[number] = self._blocks.rows(number)
         with self._lock:
             self._held[number] = rows
-            self._asked.discard(number)
+            self._requested.discard(number)
 
     def ready(self, start: int) -> bool:
-        """See `Conditioning`. Blocks that are missing, the one after the window included, are handed to ``want``."""
+        """See `Conditioning`. Queues missing blocks with ``want``, including the one after the window."""
         if self._want is None:
             return True
-        needed = self._touched(start)
+        needed = self._blocks_read(start)
         with self._lock:
             self._release(needed.start)
             missing = {number for number in range(needed.start, needed.stop + 1) if self._exists(number)}
-            missing -= self._held.keys() | self._asked
+            missing -= self._held.keys() | self._requested
             for number in list(missing):
                 if (rows := self._shared.get(number)) is not None:
                     self._held[number] = rows
                     missing.remove(number)
-            self._asked |= missing
-            able = all(number in self._held for number in needed)
+            self._requested |= missing
+            complete = all(number in self._held for number in needed)
         for number in sorted(missing):
             self._want(partial(self.hold, number))
-        return able
+        return complete
 
     def window(self, start: int) -> Window:
-        """See `Conditioning`; the stream reads nothing before it any more."""
-        needed = self._touched(start)
+        """See `Conditioning`; releases the blocks before the window."""
+        needed = self._blocks_read(start)
         with self._lock:
             missing = [number for number in needed if number not in self._held]
         for number in missing:
@@ -210,8 +210,8 @@ class BlockConditioning:
     def _release(self, before: int) -> None:
         self._held = {number: rows for number, rows in self._held.items() if number >= before}
 
-    def _touched(self, start: int) -> range:
-        """The numbers of the blocks whose rows the window of the chunk from ``start`` on reads."""
+    def _blocks_read(self, start: int) -> range:
+        """Returns the numbers of the blocks that the window of the chunk at ``start`` reads."""
         first = start // self._windows.hop_length - self._windows.model.margin
         stop = min(first + self._windows.rows, self._frames)
         return range(max(0, first) // BLOCK_FRAMES, -(-stop // BLOCK_FRAMES))
@@ -221,5 +221,5 @@ class BlockConditioning:
 
 
 def held_rows(windows: ConditioningWindows) -> int:
-    """The most rows that one stream holds: the blocks that a window touches, and the next one."""
+    """Returns the maximum rows that one stream holds: the blocks of a window, and the next one."""
     return (2 + -(-(windows.rows - 1) // BLOCK_FRAMES)) * BLOCK_FRAMES

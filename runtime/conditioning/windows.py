@@ -1,7 +1,7 @@
-"""From an utterance's conditioning rows to the window of rows that a chunk of steps reads.
+"""Windows of conditioning rows that the chunks of an utterance read.
 
 The conditioner works at the frame rate. Each step reads its frame's row (``held`` groups) or a weighted sum of the rows
-around it (``kernel`` and ``linear`` groups); here those rows, indices and weights are laid out with static shapes.
+around it (``kernel`` and ``linear`` groups). A window has these rows, indices and weights in static shapes.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ Want = Callable[[Callable[[], None]], None]
 
 @dataclass(frozen=True)
 class Window:
-    """What the steps of one chunk of one stream read."""
+    """Conditioning of one chunk of one stream."""
 
     rows: FloatArray
-    """[W, columns]: rows of conditioning, zero behind the utterance's last."""
+    """[W, columns]: conditioning rows, zero after the last row of the utterance."""
     frame_index: NDArray[np.int32]
-    """[T]: the window's row that a step's ``held`` groups are."""
+    """[T]: the row of the window that a step reads for ``held`` groups."""
     interpolation: FloatArray
-    """[G, T, W]: the weights of the window's rows for the G groups that are not ``held``."""
+    """[G, T, W]: weights of the window's rows for the G groups that are not ``held``."""
 
 
 class Conditioning(Protocol):
-    """One utterance's conditioning."""
+    """Conditioning of one utterance."""
 
     @property
     def steps(self) -> int | None:
-        """Steps of the utterance; ``None`` while frames of its mel may still arrive."""
+        """Number of steps of the utterance; ``None`` while frames of its mel may still arrive."""
 
     @property
     def error(self) -> BaseException | None:
-        """Why the utterance ends early, if its mel broke off; raised behind its last sample."""
+        """The error that ended the mel early, if any; raised after the last sample."""
 
     def ready(self, start: int) -> bool:
-        """Whether all rows of the window of the chunk from ``start`` on are there and final."""
+        """Returns whether all rows of the window of the chunk at ``start`` are available and final."""
 
     def window(self, start: int) -> Window:
-        """The window of the chunk from ``start`` on, which is below `steps`."""
+        """Returns the window of the chunk at ``start``, which is below `steps`."""
 
     def for_stream(self, want: Want | None) -> Conditioning:
-        """The same conditioning for one stream, which reads forward from where it starts.
+        """Returns the conditioning for one stream, which reads forward from its start.
 
         Args:
-            want: called with the work after which `ready` becomes true; ``None`` where `window` may compute it itself.
+            want: called with the work after which `ready` becomes true; with ``None``, `window` computes missing rows.
         """
 
 
 class WholeConditioning:
-    """The conditioning of a mel in one array."""
+    """`Conditioning` with all rows in one array."""
 
     error: BaseException | None = None
 
     def __init__(self, windows: ConditioningWindows, rows: FloatArray) -> None:
-        """Takes rows [N + 2 * margin, columns]."""
+        """Uses rows [N + 2 * margin, columns]."""
         self._windows = windows
         self._rows = rows
         self.steps: int | None = windows.total_steps(rows)
@@ -86,11 +86,11 @@ class ConditioningWindows:
     def __init__(
         self, model: ModelConfig, audio: AudioConfig, steps: int, upsampling: FloatArray | None = None
     ) -> None:
-        """Lays out the tables that do not depend on an utterance.
+        """Checks the upsampling weights.
 
         Args:
-            model: names the column groups and their margin.
-            audio: gives the hop length.
+            model: has the column groups and their margin.
+            audio: has the hop length.
             steps: steps of a chunk, T.
             upsampling: for ``kernel`` groups, float32 [hop_length, 2 * margin + 1].
 
@@ -110,44 +110,44 @@ class ConditioningWindows:
             found = "none" if upsampling is None else str(upsampling.shape)
             raise VocoderError(f"upsampling weights: found {found}, expected {taps}; export the checkpoint again")
         if "linear" in expansions and model.margin < 1:
-            raise VocoderError("linear conditioning reads a row to either side: found margin 0, expected at least 1")
+            raise VocoderError("linear conditioning reads a row on either side: found margin 0, expected at least 1")
 
     def total_steps(self, rows: FloatArray) -> int:
-        """Steps of the utterance that ``rows`` [N + 2 * margin, columns] belong to."""
+        """Returns the number of steps of an utterance with ``rows`` [N + 2 * margin, columns]."""
         return (len(rows) - 2 * self.model.margin) * self.hop_length
 
     def cut(self, rows: FloatArray, start: int) -> Window:
-        """The window of steps ``start`` … ``start + T - 1``; steps behind the end repeat the utterance's last position.
+        """Returns the window of steps ``start`` … ``start + T - 1``; steps after the end repeat the last position.
 
         Args:
-            rows: the whole utterance's conditioning, [N + 2 * margin, columns].
+            rows: conditioning of the whole utterance, [N + 2 * margin, columns].
             start: the first step, below the utterance's number of steps.
         """
         first = start // self.hop_length
         return self.lay_out(rows[first : first + self.rows], start, self.total_steps(rows))
 
-    def lay_out(self, touched: FloatArray, start: int, total: int | None) -> Window:
-        """The same window, of an utterance whose other rows need not be there.
+    def lay_out(self, read: FloatArray, start: int, total: int | None) -> Window:
+        """Returns the same window from the rows that it reads only.
 
         Args:
-            touched: its rows from ``start // hop_length`` on, [up to W, columns].
+            read: rows of the utterance from ``start // hop_length`` on, [up to W, columns].
             start: the first step.
-            total: steps of the utterance; ``None`` where it is at least ``start + T``. ``linear`` groups need to know.
+            total: steps of the utterance; ``None`` if unknown but at least ``start + T``. ``linear`` groups require it.
         """
         hop, margin = self.hop_length, self.model.margin
         first, phase = divmod(start, hop)
         valid = self.steps if total is None else min(self.steps, total - start)
         inside = np.minimum(np.arange(self.steps), valid - 1) + phase  # [T], positions from the window's first frame
         frames = inside // hop
-        window = np.zeros((self.rows, touched.shape[1]), np.float32)
-        window[: len(touched)] = touched
+        window = np.zeros((self.rows, read.shape[1]), np.float32)
+        window[: len(read)] = read
         weights = np.zeros((len(self._interpolated), self.steps, self.rows), np.float32)
         for group, table in zip(self._interpolated, weights, strict=True):
             if group.expansion == "linear":
                 assert total is not None
                 self._linear(group, table, inside + first * hop, first, total // hop + 2 * margin)
             elif valid == self.steps:
-                # A window that ends inside the utterance depends on its phase alone, and phases recur.
+                # The weights of a window inside the utterance depend on its phase only: cached by phase.
                 if phase not in self._kernels:
                     self._kernel(table, inside, frames)
                     self._kernels[phase] = table.copy()
@@ -167,7 +167,7 @@ class ConditioningWindows:
         self, group: ColumnGroup, table: FloatArray, positions: NDArray[np.int64], first: int, rows: int
     ) -> None:
         margin, hop = self.model.margin, self.hop_length
-        # The mel's rows are stretched with their margin, which is then cut; the others never had one.
+        # The mel is interpolated together with its margin, which is then cut off; other groups have no margin.
         count, offset, base = (rows, margin * hop, 0) if group.name == "mel" else (rows - 2 * margin, 0, margin)
         where = (positions + offset) * ((count - 1) / max(count * hop - 1, 1))
         lower = np.minimum(where.astype(np.int64), count - 1)

@@ -1,1 +1,1 @@
-"""Continuous batching: utterances wait, get slots in lanes, and are decoded together."""
+"""Continuous batching: queues utterances, assigns them to slots of lanes and decodes them together."""

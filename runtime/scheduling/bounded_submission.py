@@ -1,4 +1,4 @@
-"""Bounded submission: any number of requests, of which only so many are in flight at a time."""
+"""Bounded submission: any number of requests with a limited number in flight."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ R = TypeVar("R")
 def submit_bounded(
     requests: Iterable[R], submit: Callable[[R], Ticket], most: int, *, in_order: bool
 ) -> Iterator[tuple[int, Ticket]]:
-    """Submits requests as others end.
+    """Submits requests, each as soon as the number in flight allows it.
 
     Args:
-        requests: a generator is pulled whenever another may be in flight.
-        submit: takes a request on.
-        most: how many may be in flight, or done and not yielded.
-        in_order: whether to yield in the order of the requests, or else as they end.
+        requests: the iterator is advanced only when another request may be in flight.
+        submit: submits one request.
+        most: maximum number of requests that are in flight, or done and not yet yielded.
+        in_order: whether to yield in the order of the requests; otherwise in the order of completion.
 
     Yields:
-        A request's number, from 0, and its ticket, which is done. The ticket of a request that cannot be submitted has
-        that error. What is in flight when the caller leaves is cancelled.
+        The request's number, from 0, and its ticket, which is done. If a request cannot be submitted, its ticket has
+        the error. Requests still in flight when the generator is closed are cancelled.
     """
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     in_flight: dict[int, Ticket] = {}

@@ -1,4 +1,4 @@
-"""The threads that run the conditioner: over new mels, and over blocks of long mels before their streams read them."""
+"""Threads that run the conditioner: on new mels, and on blocks of long mels before their streams read them."""
 
 from __future__ import annotations
 
@@ -13,76 +13,76 @@ from wavernn_trt.runtime.scheduling.utterance import URGENCIES, Urgency, Utteran
 
 Work = Callable[[], None]
 Failed = Callable[[Utterance, Exception], None]
-"""Called with an utterance that could not be conditioned, and why; without the lock."""
+"""Called with an utterance whose conditioning failed, and the error; without the lock."""
 
 _SECONDS_A_FRAME = 0.01
-"""What a frame may add to `SchedulerLimits.hang_seconds` while a mel is conditioned in one run."""
+"""Time per frame added to `SchedulerLimits.hang_seconds` while a mel is conditioned in one run."""
 
 
 class ConditioningThread:
-    """What one of the threads is doing; read and changed with the lock."""
+    """State of one conditioning thread; read and changed with the lock."""
 
     def __init__(self, *, blocks_only: bool) -> None:
-        """Begins idle.
+        """Creates the state of an idle thread.
 
         Args:
-            blocks_only: whether it conditions blocks only, so that streams do not wait while long mels begin.
+            blocks_only: whether the thread conditions blocks only, so that streams need not wait for new long mels.
         """
         self.blocks_only = blocks_only
         self.utterance: Utterance | None = None
-        """Whose mel, or block, it is conditioning."""
+        """The utterance being conditioned; ``None`` while idle."""
         self.since = 0.0
-        """When that began, on the clock of `time.monotonic`."""
+        """Start of that run, on the clock of `time.monotonic`."""
         self.abandoned = False
-        """Whether another thread has taken its place; what it returns with is ignored."""
+        """Whether another thread has replaced this one; its result is ignored."""
 
 
 class ConditioningThreads:
-    """Chooses what is conditioned next.
+    """Selects the next mel or block to condition.
 
-    Blocks that streams in slots wait for come first, then utterances that will soon have a slot. Which thread runs the
-    conditioner, and when, has no influence on a row's bits.
+    Blocks that streams in slots wait for come first, then utterances that will soon get a slot. A row's bits do not
+    depend on which thread runs the conditioner, or when.
     """
 
     def __init__(self, flight: InFlight, limits: SchedulerLimits, slots: int) -> None:
-        """Prepares; a thread calls `loop`.
+        """Starts no threads; each thread calls `loop`.
 
         Args:
             flight: the scheduler's utterances.
-            limits: how much conditioning may be held.
-            slots: so many utterances of each urgency are conditioned ahead.
+            limits: bound on the memory for conditioning.
+            slots: number of utterances of each urgency that are conditioned ahead.
         """
         self.threads: list[ConditioningThread] = []
-        """Those that run, or are about to."""
+        """States of the threads that run or are being started."""
         self.failures = 0
-        """Runs that failed or did not return, one after the other; with the lock."""
+        """Consecutive runs that failed or did not return; with the lock."""
         self._flight = flight
         self._limits = limits
         self._slots = slots
         self._blocks: deque[tuple[Utterance, Work]] = deque()
 
     def loop(self, thread: ConditioningThread, conditioned: Callable[[Utterance], None], failed: Failed) -> None:
-        """Works until the scheduler is closed, or another thread takes this one's place.
+        """Runs until the scheduler is closed or another thread replaces this one.
 
         Args:
             thread: this thread's state.
-            conditioned: called with an utterance whose conditioning is there; without the lock.
-            failed: called with one whose is not.
+            conditioned: called with an utterance whose conditioning is complete; without the lock.
+            failed: called with an utterance whose conditioning failed, and the error; without the lock.
         """
         while self._turn(thread, conditioned, failed):
             pass
 
     def condition_block(self, utterance: Utterance, work: Work) -> None:
-        """Queues the conditioning of a block; any thread calls it, with or without the lock."""
+        """Queues the conditioning of a block; callable from any thread, with or without the lock."""
         with self._flight.changed:
             self._blocks.append((utterance, work))
             self._flight.changed.notify_all()
 
     def abandon_hung(self, seconds: float) -> list[ConditioningThread]:
-        """Abandons and returns the threads whose run takes too long; called with the lock.
+        """Abandons and returns the threads whose current run takes too long; called with the lock.
 
         Args:
-            seconds: what a run may take, besides what its frames add.
+            seconds: maximum time of a run, without the time per frame.
         """
         hung = []
         for thread in list(self.threads):
@@ -96,7 +96,7 @@ class ConditioningThreads:
         return hung
 
     def _turn(self, thread: ConditioningThread, conditioned: Callable[[Utterance], None], failed: Failed) -> bool:
-        """Runs the conditioner once, or waits; returns whether to go on. Keeps neither mel nor rows."""
+        """Runs the conditioner once, or waits; returns whether to continue. Keeps no reference to mel or rows."""
         self._flight.drop_late()
         with self._flight.lock:
             if self._flight.closed or thread.abandoned:
@@ -111,7 +111,7 @@ class ConditioningThreads:
                 self._condition(utterance)
             else:
                 block()
-        except BaseException as error:  # whatever it is, utterances wait for this thread
+        except BaseException as error:  # of any kind: utterances wait for this thread
             failure = error
         with self._flight.lock:
             if thread.abandoned:
@@ -119,7 +119,7 @@ class ConditioningThreads:
             thread.utterance = None
             if failure is None:
                 self.failures = 0
-            elif not isinstance(failure, VocoderError):  # else it is the mel's fault
+            elif not isinstance(failure, VocoderError):  # a VocoderError is caused by the mel
                 self.failures += 1
             if failure is not None:
                 self._flight.conditioning.pop(utterance, None)
@@ -132,13 +132,13 @@ class ConditioningThreads:
         return True
 
     def _next(self, thread: ConditioningThread) -> tuple[Utterance, Work | None] | None:
-        """What a thread is to condition now, if anything: a block, or a new utterance.
+        """Returns what the thread conditions next: a block or a new utterance; ``None`` if there is nothing.
 
-        The blocks of an utterance are conditioned one after the other, in their order.
+        The blocks of an utterance are conditioned one at a time, in order.
         """
         flight = self._flight
         self._blocks = deque(item for item in self._blocks if not item[0].ended)
-        busy = {one.utterance for one in self.threads}
+        busy = {thread.utterance for thread in self.threads}
         for item in self._blocks:
             if item[0] not in busy:
                 self._blocks.remove(item)
@@ -154,7 +154,7 @@ class ConditioningThreads:
         return chosen, None
 
     def _next_utterance(self) -> Utterance | None:
-        """The utterance whose turn it is, among those that will soon have a slot."""
+        """Returns the next utterance to condition among those that will soon get a slot, if any."""
         flight = self._flight
         interactive, batch = (self._ahead(urgency) < self._slots for urgency in URGENCIES)
         utterance = flight.fresh.first(interactive=interactive, batch=batch)
@@ -164,8 +164,8 @@ class ConditioningThreads:
         return utterance if fits else flight.fresh.first(interactive=interactive, batch=False)
 
     def _ahead(self, urgency: Urgency) -> int:
-        """Utterances of one urgency that are conditioned, or being conditioned, and have no slot."""
-        return self._flight.ready.count(urgency) + sum(one.urgency == urgency for one in self._flight.conditioning)
+        """Returns the number of utterances of one urgency that are conditioned or being conditioned, without a slot."""
+        return self._flight.ready.count(urgency) + sum(item.urgency == urgency for item in self._flight.conditioning)
 
     def _condition(self, utterance: Utterance) -> None:
         conditioning = utterance.condition()

@@ -1,6 +1,6 @@
-"""The utterances of a scheduler from admission to their end, and the one lock that guards queues, slots and counters.
+"""A scheduler's utterances from admission to completion, and the lock that guards queues, slots and counters.
 
-Nothing that computes, and nothing of a caller's, runs while the lock is held.
+Neither computation nor a caller's callback runs while the lock is held.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from wavernn_trt.runtime.scheduling.utterance import URGENCIES, Urgency, Utteran
 SchedulerState = Literal["ready", "draining", "broken", "closed"]
 
 _IN_A_ROW = 4
-"""Interactive turns after which batch work has one, so that it goes on under any load."""
+"""Consecutive interactive utterances after which a batch utterance comes next: batch work never starves."""
 
 
 class UtteranceQueue:
-    """Utterances in the order of arrival, interactive ones first, with a share for batch work."""
+    """Queue in order of arrival, interactive utterances first, with a guaranteed share for batch work."""
 
     def __init__(self) -> None:
-        """Begins empty."""
+        """Creates an empty queue."""
         self._waiting: dict[Urgency, dict[Utterance, None]] = {urgency: {} for urgency in URGENCIES}
         self._in_a_row = 0
 
@@ -39,86 +39,88 @@ class UtteranceQueue:
             yield from utterances
 
     def count(self, urgency: Urgency) -> int:
-        """How many of one urgency there are."""
+        """Returns the number of utterances of one urgency."""
         return len(self._waiting[urgency])
 
     def append(self, utterance: Utterance) -> None:
-        """Puts an utterance behind the others of its urgency."""
+        """Adds an utterance behind the others of its urgency."""
         self._waiting[utterance.urgency][utterance] = None
 
     def prepend(self, utterance: Utterance) -> None:
-        """Puts an utterance in front of the others of its urgency."""
+        """Adds an utterance before the others of its urgency."""
         self._waiting[utterance.urgency] = {utterance: None, **self._waiting[utterance.urgency]}
 
     def remove(self, utterance: Utterance) -> None:
-        """Takes an utterance out, if it is there."""
+        """Removes an utterance if it is in the queue."""
         self._waiting[utterance.urgency].pop(utterance, None)
 
     def first(self, *, interactive: bool = True, batch: bool = True) -> Utterance | None:
-        """The utterance whose turn it is; it stays.
+        """Returns the next utterance without removing it; ``None`` if there is none.
 
         Args:
-            interactive: whether interactive work may have a turn now.
-            batch: whether batch work may.
+            interactive: whether interactive utterances are considered.
+            batch: whether batch utterances are considered.
         """
-        live = next(iter(self._waiting["interactive"]), None) if interactive else None
-        rest = next(iter(self._waiting["batch"]), None) if batch else None
-        return live if live is not None and (rest is None or self._in_a_row < _IN_A_ROW) else rest
+        interactive_head = next(iter(self._waiting["interactive"]), None) if interactive else None
+        batch_head = next(iter(self._waiting["batch"]), None) if batch else None
+        if interactive_head is not None and (batch_head is None or self._in_a_row < _IN_A_ROW):
+            return interactive_head
+        return batch_head
 
     def took(self, utterance: Utterance) -> None:
-        """Records that an utterance had its turn."""
+        """Records that an utterance was selected, for the share of batch work."""
         self._in_a_row = self._in_a_row + 1 if utterance.urgency == "interactive" else 0
 
 
 class InFlight:
-    """What lanes, conditioning and callers share. Attributes are read and changed with ``lock`` held."""
+    """State shared by lanes, conditioning threads and callers. Attributes are read and changed with ``lock`` held."""
 
     def __init__(self, limits: SchedulerLimits, chunk: int) -> None:
-        """Begins without an utterance.
+        """Creates the state without utterances.
 
         Args:
-            limits: how many may wait.
+            limits: maximum number of waiting utterances.
             chunk: steps of a chunk.
         """
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        """Notified when a thread may find something to do: work, room in the queue or in a sink, or the end."""
+        """Notified when a waiting thread may continue: new work, room in the queue or a sink, or the end."""
         self.utterances: dict[Utterance, None] = {}
-        """All that have not ended."""
+        """All utterances that have not ended."""
         self.fresh = UtteranceQueue()
-        """Not conditioned."""
+        """Utterances whose conditioning has not begun."""
         self.conditioning: dict[Utterance, None] = {}
-        """Being conditioned."""
+        """Utterances being conditioned."""
         self.ready = UtteranceQueue()
-        """Conditioned, with a stream that has had no slot."""
+        """Conditioned utterances with a stream that has not had a slot."""
         self.conditioning_bytes = 0
         self.counters = Counters()
         self.broken: ExecutorError | None = None
-        """Why the executor was given up."""
+        """The error after which the executor is no longer used; ``None`` while it works."""
         self.draining = False
         self.closed = False
         self._limits = limits
         self._chunk = chunk
-        self._dated: dict[Utterance, None] = {}  # with a deadline
+        self._dated: dict[Utterance, None] = {}  # utterances with a deadline
         self._process = os.getpid()
 
     @property
     def forked(self) -> bool:
-        """Whether this is another process than the one that made it: its threads, and so its lock, are not here."""
+        """Whether this process was forked from the one that made the scheduler; its threads do not exist here."""
         return os.getpid() != self._process
 
     @property
     def waiting(self) -> int:
-        """Utterances that wait for a slot."""
+        """Number of utterances that wait for a slot."""
         return len(self.fresh) + len(self.conditioning) + len(self.ready)
 
     def check_open(self) -> None:
-        """Refuses work; called with or without the lock, which after a fork may be held for ever.
+        """Checks that new work is accepted; called with or without the lock, which may stay locked after a fork.
 
         Raises:
-            ExecutorError: the executor was given up.
-            ClosedError: it is closed, or is draining.
-            VocoderError: it was made in another process.
+            ExecutorError: the executor has failed too often.
+            ClosedError: the scheduler is closed or draining.
+            VocoderError: the process was forked after the scheduler was made.
         """
         self.check_process()
         if self.broken is not None:
@@ -129,17 +131,17 @@ class InFlight:
             raise ClosedError("this vocoder is draining and takes no new requests")
 
     def check_process(self) -> None:
-        """Raises in a process that was forked later.
+        """Checks that this is the process that made the scheduler.
 
         Raises:
-            VocoderError: it is one.
+            VocoderError: the process was forked after the scheduler was made.
         """
         if self.forked:
             raise VocoderError("this vocoder was loaded before the process was forked; load it in each process")
 
     @property
     def state(self) -> SchedulerState:
-        """Whether work is accepted, and if not, why."""
+        """``ready`` if work is accepted, else the reason why it is not."""
         if self.closed:
             return "closed"
         if self.broken is not None:
@@ -147,7 +149,7 @@ class InFlight:
         return "draining" if self.draining else "ready"
 
     def drain(self, seconds: float | None) -> bool:
-        """Refuses new work; returns whether all utterances ended in so many seconds."""
+        """Refuses new work; returns whether all utterances ended within ``seconds`` (``None``: no limit)."""
         with self.changed:
             self.draining = True
             self.changed.notify_all()  # callers that wait for room in the queue
@@ -157,8 +159,8 @@ class InFlight:
         """Queues an utterance; called with the lock, which is released while it waits for room.
 
         Args:
-            utterance: new.
-            seconds: what its deadline was given as.
+            utterance: the utterance to queue.
+            seconds: its deadline as the caller gave it, for the error.
             wait: whether to wait while the queue is full.
 
         Raises:
@@ -180,8 +182,8 @@ class InFlight:
                 if left <= 0:
                     self.counters.totals.dropped += 1
                     raise DeadlineError(
-                        f"deadline: found {seconds:g} s, in which the queue had no room; allow more, or ask for less "
-                        "at a time"
+                        f"deadline: found {seconds:g} s, in which the queue had no room; allow more time, or submit "
+                        "less at a time"
                     )
             self.changed.wait(left)
             self.check_open()
@@ -192,30 +194,30 @@ class InFlight:
         self.changed.notify_all()
 
     def pause(self, seconds: float | None = None) -> bool:
-        """Waits until something may have changed; returns whether to go on. Called with the lock."""
+        """Waits for a notification, at most ``seconds``; returns whether to continue. Called with the lock."""
         if not self.closed:
             self.changed.wait(seconds)
         return not self.closed
 
     def wake(self) -> None:
-        """Has paused streams examined again: there is room in a sink, or conditioning has arrived."""
+        """Has paused streams checked again, after room in a sink or new conditioning."""
         with self.changed:
             self.changed.notify_all()
 
     def take_stream(self, utterance: Utterance) -> UtteranceStream:
-        """The next stream of a ready utterance, which gets a slot now; called with the lock."""
+        """Takes the next stream of a ready utterance for a slot; called with the lock."""
         stream = utterance.waiting.popleft()
         utterance.started = True
         self.ready.took(utterance)
         if utterance.waiting:
-            utterance.waiting[0].ready()  # its first rows are computed meanwhile
+            utterance.waiting[0].ready()  # starts the computation of its first rows
         else:
             self.ready.remove(utterance)
-            self.changed.notify_all()  # the queue has room, and more can be conditioned
+            self.changed.notify_all()  # the queue has room, and another utterance can be conditioned
         return stream
 
     def delivered(self, utterance: Utterance, samples: int, *, complete: bool) -> None:
-        """Records that a sink was given samples; called without the lock."""
+        """Records samples delivered to a sink, and ends a complete utterance; called without the lock."""
         ticket = utterance.ticket
         if samples and ticket.first_samples is None:
             ticket.first_samples = time.monotonic()
@@ -226,17 +228,17 @@ class InFlight:
             self.end(utterance, None if conditioning is None else conditioning.error)
 
     def drop_late(self) -> None:
-        """Ends what cannot meet its deadline; called without the lock."""
+        """Ends utterances that cannot meet their deadline; called without the lock."""
         if not self._dated:
             return
         with self.lock:
             late = [utterance for utterance in self._dated if not self._can_be_ready(utterance)]
         for utterance in late:
-            message = "deadline: the waveform cannot be whole in time; allow more, or ask for less at a time"
+            message = "deadline: the waveform cannot be complete in time; allow more time, or submit less at a time"
             self.end(utterance, DeadlineError(message))
 
     def end(self, utterance: Utterance, error: BaseException | None) -> None:
-        """Ends an utterance, with a waveform or an error, unless it has ended; called without the lock."""
+        """Ends an utterance with its waveform or an error; no effect if it has ended. Called without the lock."""
         with self.changed:
             if utterance not in self.utterances:
                 return
@@ -253,7 +255,7 @@ class InFlight:
         waveform = None
         try:
             waveform = utterance.finish(error)
-        except Exception as failure:  # the sink's; the ticket must end in any case
+        except Exception as failure:  # from the sink; the ticket must end in any case
             error = error or failure
         with self.lock:
             self.counters.ended(error, time.monotonic() - utterance.ticket.submitted)
@@ -265,12 +267,12 @@ class InFlight:
             utterance.ticket.set_exception(error)
 
     def _can_be_ready(self, utterance: Utterance) -> bool:
-        """Whether a deadline can be met if every chunk took no longer than the fastest of the recent ones."""
+        """Returns whether the deadline can be met if every chunk is as fast as the fastest recent one."""
         assert utterance.deadline is not None
-        longest = max((fold.stop - fold.first for fold in utterance.folds), default=0)
-        left = longest if not utterance.started else 0  # what folds have done is not known before they end
+        longest_fold = max((fold.stop - fold.first for fold in utterance.folds), default=0)
+        left = longest_fold if not utterance.started else 0  # the progress of folds is not recorded before they end
         if not utterance.folds and utterance.steps is not None:
             left = utterance.steps - utterance.produced
-        # Of one that has a slot, a chunk may be in flight, and nearly done.
+        # If the utterance has a slot, one chunk may be in flight and almost done.
         chunks = max(0, math.ceil(left / self._chunk) - utterance.started)
         return time.monotonic() + chunks * self.counters.fastest_chunk <= utterance.deadline

@@ -13,16 +13,16 @@ from wavernn_trt.runtime.scheduling.in_flight import InFlight
 from wavernn_trt.runtime.scheduling.utterance import Urgency, Utterance, UtteranceStream
 
 _URGENT_TIME = 4.0
-"""How many times as long as a chunk of all streams those of urgent ones alone may take, before there is another of all:
-so batch work has a fifth of the time under any load."""
+"""Maximum total time of consecutive chunks of urgent streams only, in multiples of the time of a chunk of all
+streams: batch work then gets a fifth of the time under any load."""
 _URGENT_AT_FIRST = 4
-"""Chunks of urgent streams alone while it is not known how long one of all takes."""
+"""Maximum number of such chunks while the time of a chunk of all streams has not been measured."""
 _POLL_SECONDS = 0.01
-"""Between two looks at streams that are paused, in case no notification comes when they can go on."""
+"""Interval at which paused streams are checked, in case no notification comes."""
 
 
 class LaneWorker:
-    """Decodes chunk after chunk in one lane. Its public attributes are read and changed with the scheduler's lock."""
+    """Decodes chunks in one lane. Public attributes are read and changed with the scheduler's lock."""
 
     def __init__(
         self,
@@ -34,23 +34,23 @@ class LaneWorker:
         slots: int,
         batch_slots: int,
     ) -> None:
-        """Prepares a lane; `run` opens it.
+        """Creates the worker; `run` opens the lane.
 
         Args:
-            executor: decodes.
+            executor: decodes the chunks.
             windows: cuts conditioning into chunks.
             flight: the scheduler's utterances.
-            lanes: all lanes of the scheduler, as they come and go.
-            slots: streams at a time.
-            batch_slots: how many of them batch work may take.
+            lanes: the scheduler's live list of lanes.
+            slots: maximum number of streams at a time.
+            batch_slots: maximum number of slots for batch work.
         """
         self.loop: LaneLoop[UtteranceStream] | None = None
         """The lane's slots; ``None`` until the executor has opened the lane."""
         self.busy_since: float | None = None
-        """When the executor was called that has not returned, on the clock of `time.monotonic`. Opening the lane is
-        such a call."""
+        """Start of the executor call in progress (opening the lane included), on the clock of `time.monotonic`;
+        ``None`` between calls."""
         self.abandoned = False
-        """Whether the lane is lost or closed; what its executor still returns is ignored."""
+        """Whether the lane is lost or closed; later results of its executor are ignored."""
         self._executor = executor
         self._windows = windows
         self._flight = flight
@@ -60,22 +60,22 @@ class LaneWorker:
         self._urgent_chunks = 0
         self._urgent_seconds = 0.0
         self._full_seconds: float | None = None
-        self._failed_sinks: list[tuple[Utterance, Exception]] = []  # they raised when they were asked
+        self._failed_sinks: list[tuple[Utterance, Exception]] = []  # their `room` or `urgent` raised
 
     @property
     def streams(self) -> Collection[UtteranceStream]:
-        """The streams in its slots, and those whose last chunk is in flight."""
+        """Streams in the lane's slots, and those whose last chunk is in flight."""
         return () if self.loop is None else self.loop.table
 
     def count(self, urgency: Urgency) -> int:
-        """How many streams of one urgency it has."""
+        """Returns the number of the lane's streams of one urgency."""
         return sum(stream.utterance.urgency == urgency for stream in self.streams)
 
     def run(self, lost: Callable[[LaneWorker, BaseException], None]) -> None:
-        """Decodes until the scheduler ends; what a thread of its own does.
+        """Decodes until the scheduler is closed; the body of the lane's thread.
 
         Args:
-            lost: called, last of all, with what the executor raised.
+            lost: called as the last step if the executor raises, with the worker and the error.
         """
         try:
             with self._flight.lock:
@@ -86,11 +86,11 @@ class LaneWorker:
                     self.loop, self.busy_since = loop, None
                 while self._turn(loop):
                     pass
-        except BaseException as error:  # whatever it is, utterances wait for this lane
+        except BaseException as error:  # of any kind: utterances wait for this lane
             lost(self, error)
 
     def _turn(self, loop: LaneLoop[UtteranceStream]) -> bool:
-        """Submits a chunk, collects one, or both; returns whether to go on."""
+        """Submits a chunk, collects one, or both; returns whether to continue."""
         self._flight.drop_late()
         with self._flight.lock:
             if self.abandoned:
@@ -128,7 +128,11 @@ class LaneWorker:
         return True
 
     def _clear(self, loop: LaneLoop[UtteranceStream]) -> list[Piece[UtteranceStream]]:
-        """Frees the slots of stale streams, and of those whose end became known behind their last chunk."""
+        """Frees the slots of stale streams, and of those whose mel ended after their last chunk was submitted.
+
+        Returns:
+            An empty last piece for each of the latter.
+        """
         finished = []
         for stream in loop.streams:
             if stream.stale:
@@ -139,24 +143,24 @@ class LaneWorker:
         return finished
 
     def _fill(self, loop: LaneLoop[UtteranceStream]) -> None:
-        """Gives free slots to the streams whose turn it is."""
+        """Assigns free slots to the next streams of the queue."""
         batch = sum(stream.utterance.urgency == "batch" for stream in loop.streams)
         while loop.free and (utterance := self._flight.ready.first(batch=batch < self._batch_slots)) is not None:
             others = (lane.count(utterance.urgency) for lane in self._lanes if lane.has_room)
             if self.count(utterance.urgency) > min(others, default=math.inf):
-                return  # another lane has less to do
+                return  # another lane has fewer streams
             batch += utterance.urgency == "batch"
             loop.enter(self._flight.take_stream(utterance))
 
     @property
     def has_room(self) -> bool:
-        """Whether it is open, with a slot that no stream needs."""
+        """Whether the lane is open and has a free slot."""
         return self.loop is not None and len(self.loop.table) < self._slots
 
     def _choose(self, loop: LaneLoop[UtteranceStream]) -> list[UtteranceStream]:
-        """The streams of the next chunk: all that can go on, or for a while only those whose listeners run short.
+        """Selects the streams of the next chunk: all that can continue, or for a limited time only the urgent ones.
 
-        A chunk of few streams takes less time than one of all, where the executor computes only those.
+        If the number of slots is open, a chunk of few streams takes less time than a chunk of all.
         """
         if loop.full:
             return []
@@ -183,14 +187,14 @@ class LaneWorker:
     def _is_urgent(self, utterance: Utterance) -> bool:
         try:
             return utterance.sink.urgent()
-        except Exception as error:  # the sink's: the others of the lane go on
+        except Exception as error:  # from the sink: the lane's other streams continue
             self._failed_sinks.append((utterance, error))
             return False
 
     def _has_room(self, stream: UtteranceStream) -> bool:
         try:
             room = stream.utterance.sink.room()
-        except Exception as error:  # likewise
+        except Exception as error:  # from the sink
             self._failed_sinks.append((stream.utterance, error))
             return False
         return room is None or room >= (stream.in_flight + 1) * self._windows.steps
@@ -201,7 +205,7 @@ class LaneWorker:
             samples, complete = utterance.deliver(piece)
             if utterance.progress is not None:
                 utterance.progress(piece.count)
-        except Exception as error:  # of the sink, the output guard or the progress callback: the others go on
+        except Exception as error:  # from sink, output guard or progress callback: other streams continue
             self._flight.end(utterance, error)
         else:
             self._flight.delivered(utterance, samples, complete=complete)

@@ -1,4 +1,4 @@
-"""How much a scheduler takes on."""
+"""`SchedulerLimits`: bounds of a scheduler."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from wavernn_trt.runtime.load_options import check_count
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """Bounds of what waits and of what is decoded together."""
+    """Bounds of the queue, of conditioning memory and of parallel decoding."""
 
     queue: int = 256
-    """Utterances that may wait for a slot; a caller who submits one more waits, or gets a `QueueFullError`."""
+    """Maximum number of utterances waiting for a slot; a further submission waits, or raises a `QueueFullError`."""
     conditioning_bytes: int = 2**30
-    """Of the conditioning of utterances that wait for a slot or have one. One that takes more is decoded alone. A long
-    mel that is conditioned in blocks counts with those that its streams hold at a time, any other with all its rows."""
+    """Memory for the conditioning of utterances that wait for a slot or have one. An utterance that needs more is
+    decoded alone. A long mel conditioned in blocks counts with the blocks held at a time, any other with all rows."""
     lanes: int | None = None
-    """Lanes that decode at the same time, each with a thread of its own; ``None`` is what suits the executor."""
+    """Maximum number of lanes that decode in parallel, each in its own thread; ``None`` uses the executor's number."""
     interactive_slots: int | None = None
-    """Slots in each lane that batch work does not take. ``None`` is 4 besides the batch's, where the executor leaves
-    the number of slots open, and else none: an interactive utterance then has the next slot that becomes free."""
+    """Slots in each lane reserved for interactive utterances. ``None`` adds 4 to the batch slots if the executor's
+    number of slots is open, else it reserves none: an interactive utterance then gets the next free slot."""
     hang_seconds: float = 60.0
-    """A chunk that takes longer is not waited for: the executor is taken to hang."""
+    """Timeout of a chunk; the executor is considered hung after it."""
 
     def __post_init__(self) -> None:
         """Checks the values.

@@ -1,7 +1,7 @@
-"""The scheduler: starts the threads that condition and decode utterances, and handles their failures.
+"""The scheduler: starts the threads that condition and decode utterances, and handles failures.
 
-`InFlight` has the utterances and the lock, `ConditioningThreads` run the conditioner, a `LaneWorker` decodes in each
-lane, and the watchdog gives up what does not return.
+`InFlight` holds the utterances and the lock, `ConditioningThreads` run the conditioner, a `LaneWorker` decodes in each
+lane, and a watchdog abandons executor calls that do not return.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from wavernn_trt.runtime.scheduling.utterance import Urgency, Utterance
 logger = logging.getLogger(__name__)
 
 _SPARE_SLOTS = 4
-"""For interactive utterances, in each lane of an executor that leaves the number of slots open."""
+"""Slots for interactive utterances in each lane, if the executor leaves the number of slots open."""
 _MOST_ATTEMPTS = 2
-"""In lanes that fail: an utterance that was in two of them may be the reason."""
+"""Maximum attempts of an utterance whose lanes fail: the utterance itself may be the cause."""
 _FAILURES_IN_A_ROW = 3
-"""Lanes, or runs of the conditioner, that fail one after the other before the executor is given up."""
+"""Consecutive failed lanes, or failed runs of the conditioner, after which the executor is no longer used."""
 _OPENING_TIMES = 10
-"""How many times `SchedulerLimits.hang_seconds` a lane may take to open: its plan may have to be compiled yet."""
+"""Timeout for opening a lane, in multiples of `SchedulerLimits.hang_seconds`: its plan may have to be compiled."""
 _MOST_CONDITIONING_THREADS = 4
-"""As many as lanes, but no more: each holds a mel's activations. One more conditions blocks of long mels only."""
+"""Maximum for new mels, and never more than lanes: each holds a mel's activations. One extra thread runs blocks."""
 _JOIN_SECONDS = 5.0
-"""How long to wait for threads at the end; one that hangs cannot be stopped."""
+"""Total time that `close` waits for threads; a hung thread cannot be stopped."""
 
 
 class Scheduler:
-    """Decodes utterances with one executor; any thread may submit them."""
+    """Decodes utterances with one executor; `submit` may be called from any thread."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class Scheduler:
         batch: int,
         limits: SchedulerLimits,
     ) -> None:
-        """Prepares; threads are started with the first utterance.
+        """Starts no threads; they start with the first utterance.
 
         Args:
-            executor: conditions and decodes.
+            executor: runs the conditioner and the decoder.
             windows: cuts conditioning into chunks.
-            coding: what samples mean.
-            batch: streams of batch work decoded at a time, over all lanes; an executor with fixed slots takes as many
-                as it has in each lane.
-            limits: how much to take on.
+            coding: conversion of drawn samples to amplitudes.
+            batch: streams of batch work decoded at a time, over all lanes; an executor with fixed slots uses all its
+                slots in each lane.
+            limits: bounds of queue, memory and lanes.
         """
         self._executor = executor
         self._windows = windows
@@ -97,13 +97,13 @@ class Scheduler:
         raw: bool = False,
         owner: Any = None,
     ) -> Ticket:
-        """Takes a new utterance on; arguments and errors are those of `Vocoder.submit`.
+        """Queues a new utterance; arguments and errors are those of `Vocoder.submit`.
 
-        ``raw`` has the sink take samples as drawn (labels, or values for mixtures), unchecked. ``owner`` is kept alive
-        until the utterance is done.
+        With ``raw``, the sink receives samples as drawn (labels, or values for mixtures), unchecked. ``owner`` is kept
+        alive until the utterance is done.
         """
         flight = self._flight
-        flight.check_open()  # before the lock too
+        flight.check_open()  # also before taking the lock, which a fork may have left locked
         utterance.ticket = Ticket(owner)
         utterance.sink, utterance.urgency, utterance.progress = sink, urgency, progress
         utterance.coding = None if raw else self._coding
@@ -115,17 +115,17 @@ class Scheduler:
                 for _ in range(min(self._most_lanes, _MOST_CONDITIONING_THREADS)):
                     self._start_conditioning(blocks_only=False)
                 self._start(self._watch, "watchdog")
-        # By weak references: the ticket alone does not keep the mel.
+        # Weak references: a ticket that the caller keeps does not keep the mel alive.
         cancel = partial(_cancel, weakref.ref(flight), weakref.ref(utterance))
         utterance.ticket.add_done_callback(cancel)
         return utterance.ticket
 
     def wake(self) -> None:
-        """Has paused streams examined again: there is room in a sink, or conditioning has arrived."""
+        """Has paused streams checked again, after room in a sink or new conditioning."""
         self._flight.wake()
 
     def statistics(self) -> SchedulerStatistics:
-        """What it looks like now."""
+        """Returns the current statistics."""
         with self._flight.lock:
             return self._flight.counters.statistics(
                 lanes=len(self._lanes),
@@ -147,9 +147,9 @@ class Scheduler:
         return self._flight.drain(seconds)
 
     def close(self) -> None:
-        """Cancels what is in flight and ends the threads; may be called again."""
+        """Cancels all utterances and ends the threads; may be called more than once."""
         if self._flight.forked:
-            return  # the threads are the other process's, and so may the lock be
+            return  # the threads are in the parent process, and the lock may be locked for ever
         with self._flight.changed:
             self._flight.closed = True
             utterances, threads = list(self._flight.utterances), list(self._threads)
@@ -165,13 +165,13 @@ class Scheduler:
         with self._flight.lock:
             for lane in self._lanes:
                 lane.abandoned = True
-            self._lanes.clear()  # which breaks a cycle: the executor's memory does not wait for its collector
+            self._lanes.clear()  # breaks a reference cycle: frees the executor's memory without the garbage collector
 
     def _start(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=f"wavernn-trt {name}", daemon=True)
-        self._threads = [one for one in self._threads if one.is_alive()]
-        thread.start()
-        self._threads.append(thread)
+        started = threading.Thread(target=work, name=f"wavernn-trt {name}", daemon=True)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        started.start()
+        self._threads.append(started)
 
     def _start_conditioning(self, *, blocks_only: bool) -> None:
         thread = ConditioningThread(blocks_only=blocks_only)
@@ -180,12 +180,12 @@ class Scheduler:
         self._start(work, "conditioning")
 
     def _begin(self, utterance: Utterance, *, first: bool = False) -> None:
-        """Begins an attempt of a conditioned utterance, and queues it for slots, if wanted first of all."""
+        """Begins an attempt of a conditioned utterance and queues it for slots, before all others if ``first``."""
         flight = self._flight
         with flight.lock:
             conditioning = utterance.conditioning
         failure = None
-        if conditioning is not None:  # else it has ended meanwhile
+        if conditioning is not None:  # else the utterance has ended meanwhile
             try:
                 utterance.begin(conditioning, partial(self._conditioning.condition_block, utterance))
             except Exception as error:
@@ -200,9 +200,9 @@ class Scheduler:
             flight.end(utterance, failure)
 
     def _open_lanes(self) -> None:
-        """Opens as many lanes as there are streams, up to the bound; called with the lock."""
+        """Opens lanes until there are as many as streams, up to the bound; called with the lock."""
         flight = self._flight
-        streams = sum(len(lane.streams) for lane in self._lanes) + sum(len(one.waiting) for one in flight.ready)
+        streams = sum(len(lane.streams) for lane in self._lanes) + sum(len(item.waiting) for item in flight.ready)
         while len(self._lanes) < min(self._most_lanes, streams) and flight.broken is None and not flight.closed:
             slots = {"slots": self._slots, "batch_slots": self._batch_slots}
             lane = LaneWorker(self._executor, self._windows, flight, self._lanes, **slots)
@@ -212,27 +212,27 @@ class Scheduler:
     # Failures.
 
     def _watch(self) -> None:
-        """Gives up calls of the executor that do not return; what the watchdog's thread does."""
+        """Abandons executor calls that do not return; the body of the watchdog's thread."""
         while self._watch_once():
             pass
 
     def _watch_once(self) -> bool:
-        flight, most = self._flight, self._limits.hang_seconds
+        flight, timeout = self._flight, self._limits.hang_seconds
         with flight.lock:
-            if not flight.pause(min(1.0, most / 4) if flight.utterances else None):
+            if not flight.pause(min(1.0, timeout / 4) if flight.utterances else None):
                 return False
             now = time.monotonic()
             lanes = [
                 lane
                 for lane in self._lanes
                 if lane.busy_since is not None
-                and now - lane.busy_since > (most if lane.loop is not None else _OPENING_TIMES * most)
+                and now - lane.busy_since > (timeout if lane.loop is not None else _OPENING_TIMES * timeout)
             ]
-            hung = self._conditioning.abandon_hung(most)
+            hung = self._conditioning.abandon_hung(timeout)
             for thread in hung:
                 self._start_conditioning(blocks_only=thread.blocks_only)
         flight.drop_late()
-        error = ExecutorError(f"backend {self._executor.name} does not answer; it had {most:g} s")
+        error = ExecutorError(f"backend {self._executor.name} does not answer; it had {timeout:g} s")
         for lane in lanes:
             self._lose(lane, error)
         for thread in hung:
@@ -241,14 +241,14 @@ class Scheduler:
         return True
 
     def _fail_conditioning(self, utterance: Utterance, error: Exception) -> None:
-        """Ends an utterance whose conditioner failed or hangs."""
+        """Ends an utterance whose conditioning failed or hangs."""
         with self._flight.lock:
             given_up = self._give_up_if_failing(self._conditioning.failures, error)
         self._flight.end(utterance, error)
         self._end_all(given_up, error)
 
     def _lose(self, lane: LaneWorker, error: BaseException) -> None:
-        """Abandons a lane that failed or hangs; its utterances are started again, but not for a third time."""
+        """Abandons a lane that failed or hangs; its utterances are restarted, up to `_MOST_ATTEMPTS`."""
         flight = self._flight
         with flight.changed:
             if lane.abandoned:
@@ -257,14 +257,14 @@ class Scheduler:
             self._lanes.remove(lane)
             flight.counters.totals.lost_lanes += 1
             flight.counters.lane_failures += 1
-            hit = list(dict.fromkeys(stream.utterance for stream in lane.streams if not stream.stale))
-            for utterance in hit:
+            affected = list(dict.fromkeys(stream.utterance for stream in lane.streams if not stream.stale))
+            for utterance in affected:
                 flight.ready.remove(utterance)
-                utterance.attempts += 1  # its other streams are stale now: another lost lane does not count again
+                utterance.attempts += 1  # its other streams become stale: another lost lane does not count again
             given_up = self._give_up_if_failing(flight.counters.lane_failures, error)
-        logger.warning("backend %s: a lane is lost, with %d utterances: %s", self._executor.name, len(hit), error)
+        logger.warning("backend %s: a lane is lost, with %d utterances: %s", self._executor.name, len(affected), error)
         self._end_all(given_up, error)
-        for utterance in hit:
+        for utterance in affected:
             if utterance.attempts <= _MOST_ATTEMPTS and flight.broken is None:
                 with flight.lock:
                     flight.counters.totals.restarted += 1
@@ -275,10 +275,10 @@ class Scheduler:
             self._open_lanes()
 
     def _give_up_if_failing(self, failures: int, error: BaseException) -> list[Utterance]:
-        """Gives the executor up after so many failures in a row; called with the lock.
+        """Marks the executor as broken after `_FAILURES_IN_A_ROW` failures; called with the lock.
 
         Returns:
-            The utterances to end because of it.
+            The utterances to end then; empty otherwise.
         """
         if failures < _FAILURES_IN_A_ROW or self._flight.broken is not None:
             return []
@@ -289,7 +289,7 @@ class Scheduler:
         return list(self._flight.utterances)
 
     def _end_all(self, utterances: list[Utterance], error: BaseException) -> None:
-        """Ends what cannot be decoded because the executor was given up."""
+        """Ends the utterances that cannot be decoded because the executor is broken."""
         if utterances:
             logger.error("%s", self._flight.broken)
         for utterance in utterances:
@@ -297,5 +297,5 @@ class Scheduler:
 
 
 def _cancel(flight: weakref.ref[InFlight], utterance: weakref.ref[Utterance], ticket: Future[FloatArray]) -> None:
-    if ticket.cancelled() and (cancelled := utterance()) is not None and (its_flight := flight()) is not None:
-        its_flight.end(cancelled, CancelledError())
+    if ticket.cancelled() and (cancelled := utterance()) is not None and (in_flight := flight()) is not None:
+        in_flight.end(cancelled, CancelledError())

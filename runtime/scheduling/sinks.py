@@ -1,4 +1,4 @@
-"""Where an utterance's waveform goes while it is decoded."""
+"""Receivers of an utterance's waveform while it is decoded."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from wavernn_trt.runtime.conditioning.windows import FloatArray
 
 
 class Sink(Protocol):
-    """Takes a waveform in order. Calls come one at a time, from the scheduler's threads, and must not block."""
+    """Receives a waveform in order. Calls come one at a time, from the scheduler's threads, and must not block."""
 
     def room(self) -> int | None:
-        """Samples that can be taken now; ``None`` if there is no bound.
+        """Returns the number of samples that can be written now; ``None`` if there is no bound.
 
-        An utterance is decoded by whole chunks: while there is less room than a chunk's samples, it is paused, and its
-        neighbours go on without it.
+        Utterances are decoded in whole chunks: one whose sink has less room than a chunk is paused, and the others
+        continue.
         """
 
     def urgent(self) -> bool:
-        """Whether a listener will soon run out of samples; asked of interactive utterances only."""
+        """Returns whether the listener will soon run out of samples; called for interactive utterances only."""
 
     def write(self, samples: FloatArray) -> None:
-        """The next samples, float32 [n], n at most what `room` returned last; the array is the sink's own."""
+        """Receives the next samples, float32 [n], n at most the last result of `room`; the sink owns the array."""
 
     def finish(self, error: BaseException | None) -> None:
-        """No more will come: the waveform is complete, or ``error`` (also of a cancellation) says why it is not."""
+        """Ends the waveform: complete if ``error`` is ``None``, else cut short by that error or cancellation."""
 
 
 class Collected:
@@ -40,7 +40,7 @@ class Collected:
         """See `Sink`."""
 
     def urgent(self) -> bool:
-        return True  # the caller waits for the whole, and so for every part
+        return True  # the caller waits for the complete waveform
 
     def write(self, samples: FloatArray) -> None:
         self._pieces.append(samples)
@@ -49,6 +49,6 @@ class Collected:
         """See `Sink`."""
 
     def waveform(self) -> FloatArray:
-        """All samples so far, float32 [n] (or labels, of an utterance whose sink takes those); they are let go."""
+        """Returns and releases all samples so far, float32 [n], or labels for raw samples."""
         pieces, self._pieces = self._pieces, []
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)

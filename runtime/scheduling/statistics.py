@@ -1,4 +1,4 @@
-"""What a scheduler counts, and the statistics that are made of it."""
+"""Counters of a scheduler, and the statistics computed from them."""
 
 from __future__ import annotations
 
@@ -13,67 +13,67 @@ import numpy as np
 from wavernn_trt.runtime.errors import DeadlineError
 
 _KEPT = 1024
-"""The most recent times, of which percentiles are made."""
+"""Number of recent durations from which percentiles are computed."""
 BUCKET_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of a histogram's buckets, each inclusive; the last bucket has none. The same in every process."""
+"""Inclusive upper bounds of the histogram's buckets; the last bucket has none. The same in every process."""
 _RECENT_SECONDS = 10.0
-"""Over which the present speed is averaged."""
+"""Period over which the current speed is averaged."""
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of the most recent 1024 durations, in seconds; zeros where there was none."""
+    """Percentiles of the most recent 1024 durations, in seconds; zeros if there are none."""
 
     count: int
-    """How many there were since the beginning."""
+    """Number of durations since the start."""
     p50: float = 0.0
     p90: float = 0.0
     p99: float = 0.0
     maximum: float = 0.0
     total: float = 0.0
-    """Seconds of all of them together, since the beginning."""
+    """Sum of all durations since the start."""
     buckets: tuple[int, ...] = (0,) * (len(BUCKET_SECONDS) + 1)
-    """How many there were since the beginning, by `BUCKET_SECONDS`; of several processes, they can be added."""
+    """Durations since the start in each bucket of `BUCKET_SECONDS`; counts of several processes can be added."""
 
 
 @dataclass(frozen=True)
 class SchedulerStatistics:
-    """One moment of a scheduler. What is counted is counted since it was made."""
+    """Snapshot of a scheduler. Counts start when the scheduler is made."""
 
     lanes: int
-    """Lanes that are open."""
+    """Open lanes."""
     slots: int
-    """Slots for batch work of all lanes; interactive utterances may have some besides."""
+    """Slots for batch work in all lanes; there may be more for interactive utterances."""
     busy: int
-    """Slots with an utterance in them, or a fold of one."""
+    """Slots in use by an utterance or a fold."""
     queue: int
     """Utterances that wait for a slot."""
     under_way: int
     """Utterances with a slot."""
     conditioning_bytes: int
-    """Conditioning of utterances that wait for a slot or have one."""
+    """Memory for conditioning of utterances that wait for a slot or have one."""
     chunks: int
     """Chunks decoded."""
     decoding_seconds: float
-    """Time that lanes spent in the executor; beside the time that passed, it says what the rest costs."""
+    """Time that lanes spent in the executor; the rest of the elapsed time is overhead."""
     occupancy: float
-    """Share of a lane's slots for batch work that were in a chunk, over the chunks that began while others waited."""
+    """Share of a lane's batch slots used per chunk, over the chunks submitted while utterances waited."""
     samples: int
-    """Samples decoded, a fold's warm-up included."""
+    """Samples decoded, including the warm-up of folds."""
     samples_per_second: float
-    """Over the last ten seconds."""
+    """Average over the last ten seconds."""
     done: int
-    """Utterances that were vocoded."""
+    """Utterances vocoded."""
     failed: int
     """Utterances that ended with an error."""
     cancelled: int
-    """Utterances that their callers cancelled."""
+    """Utterances cancelled by their callers."""
     dropped: int
-    """Utterances that could not have been ready by their deadline."""
+    """Utterances that could not meet their deadline."""
     restarted: int
-    """Utterances that were started again because their lane was lost."""
+    """Utterances restarted because their lane was lost."""
     lost_lanes: int
-    """Lanes that raised an error or did not answer."""
+    """Lanes that failed or timed out."""
     first_samples: Percentiles
     """From submission to the first samples."""
     latency: Percentiles
@@ -82,7 +82,7 @@ class SchedulerStatistics:
 
 @dataclass
 class Durations:
-    """Times and their percentiles, in bounded memory."""
+    """Durations and their percentiles, in bounded memory."""
 
     count: int = 0
     total: float = 0.0
@@ -90,14 +90,14 @@ class Durations:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKET_SECONDS) + 1))
 
     def add(self, seconds: float) -> None:
-        """Records one more."""
+        """Records a duration."""
         self.count += 1
         self.total += seconds
         self.recent.append(seconds)
         self.buckets[bisect_left(BUCKET_SECONDS, seconds)] += 1
 
     def percentiles(self) -> Percentiles:
-        """Of the recent ones."""
+        """Returns the percentiles of the recent durations."""
         if not self.recent:
             return Percentiles(self.count)
         p50, p90, p99, maximum = np.percentile(list(self.recent), [50, 90, 99, 100]).tolist()
@@ -106,7 +106,7 @@ class Durations:
 
 @dataclass
 class Totals:
-    """Counts since the beginning, by the names of `SchedulerStatistics`."""
+    """Counts since the start; the names are those of `SchedulerStatistics`."""
 
     chunks: int = 0
     decoding_seconds: float = 0.0
@@ -120,22 +120,22 @@ class Totals:
 
 
 class Counters:
-    """What a scheduler counts; called with its lock."""
+    """Counters of a scheduler; used with its lock."""
 
     def __init__(self) -> None:
-        """Begins at zero."""
+        """Starts all counters at zero."""
         self.totals = Totals()
         self.first_samples = Durations()
         self.latency = Durations()
         self.lane_failures = 0
-        """Lanes that were lost one after the other, without a chunk between."""
+        """Consecutive lost lanes without a decoded chunk in between."""
         self._batch_rows = 0
         self._batch_slots = 0
         self._chunk_seconds: deque[float] = deque(maxlen=64)
         self._recent: deque[tuple[float, int]] = deque()
 
     def submitted(self, batch_rows: int, batch_slots: int) -> None:
-        """Records the beginning of a chunk of all streams while others wait, so many of batch work."""
+        """Records a chunk of all streams submitted while utterances wait: its batch streams, and the batch slots."""
         self._batch_rows += batch_rows
         self._batch_slots += batch_slots
 
@@ -151,7 +151,7 @@ class Counters:
         self._forget(now)
 
     def ended(self, error: BaseException | None, latency: float) -> None:
-        """Records the end of an utterance, by its error, if any."""
+        """Records the end of an utterance, by the kind of its error."""
         if error is None:
             self.totals.done += 1
             self.latency.add(latency)
@@ -164,11 +164,11 @@ class Counters:
 
     @property
     def fastest_chunk(self) -> float:
-        """Seconds of the fastest of the recent chunks; 0 before the first."""
+        """Seconds of the fastest recent chunk; 0 before the first."""
         return min(self._chunk_seconds, default=0.0)
 
     def statistics(self, **now: int) -> SchedulerStatistics:
-        """What was counted, beside what is the case now: the fields of `SchedulerStatistics` up to the first count."""
+        """Returns the statistics; ``now`` has the fields of `SchedulerStatistics` before the first count."""
         return SchedulerStatistics(
             **now,
             **asdict(self.totals),

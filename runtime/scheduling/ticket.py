@@ -1,4 +1,4 @@
-"""The future of a waveform, which a caller gets for an utterance."""
+"""`Ticket`: the future of an utterance's waveform."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from wavernn_trt.runtime.conditioning.windows import FloatArray
 
 
 class Ticket(Future[FloatArray]):
-    """A future of the waveform, float32 [samples]; empty where a sink takes the samples.
+    """A future of the waveform, float32 [samples]; empty if a sink receives the samples.
 
-    A future like any other: ``result(timeout)``, ``concurrent.futures.as_completed``, ``asyncio.wrap_future``. It can
-    be cancelled until it is done: the utterance leaves its slot at the next chunk boundary. Callbacks run in a thread
-    of the scheduler's, often a lane's, and so must not wait for the same vocoder.
+    Works with ``result(timeout)``, ``concurrent.futures.as_completed`` and ``asyncio.wrap_future``. It can be cancelled
+    until it is done: the utterance leaves its slot at the next chunk boundary. Callbacks run in a scheduler thread,
+    often a lane's, and must not wait for the same vocoder.
     """
 
     def __init__(self, owner: Any = None) -> None:
-        """Notes the time.
+        """Records the time of submission.
 
         Args:
             owner: kept alive until the utterance is done.
         """
         super().__init__()
         self.submitted = time.monotonic()
-        """Seconds, on the clock of `time.monotonic`."""
+        """Time of submission, on the clock of `time.monotonic`."""
         self.first_samples: float | None = None
-        """When the first samples were there."""
+        """Time of the first samples."""
         self.finished: float | None = None
-        """When all were, or the utterance failed."""
+        """Time of completion, failure or cancellation."""
         self._owner = owner
 
     @property
@@ -38,22 +38,22 @@ class Ticket(Future[FloatArray]):
         return None if self.finished is None else self.finished - self.submitted
 
     def cancel(self) -> bool:
-        """Cancels the utterance; returns whether that is so."""
+        """Cancels the utterance; returns whether it is cancelled."""
         done = super().cancel()
         if done:
-            self._let_go()
+            self._release_owner()
         return done
 
     def set_result(self, result: FloatArray) -> None:
-        """For the scheduler."""
-        self._let_go()
+        """Called by the scheduler."""
+        self._release_owner()
         super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For the scheduler."""
-        self._let_go()
+        """Called by the scheduler."""
+        self._release_owner()
         super().set_exception(exception)
 
-    def _let_go(self) -> None:
+    def _release_owner(self) -> None:
         self.finished = self.finished or time.monotonic()
         self._owner = None

@@ -1,4 +1,4 @@
-"""An utterance: a checked request, and all that is kept of it until its ticket is done."""
+"""An utterance: a checked request and its state until its ticket is done."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 
 Urgency = Literal["interactive", "batch"]
-"""Whether a listener waits for the utterance, or it is part of a job."""
+"""``interactive`` if a listener waits for the utterance, ``batch`` if it is part of a job."""
 URGENCIES: tuple[Urgency, ...] = ("interactive", "batch")
 
 
 @dataclass(eq=False, kw_only=True)
 class UtteranceStream(Stream):
-    """The state of one fold of an utterance, or of an utterance that is not folded, in one attempt."""
+    """State of one fold, or of an utterance without folds, in one attempt."""
 
     utterance: Utterance
     attempt: int
@@ -35,68 +35,68 @@ class UtteranceStream(Stream):
 
     @property
     def stale(self) -> bool:
-        """Whether the utterance has ended, or was started again."""
+        """Whether the utterance has ended or was restarted."""
         return self.utterance.ended or self.attempt != self.utterance.attempts
 
 
 @dataclass(eq=False)
 class Utterance:
-    """One request on its way from `Scheduler.submit` to its ticket's result.
+    """One request, from `Scheduler.submit` to its ticket's result.
 
-    The first seven fields are what was asked; a scheduler sets the others. Conditioning, attempts and waiting streams
-    belong to the scheduler's lock, the waveform and the sink to `delivery`.
+    The first seven fields describe the request; the scheduler sets the others. The scheduler's lock guards
+    conditioning, attempts and waiting streams; `delivery` guards the waveform and the sink.
     """
 
     condition: Callable[[], Conditioning]
-    """Runs the conditioner, or the part of it that can be run yet."""
+    """Runs the conditioner, or the part of it that can run now."""
     frames: int
-    """Of the mel that one run of the conditioner takes."""
+    """Frames of the mel in one run of the conditioner."""
     steps: int | None
-    """To be decoded; ``None`` is all, however many frames may come."""
+    """Steps to decode; ``None`` decodes all steps of a mel that is still arriving."""
     conditioning_bytes: int
-    """That its conditioning takes at most, at a time."""
+    """Maximum memory for its conditioning at a time."""
     folds: Sequence[Fold]
-    """How it is cut; empty where it is not."""
+    """Folds of the utterance; empty if it is not folded."""
     uniforms: Callable[[int], UniformSource]
-    """A fold's number to its random numbers, from the first."""
+    """Maps a fold's number to its random numbers, from the fold's first step."""
     guard: Callable[[], OutputGuard]
-    """Makes a check of what is decoded."""
+    """Makes a check of the decoded samples."""
 
     ticket: Ticket = field(default_factory=Ticket)
     sink: Sink = field(default_factory=Collected)
     urgency: Urgency = "batch"
     deadline: float | None = None
-    """On the clock of `time.monotonic`."""
+    """Latest time of completion, on the clock of `time.monotonic`."""
     progress: Callable[[int], None] | None = None
     coding: SampleCoding | None = None
-    """What samples mean; ``None`` has the sink take them as drawn (labels, or values for mixtures), unchecked."""
+    """Conversion of samples to amplitudes; with ``None`` the sink receives samples as drawn, unchecked."""
 
     attempts: int = 1
-    """Which attempt this is; streams and pieces of an earlier one are ignored."""
+    """Number of the current attempt, from 1; streams and pieces of earlier attempts are ignored."""
     conditioning: Conditioning | None = None
     held_bytes: int = 0
-    """Of the scheduler's bound on conditioning."""
+    """Its share of the scheduler's bound on conditioning memory."""
     waiting: deque[UtteranceStream] = field(default_factory=deque)
-    """Streams of this attempt that have had no slot yet."""
+    """Streams of this attempt that have not had a slot."""
     started: bool = False
     """Whether a stream of this attempt has had a slot."""
     ended: bool = False
 
     delivery: Any = field(default_factory=threading.RLock)
-    """Guards what follows: folds may be decoded in several lanes, and any thread may cancel, the sink's too."""
+    """Guards the fields below: folds may be decoded in several lanes, and any thread may cancel, the sink's too."""
     produced: int = 0
-    """Samples of this attempt's waveform."""
+    """Samples produced in this attempt."""
     delivered: int = 0
-    """Samples that the sink was given, in this attempt or an earlier one."""
+    """Samples written to the sink, over all attempts."""
     _de_emphasis: DeEmphasis | None = None
     _parts: list[list[NDArray[np.float64]]] = field(default_factory=list)
     _streams_left: int = 1
 
     def begin(self, conditioning: Conditioning, want: Want) -> None:
-        """Begins an attempt; no lane has one of its streams that is not stale.
+        """Begins an attempt. Lanes may still hold stale streams of earlier attempts, but no current one.
 
         Args:
-            conditioning: the utterance's.
+            conditioning: conditioning of the utterance.
             want: see `Conditioning.for_stream`.
         """
         cuts: list[tuple[int, int | None]] = [(fold.first, fold.stop) for fold in self.folds]
@@ -123,15 +123,15 @@ class Utterance:
         )
 
     def deliver(self, piece: Piece[UtteranceStream]) -> tuple[int, bool]:
-        """Gives the sink what a piece adds to the waveform.
+        """Writes the samples that a piece adds to the waveform to the sink.
 
-        A later attempt yields the same samples again; those that the sink was given are left out.
+        A later attempt produces the same samples again; those already written are skipped.
 
         Raises:
-            DamagedOutputError: the samples cannot be right.
+            DamagedOutputError: the samples are invalid.
 
         Returns:
-            How many samples the sink was given, and whether the waveform is complete.
+            The number of samples written to the sink, and whether the waveform is complete.
         """
         with self.delivery:
             if piece.stream.stale:
@@ -147,10 +147,10 @@ class Utterance:
             return len(fresh), not self._streams_left
 
     def _decoded(self, piece: Piece[UtteranceStream]) -> FloatArray:
-        """What a piece adds to the waveform; that of a folded utterance comes with the last piece of all."""
+        """Returns the samples that a piece adds; a folded utterance has none before its very last piece."""
         self._streams_left -= piece.last
         if self.coding is None or self._de_emphasis is None:
-            return piece.samples.copy()  # the chunk's array is let go
+            return piece.samples.copy()  # a view would keep the chunk's array alive
         amplitudes = self.coding.amplitudes(piece.samples)
         if self.folds:
             self._parts[piece.stream.number].append(amplitudes)
@@ -161,10 +161,10 @@ class Utterance:
         return self._de_emphasis(amplitudes).astype(np.float32)
 
     def finish(self, error: BaseException | None) -> FloatArray:
-        """Has the sink know that no more will come.
+        """Ends the sink.
 
         Returns:
-            What the ticket yields: nothing, where the sink is the caller's, or after an error.
+            The ticket's waveform; empty if the sink is the caller's, or after an error.
         """
         with self.delivery:
             self.ended = True

@@ -1,1 +1,1 @@
-"""Waveforms that are read while they are decoded, in this process or another."""
+"""Audio streams: a waveform is read while it is decoded, in this process or another."""

@@ -17,18 +17,19 @@ from wavernn_trt.runtime.streaming.ring_header import HEADER_BYTES, LARGEST, Enc
 from wavernn_trt.runtime.streaming.stream_link import LocalLink, RemoteLink, StreamSink
 
 FRAME_SECONDS = 0.02
-"""Length of a frame of PCM unless another is asked for; speech codecs and telephony take frames of 20 ms."""
+"""Default length of a PCM frame; speech codecs and telephony use frames of 20 ms."""
 
 
 class AudioStream(Iterator[Samples]):
-    """Frames of PCM, in the order of the waveform and each of the same length but the last.
+    """Iterator over PCM frames in the order of the waveform; all have the same length except the last.
 
-    One thread reads: by iterating, which yields arrays to keep, by `read`, by `frames_view` without copying, or by
-    `read_or_silence` and `fill` from a callback that must not wait. Another thread's scheduler writes into `sink`, and
-    pauses where the ring buffer between the two is full. Closing the stream, or dropping it, cancels the decoding.
+    One thread reads: by iteration or `read`, which return new arrays, by `frames_view` without copying, or by
+    `read_or_silence` and `fill` from a callback that must not wait. A scheduler writes into `sink` from its own
+    threads, and pauses while the ring buffer is full. Closing or dropping the stream cancels the decoding.
 
-    Samples can also be read by another process: where `memory` is a `RingBuffer` made by its ``create``, that process
-    opens the stream with `attach` and its `name`. The stream here is then only kept, until the other has ended.
+    Another process can read the samples: if `memory` is a `RingBuffer` made by its ``create``, that process opens the
+    stream with `attach` and its `name`. The stream object here must then be kept, but not read, until that process is
+    done.
     """
 
     def __init__(
@@ -43,27 +44,27 @@ class AudioStream(Iterator[Samples]):
         chunk: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Makes a stream without a writer; `sink` takes one.
+        """Makes a stream; a writer uses `sink`.
 
         Args:
             sample_rate: Hz.
-            frame: samples of a frame; ``None`` is 20 ms.
+            frame: samples per frame; ``None`` is 20 ms.
             encoding: ``float32``, or ``int16`` (see `Int16Encoder`).
             dither: whether int16 is dithered.
-            seconds: of audio that may wait to be read, rounded up to a power of two of samples; at least two frames and
-                two chunks.
-            memory: of the ring buffer, header and all: pinned memory for instance, of which as much is used as makes a
-                power of two of samples; or a ring buffer itself. ``seconds`` does not count then.
-            chunk: samples that are written at once, where that is known.
-            seed: of the dither.
+            seconds: capacity in seconds of audio, rounded up to a power of two of samples; at least two frames and two
+                chunks.
+            memory: memory for the ring buffer and its header, for example pinned memory, used up to the largest power
+                of two of samples that fits; or a ring buffer. ``seconds`` is then ignored.
+            chunk: number of samples per write, if known.
+            seed: seed of the dither.
 
         Raises:
-            VocoderError: a value is not usable.
+            VocoderError: a value is not valid.
         """
         self._frame = frame_samples(sample_rate, frame)
         least = 2 * max(self._frame, _positive("chunk", 1 if chunk is None else chunk))
         if dither and encoding != "int16":
-            raise VocoderError(f"dither: found it with encoding {encoding!r}, expected int16, which alone is rounded")
+            raise VocoderError(f"dither: found it with encoding {encoding!r}, expected int16: float32 is not rounded")
         if isinstance(memory, RingBuffer):
             ring = memory
             found, expected = (ring.encoding, ring.sample_rate), (encoding, sample_rate)
@@ -87,14 +88,14 @@ class AudioStream(Iterator[Samples]):
 
     @classmethod
     def attach(cls, name: str, frame: int | None = None) -> AudioStream:
-        """The stream that another process writes into a shared ring buffer, to be read here.
+        """Opens a stream that another process writes into a shared ring buffer.
 
         Args:
-            name: the ring buffer's.
-            frame: samples of a frame; ``None`` is 20 ms.
+            name: name of the ring buffer.
+            frame: samples per frame; ``None`` is 20 ms.
 
         Raises:
-            VocoderError: as for `RingBuffer.attach`, or a frame that is not usable.
+            VocoderError: as for `RingBuffer.attach`, or ``frame`` is not valid.
         """
         ring = RingBuffer.attach(name)
         stream = cls.__new__(cls)
@@ -107,12 +108,12 @@ class AudioStream(Iterator[Samples]):
     def connect(
         self, on_close: Callable[[], object] | None = None, on_room: Callable[[], object] | None = None
     ) -> None:
-        """Sets callbacks. Each is called at once if what it waits for has happened.
+        """Sets callbacks. A callback whose condition already holds is called at once.
 
         Args:
             on_close: called once when the stream is closed before its end; cancels the decoding.
-            on_room: called after reading, from the reader's thread, if the sink's `room` was less than a chunk before
-                (without a known chunk: than the capacity). It must return quickly.
+            on_room: called after a read, from the reader's thread, if the sink's `room` was below one chunk before
+                (below the capacity if the chunk is not known). It must return quickly.
 
         Raises:
             VocoderError: the writer is another process.
@@ -123,7 +124,7 @@ class AudioStream(Iterator[Samples]):
 
     @property
     def sink(self) -> StreamSink:
-        """The end that is written, float32.
+        """The sink for the writer, float32.
 
         Raises:
             VocoderError: the writer is another process.
@@ -134,53 +135,53 @@ class AudioStream(Iterator[Samples]):
 
     @property
     def name(self) -> str | None:
-        """Of the shared memory, for `attach` in another process; ``None`` where it is not shared."""
+        """Name of the shared memory, for `attach` in another process; ``None`` if it is not shared."""
         return self._ring.name
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
+        """Sample rate in Hz."""
         return self._ring.sample_rate
 
     @property
     def frame(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         return self._frame
 
     @property
     def encoding(self) -> Encoding:
-        """Of the samples read."""
+        """Encoding of the samples read."""
         return self._ring.encoding
 
     @property
     def capacity(self) -> int:
-        """Samples that may wait to be read."""
+        """Maximum number of unread samples."""
         return self._ring.capacity
 
     @property
     def buffered(self) -> float:
-        """Seconds of audio that wait to be read."""
+        """Seconds of unread audio."""
         return max(0, self._ring.available_read) / self._ring.sample_rate
 
     @property
     def overruns(self) -> int:
-        """Samples that were lost because they were written without asking for room."""
+        """Samples lost because they were written when the buffer had no room."""
         return self._ring.overruns
 
     @property
     def underruns(self) -> int:
-        """Samples of silence that `read_or_silence` and `fill` gave before the end, because nothing else was there."""
+        """Samples of silence that `read_or_silence` and `fill` returned before the end for missing samples."""
         return self._ring.underruns
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more to read: all was read, or the stream is closed."""
+        """Whether nothing is left to read: all samples are read, or the stream is closed."""
         over = self._ring.closed or self._link.error() is not None
         return self._left or (over and not self._ring.available_read)
 
     @property
     def error(self) -> BaseException | None:
-        """Why the waveform breaks off behind what can still be read; ``None`` if it does not, or not yet."""
+        """The error that ended the waveform after the samples still to be read; ``None`` if there is none so far."""
         return self._link.error()
 
     def __iter__(self) -> AudioStream:
@@ -196,16 +197,16 @@ class AudioStream(Iterator[Samples]):
         """Waits for samples.
 
         Args:
-            frame: how many, at most half the stream's capacity; ``None`` is a frame.
-            timeout: seconds to wait at most.
+            frame: number of samples, at most half the capacity; ``None`` reads one frame.
+            timeout: maximum wait in seconds.
 
         Returns:
-            [frame], the caller's own; shorter only if the waveform ends, and empty behind its end or once closed.
+            [frame], a new array; shorter only at the end of the waveform, empty after the end or after `close`.
 
         Raises:
-            VocoderError: not a usable number of samples.
-            TimeoutError: they did not come in time; none is lost.
-            BaseException: what ended the decoding early, behind the last samples.
+            VocoderError: the number of samples is not valid.
+            TimeoutError: the samples did not arrive in time; none is lost.
+            BaseException: the error that ended the decoding early, after the last samples.
         """
         out = np.empty(self._await(self._check(frame), timeout), self._ring.dtype)
         self._ring.read_into(out)
@@ -213,17 +214,17 @@ class AudioStream(Iterator[Samples]):
         return out
 
     def frames_view(self, frame: int | None = None) -> Iterator[Samples]:
-        """Frames where they lie in the ring buffer, for readers that are done with one when they ask for the next.
+        """Iterates over frames without copying them, for readers that need a frame only until the next one.
 
         Args:
-            frame: samples of each; ``None`` is a frame.
+            frame: samples per frame; ``None`` uses the stream's frame length.
 
         Yields:
-            Read-only [frame], which holds until the next one is asked for; the last may be shorter. A frame that
-            passes the ring's end is put together in an array beside it.
+            Read-only [frame], a view of the ring buffer that is valid until the next one is requested; the last may be
+            shorter. A frame that wraps around the end of the ring is a copy.
 
         Raises:
-            VocoderError: not a usable number of samples.
+            VocoderError: the number of samples is not valid.
             BaseException: as for `read`.
         """
         return self._views(self._check(frame))
@@ -243,32 +244,33 @@ class AudioStream(Iterator[Samples]):
                 self._link.freed()
 
     def read_or_silence(self, count: int) -> Samples:
-        """Samples for a callback that must not wait: what is there, and silence for the rest.
+        """Reads without waiting, for callbacks: the samples available, then silence.
 
         Args:
-            count: how many.
+            count: number of samples.
 
         Returns:
-            [count]. Silence before the waveform's end counts as underrun. An error does not raise; see `error`.
+            [count]. Silence before the end of the waveform counts as underrun. Decoding errors are in `error`, not
+            raised.
 
         Raises:
-            VocoderError: not a number of samples.
+            VocoderError: ``count`` is not a positive integer.
         """
         out = np.empty(_positive("count", count), self._ring.dtype)
         self.fill(out)
         return out
 
     def fill(self, out: Samples) -> int:
-        """`read_or_silence` into an array of the caller's.
+        """Reads as `read_or_silence` does, into an array of the caller.
 
         Args:
             out: [n], of the stream's encoding; may be a view of any stride.
 
         Returns:
-            How many are samples.
+            The number of samples read; the rest is silence.
 
         Raises:
-            VocoderError: an array of another type or shape.
+            VocoderError: the array has another type or shape.
         """
         if self._left:
             out[:] = 0
@@ -278,7 +280,7 @@ class AudioStream(Iterator[Samples]):
         return taken
 
     def close(self) -> None:
-        """Ends the stream: cancels the decoding if it still goes on; there is nothing more to read."""
+        """Closes the stream and cancels the decoding if it is not complete; further reads are empty."""
         self._left = True
         self._link.hang_up()
         self._ring.remove()
@@ -292,17 +294,17 @@ class AudioStream(Iterator[Samples]):
         self.close()
 
     def __del__(self) -> None:
-        link = getattr(self, "_link", None)  # none where the constructor failed
+        link = getattr(self, "_link", None)  # not set if the constructor failed
         if link is None or self._ring.closed or self._left:
             return
         self._ring.abandon()
-        # Objects in a cycle are collected in whichever thread comes along, and that one may hold the lock which
-        # `on_close` takes. Threads of `threading` take locks themselves; at the interpreter's end there are none left.
+        # The garbage collector may run in any thread, also in one that holds the lock that `on_close` takes: so a new
+        # thread makes the call. `threading.Thread` would take locks itself. No thread can start at interpreter exit.
         with suppress(RuntimeError):
             _thread.start_new_thread(link.hang_up, ())
 
     def _await(self, size: int, timeout: float | None) -> int:
-        """Waits for ``size`` samples or the end; returns how many there are, 0 at the end."""
+        """Waits for ``size`` samples or the end; returns how many can be read, 0 at the end."""
         ring = self._ring
         if ring.available_read < size and not self._link.wait_for(
             lambda: ring.available_read >= size or ring.closed or self._left, timeout
@@ -317,24 +319,24 @@ class AudioStream(Iterator[Samples]):
 
     def _check(self, frame: int | None) -> int:
         size = self._frame if frame is None else _positive("frame", frame)
-        # With half of the ring to spare, the writer finds room for a chunk whenever the reader waits.
+        # With half of the ring left, the writer has room for a chunk whenever the reader waits.
         if size > self._ring.capacity // 2:
             raise VocoderError(
                 f"frame: found {size} samples, expected at most {self._ring.capacity // 2}, half of what the stream "
-                "holds; ask for more seconds of it"
+                "holds; read smaller frames or make the stream with more seconds"
             )
         return size
 
 
 def frame_samples(sample_rate: int, frame: int | None = None) -> int:
-    """Samples of a frame of PCM.
+    """Returns the samples per PCM frame.
 
     Args:
         sample_rate: Hz.
-        frame: if given, that many; else 20 ms.
+        frame: returned if given; ``None`` is 20 ms.
 
     Raises:
-        VocoderError: not a positive number.
+        VocoderError: a value is not a positive integer.
     """
     rate = _positive("sample rate", sample_rate, "of Hz")
     return max(1, round(rate * FRAME_SECONDS)) if frame is None else _positive("frame", frame)
@@ -356,6 +358,6 @@ def _capacity(seconds: float, sample_rate: int, least: int) -> int:
 
 
 def _fitting(memory: Memory, sample_bytes: int) -> int:
-    """The most samples, a power of two, that fit behind a header."""
+    """Returns the largest power of two of samples that fits after a header."""
     samples = (len(as_octets(memory, HEADER_BYTES + sample_bytes)) - HEADER_BYTES) // sample_bytes
     return min(1 << (samples.bit_length() - 1), LARGEST)

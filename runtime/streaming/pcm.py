@@ -1,4 +1,4 @@
-"""From floating-point samples to 16-bit PCM."""
+"""Conversion of floating-point samples to 16-bit PCM."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from wavernn_trt.runtime.errors import VocoderError
 Int16Array = NDArray[np.int16]
 
 FULL_SCALE = 32768
-"""Steps that 1.0 is, as audio files have it; 1.0 itself becomes 32767."""
+"""Quantisation steps for amplitude 1.0, as in audio files; 1.0 itself is clipped to 32767."""
 _DITHER = 1 << 64
-"""Set in the generator's key: the waveform itself was drawn with its seed, and dither must not depend on it."""
+"""Bit set in the generator's key, so that dither is independent of the samples drawn with the same seed."""
 
 
 class Int16Encoder:
-    """Rounds successive pieces of one waveform to 16 bits.
+    """Quantises successive pieces of one waveform to 16 bits.
 
-    Without dither, the error is at most half a step and follows the signal, so that quiet passages are distorted. With
-    it, noise of triangular density, two steps wide, is added before rounding: the error's mean and power then do not
-    depend on the signal at all, for 4.8 dB more of it (Lipshitz, Wannamaker and Vanderkooy, "Quantization and Dither: A
-    Theoretical Survey", J. Audio Eng. Soc. 40(5), 1992).
+    Without dither, the error is at most half a step and depends on the signal, so that quiet passages are distorted.
+    With dither, noise of triangular density, two steps wide, is added before rounding: the error's mean and power then
+    do not depend on the signal, and its power is 4.8 dB higher (Lipshitz, Wannamaker and Vanderkooy, "Quantization and
+    Dither: A Theoretical Survey", J. Audio Eng. Soc. 40(5), 1992).
     """
 
     def __init__(self, *, dither: bool = False, seed: int = 0) -> None:
         """Starts at the waveform's first sample.
 
         Args:
-            dither: whether noise is added; the same for the same seed, however the waveform is cut.
-            seed: of the noise, 0 … 2**64 - 1.
+            dither: whether noise is added; it depends on the seed only, not on how the waveform is cut into pieces.
+            seed: seed of the noise, 0 … 2**64 - 1.
 
         Raises:
-            VocoderError: the seed is not an integer of that range.
+            VocoderError: the seed is not an integer in that range.
         """
         key = check_seed(seed) | _DITHER
         self._generator = np.random.Generator(np.random.Philox(key=key)) if dither else None
         self._scratch = np.empty(0, np.float32)
 
     def encode(self, samples: FloatArray, out: Int16Array) -> None:
-        """Rounds to the nearest step, a tie to the even one; what is outside [-1, 1] is clipped, NaN becomes silence.
+        """Rounds to the nearest step, ties to even; clips values outside [-1, 1] and replaces NaN by 0.
 
         Args:
-            samples: the waveform's next, float32 [n].
+            samples: next samples of the waveform, float32 [n].
             out: int16 [n]; may be a view of any stride.
 
         Raises:
-            VocoderError: arrays of other types or shapes.
+            VocoderError: an array has another type or shape.
         """
         if samples.dtype != np.float32 or out.dtype != np.int16 or samples.ndim != 1 or samples.shape != out.shape:
             raise VocoderError(
@@ -71,7 +71,7 @@ class Int16Encoder:
 
 
 def to_int16(waveform: FloatArray) -> Int16Array:
-    """A whole waveform as 16-bit PCM, without dither.
+    """Converts a complete waveform to 16-bit PCM, without dither.
 
     Args:
         waveform: float32 [n].
@@ -80,7 +80,7 @@ def to_int16(waveform: FloatArray) -> Int16Array:
         int16 [n]; see `Int16Encoder.encode`.
 
     Raises:
-        VocoderError: not float32 [n].
+        VocoderError: the waveform is not float32 [n].
     """
     out = np.empty(waveform.shape, np.int16)
     Int16Encoder().encode(waveform, out)

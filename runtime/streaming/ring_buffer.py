@@ -1,13 +1,13 @@
-"""A ring of samples between one producer and one consumer, without a lock.
+"""Lock-free ring buffer of samples between one producer and one consumer.
 
-Both sides count samples from the beginning: the producer what it wrote, the consumer what it read. Neither count ever
-goes back, each has one writer, and a sample's place is its number's low bits. So a side only ever waits for the other's
-count to grow, and what lies between the two counts belongs to the consumer.
+The producer counts the samples written, the consumer the samples read, both from the start. The counts never decrease,
+and each has one writer. The low bits of a sample's number are its position in the ring. Samples between the two counts
+belong to the consumer, all others to the producer.
 
-Samples must be seen before the count that announces them. Within a process the global interpreter lock sees to that.
-Between processes the machine has to: x86-64 keeps the order of stores and of loads and never tears an aligned word of
-eight bytes (Intel's manual, volume 3, "Memory Ordering"; copies that bypass the cache end with a fence in glibc). On
-other machines a ring in shared memory is refused.
+Samples must become visible before the count that includes them. Within a process the global interpreter lock ensures
+this. Between processes the processor must: x86-64 keeps the order of stores and of loads, and accesses an aligned word
+of eight bytes atomically (Intel's manual, volume 3, "Memory Ordering"; glibc ends copies that bypass the cache with a
+fence). On other machines a ring in shared memory is refused.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from wavernn_trt.runtime.streaming.ring_header import Encoding, Memory, Octets, 
 from wavernn_trt.runtime.streaming.shared_memory import SharedSegment, has_ended, own_mark
 
 Samples = NDArray[Any]
-"""[n], float32 or int16 as the ring is."""
+"""[n], float32 or int16, the encoding of the ring."""
 
-# Names of this module are found faster than another's.
+# Module globals: faster to look up than attributes of another module.
 _WRITTEN, _READ = header.WRITTEN, header.READ
 
 
 class RingBuffer:
-    """Samples on their way from one thread, or process, to one other.
+    """Ring buffer of samples from one thread or process to another.
 
-    `reserve`, `commit`, `write` and `close` are the producer's; `peek`, `advance`, `read_into`, `read_or_silence` and
-    `abandon` the consumer's. Nothing here ever waits.
+    The producer calls `reserve`, `commit`, `write` and `close`; the consumer calls `peek`, `advance`, `read_into`,
+    `read_or_silence` and `abandon`. No method waits.
 
-    - **Overrun**: `write` takes what fits; the rest is lost, and counted in `overruns`.
-    - **Underrun**: `read_or_silence` fills what is not there with zeros, and counts them in `underruns` unless the
-      producer had closed the ring. The other ways to read take what is there, which is not an underrun.
+    - **Overrun**: `write` writes the samples that fit; the rest is lost and counted in `overruns`.
+    - **Underrun**: `read_or_silence` replaces missing samples by zeros and counts them in `underruns`, unless the
+      producer has closed the ring. The other methods read the samples available, which is not an underrun.
     """
 
     def __init__(self, capacity: int, encoding: Encoding, sample_rate: int, memory: Memory | None = None) -> None:
         """Makes an empty ring.
 
         Args:
-            capacity: samples that it holds, a power of two.
+            capacity: capacity in samples, a power of two.
             encoding: ``float32`` or ``int16``.
-            sample_rate: Hz; for the consumer, the ring itself does not use it.
-            memory: `bytes_needed` bytes or more for header and samples, for instance pinned ones, which a device copies
-                into by itself. Its address must be a multiple of 8, and is best one of 64. ``None`` takes new memory.
+            sample_rate: Hz; information for the consumer only.
+            memory: `bytes_needed` bytes or more for header and samples, for example pinned memory, which a device can
+                write directly. Its address must be a multiple of 8; 64 is best. ``None`` allocates new memory.
 
         Raises:
-            VocoderError: a value is not usable, or the memory too small, read-only or not aligned.
+            VocoderError: a value is not valid, or the memory is too small, read-only or not aligned.
         """
         layout = RingFormat(capacity, encoding, sample_rate)
         header.check_order(shared=False)
@@ -64,19 +64,19 @@ class RingBuffer:
 
     @classmethod
     def create(cls, name: str | None, capacity: int, encoding: Encoding, sample_rate: int) -> RingBuffer:
-        """Makes an empty ring in shared memory, for this process to write.
+        """Makes an empty ring in shared memory; this process is the producer.
 
         Args:
-            name: of the shared memory, without slashes; ``None`` chooses one.
+            name: name of the shared memory, without slashes; ``None`` chooses one.
             capacity: see the constructor.
             encoding: see the constructor.
             sample_rate: see the constructor.
 
         Returns:
-            The ring. Its `name` goes to the process that will read, and is removed with the ring.
+            The ring. The reading process needs its `name`, which is removed with the ring.
 
         Raises:
-            VocoderError: as for the constructor; the name is taken; not enough memory; or not Linux on x86-64.
+            VocoderError: as for the constructor; the name is in use; not enough memory; or not Linux on x86-64.
         """
         layout = RingFormat(capacity, encoding, sample_rate)
         header.check_order(shared=True)
@@ -85,29 +85,29 @@ class RingBuffer:
         header.write_header(octets, layout)
         ring = cls.__new__(cls)
         ring._open(octets, layout, segment)
-        ring._introduce(header.PRODUCER)
+        ring._write_own_mark(header.PRODUCER)
         return ring
 
     @classmethod
     def attach(cls, name: str) -> RingBuffer:
-        """The ring that another process created, for this one to read.
+        """Opens the ring that another process created; this process is the consumer.
 
         Raises:
-            VocoderError: there is no such shared memory; no ring of this version in it, or one that is cut off; someone
-                reads it already; or not Linux on x86-64.
+            VocoderError: there is no such shared memory; it has no complete ring of this version; the ring has or had
+                a reader; or not Linux on x86-64.
         """
         header.check_order(shared=True)
         segment, origin = SharedSegment.attach(name), f"shared memory {name!r}"
         octets = header.as_octets(segment.memory)
         ring = cls.__new__(cls)
         ring._open(octets, header.read_header(octets, origin), segment)
-        consumer = ring._mark(header.CONSUMER)
+        consumer = ring._read_mark(header.CONSUMER)
         if ring.abandoned or (consumer[0] and not has_ended(consumer)):
             state = "had" if ring.abandoned else "has"
             raise VocoderError(
-                f"{origin}: found that it {state} a reader, process {consumer[0]}, expected none: a ring has one"
+                f"{origin}: found that it {state} a reader, process {consumer[0]}, expected none: a ring has one reader"
             )
-        ring._introduce(header.CONSUMER)
+        ring._write_own_mark(header.CONSUMER)
         return ring
 
     def _open(self, octets: Octets, layout: RingFormat, segment: SharedSegment | None) -> None:
@@ -118,95 +118,94 @@ class RingBuffer:
         self._words = header.header_words(octets)
         self._message = octets[header.MESSAGE]
         self._samples: Samples = octets[header.HEADER_BYTES : layout.total_bytes].view(self.dtype)
-        self._shown = self._samples.view()
-        self._shown.flags.writeable = False
+        self._read_only = self._samples.view()
+        self._read_only.flags.writeable = False
 
     @staticmethod
     def bytes_needed(capacity: int, encoding: Encoding) -> int:
-        """Size of the memory for a ring of ``capacity`` samples, header and all.
+        """Returns the bytes of memory for a ring of ``capacity`` samples, including the header.
 
         Raises:
-            VocoderError: a value is not usable.
+            VocoderError: a value is not valid.
         """
         return RingFormat(capacity, encoding, 1).total_bytes
 
     @property
     def name(self) -> str | None:
-        """Of the shared memory; ``None`` where it is not shared."""
+        """Name of the shared memory; ``None`` if it is not shared."""
         return self._segment.name if self._segment else None
 
     def remove(self) -> None:
-        """Removes the shared memory's name, where this process created it; attached processes keep the ring."""
+        """Removes the shared memory's name if this process created it; attached processes keep the ring."""
         if self._segment:
             self._segment.remove()
 
     @property
     def available_read(self) -> int:
-        """Samples that the consumer can read; as the consumer sees it, this grows until it reads."""
+        """Samples that can be read; decreases only when the consumer reads."""
         words = self._words
         return words[_WRITTEN] - words[_READ]
 
     @property
     def available_write(self) -> int:
-        """Samples that fit; as the producer sees it, this grows until it writes."""
+        """Samples that can be written; decreases only when the producer writes."""
         words = self._words
         return self.capacity - words[_WRITTEN] + words[_READ]
 
     @property
     def overruns(self) -> int:
-        """Samples that were lost because they did not fit."""
+        """Samples lost because the ring had no room."""
         return self._words[header.OVERRUNS]
 
     @property
     def underruns(self) -> int:
-        """Samples of silence that were read in place of samples that had not come yet."""
+        """Samples of silence read in place of samples not yet written."""
         return self._words[header.UNDERRUNS]
 
     @property
     def closed(self) -> bool:
-        """Whether the producer has ended; `available_read` then includes its last sample."""
+        """Whether the producer has closed the ring; `available_read` then includes its last sample."""
         return self._words[header.CLOSED] != 0
 
     @property
     def error(self) -> tuple[int, str]:
-        """The code and the message that the producer closed the ring with; 0 where all went well."""
+        """Error code and message with which the producer closed the ring; code 0 is success."""
         message = self._message[: self._words[header.MESSAGE_BYTES]].tobytes()
         return self._words[header.ERROR], message.decode("utf-8", "ignore")
 
     @property
     def abandoned(self) -> bool:
-        """Whether the consumer will not read any more."""
+        """Whether the consumer has stopped reading."""
         return self._words[header.ABANDONED] != 0
 
     @property
     def producer_ended(self) -> bool:
-        """Whether the process that created a shared ring is gone."""
-        return has_ended(self._mark(header.PRODUCER))
+        """Whether the process that created a shared ring has ended."""
+        return has_ended(self._read_mark(header.PRODUCER))
 
     @property
     def consumer_ended(self) -> bool:
-        """Whether the process that attached to a shared ring is gone."""
-        return has_ended(self._mark(header.CONSUMER))
+        """Whether the process that attached a shared ring has ended."""
+        return has_ended(self._read_mark(header.CONSUMER))
 
     def reserve(self, count: int) -> tuple[Samples, ...]:
-        """Where the next samples go; the consumer sees what is written there once it is committed.
+        """Returns the space for the next samples; the consumer can read them after `commit`.
 
         Args:
-            count: samples that are to be written.
+            count: number of samples to write.
 
         Returns:
-            One view, or two where they pass the ring's end: of together ``count`` samples or, if that is less, as many
-            as fit.
+            One view, or two at the end of the ring, with ``count`` samples in all, or fewer if fewer fit.
         """
         words = self._words
         written = words[_WRITTEN]
         return self._views(self._samples, written, min(count, self.capacity - written + words[_READ]))
 
     def commit(self, count: int) -> None:
-        """Hands the first ``count`` reserved samples to the consumer.
+        """Makes the first ``count`` reserved samples readable.
 
         Raises:
-            VocoderError: more than fit, or the ring is closed.
+            VocoderError: there is no room for ``count`` samples, or the ring is closed.
         """
         words = self._words
         written = words[_WRITTEN]
@@ -217,20 +216,20 @@ class RingBuffer:
         words[_WRITTEN] = written + count
 
     def lose(self, count: int) -> None:
-        """Counts samples as overrun that the producer had and that did not fit."""
+        """Counts samples that did not fit as overrun."""
         self._words[header.OVERRUNS] += count
 
     def write(self, samples: Samples) -> int:
-        """Writes what fits and counts the rest as overrun.
+        """Writes the samples that fit and counts the rest as overrun.
 
         Args:
             samples: [n], of the ring's encoding.
 
         Returns:
-            How many fitted.
+            The number of samples written.
 
         Raises:
-            VocoderError: samples of another type or shape, or the ring is closed.
+            VocoderError: the samples have another type or shape, or the ring is closed.
         """
         self._check(samples)
         taken = 0
@@ -243,11 +242,11 @@ class RingBuffer:
         return taken
 
     def close(self, error: int = 0, message: str = "") -> None:
-        """Ends the ring; the consumer sees it behind the last sample. Only the first call has an effect.
+        """Closes the ring after the last sample. Only the first call has an effect.
 
         Args:
-            error: 0 if the samples are complete, else any code.
-            message: what happened; cut off after some 700 bytes.
+            error: 0 if the samples are complete, else an error code.
+            message: the error's text; truncated after about 700 bytes.
         """
         words = self._words
         if words[header.CLOSED]:
@@ -256,27 +255,27 @@ class RingBuffer:
         self._message[: len(text)] = text
         words[header.MESSAGE_BYTES] = len(text)
         words[header.ERROR] = error
-        words[header.CLOSED] = 1  # last, as every announcement here
+        words[header.CLOSED] = 1  # last, so that the consumer sees the words above
 
     def peek(self, count: int) -> tuple[Samples, ...]:
-        """The next samples where they lie.
+        """Returns views of the next samples, without copying.
 
         Args:
-            count: samples wanted.
+            count: maximum number of samples.
 
         Returns:
-            One read-only view, or two where they pass the ring's end: of together ``count`` samples or, if that is
-            less, all there are. They hold until `advance`.
+            One read-only view, or two at the end of the ring, with ``count`` samples in all, or fewer if fewer are
+            available. They are valid until `advance`.
         """
         words = self._words
         read = words[_READ]
-        return self._views(self._shown, read, min(count, words[_WRITTEN] - read))
+        return self._views(self._read_only, read, min(count, words[_WRITTEN] - read))
 
     def advance(self, count: int) -> None:
-        """Gives the first ``count`` samples back to the producer.
+        """Releases the first ``count`` samples to the producer.
 
         Raises:
-            VocoderError: more than are there.
+            VocoderError: fewer samples are available.
         """
         words = self._words
         read = words[_READ]
@@ -285,16 +284,16 @@ class RingBuffer:
         words[_READ] = read + count
 
     def read_into(self, out: Samples) -> int:
-        """Copies samples, as far as there are any.
+        """Copies the available samples, at most as many as ``out`` holds.
 
         Args:
-            out: [n], of the ring's encoding; untouched behind what is copied.
+            out: [n], of the ring's encoding; not changed after the copied samples.
 
         Returns:
-            How many were copied.
+            The number of samples copied.
 
         Raises:
-            VocoderError: an array of another type or shape.
+            VocoderError: the array has another type or shape.
         """
         self._check(out)
         taken = 0
@@ -305,18 +304,18 @@ class RingBuffer:
         return taken
 
     def read_or_silence(self, out: Samples) -> int:
-        """Copies samples and, where there are none, zeros, which count as underrun unless the ring had been closed.
+        """Copies samples, then zeros for missing ones, which count as underrun unless the ring is closed.
 
         Args:
             out: [n], of the ring's encoding.
 
         Returns:
-            How many are samples.
+            The number of samples copied; the rest is zeros.
 
         Raises:
-            VocoderError: an array of another type or shape.
+            VocoderError: the array has another type or shape.
         """
-        ended = self.closed  # asked before the samples: those of a ring that is closed meanwhile came late
+        ended = self.closed  # read before the samples: if the ring is closed in between, the missing samples were late
         taken = self.read_into(out)
         if taken < len(out):
             out[taken:] = 0
@@ -325,11 +324,11 @@ class RingBuffer:
         return taken
 
     def abandon(self) -> None:
-        """Marks that the consumer has left: the producer need not go on."""
+        """Marks that the consumer has stopped reading: the producer can stop."""
         self._words[header.ABANDONED] = 1
 
-    def _views(self, samples: Samples, counted: int, count: int) -> tuple[Samples, ...]:
-        start = counted & self._mask
+    def _views(self, samples: Samples, position: int, count: int) -> tuple[Samples, ...]:
+        start = position & self._mask
         stop = start + count
         if stop <= self.capacity:
             return (samples[start:stop],)
@@ -339,11 +338,11 @@ class RingBuffer:
         if samples.dtype != self.dtype or samples.ndim != 1:
             raise VocoderError(f"samples: found {samples.dtype} {samples.shape}, expected {self.encoding} [n]")
 
-    def _mark(self, word: int) -> tuple[int, int, int]:
+    def _read_mark(self, word: int) -> tuple[int, int, int]:
         process, started, namespace = self._words[word : word + 3]
         return process, started, namespace
 
-    def _introduce(self, word: int) -> None:
+    def _write_own_mark(self, word: int) -> None:
         process, started, namespace = own_mark()
         self._words[word + 1], self._words[word + 2] = started, namespace
-        self._words[word] = process  # last: a process that sees it sees the rest
+        self._words[word] = process  # last: a process that reads it can read the rest

@@ -1,6 +1,6 @@
-"""The header in front of a ring buffer's samples, which two processes share.
+"""Header of a ring buffer, shared by two processes.
 
-Words of eight bytes in lines of 64, the unit that processors pass between caches: no line is written by both sides.
+Consists of words of eight bytes. Producer and consumer write to different cache lines of 64 bytes.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ MAGIC = b"WRNNRING"
 VERSION = 1
 HEADER_BYTES = 1024
 LARGEST = 2**31
-"""Samples; more is a mistake: a day at 22.05 kHz is less."""
+"""Maximum capacity in samples: more than a day at 22.05 kHz."""
 
-# Never changes.
+# Words that never change.
 _MAGIC, _VERSION, _CAPACITY, _ENCODING, _SAMPLE_RATE = range(5)
-# The producer's lines.
+# Words of the producer's cache lines.
 WRITTEN = 8
 OVERRUNS, CLOSED, ERROR, MESSAGE_BYTES, PRODUCER = range(16, 21)
-# The consumer's lines.
+# Words of the consumer's cache lines.
 READ = 24
 UNDERRUNS, ABANDONED, CONSUMER = range(32, 35)
-# The producer's last words.
+# Bytes of the producer's error message.
 MESSAGE = slice(40 * 8, HEADER_BYTES)
 
 
 @dataclass(frozen=True)
 class RingFormat:
-    """What a ring holds."""
+    """Capacity, encoding and sample rate of a ring."""
 
     capacity: int
-    """Samples; a power of two."""
+    """Capacity in samples; a power of two."""
     encoding: Encoding
-    """Of a sample."""
+    """Encoding of the samples."""
     sample_rate: int
     """Hz."""
 
@@ -54,7 +54,7 @@ class RingFormat:
         """Checks every field.
 
         Raises:
-            VocoderError: a value is not usable.
+            VocoderError: a value is not valid.
         """
         if not _whole(self.capacity) or not 0 < self.capacity <= LARGEST or self.capacity & (self.capacity - 1):
             raise VocoderError(f"capacity: found {self.capacity!r}, expected a power of two up to 2**31, in samples")
@@ -65,35 +65,35 @@ class RingFormat:
 
     @property
     def total_bytes(self) -> int:
-        """Of header and samples."""
+        """Bytes of header and samples."""
         return HEADER_BYTES + self.capacity * np.dtype(self.encoding).itemsize
 
 
 def header_words(octets: Octets) -> memoryview:
-    """The header as words, which a memoryview loads and stores whole (numpy's would be whole as well, but slower)."""
+    """Returns the header as words. A memoryview accesses words atomically, and faster than NumPy."""
     return memoryview(octets[:HEADER_BYTES]).cast("Q")  # type: ignore[arg-type]
 
 
 def write_header(octets: Octets, layout: RingFormat) -> None:
-    """Makes the memory an empty ring."""
+    """Writes the header of an empty ring."""
     octets[:HEADER_BYTES] = 0
     words = header_words(octets)
     words[_CAPACITY] = layout.capacity
     words[_ENCODING] = ENCODINGS.index(layout.encoding)
     words[_SAMPLE_RATE] = layout.sample_rate
     words[_VERSION] = VERSION
-    words[_MAGIC] = int.from_bytes(MAGIC, "little")  # last: a process that sees it sees the rest
+    words[_MAGIC] = int.from_bytes(MAGIC, "little")  # last: a process that reads it can read the rest
 
 
 def read_header(octets: Octets, origin: str) -> RingFormat:
-    """What the ring is that another process made in this memory.
+    """Reads and checks the header that another process wrote.
 
     Args:
-        octets: all of the memory.
-        origin: what errors call it.
+        octets: the whole memory.
+        origin: name of the memory in errors.
 
     Raises:
-        VocoderError: there is no ring of this version in it, or one that is cut off.
+        VocoderError: the memory has no complete ring of this version.
     """
     size = len(octets)
     if size < HEADER_BYTES:
@@ -113,15 +113,15 @@ def read_header(octets: Octets, origin: str) -> RingFormat:
     except VocoderError as error:
         raise VocoderError(f"{origin}: its header is damaged: {error}") from None
     if size < layout.total_bytes:
-        raise VocoderError(f"{origin}: found {size} bytes, expected the {layout.total_bytes} that its header speaks of")
+        raise VocoderError(f"{origin}: found {size} bytes, expected the {layout.total_bytes} that its header requires")
     return layout
 
 
 def check_order(*, shared: bool) -> None:
-    """Refuses machines on which samples could be seen after the count that announces them.
+    """Checks that samples become visible before the count that includes them on this machine.
 
     Raises:
-        VocoderError: this is one.
+        VocoderError: the machine does not guarantee this order.
     """
     x86, machine = platform.machine().lower() in ("x86_64", "amd64"), f"{platform.system()} on {platform.machine()}"
     if shared and not (x86 and sys.platform == "linux"):
@@ -136,14 +136,14 @@ def check_order(*, shared: bool) -> None:
 
 
 def as_octets(memory: Memory, needed: int = 0) -> Octets:
-    """The memory as bytes, without a copy.
+    """Returns the memory as bytes, without a copy.
 
     Args:
         memory: any contiguous buffer.
-        needed: bytes that it has to have.
+        needed: minimum size in bytes.
 
     Raises:
-        VocoderError: not contiguous, too small, read-only or not aligned.
+        VocoderError: the memory is not contiguous, too small, read-only or not aligned.
     """
     try:
         octets = np.frombuffer(memory, np.uint8)
@@ -153,9 +153,9 @@ def as_octets(memory: Memory, needed: int = 0) -> Octets:
     if len(octets) < needed:
         raise VocoderError(f"memory: found {len(octets)} bytes, expected at least {needed}")
     if not octets.flags.writeable:
-        raise VocoderError("memory: found a read-only buffer, expected one that can be written")
+        raise VocoderError("memory: found a read-only buffer, expected a writable one")
     if octets.ctypes.data % 8:
-        raise VocoderError(f"memory: found address {octets.ctypes.data:#x}, expected a multiple of 8, best of 64")
+        raise VocoderError(f"memory: found address {octets.ctypes.data:#x}, expected a multiple of 8 (64 is best)")
     return octets
 
 

@@ -1,4 +1,4 @@
-"""What two processes share: named memory, and marks by which each sees whether the other still runs; on Linux."""
+"""Named shared memory, and marks that identify a process and show whether it still runs; on Linux."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ if TYPE_CHECKING:
     from multiprocessing.shared_memory import SharedMemory
 
 FOLDER = Path("/dev/shm")
-"""Where Linux keeps POSIX shared memory, as files."""
+"""Folder of POSIX shared memory on Linux."""
 Mark = tuple[int, int, int]
-"""Identifies a process: its number, its start time and the namespace of the number; all zero for none."""
+"""Identifies a process: its number (PID), its start time and its PID namespace; all zero for none."""
 
 
 class SharedSegment:
     """A segment of POSIX shared memory, mapped into this process.
 
-    Python's own class makes it, so that its resource tracker removes the name should this process be killed. Everything
-    else is done here, for three reasons. Before Python 3.13 that class also tracks segments that it only attaches to,
-    and a tracker that ends with its process would remove them under their owner. Its mapping cannot be closed, nor
-    collected without noise, while arrays on it are alive. And it takes no memory until pages are touched, which kills
-    the process where there is none.
+    `multiprocessing.shared_memory.SharedMemory` creates the segment, so that its resource tracker removes the name if
+    this process is killed. The mapping is made here, for three reasons. Before Python 3.13 that class also tracks
+    segments that it only attaches, and the tracker of an attached process would remove them while the owner uses them.
+    Its mapping cannot be closed, or collected without a warning, while arrays on it are alive. It does not allocate
+    pages in advance: if memory runs out later, the process is killed.
     """
 
     def __init__(self, memory: mmap, name: str) -> None:
-        """Takes a mapping; `create` and `attach` are the ways to get one."""
+        """Wraps a mapping; use `create` or `attach`."""
         self.memory = memory
-        """All of it; unmapped when the last array on it is gone."""
+        """The whole segment; unmapped when the last array on it is deleted."""
         self.name = name
-        """By which another process attaches it."""
+        """Name with which another process attaches the segment."""
         self.remove: Callable[[], object] = lambda: None
-        """Removes the name, in the process that created it; processes that have mapped the segment keep it."""
+        """Removes the name, in the creating process only; existing mappings stay valid."""
 
     @classmethod
     def create(cls, name: str | None, size: int) -> SharedSegment:
-        """Makes a new segment, whose name lives until `remove` or the object's end.
+        """Creates a segment, whose name exists until `remove` or the end of this object.
 
         Args:
-            name: without slashes; ``None`` chooses one.
-            size: bytes.
+            name: a name without slashes; ``None`` chooses one.
+            size: size in bytes.
 
         Raises:
-            VocoderError: the name is taken or not one, or there is not enough memory.
+            VocoderError: the name is in use or not valid, or there is not enough memory.
         """
         from multiprocessing.shared_memory import SharedMemory  # not needed to stream within a process
 
@@ -74,10 +74,10 @@ class SharedSegment:
 
     @classmethod
     def attach(cls, name: str) -> SharedSegment:
-        """Maps the segment that another process made.
+        """Maps a segment that another process created.
 
         Raises:
-            VocoderError: there is none of that name, or it is not this user's.
+            VocoderError: no segment has that name, or this user may not open it.
         """
         return cls(_map(name), name)
 
@@ -94,9 +94,9 @@ def _map(name: str, allocate: int = 0) -> mmap:
             os.close(file)
     except FileNotFoundError:
         raise VocoderError(
-            f"shared memory {name!r}: found none of that name; it lives as long as the process that made it keeps it"
+            f"shared memory {name!r}: found none of that name; it exists while the process that created it keeps it"
         ) from None
-    except (OSError, ValueError) as error:  # an empty file is a ValueError
+    except (OSError, ValueError) as error:  # an empty file raises ValueError
         raise VocoderError(f"shared memory {name!r}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -107,29 +107,29 @@ def _path(name: str) -> Path:
 
 
 def _remove(made: SharedMemory, creator: int) -> None:
-    # A forked child has this object as well, and it must not take the name from its parent.
+    # A forked child has a copy of this object and must not remove its parent's name.
     if os.getpid() == creator:
         made.unlink()
 
 
 def own_mark() -> Mark:
-    """This process's."""
+    """Returns the mark of this process."""
     return os.getpid(), _started(os.getpid()), _namespace()
 
 
 def has_ended(mark: Mark) -> bool:
-    """Whether that process has certainly ended; of one in another container that is not known."""
+    """Returns whether that process has ended; false if it cannot be checked (another PID namespace)."""
     process, started, namespace = mark
     return process != 0 and namespace == _namespace() and _started(process) != started
 
 
 def _started(process: int) -> int:
-    """Start time in clock ticks since boot, which a later process of the same number does not share; 0 if it ended."""
+    """Returns a process's start time in clock ticks since boot, which tells reused PIDs apart; 0 if it has ended."""
     try:
         text = Path(f"/proc/{process}/stat").read_bytes()
     except OSError:
         return 0
-    fields = text.rpartition(b")")[2].split()  # the name in front may hold spaces and parentheses
+    fields = text.rpartition(b")")[2].split()  # the command name before it may contain spaces and parentheses
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 

@@ -1,4 +1,4 @@
-"""The two ends of a stream: the sink that is written, and how producer and consumer wait for each other."""
+"""Sink of a stream, and the links through which producer and consumer wait for each other."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from wavernn_trt.runtime.streaming.pcm import Int16Encoder
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 
 _POLL_SECONDS = 0.001
-"""Between polls of shared memory, for which Python has no condition variable: a twentieth of a frame."""
+"""Interval between polls of shared memory, for which Python has no condition variable: a twentieth of a frame."""
 _POLLS_A_LOOK = 100
-"""Polls between checks whether the other process still runs."""
+"""Number of polls between checks whether the other process still runs."""
 _CODED: tuple[type[Exception], ...] = (VocoderError, QueueFullError, DeadlineError, ExecutorError, CancelledError)
+"""Error types by their code in the ring, from 1."""
 _OTHER = 255
+"""Code of all other error types."""
 
 
 class LocalLink:
-    """Between a producer and a consumer that are threads of this process."""
+    """Link between a producer and a consumer that are threads of this process."""
 
     def __init__(self, ring: RingBuffer, chunk: int | None = None) -> None:
-        """Links the ends of a ring.
+        """Links producer and consumer of a ring.
 
         Args:
-            ring: between them.
-            chunk: samples that the producer writes at once; ``None`` if it is not known.
+            ring: the ring buffer between them.
+            chunk: number of samples per write; ``None`` if it is not known.
         """
         self._ring = ring
         self._chunk = chunk
         self._condition = threading.Condition()
         self._waiting = False
         self._short = False
-        self._gone = False
+        self._left = False
         self._error: BaseException | None = None
         self._on_close: Callable[[], object] | None = None
         self._on_room: Callable[[], object] | None = None
@@ -43,17 +45,17 @@ class LocalLink:
     def connect(self, on_close: Callable[[], object] | None, on_room: Callable[[], object] | None) -> None:
         with self._condition:
             self._on_room = on_room
-            self._on_close, late = (None, on_close) if self._gone else (on_close, None)
-        if late is not None:
-            late()
+            self._on_close, call = (None, on_close) if self._left else (on_close, None)
+        if call is not None:
+            call()
         self.freed()
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """The consumer waits until ``ready``, which the producer's next write or end makes true; returns whether it is.
+        """Waits until ``ready`` is true after a write or the end; returns whether it is. Called by the consumer.
 
-        No wake-up is lost. This side first sets that it waits and then reads the ring; `wake` comes after the
-        producer has written to the ring, and looks then whether someone waits. Whichever order the four take, one side
-        sees the other. If it is the producer, it gets the lock only when this side sleeps, or has looked again.
+        No wake-up is lost: the consumer sets the flag `_waiting` and then reads the ring; the producer writes to the
+        ring and then reads the flag, in `wake`. In any order of these four, at least one side sees the other's change.
+        If the producer sees the flag, it gets the lock only once the consumer sleeps or has checked ``ready`` again.
         """
         with self._condition:
             self._waiting = True
@@ -63,74 +65,74 @@ class LocalLink:
                 self._waiting = False
 
     def wake(self) -> None:
-        """The producer has written, or ended."""
+        """Wakes a waiting consumer; called by the producer after a write or its end."""
         if self._waiting:
             with self._condition:
                 self._condition.notify_all()
 
     def room(self) -> int:
-        """Samples that fit; if that is less than a chunk, `freed` calls ``on_room`` once it no longer is."""
+        """Returns the samples that can be written; if below one chunk, a later `freed` calls ``on_room``."""
         ring, wanted = self._ring, self._chunk or self._ring.capacity
         room = ring.available_write
         if room < wanted:
             self._short = True
-            room = ring.available_write  # the consumer may have read just now, and not found the flag yet
+            room = ring.available_write  # the consumer may have read before the flag was set
         return room
 
     def freed(self) -> None:
-        """The consumer has read: calls a producer that was short of room."""
+        """Calls ``on_room`` if the producer had too little room; called by the consumer after a read."""
         if self._short and self._on_room is not None and self._ring.available_write >= (self._chunk or 1):
-            # In this order: a producer that finds no room meanwhile sets the flag again, or is called after that.
+            # The flag is cleared before the call: a producer without room sets it again, or runs after the call.
             self._short = False
             self._on_room()
 
     def finish(self, error: BaseException | None) -> None:
-        """The producer ends."""
+        """Ends the stream; called by the producer."""
         self._error = error
         self._ring.close(*_coded(error))
         self.wake()
 
     def error(self) -> BaseException | None:
-        """Why the waveform is not complete; ``None`` while that is not known, and if it is complete."""
+        """Returns the error that ended the waveform early; ``None`` if there is none so far."""
         return self._error
 
     def hang_up(self) -> None:
-        """The consumer leaves; a waiting consumer checks ``ready`` again."""
+        """Ends reading and calls ``on_close`` if the waveform is not complete; wakes a waiting consumer."""
         complete = self._ring.closed and not self._ring.abandoned
         self._ring.abandon()
         with self._condition:
-            self._gone = True
+            self._left = True
             call, self._on_close = self._on_close, None
             self._condition.notify_all()
         if call is not None and not complete:
             call()
 
     def watch(self, stop: threading.Event) -> None:
-        """Polls for a consumer in another process: whether it has read, left or ended.
+        """Polls the ring for a consumer in another process: reads, end of reading, or end of that process.
 
         Args:
-            stop: ends this, from another thread.
+            stop: set by another thread to end the polling.
         """
         polls = 0
         while not stop.wait(_POLL_SECONDS):
             polls += 1
-            gone = self._ring.abandoned or (polls % _POLLS_A_LOOK == 0 and self._ring.consumer_ended)
-            if gone and not self._ring.closed:
+            left = self._ring.abandoned or (polls % _POLLS_A_LOOK == 0 and self._ring.consumer_ended)
+            if left and not self._ring.closed:
                 self.hang_up()
                 return
             self.freed()
 
 
 class RemoteLink:
-    """The consumer's side where another process writes; its methods are those of `LocalLink`."""
+    """Link of a consumer to a producer in another process; the methods are those of `LocalLink`."""
 
     def __init__(self, ring: RingBuffer) -> None:
-        """Takes the attached ring."""
+        """Uses an attached ring."""
         self._ring = ring
         self._lost = False
 
     def wait_for(self, ready: Callable[[], bool], timeout: float | None) -> bool:
-        """See `LocalLink`; ends as well if the other process has ended."""
+        """See `LocalLink`; also returns if the other process has ended."""
         end = None if timeout is None else time.monotonic() + timeout
         polls = 0
         while not ready() and not self._lost:
@@ -145,8 +147,8 @@ class RemoteLink:
         """Does nothing: the other process polls the ring."""
 
     def error(self) -> BaseException | None:
-        if not self._ring.closed:  # asked now: a process may finish a stream and go at once
-            lost = "the process that writes the stream is gone, and had not finished it"
+        if not self._ring.closed:  # read again here: a process may close the ring and exit at once
+            lost = "the process that writes the stream has ended without finishing it"
             return ExecutorError(lost) if self._lost else None
         code, message = self._ring.error
         if not code:
@@ -158,15 +160,15 @@ class RemoteLink:
 
 
 class StreamSink:
-    """A `Sink` over a ring buffer. It has no reference to the stream, whose end thus shows that it is not read."""
+    """A `Sink` that writes to a ring buffer. It has no reference to the stream, so that a dropped stream is deleted."""
 
     def __init__(self, ring: RingBuffer, link: LocalLink, encoder: Int16Encoder | None) -> None:
-        """Writes to a ring.
+        """Starts a polling thread if the ring is shared.
 
         Args:
-            ring: of float32, or of int16 where there is an encoder.
-            link: to the consumer.
-            encoder: makes int16 of the samples, in the ring itself.
+            ring: of float32, or of int16 with an encoder.
+            link: link to the consumer.
+            encoder: converts the samples to int16, directly into the ring.
         """
         self._ring = ring
         self._link = link
@@ -177,7 +179,7 @@ class StreamSink:
             threading.Thread(target=link.watch, args=(self._stop,), name="audio-stream", daemon=True).start()
 
     def room(self) -> int | None:
-        """See `Sink`; no bound once the consumer has left: samples are then dropped."""
+        """See `Sink`; no bound after the consumer has stopped reading: samples are then dropped."""
         return None if self._ring.abandoned else self._link.room()
 
     def urgent(self) -> bool:
@@ -185,10 +187,10 @@ class StreamSink:
         return not ring.abandoned and 2 * ring.available_read < ring.capacity
 
     def write(self, samples: FloatArray) -> None:
-        """See `Sink`; samples beyond the room are lost and counted as overrun.
+        """See `Sink`; samples that do not fit are lost and counted as overrun.
 
         Raises:
-            VocoderError: not float32 [n], or after `finish`.
+            VocoderError: the samples are not float32 [n], or the sink is finished.
         """
         ring = self._ring
         if ring.abandoned:
@@ -207,9 +209,9 @@ class StreamSink:
         self._link.wake()
 
     def finish(self, error: BaseException | None) -> None:
-        """See `Sink`; the first call counts."""
+        """See `Sink`; only the first call has an effect."""
         if error is None and self._dropped:
-            error = CancelledError("the stream was closed before its end")  # another process may still read
+            error = CancelledError("the stream was closed before its end")  # another process may still be reading
         if not self._ring.closed:
             self._link.finish(error)
         self._stop.set()

@@ -124,7 +124,7 @@ def test_the_first_chunk_comes_before_the_frame_behind_the_look_ahead(
     listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
 ) -> None:
     mel, heard = tiny_mel(40), threading.Event()
-    enough = 4 + listener.blocks.behind  # type: ignore[attr-defined]  # the first block, which a chunk lies in
+    enough = 4 + listener.blocks.after  # type: ignore[attr-defined]  # the first block, which a chunk lies in
 
     def frames() -> Iterator[NDArray[np.float32]]:
         yield from mel.T[:enough]

@@ -231,7 +231,7 @@ def test_models_that_need_to_know_the_length_are_refused(layout: str, make_model
 @pytest.mark.parametrize(
     ("layout", "lookahead", "message"),
     [
-        ("fatchord", 5, "found 5 frames, expected 2, which is what this model's conditioner reads"),
+        ("fatchord", 5, "found 5 frames, expected 2, the frames that this model's conditioner reads"),
         ("univoc", -1, "found -1, expected a number of frames from 0 on"),
         ("univoc", 1.5, "found 1.5, expected a number of frames"),
     ],

@@ -191,7 +191,7 @@ def test_what_cannot_be_ready_in_time_is_dropped(speak: Speak, held: Any, mel_of
     begun = len(held.rows)
     held.allow()
     for ticket in late:
-        with pytest.raises(DeadlineError, match="cannot be whole in time"):
+        with pytest.raises(DeadlineError, match="cannot be complete in time"):
             ticket.result(PATIENCE)
     assert len(in_time.result(PATIENCE)) == 600
     blocking.result(PATIENCE)

@@ -392,7 +392,7 @@ def header(**changes: int) -> bytes:
     [
         (b"x", "found 1 bytes, expected a ring buffer, which has at least 1024"),
         (b"\0" * 4096, r"found b'\\x00.*' at its beginning, expected b'WRNNRING'; it is not a ring buffer"),
-        (header()[:1030], "found 1030 bytes, expected the 1040 that its header speaks of"),
+        (header()[:1030], "found 1030 bytes, expected the 1040 that its header requires"),
         (header(_VERSION=9), "found a ring buffer of version 9, expected 1; both processes need the same version"),
         (header(_ENCODING=5), "found encoding 5, expected 0 to 1"),
         (header(_CAPACITY=9), "its header is damaged: capacity: found 9"),

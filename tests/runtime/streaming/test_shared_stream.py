@@ -155,7 +155,7 @@ sys.stdin.read()
         assert not stream.ended
         process.kill()
         assert len(stream.read(timeout=PATIENCE)) == 80
-        with pytest.raises(ExecutorError, match="the process that writes the stream is gone, and had not finished it"):
+        with pytest.raises(ExecutorError, match="the process that writes the stream has ended without finishing it"):
             next(stream)
         assert stream.ended
         assert isinstance(stream.error, ExecutorError)
