@@ -60,7 +60,7 @@ def test_a_pickle_holds_no_weights_and_opens_with_the_same_options(moved_voice: 
         assert (again.backend, again.batch, again.loaded.options.threads) == ("onnxruntime", 5, 1)
         with pickle.loads(pickle.dumps(AsyncVocoder(again))).vocoder as third:
             assert third.config.path == moved_voice
-            assert third._limits == limits
+            assert third.limits == limits
 
 
 def test_what_auto_chose_is_opened_again_and_not_chosen_again() -> None:
