@@ -244,7 +244,7 @@ def read_listed(path: Path, name: str) -> bytes:
 def _verify(path: Path) -> None:
     files = read_manifest(path / MANIFEST)
     # A file that the manifest does not list cannot be verified, so none that is read later may be missing there.
-    present = [name for name in (UPSAMPLING, CHECKPOINT, PROBE) if (path / name).exists()]
+    present = [name for name in (UPSAMPLING, CHECKPOINT, PROBE, CONDITIONER_BLOCKS) if (path / name).exists()]
     missing = [name for name in (*_REQUIRED, *present) if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")

@@ -45,6 +45,8 @@ def from_json(kind: type[T], values: object, where: str) -> T:
     except msgspec.ValidationError as error:
         own = error.__cause__  # of a dataclass's own check
         refusal = own if isinstance(own, ValueError) else _explained(error, kind, values, where)
+    except UnicodeEncodeError as error:
+        refusal = ConfigError(f"{where}: found the text {error.object!r:.60}, expected Unicode")
     else:
         _refuse_unknown_fields(made, values, where)
         return made

@@ -22,7 +22,7 @@ from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_stre
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.executors.registry import open_executor, open_torch
-from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ON_A_GPU, LoadOptions, check_count
+from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ENGINES, ON_A_GPU, LoadOptions, check_count
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.reopening import ModelReference, file_hashes
 
@@ -83,6 +83,8 @@ class LoadedModel:
                 "which can be loaded again elsewhere"
             )
         backend, cache, precision = self.executor.name, self.options.cache, self.options.precision
+        if backend in ENGINES:  # without a precision, the engine used last is opened, which may be another one then
+            precision = getattr(self.executor, "precision", precision)
         options = dataclasses.replace(
             self.options,
             backend=backend,

@@ -78,7 +78,7 @@ class VocoderActor:
                     }
                 )
         except JobsStopped as error:
-            if self._vocoder.statistics().lost_lanes:
+            if self._vocoder.state == "broken":
                 # The executor has failed for good. Another process or GPU may still vocode the jobs: Ray sends them
                 # there when this process ends.
                 os._exit(1)

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 from wavernn_trt.runtime.files.output_files import is_finished
 from wavernn_trt.runtime.jobs.plan import Job
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, Progress, Stop
@@ -286,10 +287,9 @@ def open_pool(pool: Pool, backend: str) -> Iterator[RayPool]:
 def _connect(ray: Any, pool: Pool) -> None:
     common: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if pool.address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         common |= {
             "address": "local",
-            "num_cpus": max(cores, math.ceil((pool.actors or 1) * pool.cpus)),
+            "num_cpus": max(usable_cores(), math.ceil((pool.actors or 1) * pool.cpus)),
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE,
         }

@@ -49,6 +49,7 @@ _NEEDED = (
     ("platformdirs", "platformdirs"),
     ("onnx", "onnx"),
     ("onnx_graphsurgeon", "onnx-graphsurgeon"),
+    ("ml_dtypes", "ml-dtypes"),
 )
 """Modules and their packages: for the driver, the cache of kernels, and reading the weights."""
 _HALVES_FROM = 80

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 Opened = tuple[Executor, str | None]
 """An executor, and the name of its plan or kernel, if it has one."""
-_NOT_OPENED = (ValueError, RuntimeError, OSError)
-"""Errors of a backend on a GPU: of this project, TensorRT, its plugins and the driver."""
+_NOT_OPENED = (ValueError, RuntimeError, OSError, ImportError)
+"""Errors of a backend on a GPU: of this project, its packages, TensorRT, plugins and the driver."""
 
 
 def open_executor(directory: ModelDirectory, options: LoadOptions) -> Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -85,6 +86,7 @@ def run_jobs(
         pipeline.stop()
         pipeline.decoded.put(None)
         writer.join()
+        pipeline.discard_decoded()
         reader.join(_JOIN_SECONDS)
 
 
@@ -142,6 +144,11 @@ class _Entry:
     clipped: int = 0
     long_wav: LongWav | None = None
     """Takes the waveform of a long utterance while it is decoded."""
+
+    def discard(self) -> None:
+        """Removes what is written of a long utterance that has no result."""
+        if self.long_wav is not None:
+            self.long_wav.file.discard()
 
 
 _Decoded = tuple[_Entry, Future[FloatArray]]
@@ -223,6 +230,13 @@ class Pipeline:
         self.limit.close()
         for ticket in tickets:
             ticket.cancel()
+
+    def discard_decoded(self) -> None:
+        """Removes what is written of decoded utterances that the writer did not take any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (waiting := self.decoded.get_nowait()) is not None:
+                    waiting[0].discard()
 
     def _halt(self, error: BaseException, *, at_once: bool = False) -> None:
         self.stop()
@@ -307,6 +321,7 @@ class Pipeline:
             ticket.add_done_callback(lambda done: self.decoded.put((entry, done)))
         else:
             ticket.cancel()
+            ticket.add_done_callback(lambda _: entry.discard())
 
     # Third stage: the writer thread.
 
@@ -360,6 +375,7 @@ class Pipeline:
         try:
             waveform = ticket.result()
         except CancelledError:
+            entry.discard()  # the ticket may be cancelled after the last sample was written
             self._end(entry, None)
             return None
         except Exception as error:  # of the decoder, or of the disk that `LongWav` writes to
@@ -367,8 +383,7 @@ class Pipeline:
             return None
         output, floating, long_wav = entry.job.output, self._options.floating, entry.long_wav
         if self._full:
-            if long_wav is not None:
-                long_wav.file.discard()
+            entry.discard()
             self._end(entry, None)
             return None
         file: OutputFile

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.plugins.precisions import WeightPrecision
-from wavernn_trt.runtime.errors import ClosedError, DamagedOutputError, ExecutorError, VocoderError
+from wavernn_trt.runtime.errors import ClosedError, DamagedOutputError, ExecutorError, LoadTimeoutError, VocoderError
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim
 from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, require_probe
 from wavernn_trt.runtime.models.breaker import BreakerSettings, CircuitBreaker, Permit
@@ -394,6 +394,10 @@ class StandbyVocoder:
                 _probe(member.candidate, lease.vocoder)
         except Exception as error:
             problem = self._problem(error, None)
+            if isinstance(error, LoadTimeoutError):  # the next trial starts another load
+                member.stamp = directory_stamp(member.candidate.folder)
+                with self._pool.changing():
+                    self._pool.loads.pop(name, None)
             if problem is None:
                 permit.cancel()
             elif not self._fail(member, permit, problem, lease) or permit.trial:

@@ -177,6 +177,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit(d / "manifest.json", lambda v: v["files"].pop("decoder.onnx")),
         r"does not list decoder\.onnx",
     ),
+    "manifest without the conditioner of blocks": (
+        lambda d: edit(d / "manifest.json", lambda v: v["files"].pop("conditioner_blocks.onnx")),
+        r"does not list conditioner_blocks\.onnx",
+    ),
     "manifest pointing outside": (
         lambda d: edit(d / "manifest.json", lambda v: v["files"].update({"../x": {"sha256": "", "bytes": 0}})),
         "not an entry of a model directory",

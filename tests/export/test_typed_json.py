@@ -90,3 +90,8 @@ def test_an_error_of_a_dataclass_is_not_among_its_own_causes() -> None:
         assert error not in seen
         seen.append(error)
         error = error.__cause__ or error.__context__
+
+
+def test_a_lone_surrogate_is_refused_as_any_other_text() -> None:
+    with pytest.raises(ConfigError, match="it: found the text"):
+        from_json(AudioConfig, audio(log="\ud800"), "it")

@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -397,3 +398,21 @@ def test_a_stop_in_the_middle_of_a_long_file_leaves_no_part_of_it(
     assert list(results) == []
     assert not jobs[1].output.exists()
     assert not unfinished(jobs[1].output.parent)
+
+
+def test_a_long_file_whose_result_is_cancelled_or_not_taken_leaves_no_part(
+    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, all_long: None
+) -> None:
+    jobs = mels(2)
+    pipeline = Pipeline(tiny_vocoder, jobs, JobOptions(), Progress())
+    pipeline.read()
+    wait_until(lambda: pipeline.decoded.qsize() == len(jobs))
+    folder = jobs[0].output.parent
+    assert len(list(unfinished(folder))) == 2
+    entry, _ = pipeline.decoded.get()
+    cancelled: Future[NDArray[np.float32]] = Future()
+    cancelled.cancel()
+    assert pipeline._begin(entry, cancelled) is None
+    assert len(list(unfinished(folder))) == 1
+    pipeline.discard_decoded()
+    assert not unfinished(folder)

@@ -624,3 +624,24 @@ def test_the_usual_candidates_speak_with_a_voice_that_is_all_gone(copy: Path, me
         spoken = standbys.vocode(mel)
         assert (spoken.source, spoken.degraded) == ("griffin-lim", True)
         assert set(standbys.quarantined()) == {"auto", "onnxruntime"}
+
+
+def test_a_candidate_whose_load_hung_is_loaded_again(copy: Path, mel: NDArray[np.float32]) -> None:
+    released, loads = threading.Event(), []
+
+    def load() -> Vocoder:
+        loads.append(copy)
+        if len(loads) == 1:
+            released.wait(WAIT)
+        return Vocoder.load(copy, "onnxruntime", threads=1)
+
+    try:
+        with StandbyVocoder([Candidate("first", load, copy), plain(copy)], load_seconds=3.0) as standby:
+            assert standby.vocode(mel).source == "standby"
+            assert standby.recheck("first") != {"first": ""}  # still waits for the load that hangs, and gives it up
+            assert standby.recheck("first") == {"first": ""}
+            assert standby.vocode(mel).source == "first"
+            released.set()
+    finally:
+        released.set()
+    assert len(loads) == 2
