@@ -84,6 +84,9 @@ class CudaExecutor:
         self.slots: int = decoder.slots
         self.steps: int | None = decoder.steps
         self._conditioner = conditioner
+        # One thread each, unless the session has several or runs on the GPU.
+        alone = conditioner.provider not in CPU or directory.model.family == "univoc"
+        self.conditioners = 1 if alone else min(usable_cores(), _MOST_THREADS)
         self.block_conditioner = OnnxBlockConditioner.of(directory)
         initial = initial_state(directory.model, 1)
         self._lanes = LanePool(lambda: DeviceLane(device, decoder, decoder.slots, initial))

@@ -61,6 +61,7 @@ class OnnxRuntimeExecutor:
         self._directory = directory
         self._threads = threads if threads is not None else default_threads(directory.model.multiply_adds)
         # A given number of threads limits the process, not each lane.
+        self.conditioners = 1
         self.lanes = 1 if threads is not None else max(1, min(usable_cores() // self._threads, _MOST_LANES))
         self._conditioner = OnnxConditioner(directory, self._threads)
         self.block_conditioner = OnnxBlockConditioner.of(directory)

@@ -108,6 +108,10 @@ class Executor(Protocol):
     def lanes(self) -> int:
         """Default number of lanes, at least 1; more lanes would only compete for the same cores or device."""
 
+    @property
+    def conditioners(self) -> int:
+        """Calls of `condition` that compute at the same time beside one lane, at least 1."""
+
     def condition(self, mel: FloatArray) -> FloatArray:
         """Mel [n_mels, N] -> conditioning [N + 2 * margin, columns]."""
 

@@ -46,6 +46,7 @@ class TensorRTExecutor:
     """
 
     lanes = 1
+    conditioners = 1
     """A lane overlaps uploads with computation."""
 
     def __init__(

@@ -30,6 +30,7 @@ class TorchExecutor:
     name = "torch"
     steps: int | None = None
     lanes = 1
+    conditioners = 1
     """PyTorch's threads use all cores."""
 
     def __init__(self, model: WaveRNN, slots: int = 1, quantization: Quantization | None = None) -> None:

@@ -40,7 +40,8 @@ _FAILURES_IN_A_ROW = 3
 _OPENING_TIMES = 10
 """Timeout for opening a lane, in multiples of `SchedulerLimits.hang_seconds`: its plan may have to be compiled."""
 _MOST_CONDITIONING_THREADS = 4
-"""Maximum for new mels, and never more than lanes: each holds a mel's activations. One extra thread runs blocks."""
+"""Maximum for new mels with several lanes: each holds a mel's activations. Executors with fewer lanes than cores state
+their own number. One extra thread runs blocks."""
 _JOIN_SECONDS = 5.0
 """Total time that `close` waits for threads; a hung thread cannot be stopped."""
 
@@ -112,7 +113,7 @@ class Scheduler:
             flight.admit(utterance, deadline, wait=wait)
             if not self._threads:
                 self._start_conditioning(blocks_only=True)
-                for _ in range(min(self._most_lanes, _MOST_CONDITIONING_THREADS)):
+                for _ in range(max(self._executor.conditioners, min(self._most_lanes, _MOST_CONDITIONING_THREADS))):
                     self._start_conditioning(blocks_only=False)
                 self._start(self._watch, "watchdog")
         # Weak references: a ticket that the caller keeps does not keep the mel alive.

@@ -120,6 +120,7 @@ class MeteredExecutor:
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
         self.name, self.slots, self.steps, self.lanes = inner.name, inner.slots, inner.steps, inner.lanes
+        self.conditioners = inner.conditioners
         self.condition, self.teacher_forced = inner.condition, inner.teacher_forced
         self.recent: deque[tuple[int, float]] = deque(maxlen=_KEPT)
         """Streams and seconds of the last chunks, in the order of their ends."""

@@ -70,6 +70,10 @@ class FaultyExecutor:
     def lanes(self) -> int:
         return self.inner.lanes
 
+    @property
+    def conditioners(self) -> int:
+        return self.inner.conditioners
+
     def condition(self, mel: FloatArray) -> FloatArray:
         if self.condition_raises and self.strikes(0, 0):
             raise InjectedFault("the conditioner was told to fail")

@@ -36,6 +36,7 @@ class LowPrecisionEngine:
     slots: int | None = None
     steps: int | None = None
     lanes = 1
+    conditioners = 1
 
     def __init__(
         self, directory: ModelDirectory, precision: Precision, damage: Callable[[Weights], Weights] = lambda same: same

@@ -287,8 +287,15 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
     assert vocoder.statistics().conditioning_bytes == 0
 
 
-def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("lanes", "conditioners"), [(2, 1), (1, 2)])
+def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode_or_the_executor_states(
+    speak: Speak,
+    plain: Vocoder,
+    held: Any,
+    mel_of: MakeMel,
+    monkeypatch: pytest.MonkeyPatch,
+    lanes: int,
+    conditioners: int,
 ) -> None:
     condition, both = held.condition, threading.Barrier(2)
 
@@ -297,7 +304,8 @@ def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode(
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", together)
-    vocoder = speak(4, lanes=2)
+    held.conditioners = conditioners
+    vocoder = speak(4, lanes=lanes)
     tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(4)]
     for seed, ticket in enumerate(tickets):
         assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(2, seed)))
