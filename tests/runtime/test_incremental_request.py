@@ -36,7 +36,7 @@ class Watched(IncrementalConditioning):
 
     def wait_for_room(self, ahead: int) -> bool:
         with self._changed:
-            if self._frames - self._asked >= ahead:
+            if self._frames - self._window_first >= ahead:
                 self.full.put(self._frames)
         return super().wait_for_room(ahead)
 

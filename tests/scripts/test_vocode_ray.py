@@ -5,7 +5,6 @@ What needs Ray runs on a Ray with two workers on this machine; the rest shows wh
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import io
 import json
@@ -303,8 +302,7 @@ def test_a_worker_whose_executor_was_given_up_ends_so_that_another_takes_its_job
         raise JobsStopped("backend torch failed 3 times in a row and was given up")
         yield
 
-    lost = dataclasses.replace(tiny_vocoder.statistics(), lost_lanes=3)
-    monkeypatch.setattr(tiny_vocoder, "statistics", lambda: lost)
+    monkeypatch.setattr(Vocoder, "state", property(lambda _: "broken"))
     monkeypatch.setattr(ray_actor, "run_jobs", given_up)
     monkeypatch.setattr(ray_actor.os, "_exit", end)
     with pytest.raises(ProcessEnds):
