@@ -111,6 +111,7 @@ def test_a_vocoder_around_an_executor_of_the_caller_does_not_pickle(plain: Vocod
 def test_a_checkpoint_is_pickled_with_the_settings_that_it_was_read_with(
     small_directory: Callable[[str], ModelDirectory], tmp_path: Path
 ) -> None:
+    pytest.importorskip("torch", reason="checkpoints run on PyTorch")
     path = Path(shutil.copytree(small_directory("univoc").path, tmp_path / "voice"))
     mel = np.random.default_rng(0).random((6, 4), np.float32)
     with wavernn_trt.load(path, "torch") as vocoder:
