@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.conditioning.incremental_runs import IncrementalRuns, Run
 from wavernn_trt.runtime.conditioning.mel_blocks import Condition
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray, Want, Window
@@ -257,30 +256,6 @@ class RowBuffer:
         self._data = np.zeros((capacity, self._data.shape[1]), np.float32)
         self._data[: len(kept)] = kept
         self._first = self.released
-
-
-def condition_in_runs(plan: IncrementalRuns, model: ModelConfig, mel: FloatArray, condition: Condition) -> FloatArray:
-    """Computes the rows of a whole mel as incremental conditioning does.
-
-    Args:
-        plan: plans the runs of the conditioner.
-        model: the model's configuration.
-        mel: [n_mels, N].
-        condition: the conditioner.
-
-    Returns:
-        float32 [N + 2 * margin, columns]; rows outside the mel are zero.
-    """
-    frames = RowBuffer(len(mel))
-    frames.write(0, mel.T)
-    rows = np.zeros((mel.shape[1] + 2 * model.margin, model.columns), np.float32)
-    for ended in (False, True):
-        done = min(plan.complete(mel.shape[1], False)) if ended else 0
-        for run in plan.runs(done, mel.shape[1], ended):
-            rows[run.rows.start + model.margin : run.rows.stop + model.margin] = condition_run(
-                run, model.margin, frames, condition
-            )
-    return rows
 
 
 def condition_run(run: Run, margin: int, frames: RowBuffer, condition: Condition) -> FloatArray:

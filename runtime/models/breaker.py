@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.load_options import check_count
+from wavernn_trt.runtime.errors import VocoderError, check_positive
 
 BreakerState = Literal["closed", "open", "half-open"]
 
@@ -37,7 +36,7 @@ class BreakerSettings:
 
     def __post_init__(self) -> None:
         for name in ("window", "minimum_calls", "trials"):
-            check_count(name, getattr(self, name))
+            check_positive(name, getattr(self, name), "of calls")
         if self.minimum_calls > self.window:
             raise VocoderError(
                 f"minimum_calls: found {self.minimum_calls}, expected at most window, which is {self.window}"

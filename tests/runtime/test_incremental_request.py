@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from incremental_rows import condition_in_runs
 from numpy.typing import ArrayLike, NDArray
 
-from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
+from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning
 from wavernn_trt.runtime.conditioning.incremental_runs import incremental_runs
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream

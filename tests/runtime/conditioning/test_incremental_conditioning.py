@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
+from incremental_rows import condition_in_runs
+
 from wavernn_trt.export.model_directory import ModelDirectory
-from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning, condition_in_runs
+from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning
 from wavernn_trt.runtime.conditioning.incremental_runs import RECURRENT_LOOKAHEAD, IncrementalRuns, incremental_runs
 from wavernn_trt.runtime.conditioning.mel_blocks import BLOCK_FRAMES
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window

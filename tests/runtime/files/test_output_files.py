@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from held_process import SECONDS, held_process
 
 from wavernn_trt.runtime.files import output_files
 from wavernn_trt.runtime.files.output_files import WholeFile, flush_folder, remove_leftovers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
-SECONDS = 60
-
-
-@contextmanager
-def process(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said it is ready, and waits until its input ends."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    running = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "ready\n"
-        yield running
-    finally:
-        running.kill()
-        running.communicate(timeout=SECONDS)
 
 
 WRITER = """
@@ -79,8 +59,8 @@ def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path: Path) ->
     (tmp_path / "aim").touch()
     (tmp_path / ".aaaaaaaaaaaa.part").symlink_to(tmp_path / "aim")
     (tmp_path / ".bbbbbbbbbbbb.part").mkdir()
-    with process(WRITER.format(path=tmp_path / "live.wav")) as live:
-        with process(WRITER.format(path=tmp_path / "killed.wav")) as killed:
+    with held_process(WRITER.format(path=tmp_path / "live.wav")) as live:
+        with held_process(WRITER.format(path=tmp_path / "killed.wav")) as killed:
             killed.send_signal(signal.SIGKILL)
             killed.wait(SECONDS)
         assert len(list(tmp_path.glob(".*.part"))) == 5
@@ -96,7 +76,7 @@ def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path: Path) ->
 def test_where_there_are_no_locks_nothing_is_taken_for_a_leftover(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with process(WRITER.format(path=tmp_path / "a.wav")):
+    with held_process(WRITER.format(path=tmp_path / "a.wav")):
         pass
     monkeypatch.setattr(output_files, "try_lock", lambda _: None)
     assert remove_leftovers([tmp_path]) == 0

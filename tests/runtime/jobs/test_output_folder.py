@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from held_process import SECONDS, held_process
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.output_folder import LOCK, locked_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
-SECONDS = 60
-
-
-@contextmanager
-def process(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said it is ready, and waits until its input ends."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    running = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "ready\n"
-        yield running
-    finally:
-        running.kill()
-        running.communicate(timeout=SECONDS)
 
 
 HOLDER = """
@@ -46,7 +27,7 @@ with locked_folder(Path("{path}")):
 
 def test_a_folder_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with process(HOLDER.format(path=out)) as holder:
+    with held_process(HOLDER.format(path=out)) as holder:
         with (
             pytest.raises(VocoderError, match=rf"output .*out: process {holder.pid} on \S+ is writing into"),
             locked_folder(out),

@@ -139,6 +139,7 @@ def test_a_failure_that_is_reason_enough_opens_it_and_a_known_repair_ends_the_op
     [
         ("window", 0),
         ("window", True),
+        ("window", None),
         ("minimum_calls", 21),
         ("failure_rate", 0.0),
         ("failure_rate", 1.1),
