@@ -1,0 +1,209 @@
+"""A model in the native decoder: checks arrays, packs weights, and decodes chunks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.export.operators import OUTPUTS, PLACES, SEQUENCE_OPERATOR, SequenceShape
+from wavernn_trt.plugins.arguments import BIASES, GROUPS_OF_COLUMNS, MATRICES
+from wavernn_trt.plugins.cpu.library import ChunkArguments, Description, NativeLibrary, native_library
+from wavernn_trt.plugins.operand_shapes import match_shapes
+
+NativePrecision = Literal["fp32", "bf16", "int8"]
+"""Storage of weights. ``int8`` has a scale for each output row, and multiplies int16 activations exactly."""
+NATIVE_PRECISIONS: tuple[NativePrecision, ...] = get_args(NativePrecision)
+_INT8_ACTIVATIONS = 3
+"""Arithmetic with int8 activations as well; see kernels of ``Arithmetic`` in model.h."""
+
+
+class NativeDecoder:
+    """A packed model. Thread-safe: calls may overlap."""
+
+    def __init__(
+        self,
+        shape: SequenceShape,
+        weights: Mapping[str, NDArray[Any]],
+        fed_back: FloatArray | None,
+        precisions: Mapping[str, NativePrecision],
+        activation_scales: Mapping[str, float] | None = None,
+        *,
+        library: NativeLibrary | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Packs the weights.
+
+        Args:
+            shape: the model.
+            weights: float32, by the names of ``shape.weight_inputs()``.
+            fed_back: [outputs], the input value of each class; ``None`` unless classes are fed back as values.
+            precisions: of the matrices, by name; ``fp32`` for those not in it.
+            activation_scales: of matrices in int8, scales of activations in int8; all others have int16 activations.
+            library: ``None`` is the installed one.
+            path: instruction set; ``None`` is the best of this machine.
+
+        Raises:
+            NativeLibraryError: the library is missing, or has no such path.
+            ValueError: an array is missing, of a wrong shape or type, or has values that are not finite.
+            MemoryError: there is not enough memory.
+        """
+        self.shape = shape
+        self._library = library or native_library()
+        self.path = path or self._library.path
+        """Instruction set."""
+        arrays = _checked_weights(shape, weights)
+        described = _description(shape, arrays, precisions, activation_scales or {})
+        if shape.output == "categorical" and not shape.label_feedback:
+            if fed_back is None or fed_back.shape != (shape.outputs,):
+                raise ValueError(f"fed_back: expected the input values of {shape.outputs} classes")
+            values = np.ascontiguousarray(fed_back, np.float32)
+            described.fed_back = values.ctypes.data
+        self._handle = self._library.open(described, self.path)
+        weakref.finalize(self, self._library.close, self._handle)
+
+    def decode(
+        self, inputs: Mapping[str, NDArray[Any]], *, threads: int = 1, forced: NDArray[Any] | None = None,
+        logits: bool = False,
+    ) -> dict[str, NDArray[Any]]:
+        """Decodes a chunk of B streams and T steps.
+
+        Args:
+            inputs: arrays by the names of ``shape.chunk_inputs()``. With ``forced``, ``uniforms`` may have no columns.
+            threads: number of threads, at least 1.
+            forced: [B, T], input of each step instead of ``previous`` and the drawn samples.
+            logits: whether to return the logits.
+
+        Returns:
+            ``samples`` [B, T] (undefined without uniforms), ``previous_out`` [B], ``hidden_out`` [L, B, H], and
+            ``logits``, float32 [B, T, outputs].
+
+        Raises:
+            ValueError: an array is missing, or has a wrong shape or type; a label or a frame is out of range.
+            MemoryError: there is not enough memory.
+        """
+        shape = self.shape
+        if threads < 1:
+            raise ValueError(f"threads: found {threads}, expected at least 1")
+        arrays = _checked_chunk(shape, inputs, forced)
+        batch, steps = arrays["uniforms"].shape[:2]
+        previous, hidden = arrays["previous"].copy(), arrays["hidden"].copy()
+        sample = np.int32 if shape.output == "categorical" else np.float32
+        samples: NDArray[Any] = np.zeros((batch, steps), sample)
+        found = np.zeros((batch, steps, shape.outputs), np.float32) if logits else None
+        fed = None
+        if forced is not None:
+            fed = np.ascontiguousarray(forced, previous.dtype)
+            _check_range(shape, fed)
+        if batch and steps:
+            arguments = ChunkArguments(
+                conditioning=_address(arrays["conditioning"]),
+                frame_index=_address(arrays.get("frame_index")),
+                interpolation=_address(arrays.get("interpolation")),
+                uniforms=_address(arrays["uniforms"]) if arrays["uniforms"].shape[2] else None,
+                forced=_address(fed),
+                previous=_address(previous),
+                hidden=_address(hidden),
+                samples=_address(samples),
+                logits=_address(found),
+                batch=batch,
+                steps=steps,
+                window=arrays["conditioning"].shape[1],
+                threads=threads,
+            )
+            self._library.decode(self._handle, arguments)
+        result = {"samples": samples, "previous_out": previous, "hidden_out": hidden}
+        return result if found is None else {**result, "logits": found}
+
+
+def _address(array: NDArray[Any] | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def _checked_weights(shape: SequenceShape, weights: Mapping[str, NDArray[Any]]) -> dict[str, FloatArray]:
+    operands = shape.weight_inputs()
+    missing = [operand.name for operand in operands if operand.name not in weights]
+    if missing:
+        raise ValueError(f"{SEQUENCE_OPERATOR}: the weight {missing[0]} is missing")
+    arrays = {operand.name: np.ascontiguousarray(weights[operand.name], np.float32) for operand in operands}
+    for operand in operands:
+        if arrays[operand.name].shape != operand.shape:
+            found = list(arrays[operand.name].shape)
+            raise ValueError(f"{operand.name} is {found}, expected {list(operand.shape)}")
+        if not np.isfinite(arrays[operand.name]).all():
+            raise ValueError(f"{operand.name}: found NaN or infinity among the weights; export a sound checkpoint")
+    return arrays
+
+
+def _description(
+    shape: SequenceShape,
+    arrays: Mapping[str, FloatArray],
+    precisions: Mapping[str, NativePrecision],
+    activation_scales: Mapping[str, float],
+) -> Description:
+    """Returns the C structure; its pointers are valid as long as ``arrays``."""
+    described = Description(
+        hidden=shape.hidden_size,
+        layers=shape.layers,
+        fc_layers=len(shape.fc_sizes),
+        outputs=shape.outputs,
+        output=OUTPUTS.index(shape.output),
+        label_feedback=shape.label_feedback,
+        skip=shape.skip,
+        columns=sum(shape.group_columns),
+        groups=len(shape.group_columns),
+        uniforms=shape.uniforms,
+    )
+    for name in ("feedback", "gates_bias_0", "gates_bias_1", "skip_column", "skip_bias"):
+        setattr(described, name, _address(arrays.get(name)))
+    for i, (name, bias) in enumerate(zip(MATRICES, BIASES, strict=True)):
+        if name not in arrays:
+            continue
+        matrix = described.matrices[i]
+        matrix.weight, matrix.bias = _address(arrays[name]), _address(arrays[bias] if bias else None)
+        matrix.rows, matrix.columns = arrays[name].shape
+        matrix.arithmetic = NATIVE_PRECISIONS.index(precisions.get(name, "fp32"))
+        if name in activation_scales and precisions.get(name) == "int8":
+            matrix.arithmetic, matrix.activation_scale = _INT8_ACTIVATIONS, activation_scales[name]
+    described.held[:] = [int(held) for held in shape.group_held] + [0] * (GROUPS_OF_COLUMNS - len(shape.group_held))
+    columns = dict(zip(shape.places, shape.first_columns(), strict=True))
+    for i, place in enumerate(PLACES):
+        for group in range(GROUPS_OF_COLUMNS):
+            described.place_first[i][group] = columns.get(place, {}).get(group, -1)
+    return described
+
+
+def _checked_chunk(
+    shape: SequenceShape, inputs: Mapping[str, NDArray[Any]], forced: NDArray[Any] | None
+) -> dict[str, NDArray[Any]]:
+    """Returns contiguous inputs after checking everything that the library relies on."""
+    operands = shape.chunk_inputs()
+    missing = [operand.name for operand in operands if operand.name not in inputs]
+    if missing:
+        raise ValueError(f"{SEQUENCE_OPERATOR}: the input {missing[0]} is missing")
+    arrays = {operand.name: np.ascontiguousarray(inputs[operand.name]) for operand in operands}
+    for operand in operands:
+        if arrays[operand.name].dtype != operand.kind:
+            found = arrays[operand.name].dtype
+            raise ValueError(f"{SEQUENCE_OPERATOR}: {operand.name} is {found}, expected {operand.kind}")
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if forced is not None and shapes["uniforms"][2:] == (0,):
+        shapes["uniforms"] = (*shapes["uniforms"][:2], shape.uniforms)
+    match_shapes(SEQUENCE_OPERATOR, operands, [shapes[operand.name] for operand in operands])
+    if forced is not None and forced.shape != arrays["uniforms"].shape[:2]:
+        raise ValueError(f"forced is {list(forced.shape)}, expected {list(arrays['uniforms'].shape[:2])}")
+    _check_range(shape, arrays["previous"])
+    window = arrays["conditioning"].shape[1]
+    frames = arrays.get("frame_index")
+    if frames is not None and frames.size and not (frames.min() >= 0 and frames.max() < window):
+        raise ValueError(f"frame_index: found {frames.min()} to {frames.max()}, expected 0 to {window - 1}")
+    return arrays
+
+
+def _check_range(shape: SequenceShape, labels: NDArray[Any]) -> None:
+    if shape.label_feedback and labels.size and not (labels.min() >= 0 and labels.max() < shape.outputs):
+        raise ValueError(f"labels: found {labels.min()} to {labels.max()}, expected 0 to {shape.outputs - 1}")

@@ -1,0 +1,174 @@
+"""The compiled library of the native decoder: where it is, its structures, and its functions, through ctypes.
+
+The library is an extension module only so that setuptools builds it and wheels contain it. It exports C functions and
+uses nothing of Python, so one build serves all versions, and ctypes releases the global lock during a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from wavernn_trt.export.operators import PLACES
+from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
+
+MODULE = "wavernn_trt.plugins.cpu._native"
+INSTALL = (
+    "a C++ compiler (g++ or clang) was not found when this package was installed: install one, then "
+    "pip install --force-reinstall --no-deps . in a clone of the project"
+)
+PATH_VARIABLE = "WAVERNN_TRT_CPU"
+"""Environment variable that selects one of `paths`, for tests and comparisons."""
+PORTABLE = "plain"
+"""Name of the path without vector instructions, which is slow."""
+_MESSAGE_BYTES = 200
+
+
+class NativeLibraryError(RuntimeError):
+    """The library is missing, or cannot be used on this machine."""
+
+
+class MatrixDescription(ctypes.Structure):
+    """See description.h."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("arithmetic", ctypes.c_int32),
+        ("activation_scale", ctypes.c_float),
+    )
+
+
+class Description(ctypes.Structure):
+    """See description.h."""
+
+    _fields_ = (
+        ("matrices", MatrixDescription * len(MATRICES)),
+        ("feedback", ctypes.c_void_p),
+        ("gates_bias_0", ctypes.c_void_p),
+        ("gates_bias_1", ctypes.c_void_p),
+        ("skip_column", ctypes.c_void_p),
+        ("skip_bias", ctypes.c_void_p),
+        ("fed_back", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                *("hidden", "layers", "fc_layers", "outputs", "output", "label_feedback", "skip", "columns", "groups"),
+                "uniforms",
+            )
+        ),
+        ("held", ctypes.c_int32 * GROUPS_OF_COLUMNS),
+        ("place_first", (ctypes.c_int32 * GROUPS_OF_COLUMNS) * len(PLACES)),
+    )
+
+
+class ChunkArguments(ctypes.Structure):
+    """See description.h."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("conditioning", "frame_index", "interpolation", "uniforms", "forced", "previous", "hidden"),
+                *("samples", "logits"),
+            )
+        ),
+        *((name, ctypes.c_int32) for name in ("batch", "steps", "window", "threads")),
+    )
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """The loaded library."""
+
+    functions: ctypes.CDLL
+    paths: tuple[str, ...]
+    """Names of the instruction sets that this machine can run, the best first."""
+
+    @property
+    def path(self) -> str:
+        """The instruction set in use: the best, or that of the environment variable.
+
+        Raises:
+            NativeLibraryError: the variable names another one.
+        """
+        asked = os.environ.get(PATH_VARIABLE)
+        if asked is not None and asked not in self.paths:
+            raise NativeLibraryError(f"{PATH_VARIABLE}: found {asked!r}, expected one of {', '.join(self.paths)}")
+        return asked or self.paths[0]
+
+    def open(self, description: Description, path: str) -> int:
+        """Packs a model; returns the decoder's handle.
+
+        Raises:
+            NativeLibraryError: unknown path.
+            MemoryError: there is not enough memory.
+        """
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        name = path.encode()
+        handle = self.functions.wavernn_native_open(ctypes.byref(description), name, message, _MESSAGE_BYTES)
+        if not handle:
+            text = message.value.decode()
+            raise MemoryError(text) if "memory" in text else NativeLibraryError(f"{path}: {text}")
+        return int(handle)
+
+    def decode(self, handle: int, chunk: ChunkArguments) -> None:
+        """Decodes a chunk.
+
+        Raises:
+            MemoryError: there is not enough memory.
+        """
+        message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        if self.functions.wavernn_native_decode(handle, ctypes.byref(chunk), message, _MESSAGE_BYTES):
+            raise MemoryError(message.value.decode())
+
+    def close(self, handle: int) -> None:
+        """Frees a decoder."""
+        self.functions.wavernn_native_close(handle)
+
+
+@cache
+def native_library() -> NativeLibrary:
+    """Loads the library.
+
+    Raises:
+        NativeLibraryError: it was not built, or does not load.
+    """
+    spec = importlib.util.find_spec(MODULE)
+    if spec is None or spec.origin is None:
+        raise NativeLibraryError(INSTALL)
+    return load_library(spec.origin)
+
+
+def load_library(file: str) -> NativeLibrary:
+    """Loads a file built from this folder.
+
+    Raises:
+        NativeLibraryError: it does not load.
+    """
+    try:
+        functions = ctypes.CDLL(file)
+    except OSError as error:
+        raise NativeLibraryError(f"the native decoder does not load: {error}") from error
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "path": (ctypes.c_char_p, (ctypes.c_int,)),
+        "open": (pointer, (ctypes.POINTER(Description), ctypes.c_char_p, ctypes.c_char_p, size)),
+        "decode": (ctypes.c_int, (pointer, ctypes.POINTER(ChunkArguments), ctypes.c_char_p, size)),
+        "close": (None, (pointer,)),
+        "apply": (ctypes.c_int, (ctypes.c_char_p, ctypes.c_int, pointer, pointer, size)),
+        "de_emphasis": (ctypes.c_double, (pointer, pointer, size, ctypes.c_double, ctypes.c_double)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(functions, f"wavernn_native_{name}")
+        function.restype, function.argtypes = result, arguments
+    names = []
+    while (name := functions.wavernn_native_path(len(names))) is not None:
+        names.append(name.decode())
+    return NativeLibrary(functions, tuple(names))
