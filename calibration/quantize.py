@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from wavernn_trt.calibration.errors import CalibrationError
+from wavernn_trt.export.grids import round_weight
 from wavernn_trt.export.model_directory import (
     CHECKPOINT,
     PROBE,
@@ -17,11 +18,13 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.export.new_directory import check_sizes, new_directory, refuse_to_replace, write_graphs
-from wavernn_trt.export.quantization import Quantization
+from wavernn_trt.export.quantization import Quantization, weight_name
 from wavernn_trt.export.rewrite.explicit_quantization import quantize_products, quantized_layers
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_if_possible
 from wavernn_trt.export.rewrite.rounded_products import round_products
+from wavernn_trt.export.sequence import FusedSequence
 
 
 def check_unquantized(directory: ModelDirectory) -> None:
@@ -77,12 +80,23 @@ def quantize(
     unrolled = fuse_gates(
         quantize_products(networks, model, quantization), model.input_sizes, unfused=quantized_layers(quantization)
     )
+    sequence = fuse_if_possible(fuse_gates(networks, model.input_sizes), model)
+    rounded = None if sequence is None else _rounded(sequence, quantization)
     shape = DecoderShape(steps, batch, window_rows(model, directory.audio, steps))
     with new_directory(out_dir, overwrite=overwrite) as building:
-        write_graphs(building, loops, unrolled, model, shape, directory.upsampling)
+        write_graphs(building, loops, unrolled, model, shape, rounded, directory.upsampling)
         for name in (CHECKPOINT, PROBE):
             if directory.file(name).exists():
                 shutil.copyfile(directory.file(name), building / name)
         write_config(building, model, directory.audio, shape, directory.source, quantization)
         write_manifest(building)
     return open_model_directory(out_dir)
+
+
+def _rounded(sequence: FusedSequence, quantization: Quantization) -> FusedSequence:
+    """Returns a decoder with the weights of quantised products rounded to their grids."""
+    rounded = {
+        weight_name(name): round_weight(sequence.weights[weight_name(name)], product)
+        for name, product in quantization.products.items()
+    }
+    return FusedSequence(sequence.shape, {**sequence.weights, **rounded})

@@ -26,12 +26,14 @@ from wavernn_trt.export.model_directory import (
 )
 from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.new_directory import check_sizes, new_directory, refuse_to_replace, write_graphs
+from wavernn_trt.export.operators import NativePrecision
 from wavernn_trt.export.probe import make_probe
 from wavernn_trt.export.probe_record import write_probe
 from wavernn_trt.export.rewrite.check import Agreement, check_blocks, check_decoder, check_pass, require
 from wavernn_trt.export.rewrite.conditioner_blocks import conditioner_in_blocks
 from wavernn_trt.export.rewrite.fold_embedding import fold_embedding
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_if_possible
 from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop
 from wavernn_trt.export.rewrite.unroll import unroll
@@ -68,6 +70,7 @@ def export(
     steps: int = 1024,
     batch: int = 1,
     *,
+    cpu_precision: NativePrecision | None = None,
     verify: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -79,6 +82,7 @@ def export(
         out_dir: the directory to make. It appears whole or not at all.
         steps: steps of the unrolled decoder, one or more.
         batch: streams of the unrolled decoder, one or more.
+        cpu_precision: default precision of the weights in the native decoder; ``None`` is fp32.
         verify: also compare the complete ``decoder.onnx`` with the PyTorch modules through polygraphy, run by ONNX
             Runtime and, where it and a GPU are available, by TensorRT.
         overwrite: replace ``out_dir`` if it is a model directory.
@@ -105,7 +109,7 @@ def export(
     shape = DecoderShape(steps, batch, window_rows(model, audio, steps))
     with new_directory(Path(out_dir), overwrite=overwrite) as building:
         report(f"unrolling {steps} steps")
-        _write_files(building, checkpoint, exported, hoisted, fused, model, shape, agreements)
+        _write_files(building, checkpoint, exported, hoisted, fused, model, shape, agreements, cpu_precision)
         if verify:
             report(f"verifying {steps} steps")
             verified = verify_decoder(building / DECODER, checkpoint.model, fused, model, audio, steps, batch)
@@ -145,6 +149,7 @@ def _write_files(
     model: ModelConfig,
     shape: DecoderShape,
     agreements: list[Agreement],
+    cpu_precision: NativePrecision | None,
 ) -> None:
     audio = checkpoint.audio
     short = min(shape.steps, _CHECKED_STEPS)
@@ -155,7 +160,7 @@ def _write_files(
     agreements.append(require(check_decoder("loop", exported, loop, model, audio, **sizes, hoisted=hoisted)))
     if (blocks := conditioner_in_blocks(hoisted.conditioner)) is not None:
         agreements.append(require(check_blocks("condition in blocks", hoisted.conditioner, blocks, model, audio)))
-    write_graphs(folder, hoisted, fused, model, shape, checkpoint.model.upsampling)
+    write_graphs(folder, hoisted, fused, model, shape, fuse_if_possible(fused, model), checkpoint.model.upsampling)
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.state.items()}, folder / CHECKPOINT)
     source = {
         **(checkpoint.source or {"checkpoint": checkpoint.path.name, "sha256": checkpoint.sha256}),
@@ -163,6 +168,6 @@ def _write_files(
         "exporter": f"wavernn-trt {wavernn_trt.__version__}",
         "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }
-    write_config(folder, model, audio, shape, source)
+    write_config(folder, model, audio, shape, source, cpu_precision=cpu_precision)
     write_probe(folder / PROBE, make_probe(checkpoint.model, audio))
     write_manifest(folder)

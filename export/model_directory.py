@@ -10,6 +10,8 @@
 ``decoder_loop.onnx``  the same step in a loop, any batch and any number of steps: what ONNX Runtime runs
 ``teacher_forced.onnx``  the same step fed with given samples, yielding logits: what scoring runs
 ``decoder.weights``    the decoder's weights, once, as external data of the three files above
+``sequence.npz``       the same as the kernels of ``plugins/`` take them, readable without ONNX; absent in directories
+                       of earlier versions, and for decoders that those kernels do not compute
 ``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
 ``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
 ``probe.npz``          a short mel and the trained model's output for it, to check a loaded model; absent in
@@ -31,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import SCHEMA_VERSION, AudioConfig, ConfigError, ModelConfig, require
+from wavernn_trt.export.operators import NATIVE_PRECISIONS, NativePrecision
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.typed_json import from_json
 
@@ -41,6 +44,7 @@ DECODER = "decoder.onnx"
 DECODER_LOOP = "decoder_loop.onnx"
 TEACHER_FORCED = "teacher_forced.onnx"
 WEIGHTS = "decoder.weights"
+SEQUENCE = "sequence.npz"
 UPSAMPLING = "upsampling.npy"
 CHECKPOINT = "checkpoint.safetensors"
 PROBE = "probe.npz"
@@ -82,6 +86,8 @@ class ModelDirectory:
     """float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``."""
     quantization: Quantization | None = None
     """Grids of the decoder's rounded products; ``None`` where none is rounded."""
+    cpu_precision: NativePrecision | None = None
+    """Default precision of the weights in the native decoder; ``None`` is fp32, as trained."""
 
     def file(self, name: str) -> Path:
         """Returns the path of one of the directory's files."""
@@ -101,6 +107,7 @@ def write_config(
     decoder: DecoderShape,
     source: dict[str, Any],
     quantization: Quantization | None = None,
+    cpu_precision: NativePrecision | None = None,
 ) -> None:
     """Writes ``config.json`` into a directory under construction."""
     values: dict[str, Any] = {
@@ -112,6 +119,8 @@ def write_config(
     }
     if quantization is not None:
         values["quantization"] = dataclasses.asdict(quantization)
+    if cpu_precision is not None:
+        values["cpu_precision"] = cpu_precision
     (path / CONFIG).write_text(json.dumps(values, indent=1) + "\n")
 
 
@@ -172,7 +181,15 @@ def open_model_directory(path: str | Path) -> ModelDirectory:
                 f"{path / UPSAMPLING}: found {upsampling.dtype} {upsampling.shape}, expected float32 {expected}"
             )
     source = source if isinstance(source, dict) else {}
-    return ModelDirectory(path, model, audio, decoder, source, upsampling, quantization)
+    return ModelDirectory(path, model, audio, decoder, source, upsampling, quantization, _cpu_precision(path, values))
+
+
+def _cpu_precision(path: Path, values: dict[str, Any]) -> NativePrecision | None:
+    found = values.get("cpu_precision")
+    if found is not None and found not in NATIVE_PRECISIONS:
+        expected = ", ".join(NATIVE_PRECISIONS)
+        raise ModelDirectoryError(f"{path / CONFIG}: cpu_precision is {found!r}, expected one of {expected}")
+    return found
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -244,7 +261,7 @@ def read_listed(path: Path, name: str) -> bytes:
 def _verify(path: Path) -> None:
     files = read_manifest(path / MANIFEST)
     # A file that the manifest does not list cannot be verified, so none that is read later may be missing there.
-    present = [name for name in (UPSAMPLING, CHECKPOINT, PROBE, CONDITIONER_BLOCKS) if (path / name).exists()]
+    present = [name for name in (UPSAMPLING, CHECKPOINT, PROBE, CONDITIONER_BLOCKS, SEQUENCE) if (path / name).exists()]
     missing = [name for name in (*_REQUIRED, *present) if name not in files]
     if missing:
         raise ModelDirectoryError(f"{path / MANIFEST} does not list {missing[0]}; export the checkpoint again")

@@ -32,6 +32,7 @@ from wavernn_trt.export.networks import Networks
 from wavernn_trt.export.rewrite.conditioner_blocks import conditioner_in_blocks
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
+from wavernn_trt.export.sequence import FusedSequence, write_sequence
 
 
 @contextmanager
@@ -74,6 +75,7 @@ def write_graphs(
     unrolled: Networks,
     model: ModelConfig,
     shape: DecoderShape,
+    sequence: FusedSequence | None,
     upsampling: NDArray[Any] | None,
 ) -> None:
     """Writes the graphs and their weights, and checks each file.
@@ -84,6 +86,7 @@ def write_graphs(
         unrolled: networks for the unrolled decoder, which TensorRT builds from.
         model: the configuration, with the networks' groups of conditioning.
         shape: sizes of the unrolled decoder.
+        sequence: the decoder for the kernels of ``plugins/``; ``None`` if they do not compute it.
         upsampling: float32 [hop_length, 2 * margin + 1] where a group is expanded by ``kernel``.
     """
     models = {
@@ -99,6 +102,8 @@ def write_graphs(
         onnx.save(to_model(graph), folder / name)
     for name in (*models, *conditioners):
         onnx.checker.check_model(str(folder / name), full_check=True)
+    if sequence is not None:
+        write_sequence(folder, sequence)
     if upsampling is not None:
         np.save(folder / UPSAMPLING, upsampling.astype(np.float32))
 

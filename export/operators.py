@@ -25,6 +25,11 @@ Precision = Literal["fp32", "fp16", "bf16"]
 """Type of matrix products' operands; sums are always float32."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+NativePrecision = Literal["fp32", "bf16", "int8"]
+"""Weights of the native decoder on a CPU. ``int8``: a scale for each row, multiplied exactly with int16 activations."""
+NATIVE_PRECISIONS: tuple[NativePrecision, ...] = get_args(NativePrecision)
+"""Numbered in this order by ``Arithmetic`` in plugins/cpu/model.h."""
+
 Place = Literal["gates_0", "skip", "gates_1", "fc_0", "fc_1"]
 """A place where a step adds conditioning: gates of a layer, skip connection around the GRUs, fully connected layer."""
 PLACES: tuple[Place, ...] = get_args(Place)

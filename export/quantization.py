@@ -31,6 +31,12 @@ def product_names(model: ModelConfig) -> tuple[str, ...]:
     return (*recurrent, *(f"fc_{i}" for i in range(len(model.fc_sizes))), "output")
 
 
+def weight_name(product: str) -> str:
+    """Returns the name of a product's weights in `wavernn_trt.export.operators.SequenceShape`."""
+    base, _, number = product.partition("_")
+    return f"{base}_weight_{number}" if number else f"{base}_weight"
+
+
 def product_sizes(model: ModelConfig) -> dict[str, int]:
     """Returns the number of weights of each product, in the same order."""
     widths = (model.hidden_size, *model.fc_sizes, model.outputs)

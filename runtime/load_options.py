@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavernn_trt.engines.spec import Backend
+from wavernn_trt.export.operators import NATIVE_PRECISIONS, NativePrecision
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS, WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
 
@@ -13,8 +14,11 @@ ENGINES: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx")
 """Backends that run TensorRT plans."""
 ON_A_GPU = (*ENGINES, "cuda")
 """Backends that decode on a GPU."""
-BACKENDS = ("auto", "onnxruntime", "torch", *ON_A_GPU)
-"""Accepted names; ``auto`` is the first of `ON_A_GPU` that can run the model on this machine, else ``onnxruntime``."""
+BACKENDS = ("auto", "native", "onnxruntime", "torch", *ON_A_GPU)
+"""Accepted names; ``auto`` is the first of `ON_A_GPU` and ``native`` that can run the model on this machine, else
+``onnxruntime``."""
+LoadPrecision = WeightPrecision | NativePrecision
+"""Precision of a decoder's weights."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class LoadOptions:
     """Streams decoded together, inside the range of an engine; ``None`` is the backend's default."""
     threads: int | None = None
     """CPU threads; ``None`` is the backend's default."""
-    precision: WeightPrecision | None = None
-    """Precision on a GPU; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU."""
+    precision: LoadPrecision | None = None
+    """On a GPU: `WEIGHT_PRECISIONS`; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU.
+    For ``native``: `NATIVE_PRECISIONS`; ``None`` is the default of the model directory."""
     cache: Path | None = None
     """Folder of plans; ``None`` is the user's cache folder."""
     probe: bool = False
@@ -47,12 +52,29 @@ class LoadOptions:
         check_count("batch", self.batch)
         if self.precision is None:
             return
-        if self.precision not in WEIGHT_PRECISIONS:
-            raise VocoderError(f"precision: found {self.precision!r}, expected one of {', '.join(WEIGHT_PRECISIONS)}")
         if self.backend in ("onnxruntime", "torch"):
             raise VocoderError(
-                f"precision: found {self.precision!r} for {self.backend}, expected it for GPUs only; leave it out"
+                f"precision: found {self.precision!r} for {self.backend}, which has no choice; leave it out, or use "
+                "another backend"
             )
+        accepted: dict[str, tuple[str, ...]] = {
+            "native": NATIVE_PRECISIONS,
+            "auto": tuple(dict.fromkeys((*WEIGHT_PRECISIONS, *NATIVE_PRECISIONS))),
+        }
+        expected = accepted.get(self.backend, WEIGHT_PRECISIONS)
+        if self.precision not in expected:
+            raise VocoderError(f"precision: found {self.precision!r}, expected one of {', '.join(expected)}")
+
+    @property
+    def gpu_precision(self) -> WeightPrecision | None:
+        """The precision for a GPU.
+
+        Raises:
+            VocoderError: it is one of the native decoder's only.
+        """
+        if self.precision == "int8":
+            raise VocoderError("precision: found 'int8', which only the backend native accepts")
+        return self.precision
 
 
 def check_count(name: str, value: int | None) -> None:

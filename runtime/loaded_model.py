@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
+from wavernn_trt.export.operators import NATIVE_PRECISIONS
 from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
@@ -85,14 +86,21 @@ class LoadedModel:
         backend, cache, precision = self.executor.name, self.options.cache, self.options.precision
         if backend in ENGINES:  # without a precision, the engine used last is opened, which may be another one then
             precision = getattr(self.executor, "precision", precision)
+        elif backend == "native":  # auto may have ignored a precision for other backends
+            precision = precision if precision in NATIVE_PRECISIONS else None
         options = dataclasses.replace(
             self.options,
             backend=backend,
-            precision=precision if backend in ON_A_GPU else None,  # auto may have come to another backend
+            precision=precision if backend in (*ON_A_GPU, "native") else None,  # auto may have come to another backend
             cache=None if cache is None else cache.absolute(),
         )
         path = self.path.absolute()
         return _reopen, (ModelReference(path, self.files, self.model, self.audio, self.engine, options),)
+
+    @property
+    def precision(self) -> str | None:
+        """Precision of the decoder, ``quantised`` for a directory with its own; ``None`` if there is only one."""
+        return getattr(self.executor, "precision", None)
 
     @property
     def sample_rate(self) -> int:

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike, NDArray
 
-from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.copy_synthesis import mel_of_recording
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.health.probe import require_probe
 from wavernn_trt.runtime.incremental_request import IncrementalRequests
-from wavernn_trt.runtime.load_options import LoadOptions
+from wavernn_trt.runtime.load_options import LoadOptions, LoadPrecision
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.loaded_model import shipped_voice as shipped_voice
 from wavernn_trt.runtime.request import Request, prepare
@@ -75,7 +74,7 @@ class Vocoder:
         *,
         batch: int | None = None,
         threads: int | None = None,
-        precision: WeightPrecision | None = None,
+        precision: LoadPrecision | None = None,
         cache: str | Path | None = None,
         limits: SchedulerLimits = DEFAULT_LIMITS,
         probe: bool = False,
@@ -150,6 +149,11 @@ class Vocoder:
     def engine(self) -> str | None:
         """Name of the engine's plan in the cache, or of the ``cuda`` kernel; ``None`` for other backends."""
         return self.loaded.engine
+
+    @property
+    def precision(self) -> str | None:
+        """Precision of the decoder's weights; ``None`` if the backend has no choice."""
+        return self.loaded.precision
 
     @property
     def backend(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from wavernn_trt.export.operators import NATIVE_PRECISIONS
 from wavernn_trt.scripts.arguments import add_command, path, positive_integer
 
 if TYPE_CHECKING:
@@ -103,6 +104,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME=VALUE",
         help="a setting, see below; VALUE as in JSON; can be repeated",
     )
+    parser.add_argument(
+        "--cpu-precision",
+        choices=NATIVE_PRECISIONS,
+        help="default precision of the weights in the native CPU decoder (default: fp32); what each loses is measured "
+        "by 'wavernn-trt score --backend native --precision bf16,int8'",
+    )
     parser.add_argument("--verify", action="store_true", help="also check the written decoder at its full length")
     parser.add_argument("--overwrite", action="store_true", help="overwrite DIR if it is a model directory")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -131,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output,
             arguments.steps,
             arguments.batch,
+            cpu_precision=arguments.cpu_precision,
             verify=arguments.verify,
             overwrite=arguments.overwrite,
             progress=progress,

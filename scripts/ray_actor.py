@@ -75,6 +75,7 @@ class VocoderActor:
                         "warnings": result.warnings,
                         "backend": self._vocoder.backend,
                         "engine": self._vocoder.engine,
+                        "precision": self._vocoder.precision,
                     }
                 )
         except JobsStopped as error:

@@ -246,7 +246,7 @@ def _outcome(job: Job, row: Mapping[str, Any]) -> Outcome:
 
         samples, status = soundfile.info(job.output).frames, "done"
     result = JobResult(job, status, samples, row["elapsed"], row["error"], warnings=tuple(row["warnings"]))
-    return Outcome(result, row["backend"], row["engine"])
+    return Outcome(result, row["backend"], row["engine"], row["precision"])
 
 
 @contextmanager
@@ -344,7 +344,7 @@ def _size(pool: Pool, resources: Mapping[str, float], backend: str) -> tuple[int
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     own_gpus = pool.gpus
     if own_gpus is None:
-        own_gpus = 1.0 if gpus and backend.replace("-", "_") not in ("onnxruntime", "torch") else 0.0
+        own_gpus = 1.0 if gpus and backend.replace("-", "_") not in ("native", "onnxruntime", "torch") else 0.0
     room = [int(total // each) for total, each in ((cpus, pool.cpus), (gpus, own_gpus)) if each]
     most = min(room, default=1)
     actors = pool.actors or most

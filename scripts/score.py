@@ -6,9 +6,10 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wavernn_trt.scripts import notice
 from wavernn_trt.scripts.arguments import (
@@ -22,6 +23,8 @@ from wavernn_trt.scripts.arguments import (
 
 if TYPE_CHECKING:
     from wavernn_trt.calibration.score import Fit, Likeness, Speech
+    from wavernn_trt.export.operators import NativePrecision
+    from wavernn_trt.runtime.loaded_model import LoadedModel
     from wavernn_trt.runtime.vocoder import Vocoder
 
 DESCRIPTION = """\
@@ -35,6 +38,7 @@ Scores a model on recordings, ideally on ones that were not in its training data
 With --precision, measures the loss of lower precision in the decoder's matrix products: one row
 per precision, with the loss in bits against fp32. Engines compute in fp16 or bf16. int8 and fp8
 need the table of 'wavernn-trt calibrate'; int8-weights and fp8-weights quantise only the weights.
+With --backend native, bf16 and int8 are those of the native CPU decoder, which needs no table.
 """
 EPILOG = """\
 examples:
@@ -95,7 +99,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("speech", nargs="+", type=path, metavar="SPEECH", help="recordings, or folders of them")
     parser.add_argument(
-        "--backend", default="onnxruntime", metavar="NAME", help="onnxruntime or torch (default: %(default)s)"
+        "--backend", default="onnxruntime", metavar="NAME", help="onnxruntime, native or torch (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive_integer, metavar="N", help="CPU threads (default: the backend's)")
     parser.add_argument(
@@ -115,7 +119,8 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         type=comma_separated,
         metavar="P,…",
-        help="also score in these precisions: fp16, bf16, int8, fp8, int8-weights, fp8-weights",
+        help="also score in these precisions: fp16, bf16, int8, fp8, int8-weights, fp8-weights; with --backend native, of "
+        "its weights: bf16, int8",
     )
     parser.add_argument(
         "--table", type=path, metavar="TABLE", help="activation ranges for int8 and fp8, from 'wavernn-trt calibrate'"
@@ -147,35 +152,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_precisions(arguments: argparse.Namespace) -> int:
-    from wavernn_trt.scripts.extras import need_onnx
-
-    need_onnx("score --precision")
-    from wavernn_trt.calibration.loss import rounded_model
-    from wavernn_trt.calibration.precisions import quantization_of
-    from wavernn_trt.calibration.quantize import check_unquantized
-    from wavernn_trt.calibration.table import read_table
-    from wavernn_trt.export.model_directory import open_model_directory
     from wavernn_trt.runtime.vocoder import Vocoder
     from wavernn_trt.scripts.recordings import find_recordings
 
-    if arguments.backend != "onnxruntime":
-        raise ValueError("--precision: available only with the backend onnxruntime; leave --backend out")
     paths = find_recordings(arguments.speech)
-    directory = open_model_directory(arguments.model)
-    check_unquantized(directory)
-    table = None if arguments.table is None else read_table(arguments.table)
-    if table is not None:
-        table.check(directory)
-    names = dict.fromkeys(("fp32", *arguments.precision))  # the reference for the loss
-    roundings = {name: quantization_of(name, directory.model, table) for name in names}
-    reports = {}
-    for name, quantization in roundings.items():
-        with (
-            rounded_model(directory, quantization, batch=arguments.batch, threads=arguments.threads) as loaded,
-            Vocoder(loaded) as vocoder,
-        ):
+    names = tuple(dict.fromkeys(("fp32", *arguments.precision)))  # the first is the reference for the loss
+    if arguments.backend == "native":
+        models = _native_models(arguments, names)
+    elif arguments.backend == "onnxruntime":
+        models = _rounded_models(arguments, names)
+    else:
+        raise ValueError("--precision: available only with the backends onnxruntime and native; leave --backend out")
+    reports: dict[str, dict[str, Any]] = {}
+    for name, model in zip(names, models, strict=True):
+        with model as loaded, Vocoder(loaded) as vocoder:
             report = _score(vocoder, paths, arguments, f"{name} ")
-        reports[name] = {**report, "model": str(directory.path), "precision": name}
+        reports[name] = {**report, "model": str(arguments.model), "precision": name}
         bits, float32 = report["totals"]["bits"], reports["fp32"]["totals"]["bits"]
         report["totals"]["loss"] = None if None in (bits, float32) else bits - float32
     _print_problems(
@@ -188,6 +180,52 @@ def _run_precisions(arguments: argparse.Namespace) -> int:
     )
     print(json.dumps(list(reports.values()), indent=1) if arguments.json else "\n".join(_precision_table(reports)))
     return 1 if any(report["totals"]["failed"] for report in reports.values()) else 0
+
+
+def _native_models(arguments: argparse.Namespace, names: Sequence[str]) -> list[AbstractContextManager[LoadedModel]]:
+    """The model in the native decoder, with weights in each precision."""
+    from wavernn_trt.export.operators import NATIVE_PRECISIONS
+    from wavernn_trt.runtime.load_options import LoadOptions
+    from wavernn_trt.runtime.loaded_model import load_model
+
+    for name in names:
+        if name not in NATIVE_PRECISIONS:
+            expected = ", ".join(NATIVE_PRECISIONS)
+            raise ValueError(f"--precision: found {name!r} with --backend native, expected {expected}")
+    if arguments.table is not None:
+        raise ValueError("--table: found with --backend native, which needs no ranges of activations")
+    return [
+        nullcontext(
+            load_model(
+                arguments.model,
+                LoadOptions("native", arguments.batch, arguments.threads, cast("NativePrecision", name)),
+            )
+        )
+        for name in names
+    ]
+
+
+def _rounded_models(arguments: argparse.Namespace, names: Sequence[str]) -> list[AbstractContextManager[LoadedModel]]:
+    """The model in ONNX Runtime, with products rounded to each precision."""
+    from wavernn_trt.scripts.extras import need_onnx
+
+    need_onnx("score --precision")
+    from wavernn_trt.calibration.loss import rounded_model
+    from wavernn_trt.calibration.precisions import quantization_of
+    from wavernn_trt.calibration.quantize import check_unquantized
+    from wavernn_trt.calibration.table import read_table
+    from wavernn_trt.export.model_directory import open_model_directory
+
+    directory = open_model_directory(arguments.model)
+    check_unquantized(directory)
+    table = None if arguments.table is None else read_table(arguments.table)
+    if table is not None:
+        table.check(directory)
+    roundings = [quantization_of(name, directory.model, table) for name in names]
+    return [
+        rounded_model(directory, quantization, batch=arguments.batch, threads=arguments.threads)
+        for quantization in roundings
+    ]
 
 
 def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespace, title: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from wavernn_trt.export.operators import NATIVE_PRECISIONS
 from wavernn_trt.plugins.precisions import WEIGHT_PRECISIONS
 from wavernn_trt.scripts import notice
 from wavernn_trt.scripts.arguments import (
@@ -99,9 +100,9 @@ def add_parser(subparsers: Any) -> None:
         "--backend",
         default="auto",
         metavar="NAME",
-        help="onnxruntime (CPU), tensorrt or tensorrt-rtx (GPU, see 'wavernn-trt build'), cuda (GPU without TensorRT), "
-        "torch (the slow reference) or auto: a built engine if one fits this machine, else cuda if available, else "
-        "onnxruntime (default: %(default)s)",
+        help="native (CPU), onnxruntime (CPU), tensorrt or tensorrt-rtx (GPU, see 'wavernn-trt build'), cuda (GPU "
+        "without TensorRT), torch (the slow reference) or auto: a built engine if one fits this machine, else cuda if "
+        "available, else native, else onnxruntime (default: %(default)s)",
     )
     model.add_argument(
         "--threads",
@@ -111,9 +112,9 @@ def add_parser(subparsers: Any) -> None:
     )
     model.add_argument(
         "--precision",
-        choices=WEIGHT_PRECISIONS,
-        help="precision on a GPU (default: that of the engine used last; cuda: fp16, or fp32 on older GPUs); fp8 (only "
-        "the weights) for cuda only",
+        choices=dict.fromkeys((*WEIGHT_PRECISIONS, *NATIVE_PRECISIONS)),
+        help="on a GPU fp32, fp16, bf16 (default: that of the engine used last; cuda: fp16, or fp32 on older GPUs) or, "
+        "for cuda only, fp8 (only the weights); for native fp32, bf16 or int8 (only the weights; default: the model's)",
     )
     model.add_argument("--cache", type=path, metavar="CACHE", help="folder of plans (default: the user's cache folder)")
     model.add_argument(

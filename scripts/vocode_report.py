@@ -21,6 +21,8 @@ class Outcome:
     backend: str | None = None
     """``None`` if no vocoder was needed, or the worker died."""
     engine: str | None = None
+    precision: str | None = None
+    """Of the decoder, if the backend has a choice."""
 
 
 Start = Callable[[Progress, Stop], Generator[Outcome, None, None]]
@@ -35,7 +37,7 @@ class Totals:
 
         Args:
             sample_rate: Hz, of the outputs.
-            names: of the backend and the engine, if already known.
+            names: of the backend, the engine and the precision, if already known.
         """
         self._names = dict.fromkeys(filter(None, names))  # in the order of appearance
         self.counts: Counter[str] = Counter()
@@ -48,7 +50,7 @@ class Totals:
     def add(self, outcome: Outcome) -> None:
         """Adds the outcome of a file."""
         result = outcome.result
-        self._names |= dict.fromkeys(filter(None, (outcome.backend, outcome.engine)))
+        self._names |= dict.fromkeys(filter(None, (outcome.backend, outcome.engine, outcome.precision)))
         self.counts[result.status] += 1
         self._samples += result.samples
         self._clipped += result.clipped > 0
@@ -72,7 +74,7 @@ class Totals:
 
         Args:
             left: number of files that were not processed.
-            where: printed after the names of backends and engines.
+            where: printed after these names.
         """
         totals = self.row()
         counts = [f"{totals['done']} done"]

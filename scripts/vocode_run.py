@@ -41,6 +41,7 @@ class Decoder:
     backend: str | None = None
     """``None`` on Ray, where each result has its own."""
     engine: str | None = None
+    precision: str | None = None
 
 
 def decoder_here(arguments: argparse.Namespace, plan: JobPlan, options: JobOptions) -> Decoder:
@@ -54,7 +55,8 @@ def decoder_here(arguments: argparse.Namespace, plan: JobPlan, options: JobOptio
     batch = arguments.batch or max(DEFAULT_BATCH, min(len(plan), _LARGEST_BATCH))
     vocoder = Vocoder(load_model(arguments.model, wanted), batch, SchedulerLimits(lanes=arguments.lanes))
     start = partial(_start_here, vocoder, plan, options)
-    return Decoder(vocoder.config.audio, vocoder.config.path, start, vocoder.backend, vocoder.engine)
+    about = (vocoder.backend, vocoder.engine, vocoder.precision)
+    return Decoder(vocoder.config.audio, vocoder.config.path, start, *about)
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def _start_here(vocoder: Vocoder, plan: JobPlan, options: JobOptions) -> Iterato
     def start(progress: Progress, stop: Stop) -> Generator[Outcome, None, None]:
         with closing(run_jobs(vocoder, jobs, options, progress, stop)) as results:
             for result in results:
-                yield Outcome(result, vocoder.backend, vocoder.engine)
+                yield Outcome(result, vocoder.backend, vocoder.engine, vocoder.precision)
 
     yield start
 
@@ -100,10 +102,11 @@ def run_all(arguments: argparse.Namespace, decoder: Decoder, jobs: JobPlan, repo
     about = {
         "backend": decoder.backend,
         "engine": decoder.engine,
+        "precision": decoder.precision,
         "model": str(decoder.model),
         "sample_rate": rate,
     }
-    totals = Totals(rate, decoder.backend, decoder.engine)
+    totals = Totals(rate, decoder.backend, decoder.engine, decoder.precision)
     stopped: str | None = None
     with ExitStack() as stack:
         start = stack.enter_context(decoder.start())
@@ -118,7 +121,8 @@ def run_all(arguments: argparse.Namespace, decoder: Decoder, jobs: JobPlan, repo
                     totals.add(outcome)
                     row = result_row(result, rate)
                     if report is not None:
-                        report.add({**row, "backend": outcome.backend, "engine": outcome.engine})
+                        about = {"backend": outcome.backend, "engine": outcome.engine, "precision": outcome.precision}
+                        report.add({**row, **about})
                     if document is not None:
                         document.add(row)
                     if result.status == "failed":

@@ -12,7 +12,10 @@ import onnx_graphsurgeon as gs
 
 from wavernn_trt.export.model_directory import CONDITIONER, DECODER_LOOP, ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.networks import Networks, Row
+from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
 from wavernn_trt.export.rewrite.rounded_products import restore_products
+from wavernn_trt.export.sequence import FusedSequence
 
 
 def read_networks(directory: ModelDirectory) -> Networks:
@@ -56,6 +59,16 @@ def read_networks(directory: ModelDirectory) -> Networks:
     )
     conditioner = gs.import_onnx(onnx.load(str(directory.file(CONDITIONER))))
     return Networks(conditioner, step, directory.model.groups, rows)
+
+
+def fuse_directory(directory: ModelDirectory) -> FusedSequence:
+    """Returns the decoder for the kernels of ``plugins/``, from the graphs; as in ``sequence.npz``, if there is one.
+
+    Raises:
+        ModelDirectoryError: as for `read_networks`.
+        PatternError: the kernels do not compute this decoder.
+    """
+    return fuse_sequence(fuse_gates(read_networks(directory), directory.model.input_sizes), directory.model)
 
 
 def _groups(row: gs.Tensor, count: int) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ other tensors). The terms must be those of `SequenceShape`; missing, additional 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,14 +27,7 @@ from wavernn_trt.export.operators import (
 from wavernn_trt.export.rewrite.decoder_interface import Dimension, new_decoder
 from wavernn_trt.export.rewrite.fuse_gates import PatternError
 from wavernn_trt.export.rewrite.precision import weight_constant
-
-
-@dataclass(frozen=True)
-class FusedSequence:
-    """A model as one node: its shape, and its weights by the names of ``SequenceShape.weight_inputs``."""
-
-    shape: SequenceShape
-    weights: Mapping[str, FloatArray]
+from wavernn_trt.export.sequence import FusedSequence
 
 
 @dataclass
@@ -118,6 +110,14 @@ def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
         weights[f"fc_weight_{i}"] = weight
         weights[f"fc_bias_{i}"] = take_rest(terms, inside, len(weight))
     return FusedSequence(_shape(networks, model, around is not None, rows), weights)
+
+
+def fuse_if_possible(networks: Networks, model: ModelConfig) -> FusedSequence | None:
+    """Returns the same, or ``None`` for a step that the kernels of ``plugins/`` do not compute."""
+    try:
+        return fuse_sequence(networks, model)
+    except PatternError:
+        return None
 
 
 def sequence_decoder(

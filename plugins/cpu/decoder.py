@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_trt.export.arrays import FloatArray
-from wavernn_trt.export.operators import OUTPUTS, PLACES, SEQUENCE_OPERATOR, SequenceShape
+from wavernn_trt.export.operators import (
+    NATIVE_PRECISIONS,
+    OUTPUTS,
+    PLACES,
+    SEQUENCE_OPERATOR,
+    NativePrecision,
+    SequenceShape,
+)
 from wavernn_trt.plugins.arguments import BIASES, GROUPS_OF_COLUMNS, MATRICES
 from wavernn_trt.plugins.cpu.library import ChunkArguments, Description, NativeLibrary, native_library
 from wavernn_trt.plugins.operand_shapes import match_shapes
 
-NativePrecision = Literal["fp32", "bf16", "int8"]
-"""Storage of weights. ``int8`` has a scale for each output row, and multiplies int16 activations exactly."""
-NATIVE_PRECISIONS: tuple[NativePrecision, ...] = get_args(NativePrecision)
 _INT8_ACTIVATIONS = 3
 """Arithmetic with int8 activations as well; see kernels of ``Arithmetic`` in model.h."""
 
@@ -67,7 +71,11 @@ class NativeDecoder:
         weakref.finalize(self, self._library.close, self._handle)
 
     def decode(
-        self, inputs: Mapping[str, NDArray[Any]], *, threads: int = 1, forced: NDArray[Any] | None = None,
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        threads: int = 1,
+        forced: NDArray[Any] | None = None,
         logits: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Decodes a chunk of B streams and T steps.

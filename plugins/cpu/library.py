@@ -168,7 +168,7 @@ def load_library(file: str) -> NativeLibrary:
     for name, (result, arguments) in signatures.items():
         function = getattr(functions, f"wavernn_native_{name}")
         function.restype, function.argtypes = result, arguments
-    names = []
+    names: list[str] = []
     while (name := functions.wavernn_native_path(len(names))) is not None:
         names.append(name.decode())
     return NativeLibrary(functions, tuple(names))

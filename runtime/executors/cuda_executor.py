@@ -133,7 +133,7 @@ def open_cuda(
         VocoderError: the GPU does not start, or the kernel cannot run the model on it.
     """
     gpu = require_machine(state or driver_state())
-    precision = options.precision or default_precision(directory, gpu)
+    precision = options.gpu_precision or default_precision(directory, gpu)
     conditioner = _open_conditioner(directory, options.threads)
     # Imported here because it imports ONNX, an optional package.
     from wavernn_trt.runtime.executors.kernel_plan import KernelPlan, read_decoder

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.plan_record import Binding
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.operators import Operand, SequenceShape
-from wavernn_trt.export.rewrite.from_directory import read_networks
-from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
-from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence
+from wavernn_trt.export.rewrite.from_directory import fuse_directory
+from wavernn_trt.export.rewrite.fuse_gates import PatternError
+from wavernn_trt.export.sequence import read_sequence
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -56,11 +56,8 @@ def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> Kerne
         VocoderError: the sequence kernel does not support this model, or a weight is outside of the precision's range.
     """
     try:
-        fused = fuse_sequence(fuse_gates(read_networks(directory), directory.model.input_sizes), directory.model)
-        for operand in fused.shape.weight_inputs():
-            found = fused.weights[operand.name].shape
-            if found != operand.shape:
-                raise ValueError(f"{operand.name} is {list(found)}, expected {list(operand.shape)}")
+        fused = read_sequence(directory) or fuse_directory(directory)
+        fused.check()
     except ModelDirectoryError:
         raise
     except PatternError as error:

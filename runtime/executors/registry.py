@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from wavernn_trt.engines.spec import Backend
 from wavernn_trt.export.model_directory import ModelDirectory
+from wavernn_trt.export.operators import NATIVE_PRECISIONS, NativePrecision
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.protocol import Executor
@@ -37,6 +38,8 @@ def open_executor(directory: ModelDirectory, options: LoadOptions) -> Opened:
     """
     if options.backend == "onnxruntime":
         return _open_onnxruntime(directory, options)
+    if options.backend == "native":
+        return _open_native(directory, options), None
     openers: dict[str, Callable[[], Opened]] = {
         name: partial(_open_engine, directory, name, options) for name in ENGINES
     }
@@ -50,11 +53,10 @@ def open_executor(directory: ModelDirectory, options: LoadOptions) -> Opened:
                 f"backend {options.backend}: {error}. To use the CPU instead: wavernn-trt vocode INPUT -o OUTPUT "
                 f"--model {model} --backend onnxruntime"
             ) from error
-    if (opened := _open_first(openers)) is not None:
+    # Only the native decoder has int8 as an option; engines have it where the directory is quantised.
+    if options.precision != "int8" and (opened := _open_first(openers)) is not None:
         return opened
-    if options.precision is not None:
-        logger.warning("backend auto: onnxruntime, which computes in fp32 and not in %s", options.precision)
-    return _open_onnxruntime(directory, options)
+    return _open_on_cpu(directory, options)
 
 
 def _open_first(openers: Mapping[str, Callable[[], Opened]]) -> Opened | None:
@@ -71,15 +73,31 @@ def _open_first(openers: Mapping[str, Callable[[], Opened]]) -> Opened | None:
             kind = "engine" if backend in ENGINES else "kernel"
             logger.info("backend auto: %s with the %s %s", backend, kind, opened[1])
             return opened
-    logger.debug("backend auto: onnxruntime")
     return None
+
+
+def _open_on_cpu(directory: ModelDirectory, options: LoadOptions) -> Opened:
+    """The native decoder if this machine has a fast one that can run the model, else ONNX Runtime; logs the reason."""
+    from wavernn_trt.runtime.executors.native_executor import why_slow
+
+    if options.precision in (None, *NATIVE_PRECISIONS):
+        if (reason := why_slow()) is not None:
+            logger.warning("backend auto: onnxruntime, which is slower: %s", reason)
+        else:
+            try:
+                return _open_native(directory, options), None
+            except VocoderError as error:
+                logger.info("backend auto: not native: %s", error)
+    if options.precision is not None:
+        logger.warning("backend auto: onnxruntime, which computes in fp32 and not in %s", options.precision)
+    return _open_onnxruntime(directory, options)
 
 
 # A backend's module is imported when it is opened, because it loads libraries that are optional or slow.
 def _open_engine(directory: ModelDirectory, backend: Backend, options: LoadOptions) -> Opened:
     from wavernn_trt.runtime.executors.tensorrt_executor import open_tensorrt
 
-    if options.precision == "fp8":
+    if options.gpu_precision == "fp8":
         raise VocoderError(
             "precision: found 'fp8', which only the backend cuda accepts; an engine of a directory that is quantised "
             "to fp8 uses fp8 without this option"
@@ -91,6 +109,12 @@ def _open_cuda(directory: ModelDirectory, options: LoadOptions) -> Opened:
     from wavernn_trt.runtime.executors.cuda_executor import open_cuda
 
     return open_cuda(directory, options)
+
+
+def _open_native(directory: ModelDirectory, options: LoadOptions) -> Executor:
+    from wavernn_trt.runtime.executors.native_executor import open_native
+
+    return open_native(directory, cast(NativePrecision | None, options.precision), options.threads)
 
 
 def _open_onnxruntime(directory: ModelDirectory, options: LoadOptions) -> Opened:

@@ -155,7 +155,7 @@ def probe(vocoder: Probed) -> ProbeResult:
 
     try:
         record = _record(loaded)
-        rounding = _rounding(loaded.path)
+        rounding = _rounding(loaded)
     except ModelDirectoryError as error:
         return result(str(error))
     figures: dict[str, float] = {"expected_bits": record.bits}
@@ -195,7 +195,7 @@ def _record(loaded: LoadedModel) -> ProbeRecord:
     record = read_probe(loaded.path, loaded.model, loaded.audio)
     if record is None:
         way = f"wavernn-trt export {loaded.path} -o {loaded.path} --overwrite"
-        if _rounding(loaded.path):  # a new export would undo the quantisation
+        if _quantised(loaded.path):  # a new export would undo the quantisation
             way = "export the model that it was quantised from again (wavernn-trt export), and quantise that again"
         raise NoProbeError(
             f"{loaded.path} cannot be probed: an earlier version exported it, without a record. To give it one: {way}"
@@ -278,7 +278,18 @@ def _compare(
     return ""
 
 
-def _rounding(path: Path) -> set[str]:
+def _rounding(loaded: LoadedModel) -> set[str]:
+    """The precisions of rounded products, as text: of a quantised model, and of the native decoder's weights.
+
+    The native decoder's int16 activations are far finer than its int8 weights.
+    """
+    rounded = _quantised(loaded.path)
+    if loaded.executor.name == "native" and loaded.precision in ("bf16", "int8"):
+        rounded.add(f"{loaded.precision} weights")
+    return rounded
+
+
+def _quantised(path: Path) -> set[str]:
     """The precisions of a quantised model's products, as text; see `wavernn_trt.export.quantization.Product`."""
     content = read_listed(path, CONFIG)
     try:

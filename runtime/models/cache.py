@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectoryError
-from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.load_options import check_count
+from wavernn_trt.runtime.load_options import LoadPrecision, check_count
 from wavernn_trt.runtime.models.lease import Lease, PooledModel
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.models.pool import ModelCacheFullError, ModelPool, PoolState
@@ -115,7 +114,7 @@ class ModelCache:
         self._pool.on_change = self._preheating.advance
 
     def acquire(
-        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: LoadPrecision | None = None, backend: str = "auto"
     ) -> Lease[ModelKey, Vocoder]:
         """Leases a model, which is loaded if it is not in memory, and stays there until the lease is closed.
 
@@ -159,7 +158,7 @@ class ModelCache:
 
     @contextmanager
     def borrow(
-        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: LoadPrecision | None = None, backend: str = "auto"
     ) -> Iterator[Vocoder]:
         """Context manager of a vocoder that stays open inside the block; arguments and errors as for `acquire`."""
         with self.acquire(name, version, precision, backend) as lease:
@@ -196,7 +195,7 @@ class ModelCache:
         return [preload.done for preload in preloads]
 
     def discard(
-        self, name: str, version: str | None = None, precision: WeightPrecision | None = None, backend: str = "auto"
+        self, name: str, version: str | None = None, precision: LoadPrecision | None = None, backend: str = "auto"
     ) -> bool:
         """Removes a model, so that the next request loads it again; returns whether it was in memory.
 

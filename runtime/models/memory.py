@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +13,7 @@ from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
 from wavernn_trt.export.quantization import Quantization, product_sizes
 from wavernn_trt.export.typed_json import from_json
-from wavernn_trt.plugins.precisions import WEIGHT_BYTES, WeightPrecision
-from wavernn_trt.runtime.load_options import ON_A_GPU
+from wavernn_trt.runtime.load_options import ON_A_GPU, LoadPrecision
 from wavernn_trt.runtime.loaded_model import DEFAULT_BATCH
 from wavernn_trt.runtime.streaming.audio_stream import FRAME_SECONDS
 
@@ -29,6 +29,8 @@ _COPIES_INTERPOLATED = 3.1
 """The same if it is interpolated."""
 _ROWS_A_FRAME = 3.0
 """On a GPU: rows of conditioning in memory for each frame of the longest mel."""
+_BYTES: Mapping[LoadPrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+"""Bytes of a weight."""
 _FRAMES = 1000
 """Frames of the longest mel; about 12 seconds."""
 
@@ -36,7 +38,7 @@ _FRAMES = 1000
 def estimated_bytes(
     directory: Path,
     backend: str = "onnxruntime",
-    precision: WeightPrecision | None = None,
+    precision: LoadPrecision | None = None,
     streams: int = DEFAULT_BATCH,
 ) -> int:
     """Estimated bytes of a model in use, without the conditioning of waiting utterances.
@@ -64,7 +66,7 @@ def estimated_bytes(
     if backend == "torch":
         return _size(directory, CHECKPOINT)
     if backend in ON_A_GPU:
-        share = WEIGHT_BYTES[precision or "fp32"] / WEIGHT_BYTES["fp32"]
+        share = _BYTES[precision or "fp32"] / _BYTES["fp32"]
         weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model)
         return round(weights * share + _size(directory, CONDITIONER) + _ROWS_A_FRAME * _FRAMES * row)
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectoryError, file_sha256
-from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import VocoderError
+from wavernn_trt.runtime.load_options import LoadPrecision
 
 SETTLED_SECONDS = 2.0
 """A file changed more recently is read at every request: timestamps of some file systems have steps of two seconds."""
@@ -32,7 +32,7 @@ class ModelKey:
     name: str
     version: str | None = None
     """``None`` is the newest."""
-    precision: WeightPrecision | None = None
+    precision: LoadPrecision | None = None
     """Precision on a GPU; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU."""
     backend: str = "auto"
     """As for `Vocoder.load`."""

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike
 
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.model_directory import read_audio
-from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.runtime.errors import ClosedError, DamagedOutputError, ExecutorError, LoadTimeoutError, VocoderError
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim
 from wavernn_trt.runtime.health.probe import NoProbeError, ProbeFailedError, require_probe
+from wavernn_trt.runtime.load_options import LoadPrecision
 from wavernn_trt.runtime.models.breaker import BreakerSettings, CircuitBreaker, Permit
 from wavernn_trt.runtime.models.lease import Lease, PooledModel
 from wavernn_trt.runtime.models.pool import ModelPool, PoolState
@@ -439,7 +439,7 @@ def _probe(candidate: Candidate, speaker: Speaker) -> None:
 
 def usual_candidates(
     path: str | Path | None = None,
-    backends: Sequence[tuple[str, WeightPrecision | None]] = (("auto", None), ("onnxruntime", None)),
+    backends: Sequence[tuple[str, LoadPrecision | None]] = (("auto", None), ("onnxruntime", None)),
     *,
     threads: int | None = None,
     cache: str | Path | None = None,
