@@ -119,8 +119,8 @@ def add_parser(subparsers: Any) -> None:
         "--precision",
         type=comma_separated,
         metavar="P,…",
-        help="also score in these precisions: fp16, bf16, int8, fp8, int8-weights, fp8-weights; with --backend native, of "
-        "its weights: bf16, int8",
+        help="also score in these precisions: fp16, bf16, int8, fp8, int8-weights, fp8-weights; bf16 and int8 with the "
+        "backend native",
     )
     parser.add_argument(
         "--table", type=path, metavar="TABLE", help="activation ranges for int8 and fp8, from 'wavernn-trt calibrate'"
@@ -194,15 +194,10 @@ def _native_models(arguments: argparse.Namespace, names: Sequence[str]) -> list[
             raise ValueError(f"--precision: found {name!r} with --backend native, expected {expected}")
     if arguments.table is not None:
         raise ValueError("--table: found with --backend native, which needs no ranges of activations")
-    return [
-        nullcontext(
-            load_model(
-                arguments.model,
-                LoadOptions("native", arguments.batch, arguments.threads, cast("NativePrecision", name)),
-            )
-        )
-        for name in names
+    options = [
+        LoadOptions("native", arguments.batch, arguments.threads, cast("NativePrecision", name)) for name in names
     ]
+    return [nullcontext(load_model(arguments.model, option)) for option in options]
 
 
 def _rounded_models(arguments: argparse.Namespace, names: Sequence[str]) -> list[AbstractContextManager[LoadedModel]]:
