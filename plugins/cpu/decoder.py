@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,11 @@ from wavernn_trt.plugins.arguments import BIASES, GROUPS_OF_COLUMNS, MATRICES
 from wavernn_trt.plugins.cpu.library import ChunkArguments, Description, NativeLibrary, native_library
 from wavernn_trt.plugins.operand_shapes import match_shapes
 
+Zeros = Literal["keep 1x4", "skip", "dense", "16x1", "4x1", "1x4"]
+ZEROS: tuple[Zeros, ...] = get_args(Zeros)
+"""Storage of a matrix with zeros. ``skip``: blocks of 16 x 1, 4 x 1 or 1 x 4 weights (and so 4 x 4) are skipped where
+enough of them are zero; the matrix is in float32 then. The others are for tests: all matrices dense, or with blocks of
+one kind; ``keep 1x4`` sums as ``1x4``, but skips nothing."""
 _INT8_ACTIVATIONS = 3
 """Arithmetic with int8 activations as well; see kernels of ``Arithmetic`` in model.h."""
 
@@ -37,6 +42,7 @@ class NativeDecoder:
         precisions: Mapping[str, NativePrecision],
         activation_scales: Mapping[str, float] | None = None,
         *,
+        zeros: Zeros = "skip",
         library: NativeLibrary | None = None,
         path: str | None = None,
     ) -> None:
@@ -48,6 +54,7 @@ class NativeDecoder:
             fed_back: [outputs], the input value of each class; ``None`` unless classes are fed back as values.
             precisions: of the matrices, by name; ``fp32`` for those not in it.
             activation_scales: of matrices in int8, scales of activations in int8; all others have int16 activations.
+            zeros: blocks of zeros that are skipped; see `ZEROS`.
             library: ``None`` is the installed one.
             path: instruction set; ``None`` is the best of this machine.
 
@@ -61,7 +68,7 @@ class NativeDecoder:
         self.path = path or self._library.path
         """Instruction set."""
         arrays = _checked_weights(shape, weights)
-        described = _description(shape, arrays, precisions, activation_scales or {})
+        described = _description(shape, arrays, precisions, activation_scales or {}, ZEROS.index(zeros) - 2)
         if shape.output == "categorical" and not shape.label_feedback:
             if fed_back is None or fed_back.shape != (shape.outputs,):
                 raise ValueError(f"fed_back: expected the input values of {shape.outputs} classes")
@@ -152,6 +159,7 @@ def _description(
     arrays: Mapping[str, FloatArray],
     precisions: Mapping[str, NativePrecision],
     activation_scales: Mapping[str, float],
+    zeros: int,
 ) -> Description:
     """Returns the C structure; its pointers are valid as long as ``arrays``."""
     described = Description(
@@ -174,6 +182,7 @@ def _description(
         matrix = described.matrices[i]
         matrix.weight, matrix.bias = _address(arrays[name]), _address(arrays[bias] if bias else None)
         matrix.rows, matrix.columns = arrays[name].shape
+        matrix.zeros = zeros
         matrix.arithmetic = NATIVE_PRECISIONS.index(precisions.get(name, "fp32"))
         if name in activation_scales and precisions.get(name) == "int8":
             matrix.arithmetic, matrix.activation_scale = _INT8_ACTIVATIONS, activation_scales[name]

@@ -13,6 +13,7 @@ struct MatrixDescription {
     int32_t columns;
     int32_t arithmetic;  // an Arithmetic
     float activation_scale;  // INT8_INT8 only
+    int32_t zeros;  // a Zeros, or -1 to choose by the weights, or -2 for COLUMNS4 with all blocks stored
 };
 
 struct Description {

@@ -10,9 +10,12 @@
 //   power_of_two(x): 2^n for x = 1.5 * 2^23 + n
 //   load_bfloat16(words, low, high)
 // and for products of integers IntegerSum, no_sum, IntegerFactor, load_codes (of weights, INTEGER_COLUMNS for each row),
-// arrange_codes (of activations, in place), broadcast_codes (of INTEGER_COLUMNS columns), add_products, and to_float.
+// arrange_codes (of activations, in place), broadcast_codes (of INTEGER_COLUMNS columns), add_products, and to_float;
+//   for four floats, vq: load_quad, store_quad, quad_of (of one number), fma_quad, sum_quads (each one's
+//   (0 + 1) + (2 + 3))
 #include "functions.h"
 #include "products.h"
+#include "sparse.h"
 #include "sampling.h"
 #include "step.h"
 

@@ -42,6 +42,7 @@ class MatrixDescription(ctypes.Structure):
         ("columns", ctypes.c_int32),
         ("arithmetic", ctypes.c_int32),
         ("activation_scale", ctypes.c_float),
+        ("zeros", ctypes.c_int32),
     )
 
 

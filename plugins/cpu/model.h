@@ -23,6 +23,14 @@ enum Arithmetic {
     INT8_INT8    // int8 weights with a scale for each row; int8 activations with one scale
 };
 
+// Blocks of weights that are stored only where one of them is not zero: rows x columns.
+enum Zeros {
+    DENSE,
+    ROWS16,   // 16 x 1
+    ROWS4,    // 4 x 1
+    COLUMNS4  // 1 x 4, and so 4 x 4
+};
+
 constexpr int GROUPS = 2;  // maximum number of column groups of the conditioning
 constexpr int GATES = 3;   // reset, update, new
 constexpr int ALIGNMENT = 64;
@@ -38,6 +46,14 @@ struct Matrix {
     int columns;           // K; integers are padded to whole groups of columns
     size_t block_bytes;
     float activation_scale;  // INT8_INT8: of all activations; INT8_INT16: codes of 1.0 for activations up to 1.0
+
+    int zeros;                // a Zeros; if not DENSE, weights are float32 in lists, whatever the arithmetic
+    int bundle;               // blocks of rows whose lists are padded to the same length; slices begin at multiples
+    int units;                // units of a bundle; see sparse.h
+    const uint32_t* lists;    // [bundles + 1], first entry of each bundle
+    const uint16_t* indices;  // [entries, units], first column
+    const float* values;      // [entries, units, weights of a block]
+    const uint8_t* order;     // COLUMNS4: [rows], row inside its block of each unit
 };
 
 struct Model {

@@ -12,18 +12,10 @@
 
 #include "arena.h"
 #include "description.h"
+#include "rows.h"
+#include "sparse_pack.h"
 
 namespace wavernn {
-
-// Row of the matrix at a packed position; -1 for padding.
-inline int natural_row(int packed, int rows, bool gates, int block_rows) {
-    if (!gates) {
-        return packed < rows ? packed : -1;
-    }
-    const int hidden = rows / GATES, block = packed / block_rows;
-    const int unit = block / GATES * block_rows + packed % block_rows;
-    return unit < hidden ? block % GATES * hidden + unit : -1;
-}
 
 // Rounds to the nearest, ties to even.
 inline uint16_t to_bfloat16(float value) {
@@ -72,7 +64,8 @@ inline Matrix pack(const MatrixDescription& d, bool gates, const Path& path, Are
         return m;
     }
     const int rows = path.block_rows, lanes = path.lanes;
-    const bool integers = d.arithmetic == INT8_INT16 || d.arithmetic == INT8_INT8;
+    const int zeros = d.arithmetic == INT8_INT8 ? DENSE : d.zeros == -1 ? choose_zeros(d, gates) : d.zeros;
+    const bool integers = zeros == DENSE && (d.arithmetic == INT8_INT16 || d.arithmetic == INT8_INT8);
     m.arithmetic = d.arithmetic;
     const int group = integers ? path.integer_columns : 1;
     m.columns = (d.columns + group - 1) / group * group;
@@ -80,9 +73,20 @@ inline Matrix pack(const MatrixDescription& d, bool gates, const Path& path, Are
     m.blocks = (units + rows - 1) / rows * (gates ? GATES : 1);
     const size_t bytes = d.arithmetic == FLOAT32 ? 4 : d.arithmetic == BFLOAT16 ? 2 : 1;
     m.block_bytes = bytes * m.columns * rows;
-    unsigned char* weights = arena.take<unsigned char>(m.block_bytes * m.blocks);
+    m.bundle = 1;
     const size_t packed_rows = static_cast<size_t>(m.blocks) * rows;
     float* bias = arena.take<float>(packed_rows);
+    m.bias = bias;
+    if (zeros != DENSE) {
+        for (size_t packed = 0; packed < packed_rows; ++packed) {
+            const int row = natural_row(static_cast<int>(packed), d.rows, gates, rows);
+            bias[packed] = d.bias && row >= 0 ? d.bias[row] : 0.0f;
+        }
+        m.arithmetic = FLOAT32;
+        pack_sparse(d, gates, zeros == -2 ? static_cast<int>(COLUMNS4) : zeros, zeros == -2, path, m, arena);
+        return m;
+    }
+    unsigned char* weights = arena.take<unsigned char>(m.block_bytes * m.blocks);
     float* scales = integers ? arena.take<float>(packed_rows) : nullptr;
     int32_t* sums = integers ? arena.take<int32_t>(packed_rows) : nullptr;
     for (size_t packed = 0; packed < packed_rows; ++packed) {
@@ -112,7 +116,6 @@ inline Matrix pack(const MatrixDescription& d, bool gates, const Path& path, Are
         }
     }
     m.weights = weights;
-    m.bias = bias;
     m.scales = scales;
     m.sums = sums;
     m.activation_scale = d.arithmetic == INT8_INT16  ? largest_activation_code(d)

@@ -59,6 +59,13 @@ inline void add_products(IntegerSum& sum, vi weights, IntegerFactor x) {
 }
 inline vf to_float(const IntegerSum& sum, const int32_t*) { return _mm256_cvtepi32_ps(sum.sum); }
 
+typedef __m128 vq;
+inline vq load_quad(const float* at) { return _mm_loadu_ps(at); }
+inline void store_quad(float* at, vq x) { _mm_storeu_ps(at, x); }
+inline vq quad_of(float x) { return _mm_set1_ps(x); }
+inline vq fma_quad(vq a, vq b, vq c) { return _mm_fmadd_ps(a, b, c); }
+inline vq sum_quads(vq a, vq b, vq c, vq d) { return _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d)); }
+
 #include "kernels.h"
 
 }  // namespace

@@ -77,6 +77,13 @@ inline vf to_float(const IntegerSum& sum, const int32_t* weights) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_sub_epi32(high, correction), sum.low));
 }
 
+typedef __m128 vq;
+inline vq load_quad(const float* at) { return _mm_loadu_ps(at); }
+inline void store_quad(float* at, vq x) { _mm_storeu_ps(at, x); }
+inline vq quad_of(float x) { return _mm_set1_ps(x); }
+inline vq fma_quad(vq a, vq b, vq c) { return _mm_fmadd_ps(a, b, c); }
+inline vq sum_quads(vq a, vq b, vq c, vq d) { return _mm_hadd_ps(_mm_hadd_ps(a, b), _mm_hadd_ps(c, d)); }
+
 #include "kernels.h"
 
 }  // namespace

@@ -56,6 +56,13 @@ inline void add_products(IntegerSum& sum, int16x8_t weights, IntegerFactor x) {
 }
 inline vf to_float(const IntegerSum& sum, const int32_t*) { return vcvtq_f32_s32(sum.sum); }
 
+typedef float32x4_t vq;
+inline vq load_quad(const float* at) { return vld1q_f32(at); }
+inline void store_quad(float* at, vq x) { vst1q_f32(at, x); }
+inline vq quad_of(float x) { return vdupq_n_f32(x); }
+inline vq fma_quad(vq a, vq b, vq c) { return vfmaq_f32(c, a, b); }
+inline vq sum_quads(vq a, vq b, vq c, vq d) { return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)); }
+
 #include "kernels.h"
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace wavernn {
 namespace {
 
 constexpr int LANES = 4;
-constexpr int VECTORS = 2;
+constexpr int VECTORS = 4;
 constexpr int TILE = 2;
 constexpr int INTEGER_TILE = 2;
 constexpr int INTEGER_COLUMNS = 2;
@@ -122,6 +122,14 @@ inline vf to_float(const IntegerSum& sum, const int32_t*) {
     EACH_LANE { y.x[i] = static_cast<float>(sum.x[i]); }
     return y;
 }
+
+typedef vf vq;
+inline vq load_quad(const float* at) { return load(at); }
+inline void store_quad(float* at, vq x) { store(at, x); }
+inline vq quad_of(float x) { return broadcast(x); }
+inline vq fma_quad(vq a, vq b, vq c) { return fma(a, b, c); }
+inline float sum_quad(vq x) { return (x.x[0] + x.x[1]) + (x.x[2] + x.x[3]); }
+inline vq sum_quads(vq a, vq b, vq c, vq d) { return vq{{sum_quad(a), sum_quad(b), sum_quad(c), sum_quad(d)}}; }
 
 #include "kernels.h"
 

@@ -193,20 +193,6 @@ static void multiply_streams(const Matrix& m, int first, int end, const Operand&
     }
 }
 
-// Writes rows [first, end) * BLOCK of the product of every stream to out [B, out_stride], from out[0] on.
-static void multiply(const Matrix& m, int first, int end, const Operand& x, int batch, float* out, size_t out_stride) {
-    if (first == end) {
-        return;
-    }
-    if (m.arithmetic == FLOAT32) {
-        multiply_streams<Float32Weights>(m, first, end, x, batch, out, out_stride);
-    } else if (m.arithmetic == BFLOAT16) {
-        multiply_streams<BFloat16Weights>(m, first, end, x, batch, out, out_stride);
-    } else {
-        multiply_streams<IntegerWeights>(m, first, end, x, batch, out, out_stride);
-    }
-}
-
 static inline uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

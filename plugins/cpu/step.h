@@ -10,6 +10,15 @@ static inline Slice slice_of(int total, int part, int parts) {
                  static_cast<int>(static_cast<long long>(total) * (part + 1) / parts)};
 }
 
+// Blocks of a matrix without gates; whole bundles.
+static inline Slice slice_of_matrix(const Matrix& m, int part, int parts) {
+    if (!m.blocks) {
+        return Slice{0, 0};
+    }
+    const Slice bundles = slice_of((m.blocks + m.bundle - 1) / m.bundle, part, parts);
+    return Slice{smaller_of(m.blocks, bundles.first * m.bundle), smaller_of(m.blocks, bundles.end * m.bundle)};
+}
+
 // A thread's own memory.
 struct Memory {
     float* products[2];  // [B, unit group, GATES, BLOCK]
@@ -30,7 +39,7 @@ static inline int unit_group(int batch) { return batch == 1 ? 2 : 1; }
 static size_t lay_out(const Model& m, int batch, unsigned char* base, Memory* memory) {
     int widest = 0;
     for (int i = 0; i < MATRICES; ++i) {
-        widest = m.matrices[i].weights ? larger_of(widest, m.matrices[i].columns) : widest;
+        widest = m.matrices[i].blocks ? larger_of(widest, m.matrices[i].columns) : widest;
     }
     const size_t padded = static_cast<size_t>(widest + 2 * BLOCK) / BLOCK * BLOCK;
     const size_t outputs = static_cast<size_t>(m.matrices[OUTPUT].blocks) * BLOCK;
@@ -259,7 +268,7 @@ static void decode(const Run& r, int thread) {
     const Slice streams = slice_of(r.batch, thread, r.threads);
     Slice dense[3];  // of FC_0, FC_1 and OUTPUT
     for (int i = 0; i < 3; ++i) {
-        dense[i] = slice_of(m.matrices[FC_0 + i].blocks, thread, r.threads);
+        dense[i] = slice_of_matrix(m.matrices[FC_0 + i], thread, r.threads);
     }
     const Slice places[PLACES] = {units, units, units, dense[0], dense[1]};
     const int last = m.layers - 1;
