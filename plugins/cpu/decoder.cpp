@@ -279,11 +279,10 @@ EXPORT int wavernn_native_apply(const char* path, int function, const float* x, 
     return -1;
 }
 
-// De-emphasis of a waveform: y[i] = x[i] + coefficient * y[i - 1], each operation rounded; the last y is returned.
-EXPORT double wavernn_native_de_emphasis(const double* x, double* y, size_t count, double coefficient, double previous) {
+// De-emphasis of a waveform: y[i] = x[i] + coefficient * y[i - 1], each operation rounded. `previous` is y[-1].
+EXPORT void wavernn_native_de_emphasis(const double* x, double* y, size_t count, double coefficient, double previous) {
     for (size_t i = 0; i < count; ++i) {
         previous = x[i] + coefficient * previous;
         y[i] = previous;
     }
-    return previous;
 }

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
+from wavernn_trt.export.arrays import DoubleArray
 from wavernn_trt.export.operators import PLACES
 from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 
@@ -129,6 +132,15 @@ class NativeLibrary:
         if self.functions.wavernn_native_decode(handle, ctypes.byref(chunk), message, _MESSAGE_BYTES):
             raise MemoryError(message.value.decode())
 
+    def de_emphasis(self, emphasised: DoubleArray, coefficient: float, last: float) -> DoubleArray:
+        """Returns x[n] = y[n] + coefficient * x[n-1] for y [samples], with x[-1] = ``last``; each operation is rounded."""
+        samples = np.ascontiguousarray(emphasised, np.float64)
+        waveform = np.empty_like(samples)
+        self.functions.wavernn_native_de_emphasis(
+            samples.ctypes.data, waveform.ctypes.data, samples.size, coefficient, last
+        )
+        return waveform
+
     def close(self, handle: int) -> None:
         """Frees a decoder."""
         self.functions.wavernn_native_close(handle)
@@ -164,7 +176,7 @@ def load_library(file: str) -> NativeLibrary:
         "decode": (ctypes.c_int, (pointer, ctypes.POINTER(ChunkArguments), ctypes.c_char_p, size)),
         "close": (None, (pointer,)),
         "apply": (ctypes.c_int, (ctypes.c_char_p, ctypes.c_int, pointer, pointer, size)),
-        "de_emphasis": (ctypes.c_double, (pointer, pointer, size, ctypes.c_double, ctypes.c_double)),
+        "de_emphasis": (None, (pointer, pointer, size, ctypes.c_double, ctypes.c_double)),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(functions, f"wavernn_native_{name}")
