@@ -133,7 +133,7 @@ class NativeLibrary:
             raise MemoryError(message.value.decode())
 
     def de_emphasis(self, emphasised: DoubleArray, coefficient: float, last: float) -> DoubleArray:
-        """Returns x[n] = y[n] + coefficient * x[n-1] for y [samples], with x[-1] = ``last``; each operation is rounded."""
+        """Returns x[n] = y[n] + coefficient * x[n-1] for y [samples], with x[-1] = ``last``; operations are rounded."""
         samples = np.ascontiguousarray(emphasised, np.float64)
         waveform = np.empty_like(samples)
         self.functions.wavernn_native_de_emphasis(

@@ -37,7 +37,8 @@ def directory(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("backend", "samples", "expected"), [("onnxruntime", SAMPLES, 2.71), ("torch", OF_TORCH, 2.21)]
+    ("backend", "samples", "expected"),
+    [("onnxruntime", SAMPLES, 2.71), ("native", SAMPLES, 2.71), ("torch", OF_TORCH, 2.21)],
 )
 def test_the_golden_classes_are_chosen_again(
     golden: Path, directory: Path, backend: str, samples: int, expected: float
