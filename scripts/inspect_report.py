@@ -111,6 +111,18 @@ def _print_quantization(values: dict[str, Any]) -> None:
     _row("calibration table", f"SHA-256 {values['table'] or 'not recorded'}")
 
 
+def _native(directory: ModelDirectory) -> dict[str, Any]:
+    """Returns whether the native decoder runs the model on this machine, how, and else why not."""
+    from wavernn_trt.runtime.errors import VocoderError
+    from wavernn_trt.runtime.executors.native_executor import open_native
+
+    try:
+        executor = open_native(directory, threads=1)
+    except VocoderError as error:
+        return {"instructions": None, "precision": None, "reason": str(error)}
+    return {"instructions": executor.path, "precision": executor.precision, "reason": None}
+
+
 def directory_values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:
     """Returns the whole report as JSON values."""
     model, audio = directory.model, directory.audio
@@ -127,6 +139,7 @@ def directory_values(directory: ModelDirectory, reports: dict[str, Compatibility
             "gflop_per_second_of_speech": 2 * model.multiply_adds * audio.sample_rate / 1e9,
         },
         "files": read_manifest(directory.path / MANIFEST),
+        "native": _native(directory),
         "quantization": _quantization(directory),
         "nodes": {name: {row.operator: row.count for row in report.operators} for name, report in reports.items()},
         "compatibility": {name: dataclasses.asdict(report) for name, report in reports.items()} or _WITHOUT_ONNX,
@@ -150,6 +163,8 @@ def print_directory(directory: ModelDirectory, values: dict[str, Any], reports: 
     _row("", f"SHA-256 {source.get('sha256', 'unknown')}")
     section("decoder")
     _row("unrolled", f"{decoder.steps} steps, batch {decoder.batch}, {decoder.window} rows of conditioning")
+    native = values["native"]
+    _row("on this CPU", native["reason"] or f"native, {native['precision']}, with {native['instructions']}")
     for name, report in reports.items():
         counts = Counter({row.operator: row.count for row in report.operators})
         _row(name, f"{sum(counts.values())} nodes; " + ", ".join(f"{n} {op}" for op, n in counts.most_common(3)))

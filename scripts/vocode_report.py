@@ -37,7 +37,7 @@ class Totals:
 
         Args:
             sample_rate: Hz, of the outputs.
-            names: of the backend, the engine and the precision, if already known.
+            names: of the backend and of the engine or the precision, if already known.
         """
         self._names = dict.fromkeys(filter(None, names))  # in the order of appearance
         self.counts: Counter[str] = Counter()
@@ -50,7 +50,7 @@ class Totals:
     def add(self, outcome: Outcome) -> None:
         """Adds the outcome of a file."""
         result = outcome.result
-        self._names |= dict.fromkeys(filter(None, (outcome.backend, outcome.engine, outcome.precision)))
+        self._names |= dict.fromkeys(filter(None, (outcome.backend, outcome.engine or outcome.precision)))
         self.counts[result.status] += 1
         self._samples += result.samples
         self._clipped += result.clipped > 0

@@ -106,7 +106,7 @@ def run_all(arguments: argparse.Namespace, decoder: Decoder, jobs: JobPlan, repo
         "model": str(decoder.model),
         "sample_rate": rate,
     }
-    totals = Totals(rate, decoder.backend, decoder.engine, decoder.precision)
+    totals = Totals(rate, decoder.backend, decoder.engine or decoder.precision)
     stopped: str | None = None
     with ExitStack() as stack:
         start = stack.enter_context(decoder.start())
