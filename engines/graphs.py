@@ -18,7 +18,7 @@ from wavernn_trt.export.rewrite.decoder_interface import Dimension
 from wavernn_trt.export.rewrite.explicit_quantization import quantize_products, quantized_layers
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import fuse_gates
-from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence, sequence_decoder
+from wavernn_trt.export.rewrite.fuse_sequence import fuse_sequence, refuse_amplitudes, sequence_decoder
 from wavernn_trt.export.rewrite.materialise_rows import materialise_rows
 from wavernn_trt.export.rewrite.narrow_slices import narrow_slices
 from wavernn_trt.export.rewrite.precision import lower_precision
@@ -94,6 +94,7 @@ def _decoder(directory: ModelDirectory, spec: EngineSpec) -> gs.Graph:
     batch: Dimension = spec.batch.maximum if spec.batch.static else "batch"
     window = decoder_window(directory, spec)
     if spec.form == "sequence":
+        refuse_amplitudes(model)
         networks = fuse_gates(read_networks(directory), model.input_sizes)
         fused = fuse_sequence(networks, model)
         return sequence_decoder(

@@ -57,11 +57,6 @@ def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
     Raises:
         PatternError: the step does not have the structure of `SequenceShape`; names the tensor.
     """
-    if model.amplitude_feedback:
-        raise PatternError(
-            f"{SEQUENCE_OPERATOR} feeds companded values back, this model needs amplitudes; "
-            "build it with --form cell, or run it with --backend onnxruntime"
-        )
     step = networks.step
     tensors = step.tensors()
     cells = [node for node in step.nodes if node.op == GRU_OPERATOR]
@@ -110,6 +105,19 @@ def fuse_sequence(networks: Networks, model: ModelConfig) -> FusedSequence:
         weights[f"fc_weight_{i}"] = weight
         weights[f"fc_bias_{i}"] = take_rest(terms, inside, len(weight))
     return FusedSequence(_shape(networks, model, around is not None, rows), weights)
+
+
+def refuse_amplitudes(model: ModelConfig) -> None:
+    """Checks that a model is not fed with amplitudes: the CUDA kernels feed classes' companded values back.
+
+    Raises:
+        PatternError: it is.
+    """
+    if model.amplitude_feedback:
+        raise PatternError(
+            f"{SEQUENCE_OPERATOR} feeds companded values back, this model needs amplitudes; "
+            "build it with --form cell, or run it on the CPU"
+        )
 
 
 def fuse_if_possible(networks: Networks, model: ModelConfig) -> FusedSequence | None:

@@ -19,6 +19,7 @@ from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryErr
 from wavernn_trt.export.operators import Operand, SequenceShape
 from wavernn_trt.export.rewrite.from_directory import fuse_directory
 from wavernn_trt.export.rewrite.fuse_gates import PatternError
+from wavernn_trt.export.rewrite.fuse_sequence import refuse_amplitudes
 from wavernn_trt.export.sequence import read_sequence
 from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.launch import SequenceKernel
@@ -56,6 +57,7 @@ def read_decoder(directory: ModelDirectory, precision: WeightPrecision) -> Kerne
         VocoderError: the sequence kernel does not support this model, or a weight is outside of the precision's range.
     """
     try:
+        refuse_amplitudes(directory.model)
         fused = read_sequence(directory) or fuse_directory(directory)
         fused.check()
     except ModelDirectoryError:

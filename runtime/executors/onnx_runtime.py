@@ -233,7 +233,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:

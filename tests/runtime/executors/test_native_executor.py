@@ -68,6 +68,20 @@ def test_logits_and_samples_are_those_of_onnx_runtime(layout: str) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_a_model_that_is_fed_with_amplitudes_is_decoded(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="exports a checkpoint")
+    from wavernn_trt.export import export, read_checkpoint
+
+    checkpoint = read_checkpoint(MODELS / "raw", mu_law=True, amplitude_feedback=True)
+    folder = export(checkpoint, tmp_path / "model", steps=2, cpu_precision="bf16").directory.path
+    native, reference = (wavernn_trt.load(folder, backend) for backend in ("native", "onnxruntime"))
+    assert native.config.model.amplitude_feedback
+    assert native.precision == "bf16"
+    mel = random_mel(native, 9)
+    exact = wavernn_trt.load(folder, "native", precision="fp32")
+    assert np.array_equal(exact.labels(mel, seed=3), reference.labels(mel, seed=3))
+
+
 @pytest.mark.parametrize("precision", NATIVE_PRECISIONS)
 @pytest.mark.parametrize("layout", ["tiny", "raw", "mol"])
 def test_an_utterance_has_equal_bits_alone_in_a_batch_streamed_and_with_any_number_of_threads(
