@@ -21,7 +21,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ({"cpu.max": "max 100000\n"}, CORES),
         ({"cpu.max": "50000 100000\n"}, 1),
         ({"cpu.max": "100000 100000\n"}, 1),
-        ({"cpu.max": "110000 100000\n"}, min(CORES, 2)),
+        ({"cpu.max": "190000 100000\n"}, 1),
         ({"cpu.max": "6400000 100000\n"}, min(CORES, 64)),
         ({"cpu.max": "not a number"}, CORES),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, CORES),
