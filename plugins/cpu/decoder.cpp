@@ -201,6 +201,8 @@ using namespace wavernn;
 
 extern "C" void wavernn_native_wait(void* barrier) { static_cast<Barrier*>(barrier)->wait(); }
 
+EXPORT int wavernn_native_version() { return VERSION; }
+
 // Name of the path at an index, the best first; null behind the last that this machine can run.
 EXPORT const char* wavernn_native_path(int index) {
     const std::vector<const Path*> paths = usable_paths();

@@ -67,7 +67,11 @@ class NativeDecoder:
         weakref.finalize(self, self._library.close, self._handle)
 
     def decode(
-        self, inputs: Mapping[str, NDArray[Any]], *, threads: int = 1, forced: NDArray[Any] | None = None,
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        threads: int = 1,
+        forced: NDArray[Any] | None = None,
         logits: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Decodes a chunk of B streams and T steps.

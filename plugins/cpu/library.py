@@ -17,9 +17,11 @@ from wavernn_trt.export.operators import PLACES
 from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 
 MODULE = "wavernn_trt.plugins.cpu._native"
+VERSION = 1
+"""Version of the structures and functions; the same as in description.h."""
 INSTALL = (
-    "a C++ compiler (g++ or clang) was not found when this package was installed: install one, then "
-    "pip install --force-reinstall --no-deps . in a clone of the project"
+    "install a C++ compiler (Debian: apt install g++), then run pip install --force-reinstall --no-deps . in a clone of the "
+    "project; with -v it prints what the compiler reports"
 )
 PATH_VARIABLE = "WAVERNN_TRT_CPU"
 """Environment variable that selects one of `paths`, for tests and comparisons."""
@@ -142,7 +144,7 @@ def native_library() -> NativeLibrary:
     """
     spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
-        raise NativeLibraryError(INSTALL)
+        raise NativeLibraryError(f"the native decoder was not built when this package was installed: {INSTALL}")
     return load_library(spec.origin)
 
 
@@ -150,12 +152,19 @@ def load_library(file: str) -> NativeLibrary:
     """Loads a file built from this folder.
 
     Raises:
-        NativeLibraryError: it does not load.
+        NativeLibraryError: it does not load, or was built from other sources.
     """
     try:
         functions = ctypes.CDLL(file)
     except OSError as error:
-        raise NativeLibraryError(f"the native decoder does not load: {error}") from error
+        raise NativeLibraryError(f"the native decoder does not load: {error}; {INSTALL}") from error
+    version = getattr(functions, "wavernn_native_version", None)
+    if version is None or version() != VERSION:
+        found = "no version number" if version is None else f"version {version()}"
+        raise NativeLibraryError(
+            f"{file}: found {found}, expected version {VERSION} of the native decoder; it was built from other sources: "
+            f"{INSTALL}"
+        )
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "path": (ctypes.c_char_p, (ctypes.c_int,)),
@@ -168,7 +177,7 @@ def load_library(file: str) -> NativeLibrary:
     for name, (result, arguments) in signatures.items():
         function = getattr(functions, f"wavernn_native_{name}")
         function.restype, function.argtypes = result, arguments
-    names = []
+    names: list[str] = []
     while (name := functions.wavernn_native_path(len(names))) is not None:
         names.append(name.decode())
     return NativeLibrary(functions, tuple(names))
