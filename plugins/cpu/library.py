@@ -19,10 +19,8 @@ from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 MODULE = "wavernn_trt.plugins.cpu._native"
 VERSION = 1
 """Version of the structures and functions; the same as in description.h."""
-INSTALL = (
-    "install a C++ compiler (Debian: apt install g++), then run pip install --force-reinstall --no-deps . in a clone of the "
-    "project; with -v it prints what the compiler reports"
-)
+BUILD = "run pip install -v --force-reinstall --no-deps . in a clone of the project, which prints compiler errors"
+INSTALL = f"install a C++ compiler (Debian: apt install g++), then {BUILD}"
 PATH_VARIABLE = "WAVERNN_TRT_CPU"
 """Environment variable that selects one of `paths`, for tests and comparisons."""
 PORTABLE = "plain"
@@ -157,13 +155,12 @@ def load_library(file: str) -> NativeLibrary:
     try:
         functions = ctypes.CDLL(file)
     except OSError as error:
-        raise NativeLibraryError(f"the native decoder does not load: {error}; {INSTALL}") from error
+        raise NativeLibraryError(f"the native decoder does not load: {error}; {BUILD}") from error
     version = getattr(functions, "wavernn_native_version", None)
     if version is None or version() != VERSION:
         found = "no version number" if version is None else f"version {version()}"
         raise NativeLibraryError(
-            f"{file}: found {found}, expected version {VERSION} of the native decoder; it was built from other sources: "
-            f"{INSTALL}"
+            f"{file}: found {found}, expected version {VERSION} of the native decoder. It has other sources: {BUILD}"
         )
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
