@@ -211,6 +211,7 @@ EXPORT const char* wavernn_native_path(int index) {
 
 // Opens a decoder with the path of a name; null with a message in `error` if there is not enough memory.
 EXPORT void* wavernn_native_open(const Description* description, const char* path, char* error, size_t size) {
+    const FloatingPointModes modes;
     try {
         for (const Path* usable : usable_paths()) {
             if (strcmp(usable->name, path) == 0) {

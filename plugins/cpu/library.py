@@ -160,7 +160,7 @@ def load_library(file: str) -> NativeLibrary:
     if version is None or version() != VERSION:
         found = "no version number" if version is None else f"version {version()}"
         raise NativeLibraryError(
-            f"{file}: found {found}, expected version {VERSION} of the native decoder. It has other sources: {BUILD}"
+            f"{file} is not the native decoder of this package: found {found}, expected version {VERSION}; {BUILD}"
         )
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {

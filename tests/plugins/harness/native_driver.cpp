@@ -7,6 +7,7 @@
 //
 // MODEL has a Description and the arrays that it points to, CHUNK a Chunk and its arrays; a pointer is the distance from
 // the file's begin. Results replace the content of the last file.
+#include <fenv.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,12 +85,17 @@ int decode(const char* path, const char* model_file, const char* chunk_file) {
     char error[200] = "";
     const Description description = model_of(model);
     const Chunk arguments = chunk_of(chunk);
+    fesetround(FE_UPWARD);  // a caller's rounding mode, which changes no results and is still set afterwards
     void* decoder = wavernn_native_open(&description, path, error, sizeof error);
     if (!decoder || wavernn_native_decode(decoder, &arguments, error, sizeof error)) {
         fprintf(stderr, "%s\n", error);
         return 1;
     }
     wavernn_native_close(decoder);
+    if (fegetround() != FE_UPWARD) {
+        fprintf(stderr, "the caller's rounding mode is lost\n");
+        return 1;
+    }
     return write(chunk_file, chunk);
 }
 

@@ -30,6 +30,9 @@ PACKAGES = {
     "qemu-aarch64": "qemu-user",
 }
 """Debian's package of each program."""
+PROGRAM = pytest.mark.parametrize(
+    "program", [pytest.param(name, marks=() if name == "g++" else pytest.mark.slow) for name in PROGRAMS]
+)
 PRECISIONS = ("fp32", "bf16", "int8", "int8 activations")
 SHAPES = {**small_shapes(), "wide": small_shapes(70, 66, 130)["two layers, skip, values"]}
 STEPS, WINDOW = 5, 4
@@ -63,31 +66,41 @@ def expected(driver: Callable[[str], NativeDriver]) -> Decode:
 def decoded(
     driver: NativeDriver, path: str, name: str, precision: str, batch: int, threads: int = 1
 ) -> dict[str, NDArray[Any]]:
-    shape = SHAPES[name]
-    random = np.random.default_rng(batch)
-    sizes: dict[int | str, int] = {"B": batch, "T": STEPS, "W": WINDOW}
-    inputs = {operand.name: random_operand(shape, operand, sizes, random, "fp32") for operand in shape.inputs()}
-    scales = dict.fromkeys(MATRICES, 0.01) if precision == "int8 activations" else {}
-    decoder: Any = NativeDecoder(
-        shape,
-        inputs,
-        np.linspace(-1, 1, shape.outputs, dtype=np.float32),
-        dict.fromkeys(MATRICES, precision.split()[0]),
-        scales,
-        library=driver,  # in place of a NativeLibrary
-        path=path,
+    found: dict[str, NDArray[Any]] = decoder(driver, path, name, precision).decode(
+        operands(name, batch), threads=threads, logits=True
     )
-    found: dict[str, NDArray[Any]] = decoder.decode(inputs, threads=threads, logits=True)
     return found
 
 
-def bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+def operands(name: str, batch: int) -> dict[str, NDArray[Any]]:
+    """Random weights and inputs of a shape."""
+    random = np.random.default_rng(batch)
+    sizes: dict[int | str, int] = {"B": batch, "T": STEPS, "W": WINDOW}
+    shape = SHAPES[name]
+    return {operand.name: random_operand(shape, operand, sizes, random, "fp32") for operand in shape.inputs()}
+
+
+def decoder(
+    driver: NativeDriver, path: str, name: str, precision: str, weights: dict[str, NDArray[Any]] | None = None
+) -> NativeDecoder:
+    shape = SHAPES[name]
+    scales = dict.fromkeys(MATRICES, 0.01) if precision == "int8 activations" else {}
+    fed_back = np.linspace(-1, 1, shape.outputs, dtype=np.float32)
+    library: Any = driver  # in place of a NativeLibrary
+    precisions: Any = dict.fromkeys(MATRICES, precision.split()[0])
+    weights = operands(name, 1) if weights is None else weights
+    return NativeDecoder(shape, weights, fed_back, precisions, scales, library=library, path=path)
+
+
+def bits(values: NDArray[Any]) -> NDArray[np.uint32]:
     """Bits of numbers, the same for every NaN: their signs differ between CPUs."""
+    if values.dtype != np.float32:
+        return values.view(np.uint32)
     return np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("program", PROGRAMS)
+@PROGRAM
 def test_every_path_of_a_build_decodes_the_same_bits(
     program: str, precision: str, driver: Callable[[str], NativeDriver], expected: Decode
 ) -> None:
@@ -103,6 +116,35 @@ def test_every_path_of_a_build_decodes_the_same_bits(
             )
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@PROGRAM
+def test_states_of_nan_and_infinity_have_the_same_effect(
+    program: str, precision: str, driver: Callable[[str], NativeDriver]
+) -> None:
+    name = "two layers, skip, values"
+    inputs = operands(name, 3)
+    inputs["hidden"][:, 0, 2], inputs["hidden"][:, 1, 5] = np.nan, np.inf
+    right = decoder(driver("g++"), "plain", name, precision).decode(inputs, logits=True)
+    for path in driver(program).paths:
+        found = decoder(driver(program), path, name, precision).decode(inputs, logits=True)
+        for output, values in right.items():
+            np.testing.assert_array_equal(bits(found[output]), bits(values), f"{path}: {output}")
+
+
+@PROGRAM
+def test_states_below_the_smallest_become_zero(program: str, driver: Callable[[str], NativeDriver]) -> None:
+    """With weights of zero, a step halves every state."""
+    name = "wide"
+    inputs = {key: np.zeros_like(value) for key, value in operands(name, 1).items()}
+    inputs["hidden"][:] = np.geomspace(1e-38, 1e-18, inputs["hidden"].shape[2], dtype=np.float32)
+    halves = inputs["hidden"] * np.float32(0.5**STEPS)
+    right = np.where(halves < np.float32(1e-30), np.float32(0), halves)
+    assert 0 < np.count_nonzero(right) < right.size
+    for path in driver(program).paths:
+        found = decoder(driver(program), path, name, "fp32", inputs).decode(inputs)["hidden_out"]
+        np.testing.assert_array_equal(found.view(np.uint32), right.view(np.uint32), path)
+
+
 def cases(driver: NativeDriver) -> Iterator[tuple[str, int, str]]:
     for path in driver.paths:
         for name in SHAPES:
@@ -115,19 +157,20 @@ def test_the_cases_differ_between_precisions(expected: Decode) -> None:
     assert len({values.tobytes() for values in logits}) == len(PRECISIONS)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@PROGRAM
 def test_threads_change_no_bits(program: str, driver: Callable[[str], NativeDriver], expected: Decode) -> None:
     found = decoded(driver(program), driver(program).path, "wide", "fp32", 7, threads=2)
     for output, values in expected("wide", "fp32", 7).items():
         np.testing.assert_array_equal(found[output].view(np.uint32), values.view(np.uint32), output)
 
 
+@pytest.mark.slow
 def test_the_emulated_machine_uses_neon(driver: Callable[[str], NativeDriver]) -> None:
     assert driver("NEON, emulated").paths == ("neon", "plain")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("program", PROGRAMS)
+@PROGRAM
 def test_functions_have_the_same_bits(program: str, function: str, driver: Callable[[str], NativeDriver]) -> None:
     random = np.random.default_rng(0)
     special = [0.0, -0.0, 1e-45, -1e-40, 1e-30, 88.0, 88.1, -87.0, -87.1, 1e30, -1e30, np.inf, -np.inf, np.nan]
@@ -140,7 +183,7 @@ def test_functions_have_the_same_bits(program: str, function: str, driver: Calla
         np.testing.assert_array_equal(bits(built.apply(path, function, values)), bits(right), path)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@PROGRAM
 def test_de_emphasis_rounds_product_and_sum(program: str, driver: Callable[[str], NativeDriver]) -> None:
     """A fused multiply-add, which compilers use on Arm unless it is switched off, has other bits."""
     waveform = np.random.default_rng(1).standard_normal(5000)
