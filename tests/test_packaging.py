@@ -66,6 +66,8 @@ def test_every_other_file_of_the_product_is_package_data() -> None:
     shown = {*(ROOT / "scripts/bench/results").iterdir(), *(ROOT / "runtime/voices/samples").iterdir()}
     shown |= {file for file in files if file.name == "README.md" and file not in shipped}
     shown |= {file for folder in NOT_IN_THE_WHEEL.values() for file in folder.rglob("*")}
+    # The extension module of setup.py: its sources, and what a build in place leaves beside them.
+    shown |= {file for pattern in ("*.cpp", "*.h", "_native.*") for file in (ROOT / "plugins/cpu").glob(pattern)}
     assert {file for file in files - shown if file.suffix not in (".py", ".pyc")} == shipped
 
 

@@ -201,6 +201,8 @@ using namespace wavernn;
 
 extern "C" void wavernn_native_wait(void* barrier) { static_cast<Barrier*>(barrier)->wait(); }
 
+EXPORT int wavernn_native_version() { return VERSION; }
+
 // Name of the path at an index, the best first; null behind the last that this machine can run.
 EXPORT const char* wavernn_native_path(int index) {
     const std::vector<const Path*> paths = usable_paths();
@@ -209,6 +211,7 @@ EXPORT const char* wavernn_native_path(int index) {
 
 // Opens a decoder with the path of a name; null with a message in `error` if there is not enough memory.
 EXPORT void* wavernn_native_open(const Description* description, const char* path, char* error, size_t size) {
+    const FloatingPointModes modes;
     try {
         for (const Path* usable : usable_paths()) {
             if (strcmp(usable->name, path) == 0) {

@@ -6,6 +6,9 @@
 
 namespace wavernn {
 
+// Raised with every change of these structures or of an exported function. Callers compare it before they use a library.
+constexpr int VERSION = 1;
+
 struct MatrixDescription {
     const float* weight;  // [rows, columns]; null if the model does not have it
     const float* bias;    // [rows]

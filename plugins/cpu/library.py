@@ -20,10 +20,10 @@ from wavernn_trt.export.operators import PLACES
 from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 
 MODULE = "wavernn_trt.plugins.cpu._native"
-INSTALL = (
-    "a C++ compiler (g++ or clang) was not found when this package was installed: install one, then "
-    "pip install --force-reinstall --no-deps . in a clone of the project"
-)
+VERSION = 1
+"""Version of the structures and functions; the same as in description.h."""
+BUILD = "run pip install -v --force-reinstall --no-deps . in a clone of the project, which prints compiler errors"
+INSTALL = f"install a C++ compiler (Debian: apt install g++), then {BUILD}"
 PATH_VARIABLE = "WAVERNN_TRT_CPU"
 """Environment variable that selects one of `paths`, for tests and comparisons."""
 PORTABLE = "plain"
@@ -155,7 +155,7 @@ def native_library() -> NativeLibrary:
     """
     spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
-        raise NativeLibraryError(INSTALL)
+        raise NativeLibraryError(f"the native decoder was not built when this package was installed: {INSTALL}")
     return load_library(spec.origin)
 
 
@@ -163,12 +163,18 @@ def load_library(file: str) -> NativeLibrary:
     """Loads a file built from this folder.
 
     Raises:
-        NativeLibraryError: it does not load.
+        NativeLibraryError: it does not load, or was built from other sources.
     """
     try:
         functions = ctypes.CDLL(file)
     except OSError as error:
-        raise NativeLibraryError(f"the native decoder does not load: {error}") from error
+        raise NativeLibraryError(f"the native decoder does not load: {error}; {BUILD}") from error
+    version = getattr(functions, "wavernn_native_version", None)
+    if version is None or version() != VERSION:
+        found = "no version number" if version is None else f"version {version()}"
+        raise NativeLibraryError(
+            f"{file} is not the native decoder of this package: found {found}, expected version {VERSION}; {BUILD}"
+        )
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "path": (ctypes.c_char_p, (ctypes.c_int,)),
