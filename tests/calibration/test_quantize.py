@@ -1,4 +1,4 @@
-"""From a model directory to a quantised one: what is written, and what is refused."""
+"""Quantised model directories: their files, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def quantised(voice: ModelDirectory, tmp_path_factory: pytest.TempPathFactory) -
     return quantize(voice, INT8, tmp_path_factory.mktemp("quantised") / "voice", steps=3, batch=2)
 
 
-def test_what_is_written_is_a_verified_directory_that_says_what_it_is(
+def test_a_quantised_directory_has_its_settings_and_a_complete_manifest(
     quantised: ModelDirectory, voice: ModelDirectory
 ) -> None:
     assert open_model_directory(quantised.path) == quantised
@@ -64,7 +64,7 @@ def test_what_is_written_is_a_verified_directory_that_says_what_it_is(
     }
 
 
-def test_the_trained_weights_the_probe_and_the_conditioner_come_along_as_they_were(
+def test_checkpoint_probe_and_conditioner_are_copied_unchanged(
     quantised: ModelDirectory, voice: ModelDirectory
 ) -> None:
     for name in (CHECKPOINT, PROBE):
@@ -73,21 +73,19 @@ def test_the_trained_weights_the_probe_and_the_conditioner_come_along_as_they_we
     assert {tensor.name: tensor.raw_data for tensor in one} == {tensor.name: tensor.raw_data for tensor in other}
 
 
-def test_codes_take_half_of_the_weights_room(quantised: ModelDirectory, voice: ModelDirectory) -> None:
+def test_int8_weights_take_half_the_bytes(quantised: ModelDirectory, voice: ModelDirectory) -> None:
     table = 256 * 768 * 4  # the embedding's, which stays in float32
     small, large = (directory.file(WEIGHTS).stat().st_size - table for directory in (quantised, voice))
-    # A quarter of it twice: TensorRT wants them signed, and ONNX Runtime unsigned.
+    # A quarter, twice: signed codes for TensorRT and unsigned ones for ONNX Runtime.
     assert small < 0.55 * large
 
 
-def test_it_is_the_same_directory_however_often_it_is_made(
-    quantised: ModelDirectory, voice: ModelDirectory, tmp_path: Path
-) -> None:
+def test_quantisation_is_deterministic(quantised: ModelDirectory, voice: ModelDirectory, tmp_path: Path) -> None:
     again = quantize(voice, INT8, tmp_path / "again", steps=3, batch=2)
     assert again.file(MANIFEST).read_bytes() == quantised.file(MANIFEST).read_bytes()
 
 
-def test_each_of_its_graphs_has_its_own_way_to_write_a_product(quantised: ModelDirectory) -> None:
+def test_each_graph_has_the_operators_of_its_backend(quantised: ModelDirectory) -> None:
     loop = onnx.load(str(quantised.file(DECODER_LOOP)))
     (body,) = (a.g for node in loop.graph.node for a in node.attribute if a.HasField("g"))
     counts = Counter(node.op_type for node in body.node)
@@ -97,7 +95,7 @@ def test_each_of_its_graphs_has_its_own_way_to_write_a_product(quantised: ModelD
     assert unrolled["QuantizeLinear"] == 3 * quantised.decoder.steps
 
 
-def test_the_model_s_own_steps_and_batch_are_the_default(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_steps_and_batch_of_the_source_are_the_default(voice: ModelDirectory, tmp_path: Path) -> None:
     small = quantize(voice, INT8, tmp_path / "small", steps=2, batch=3)
     plain = ModelDirectory(voice.path, voice.model, voice.audio, small.decoder, voice.source, voice.upsampling)
     made = quantize(plain, INT8, tmp_path / "made")
@@ -123,19 +121,18 @@ def test_a_quantised_directory_is_not_quantised_again(quantised: ModelDirectory,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_products_that_the_model_does_not_have_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_unknown_products_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
     with refused(r"quantization\.products: found 'input_1', expected some of recurrent_0, fc_0, output", ConfigError):
         quantize(voice, Quantization({"input_1": Product("int8", 1.0)}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_to_quantise_is_refused(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_a_quantisation_without_products_is_refused(voice: ModelDirectory, tmp_path: Path) -> None:
     with refused("every product is kept in float32: nothing is left to quantise"):
         quantize(voice, INT8.without(INT8.products), tmp_path / "out")
 
 
-@pytest.mark.parametrize("grid", ["int8", "bf16"])
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize(("grid", "wrong"), [("int8", np.nan), ("bf16", np.inf)])
 def test_weights_that_are_not_finite_are_refused(wrong: float, grid: Any, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
     weights = np.fromfile(copy / WEIGHTS, np.float32)
@@ -148,7 +145,7 @@ def test_weights_that_are_not_finite_are_refused(wrong: float, grid: Any, tmp_pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["voice"]
 
 
-def test_what_is_there_is_replaced_only_when_told_to(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_an_existing_model_is_replaced_only_with_overwrite(voice: ModelDirectory, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with refused("exists and is not a model directory", ModelDirectoryError):
@@ -163,14 +160,12 @@ def test_what_is_there_is_replaced_only_when_told_to(voice: ModelDirectory, tmp_
 
 
 @pytest.mark.parametrize(("name", "value"), [("steps", -1), ("batch", 1.5), ("batch", True)])
-def test_sizes_that_are_no_positive_integers_are_refused(
-    name: str, value: Any, voice: ModelDirectory, tmp_path: Path
-) -> None:
+def test_invalid_steps_and_batches_are_refused(name: str, value: Any, voice: ModelDirectory, tmp_path: Path) -> None:
     with refused(f"{name}: found {value}, expected an integer, at least 1"):
         quantize(voice, INT8, tmp_path / "out", **{name: value})
 
 
-def test_graphs_that_are_not_this_exporter_s_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_graphs_of_another_exporter_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
     loop = onnx.load(copy / DECODER_LOOP, load_external_data=False)
     for node in list(loop.graph.node):
@@ -182,7 +177,7 @@ def test_graphs_that_are_not_this_exporter_s_are_refused(voice: ModelDirectory, 
         quantize(open_model_directory(copy), INT8, tmp_path / "out")
 
 
-def test_the_configuration_of_what_it_was_made_from_is_kept(quantised: ModelDirectory, voice: ModelDirectory) -> None:
+def test_the_source_s_configuration_is_kept(quantised: ModelDirectory, voice: ModelDirectory) -> None:
     values, plain = (json.loads(directory.file(CONFIG).read_text()) for directory in (quantised, voice))
     assert list(values.pop("quantization")) == ["products", "table"]
     assert values["source"] == plain["source"]
@@ -190,7 +185,7 @@ def test_the_configuration_of_what_it_was_made_from_is_kept(quantised: ModelDire
         assert plain[section].items() <= values[section].items()
 
 
-def test_it_speaks(quantised: ModelDirectory) -> None:
+def test_a_quantised_model_vocodes(quantised: ModelDirectory) -> None:
     pytest.importorskip("onnxruntime", reason="it runs quantised graphs")
     mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, :20]
     with Vocoder.load(quantised.path, "onnxruntime", threads=1) as vocoder:
