@@ -114,7 +114,8 @@ def test_wrong_usage_exits_2(
 
 
 def test_several_precisions_make_a_table_of_losses(clips: Path, score: Command) -> None:
-    code, out, err = score(clips / "a.wav", "--precision", "fp32,bf16,int8-weights", "--seconds", 0.02, "-q")
+    arguments = ("--precision", "fp32,bf16,int8-weights", "-q")
+    code, out, err = score(clips / "a.wav", *arguments, "--seconds", 0.02)
     assert (code, err) == (0, "")
     head, *rows = out.splitlines()
     assert head.split()[:4] == ["precision", "bits", "loss", "correlation"]
@@ -122,6 +123,7 @@ def test_several_precisions_make_a_table_of_losses(clips: Path, score: Command) 
     losses = [abs(float(row.split()[2])) for row in rows]
     assert losses[0] == 0 < losses[2]
     assert losses[1] < losses[2]
+    assert score(clips / "a.wav", clips / "gone.wav", *arguments, "--teacher-forced-only")[0] == 1
 
 
 def test_precisions_that_round_activations_need_a_table(
