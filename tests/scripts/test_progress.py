@@ -78,13 +78,13 @@ class Slow(Sequence[Job]):
     """A plan on a file system that does not respond before `answers` is set."""
 
     def __init__(self) -> None:
-        self.asked, self.answers = threading.Event(), threading.Event()
+        self.requested, self.answers = threading.Event(), threading.Event()
 
     def __len__(self) -> int:
         return 100_000
 
     def __getitem__(self, index: Any) -> Any:
-        self.asked.set()
+        self.requested.set()
         assert self.answers.wait(SECONDS)
         return Job(Path("nowhere.npy"), Path("nowhere.wav"), 0)
 
@@ -92,7 +92,7 @@ class Slow(Sequence[Job]):
 def test_the_bar_counts_files_before_the_headers_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = Slow()
     bar = job_bar(jobs, AUDIO, hidden=False, overwrite=False)
-    assert jobs.asked.wait(SECONDS)
+    assert jobs.requested.wait(SECONDS)
     bar.decoded(1000)
     bar.closed(JobResult(Job(Path("a"), Path("b"), 0), "done", 1000))
     jobs.answers.set()
@@ -125,7 +125,7 @@ def test_a_hidden_bar_prints_nothing_and_reads_no_header(capsys: pytest.CaptureF
     bar.decoded(1000)
     bar.close()
     assert capsys.readouterr().err == ""
-    assert not jobs.asked.is_set()
+    assert not jobs.requested.is_set()
 
 
 def test_a_bar_of_files_has_a_title_and_counts_each_file_up_to_the_limit(

@@ -61,9 +61,9 @@ def test_one_command_makes_an_int8_model_from_speech(quantize: Command, clips: P
     assert [product["precision"] for product in report["products"]] == ["int8"] * 3
     assert all(isinstance(product["loss_alone"], float) for product in report["products"])
     assert 0.9 < report["products"][0]["bound"] <= 1.0
-    wavs = [str(clips / "2.wav"), "-o", str(tmp_path / "said.wav"), "-q"]
+    wavs = [str(clips / "2.wav"), "-o", str(tmp_path / "speech.wav"), "-q"]
     assert main(["vocode", *wavs, "--model", str(made.path)]) == 0
-    assert soundfile.info(tmp_path / "said.wav").frames == 4200
+    assert soundfile.info(tmp_path / "speech.wav").frames == 4200
 
 
 def test_a_budget_leaves_the_product_with_the_largest_loss_alone(

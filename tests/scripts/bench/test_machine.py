@@ -64,10 +64,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Answers:
 
 
 @pytest.mark.parametrize(
-    ("visible", "asked"), [("", ("Index", 0)), ("3,1", ("Index", 3)), ("GPU-8f", ("UUID", "GPU-8f"))]
+    ("visible", "expected"), [("", ("Index", 0)), ("3,1", ("Index", 3)), ("GPU-8f", ("UUID", "GPU-8f"))]
 )
 def test_the_gpu_that_cuda_uses_is_described(
-    nvml: Answers, monkeypatch: pytest.MonkeyPatch, visible: str, asked: tuple[str, object]
+    nvml: Answers, monkeypatch: pytest.MonkeyPatch, visible: str, expected: tuple[str, object]
 ) -> None:
     found: list[tuple[str, object]] = []
     nvml(
@@ -76,7 +76,7 @@ def test_the_gpu_that_cuda_uses_is_described(
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert read_gpu() == STATE
-    assert found == [asked]
+    assert found == [expected]
 
 
 def test_values_that_a_gpu_does_not_report_are_null(nvml: Answers) -> None:

@@ -238,7 +238,6 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.Captur
         (["--init", "damaged.pt"], "damaged.pt: its weights give no finite loss"),
         (["--context", "45"], "8 frames with 45 on each side do not fit: clip2 or its fastest copy has 97;"),
         (["--weight-decay", "-1"], "weight_decay: found -1.0, expected at least 0 and below 1"),
-        (["--frames", "500"], "500 frames with 16 on each side do not fit: clip0 or its fastest copy has 97;"),
     ],
 )
 def test_unusable_options_exit_2_with_one_line(
@@ -292,7 +291,6 @@ def test_settings_out_of_their_range_are_refused(values: dict[str, Any]) -> None
         (["--init", "a.pt", "--resume"], "not allowed with argument"),
         (["--device", "tpu"], "found 'tpu', expected cpu or cuda"),
         (["--device", "cuda:99"], "found 'cuda:99', but "),
-        (["--rows", "many"], "invalid int value"),
     ],
 )
 def test_wrong_usage_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
