@@ -114,15 +114,9 @@ def edited(table: CalibrationTable, folder: Path, edit: Edit) -> Path:
     return path
 
 
-def test_a_table_of_other_audio_settings_is_refused(table: CalibrationTable, directory: ModelDirectory) -> None:
-    table.check(directory)
-    for change in ({"fmin": 1.0}, {"delay": 1}):
-        other = dataclasses.replace(directory, audio=dataclasses.replace(directory.audio, **change))
-        with pytest.raises(CalibrationError, match="of another model"):
-            table.check(other)
-
-
-def test_a_table_of_another_model_is_refused(table: CalibrationTable, directory: ModelDirectory) -> None:
+def test_a_table_of_another_model_or_other_audio_settings_is_refused(
+    table: CalibrationTable, directory: ModelDirectory
+) -> None:
     table.check(directory)
     others = dataclasses.replace(table, model="0" * 64)
     with pytest.raises(CalibrationError, match=r"of another model \(model\.pt, 000000000000…\) than .*calibrate"):
@@ -130,6 +124,10 @@ def test_a_table_of_another_model_is_refused(table: CalibrationTable, directory:
     fewer = {name: one for name, one in table.ranges.items() if name != "fc_0"}
     with pytest.raises(CalibrationError, match="of another model"):
         dataclasses.replace(table, ranges=fewer).check(directory)
+    for change in ({"fmin": 1.0}, {"delay": 1}):
+        other = dataclasses.replace(directory, audio=dataclasses.replace(directory.audio, **change))
+        with pytest.raises(CalibrationError, match="of another model"):
+            table.check(other)
 
 
 def test_a_method_chooses_the_bounds(table: CalibrationTable) -> None:

@@ -113,7 +113,7 @@ def test_small_for_sanitizers(
 @pytest.mark.gpu
 @pytest.mark.large
 @cases(full_cases(FULL[:1]))
-def test_full_chunks_may_be_cut(
+def test_cuts_change_no_bit_of_full_chunks(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int], kernel: str
 ) -> None:
     checks.full_cuts(kernel, STANDARD[model], precision, *numbers)
@@ -137,7 +137,7 @@ def test_full_chunks_follow_the_forced_reference(
 
 @pytest.mark.gpu
 @cases(property_cases())
-def test_chunks_may_be_cut(
+def test_cuts_change_no_bit(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int, int], kernel: str
 ) -> None:
     checks.chunk_cuts(kernel, SequenceCase(small(model, numbers), precision, 3, steps=7))

@@ -127,7 +127,7 @@ def test_sizes_that_torchaudio_s_class_does_not_support_are_refused(shared_data:
 
 
 def test_cuda_graphs_replay_the_model_s_own_step() -> None:
-    """Runs the steps one by one on the CPU; tests/gpu replays them as a graph."""
+    """Runs the steps one by one on the CPU; no test replays them as a graph on a GPU."""
     peer = CudaGraphsPeer(shipped_voice(), "fp32", "cpu")
     timing, run = peer.turn(2, 0.005)
     assert (timing.samples, timing.precision, timing.place) == (2 * 128, "fp32", "cpu")
