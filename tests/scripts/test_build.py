@@ -17,6 +17,8 @@ from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,9 +36,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quantize(open_model_directory(shipped_voice()), Quantization(products), folder, steps=2).path
 
 
-def test_a_quantised_directory_is_built_with_its_products(
-    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quantised_directory_is_built_with_its_products(quantized: Path, tmp_path: Path, capsys: Capture) -> None:
     cache = ["-o", str(tmp_path / "cache"), "-q"]
     assert main(["build", str(quantized), "--steps", "2", *cache]) == 0
     assert "; products in fp8: recurrent_0, fc_0; fp16: output\n" in capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_a_quantised_directory_is_built_with_its_products(
 
 
 def test_the_form_sequence_multiplies_fp8_products_in_fp16_and_reports_it(
-    quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    quantized: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     build = ["build", str(quantized), "--sm", "86", "-o", str(tmp_path / "cache"), "-q"]
     assert main(build) == 2
@@ -65,7 +65,7 @@ def test_the_form_sequence_multiplies_fp8_products_in_fp16_and_reports_it(
     assert "; products in fp16\n" in captured.out
 
 
-def test_the_shipped_voice_is_built_for_four_generations(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_voice_is_built_for_four_generations(plans: Path, capsys: Capture) -> None:
     assert main(["engines", "list", "--cache", str(plans), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["plans"]
     assert {plan["manifest"]["role"] for plan in listed} == {"conditioner", "decoder"}
@@ -73,7 +73,7 @@ def test_the_shipped_voice_is_built_for_four_generations(plans: Path, capsys: py
         assert plan["manifest"]["targets"] == ["sm80", "sm86", "sm89", "sm120"]
 
 
-def test_a_second_build_takes_the_plans_of_the_cache(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_build_takes_the_plans_of_the_cache(plans: Path, capsys: Capture) -> None:
     assert main(["build", "--sm", "120,89,86,80", "-o", str(plans), "--memory-limit", "1e300"]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("in the cache; took") == 2
@@ -81,7 +81,7 @@ def test_a_second_build_takes_the_plans_of_the_cache(plans: Path, capsys: pytest
     assert captured.err.rstrip().endswith(f"in {plans}")
 
 
-def test_inspect_lays_out_a_plan_and_names_what_needs_a_gpu(plans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_lays_out_a_plan_and_names_what_needs_a_gpu(plans: Path, capsys: Capture) -> None:
     from wavernn_trt.engines.gpu import driver_state
 
     (plan,) = plans.glob("*_decoder_*/*.plan")
@@ -96,9 +96,7 @@ def test_inspect_lays_out_a_plan_and_names_what_needs_a_gpu(plans: Path, capsys:
     assert (values["layers_of_plan"] is None) == (values["layers_unknown"] is not None)
 
 
-def test_inspect_of_a_damaged_plan_exits_with_1(
-    plans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_of_a_damaged_plan_exits_with_1(plans: Path, tmp_path: Path, capsys: Capture) -> None:
     (plan,) = plans.glob("*_conditioner_*/*.plan")
     (tmp_path / plan.name).write_bytes(plan.read_bytes()[:-1])
     (tmp_path / plan.with_suffix(".json").name).write_bytes(plan.with_suffix(".json").read_bytes())
@@ -118,7 +116,7 @@ def test_inspect_of_a_damaged_plan_exits_with_1(
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     assert main(["build", "-o", str(tmp_path / "cache"), *arguments]) == 2
     errors = capsys.readouterr().err
@@ -127,7 +125,7 @@ def test_wrong_usage_exits_2_and_writes_nothing(
     assert not (tmp_path / "cache").exists()
 
 
-def test_inspect_of_a_path_without_a_plan_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_of_a_path_without_a_plan_exits_2(tmp_path: Path, capsys: Capture) -> None:
     assert main(["inspect", str(tmp_path / "nothing.plan")]) == 2
     assert "found no plan with its .json beside it; build one with: wavernn-trt build DIR" in capsys.readouterr().err
     (tmp_path / "voice.plan").mkdir()

@@ -26,6 +26,7 @@ from wavernn_trt.scripts import vocode_run
 from wavernn_trt.scripts.cli import main
 from wavernn_trt.scripts.vocode_report import JsonDocument
 
+Capture = pytest.CaptureFixture[str]
 MakeMel = Callable[..., NDArray[np.float32]]
 RATE, HOP = 16000, 40
 
@@ -55,7 +56,7 @@ def test_the_output_has_the_samples_of_vocoder_vocode(folder: Path, tiny_vocoder
     assert np.array_equal(folded, tiny_vocoder.vocode(tiny_mel(9), fold=200, overlap=50))
 
 
-def test_a_folder_of_outputs_mirrors_the_folder_of_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_outputs_mirrors_the_folder_of_inputs(folder: Path, capsys: Capture) -> None:
     assert vocode("in", "-o", "out", "--json") == 0
     assert {path.as_posix() for path in Path("out").rglob("*.*")} == {"out/a.wav", "out/deep/b.wav", "out/c.wav"}
     assert soundfile.info("out/a.wav").subtype == "PCM_16"
@@ -74,7 +75,7 @@ def test_a_folder_of_outputs_mirrors_the_folder_of_inputs(folder: Path, capsys: 
 
 
 def test_the_json_document_and_the_report_have_the_same_rows(
-    folder: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, capsys: pytest.CaptureFixture[str]
+    folder: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, capsys: Capture
 ) -> None:
     np.save("in/bad.npy", tiny_mel(5).T)
     assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl", "--seed", "4") == 1
@@ -141,7 +142,7 @@ def test_a_few_files_with_clipped_samples_are_named_and_all_counted(
     tiny_vocoder: Vocoder,
     tiny_mel: MakeMel,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     audio = dataclasses.replace(tiny_vocoder.config.audio, waveform_preemphasis=0.97)  # de-emphasis makes noise loud
@@ -157,7 +158,7 @@ def test_a_few_files_with_clipped_samples_are_named_and_all_counted(
     assert "clipped" not in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_ends_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_ends_the_run(folder: Path, capsys: Capture) -> None:
     resource = pytest.importorskip("resource", reason="needs a limit of file sizes")
     for number in range(40):
         np.save(f"in/{number}.npy", np.load("in/c.npy")[:, :2])
@@ -178,9 +179,7 @@ def test_a_report_that_cannot_be_written_ends_the_run(folder: Path, capsys: pyte
     assert vocode("in", "-o", "out", "--report", "report.jsonl") == 0
 
 
-def test_existing_outputs_are_skipped_and_replaced_only_with_overwrite(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_outputs_are_skipped_and_replaced_only_with_overwrite(folder: Path, capsys: Capture) -> None:
     Path("out").mkdir()
     Path("out/a.wav").write_text("finished earlier")
     assert vocode("in", "-o", "out") == 0
@@ -194,7 +193,7 @@ def test_existing_outputs_are_skipped_and_replaced_only_with_overwrite(
 
 
 def test_a_file_that_fails_does_not_stop_the_others_and_the_exit_code_is_1(
-    folder: Path, tiny_mel: MakeMel, capsys: pytest.CaptureFixture[str]
+    folder: Path, tiny_mel: MakeMel, capsys: Capture
 ) -> None:
     Path("in/bad.wav").write_bytes(b"not audio")
     np.save("in/nan.npy", np.full((20, 3), np.nan, np.float32))
@@ -216,7 +215,7 @@ def test_a_file_that_fails_does_not_stop_the_others_and_the_exit_code_is_1(
 
 
 def test_an_output_that_cannot_be_written_fails_that_file_only(
-    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     Path("out").mkdir()
     Path("out/deep").write_text("a file where a folder is needed")
@@ -271,7 +270,7 @@ def test_a_manifest_sets_the_seed_of_every_file(folder: Path, tiny_vocoder: Voco
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    folder: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     assert vocode(*arguments) == 2
     captured = capsys.readouterr()
@@ -282,7 +281,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert not Path("out").exists()
 
 
-def test_missing_models_and_backends_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_models_and_backends_are_wrong_usage(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "c.npy").touch()
     for extra, message in (
         (["--model", str(tmp_path)], "is not a model directory"),
@@ -303,7 +302,7 @@ def test_an_interrupted_run_leaves_only_complete_files(
     folder: Path,
     tiny_vocoder: Vocoder,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     number: signal.Signals,
     code: int,
     word: str,
@@ -339,7 +338,7 @@ def test_an_interrupted_run_leaves_only_complete_files(
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_interrupt_while_the_model_loads_exits_with_130(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrapped: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, wrapped: bool
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         if wrapped:  # as in the import of a compiled module
@@ -352,7 +351,7 @@ def test_an_interrupt_while_the_model_loads_exits_with_130(
 
 
 def test_unexpected_errors_have_a_traceback_only_with_debug(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the unexpected")
@@ -377,6 +376,6 @@ sys.exit(f"{codes} {heavy}" if any(codes) or heavy else 0)
     assert b"examples:" in out
 
 
-def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_named(capsys: Capture) -> None:
     assert main(["speak"]) == 2
     assert "invalid choice: 'speak'" in capsys.readouterr().err

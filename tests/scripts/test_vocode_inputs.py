@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
+Capture = pytest.CaptureFixture[str]
 MakeMel = Callable[..., NDArray[np.float32]]
 RATE, HOP = 16000, 40
 SECONDS = 120
@@ -43,9 +44,7 @@ def vocode(*arguments: str) -> int:
     return main(["vocode", *arguments])
 
 
-def test_every_readable_format_is_vocoded_and_other_files_are_listed(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_readable_format_is_vocoded_and_other_files_are_listed(folder: Path, capsys: Capture) -> None:
     assert vocode("in", "-o", "out", "--json") == 0
     captured = capsys.readouterr()
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
@@ -58,18 +57,14 @@ def test_every_readable_format_is_vocoded_and_other_files_are_listed(
     assert capsys.readouterr().err == ""
 
 
-def test_an_unreadable_format_fails_with_the_command_that_converts_it(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_format_fails_with_the_command_that_converts_it(folder: Path, capsys: Capture) -> None:
     assert vocode("in/f.m4a", "-o", "out.wav") == 1
     error = capsys.readouterr().err
     assert "failed: in/f.m4a: found MPEG-4 (AAC or ALAC), a format that libsndfile does not read" in error
     assert "ffmpeg -i in/f.m4a in/f.wav" in error
 
 
-def test_a_truncated_recording_is_vocoded_with_a_warning_in_every_report(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_recording_is_vocoded_with_a_warning_in_every_report(folder: Path, capsys: Capture) -> None:
     whole = Path("in/a.wav").read_bytes()
     Path("in/a.wav").write_bytes(whole[: 44 + 2000])
     np.save("in/mel.npy", np.load("in/e.npz")["mel"])
@@ -89,9 +84,7 @@ def test_a_truncated_recording_is_vocoded_with_a_warning_in_every_report(
     assert warning in capsys.readouterr().err
 
 
-def test_inputs_that_differ_in_their_suffix_only_have_outputs_of_their_own(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inputs_that_differ_in_their_suffix_only_have_outputs_of_their_own(folder: Path, capsys: Capture) -> None:
     Path("in/a.flac").write_bytes(Path("in/d.aiff").read_bytes())
     assert vocode("in", "-o", "out") == 0
     assert {"a.flac.wav", "a.wav.wav"} <= {path.name for path in Path("out").iterdir()}
@@ -109,7 +102,7 @@ def test_inputs_that_differ_in_their_suffix_only_have_outputs_of_their_own(
     ],
 )
 def test_wrong_usage_of_standard_streams_exits_2(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    folder: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     assert vocode(*arguments) == 2
     captured = capsys.readouterr()

@@ -16,6 +16,7 @@ from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS, convert
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
+Capture = pytest.CaptureFixture[str]
 MakeMel = Callable[..., NDArray[np.float32]]
 
 
@@ -40,21 +41,19 @@ def test_mels_are_converted_and_recordings_are_not(folder: Path, tiny_vocoder: V
     assert np.array_equal(soundfile.read("plain/a.wav")[0], soundfile.read("out/a.wav")[0])
 
 
-def test_a_mel_of_another_convention_fails_and_the_error_names_the_option(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mel_of_another_convention_fails_and_the_error_names_the_option(folder: Path, capsys: Capture) -> None:
     assert vocode("taco.npy", "-o", "out") == 1
     assert "--mel-from" in capsys.readouterr().err
 
 
-def test_settings_that_are_not_converted_are_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_are_not_converted_are_named_once(folder: Path, capsys: Capture) -> None:
     assert vocode("taco.npy", "-o", "out", "--mel-from", "waveglow") == 0
     error = capsys.readouterr().err
     assert error.count("--mel-from waveglow converts levels only") == 1
     assert "sample rate 22050 Hz, the model 16000 Hz; hop length 256 samples, the model 40 samples" in error
 
 
-def test_list_prints_every_convention(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_every_convention(capsys: Capture) -> None:
     assert vocode("--mel-from", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [one.name for one in CONVENTIONS]
@@ -68,16 +67,14 @@ def test_list_prints_every_convention(capsys: pytest.CaptureFixture[str]) -> Non
         (["taco.npy", "-o", "out", "--mel-from", "taco"], "found 'taco', expected list or one of tacotron2"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(
-    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_exit_code_2(folder: Path, arguments: list[str], message: str, capsys: Capture) -> None:
     assert vocode(*arguments) == 2
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
 
 
 def test_an_improbable_mel_has_a_warning_on_stderr_and_in_json(
-    folder: Path, tiny_vocoder: Vocoder, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    folder: Path, tiny_vocoder: Vocoder, capsys: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     mels = tiny_vocoder.config.audio.n_mels
     np.save("odd.npy", np.random.default_rng(0).uniform(-0.3, -0.1, (mels, 30)).astype(np.float32))

@@ -32,6 +32,7 @@ from wavernn_trt.scripts import cli, ray_actor, ray_pool
 from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
 
+Capture = pytest.CaptureFixture[str]
 MakeMel = Callable[..., NDArray[np.float32]]
 SECONDS = 120
 """Ray starts within about ten on an idle machine."""
@@ -110,9 +111,7 @@ def test_two_workers_write_the_same_files_as_one_machine_and_a_bad_mel_stops_no_
     assert not [name for name in os.listdir(tmp_path / "out") if not name.endswith(".wav")]
 
 
-def test_a_rerun_continues_where_the_first_run_stopped(
-    ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rerun_continues_where_the_first_run_stopped(ray: Any, tmp_path: Path, capsys: Capture) -> None:
     sources(tmp_path / "mels", 5)
     arguments = [str(tmp_path / "mels"), "-o", str(tmp_path / "out")]
     assert cli.main(["vocode", *arguments, "-q"]) == 0
@@ -239,7 +238,7 @@ def worker_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("worker_in_this_process")
 def test_a_full_disk_ends_the_run_and_the_next_run_continues(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def until_the_disk_is_full(vocoder: Vocoder, jobs: list[Job], *rest: Any) -> Iterator[JobResult]:
         if jobs[0].input.name == "b.npy":
@@ -262,7 +261,7 @@ def test_a_full_disk_ends_the_run_and_the_next_run_continues(
 
 @pytest.mark.usefixtures("worker_in_this_process")
 def test_a_signal_ends_the_run_and_keeps_finished_files(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def until_the_signal(vocoder: Vocoder, jobs: list[Job], *rest: Any) -> Iterator[JobResult]:
         if jobs[0].input.name == "b.npy":
@@ -301,7 +300,7 @@ def test_the_process_of_a_worker_whose_backend_was_given_up_exits_with_an_error(
 
 
 def test_ray_is_not_needed_where_all_outputs_exist(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
@@ -357,16 +356,14 @@ def test_an_address_without_ray_is_refused_at_once() -> None:
         (["--actors", "2"], "--actors needs --ray"),
     ],
 )
-def test_wrong_usage_exits_2(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_usage_exits_2(folder: Path, capsys: Capture, arguments: list[str], message: str) -> None:
     assert cli.main(["vocode", "in", "-o", "out", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
 
 
 @pytest.mark.usefixtures("worker_in_this_process")
-def test_the_former_command_works_and_names_the_new_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_former_command_works_and_names_the_new_one(folder: Path, capsys: Capture) -> None:
     from wavernn_trt.scripts.ray_vocode import main as former
 
     assert former(["in", "-o", "out", "--cpus-per-actor", "1"]) == 0
@@ -377,9 +374,7 @@ def test_the_former_command_works_and_names_the_new_one(folder: Path, capsys: py
 
 
 @pytest.mark.usefixtures("worker_in_this_process")
-def test_the_json_document_names_no_backend_and_has_every_file(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_json_document_names_no_backend_and_has_every_file(folder: Path, capsys: Capture) -> None:
     assert main(["in", "-o", "out", "--json", "-q"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["backend"], document["engine"]) == (None, None)
