@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-import onnxruntime
+from decoder_graphs import Values, chunk_of, run_graph
 
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines import plan_names
@@ -41,7 +40,7 @@ from wavernn_trt.engines.spec import (
 )
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.export.graph_files import write_models
-from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
+from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import Grid, Product, Quantization, product_names
 from wavernn_trt.runtime.vocoder import shipped_voice
 
@@ -79,32 +78,13 @@ def quantized(small_directory: Callable[[str], ModelDirectory], tmp_path_factory
     return make
 
 
-def chunk(directory: ModelDirectory) -> dict[str, NDArray[Any]]:
-    random = np.random.default_rng(3)
-    model, window = directory.model, window_rows(directory.model, directory.audio, STEPS)
-    weights = random.random((2, model.interpolated, STEPS, window))
-    values: dict[str, NDArray[Any]] = {
-        "conditioning": random.standard_normal((2, window, model.columns)).astype(np.float32),
-        "frame_index": random.integers(0, window, (2, STEPS), dtype=np.int32),
-        "interpolation": (weights / weights.sum(-1, keepdims=True)).astype(np.float32),
-        "uniforms": random.uniform(0.01, 0.99, (2, STEPS, model.uniforms)).astype(np.float32),
-        "previous": np.full(2, model.first_previous, np.int32 if model.label_feedback else np.float32),
-        "hidden": random.uniform(-1, 1, (model.layers, 2, model.hidden_size)).astype(np.float32),
-    }
-    return values
+def chunk(directory: ModelDirectory) -> Values:
+    return chunk_of(directory, steps=STEPS, batch=2)
 
 
-def run(source: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    # Its optimiser takes a Relu in front of a QuantizeLinear of fp8 away, which has negative codes.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = source if isinstance(source, str) else source.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    found = session.run(names, {value.name: values[value.name] for value in session.get_inputs()})
-    return dict(zip(names, found, strict=True))
+def run(source: Any, values: Values) -> Values:
+    """ONNX Runtime's optimiser removes a Relu in front of a QuantizeLinear of fp8, which has negative codes."""
+    return run_graph(source, values, optimise=False)
 
 
 @pytest.mark.parametrize("kind", [("int8", False), ("fp8", False), ("int8", True)])

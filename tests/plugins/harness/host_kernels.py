@@ -131,13 +131,14 @@ class HostKernels:
         self._launch("wavernn_gru_cell", arguments, case.precision, plan.tile, plan.grid, warps, plan.shared_bytes)
         return operands[-1]
 
-    def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, *, warps: int = 2) -> Arrays:
-        """Runs a chunk in whichever kernel, in two blocks a group; see `sequence`, `resident` and `stepped`."""
-        if choice.kernel in VARIANTS:
-            return self.resident(case, inputs, choice.kernel, groups=choice.groups, warps=warps)
+    def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, **settings: Any) -> Arrays:
+        """Runs a chunk in the chosen kernel, in blocks of two warps; settings are those of the kernel's own method."""
         if choice.kernel == "stepped":
-            return self.stepped(case, inputs)
-        return self.sequence(case, inputs, groups=choice.groups, warps=warps)
+            return self.stepped(case, inputs, **settings)
+        settings = {"groups": choice.groups, "warps": 2, **settings}
+        if choice.kernel in VARIANTS:
+            return self.resident(case, inputs, choice.kernel, **settings)
+        return self.sequence(case, inputs, **settings)
 
     def sequence(
         self,
