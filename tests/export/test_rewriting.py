@@ -1,4 +1,4 @@
-"""Graph rewriting: what each pass leaves behind, and that it computes what the graph before it did."""
+"""Rewriting passes: which operators each leaves, and that it computes what the graph before it computes."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_unrolled_decoder_is_the_step_repeated(case: Case) -> None:
     assert require(agreement).equal_samples == (None if case.model.output != "categorical" else 120)
 
 
-def test_weights_stand_once(case: Case) -> None:
+def test_unrolled_steps_share_their_weights(case: Case) -> None:
     few, many = (to_model(unroll(case.fused, case.model, **sizes(case, steps, 1))) for steps in (2, 50))
     names = [tensor.name for tensor in many.graph.initializer]
     assert len(names) == len(set(names))
@@ -188,7 +188,7 @@ def test_a_pass_that_changes_the_result_is_refused(case: Case) -> None:
         require(agreement)
 
 
-def test_a_recurrent_conditioner_has_a_form_with_its_states_and_no_other_has(case: Case) -> None:
+def test_only_a_recurrent_conditioner_has_a_form_in_blocks(case: Case) -> None:
     blocks = conditioner_in_blocks(case.hoisted.conditioner)
     if case.model.family != "univoc":
         assert blocks is None
@@ -225,8 +225,7 @@ def test_a_cell_of_another_form_is_named(case: Case) -> None:
         fuse_gates(other, case.model.input_sizes)
 
 
-def test_hoisting_and_folding_undo_nothing(case: Case) -> None:
-    """Passes return new graphs: the ones they were given still compute the same."""
+def test_passes_leave_the_graph_that_they_are_given_unchanged(case: Case) -> None:
     config, audio = case.checkpoint.model.config, case.checkpoint.audio
     before = operators(case.exported)
     hoist_conditioning(fold_embedding(case.exported))
