@@ -1,4 +1,4 @@
-"""The graphs that TensorRT is given compute what the model directory's own decoder computes, in either form."""
+"""Graphs for TensorRT compute what the model directory's own decoder computes, in either form."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_slices_of_a_column_become_gathers(small_directory: Directories) -> None
 
 
 def test_rows_that_are_sums_are_read_behind_a_plugin(directory: ModelDirectory) -> None:
-    """What stands between a step and the chunk's inputs, TensorRT would compile for that step again."""
+    """TensorRT would compile nodes between a step and the chunk's inputs once for each step."""
     graph = engine_graph(directory, dataclasses.replace(FP32, form="cell"), "decoder")
     makers = {name: node for node in graph.graph.node for name in node.output}
     rows = len(read_networks(directory).rows)

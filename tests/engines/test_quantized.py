@@ -114,7 +114,7 @@ def test_quantised_products_stand_outside_of_cells_and_others_inside(quantized: 
         assert counts["QuantizeLinear"] == STEPS * (len(names) or 3)
 
 
-def test_what_each_product_runs_in_is_read_from_the_graph(quantized: Quantized) -> None:
+def test_the_precision_of_each_product_is_read_from_the_graph(quantized: Quantized) -> None:
     directory = quantized("raw", "int8", ("recurrent_0", "fc_1"))
     graph = engine_graph(directory, CELL, "decoder")
     others = {"input_1": "fp16", "recurrent_1": "fp16", "fc_0": "fp16", "output": "fp16"}
@@ -136,7 +136,7 @@ def test_weights_alone_are_not_products_in_eight_bits(quantized: Quantized, grid
     assert precisions_in_graph(own, product_weights(directory))["fc_0"] == f"{grid} weights"
 
 
-def test_a_step_that_differs_from_the_others_is_told(quantized: Quantized) -> None:
+def test_a_step_that_differs_from_the_others_is_reported(quantized: Quantized) -> None:
     graph = engine_graph(quantized("univoc", "int8", ("output",)), CELL, "decoder")
     node = next(node for node in graph.graph.node if node.op_type == "Gemm" and ".activations." in node.input[0])
     node.input[0] = next(one.input[0] for one in graph.graph.node if one.op_type == "QuantizeLinear")
@@ -171,9 +171,9 @@ def test_the_form_follows_from_the_grids(quantized: Quantized) -> None:
     assert default_form(quantization) == "cell"
     assert [default_steps(form, quantization) for form in FORMS] == [1024, 64]
     assert describe_rounding(CELL, quantization) is None
-    said = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
-    assert said is not None
-    assert "products run in fp16 with the rounded weights" in said
+    text = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
+    assert text is not None
+    assert "products run in fp16 with the rounded weights" in text
 
 
 def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path
     check_grids(spec, quantized("univoc").quantization)
 
 
-def test_so_are_weights_of_fp8_in_cells(quantized: Quantized) -> None:
+def test_weights_of_fp8_in_cells_are_refused_where_no_gpu_has_it(quantized: Quantized) -> None:
     """TensorRT-RTX 1.7 compiles no model that has any, for targets that multiply none."""
     quantization = quantized("univoc", "fp8", ("fc_0",), True).quantization
     with pytest.raises(EngineSpecError, match=r"weights are fp8, which TensorRT reads in the form cell .*; found 80\."):
@@ -199,9 +199,9 @@ def test_so_are_weights_of_fp8_in_cells(quantized: Quantized) -> None:
 
 def test_a_build_that_would_take_long_is_warned_of(quantized: Quantized) -> None:
     spec = dataclasses.replace(CELL, steps=1024)
-    said = describe_long_build(quantized("univoc"), spec)
-    assert said is not None
-    assert "building 1024 unrolled steps with products in eight bits may take long: 64 of a univoc of 896" in said
+    text = describe_long_build(quantized("univoc"), spec)
+    assert text is not None
+    assert "building 1024 unrolled steps with products in eight bits may take long: 64 of a univoc of 896" in text
     for weights_only, changes in ((False, {"steps": 64}), (False, {"form": "sequence"}), (True, {})):
         directory = quantized("univoc", "int8", ("fc_0",) if weights_only else (), weights_only)
         assert describe_long_build(directory, dataclasses.replace(spec, **changes)) is None  # type: ignore[arg-type]
