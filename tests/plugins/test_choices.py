@@ -25,7 +25,7 @@ def kernels(sm: int, precision: WeightPrecision, batch: int, measured: tuple[Row
 @pytest.mark.parametrize("precision", WEIGHT_PRECISIONS)
 @pytest.mark.parametrize("sm", SHARED_MEMORY)
 def test_every_batch_has_a_kernel_that_has_a_plan(sm: int, precision: WeightPrecision) -> None:
-    """But fp8, which needs tensor cores of 8.0."""
+    """Except fp8, which needs compute capability 8.0."""
     gpu = DeviceProperties.of("GPU", sm, 40)
     for batch in (1, 8, 9, 16, 17, 32, 33, 64, 96, 97, 256, 4096):
         found = [choice for choice, _ in choices(precision, batch, gpu)]
@@ -34,7 +34,7 @@ def test_every_batch_has_a_kernel_that_has_a_plan(sm: int, precision: WeightPrec
             plan_choice(UNIVOC, precision, batch, gpu, found[-1])
 
 
-def test_the_general_kernel_is_for_float32_and_old_gpus_alone() -> None:
+def test_the_general_kernel_is_for_float32_and_old_gpus_only() -> None:
     for sm in SHARED_MEMORY:
         for precision in WEIGHT_PRECISIONS:
             general = "sequence" in kernels(sm, precision, 1)
@@ -48,7 +48,7 @@ def test_few_streams_stay_on_chip_and_many_are_stepped() -> None:
     assert [kernels(89, "fp8", batch)[0] for batch in (32, 33)] == ["resident_stamped_16", "stepped"]
 
 
-def test_a_kernel_has_as_few_groups_as_take_the_batch() -> None:
+def test_a_kernel_has_the_fewest_groups_that_take_the_batch() -> None:
     found = [next(iter(choices("fp16", batch, H100)))[0].groups for batch in (8, 9, 17, 96)]
     assert found == [1, 1, 2, 6]
 

@@ -28,7 +28,7 @@ SHAPES = small_shapes()
     "structure",
     ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments", "SteppedArguments"],
 )
-def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
+def test_structures_have_the_layout_of_the_kernels(tmp_path: Path, structure: str) -> None:
     """Sizes and offsets of every field, as g++ sees them."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not on PATH; it prints the layout of structures")
@@ -71,7 +71,7 @@ def test_all_weights_of_univoc_stay_on_chip_in_half_precision(gpu: DevicePropert
         assert resident_share(plan_sequence(UNIVOC, "fp16", batch, gpu)) == 1
 
 
-def test_what_does_not_fit_stays_in_global_memory() -> None:
+def test_weights_that_do_not_fit_stay_in_global_memory() -> None:
     plan = plan_sequence(UNIVOC, "fp32", 1, L4)
     assert 0 < resident_share(plan) < 0.5
     assert plan.matrices["recurrent_weight_0"].resident > 0

@@ -55,7 +55,7 @@ def test_plans_fit_every_gpu(shape: SequenceShape, kernel: str, gpu: DevicePrope
 
 
 def room_beside_weights(plan: ResidentPlan, shape: SequenceShape, warps: int = 8) -> list[tuple[int, int]]:
-    """What the kernels use, counted as their structures and templates have it."""
+    """Shared memory beside the weights, counted as in the kernels' structures and templates."""
     octets = VARIANTS[plan.kernel].stream_octets
     turns = 2 if octets == 1 else 1
     waiting = math.ceil(math.ceil(shape.hidden_size / 8) / plan.blocks)
@@ -111,7 +111,7 @@ def test_invalid_launches_are_refused_with_the_way_out() -> None:
 @pytest.mark.parametrize("batch", [1, 5, 4096])
 @pytest.mark.parametrize("shape", [*SHAPES.values(), UNIVOC, FATCHORD])
 def test_each_kind_of_words_has_room_for_two_steps(shape: SequenceShape, batch: int) -> None:
-    """And begins where four stamped words can be read at once; a half's first word does too."""
+    """And begins where four stamped words can be read at once, as does its second half."""
     mail = lay_out_mail(shape, batch)
     words = {start: 32 * -(-shape.hidden_size // 32) // 2 for start in (*mail.states, *mail.features)}
     words |= {start: 32 * -(-size // 32) // 2 for start, size in zip(mail.activations, shape.fc_sizes, strict=True)}
@@ -132,10 +132,10 @@ def test_a_launch_clears_the_stamps_of_the_previous_one() -> None:
     assert layout.total == layout.skipped + 7 * 512 * 4
 
 
-def test_the_workspace_has_words_only_for_batches_of_the_kernels() -> None:
-    form = ResidentFamily()
-    assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS) == lay_out_resident(UNIVOC, MOST_STREAMS).total
-    assert form.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS + 1) == 0
+def test_the_workspace_is_empty_for_batches_beyond_the_kernels() -> None:
+    family = ResidentFamily()
+    assert family.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS) == lay_out_resident(UNIVOC, MOST_STREAMS).total
+    assert family.workspace_bytes(UNIVOC, "fp16", MOST_STREAMS + 1) == 0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
