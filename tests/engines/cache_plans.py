@@ -87,7 +87,7 @@ def main() -> None:
         made.write_bytes(content[: len(content) // 2])
         report(f"building {building.folder}")
         if sys.stdin.readline().strip() != "commit":
-            raise RuntimeError("told to fail")
+            raise RuntimeError("this builder fails")
         made.write_bytes(content)
         report(f"stored {building.commit(made, record_of(content, key)).name}")
 

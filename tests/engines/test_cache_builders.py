@@ -153,7 +153,7 @@ def test_a_builder_that_fails_leaves_nothing(cache: EngineCache, start: Start) -
     process = start()
     assert line(process).startswith("building")
     send(process, "raise")
-    assert "told to fail" in process.communicate()[1]
+    assert "this builder fails" in process.communicate()[1]
     assert contents(cache) == []
     assert plans.store(cache, 1).plan.is_file()
 

@@ -20,7 +20,7 @@ from wavernn_trt.engines.cache_folder import explain, readable_size
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 STEM: str = plans.STEM
-NOBODY = 65534
+OTHER_USER = 65534
 SKIP = 77
 
 
@@ -148,7 +148,7 @@ def test_a_folder_of_another_user_can_be_read_and_writing_is_an_error(public_fol
     if child == 0:
         code = 1
         try:
-            code = tried_as_nobody(cache, stored)
+            code = try_as_another_user(cache, stored)
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -156,16 +156,16 @@ def test_a_folder_of_another_user_can_be_read_and_writing_is_an_error(public_fol
         folder.chmod(0o755)
     code = os.waitstatus_to_exitcode(status)
     if code == SKIP:
-        pytest.skip("needs to become another user who can get to temporary folders")
+        pytest.skip("needs to become another user with access to temporary folders")
     assert code == 0
 
 
-def tried_as_nobody(cache: EngineCache, stored: object) -> int:
+def try_as_another_user(cache: EngineCache, stored: object) -> int:
     """An exit code: 0, or which step went wrong."""
     try:
         if os.geteuid() == 0:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(OTHER_USER)
+            os.setuid(OTHER_USER)
         os.listdir(cache.folder)
     except OSError:
         return SKIP

@@ -67,7 +67,7 @@ def one_product(weight: NDArray[np.float32], bias: NDArray[np.float32] | None, p
     x = gs.Variable("hidden_0", np.float32, ("batch", inputs))
     operands = [x, gs.Constant("w", weight), *([] if bias is None else [gs.Constant("b", bias)])]
     y = gs.Variable("y", np.float32, ("batch", outputs))
-    # A step has more than one product; what stands behind this one is not looked at.
+    # A step has more than one product; the one after this is not tested.
     last = gs.Variable("z", np.float32, ("batch", 1))
     one = gs.Constant("one", np.ones((1, outputs), np.float32))
     nodes = [

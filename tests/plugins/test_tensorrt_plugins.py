@@ -106,7 +106,7 @@ def _environment(module: str | Path, folder: Path) -> tuple[str, dict[str, str],
     libraries = find_spec("tensorrt_rtx_libs")
     compiler = shutil.which("cc")
     if libraries is None or not libraries.submodule_search_locations or compiler is None:
-        pytest.skip("needs tensorrt-rtx and a C compiler, to stand in for the bindings' libraries")
+        pytest.skip("needs tensorrt-rtx and a C compiler, to replace the bindings' libraries")
     environment = build_environment("tensorrt_rtx", folder / "libraries")
     rtx = Path(next(iter(libraries.submodule_search_locations)))
     links = folder / "libraries"

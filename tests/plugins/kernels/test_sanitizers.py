@@ -141,6 +141,16 @@ def test_a_missing_barrier_is_a_reported_race(tmp_path: Path, gxx: str, name: st
     assert "data race" in done.stderr
 
 
+def test_a_read_of_a_row_after_the_last_one_is_reported(tmp_path: Path, gxx: str) -> None:
+    """Though its value is not used."""
+    sources = copy_sources(tmp_path, "sequence")
+    replace_once(sources / "slices.h", "min(first_row(set) + r, matrix_.rows - 1)", "(first_row(set) + r)")
+    code = IMPORTS + EVERYTHING["sequence"]
+    done = run_sanitized(tmp_path, gxx, "address,undefined", "libasan.so", code, sources, ["sequence"])
+    assert done.returncode != 0, done.stdout
+    assert "AddressSanitizer: use-after-poison" in done.stderr
+
+
 def test_many_runs_of_unchanged_kernels_give_the_same_result(tmp_path: Path, gxx: str) -> None:
     """What the broken ones below are compared with."""
     library = build_host_kernels(
