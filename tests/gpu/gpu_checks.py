@@ -107,7 +107,7 @@ class HostRunner:
     ) -> Arrays:
         del captured
         try:
-            found = self._kernels.run(case, inputs, choice, warps=2)
+            found = self._kernels.run(case, inputs, choice)
         except KernelError as error:
             pytest.skip(f"two blocks of the host build cannot hold it: {error}")
         return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
