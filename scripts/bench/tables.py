@@ -150,7 +150,7 @@ def _caption(reports: Sequence[dict[str, Any]]) -> str:
         "*Loop* is a plain PyTorch loop over the model's own modules, as the projects themselves generate"
         + (f"; *own code* is {_several(own)}, with the same weights." if own else "."),
         "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
-        "precision), of which the share that was reached is told.",
+        "precision). The last column shows the share of that limit that was reached.",
         "Models named after a size have random weights."
         if any(report["model"]["random"] for report in reports)
         else "",

@@ -30,7 +30,7 @@ small_directory = _engines.small_directory
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Callable[..., Path]:
-    """A function (name, samples, seed, rate) -> a recording of noise that swells and fades."""
+    """A function (name, samples, seed, rate) -> a recording of noise that fades in and out."""
     import soundfile
 
     def make(name: str, samples: int = 900, seed: int = 0, rate: int = 16000) -> Path:

@@ -1,4 +1,4 @@
-"""Bounds: what each method finds, against the values themselves and against others' code."""
+"""Clipping bounds of each method, against the values themselves and against ONNX Runtime's calibrator."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def raw_error(values: NDArray[np.float32], product: Product) -> float:
 
 @settings(max_examples=15)
 @given(st.lists(st.floats(-100, 100, width=32) | st.just(0.0), max_size=30), st.booleans())
-def test_every_bound_is_positive_and_can_be_used(values: list[float], state: bool) -> None:
+def test_every_bound_can_be_used_to_round_any_values(values: list[float], state: bool) -> None:
     bounds = find_bounds(Histogram.of(np.array(values, np.float32)), state=state)
     assert list(bounds) == list(LARGEST)
     for grid, found in bounds.items():
@@ -65,33 +65,35 @@ def test_no_bound_exceeds_the_largest_magnitude(shape: str, grid: Grid) -> None:
     assert max(bounds.values()) == bounds["minmax"]
 
 
-def test_a_recurrent_state_is_bounded_by_one_even_where_less_was_seen() -> None:
+def test_a_recurrent_state_is_bounded_by_one_even_if_only_smaller_values_were_counted() -> None:
     quiet, rounded_up = (np.linspace(-top, top, 999, dtype=np.float32) for top in (0.3, 1.0000001))
     for grid in LARGEST:
         assert find_bounds(Histogram.of(quiet), state=True)[grid]["minmax"] == 1.0
         assert find_bounds(Histogram.of(quiet))[grid]["minmax"] == np.float32(0.3)
         assert max(find_bounds(Histogram.of(rounded_up), state=True)[grid].values()) == 1.0
+    constant = find_bounds(Histogram.of(np.full(1000, 0.3, np.float32)), state=True)["int8"]
+    assert constant["minmax"] == constant["percentile"] == 1.0
 
 
 @pytest.mark.parametrize("values", [[], [0.0] * 100, [1e-20, -1e-30]])
-def test_a_dead_product_has_a_bound_still(values: list[float]) -> None:
+def test_activations_that_are_all_zero_have_the_default_bound(values: list[float]) -> None:
     for found in find_bounds(Histogram.of(np.array(values, np.float32))).values():
         assert set(found.values()) == {DEAD_BOUND}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_percentile_is_that_of_the_values(shape: str) -> None:
+def test_the_percentile_bound_is_within_a_bin_of_the_values_percentile(shape: str) -> None:
     histogram = Histogram.of(values := draw(shape))
     for percentile in (PERCENTILE, 99.0, 100.0):
         bound = percentile_bound(histogram, percentile)
-        seen = np.abs(values)[np.abs(values) >= histogram.width]  # what is less may be zero
+        seen = np.abs(values)[np.abs(values) >= histogram.width]  # smaller ones are counted with the zeros
         expected = np.percentile(seen, percentile, method="inverted_cdf")
         assert expected <= bound <= expected + histogram.width
 
 
 @pytest.mark.parametrize("grid", LARGEST)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_mse_bound_rounds_the_values_about_as_well_as_any(shape: str, grid: Grid) -> None:
+def test_the_mse_bound_has_almost_the_least_error_of_all_candidates(shape: str, grid: Grid) -> None:
     values = draw(shape)
     largest = float(np.abs(values).max())
     candidates = [largest * part / CANDIDATES for part in range(1, CANDIDATES + 1)]
@@ -100,10 +102,10 @@ def test_the_mse_bound_rounds_the_values_about_as_well_as_any(shape: str, grid: 
     assert found <= min(errors) * 1.005
 
 
-def test_an_outlier_is_clipped_where_that_helps_the_rest() -> None:
+def test_an_outlier_is_clipped_where_that_lowers_the_total_error() -> None:
     values = np.append(draw("normal"), np.float32(1000.0))
     few, many = Histogram.of(values), Histogram.of(np.append(values, draw("normal", 2_000_000)))
-    assert mse_bound(few, "int8") > 900  # twenty thousand values gain less than one loses
+    assert mse_bound(few, "int8") > 900  # the outlier would lose more than 20,000 values gain
     assert mse_bound(many, "fp8") > 900
     several = Histogram.of(np.append(draw("normal", 2_000_000), np.float32([20.0])))
     assert 3 < mse_bound(several, "int8") < 10
@@ -115,15 +117,15 @@ def test_an_outlier_is_clipped_where_that_helps_the_rest() -> None:
 def test_the_entropy_bound_is_near_that_of_onnx_runtimes_calibrator(shape: str) -> None:
     calibrate = pytest.importorskip("onnxruntime.quantization.calibrate", reason="the calibrator needs onnx")
     values = draw(shape, 200_000)
-    levels = 2 * 127 + 1  # of both signs, as ours
+    levels = 2 * 127 + 1  # of both signs
     collector = calibrate.HistogramCollector("entropy", False, 2048, levels, PERCENTILE, "same")
     collector.collect_value({"x": values})
     _, theirs = collector.get_entropy_threshold(collector.histogram_dict["x"], levels)
-    # Its bins are half as many, its intervals equal and whole bins only, and it smooths what is empty.
+    # It has half as many bins, equal intervals of whole bins, and smooths empty bins.
     assert entropy_bound(Histogram.of(values), "int8") == pytest.approx(float(theirs), rel=0.2)
 
 
-def test_the_zeros_of_a_relu_do_not_move_the_entropy_bound() -> None:
+def test_the_zeros_of_a_relu_do_not_change_the_entropy_bound() -> None:
     positive = np.abs(draw("normal"))
     zeros = np.zeros(10 * len(positive), np.float32)
     for grid in LARGEST:
@@ -132,16 +134,8 @@ def test_the_zeros_of_a_relu_do_not_move_the_entropy_bound() -> None:
         )
 
 
-def test_entropy_of_nothing_but_one_magnitude_is_that_magnitude() -> None:
+def test_the_bound_of_a_single_magnitude_is_that_magnitude() -> None:
     for grid in LARGEST:
         assert entropy_bound(Histogram.of(np.full(9, -3.0, np.float32)), grid) == 3.0
-
-
-def test_zeros_of_a_relu_that_is_seldom_open_do_not_make_its_bound() -> None:
     histogram = Histogram.of(np.concatenate([np.zeros(200_000), np.full(10, 3.0)]).astype(np.float32))
     assert find_bounds(histogram)["int8"]["percentile"] == pytest.approx(3.0, abs=1e-3)
-
-
-def test_a_state_is_not_clipped_by_what_was_seen_of_it() -> None:
-    bounds = find_bounds(Histogram.of(np.full(1000, 0.3, np.float32)), state=True)["int8"]
-    assert bounds["minmax"] == bounds["percentile"] == 1.0

@@ -1,4 +1,4 @@
-"""Calibrating: the same table however it is made, and what is said of inputs that cannot be used."""
+"""Calibration: the same table for any batch and order, after an interruption too; unusable inputs are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wavernn_trt.calibration import calibrate as module
 from wavernn_trt.calibration.calibrate import calibrate
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.observe import ObservingExecutor
-from wavernn_trt.calibration.table import CalibrationTable, model_hash
+from wavernn_trt.calibration.table import model_hash, read_table
 from wavernn_trt.export.model_directory import ModelDirectory, file_sha256
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder
@@ -37,7 +37,9 @@ def clips(recording: Make) -> list[Path]:
 CLIPS = (("b", 900), ("a", 1700), ("c", 400))
 
 
-def test_a_table_says_what_was_run(directory: ModelDirectory, clips: list[Path]) -> None:
+def test_a_table_has_the_model_the_inputs_and_the_ranges(
+    directory: ModelDirectory, clips: list[Path], tmp_path: Path
+) -> None:
     table = calibrate(directory, clips)
     assert table.model == model_hash(directory)
     assert (table.forced, table.seed) == (True, None)
@@ -52,20 +54,22 @@ def test_a_table_says_what_was_run(directory: ModelDirectory, clips: list[Path])
     for name in ("recurrent_0", "fc_0"):
         assert table.ranges[name].bounds["int8"]["minmax"] == 1.0
     table.check(directory)
+    table.write(tmp_path / "table.json")
+    assert read_table(tmp_path / "table.json") == table
 
 
-def test_batch_order_and_threads_leave_the_table_as_it_is(directory: ModelDirectory, clips: list[Path]) -> None:
+def test_the_table_does_not_depend_on_batch_order_or_threads(directory: ModelDirectory, clips: list[Path]) -> None:
     first = calibrate(directory, clips, batch=1, threads=1)
     again = calibrate(directory, clips[::-1], batch=3, threads=2)
     assert again.sha256 == first.sha256
 
 
-def test_rates_are_brought_to_the_models(directory: ModelDirectory, recording: Make) -> None:
+def test_recordings_are_resampled_to_the_model_s_rate(directory: ModelDirectory, recording: Make) -> None:
     table = calibrate(directory, [recording("fast.wav", 4410, rate=44100)])
     assert table.inputs[0].samples == 1600
 
 
-def test_the_same_content_counts_once(
+def test_files_of_the_same_content_count_once(
     directory: ModelDirectory, clips: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -76,13 +80,13 @@ def test_the_same_content_counts_once(
     assert "1 files have the content of others" in caplog.text
 
 
-def test_of_mels_the_model_is_fed_with_what_it_says(directory: ModelDirectory, mel_file: Make) -> None:
+def test_for_mels_the_model_is_fed_with_its_own_output(directory: ModelDirectory, mel_file: Make) -> None:
     mels = [mel_file("one.npy", 90, 1), mel_file("two.npy", 30, 2), mel_file("three.npy", 61, 3)]
     table = calibrate(directory, mels, seed=5, batch=1)
     assert (table.forced, table.seed) == (False, 5)
     assert calibrate(directory, mels[::-1], seed=5, batch=3).sha256 == table.sha256
     assert calibrate(directory, mels, seed=6).ranges != table.ranges
-    # The largest activation of each product, from the samples that the vocoder itself draws.
+    # The largest activation of each product, for the samples that the vocoder draws.
     executor = ObservingExecutor(directory, threads=1)
     largest = dict.fromkeys(executor.columns, 0.0)
     with Vocoder(LoadedModel.of(directory, executor)) as vocoder:
@@ -95,7 +99,7 @@ def test_of_mels_the_model_is_fed_with_what_it_says(directory: ModelDirectory, m
 
 
 def interrupted(directory: ModelDirectory, files: list[Path], partial: Path) -> None:
-    """A run that is broken off when it has finished a file, as Ctrl-C does."""
+    """A run that Ctrl-C stops after its first file."""
 
     def stop(samples: int) -> None:
         if partial.exists():
@@ -106,34 +110,34 @@ def interrupted(directory: ModelDirectory, files: list[Path], partial: Path) -> 
     assert partial.exists()
 
 
-def test_an_interrupted_run_goes_on_behind_the_files_that_are_done(
+def test_an_interrupted_run_continues_with_the_remaining_files(
     directory: ModelDirectory, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial = tmp_path / ".t.json.partial"
     interrupted(directory, clips, partial)
     read: list[str] = []
-    told: list[int] = []
+    done: list[int] = []
 
     def counting(path: Path) -> object:
         read.append(path.name)
         return soundfile.read(path, dtype="float32")
 
     monkeypatch.setattr(module, "read_audio", counting)
-    table = calibrate(directory, clips, partial=partial, progress=told.append)
+    table = calibrate(directory, clips, partial=partial, progress=done.append)
     assert read == ["b.wav", "c.wav"]
-    assert sum(told) == sum(one.samples for one in table.inputs)
-    assert partial.exists()  # until the table is kept
+    assert sum(done) == sum(one.samples for one in table.inputs)
+    assert partial.exists()  # until the table is written
     monkeypatch.undo()
     assert calibrate(directory, clips).sha256 == table.sha256
 
 
-def test_what_does_not_fit_is_not_gone_on_from(
+def test_observations_of_another_run_and_damaged_ones_are_not_used(
     directory: ModelDirectory, clips: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     partial = tmp_path / ".t.json.partial"
     interrupted(directory, clips, partial)
     damaged = partial.read_bytes().replace(b"0", b"1", 1)
-    others = clips[:1]  # the file that is done, a.wav, is not among them
+    others = clips[:1]  # without a.wav, which was counted
     expected = calibrate(directory, others).sha256
     assert calibrate(directory, others, partial=partial).sha256 == expected
     assert "not used: it has counted files that are not among these" in caplog.text
@@ -160,7 +164,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def test_recordings_that_cannot_be_used_are_told_and_the_others_go_on(
+def test_unusable_recordings_are_reported_and_the_others_counted(
     directory: ModelDirectory, clips: list[Path], tmp_path: Path
 ) -> None:
     bad = bad_files(tmp_path / "bad")
@@ -176,7 +180,7 @@ def test_recordings_that_cannot_be_used_are_told_and_the_others_go_on(
         calibrate(directory, [bad["found silence"]])
 
 
-def test_mels_that_cannot_be_used_are_told(directory: ModelDirectory, mel_file: Make, tmp_path: Path) -> None:
+def test_unusable_mels_are_reported(directory: ModelDirectory, mel_file: Make, tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((80, 4), np.float32))
     np.save(tmp_path / "nan.npy", np.full((6, 4), np.nan, np.float32))
     np.save(tmp_path / "whole.npy", np.zeros((6, 4), np.int32))
@@ -189,14 +193,16 @@ def test_mels_that_cannot_be_used_are_told(directory: ModelDirectory, mel_file: 
     assert "int32" in failed["whole.npy"]
 
 
-def test_one_kind_of_input_is_wanted(directory: ModelDirectory, clips: list[Path], mel_file: Make) -> None:
+def test_no_inputs_and_inputs_of_both_kinds_are_refused(
+    directory: ModelDirectory, clips: list[Path], mel_file: Make
+) -> None:
     with pytest.raises(CalibrationError, match="found no input"):
         calibrate(directory, [])
     with pytest.raises(CalibrationError, match="expected one kind"):
         calibrate(directory, [*clips, mel_file("a.npy")])
 
 
-def test_little_speech_is_said_to_be_little(
+def test_less_than_a_second_of_speech_has_a_warning(
     directory: ModelDirectory, recording: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -207,7 +213,7 @@ def test_little_speech_is_said_to_be_little(
     assert not caplog.records
 
 
-def test_a_model_that_computes_nan_is_said_to_be_damaged(
+def test_a_model_that_computes_nan_is_refused_as_damaged(
     directory: ModelDirectory, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = ObservingExecutor.condition
@@ -218,11 +224,3 @@ def test_a_model_that_computes_nan_is_said_to_be_damaged(
     monkeypatch.setattr(ObservingExecutor, "condition", damaged)
     with pytest.raises(CalibrationError, match=r"b\.wav: .* is not finite .*: the model is damaged"):
         calibrate(directory, clips[:1])
-
-
-def test_a_table_is_read_as_it_was_made(directory: ModelDirectory, clips: list[Path], tmp_path: Path) -> None:
-    from wavernn_trt.calibration.table import read_table
-
-    table: CalibrationTable = calibrate(directory, clips)
-    table.write(tmp_path / "table.json")
-    assert read_table(tmp_path / "table.json") == table

@@ -1,4 +1,4 @@
-"""Someone else's trained model, teacher-forced with what its author's own program drew."""
+"""A model trained by its author, teacher-forced with the classes that the author's program drew."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from wavernn_trt.runtime.loaded_model import load_model
 CLASSES = 1024
 SAMPLES = 125_600
 OF_TORCH = 25_000
-"""Samples that PyTorch is asked for, which steps in Python; the first are quieter, of 2.21 bits."""
+"""Samples for PyTorch, which is slow; the first are quieter and have 2.21 bits."""
 MOST_OTHER = 10
-"""Classes that may differ: rounding decides where a random number falls on a boundary between two. The author's own
-PyTorch code differs from the author's C++ in 3."""
+"""Most classes that may differ, where a random number is at the boundary of two classes. The author's PyTorch code
+differs from the author's C++ in 3."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def directory(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("backend", "samples", "expected"),
     [("onnxruntime", SAMPLES, 2.71), ("native", SAMPLES, 2.71), ("torch", OF_TORCH, 2.21)],
 )
-def test_the_golden_classes_are_chosen_again(
+def test_the_author_s_random_numbers_draw_the_author_s_classes(
     golden: Path, directory: Path, backend: str, samples: int, expected: float
 ) -> None:
     waveform, sample_rate = soundfile.read(golden / "golden.wav", dtype="float32")

@@ -1,4 +1,4 @@
-"""Bits a sample, against sums over all bins and against formulas written out."""
+"""Bits of samples, against sums over all bins and against the formulas of the distributions."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def mixture(seed: int, log_scale: float) -> np.ndarray:
     return np.concatenate([rng.normal(size=10), rng.uniform(-1.2, 1.2, 10), rng.normal(log_scale, 0.5, 10)])
 
 
-def test_a_label_costs_the_logarithm_of_its_probability() -> None:
+def test_the_bits_of_a_label_are_the_logarithm_of_its_probability() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.125, 0.0625, 0.0625, 1e-9, 1e-9, 1e-9]], np.float32)) + 700
     for label, bits in enumerate((1, 2, 3, 4, 4)):
         assert bits_of_samples(CLASSES, logits, np.array([label]))[0] == pytest.approx(bits, abs=1e-3)
 
 
 @pytest.mark.parametrize("log_scale", [-9.0, -6.0, -3.0, 0.0, 3.0])
-def test_the_bins_of_a_mixture_share_out_all_of_its_probability(log_scale: float) -> None:
+def test_the_probabilities_of_a_mixture_s_bins_add_up_to_one(log_scale: float) -> None:
     outputs = np.tile(mixture(1, log_scale), (BINS, 1)).astype(np.float32)
     bits = bits_of_samples(LOGISTICS, outputs, GRID)
     assert np.exp2(-bits).sum() == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("mean", "log_deviation"), [(0.1, -7.0), (0.1, -20.0), (-0.99, -3.0), (1.3, -1.0), (0.0, 2.0)])
-def test_the_bins_of_a_gaussian_share_out_all_of_its_probability(mean: float, log_deviation: float) -> None:
+def test_the_probabilities_of_a_gaussian_s_bins_add_up_to_one(mean: float, log_deviation: float) -> None:
     outputs = np.tile(np.array([mean, log_deviation], np.float32), (BINS, 1))
     bits = bits_of_samples(GAUSSIAN, outputs, GRID)
     assert np.exp2(-bits).sum() == pytest.approx(1.0, abs=2e-4)
 
 
-def test_a_mixture_of_wide_logistics_is_the_difference_of_their_distribution_functions() -> None:
+def test_the_probability_of_a_wide_logistic_s_bin_is_a_difference_of_its_distribution_function() -> None:
     outputs = mixture(2, -2.0)
     value, half = 0.25, 1 / (BINS - 1)
     weights = np.exp(outputs[:10]) / np.exp(outputs[:10]).sum()
@@ -62,7 +62,7 @@ def test_a_mixture_of_wide_logistics_is_the_difference_of_their_distribution_fun
 
 @pytest.mark.parametrize("value", [-1.0, -0.5, 0.0, 1.0])
 @pytest.mark.parametrize("config", [LOGISTICS, GAUSSIAN])
-def test_samples_that_were_thought_impossible_cost_much_and_not_infinity(config: ModelConfig, value: float) -> None:
+def test_improbable_samples_have_many_but_finite_bits(config: ModelConfig, value: float) -> None:
     far = np.concatenate([np.zeros(10), np.full(10, 0.7), np.full(10, -9.0)]) if config is LOGISTICS else [0.7, -9.0]
     bits = bits_of_samples(config, np.array([far], np.float32), np.array([value]))
     assert math.isfinite(bits[0])

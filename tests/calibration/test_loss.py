@@ -1,4 +1,4 @@
-"""Which products are left alone for a budget, and that what is measured is the rounding."""
+"""The loss of rounding, and the products that a budget leaves in float32."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ INT8 = Quantization({name: Product("int8", bound) for name, bound in BOUNDS.item
 
 
 class Losses(LossMeter):
-    """Losses that are known: of each set of products, those of its members added up unless it says otherwise."""
+    """Given losses: of a set of products the sum of its members' or, where given, another value."""
 
     def __init__(self, alone: Mapping[str, float], together: Mapping[str, float] | None = None) -> None:
         self.bits = 4.0
-        self.asked: list[str] = []
+        self.measured: list[str] = []
         self._alone, self._together = alone, together or {}
 
     def loss(self, quantization: Quantization) -> float:
         names = " ".join(quantization.products)
-        self.asked.append(names)
+        self.measured.append(names)
         return self._together.get(names, sum(self._alone[name] for name in quantization.products))
 
 
@@ -49,19 +49,19 @@ def speech(directory: ModelDirectory) -> list[Speech]:
     return [analyse(directory.audio, waveform, 16000) for waveform in noise]
 
 
-def test_without_a_budget_all_is_rounded_and_each_product_measured() -> None:
-    told: list[tuple[str, float]] = []
+def test_without_a_budget_all_products_are_rounded_and_each_is_measured() -> None:
+    reported: list[tuple[str, float]] = []
     meter = Losses({"recurrent_0": 0.002, "fc_0": 0.001, "output": 0.3})
-    choice = keep_within(meter, INT8, None, lambda name, loss: told.append((name, loss)))
+    choice = keep_within(meter, INT8, None, lambda name, loss: reported.append((name, loss)))
     assert choice.quantization == INT8
     assert choice.loss == pytest.approx(0.303)
     assert list(choice.sensitivity) == ["output", "recurrent_0", "fc_0"]
     assert choice.kept == ()
-    assert [name for name, _ in told] == ["recurrent_0", "fc_0", "output", "recurrent_0, fc_0, output"]
-    assert len(meter.asked) + 1 == measurements(INT8, None)
+    assert [name for name, _ in reported] == ["recurrent_0", "fc_0", "output", "recurrent_0, fc_0, output"]
+    assert len(meter.measured) + 1 == measurements(INT8, None)
 
 
-def test_the_most_harmful_are_kept_first_and_no_more_than_needed() -> None:
+def test_products_of_the_largest_loss_are_excluded_until_the_rest_is_within_the_budget() -> None:
     meter = Losses({"recurrent_0": 0.02, "fc_0": 0.001, "output": 0.3})
     for budget, kept in ((0.4, ()), (0.03, ("output",)), (0.01, ("output", "recurrent_0"))):
         choice = keep_within(meter, INT8, budget)
@@ -70,7 +70,7 @@ def test_the_most_harmful_are_kept_first_and_no_more_than_needed() -> None:
         assert choice.loss <= budget
 
 
-def test_losses_together_are_measured_not_added_up() -> None:
+def test_the_loss_of_several_products_is_measured_not_added_up() -> None:
     alone = {"recurrent_0": 0.004, "fc_0": 0.003, "output": 0.005}
     worse = Losses(alone, {"recurrent_0 fc_0 output": 0.02, "recurrent_0 fc_0": 0.011})
     choice = keep_within(worse, INT8, 0.01)
@@ -78,36 +78,36 @@ def test_losses_together_are_measured_not_added_up() -> None:
     assert choice.loss == alone["fc_0"]
 
 
-def test_nothing_is_rounded_where_nothing_is_within_the_budget() -> None:
+def test_no_product_is_rounded_where_none_is_within_the_budget() -> None:
     choice = keep_within(Losses(dict.fromkeys(BOUNDS, 0.5)), INT8, 0.01)
     assert choice.quantization.products == {}
     assert choice.loss == 0.0
     assert set(choice.kept) == {*BOUNDS}
 
 
-def test_runs_are_counted_before() -> None:
+def test_the_number_of_measurements_is_known_before() -> None:
     for products in (("output",), ("fc_0", "output"), tuple(BOUNDS)):
         quantization = INT8.without({*BOUNDS} - {*products})
         for budget in (None, 0.01):
-            meter = Losses(dict.fromkeys(BOUNDS, 0.5))  # the worst case: none may be rounded
+            meter = Losses(dict.fromkeys(BOUNDS, 0.5))  # the worst case: none can be rounded
             keep_within(meter, quantization, budget)
-            asked = [names for names in meter.asked if names]
-            assert len(asked) + 1 == measurements(quantization, budget)
+            measured = [names for names in meter.measured if names]
+            assert len(measured) + 1 == measurements(quantization, budget)
 
 
-def test_a_quantised_directory_is_no_measure(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_a_quantised_directory_is_refused(directory: ModelDirectory, tmp_path: Path) -> None:
     rounded = quantize(directory, INT8, tmp_path / "rounded", steps=1)
     with pytest.raises(CalibrationError, match="quantised already"):
         LossMeter(rounded, [])
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
-def test_budgets_that_are_none_are_refused(budget: float) -> None:
+def test_an_invalid_budget_is_refused(budget: float) -> None:
     with pytest.raises(CalibrationError, match="expected a positive number of bits"):
         keep_within(Losses(dict.fromkeys(BOUNDS, 0.5)), INT8, budget)
 
 
-def test_the_meter_measures_what_the_rounded_model_scores(directory: ModelDirectory, speech: list[Speech]) -> None:
+def test_the_loss_is_the_difference_of_the_models_bits(directory: ModelDirectory, speech: list[Speech]) -> None:
     done: list[int] = []
     meter = LossMeter(directory, speech, threads=1, progress=done.append)
     with rounded_model(directory, INT8, threads=1) as loaded:
@@ -120,7 +120,7 @@ def test_the_meter_measures_what_the_rounded_model_scores(directory: ModelDirect
     assert meter.loss(narrow) > 10 * abs(meter.loss(Quantization({"recurrent_0": Product("int8", 1.0)})))
 
 
-def test_finer_grids_cost_less(directory: ModelDirectory, speech: list[Speech]) -> None:
+def test_finer_grids_have_smaller_losses(directory: ModelDirectory, speech: list[Speech]) -> None:
     meter = LossMeter(directory, speech, threads=1)
     fp16, bf16 = (abs(meter.loss(quantization_of(name, directory.model))) for name in ("fp16", "bf16"))
     weights = abs(meter.loss(quantization_of("int8-weights", directory.model)))
@@ -128,7 +128,7 @@ def test_finer_grids_cost_less(directory: ModelDirectory, speech: list[Speech]) 
     assert fp16 < 1e-3
 
 
-def test_precisions_are_known_by_their_names(directory: ModelDirectory) -> None:
+def test_names_of_precisions_become_quantisations(directory: ModelDirectory) -> None:
     model = directory.model
     assert quantization_of("fp32", model).products == {}
     assert {str(p) for p in quantization_of("fp8-weights", model).products.values()} == {"fp8 weights"}

@@ -1,4 +1,4 @@
-"""Observed activations: they are what the products read, no more and no less."""
+"""Observed activations are the inputs of the matrix products."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ def observe(directory: ModelDirectory, utterances: list[Utterance], batch: int =
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_output_multiplies_what_was_observed(small_directory: Callable[[str], ModelDirectory], layout: str) -> None:
+def test_the_logits_are_the_product_of_the_observed_activations(
+    small_directory: Callable[[str], ModelDirectory], layout: str
+) -> None:
     directory = small_directory(layout)
-    mel, samples = utterance(directory, 120)  # some chunks, the last of them padded
+    mel, samples = utterance(directory, 120)  # several chunks, the last one padded
     (observed,) = observe(directory, [(mel, samples)])
     executor = ObservingExecutor(directory, threads=1)
     assert tuple(executor.columns) == product_names(directory.model)
@@ -58,7 +60,7 @@ def test_the_output_multiplies_what_was_observed(small_directory: Callable[[str]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_recurrent_products_read_the_state_from_before(
+def test_recurrent_products_read_the_previous_state(
     small_directory: Callable[[str], ModelDirectory], layout: str
 ) -> None:
     directory = small_directory(layout)
@@ -74,11 +76,11 @@ def test_recurrent_products_read_the_state_from_before(
         first_layer = observed[:, executor.columns["fc_0"]]
         assert (first_layer[:-1] == observed[1:, executor.columns["recurrent_0"]]).all()
         assert executor.states == {"recurrent_0", "fc_0"}
-    else:  # a skip connection is added before
+    else:  # fc_0 reads the sum of a state and a skip connection
         assert executor.states == set(recurrent)
 
 
-def test_neighbours_and_padding_leave_no_trace(small_directory: Callable[[str], ModelDirectory]) -> None:
+def test_activations_do_not_depend_on_neighbours_or_padding(small_directory: Callable[[str], ModelDirectory]) -> None:
     directory = small_directory("raw")
     utterances = [utterance(directory, frames, seed) for seed, frames in enumerate((55, 3, 120, 20))]
     alone, together = observe(directory, utterances), observe(directory, utterances, batch=3)

@@ -1,4 +1,4 @@
-"""What an interrupted calibration leaves: it is taken up where it fits, and never believed where it does not."""
+"""Observations of an interrupted calibration: used by the same run, refused by another and when damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_written_is_read(written: Path) -> None:
+def test_observations_are_read_as_they_were_written(written: Path) -> None:
     found = read_observations(written, SETTINGS, ("fc_0", "output"), INPUTS)
     assert found.done == {"a" * 64: 9}
     assert list(found.histograms) == ["fc_0", "output"]
@@ -36,7 +36,7 @@ def test_what_was_written_is_read(written: Path) -> None:
     assert (output.exponent, output.largest) == (again.exponent, again.largest)
 
 
-def test_another_run_does_not_fit(written: Path) -> None:
+def test_observations_of_another_run_are_refused(written: Path) -> None:
     with pytest.raises(MisfitError, match="another model or other settings"):
         read_observations(written, {**SETTINGS, "seed": 3}, ("output",), INPUTS)
     with pytest.raises(MisfitError, match="not among these"):
@@ -45,7 +45,7 @@ def test_another_run_does_not_fit(written: Path) -> None:
         read_observations(written, SETTINGS, ("recurrent_0",), INPUTS)
 
 
-def test_damage_is_found_wherever_it_is(written: Path) -> None:
+def test_damage_at_any_position_is_refused(written: Path) -> None:
     whole = written.read_bytes()
     rng = np.random.default_rng(0)
     damaged = [b"", b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000, whole[: len(whole) // 2], b'{"sha256": "x"}']

@@ -1,4 +1,4 @@
-"""From a model directory to a quantised one: what is written, and what is refused."""
+"""Quantised model directories: their files, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
 
 from wavernn_trt.calibration.quantize import quantize
-from wavernn_trt.export.config import ConfigError
 from wavernn_trt.export.model_directory import (
     CHECKPOINT,
     CONDITIONER,
@@ -26,7 +25,6 @@ from wavernn_trt.export.model_directory import (
     PROBE,
     WEIGHTS,
     ModelDirectory,
-    ModelDirectoryError,
     file_sha256,
     open_model_directory,
     read_manifest,
@@ -50,7 +48,7 @@ def quantised(voice: ModelDirectory, tmp_path_factory: pytest.TempPathFactory) -
     return quantize(voice, INT8, tmp_path_factory.mktemp("quantised") / "voice", steps=3, batch=2)
 
 
-def test_what_is_written_is_a_verified_directory_that_says_what_it_is(
+def test_a_quantised_directory_has_its_settings_and_a_complete_manifest(
     quantised: ModelDirectory, voice: ModelDirectory
 ) -> None:
     assert open_model_directory(quantised.path) == quantised
@@ -64,7 +62,7 @@ def test_what_is_written_is_a_verified_directory_that_says_what_it_is(
     }
 
 
-def test_the_trained_weights_the_probe_and_the_conditioner_come_along_as_they_were(
+def test_checkpoint_probe_and_conditioner_are_copied_unchanged(
     quantised: ModelDirectory, voice: ModelDirectory
 ) -> None:
     for name in (CHECKPOINT, PROBE):
@@ -73,31 +71,33 @@ def test_the_trained_weights_the_probe_and_the_conditioner_come_along_as_they_we
     assert {tensor.name: tensor.raw_data for tensor in one} == {tensor.name: tensor.raw_data for tensor in other}
 
 
-def test_codes_take_half_of_the_weights_room(quantised: ModelDirectory, voice: ModelDirectory) -> None:
+def test_int8_weights_take_half_the_bytes(quantised: ModelDirectory, voice: ModelDirectory) -> None:
     table = 256 * 768 * 4  # the embedding's, which stays in float32
     small, large = (directory.file(WEIGHTS).stat().st_size - table for directory in (quantised, voice))
-    # A quarter of it twice: TensorRT wants them signed, and ONNX Runtime unsigned.
+    # A quarter, twice: signed codes for TensorRT and unsigned ones for ONNX Runtime.
     assert small < 0.55 * large
 
 
-def test_it_is_the_same_directory_however_often_it_is_made(
-    quantised: ModelDirectory, voice: ModelDirectory, tmp_path: Path
-) -> None:
+def test_quantisation_is_deterministic(quantised: ModelDirectory, voice: ModelDirectory, tmp_path: Path) -> None:
     again = quantize(voice, INT8, tmp_path / "again", steps=3, batch=2)
     assert again.file(MANIFEST).read_bytes() == quantised.file(MANIFEST).read_bytes()
 
 
-def test_each_of_its_graphs_has_its_own_way_to_write_a_product(quantised: ModelDirectory) -> None:
-    loop = onnx.load(str(quantised.file(DECODER_LOOP)))
+def operators_of_loop(directory: ModelDirectory) -> Counter[str]:
+    loop = onnx.load(str(directory.file(DECODER_LOOP)))
     (body,) = (a.g for node in loop.graph.node for a in node.attribute if a.HasField("g"))
-    counts = Counter(node.op_type for node in body.node)
+    return Counter(node.op_type for node in body.node)
+
+
+def test_each_graph_has_the_operators_of_its_backend(quantised: ModelDirectory) -> None:
+    counts = operators_of_loop(quantised)
     assert (counts["MatMulIntegerToFloat"], counts["Gemm"], counts["DequantizeLinear"]) == (3, 0, 0)
     unrolled = Counter(node.op_type for node in onnx.load(str(quantised.file(DECODER))).graph.node)
     assert unrolled["MatMulIntegerToFloat"] == 0
     assert unrolled["QuantizeLinear"] == 3 * quantised.decoder.steps
 
 
-def test_the_model_s_own_steps_and_batch_are_the_default(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_steps_and_batch_of_the_source_are_the_default(voice: ModelDirectory, tmp_path: Path) -> None:
     small = quantize(voice, INT8, tmp_path / "small", steps=2, batch=3)
     plain = ModelDirectory(voice.path, voice.model, voice.audio, small.decoder, voice.source, voice.upsampling)
     made = quantize(plain, INT8, tmp_path / "made")
@@ -107,35 +107,35 @@ def test_the_model_s_own_steps_and_batch_are_the_default(voice: ModelDirectory, 
 def test_one_product_alone_can_be_quantised(voice: ModelDirectory, tmp_path: Path) -> None:
     alone = Quantization({"output": INT8.products["output"]})
     made = quantize(voice, alone, tmp_path / "made", steps=2)
-    loop = onnx.load(str(made.file(DECODER_LOOP)))
-    (body,) = (a.g for node in loop.graph.node for a in node.attribute if a.HasField("g"))
-    counts = Counter(node.op_type for node in body.node)
+    counts = operators_of_loop(made)
     assert (counts["MatMulIntegerToFloat"], counts["Gemm"]) == (1, 2)
 
 
-def refused(message: str, error: type[Exception] = ValueError) -> Any:
-    return pytest.raises(error, match=message)
+@pytest.mark.parametrize(
+    ("products", "sizes", "message"),
+    [
+        ({"input_1": Product("int8", 1.0)}, {}, "found 'input_1', expected some of recurrent_0, fc_0, output"),
+        ({}, {}, "every product is kept in float32: nothing is left to quantise"),
+        (INT8.products, {"steps": -1}, "steps: found -1, expected an integer, at least 1"),
+        (INT8.products, {"batch": 1.5}, "batch: found 1.5, expected an integer, at least 1"),
+        (INT8.products, {"batch": True}, "batch: found True, expected an integer, at least 1"),
+    ],
+)
+def test_unusable_products_and_sizes_are_refused(
+    products: Any, sizes: Any, message: str, voice: ModelDirectory, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantize(voice, Quantization(products), tmp_path / "out", **sizes)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_quantised_directory_is_not_quantised_again(quantised: ModelDirectory, tmp_path: Path) -> None:
-    with refused("is quantised already; use its original directory"):
+    with pytest.raises(ValueError, match="is quantised already; use its original directory"):
         quantize(quantised, INT8, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_products_that_the_model_does_not_have_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
-    with refused(r"quantization\.products: found 'input_1', expected some of recurrent_0, fc_0, output", ConfigError):
-        quantize(voice, Quantization({"input_1": Product("int8", 1.0)}), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_to_quantise_is_refused(voice: ModelDirectory, tmp_path: Path) -> None:
-    with refused("every product is kept in float32: nothing is left to quantise"):
-        quantize(voice, INT8.without(INT8.products), tmp_path / "out")
-
-
-@pytest.mark.parametrize("grid", ["int8", "bf16"])
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize(("grid", "wrong"), [("int8", np.nan), ("bf16", np.inf)])
 def test_weights_that_are_not_finite_are_refused(wrong: float, grid: Any, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
     weights = np.fromfile(copy / WEIGHTS, np.float32)
@@ -143,34 +143,26 @@ def test_weights_that_are_not_finite_are_refused(wrong: float, grid: Any, tmp_pa
     weights.tofile(copy / WEIGHTS)
     write_manifest(copy)
     products = Quantization({name: Product(grid, weights_only=True) for name in INT8.products})
-    with refused("found NaN or infinity among the weights; export a sound checkpoint"):
+    with pytest.raises(ValueError, match="found NaN or infinity among the weights; export a sound checkpoint"):
         quantize(open_model_directory(copy), products, tmp_path / "out", steps=2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["voice"]
 
 
-def test_what_is_there_is_replaced_only_when_told_to(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_an_existing_model_is_replaced_only_with_overwrite(voice: ModelDirectory, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with refused("exists and is not a model directory", ModelDirectoryError):
+    with pytest.raises(ValueError, match="exists and is not a model directory"):
         quantize(voice, INT8, tmp_path / "notes", overwrite=True)
     first = quantize(voice, INT8, tmp_path / "out", steps=2)
     other = INT8.without(["fc_0"])
-    with refused("exists; choose another place with -o, or replace it with --overwrite", ModelDirectoryError):
+    with pytest.raises(ValueError, match="exists; choose another place with -o, or replace it with --overwrite"):
         quantize(voice, other, tmp_path / "out", steps=2)
     assert open_model_directory(tmp_path / "out") == first
     assert quantize(voice, other, tmp_path / "out", steps=2, overwrite=True).quantization == other
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["notes", "out"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("batch", 1.5), ("batch", True)])
-def test_sizes_that_are_no_positive_integers_are_refused(
-    name: str, value: Any, voice: ModelDirectory, tmp_path: Path
-) -> None:
-    with refused(f"{name}: found {value}, expected an integer, at least 1"):
-        quantize(voice, INT8, tmp_path / "out", **{name: value})
-
-
-def test_graphs_that_are_not_this_exporter_s_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_graphs_of_another_exporter_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
     loop = onnx.load(copy / DECODER_LOOP, load_external_data=False)
     for node in list(loop.graph.node):
@@ -178,11 +170,11 @@ def test_graphs_that_are_not_this_exporter_s_are_refused(voice: ModelDirectory, 
             loop.graph.node.remove(node)
     onnx.save(loop, copy / DECODER_LOOP)
     write_manifest(copy)
-    with refused("found 0 Scan nodes, expected one; export the checkpoint again", ModelDirectoryError):
+    with pytest.raises(ValueError, match="found 0 Scan nodes, expected one; export the checkpoint again"):
         quantize(open_model_directory(copy), INT8, tmp_path / "out")
 
 
-def test_the_configuration_of_what_it_was_made_from_is_kept(quantised: ModelDirectory, voice: ModelDirectory) -> None:
+def test_the_source_s_configuration_is_kept(quantised: ModelDirectory, voice: ModelDirectory) -> None:
     values, plain = (json.loads(directory.file(CONFIG).read_text()) for directory in (quantised, voice))
     assert list(values.pop("quantization")) == ["products", "table"]
     assert values["source"] == plain["source"]
@@ -190,7 +182,7 @@ def test_the_configuration_of_what_it_was_made_from_is_kept(quantised: ModelDire
         assert plain[section].items() <= values[section].items()
 
 
-def test_it_speaks(quantised: ModelDirectory) -> None:
+def test_a_quantised_model_vocodes(quantised: ModelDirectory) -> None:
     pytest.importorskip("onnxruntime", reason="it runs quantised graphs")
     mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, :20]
     with Vocoder.load(quantised.path, "onnxruntime", threads=1) as vocoder:

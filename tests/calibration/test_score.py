@@ -1,4 +1,4 @@
-"""Scoring: what counts, what it is compared with, and what it must not depend on."""
+"""Scores: bits and correlation against their definitions, for any batch and length."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_bits_are_the_mean_over_the_recordings_own_samples(tiny_vocoder: Vocoder
 
 
 @pytest.mark.parametrize(("samples", "scored"), [(700, 700), (719, 710), (720, 720)])
-def test_a_late_model_is_fed_silence_first_and_scored_behind_it(
+def test_a_delayed_model_is_fed_silence_first_which_does_not_count(
     tiny_vocoder: Vocoder, samples: int, scored: int
 ) -> None:
     vocoder, delay = with_delay(tiny_vocoder, 10), 10
@@ -67,7 +67,7 @@ def test_correlation_is_between_the_log_mels_of_output_and_recording(tiny_vocode
     assert score(vocoder, waveform, RATE, seed=4).correlation != found.correlation
 
 
-def test_seconds_cut_the_output_and_nothing_else(tiny_vocoder: Vocoder) -> None:
+def test_seconds_limit_the_output_but_not_the_bits(tiny_vocoder: Vocoder) -> None:
     waveform = speech(2000)
     cut, whole = (score(tiny_vocoder, waveform, RATE, seconds=seconds) for seconds in (0.05, None))
     assert (cut.bits, cut.samples) == (whole.bits, whole.samples)
@@ -109,6 +109,6 @@ def test_moments_of_parts_add_up() -> None:
 
 
 @pytest.mark.parametrize("waveform", [np.zeros(0, np.float32), np.full(100, np.nan, np.float32), np.zeros((2, 9))])
-def test_what_is_not_a_recording_is_refused(tiny_vocoder: Vocoder, waveform: NDArray[np.float32]) -> None:
+def test_an_invalid_waveform_is_refused(tiny_vocoder: Vocoder, waveform: NDArray[np.float32]) -> None:
     with pytest.raises(VocoderError, match="waveform"):
         score(tiny_vocoder, waveform, RATE)

@@ -1,4 +1,4 @@
-"""The calibration table: what is written is read, damage is told, and bounds become a quantisation."""
+"""The calibration table: written and read, refused when damaged or of another model, turned into a quantisation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def table(directory: ModelDirectory) -> CalibrationTable:
     )
 
 
-def test_what_is_written_is_read(table: CalibrationTable, tmp_path: Path) -> None:
+def test_a_table_is_read_as_it_was_written(table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "new" / "table.json"
     table.write(path)
     found = read_table(path)
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(table: CalibrationTable, tmp_path: Path) -> Non
     assert path.read_bytes() == first
 
 
-def test_a_write_that_fails_leaves_what_was_there(table: CalibrationTable, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_former_table(table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     table.write(path)
     before = path.read_bytes()
@@ -70,14 +70,14 @@ def test_a_write_that_fails_leaves_what_was_there(table: CalibrationTable, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff", b"[" * 100_000, b"{}"])
-def test_what_is_no_table_is_told(content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_bytes(content)
     with pytest.raises(CalibrationError, match=r"table\.json: not a calibration table .*wavernn-trt calibrate"):
         read_table(path)
 
 
-def test_another_version_is_told(table: CalibrationTable, tmp_path: Path) -> None:
+def test_another_schema_version_is_refused(table: CalibrationTable, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"schema version 2, this wavernn-trt reads 1"):
         read_table(edited(table, tmp_path, lambda values: values.update(schema_version=2)))
 
@@ -100,7 +100,7 @@ DAMAGE: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_told(damage: str, table: CalibrationTable, tmp_path: Path) -> None:
+def test_a_damaged_table_is_refused(damage: str, table: CalibrationTable, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"table\.json: damaged .*; make it again with: wavernn-trt calibrate"):
         read_table(edited(table, tmp_path, DAMAGE[damage]))
 
@@ -114,17 +114,9 @@ def edited(table: CalibrationTable, folder: Path, edit: Edit) -> Path:
     return path
 
 
-def test_other_audio_settings_make_other_mels_and_so_another_table(
+def test_a_table_of_another_model_or_other_audio_settings_is_refused(
     table: CalibrationTable, directory: ModelDirectory
 ) -> None:
-    table.check(directory)
-    for change in ({"fmin": 1.0}, {"delay": 1}):
-        other = dataclasses.replace(directory, audio=dataclasses.replace(directory.audio, **change))
-        with pytest.raises(CalibrationError, match="of another model"):
-            table.check(other)
-
-
-def test_a_table_of_another_model_is_refused(table: CalibrationTable, directory: ModelDirectory) -> None:
     table.check(directory)
     others = dataclasses.replace(table, model="0" * 64)
     with pytest.raises(CalibrationError, match=r"of another model \(model\.pt, 000000000000…\) than .*calibrate"):
@@ -132,6 +124,10 @@ def test_a_table_of_another_model_is_refused(table: CalibrationTable, directory:
     fewer = {name: one for name, one in table.ranges.items() if name != "fc_0"}
     with pytest.raises(CalibrationError, match="of another model"):
         dataclasses.replace(table, ranges=fewer).check(directory)
+    for change in ({"fmin": 1.0}, {"delay": 1}):
+        other = dataclasses.replace(directory, audio=dataclasses.replace(directory.audio, **change))
+        with pytest.raises(CalibrationError, match="of another model"):
+            table.check(other)
 
 
 def test_a_method_chooses_the_bounds(table: CalibrationTable) -> None:

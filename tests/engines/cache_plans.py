@@ -1,7 +1,7 @@
 """Small plans for tests of the cache. The tests load this file by path; run as a program, it is another builder.
 
-As a program it takes a cache folder, a stem and a number, and builds that plan step by step: it says ``waiting``,
-``building`` and ``stored`` on standard output, and after ``building`` waits for a line: ``commit``, or ``raise``.
+As a program it takes a cache folder, a stem and a number, and builds that plan step by step: it prints ``waiting``,
+``building`` and ``stored``, and after ``building`` waits for a line of input: ``commit``, or ``raise``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def record_of(content: bytes, key: str, **changes: Any) -> PlanRecord:
 
 
 def content_of(number: int, size: int = 1000) -> bytes:
-    """What stands in for a plan's bytes."""
+    """Bytes that take the place of a plan."""
     return (f"plan {number} ".encode() * size)[:size]
 
 
@@ -72,24 +72,24 @@ def store(cache: EngineCache, number: int, stem: str = STEM, size: int = 1000, *
 
 
 def main() -> None:
-    """Builds as it is told."""
+    """Builds a plan as its input commands."""
     folder, stem, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
     cache, key, content = EngineCache(Path(folder)), key_of(number), content_of(number)
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         print(text, flush=True)
 
-    with cache.building(stem, key, say) as building:
+    with cache.building(stem, key, report) as building:
         if (found := cache.find(stem, key)) is not None:
-            say(f"found {found.name}")
+            report(f"found {found.name}")
             return
         made = building.folder / "engine.plan"
         made.write_bytes(content[: len(content) // 2])
-        say(f"building {building.folder}")
+        report(f"building {building.folder}")
         if sys.stdin.readline().strip() != "commit":
-            raise RuntimeError("told to fail")
+            raise RuntimeError("this builder fails")
         made.write_bytes(content)
-        say(f"stored {building.commit(made, record_of(content, key)).name}")
+        report(f"stored {building.commit(made, record_of(content, key)).name}")
 
 
 if __name__ == "__main__":

@@ -17,18 +17,16 @@ class LayersLog(trt.ILogger):  # type: ignore[misc]
     """Keeps the lists of layers."""
 
     def __init__(self) -> None:
-        """Nothing is kept yet."""
         trt.ILogger.__init__(self)
         self.layers: list[str] = []
 
     def log(self, severity: Any, text: str) -> None:
-        """Takes a message."""
         if text.startswith("Layers:"):
             self.layers.append(text)
 
 
 def main() -> None:
-    """Builds, and prints."""
+    """Builds the plan, and prints the lists."""
     graph, target = sys.argv[1:]
     log = LayersLog()
     register(trt)

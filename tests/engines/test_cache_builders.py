@@ -1,4 +1,4 @@
-"""Builders of one plan wait for each other, and whatever ends a build leaves nothing in the way of the next."""
+"""Builders of one plan wait for each other, and a build that ends early does not block the next."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def tell(process: subprocess.Popen[str], text: str) -> None:
+def send(process: subprocess.Popen[str], text: str) -> None:
     assert process.stdin is not None
     process.stdin.write(text + "\n")
     process.stdin.flush()
 
 
-def what_lies_in(cache: EngineCache) -> list[str]:
+def contents(cache: EngineCache) -> list[str]:
     return sorted(path.name for path in cache.folder.iterdir() if path.name not in ("locks", "CACHEDIR.TAG"))
 
 
-def test_a_builder_that_is_killed_leaves_the_next_a_clean_place(cache: EngineCache, start: Start) -> None:
+def test_the_next_builder_removes_the_files_of_a_killed_one(cache: EngineCache, start: Start) -> None:
     process = start()
     left = Path(line(process).removeprefix("building "))
     process.send_signal(signal.SIGKILL)
@@ -71,10 +71,10 @@ def test_a_builder_that_is_killed_leaves_the_next_a_clean_place(cache: EngineCac
     assert cache.scan() == []
     stored = plans.store(cache, 1)
     assert cache.find(STEM, KEY) == stored
-    assert what_lies_in(cache) == [stored.name]
+    assert contents(cache) == [stored.name]
 
 
-def test_pruning_removes_what_killed_builders_left_and_nothing_of_living_ones(cache: EngineCache, start: Start) -> None:
+def test_pruning_removes_files_of_killed_builders_and_none_of_running_ones(cache: EngineCache, start: Start) -> None:
     killed, living = start(1), start(2)
     left, growing = (Path(line(process).removeprefix("building ")) for process in (killed, living))
     killed.kill()
@@ -83,7 +83,7 @@ def test_pruning_removes_what_killed_builders_left_and_nothing_of_living_ones(ca
     assert left.is_dir()
     assert cache.prune(everything=True).left_overs == 1
     assert (left.exists(), growing.is_dir()) == (False, True)
-    tell(living, "commit")
+    send(living, "commit")
     assert line(living).startswith("stored")
 
 
@@ -92,13 +92,13 @@ def test_a_second_builder_waits_and_then_finds(cache: EngineCache, start: Start)
     assert line(first).startswith("building")
     second = start()
     assert line(second) == f"waiting for process {first.pid}, which is building the same plan"
-    tell(first, "commit")
+    send(first, "commit")
     assert line(first).startswith("stored")
     assert line(second) == f"found {STEM}_{KEY[:8]}"
     assert (first.wait(), second.wait()) == (0, 0)
 
 
-def test_a_second_builder_goes_on_where_the_first_is_killed(cache: EngineCache, start: Start) -> None:
+def test_a_second_builder_takes_over_where_the_first_is_killed(cache: EngineCache, start: Start) -> None:
     first = start()
     left = Path(line(first).removeprefix("building "))
     second = start(stem="the-same-model-under-another-name")
@@ -106,7 +106,7 @@ def test_a_second_builder_goes_on_where_the_first_is_killed(cache: EngineCache, 
     first.kill()
     assert line(second).startswith("building")
     assert not left.exists()
-    tell(second, "commit")
+    send(second, "commit")
     assert line(second) == f"stored the-same-model-under-another-name_{KEY[:8]}"
     assert cache.find(STEM, KEY) is not None
 
@@ -116,7 +116,7 @@ def test_builders_of_different_plans_do_not_wait(cache: EngineCache, start: Star
     assert line(first).startswith("building")
     stored = plans.store(cache, 2)
     assert cache.find(STEM, plans.key_of(2)) == stored
-    tell(first, "commit")
+    send(first, "commit")
     assert line(first).startswith("stored")
     assert len(cache.scan()) == 2
 
@@ -131,7 +131,7 @@ def test_threads_of_one_process_wait_too(cache: EngineCache, caplog: pytest.LogC
     thread = Thread(target=build)
     with cache.building(STEM, KEY) as building:
         thread.start()
-        thread.join(timeout=0.6)  # long enough for it to say that it waits
+        thread.join(timeout=0.6)  # long enough for its message
         assert thread.is_alive()
         made = building.folder / "engine.plan"
         made.write_bytes(plans.content_of(1))
@@ -146,24 +146,24 @@ def test_an_interrupted_builder_leaves_nothing(cache: EngineCache, start: Start)
     assert line(process).startswith("building")
     process.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in process.communicate()[1]
-    assert what_lies_in(cache) == []
+    assert contents(cache) == []
 
 
 def test_a_builder_that_fails_leaves_nothing(cache: EngineCache, start: Start) -> None:
     process = start()
     assert line(process).startswith("building")
-    tell(process, "raise")
-    assert "told to fail" in process.communicate()[1]
-    assert what_lies_in(cache) == []
+    send(process, "raise")
+    assert "this builder fails" in process.communicate()[1]
+    assert contents(cache) == []
     assert plans.store(cache, 1).plan.is_file()
 
 
 def test_an_interrupt_while_another_builds_ends_the_waiting(cache: EngineCache, start: Start) -> None:
-    first, second = start(), None
+    first = start()
     assert line(first).startswith("building")
     second = start()
     assert line(second).startswith("waiting")
     second.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in second.communicate()[1]
-    tell(first, "commit")
+    send(first, "commit")
     assert line(first).startswith("stored")

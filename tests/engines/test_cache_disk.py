@@ -1,4 +1,4 @@
-"""Full disks and folders that cannot be written end in a message with the way out, and leave nothing half done."""
+"""Full disks and folders that cannot be written: an error with the way out, and no unfinished files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wavernn_trt.engines.cache_folder import explain, readable_size
 
 plans = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cache_plans.py"))))
 STEM: str = plans.STEM
-NOBODY = 65534
+OTHER_USER = 65534
 SKIP = 77
 
 
@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_explained_and_cleared_up(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_unfinished_files_are_removed(small_disk: Path) -> None:
     cache = EngineCache(small_disk / "engines")
     stored = plans.store(cache, 1, size=500_000)
     with pytest.raises(EngineCacheError) as caught:
@@ -50,7 +50,7 @@ def test_a_full_disk_is_explained_and_cleared_up(small_disk: Path) -> None:
     assert plans.store(cache, 2, size=800_000).plan.stat().st_size == 800_000
 
 
-def test_a_record_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> None:
+def test_a_plan_is_removed_if_its_record_cannot_be_written(small_disk: Path) -> None:
     cache = EngineCache(small_disk / "engines")
     key, content = plans.key_of(1), plans.content_of(1)
     with cache.building(STEM, key) as building:
@@ -64,7 +64,7 @@ def test_a_record_that_finds_no_space_takes_its_plan_back(small_disk: Path) -> N
     assert list(cache.folder.glob(".building-*")) == []
 
 
-def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
+def test_a_disk_that_is_full_before_the_build_is_reported(small_disk: Path) -> None:
     fill(small_disk)
     cache = EngineCache(small_disk / "engines")
     with pytest.raises(EngineCacheError, match="no space left"):
@@ -72,7 +72,7 @@ def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
     assert cache.find(STEM, plans.key_of(1)) is None
 
 
-def test_a_read_only_cache_serves_and_says_that_it_cannot_be_written(
+def test_a_read_only_cache_can_be_read_and_writing_is_an_error(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = EngineCache(small_disk / "engines")
@@ -90,7 +90,7 @@ def test_a_read_only_cache_serves_and_says_that_it_cannot_be_written(
     assert len(cache.prune(everything=True).kept) == 2
 
 
-def test_a_limit_on_the_size_of_files_is_explained(tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_reported(tmp_path: Path) -> None:
     """What 'ulimit -f' sets; in a process of its own, since it cannot be taken back."""
     code = (
         "import sys, pathlib; from wavernn_trt.engines.cache import EngineCache, EngineCacheError\n"
@@ -111,7 +111,7 @@ def test_a_limit_on_the_size_of_files_is_explained(tmp_path: Path) -> None:
     assert list((tmp_path / "engines").glob(".building-*")) == []
 
 
-def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "engines"
     file.write_text("")
     for cache in (EngineCache(file), EngineCache(file / "deeper")):
@@ -123,7 +123,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     assert file.read_text() == ""
 
 
-def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+def test_a_broken_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "engines").symlink_to(tmp_path / "unmounted")
     with pytest.raises(EngineCacheError, match="is not a folder"):
         EngineCache(tmp_path / "engines").scan()
@@ -137,8 +137,8 @@ def public_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_folder_of_somebody_else(public_folder: Path) -> None:
-    """Root may write everywhere, so that a child becomes somebody else."""
+def test_a_folder_of_another_user_can_be_read_and_writing_is_an_error(public_folder: Path) -> None:
+    """Root may write everywhere, so that a child process becomes another user."""
     cache = EngineCache(public_folder / "engines")
     stored = plans.store(cache, 1)
     folders = (cache.folder, cache.folder / "locks")
@@ -148,7 +148,7 @@ def test_a_folder_of_somebody_else(public_folder: Path) -> None:
     if child == 0:
         code = 1
         try:
-            code = tried_as_nobody(cache, stored)
+            code = try_as_another_user(cache, stored)
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -156,16 +156,16 @@ def test_a_folder_of_somebody_else(public_folder: Path) -> None:
         folder.chmod(0o755)
     code = os.waitstatus_to_exitcode(status)
     if code == SKIP:
-        pytest.skip("needs to become another user who can get to temporary folders")
+        pytest.skip("needs to become another user with access to temporary folders")
     assert code == 0
 
 
-def tried_as_nobody(cache: EngineCache, stored: object) -> int:
+def try_as_another_user(cache: EngineCache, stored: object) -> int:
     """An exit code: 0, or which step went wrong."""
     try:
         if os.geteuid() == 0:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(OTHER_USER)
+            os.setuid(OTHER_USER)
         os.listdir(cache.folder)
     except OSError:
         return SKIP
@@ -182,13 +182,13 @@ def tried_as_nobody(cache: EngineCache, stored: object) -> int:
     return 0 if kept[1] == "Permission denied" else 5
 
 
-def test_an_error_about_something_else_stays_what_it_is(tmp_path: Path) -> None:
+def test_errors_about_other_files_are_not_changed(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "engines")
     with pytest.raises(FileNotFoundError, match="model"), cache.building(STEM, plans.key_of(1)):
         (tmp_path / "model").read_text()
 
 
-def test_how_much_is_needed_and_free_is_said_where_it_is_known(tmp_path: Path) -> None:
+def test_the_message_has_the_needed_and_the_free_space(tmp_path: Path) -> None:
     message = str(explain(OSError(28, "No space left on device"), tmp_path / "not" / "there", needed=312_000_000))
     assert "there: no space left: 297.5 MiB needed, " in message
     assert message.count("free;") == 1
@@ -197,7 +197,7 @@ def test_how_much_is_needed_and_free_is_said_where_it_is_known(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1048570, "1.0 MiB"), (5 << 50, "5120.0 TiB")]
 )
-def test_sizes_are_written_for_people(size: int, text: str) -> None:
+def test_sizes_have_units(size: int, text: str) -> None:
     assert readable_size(size) == text
 
 

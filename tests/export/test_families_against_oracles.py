@@ -68,9 +68,7 @@ def test_free_running_labels_are_the_authors(oracle: Oracle, reference: ModuleTy
     np.testing.assert_array_equal(labels, oracle.golden["free_labels"])
 
 
-def test_turian_voice_chooses_the_classes_that_its_author_s_program_chose(
-    shared_data: Path, reference: ModuleType
-) -> None:
+def test_a_turian_voice_draws_the_classes_of_its_author_s_program(shared_data: Path, reference: ModuleType) -> None:
     folder = shared_data / "turian-wavernn"
     checkpoint = read_checkpoint(folder / "model.pt")
     steps = 6000

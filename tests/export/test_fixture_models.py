@@ -1,4 +1,4 @@
-"""The models in tests/fixtures are what the exporter makes today."""
+"""The models in tests/fixtures are those that the exporter makes now."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make() -> Callable[[str, Path], Path]:
     return function
 
 
-def test_no_other_models_are_there() -> None:
+def test_every_model_has_a_layout() -> None:
     assert sorted(path.name for path in (FIXTURES / "models").iterdir()) == sorted(NAMES)
 
 
@@ -55,7 +55,7 @@ def test_a_fixture_is_what_its_script_makes(name: str, make: Callable[[str, Path
 
 
 def content(directory: ModelDirectory, file: str) -> tuple[Any, ...]:
-    """A graph without what depends on the versions of packages: names and who made it."""
+    """A graph without what depends on the versions of packages: names and the producer."""
     return _content(onnx.load(directory.file(file)).graph)
 
 

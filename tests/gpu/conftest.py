@@ -1,9 +1,9 @@
-"""Fixtures of the tests on a GPU, and what keeps one kernel's failure from ending the others' tests.
+"""Fixtures of the tests on a GPU; a kernel that crashes or hangs does not end the tests of the others.
 
-Under pytest-xdist (``-n 1 --max-worker-restart 16``) a test that ends its process is reported as failed, and the rest
-runs in a new process. A test that takes longer than `TEST_SECONDS` ends its process itself; so does one that leaves the
-CUDA context lost. With ``--gpu-findings FILE`` every test is recorded in that file as it begins and ends, so that later
-processes know which kernels not to launch again.
+Under pytest-xdist (``-n 1 --max-worker-restart 16``) a test that ends its process is reported as failed, and the others
+run in a new process. A test that takes longer than `TEST_SECONDS` or loses the CUDA context ends its process. With
+``--gpu-findings FILE`` the beginning and the end of every test are recorded in that file; later processes do not launch
+the kernels again that crashed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _findings(config: pytest.Config) -> FindingsFile | None:
 
 
 def _subject(item: pytest.Item) -> tuple[str, str]:
-    """The kernel and the precision that a test is about."""
+    """The kernel and the precision of a test."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     kernel = parameters.get("kernel", "gru_cell" if "cell" in parameters else "")
     return str(kernel), str(parameters.get("precision", ""))
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Skips what crashed before, records the beginning, and ends the process where the test hangs or loses the GPU."""
+    """Skips kernels that crashed, records the beginning, ends the process if the test hangs or loses the context."""
     findings, (kernel, precision) = _findings(request.config), _subject(request.node)
     request.node.user_properties += [("kernel", kernel), ("precision", precision)]
     if findings is not None:
@@ -85,12 +85,12 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     faulthandler.cancel_dump_traceback_later()
     if "checks" in request.fixturenames and driver.is_lost():
-        os._exit(LOST)  # the failure is reported already; every later call in this process would fail, too
+        os._exit(LOST)  # reported already; all later calls in this process would fail
 
 
 @pytest.fixture(scope="session")
 def gpu() -> Iterator[None]:
-    """The first GPU's context is current."""
+    """Makes the first GPU's context current."""
     context = primary_context()
     try:
         context.__enter__()
@@ -102,7 +102,7 @@ def gpu() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cubins(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    """Compiled kernels: prebuilt ones where they are given."""
+    """Compiled kernels: the prebuilt ones of ``--gpu-cubins``, or compiled when needed."""
     try:
         return open_cubins(pytestconfig.getoption("--gpu-cubins", None), tmp_path_factory.mktemp("cubins"))[0]
     except KernelError as error:
@@ -117,7 +117,7 @@ def checks(gpu: None, cubins: KernelCache) -> Checks:
 
 @pytest.fixture(scope="session")
 def host_runner(request: pytest.FixtureRequest) -> HostRunner:
-    """The kernels' host build as a second reference."""
+    """The kernels' host build, a second reference."""
     given = request.config.getoption("--gpu-host-build", None)
     if given is not None and not given.exists():
         pytest.skip(f"there is no host build in {given} (yet)")
@@ -126,14 +126,14 @@ def host_runner(request: pytest.FixtureRequest) -> HostRunner:
 
 @pytest.fixture
 def runtime_cubins(gpu: None, cubins: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the runtime take the same cubins, whatever compiler this machine has."""
+    """The runtime uses the same cubins, with any compiler of this machine."""
     monkeypatch.setattr(compiling, "find_compiler", lambda: cubins.compiler)
     monkeypatch.setattr(compiling, "default_folder", lambda: cubins.folder)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> Iterator[None]:
-    """Records a result: in the process that collects the workers' reports, where there are workers."""
+    """Records a result; under pytest-xdist only the process that collects the workers' reports does."""
     yield
     findings = _recorder.findings
     if findings is None or "PYTEST_XDIST_WORKER" in os.environ:
@@ -147,14 +147,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> Iterator[None]:
         if report.skipped and isinstance(report.longrepr, tuple):
             text = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
-            text = _last_words(report)
+            text = _last_output(report)
             if report.when not in ("setup", "call", "teardown"):  # how pytest-xdist reports a worker's end
                 text = f"{CRASHED}: killed by a signal, hung, or lost the GPU"
         subject = {name: str(numbers.pop(name, "")) for name in ("kernel", "precision")}
         findings.add(report.nodeid, status, text, seconds=seconds, numbers=numbers, **subject)
 
 
-def _last_words(report: pytest.TestReport) -> str:
+def _last_output(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message if crash else report.longreprtext).strip()[-_SHOWN:]
 

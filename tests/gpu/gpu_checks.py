@@ -34,18 +34,26 @@ from wavernn_trt.plugins.kernel_family import Choice
 from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.stalls import find_stall
 from wavernn_trt.plugins.targets import DeviceProperties
-from wavernn_trt.scripts.gpu.cases import Arrays, StandardModel, choices_of, long_chunk
+from wavernn_trt.scripts.gpu.cases import (
+    STANDARD,
+    Arrays,
+    StandardModel,
+    choices_of,
+    fatchord_shape,
+    long_chunk,
+    univoc_shape,
+)
 
 
 class Runner(Protocol):
-    """Runs cases with outputs, and where it can a workspace, full of NaN."""
+    """Runs cases; outputs, and the workspace where possible, are filled with NaN before."""
 
     captures: bool
-    """Whether it can run a case through a CUDA graph."""
+    """Whether it can run a case in a CUDA graph."""
 
     @property
     def device(self) -> DeviceProperties:
-        """What kernels are planned for."""
+        """The device that kernels are planned for."""
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
         """Returns the new hidden state."""
@@ -69,7 +77,7 @@ class DeviceRunner(DeviceKernels):
         choice: Choice | None = None,
         captured: bool = False,
     ) -> Arrays:
-        """See `Runner`; fails where the kernel waited in vain."""
+        """Fails if the kernel waited without result."""
         found = super().sequence(case, inputs, choice=choice, captured=captured)
         stall = find_stall(found["samples"])
         assert stall is None, stall
@@ -77,7 +85,6 @@ class DeviceRunner(DeviceKernels):
 
     @property
     def device(self) -> DeviceProperties:
-        """See `Runner`."""
         return driver.current_device()[1]
 
 
@@ -92,17 +99,15 @@ class HostRunner:
         self._kernels = HostKernels(library)
 
     def gru_cell(self, case: GruCase, inputs: Arrays | None = None, *, captured: bool = False) -> NDArray[np.float32]:
-        """See `Runner`."""
         del captured
         return self._kernels.gru_cell(case, inputs, warps=2)
 
     def sequence(
         self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], *, choice: Choice, captured: bool = False
     ) -> Arrays:
-        """See `Runner`."""
         del captured
         try:
-            found = self._kernels.run(case, inputs, choice, warps=2)
+            found = self._kernels.run(case, inputs, choice)
         except KernelError as error:
             pytest.skip(f"two blocks of the host build cannot hold it: {error}")
         return {operand.name: found[operand.name] for operand in case.shape.outputs_of_node()}
@@ -116,7 +121,7 @@ class Checks:
         self._long: dict[tuple[StandardModel, WeightPrecision, int, int], ForcedReference] = {}
 
     def cell(self, case: GruCase) -> float:
-        """Against the reference; through a CUDA graph the same bits."""
+        """Compares a cell with the reference, and its bits with those in a CUDA graph."""
         found = self.runner.gru_cell(case)
         excess = assert_within(case.excess(found))
         if self.runner.captures:
@@ -125,7 +130,7 @@ class Checks:
         return excess
 
     def cell_slots(self, case: GruCase) -> None:
-        """In other slots, and alone, each stream has the same bits."""
+        """Compares each stream's bits in other slots, and alone."""
         inputs, found = case.inputs(), self.runner.gru_cell(case)
         for order in stream_orders(case.batch):
             moved = {**inputs, "gates": inputs["gates"][order], "hidden": inputs["hidden"][order]}
@@ -133,13 +138,13 @@ class Checks:
             assert_same({"next_hidden": other}, {"next_hidden": found[order]}, f"streams {order.tolist()}")
 
     def cell_beside(self, second: Runner, case: GruCase) -> float:
-        """Against another runner, the host build."""
+        """Compares a cell with another runner, the host build."""
         difference = float(np.abs(self.runner.gru_cell(case) - second.gru_cell(case)).max())
         assert difference <= 1e-4
         return difference / 1e-4
 
     def chunk(self, kernel: str, case: SequenceCase, most: float = 1.0, groups: int = 1) -> float:
-        """Against the reference; through a CUDA graph the same bits."""
+        """Compares a chunk with the reference, and its bits with those in a CUDA graph."""
         inputs, expected = known(case)
         choice = self.choice(kernel, case, groups)
         found = self.runner.sequence(case, inputs, choice=choice)
@@ -149,7 +154,7 @@ class Checks:
         return excess
 
     def chunk_slots(self, kernel: str, case: SequenceCase) -> None:
-        """In other slots, alone and in other batches, each stream has the same bits."""
+        """Compares each stream's bits in other slots, alone and in other batches."""
         inputs, _ = known(case)
         found = self.runner.sequence(case, inputs, choice=self.choice(kernel, case))
         for order in stream_orders(case.batch):
@@ -158,7 +163,7 @@ class Checks:
             assert_same(moved, streams_of_outputs(case, found, order), f"streams {order.tolist()}")
 
     def chunk_cuts(self, kernel: str, case: SequenceCase, inputs: Arrays | None = None) -> Arrays:
-        """A chunk again, and cut into two, has the same bits; returns its outputs."""
+        """Compares a chunk's bits with those of a repetition and of two halves; returns its outputs."""
         values = known(case)[0] if inputs is None else inputs
         choice = self.choice(kernel, case)
         whole = self.runner.sequence(case, values, choice=choice)
@@ -175,7 +180,7 @@ class Checks:
         return whole
 
     def chunk_beside(self, second: Runner, kernel: str, case: SequenceCase) -> float:
-        """Against the same kernel in another runner, the host build."""
+        """Compares a chunk with the same kernel in another runner, the host build."""
         inputs, _ = known(case)
         choice = self.choice(kernel, case)
         expected = second.sequence(case, inputs, choice=choice)
@@ -183,16 +188,16 @@ class Checks:
         return assert_within(with_expected(case, expected).excess(found, inputs))
 
     def full_cuts(self, kernel: str, model: StandardModel, precision: WeightPrecision, batch: int, steps: int) -> None:
-        """A chunk of full size again, and cut into two, has the same bits.
+        """Like `chunk_cuts` for a chunk of full size.
 
-        Its outputs are kept: `full` follows those of all kernels in one pass of the reference, which takes as long as
-        one kernel's.
+        The outputs are kept: `full` computes the reference of all kernels in one pass, which takes as long as that of
+        one kernel.
         """
         reference = self._reference(model, precision, batch, steps)
         reference.found[kernel] = self.chunk_cuts(kernel, reference.case, reference.inputs)
 
     def full(self, kernel: str, model: StandardModel, precision: WeightPrecision, batch: int, steps: int) -> Forced:
-        """A chunk of full size against the reference that is fed with the kernel's own samples."""
+        """Compares a chunk of full size with the reference that is fed with the kernel's own samples."""
         reference = self._reference(model, precision, batch, steps)
         if kernel not in reference.found:
             choice = self.choice(kernel, reference.case)
@@ -202,7 +207,7 @@ class Checks:
         return forced
 
     def choice(self, kernel: str, case: SequenceCase, groups: int = 1) -> Choice:
-        """Returns a kernel with as few groups of blocks as take the case's streams, at least ``groups``; or skips."""
+        """Returns the kernel with the fewest groups of blocks, at least ``groups``; skips where there is none."""
         for choice, _ in choices_of(kernel, case.shape, case.precision, case.batch, self.runner.device):
             if choice.groups >= groups:
                 return choice
@@ -218,6 +223,13 @@ class Checks:
 
 @functools.lru_cache(maxsize=2)
 def known(case: SequenceCase) -> tuple[Arrays, Arrays]:
-    """Returns a case's inputs and the reference's outputs, computed once for the kernels that follow each other."""
+    """Returns a case's inputs and the reference's outputs, computed once for consecutive kernels."""
     inputs = case.inputs()
     return inputs, case.expected(inputs)
+
+
+def small_model(name: str) -> StandardModel:
+    """Returns a standard model with small layers."""
+    small = {"univoc-896": univoc_shape(16, 24, 64), "fatchord-512": fatchord_shape(12, 16, 32)}
+    mixture = dataclasses.replace(small["fatchord-512"], outputs=30, output="logistic_mixture")
+    return dataclasses.replace(STANDARD[name], shape={**small, "fatchord-mol-512": mixture}[name])

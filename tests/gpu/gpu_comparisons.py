@@ -15,20 +15,20 @@ from wavernn_trt.scripts.gpu.cases import Arrays
 
 
 def assert_same(found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], what: str) -> None:
-    """Fails where bits differ; NaN equals NaN of the same bits."""
+    """Fails if bits differ; a NaN equals a NaN of the same bits."""
     for name, value in expected.items():
         differs = found[name].view(np.uint32) != value.view(np.uint32)
         assert not differs.any(), f"{what}: {int(differs.sum())} of {value.size} values of {name} have other bits"
 
 
 def assert_within(excess: float, most: float = 1.0) -> float:
-    """Fails where an error, as a multiple of the tolerance, exceeds ``most``; returns its share of it."""
+    """Fails if an error, in multiples of the tolerance, exceeds ``most``; returns its share of ``most``."""
     assert excess <= most, f"{excess / most:.3g} of the tolerance"
     return excess / most
 
 
 def stream_orders(batch: int) -> Sequence[NDArray[np.int64]]:
-    """Selections of a batch's streams: all in another order, the last three, the first alone, the last alone."""
+    """Returns selections of streams: all in another order, the last three, the first alone, the last alone."""
     order = np.random.default_rng(1).permutation(batch)
     return [order, np.arange(batch - 3, batch), np.array([0]), np.array([batch - 1])]
 
@@ -65,7 +65,6 @@ class KnownCase(SequenceCase):
     """The expected outputs."""
 
     def expected(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """See `SequenceCase`."""
         del inputs
         return dict(self.other)
 

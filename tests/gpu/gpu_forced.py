@@ -29,21 +29,21 @@ COST_STEPS = 64
 
 @dataclass(frozen=True)
 class Forced:
-    """What a kernel's chunk differs from the forced reference by."""
+    """Differences of a kernel's chunk from the forced reference."""
 
     displaced: float
     """Mean displacement of the samples."""
     states: float
     """Root mean square error of the last states."""
     equal: float
-    """Share of samples that the reference draws too."""
+    """Share of samples that the reference draws as well."""
     excess: float
     """The larger of both errors as a multiple of what is allowed: at most 1 where the kernel is right."""
 
 
 @dataclass
 class ForcedReference:
-    """A chunk and the outputs of all kernels that decoded it; the reference follows those that wait in one pass."""
+    """A chunk and its outputs by kernel; the reference is computed in one pass for those not compared yet."""
 
     case: SequenceCase
     inputs: Arrays
@@ -84,7 +84,7 @@ def _compare(reference: ForcedReference, kernels: list[str]) -> None:
 
 
 def _allowed(reference: ForcedReference) -> tuple[float, float]:
-    """Returns what sums in another order may change, plus twice what the precision itself changes in a few steps."""
+    """Returns the allowed effect of another order of sums, plus twice the measured effect of the precision."""
     case = reference.case
     if case.precision == "fp32":
         return DISPLACED, STATES
@@ -104,7 +104,7 @@ def _displaced(
 
 
 def _fed(case: SequenceCase, inputs: Arrays, samples: NDArray[Any]) -> NDArray[Any]:
-    """Returns what each step is fed with, [B, T]: the sample before it, as the decoder takes it."""
+    """Returns the input of each step, [B, T]: the previous sample, as the decoder takes it."""
     fed = samples[:, :-1]
     if case.shape.output == "categorical" and not case.shape.label_feedback:
         fed = (2 * fed.astype(np.float32) / np.float32(case.shape.outputs - 1) - 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Builds tiny ONNX graphs with the plugins: a product followed by one GRU cell, and a chunk as one node."""
+"""Builds small ONNX graphs with the plugins: a matrix product and a GRU cell, and a chunk as one node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLUGIN: dict[str, Any] = {"plugin_version": PLUGIN_VERSION, "plugin_namespace":
 
 
 def cell_graph() -> tuple[onnx.ModelProto, Arrays]:
-    """One cell behind its input product, which ONNX Runtime runs too, and its inputs."""
+    """Returns a matrix product followed by one cell, which ONNX Runtime runs too, and its inputs."""
     random = np.random.default_rng(0)
 
     def weights(name: str, *shape: int) -> onnx.TensorProto:
@@ -60,7 +60,7 @@ def cell_graph() -> tuple[onnx.ModelProto, Arrays]:
 
 
 def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto, Arrays]:
-    """A chunk as one node in fp32, its weights inside, and the inputs that are left."""
+    """Returns a chunk as one node in fp32 with its weights as constants, and the remaining inputs."""
     operands = case.shape.inputs()
     chunk = [operand.name for operand in case.shape.chunk_inputs()]
     types = {"int32": TensorProto.INT32}
@@ -71,7 +71,7 @@ def sequence_graph(case: SequenceCase, inputs: Arrays) -> tuple[onnx.ModelProto,
         domain=DOMAIN,
         **_PLUGIN,
     )
-    # One of the attributes is called outputs, as an argument of make_node is.
+    # One attribute is named "outputs", like an argument of make_node.
     node.attribute.extend(helper.make_attribute(name, value) for name, value in case.shape.to_attributes().items())
     graph = helper.make_graph(
         [node],
@@ -103,8 +103,8 @@ def onnx_runtime(graph: bytes, inputs: Arrays) -> NDArray[Any]:
 
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    """With the versions of the shipped voice's decoder, and its function: the cell in standard operators."""
-    # Building the function would need onnx-graphsurgeon.
+    """Returns a model with the versions and the function (the cell in standard operators) of the shipped decoder."""
+    # onnx-graphsurgeon would be needed to build the function.
     shipped = onnx.load(str(_SHIPPED), load_external_data=False)
     return helper.make_model(
         graph, functions=shipped.functions, opset_imports=shipped.opset_import, ir_version=shipped.ir_version

@@ -1,4 +1,4 @@
-"""The backend ``cuda`` as users load it, on a GPU, compared with ONNX Runtime on the CPU."""
+"""The backend ``cuda`` on a GPU, compared with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ for module in ("onnxruntime", "onnx_graphsurgeon", "platformdirs"):
 Record = Callable[[str, object], None]
 SHIPPED, LARGE = "shipped voice", "univoc-896"
 FRAMES = 40
-"""Of a mel: half a second."""
+"""Length of a mel: half a second."""
 TOGETHER, REPEATS, SEED = 32, 5, 1
 DISPLACED = 1e-5
-"""Mean displacement of a label allowed in float32: how far its random number lies outside of what draws it."""
+"""Mean displacement of a label allowed in float32: the distance of its random number from its interval."""
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("runtime_cubins")]
 
@@ -47,13 +47,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture
 def vocoder(directory: Callable[[str], Path], model: str, precision: Precision) -> Iterator[Vocoder]:
-    """With the backend ``cuda``; a shipped voice is probed as users' voices are."""
+    """A vocoder with the backend ``cuda``; the shipped voice is probed as well."""
     with load(directory(model), "cuda", batch=TOGETHER, precision=precision, probe=model == SHIPPED) as opened:
         yield opened
 
 
 def mels(number: int) -> list[NDArray[np.float32]]:
-    """Pieces of the sample that is shipped, which a model of other features takes as well as any mel."""
+    """Pieces of the shipped sample mel, valid for the other model as well."""
     mel = np.load(shipped_voice().parent / "sample_mel.npy")
     starts = np.linspace(0, mel.shape[1] - FRAMES, number).astype(int)
     return [np.ascontiguousarray(mel[:, start : start + FRAMES]) for start in starts]

@@ -1,25 +1,24 @@
-"""The checks that kernels go through on a GPU, run on the host build: right kernels pass, wrong ones are found."""
+"""The checks of kernels on a GPU, run on the host build: correct kernels pass, wrong ones fail."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gpu_checks import Checks, HostRunner
+from gpu_checks import Checks, HostRunner, small_model
 from kernel_cases import GruCase, SequenceCase, small_shapes
 
 from wavernn_trt.plugins.kernel_family import Choice
-from wavernn_trt.scripts.gpu.cases import STANDARD, Arrays, StandardModel, fatchord_shape, kernels_with, univoc_shape
+from wavernn_trt.scripts.gpu.cases import STANDARD, Arrays, kernels_with
 
 CASE = SequenceCase(small_shapes()["one layer, labels"], "fp16", 9, steps=6)
 
 
-class Careless(HostRunner):
-    """A kernel that is wrong in one way."""
+class FaultyRunner(HostRunner):
+    """Host build with one injected fault."""
 
     captures = True
     fault = ""
@@ -42,8 +41,8 @@ class Careless(HostRunner):
 
 
 @pytest.fixture(scope="module")
-def careless(host_build: Path) -> Careless:
-    return Careless(host_build)
+def faulty(host_build: Path) -> FaultyRunner:
+    return FaultyRunner(host_build)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +55,11 @@ def careless(host_build: Path) -> Careless:
         ("chunk", "two chunks: "),
     ],
 )
-def test_a_wrong_kernel_is_found(careless: Careless, monkeypatch: pytest.MonkeyPatch, fault: str, words: str) -> None:
-    checks, kernel = Checks(careless), kernels_with("fp16")[0]
-    monkeypatch.setattr(careless, "fault", fault)
+def test_a_wrong_kernel_fails_the_check(
+    faulty: FaultyRunner, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    checks, kernel = Checks(faulty), kernels_with("fp16")[0]
+    monkeypatch.setattr(faulty, "fault", fault)
     calls: dict[str, Callable[[], object]] = {
         "cell": lambda: checks.cell(GruCase(3, 7)),
         "graph": lambda: checks.chunk(kernel, CASE),
@@ -82,19 +83,12 @@ def test_the_host_build_passes_every_check(host_build: Path, kernel: str) -> Non
     assert checks.chunk_beside(second, kernel, CASE) == 0
 
 
-def small_model(name: str) -> StandardModel:
-    """Of the same kind."""
-    small = {"univoc-896": univoc_shape(16, 24, 64), "fatchord-512": fatchord_shape(12, 16, 32)}
-    mixture = dataclasses.replace(small["fatchord-512"], outputs=30, output="logistic_mixture")
-    return dataclasses.replace(STANDARD[name], shape={**small, "fatchord-mol-512": mixture}[name])
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", STANDARD)
-def test_a_long_chunk_is_the_reference_that_is_fed_with_its_samples(
-    careless: Careless, name: str, precision: Any
+def test_a_long_chunk_follows_the_reference_that_is_fed_with_its_samples(
+    faulty: FaultyRunner, name: str, precision: Any
 ) -> None:
-    checks, steps = Checks(careless), 100
+    checks, steps = Checks(faulty), 100
     case = (small_model(name), precision, 2, steps)
     kernels = kernels_with(precision)[:2]
     for kernel in kernels:
@@ -109,7 +103,7 @@ def test_a_long_chunk_is_the_reference_that_is_fed_with_its_samples(
         checks.full("other", *case)
 
 
-def test_the_tiny_graphs_are_the_references() -> None:
+def test_the_small_graphs_compute_what_the_references_do() -> None:
     pytest.importorskip("onnx", reason="graphs are ONNX graphs")
     pytest.importorskip("onnxruntime", reason="a plan is compared with ONNX Runtime")
     from gpu_graphs import cell_graph, onnx_runtime, sequence_graph

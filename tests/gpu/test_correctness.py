@@ -1,7 +1,7 @@
-"""Each kernel on a GPU is its numpy reference: first launches, full size, chunk cuts, slots, odd sizes, precisions.
+"""Kernels on a GPU compared with numpy references: first launches, full size, chunk cuts, slots, odd sizes, precisions.
 
-The smallest cases of every kernel come first. In a list of cases the kernels follow each other, so that the reference
-is computed once.
+The smallest cases of every kernel come first. In a list of cases all kernels of a case are consecutive, so that the
+reference is computed once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = ((1, 7, 11), (16, 24, 64), (33, 39, 101), (130, 77, 257))
 FEW, MANY = (1, 3, 9), (2, 4, 5, 8, 17, 40)
 """Batches, for all kinds of models and for one."""
 SEVERAL = 3
-"""Of some cases every third kind of model, another third for each kernel or size."""
+"""Some cases have every third kind of model, another third for each kernel or size."""
 STEPS = 12
 FULL = ((2, CHUNK_STEPS), (1, 48), (33, 48))
 """Batches and steps of chunks of the published sizes."""
@@ -113,7 +113,7 @@ def test_small_for_sanitizers(
 @pytest.mark.gpu
 @pytest.mark.large
 @cases(full_cases(FULL[:1]))
-def test_full_chunks_may_be_cut(
+def test_cuts_change_no_bit_of_full_chunks(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int], kernel: str
 ) -> None:
     checks.full_cuts(kernel, STANDARD[model], precision, *numbers)
@@ -137,7 +137,7 @@ def test_full_chunks_follow_the_forced_reference(
 
 @pytest.mark.gpu
 @cases(property_cases())
-def test_chunks_may_be_cut(
+def test_cuts_change_no_bit(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int, int], kernel: str
 ) -> None:
     checks.chunk_cuts(kernel, SequenceCase(small(model, numbers), precision, 3, steps=7))
@@ -173,7 +173,7 @@ def test_one_step_rounds_as_the_reference(
     if family_of(case[3]).has_groups
     and len(list(choices_of(case[3], small(case[1], case[2]), case[0], 11, ANY_GPU))) > 1
 )
-def test_groups_of_blocks_share_the_streams_out(
+def test_groups_of_blocks_divide_the_streams(
     checks: Checks, precision: WeightPrecision, model: str, numbers: tuple[int, int, int], kernel: str, groups: int
 ) -> None:
     checks.chunk(kernel, SequenceCase(small(model, numbers), precision, 11, steps=8), groups=groups)
@@ -181,7 +181,7 @@ def test_groups_of_blocks_share_the_streams_out(
 
 @pytest.mark.gpu
 @cases(reference_cases())
-def test_a_chunk_is_the_reference(
+def test_a_chunk_is_within_tolerance_of_the_reference(
     checks: Checks,
     precision: WeightPrecision,
     model: str,
@@ -197,7 +197,7 @@ def test_a_chunk_is_the_reference(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", CELL_PRECISIONS)
 @pytest.mark.parametrize("cell", list(itertools.product(CELL_BATCHES, CELL_SIZES)), ids=str)
-def test_a_cell_is_the_reference(
+def test_a_cell_is_within_tolerance_of_the_reference(
     checks: Checks, cell: tuple[int, int], precision: Precision, record_property: Record
 ) -> None:
     record_property("excess", checks.cell(GruCase(*cell, precision)))
@@ -212,7 +212,7 @@ def test_no_bit_of_a_cell_depends_on_its_slot(checks: Checks, cell: tuple[int, i
 
 @pytest.mark.gpu
 @cases(property_cases())
-def test_a_chunk_is_that_of_the_host_build(
+def test_a_chunk_is_within_tolerance_of_the_host_build(
     checks: Checks,
     host_runner: HostRunner,
     precision: WeightPrecision,
@@ -228,14 +228,14 @@ def test_a_chunk_is_that_of_the_host_build(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", CELL_PRECISIONS)
 @pytest.mark.parametrize("cell", [(9, 896)], ids=str)
-def test_a_cell_is_that_of_the_host_build(
+def test_a_cell_is_within_tolerance_of_the_host_build(
     checks: Checks, host_runner: HostRunner, cell: tuple[int, int], precision: Precision, record_property: Record
 ) -> None:
     record_property("excess", checks.cell_beside(host_runner, GruCase(*cell, precision)))
 
 
-def test_without_a_gpu_the_error_says_what_is_missing() -> None:
+def test_without_a_gpu_the_error_names_the_driver_or_the_package() -> None:
     if find_library("cuda"):
-        pytest.skip("there is a driver here")
+        pytest.skip("this machine has a driver")
     with pytest.raises(KernelError, match=r"need an NVIDIA driver|pip install cuda-bindings"), primary_context():
         pass

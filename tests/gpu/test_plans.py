@@ -1,6 +1,6 @@
-"""Tiny TensorRT plans with both plugins are built, loaded and run on this machine's GPU.
+"""Small TensorRT plans with both plugins, built, loaded and run on this machine's GPU.
 
-Where TensorRT refuses the GPU, the test skips with TensorRT's own words.
+A test is skipped with TensorRT's message if TensorRT does not support the GPU.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from wavernn_trt.scripts.gpu.cases import Arrays
 
 Record = Callable[[str, object], None]
 TOLERANCE = 1e-3
-"""TensorRT's own float32 products may be TF32."""
+"""TensorRT may compute float32 products in TF32."""
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("runtime_cubins")]
 
 
 class RefusedError(Exception):
-    """What TensorRT refuses, in its own words."""
+    """A step that TensorRT refuses, with its message."""
 
 
 class Module:
@@ -43,9 +43,9 @@ class Module:
         self.trt: Any = import_tensorrt(backend)
         self.name = NAMES[backend]
         self.sm = driver_state().devices[0].sm
-        self.words: list[str] = []
-        self.logger = keeping_logger(self.trt, self.words)
-        logging.getLogger("wavernn_trt.plugins").addHandler(KeepingHandler(self.words))
+        self.messages: list[str] = []
+        self.logger = collecting_logger(self.trt, self.messages)
+        logging.getLogger("wavernn_trt.plugins").addHandler(CollectingHandler(self.messages))
         register(self.trt)
 
     @property
@@ -60,11 +60,11 @@ class Module:
             RefusedError: TensorRT refuses one of these steps.
         """
         trt = self.trt
-        self.words.clear()
+        self.messages.clear()
         try:
             builder = trt.Builder(self.logger)
         except TypeError as error:  # how pybind11 reports that there is none
-            raise RefusedError(f"{self.name} refuses a builder: {'; '.join(self.words) or error}") from error
+            raise RefusedError(f"{self.name} refuses a builder: {'; '.join(self.messages) or error}") from error
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self.logger)
         self._need("to parse the graph", parser.parse(graph))
@@ -90,7 +90,7 @@ class Module:
 
     def _need(self, what: str, given: Any) -> Any:
         if given is None or given is False:
-            raise RefusedError(f"{self.name} refuses {what}: {'; '.join(self.words[-4:]) or 'no reason given'}")
+            raise RefusedError(f"{self.name} refuses {what}: {'; '.join(self.messages[-4:]) or 'no reason given'}")
         return given
 
 
@@ -139,28 +139,28 @@ def compare(
     assert worst <= TOLERANCE  # and not for NaN
 
 
-class KeepingHandler(logging.Handler):
-    """Keeps what a plugin refuses, which TensorRT's own words leave out."""
+class CollectingHandler(logging.Handler):
+    """Collects the messages of plugins, which TensorRT's own do not include."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, messages: list[str]) -> None:
         super().__init__()
-        self._words = words
+        self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._words.append(record.getMessage())
+        self._messages.append(record.getMessage())
 
 
-def keeping_logger(trt: Any, words: list[str]) -> Any:
-    """A TensorRT logger that keeps errors and warnings."""
+def collecting_logger(trt: Any, messages: list[str]) -> Any:
+    """Returns a TensorRT logger that collects errors and warnings."""
     severity = trt.ILogger.Severity
     kept = (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING)
 
-    class KeepingLogger(trt.ILogger):
+    class CollectingLogger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in kept:
-                words.append(msg.strip())
+                messages.append(msg.strip())
 
-    return KeepingLogger()
+    return CollectingLogger()

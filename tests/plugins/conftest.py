@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -50,24 +49,13 @@ class SmallDecoder:
         return checkpoint
 
     def chunk(self, steps: int, batch: int, window: int = 5, seed: int = 5) -> dict[str, NDArray[Any]]:
-        """Random inputs of a decoder, and the weights that a sequence node has beside them."""
-        random = np.random.default_rng(seed)
-        shape = self.sequence.shape
-        dtype = np.int32 if shape.label_feedback else np.float32
-        values: dict[str, Any] = {
-            "conditioning": random.standard_normal((batch, window, sum(shape.group_columns))).astype(np.float32),
-            "uniforms": random.uniform(0.01, 0.99, (batch, steps, shape.uniforms)).astype(np.float32),
-            "previous": np.full(batch, self.model.first_previous, dtype),
-            "hidden": random.uniform(-1, 1, (shape.layers, batch, shape.hidden_size)).astype(np.float32),
-        }
-        if any(shape.group_held):
-            values["frame_index"] = random.integers(0, window, (batch, steps), dtype=np.int32)
-        if shape.interpolated:
-            weights = random.random((batch, shape.interpolated, steps, window))
-            values["interpolation"] = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
-        return values
+        """Random inputs of the decoder."""
+        from decoder_graphs import decoder_inputs
+
+        return decoder_inputs(self.model, steps=steps, batch=batch, window=window, seed=seed)
 
     def operands(self, chunk: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """A chunk's inputs with the weights that a sequence node has beside them."""
         return {**chunk, **self.sequence.weights}
 
 

@@ -96,10 +96,10 @@ def described(trt: Any, dims: list[int], kind: str, layout: str = "LINEAR") -> A
 
 
 def enqueued(trt: Any, *, hidden_size: int, batches: list[int]) -> dict[str, Any]:
-    """What a plugin hands to its kernel when a context runs; the kernel here notes it."""
+    """Arguments that a plugin passes to its kernel when a context runs; the kernel here records them."""
     calls: list[Any] = []
 
-    class Noting:
+    class Recording:
         def __init__(self, precision: str) -> None:
             self.precision = precision
 
@@ -112,15 +112,15 @@ def enqueued(trt: Any, *, hidden_size: int, batches: list[int]) -> dict[str, Any
         def launch(self, sizes: Any, pointers: Any, workspace: int, stream: int) -> None:
             calls.append(["launch", dict(sizes), list(pointers), workspace, stream])
 
-    class NotedOperation(GruOperation):
+    class RecordedOperation(GruOperation):
         def bind(self, precision: Any) -> Any:
-            return Noting(precision)
+            return Recording(precision)
 
     creator = make_creator(trt, "CustomGRUPlugin")
     original = creator.create_plugin(
         "", write_fields(trt, {"hidden_size": 1, "input_size": 1, "precision": 1})[0], None
     )
-    plugin = type(original)(NotedOperation(hidden_size, 1), "fp16").attach_to_context(None)
+    plugin = type(original)(RecordedOperation(hidden_size, 1), "fp16").attach_to_context(None)
     for batch in batches:
         shapes = [[batch, 3 * hidden_size], [batch, hidden_size], [3 * hidden_size, hidden_size], [3 * hidden_size]]
         types = ["FLOAT", "FLOAT", "HALF", "FLOAT"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from wavernn_trt.plugins.arguments import THREADS
-from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache, KernelFile, source_hash
+from wavernn_trt.plugins.compile import WEIGHTS, CompiledKernels, KernelCache, KernelFile
 from wavernn_trt.plugins.compilers import Compiled, Nvcc, Nvrtc
 from wavernn_trt.plugins.errors import KernelError
 from wavernn_trt.plugins.precisions import WeightPrecision
@@ -30,14 +30,14 @@ KERNELS: dict[KernelFile, tuple[str, ...]] = {
     "resident": tuple(VARIANTS),
     "stepped": tuple(kernel_names()),
 }
-"""Those of each file."""
+"""Kernels of each file."""
 SOME_TARGETS = (90, 80, 120)
 REGISTERS_PER_MULTIPROCESSOR, REGISTERS_PER_THREAD = 65536, 255
 """32-bit registers; the same on every target."""
 
 
 def entries(file: KernelFile) -> list[tuple[WeightPrecision, int]]:
-    """What is compiled here: every type of weights once, each for a target of its own.
+    """Combinations that are compiled here: every type of weights once, each for another target.
 
     With ``WAVERNN_TRT_ALL_TARGETS`` in the environment also all other targets, types of weights in turn.
     """
@@ -187,7 +187,7 @@ def test_without_a_compiler_the_error_has_the_way_out(tmp_path: Path) -> None:
 
 
 def test_only_supported_combinations_are_compiled(tmp_path: Path) -> None:
-    """Tensor cores multiply no fp32, and older GPUs have not the operands; the others know no fp8."""
+    """Kernels for tensor cores have no fp32 and need sm_80; the others have no fp8."""
     every = KernelCache(tmp_path, CountingCompiler()).get_all(targets=(75, 80))
     found = {(one.file, one.precision, one.target) for one in every}
     assert {(precision, target) for file, precision, target in found if file == "resident"} == {
@@ -198,10 +198,6 @@ def test_only_supported_combinations_are_compiled(tmp_path: Path) -> None:
     assert {(precision, target) for file, precision, target in found if file == "sequence"} == {
         (precision, target) for precision in ("fp32", "fp16", "bf16") for target in (75, 80)
     }
-
-
-def test_the_hash_is_of_all_sources() -> None:
-    assert len(source_hash()) == 64
 
 
 class CountingCompiler:

@@ -82,7 +82,7 @@ def test_low_precision_errs_less_than_twice_a_plain_product(batch: int, size: in
 
 
 def test_products_are_summed_in_float32() -> None:
-    """Beyond 2048 a sum in half precision would lose every one that is added."""
+    """Above 2048 a sum in half precision does not change when one is added."""
     ones = np.ones((1, 4099), np.float32)
     assert product(ones, ones, "fp16").item() == 4099.0
     assert product(ones, ones, "bf16").item() == 4099.0

@@ -56,7 +56,7 @@ def test_a_label_may_not_flip_elsewhere(model: str) -> None:
     assert case.excess(wrong, inputs) == np.inf
 
 
-def test_values_behind_a_flip_are_those_of_the_label_that_was_drawn() -> None:
+def test_values_after_a_flip_follow_from_the_label_that_was_drawn() -> None:
     inputs, found = at_an_edge(CASE)
     kept = CASE.expected(inputs)
     assert CASE.excess({**found, "hidden_out": kept["hidden_out"]}, inputs) > 1

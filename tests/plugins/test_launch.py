@@ -1,4 +1,4 @@
-"""Launches are planned without a GPU; structures equal those of the kernels; errors name what is missing."""
+"""Launches of the sequence kernel are planned without a GPU; structures are laid out as in the kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from host_kernels import SOURCES
-from kernel_cases import resident_share, small_shapes
+from kernel_cases import A100, B200, FATCHORD, GPUS, H100, L4, UNIVOC, resident_share, small_shapes
 
 from wavernn_trt.export.operators import PRECISIONS, Operand, Precision, SequenceShape
 from wavernn_trt.plugins import arguments, driver
@@ -21,54 +21,14 @@ from wavernn_trt.plugins.launch import SequenceKernel
 from wavernn_trt.plugins.sequence import lay_out_sequence, plan_sequence, sequence_arguments
 from wavernn_trt.plugins.targets import SHARED_MEMORY, TARGETS, DeviceProperties
 
-GPUS = [
-    DeviceProperties.of("A100", 80, 108),
-    DeviceProperties.of("RTX 3090", 86, 82),
-    DeviceProperties.of("L4", 89, 58),
-    DeviceProperties.of("RTX 4090", 89, 128),
-    DeviceProperties.of("H100", 90, 132),
-    DeviceProperties.of("H200", 90, 132),
-    DeviceProperties.of("B200", 100, 148),
-    DeviceProperties.of("RTX 5090", 120, 170),
-]
 SHAPES = small_shapes()
-
-
-def univoc_896() -> SequenceShape:
-    return SequenceShape(
-        hidden_size=896,
-        layers=1,
-        fc_sizes=(1024,),
-        outputs=1024,
-        output="categorical",
-        label_feedback=True,
-        skip=False,
-        group_columns=(2688,),
-        group_held=(True,),
-        place_groups=((0,), ()),
-    )
-
-
-def fatchord_512() -> SequenceShape:
-    return SequenceShape(
-        hidden_size=512,
-        layers=2,
-        fc_sizes=(512, 512),
-        outputs=512,
-        output="categorical",
-        label_feedback=False,
-        skip=True,
-        group_columns=(2048, 4608),
-        group_held=(False, True),
-        place_groups=((0, 1), (0, 1), (1,), (1,), (1,)),
-    )
 
 
 @pytest.mark.parametrize(
     "structure",
     ["GruArguments", "SequenceArguments", "Matrix", "ColumnGroup", "Place", "ResidentArguments", "SteppedArguments"],
 )
-def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> None:
+def test_structures_have_the_layout_of_the_kernels(tmp_path: Path, structure: str) -> None:
     """Sizes and offsets of every field, as g++ sees them."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not on PATH; it prints the layout of structures")
@@ -89,7 +49,7 @@ def test_structures_are_those_of_the_kernels(tmp_path: Path, structure: str) -> 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("shape", [univoc_896(), fatchord_512()], ids=["univoc", "fatchord"])
+@pytest.mark.parametrize("shape", [UNIVOC, FATCHORD], ids=["univoc", "fatchord"])
 def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: DeviceProperties) -> None:
     for batch in (1, 2, 8, 64, 4096):
         plan = plan_sequence(shape, precision, batch, gpu)
@@ -105,44 +65,42 @@ def test_plans_fit_every_gpu(shape: SequenceShape, precision: Precision, gpu: De
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
-@pytest.mark.parametrize(("name", "sm", "count"), [("A100", 80, 108), ("H100", 90, 132), ("B200", 100, 148)])
-def test_all_weights_of_univoc_stay_on_chip_in_half_precision(name: str, sm: int, count: int) -> None:
+@pytest.mark.parametrize("gpu", [A100, H100, B200], ids=lambda gpu: gpu.name)
+def test_all_weights_of_univoc_stay_on_chip_in_half_precision(gpu: DeviceProperties) -> None:
     for batch in (1, 8):
-        assert resident_share(plan_sequence(univoc_896(), "fp16", batch, DeviceProperties.of(name, sm, count))) == 1
+        assert resident_share(plan_sequence(UNIVOC, "fp16", batch, gpu)) == 1
 
 
-def test_what_does_not_fit_stays_in_global_memory() -> None:
-    plan = plan_sequence(univoc_896(), "fp32", 1, DeviceProperties.of("L4", 89, 58))
+def test_weights_that_do_not_fit_stay_in_global_memory() -> None:
+    plan = plan_sequence(UNIVOC, "fp32", 1, L4)
     assert 0 < resident_share(plan) < 0.5
     assert plan.matrices["recurrent_weight_0"].resident > 0
 
 
 def test_tiles_follow_the_batch() -> None:
-    h100 = DeviceProperties.of("H100", 90, 132)
-    tiles = {batch: plan_sequence(univoc_896(), "fp16", batch, h100).tile for batch in (1, 2, 4, 5, 8, 100)}
+    tiles = {batch: plan_sequence(UNIVOC, "fp16", batch, H100).tile for batch in (1, 2, 4, 5, 8, 100)}
     assert tiles == {1: 1, 2: 4, 4: 4, 5: 8, 8: 8, 100: 8}
-    assert plan_sequence(univoc_896(), "fp16", 8, h100, groups=2).tile == 4
+    assert plan_sequence(UNIVOC, "fp16", 8, H100, groups=2).tile == 4
 
 
 def test_a_small_model_takes_no_more_blocks_than_it_has_rows() -> None:
-    assert plan_sequence(SHAPES["gaussian"], "fp16", 1, DeviceProperties.of("H100", 90, 132)).grid < 132
+    assert plan_sequence(SHAPES["gaussian"], "fp16", 1, H100).grid < 132
 
 
 def test_a_model_that_no_block_holds_is_refused() -> None:
     columns = 3 * 60_000
     huge = SequenceShape(60_000, 1, (16,), 16, "categorical", True, False, (columns,), (True,), ((0,), ()))
     with pytest.raises(KernelError, match=r"240000 bytes of shared memory in fp32.*L4.*--form cell"):
-        plan_sequence(huge, "fp32", 1, DeviceProperties.of("L4", 89, 58))
+        plan_sequence(huge, "fp32", 1, L4)
     with pytest.raises(ValueError, match="a batch of at least 1"):
-        plan_sequence(univoc_896(), "fp32", 0, DeviceProperties.of("L4", 89, 58))
+        plan_sequence(UNIVOC, "fp32", 0, L4)
 
 
 def test_a_grid_that_cannot_be_resident_is_refused() -> None:
-    gpu = DeviceProperties.of("H100", 90, 132)
-    plan = plan_sequence(univoc_896(), "fp16", 8, gpu)
-    require_resident(plan.grid, plan.shared_bytes, gpu, 1)
+    plan = plan_sequence(UNIVOC, "fp16", 8, H100)
+    require_resident(plan.grid, plan.shared_bytes, H100, 1)
     with pytest.raises(KernelError, match=r"132 blocks of \d+ bytes .* at once, and H100 \(sm_90\) holds 0 of them"):
-        require_resident(plan.grid, plan.shared_bytes, gpu, 0)
+        require_resident(plan.grid, plan.shared_bytes, H100, 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -163,7 +121,7 @@ def test_addresses_are_in_the_fields_of_their_names() -> None:
     shape = SHAPES["two layers, skip, values"]
     operands: list[Operand] = [*shape.inputs(), *shape.outputs_of_node()]
     addresses = {operand.name: 16 * (1000 + i) for i, operand in enumerate(operands)}
-    plan = plan_sequence(shape, "fp16", 3, DeviceProperties.of("H100", 90, 132))
+    plan = plan_sequence(shape, "fp16", 3, H100)
     made = sequence_arguments(shape, "fp16", plan, (3, 6, 4), list(addresses.values()), 1 << 20)
     seen = {name: getattr(made, name) for name, kind, *_ in made._fields_ if kind is ctypes.c_void_p}
     for i, (name, bias) in enumerate(zip(arguments.MATRICES, arguments.BIASES, strict=True)):
@@ -191,7 +149,7 @@ def test_without_a_driver_a_launch_is_an_error() -> None:
     with pytest.raises(KernelError, match=r"need an NVIDIA driver, and none is installed.*onnxruntime"):
         GruCellKernel(896, "fp16").launch(1, [1, 2, 3, 4, 5], 0)
     with pytest.raises(KernelError, match="need an NVIDIA driver"):
-        SequenceKernel(univoc_896(), "fp16").prepare(1)
+        SequenceKernel(UNIVOC, "fp16").prepare(1)
 
 
 def has_driver() -> bool:

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from kernel_cases import UNIVOC
 
-from wavernn_trt.export.operators import SequenceShape
 from wavernn_trt.plugins import driver
 from wavernn_trt.plugins.device_stream import DeviceStream, on_device
 from wavernn_trt.plugins.driver import primary_context
@@ -22,18 +22,6 @@ from wavernn_trt.plugins.operations import (
     SequenceOperation,
 )
 
-UNIVOC = SequenceShape(
-    hidden_size=896,
-    layers=1,
-    fc_sizes=(1024,),
-    outputs=1024,
-    output="categorical",
-    label_feedback=True,
-    skip=False,
-    group_columns=(3 * 896,),
-    group_held=(True,),
-    place_groups=((0,), ()),
-)
 NODES: list[Operation] = [GruOperation(896, 256), SequenceOperation(UNIVOC), MaterialiseOperation()]
 
 

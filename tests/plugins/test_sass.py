@@ -85,7 +85,7 @@ def test_all_loads_of_a_sweep_are_issued_before_the_first_is_used(disassemble: D
 
 
 def test_without_the_switch_patches_are_loaded_one_after_another(disassemble: Disassemble) -> None:
-    """Which the first is compared with on a GPU."""
+    """The comparison of both is made on a GPU."""
     for opcodes in disassemble("resident", switches=("WAVERNN_POLLS_IN_FLIGHT=0",)).values():
         assert set(runs_of_loads(opcodes)) == {2}
 
@@ -116,7 +116,7 @@ def test_no_register_is_moved_between_products(disassemble: Disassemble, target:
 
 
 def test_in_the_order_of_rows_registers_are_moved(disassemble: Disassemble) -> None:
-    """Which the first is compared with on a GPU; and this test sees moves where there are some."""
+    """The comparison of both is made on a GPU; and the count of moves above is shown to work."""
     kernels = disassemble("stepped", switches=("WAVERNN_FRAGMENT_ORDER=0",))
     ((_, moves),) = instructions_between(kernels["stepped_units_0_128"], "HMMA", "MOV")
     assert moves > 48

@@ -57,7 +57,7 @@ def random_feedback(shape: SequenceShape, batch: int, steps: int) -> NDArray[Any
 
 
 def test_teacher_forced_logits_are_the_familys(decoder: Any, reference: ModuleType) -> None:
-    """From a mel on: through the hoisted conditioner and the windows, against the model as it was trained."""
+    """From a mel through the hoisted conditioner and the windows, compared with the trained modules."""
     steps, start, model = 40, 7, decoder.checkpoint.model
     mel, chunk = utterance(decoder, steps, start)
     forced = random_feedback(decoder.sequence.shape, 2, steps)
@@ -166,7 +166,7 @@ def test_wrong_inputs_are_named(small_decoder: Callable[[str], Any]) -> None:
 def plain_pipeline(
     shape: SequenceShape, operands: Arrays, forced: NDArray[Any], *, products: Any, others: Any
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """A decoder as anyone would write it in torch: logits [B, T, outputs] and hidden states [L, B, H]."""
+    """A plain decoder in torch: logits [B, T, outputs] and hidden states [L, B, H]."""
     w = {name: torch.from_numpy(value) for name, value in operands.items()}
     w = {name: value.to(others) if value.is_floating_point() else value for name, value in w.items()}
     fed = torch.from_numpy(forced)

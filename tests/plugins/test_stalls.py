@@ -13,7 +13,7 @@ from host_kernels import SOURCES
 from wavernn_trt.plugins.stalls import Stall, find_stall
 
 
-def test_samples_are_not_taken_for_marks() -> None:
+def test_samples_are_no_marks() -> None:
     labels = np.array([[3, 0], [7, 65535]], np.int32)
     assert find_stall(labels) is None
     values = np.array([[0.0, -1.0], [0.5, 1.0], [0.0, np.nan], [0.0, -np.nan], [0.0, -np.inf]], np.float32)

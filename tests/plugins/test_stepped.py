@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from kernel_cases import SequenceCase, small_shapes
+from kernel_cases import FATCHORD, H100, UNIVOC, SequenceCase, small_shapes
 
 from wavernn_trt.export.operators import Operand
 from wavernn_trt.plugins.arguments import MATRICES
@@ -23,10 +23,6 @@ from wavernn_trt.plugins.stepped import (
 )
 from wavernn_trt.plugins.targets import TARGETS, DeviceProperties
 
-UNIVOC = small_shapes(896, 1024, 1024)["one layer, labels"]
-FATCHORD = small_shapes(512, 512, 512)["two layers, skip, values"]
-BIG = DeviceProperties.of("big", 90, 132)
-
 
 @pytest.mark.parametrize("precision", ["fp16", "fp8"])
 @pytest.mark.parametrize("target", TARGETS)
@@ -41,7 +37,7 @@ def test_every_tile_fits_every_target(target: int, precision: WeightPrecision) -
 
 def test_few_streams_are_cut_into_small_tiles_and_many_into_large_ones() -> None:
     def kernels(batch: int) -> list[str]:
-        return [stage.kernel for stage in plan_stepped(UNIVOC, "bf16", batch, BIG).stages]
+        return [stage.kernel for stage in plan_stepped(UNIVOC, "bf16", batch, H100).stages]
 
     assert kernels(256) == ["stepped_units_0_32", "stepped_rows_64x32", "stepped_rows_64x32", "stepped_draw"]
     assert kernels(4096) == ["stepped_units_0_128", "stepped_rows_256x128", "stepped_rows_256x128", "stepped_draw"]
@@ -49,7 +45,7 @@ def test_few_streams_are_cut_into_small_tiles_and_many_into_large_ones() -> None
 
 def test_a_grid_covers_all_units_rows_and_streams() -> None:
     shape = small_shapes(65, fc_size=129, classes=257)["two layers, skip, values"]
-    stages = plan_stepped(shape, "fp16", 129, BIG, streams=128).stages
+    stages = plan_stepped(shape, "fp16", 129, H100, streams=128).stages
     for stage, rows in zip(stages, (65, 65, 129, 128, 257, None), strict=True):
         if rows is None:
             assert (stage.kernel, stage.grid) == ("stepped_draw", 17)
@@ -60,7 +56,7 @@ def test_a_grid_covers_all_units_rows_and_streams() -> None:
 
 
 def test_the_largest_tile_is_of_64_units_and_128_streams() -> None:
-    tile = plan_stepped(UNIVOC, "bf16", 4096, BIG).stages[0].tile
+    tile = plan_stepped(UNIVOC, "bf16", 4096, H100).stages[0].tile
     assert tile is not None
     assert (tile.rows, tile.streams) == (192, 128)
     assert tile.shared_bytes("bf16") == SLOTS * 32 * 2 * (192 + 128)
@@ -68,14 +64,14 @@ def test_the_largest_tile_is_of_64_units_and_128_streams() -> None:
 
 def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="found 'fp32'"):
-        plan_stepped(UNIVOC, "fp32", 8, BIG)
+        plan_stepped(UNIVOC, "fp32", 8, H100)
     with pytest.raises(ValueError, match="found 48, expected one of 32, 64, 128"):
-        plan_stepped(UNIVOC, "fp16", 8, BIG, streams=48)
+        plan_stepped(UNIVOC, "fp16", 8, H100, streams=48)
     for batch in (0, 1 << 22):
         with pytest.raises(ValueError, match=f"found batch {batch}"):
-            plan_stepped(UNIVOC, "fp16", batch, BIG)
+            plan_stepped(UNIVOC, "fp16", batch, H100)
     with pytest.raises(KernelError, match=r"need 57344 bytes of shared memory, .* small \(sm_90\) has 49152"):
-        plan_stepped(UNIVOC, "fp16", 8, dataclasses.replace(BIG, name="small", shared_per_block=49152))
+        plan_stepped(UNIVOC, "fp16", 8, dataclasses.replace(H100, name="small", shared_per_block=49152))
 
 
 def test_buffers_of_a_workspace_do_not_overlap() -> None:
@@ -106,7 +102,7 @@ def test_each_gate_begins_with_a_fragment_of_its_own() -> None:
 
 def test_steps_reuse_the_launch_objects() -> None:
     launches = launches_of(6)
-    plan = plan_stepped(FATCHORD, "fp16", 100, BIG)
+    plan = plan_stepped(FATCHORD, "fp16", 100, H100)
     assert len(launches) == plan.launches(6)
     begin, *steps = launches
     assert begin.stage.kernel == "stepped_begin"
@@ -142,5 +138,5 @@ def launches_of(steps: int) -> list[Launch]:
     case = SequenceCase(FATCHORD, "fp16", 100, steps)
     operands = len(case.shape.inputs()) + len(case.shape.outputs_of_node())
     pointers = [4096 * (1 + i) for i in range(operands)]
-    plan = plan_stepped(case.shape, "fp16", 100, BIG)
+    plan = plan_stepped(case.shape, "fp16", 100, H100)
     return list(stepped_launches(case.shape, "fp16", plan, (100, steps, 4), pointers, 1 << 30))

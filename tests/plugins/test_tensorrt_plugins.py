@@ -1,4 +1,4 @@
-"""The plugins register and build plans in every installed TensorRT module; nothing here runs on a GPU.
+"""The plugins register and build plans in every installed TensorRT module, without a GPU.
 
 `WAVERNN_TRT_BINDINGS` may name folders, each with the bindings of one regular TensorRT inside::
 
@@ -106,20 +106,20 @@ def _environment(module: str | Path, folder: Path) -> tuple[str, dict[str, str],
     libraries = find_spec("tensorrt_rtx_libs")
     compiler = shutil.which("cc")
     if libraries is None or not libraries.submodule_search_locations or compiler is None:
-        pytest.skip("needs tensorrt-rtx and a C compiler, to stand in for the bindings' libraries")
+        pytest.skip("needs tensorrt-rtx and a C compiler, to replace the bindings' libraries")
     environment = build_environment("tensorrt_rtx", folder / "libraries")
     rtx = Path(next(iter(libraries.submodule_search_locations)))
     links = folder / "libraries"
     (links / f"libnvonnxparser.so.{major}").symlink_to(rtx / "libtensorrt_onnxparser_rtx.so.1")
     (links / "libtensorrt_rtx.so.1").symlink_to(rtx / "libtensorrt_rtx.so.1")
 
-    def stand_in(name: str, *options: str) -> None:
+    def replace_library(name: str, *options: str) -> None:
         source = ["-shared", "-fPIC", str(HERE / "stand_in.c"), *options]
         subprocess.run([compiler, *source, "-o", str(links / f"{name}.so.{major}")], check=True)
 
-    stand_in("libnvinfer_plugin")
+    replace_library("libnvinfer_plugin")
     if major == "10":
-        stand_in("libnvinfer", "-DREGISTRY", "-Wl,--no-as-needed", str(rtx / "libtensorrt_rtx.so.1"))
+        replace_library("libnvinfer", "-DREGISTRY", "-Wl,--no-as-needed", str(rtx / "libtensorrt_rtx.so.1"))
     else:
         (links / f"libnvinfer.so.{major}").symlink_to(rtx / "libtensorrt_rtx.so.1")
     environment["PYTHONPATH"] = os.pathsep.join([str(module), *filter(None, [environment.get("PYTHONPATH")])])
@@ -179,7 +179,7 @@ def test_tensors_are_linear_and_of_the_operators_types(module: Any, ask: Callabl
         assert answer["packed"] == 0
         for i, (operand, accepted) in enumerate(zip(operands, answer["accepted"], strict=True)):
             if weights[:1] == [i]:
-                expected = list(TYPES.values())  # it decides
+                expected = list(TYPES.values())  # the first weight sets the type of all
             elif operand.kind == "weight":
                 expected = [TYPES[precision]]
             else:

@@ -1,4 +1,4 @@
-"""``wavernn-trt inspect DIR --mel M --recording R`` on the shipped voice."""
+"""``wavernn-trt inspect DIR --mel M --recording R``: whether a mel fits the shipped voice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_a_mel_that_fits_exits_with_0(mel: Any, tmp_path: Path, capsys: Any) -> 
     assert "family" not in out
 
 
-def test_a_fault_is_printed_with_its_conversion_and_exits_with_1(mel: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_mel_that_does_not_fit_exits_with_1_and_its_conversion_is_printed(
+    mel: Any, tmp_path: Path, capsys: Any
+) -> None:
     audio = open_model_directory(shipped_voice()).audio
     np.save(tmp_path / "mel.npy", np.log(mel_to_magnitude(mel, audio)).astype(np.float32).T)
     assert inspect("--mel", tmp_path / "mel.npy", "--recording", RECORDING) == 1
@@ -53,7 +55,7 @@ def test_a_fault_is_printed_with_its_conversion_and_exits_with_1(mel: Any, tmp_p
     assert "--mel-from tacotron2" in out
 
 
-def test_json_has_the_affine_conversion(mel: Any, tmp_path: Path, capsys: Any) -> None:
+def test_json_has_the_faults_and_the_affine_conversion(mel: Any, tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "mel.npy", mel + 1)
     assert inspect("--mel", tmp_path / "mel.npy", "--recording", RECORDING, "--json") == 1
     values = json.loads(capsys.readouterr().out)
@@ -68,7 +70,7 @@ def test_json_has_the_affine_conversion(mel: Any, tmp_path: Path, capsys: Any) -
     assert json.loads(capsys.readouterr().out)["faults"] == []
 
 
-def test_what_is_not_identified_says_so(mel: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_fault_without_a_known_cause_is_reported_as_such(mel: Any, tmp_path: Path, capsys: Any) -> None:
     rough = mel + np.random.default_rng(0).normal(0, 0.05, mel.shape)
     np.save(tmp_path / "mel.npy", rough.astype(np.float32))
     assert inspect("--mel", tmp_path / "mel.npy", "--recording", RECORDING) == 1
@@ -102,7 +104,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: 
     assert error.count("\n") == 1
 
 
-def test_a_plan_has_no_mel(tmp_path: Path, capsys: Any) -> None:
+def test_a_plan_cannot_be_compared_with_a_mel(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "a.plan").touch()
     assert main(["inspect", str(tmp_path / "a.plan"), "--mel", "m.npy"]) == 2
     assert "expected the model directory that it was built from" in capsys.readouterr().err

@@ -23,7 +23,7 @@ SECONDS = 60
 
 @pytest.fixture
 def mels(tmp_path: Path) -> Callable[[NDArray[np.int64]], Sequence[Job]]:
-    """A function frames -> mels so long."""
+    """A function (frames of each mel) -> the jobs of their files."""
 
     def make(frames: NDArray[np.int64]) -> Sequence[Job]:
         (tmp_path / "in").mkdir()
@@ -38,7 +38,7 @@ def estimated(jobs: Sequence[Job], *, overwrite: bool = False, **options: Any) -
     return WorkEstimate(len(jobs), seconds_of_jobs(jobs, AUDIO, overwrite=overwrite), **options)
 
 
-def test_of_a_few_files_every_header_is_read(mels: Callable[..., Sequence[Job]]) -> None:
+def test_the_work_of_a_few_files_is_read_from_their_headers(mels: Callable[..., Sequence[Job]]) -> None:
     jobs = mels(np.array([1, 20, 3, 4]))
     jobs[2].output.parent.mkdir()
     jobs[2].output.touch()
@@ -49,7 +49,7 @@ def test_of_a_few_files_every_header_is_read(mels: Callable[..., Sequence[Job]])
     assert estimated(jobs).left(0) == pytest.approx(0.5)
 
 
-def test_the_work_of_many_files_is_estimated_from_some(mels: Callable[..., Sequence[Job]]) -> None:
+def test_the_work_of_many_files_is_estimated_from_a_sample(mels: Callable[..., Sequence[Job]]) -> None:
     frames = np.random.default_rng(0).integers(1, 40, 1500)
     frames[750:] *= 3  # as the books of a library differ
     jobs = mels(frames)
@@ -75,24 +75,24 @@ def test_the_work_of_many_files_is_estimated_from_some(mels: Callable[..., Seque
 
 
 class Slow(Sequence[Job]):
-    """A plan on a file system that does not answer."""
+    """A plan on a file system that does not respond before `answers` is set."""
 
     def __init__(self) -> None:
-        self.asked, self.answers = threading.Event(), threading.Event()
+        self.requested, self.answers = threading.Event(), threading.Event()
 
     def __len__(self) -> int:
         return 100_000
 
     def __getitem__(self, index: Any) -> Any:
-        self.asked.set()
+        self.requested.set()
         assert self.answers.wait(SECONDS)
         return Job(Path("nowhere.npy"), Path("nowhere.wav"), 0)
 
 
-def test_the_work_does_not_wait_for_headers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_files_before_the_headers_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = Slow()
     bar = job_bar(jobs, AUDIO, hidden=False, overwrite=False)
-    assert jobs.asked.wait(SECONDS)
+    assert jobs.requested.wait(SECONDS)
     bar.decoded(1000)
     bar.closed(JobResult(Job(Path("a"), Path("b"), 0), "done", 1000))
     jobs.answers.set()
@@ -100,7 +100,7 @@ def test_the_work_does_not_wait_for_headers(capsys: pytest.CaptureFixture[str]) 
     assert "1/100000 files" in capsys.readouterr().err
 
 
-def test_the_bar_shows_files_seconds_speed_and_time_left(
+def test_the_bar_shows_files_seconds_speed_and_remaining_time(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = mels(np.array([10, 10, 20]))
@@ -119,18 +119,16 @@ def test_the_bar_shows_files_seconds_speed_and_time_left(
     assert "wavernn-trt: something else\n" in captured
 
 
-def test_a_hidden_bar_prints_nothing_and_reads_nothing(
-    mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hidden_bar_prints_nothing_and_reads_no_header(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = Slow()
     bar = job_bar(jobs, AUDIO, hidden=True, overwrite=False)
     bar.decoded(1000)
     bar.close()
     assert capsys.readouterr().err == ""
-    assert not jobs.asked.is_set()
+    assert not jobs.requested.is_set()
 
 
-def test_a_bar_of_files_has_a_title_and_counts_no_more_of_each_than_is_asked_for(
+def test_a_bar_of_files_has_a_title_and_counts_each_file_up_to_the_limit(
     mels: Callable[..., Sequence[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [job.input for job in mels(np.array([10, 10, 40]))]

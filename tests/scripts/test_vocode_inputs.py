@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
-from wavernn_trt.scripts import vocode_run
+from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
+Capture = pytest.CaptureFixture[str]
 MakeMel = Callable[..., NDArray[np.float32]]
 RATE, HOP = 16000, 40
 SECONDS = 120
@@ -28,10 +27,8 @@ SECONDS = 120
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with in/a.wav, in/b.mp3, in/c.opus, in/d.aiff, in/e.npz and in/f.m4a, on the tiny voice."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vocode_run, "load_model", lambda *_: tiny_vocoder.loaded)
+def folder(tiny_voice: Path, tiny_mel: MakeMel) -> Path:
+    """The working folder, with in/a.wav, in/b.mp3, in/c.opus, in/d.aiff, in/e.npz and in/f.m4a."""
     Path("in").mkdir()
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2000).astype(np.float32)
     soundfile.write("in/a.wav", noise, RATE)
@@ -40,16 +37,14 @@ def folder(tmp_path: Path, tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch
     soundfile.write("in/d.aiff", noise, RATE)
     np.savez("in/e.npz", mel=tiny_mel(9), text=np.arange(3))
     Path("in/f.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(40))
-    return tmp_path
+    return tiny_voice
 
 
 def vocode(*arguments: str) -> int:
     return main(["vocode", *arguments])
 
 
-def test_every_file_that_can_be_read_is_made_and_the_others_are_named(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_readable_format_is_vocoded_and_other_files_are_listed(folder: Path, capsys: Capture) -> None:
     assert vocode("in", "-o", "out", "--json") == 0
     captured = capsys.readouterr()
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
@@ -62,18 +57,14 @@ def test_every_file_that_can_be_read_is_made_and_the_others_are_named(
     assert capsys.readouterr().err == ""
 
 
-def test_a_format_that_is_not_read_fails_with_the_way_out_when_it_is_named(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_format_fails_with_the_command_that_converts_it(folder: Path, capsys: Capture) -> None:
     assert vocode("in/f.m4a", "-o", "out.wav") == 1
     error = capsys.readouterr().err
     assert "failed: in/f.m4a: found MPEG-4 (AAC or ALAC), a format that libsndfile does not read" in error
     assert "ffmpeg -i in/f.m4a in/f.wav" in error
 
 
-def test_a_recording_that_is_cut_short_is_made_and_reported_everywhere(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_recording_is_vocoded_with_a_warning_in_every_report(folder: Path, capsys: Capture) -> None:
     whole = Path("in/a.wav").read_bytes()
     Path("in/a.wav").write_bytes(whole[: 44 + 2000])
     np.save("in/mel.npy", np.load("in/e.npz")["mel"])
@@ -85,15 +76,15 @@ def test_a_recording_that_is_cut_short_is_made_and_reported_everywhere(
     assert "5 done, 1 failed; 1 with warnings; " in captured.err
     assert "failed: in/mel.npy: not an array that can be read: it is cut short" in captured.err
     rows = [json.loads(line) for line in Path("report.jsonl").read_text().splitlines()]
-    for said in (rows, json.loads(captured.out)["files"]):
-        (row,) = [row for row in said if row["warnings"]]
+    for reported in (rows, json.loads(captured.out)["files"]):
+        (row,) = [row for row in reported if row["warnings"]]
         assert (row["input"], row["status"], row["warnings"]) == ("in/a.wav", "done", [warning])
     assert soundfile.info("out/a.wav").frames == (1 + 1000 // HOP) * HOP
     assert vocode("in/a.wav", "-o", "again.wav", "-q") == 0
     assert warning in capsys.readouterr().err
 
 
-def test_a_resumed_folder_of_equal_names_makes_each_file_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_that_differ_in_their_suffix_only_have_outputs_of_their_own(folder: Path, capsys: Capture) -> None:
     Path("in/a.flac").write_bytes(Path("in/d.aiff").read_bytes())
     assert vocode("in", "-o", "out") == 0
     assert {"a.flac.wav", "a.wav.wav"} <= {path.name for path in Path("out").iterdir()}
@@ -110,8 +101,8 @@ def test_a_resumed_folder_of_equal_names_makes_each_file_once(folder: Path, caps
         (["-", "-o", "out"], "has no name; name a .wav file, or - for standard output"),
     ],
 )
-def test_streams_stand_alone(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_wrong_usage_of_standard_streams_exits_2(
+    folder: Path, capsys: Capture, arguments: list[str], message: str
 ) -> None:
     assert vocode(*arguments) == 2
     captured = capsys.readouterr()
@@ -119,24 +110,36 @@ def test_streams_stand_alone(
     assert captured.out == ""
 
 
-def test_a_file_of_that_name_is_no_stream(folder: Path) -> None:
+def test_a_file_named_like_standard_input_is_a_file(folder: Path) -> None:
     Path("-").write_bytes(Path("in/a.wav").read_bytes())
     assert vocode("./-", "-o", "out.wav") == 0
     assert Path("out.wav").exists()
 
 
-def begin(*arguments: str, code: str = "", **options: Any) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, on the shipped voice."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    code = f"import sys\n{code}\nfrom wavernn_trt.scripts.cli import main\nsys.exit(main())"
-    command = [sys.executable, "-c", code, "vocode", *arguments, "--backend", "onnxruntime", "--threads", "1"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+Begin = Callable[..., subprocess.Popen[bytes]]
+Piped = Callable[..., tuple[int, bytes, str]]
 
 
-def piped(content: bytes, *arguments: str, **options: Any) -> tuple[int, bytes, str]:
-    process = begin(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
-    out, err = process.communicate(content, timeout=SECONDS)
-    return process.returncode, out, err.decode()
+@pytest.fixture
+def vocode_in_process(begin: Begin) -> Begin:
+    """A function (arguments, options of Popen) -> ``vocode`` on the shipped voice, in another process."""
+
+    def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        return begin("vocode", *arguments, "--backend", "onnxruntime", "--threads", "1", **options)
+
+    return start
+
+
+@pytest.fixture
+def piped(vocode_in_process: Begin) -> Piped:
+    """A function (standard input, arguments) -> the exit code, standard output and errors."""
+
+    def run(content: bytes, *arguments: str) -> tuple[int, bytes, str]:
+        process = vocode_in_process(*arguments, stdin=subprocess.PIPE)
+        out, err = process.communicate(content, timeout=SECONDS)
+        return process.returncode, out, err.decode()
+
+    return run
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def mel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float32]:
     return whole[:, :6]
 
 
-def test_a_mel_from_a_pipe_becomes_a_wav_on_standard_output(mel: NDArray[np.float32]) -> None:
+def test_a_mel_from_standard_input_becomes_a_wav_on_standard_output(mel: NDArray[np.float32], piped: Piped) -> None:
     np.save("mel.npy", mel)
     np.savez("mel.npz", mel=mel, other=mel)
     assert piped(b"", "mel.npy", "-o", "file.wav", "-q")[0] == 0
@@ -161,7 +164,7 @@ def test_a_mel_from_a_pipe_becomes_a_wav_on_standard_output(mel: NDArray[np.floa
     assert sorted(path.name for path in Path().iterdir()) == ["file.wav", "mel.npy", "mel.npz"]
 
 
-def test_a_recording_from_a_pipe_becomes_a_file(mel: NDArray[np.float32]) -> None:
+def test_a_recording_from_standard_input_becomes_a_file(mel: NDArray[np.float32], piped: Piped) -> None:
     content = io.BytesIO()
     soundfile.write(content, np.random.default_rng(0).uniform(-0.5, 0.5, 2000), RATE, format="WAV")
     header = content.getvalue()[:40] + b"\xff\xff\xff\xff"  # as ffmpeg writes it into a pipe
@@ -171,23 +174,25 @@ def test_a_recording_from_a_pipe_becomes_a_file(mel: NDArray[np.float32]) -> Non
     assert (row["input"], row["output"], row["warnings"]) == ("/dev/stdin", "new/copy.wav", [])
     assert soundfile.info("new/copy.wav").frames == row["samples"] == (1 + 2000 // 200) * 200
     assert json.loads(Path("r.jsonl").read_text())["input"] == "/dev/stdin"
-    assert "0 done, 1 skipped" in piped(b"", "-", "-o", "new/copy.wav")[2], "it is there"
+    assert "0 done, 1 skipped" in piped(b"", "-", "-o", "new/copy.wav")[2]
 
 
-def test_standard_output_in_a_file_is_written_over(mel: NDArray[np.float32]) -> None:
+def test_standard_output_may_be_redirected_to_a_file(mel: NDArray[np.float32], vocode_in_process: Begin) -> None:
     np.save("mel.npy", mel)
     with open("out.wav", "wb") as out:
-        process = begin("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=out)
+        process = vocode_in_process("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=out)
         assert process.communicate(timeout=SECONDS)[1] == b""
     assert process.returncode == 0
     assert soundfile.info("out.wav").frames == 6 * 200
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="needs /dev/fd")
-def test_process_substitution_is_an_input(mel: NDArray[np.float32]) -> None:
+def test_a_path_in_dev_fd_is_an_input(mel: NDArray[np.float32], vocode_in_process: Begin) -> None:
     np.save("mel.npy", mel)
     reader, writer = os.pipe()
-    process = begin(f"/dev/fd/{reader}", "-o", "out.wav", "-q", stdin=subprocess.DEVNULL, pass_fds=(reader,))
+    process = vocode_in_process(
+        f"/dev/fd/{reader}", "-o", "out.wav", "-q", stdin=subprocess.DEVNULL, pass_fds=(reader,)
+    )
     os.close(reader)
     with open(writer, "wb") as stream:
         stream.write(Path("mel.npy").read_bytes())
@@ -195,7 +200,7 @@ def test_process_substitution_is_an_input(mel: NDArray[np.float32]) -> None:
     assert soundfile.info("out.wav").frames == 6 * 200
 
 
-def test_a_stream_that_holds_nothing_usable_is_a_failed_file(mel: NDArray[np.float32]) -> None:
+def test_an_unusable_stream_is_a_failed_file(mel: NDArray[np.float32], piped: Piped) -> None:
     for content, message in (
         (b"", "failed: /dev/stdin: found nothing, expected a recording or a mel"),
         (b"neither a recording nor a mel", "failed: /dev/stdin: not a recording that can be read"),
@@ -206,11 +211,11 @@ def test_a_stream_that_holds_nothing_usable_is_a_failed_file(mel: NDArray[np.flo
         assert "Traceback" not in err
 
 
-def test_a_reader_that_leaves_is_a_failed_file(mel: NDArray[np.float32]) -> None:
+def test_a_closed_standard_output_is_a_failed_file(mel: NDArray[np.float32], vocode_in_process: Begin) -> None:
     np.save("mel.npy", mel)
     reader, writer = os.pipe()
     os.close(reader)
-    process = begin("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=writer)
+    process = vocode_in_process("mel.npy", "-o", "-", "-q", stdin=subprocess.DEVNULL, stdout=writer)
     os.close(writer)
     error = process.communicate(timeout=SECONDS)[1].decode()
     assert process.returncode == 1
@@ -218,7 +223,7 @@ def test_a_reader_that_leaves_is_a_failed_file(mel: NDArray[np.float32]) -> None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
-def test_ctrl_c_ends_the_waiting_for_standard_input(mel: NDArray[np.float32]) -> None:
+def test_ctrl_c_interrupts_the_waiting_for_standard_input(mel: NDArray[np.float32], vocode_in_process: Begin) -> None:
     announced = """
 from wavernn_trt.runtime.files import standard_streams
 read = standard_streams.read_input_stream
@@ -227,7 +232,7 @@ def announce(path):
     return read(path)
 standard_streams.read_input_stream = announce
 """
-    process = begin("-", "-o", "-", code=announced, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = vocode_in_process("-", "-o", "-", code=announced, stdin=subprocess.PIPE)
     assert process.stderr is not None
     assert process.stderr.readline() == b"waiting\n"
     process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""``wavernn-trt vocode`` on folders of mels in processes that are killed, meet full disks, and go on afterwards."""
+"""``wavernn-trt vocode`` on a folder: killed, terminated, on a full disk; a rerun continues."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from wavernn_trt.runtime.jobs.output_folder import LOCK
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 from wavernn_trt.scripts.cli import main
 
+Begin = Callable[..., subprocess.Popen[str]]
 SECONDS = 120
-"""Longer than any of these processes takes on any machine."""
+"""Longer than any of these processes takes."""
 FILES = 60
 
 
@@ -35,7 +37,7 @@ def vocoder() -> Iterator[Vocoder]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with many short mels in two folders beneath in/."""
+    """The working folder, with many short mels in in/a and in/b."""
     monkeypatch.chdir(tmp_path)
     mel = np.load(shipped_voice().parent / "sample_mel.npy")
     for number in range(FILES):
@@ -46,28 +48,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def begin(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """A function (arguments) -> a process that vocodes."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, code: str = "") -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [
-            sys.executable,
-            "-c",
-            f"{code}\nimport sys\nfrom wavernn_trt.scripts.cli import main\nsys.exit(main())",
-        ]
-        vocode = ["vocode", "in", "-o", "out", "--threads", "1", "--backend", "onnxruntime", "--batch", "4", *arguments]
-        process = subprocess.Popen(
-            [*command, *vocode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        begun.append(process)
-        return process
-
-    yield start
-    for process in begun:
-        process.kill()
-        process.communicate(timeout=SECONDS)
+def vocode(folder: Path, begin: Begin) -> Begin:
+    """A function (further arguments) -> ``vocode`` of in/ into out/ in another process."""
+    options = ("--threads", "1", "--backend", "onnxruntime", "--batch", "4")
+    return partial(begin, "vocode", "in", "-o", "out", *options, text=True)
 
 
 def outputs() -> list[Path]:
@@ -94,47 +78,43 @@ def report(run: int | None = None) -> list[dict[str, Any]]:
     return rows if run is None else [row for row in rows if row["run"] == runs[run]]
 
 
-def all_are_as_alone(vocoder: Vocoder) -> bool:
+def assert_samples_of_a_single_vocode(vocoder: Vocoder) -> None:
     files = sorted(Path("in").rglob("*.npy"))
     assert [path.relative_to("out").with_suffix("") for path in outputs()] == [
         path.relative_to("in").with_suffix("") for path in files
     ]
-    return all(
-        np.array_equal(soundfile.read(output, dtype="float32")[0], vocoder.vocode(np.load(file), seed=5))
-        for file, output in zip(files, outputs(), strict=True)
-    )
+    for file, output in zip(files, outputs(), strict=True):
+        assert np.array_equal(soundfile.read(output, dtype="float32")[0], vocoder.vocode(np.load(file), seed=5))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
-def test_a_killed_run_goes_on_with_every_file_there_once_and_as_alone(
-    begin: Callable[..., subprocess.Popen[str]], vocoder: Vocoder
-) -> None:
+def test_a_rerun_after_a_kill_makes_each_missing_file_once(vocode: Begin, vocoder: Vocoder) -> None:
     arguments = ("--seed", "5", "--float", "--report", "report.jsonl")
-    killed = begin(*arguments)
+    killed = vocode(*arguments)
     wait_for_outputs(killed, FILES // 3)
     killed.send_signal(signal.SIGKILL)
     killed.wait(SECONDS)
     before = {path: path.stat().st_mtime_ns for path in outputs()}
     assert FILES // 3 <= len(before) < FILES
     for path in before:
-        assert soundfile.info(path).frames > 0, "whole, as all that have a name"
+        assert soundfile.info(path).frames > 0
     left = Path("out/b/.0123456789ab.part")
     left.parent.mkdir(exist_ok=True)
-    left.write_bytes(b"RIFF, and then the process died")
+    left.write_bytes(b"RIFF, an unfinished file")
     with Path("report.jsonl").open("ab") as lines:
         lines.write(b'{"input": "in/a/000.npy", "output": "out/')  # as a kill may leave it
 
-    again = begin(*arguments)
+    again = vocode(*arguments)
     error = again.communicate(timeout=SECONDS)[1]
     assert again.returncode == 0, error
     assert f"{FILES - len(before)} done, {len(before)} skipped" in error
     assert "unfinished files of a run that was killed" in error
     assert hidden() == []
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is done twice"
-    assert all_are_as_alone(vocoder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "a file was made twice"
+    assert_samples_of_a_single_vocode(vocoder)
 
     first, second = report(0), report(1)
-    assert len(first) + len(second) == len(report()), "the torn line is gone, and nobody else's"
+    assert len(first) + len(second) == len(report()), "only the incomplete line is gone"
     everything = {str(path) for path in outputs()}
     assert Counter(row["output"] for row in second) == Counter(everything)
     assert {row["output"] for row in first} <= set(map(str, before))
@@ -149,12 +129,12 @@ def test_a_killed_run_goes_on_with_every_file_there_once_and_as_alone(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
 def test_a_second_run_into_the_folder_is_refused_and_sigterm_ends_the_first(
-    begin: Callable[..., subprocess.Popen[str]], folder: Path, capsys: pytest.CaptureFixture[str]
+    vocode: Begin, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mel = np.load(shipped_voice().parent / "sample_mel.npy")
     for number in range(16):
-        np.save(folder / "in" / "a" / f"long{number}.npy", np.tile(mel, 8))  # half a minute or more of work in all
-    first = begin("--json")
+        np.save(folder / "in" / "a" / f"long{number}.npy", np.tile(mel, 8))  # half a minute of work or more
+    first = vocode("--json")
     wait_for_outputs(first, 1)
     assert LOCK in hidden()
     assert main(["vocode", "in", "-o", "out", "--threads", "1", "--backend", "onnxruntime"]) == 2
@@ -163,16 +143,16 @@ def test_a_second_run_into_the_folder_is_refused_and_sigterm_ends_the_first(
     document, error = first.communicate(timeout=SECONDS)
     assert first.returncode == 143, error
     assert "wavernn-trt: terminated; finished files are kept" in error
-    said = json.loads(document)
-    assert said["stopped"] == "terminated"
-    assert {file["output"] for file in said["files"]} == set(map(str, outputs()))
-    assert said["totals"]["done"] == len(outputs()) < FILES
+    result = json.loads(document)
+    assert result["stopped"] == "terminated"
+    assert {file["output"] for file in result["files"]} == set(map(str, outputs()))
+    assert result["totals"]["done"] == len(outputs()) < FILES
     assert not list(Path("out").rglob("long15.wav"))
     assert hidden() == []
 
 
-PLACES = (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"])
-"""Where anybody may mount something, or root may, and nobody else sees it."""
+NAMESPACES = (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"])
+"""Commands that run another where a mount is private: for users, and for root."""
 SMALL_DISK = """
 set -u
 mkdir -p out && mount -t tmpfs -o size=100k tmpfs out || exit 99
@@ -189,9 +169,9 @@ vocode --overwrite 2> readonly.err; echo $? > readonly.code
 """
 
 
-def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(folder: Path) -> None:
+def test_a_full_disk_ends_the_run_and_a_rerun_continues(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHON": sys.executable}
-    for command in PLACES:
+    for command in NAMESPACES:
         try:
             finished = subprocess.run(
                 [*command, "sh", "-c", SMALL_DISK], env=environment, capture_output=True, timeout=SECONDS, check=False
@@ -203,12 +183,12 @@ def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(folder: Path) -> None:
     else:
         pytest.skip("a small disk cannot be mounted here: no root, and no namespaces for users")
 
-    def said(name: str) -> str:
+    def content(name: str) -> str:
         return Path(name).read_text().strip()
 
-    assert (said("full.code"), said("again.code")) == ("1", "0"), said("full.err") + said("again.err")
-    full = json.loads(said("full.json"))
-    written = said("full.found").splitlines()
+    assert (content("full.code"), content("again.code")) == ("1", "0"), content("full.err") + content("again.err")
+    full = json.loads(content("full.json"))
+    written = content("full.found").splitlines()
     assert 0 < len(written) < FILES
     status = {file["output"]: file["status"] for file in full["files"]}
     assert sorted(output for output in status if status[output] == "done") == written
@@ -216,16 +196,18 @@ def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(folder: Path) -> None:
     assert failed
     assert all("No space left on device" in file["error"] for file in failed)
     left = FILES - len(full["files"])
-    assert f"{left} left for the next run" in said("full.err")
-    assert "No space left on device; free some space; then run the same command again: it continues" in said("full.err")
+    assert f"{left} left for the next run" in content("full.err")
+    assert "No space left on device; free some space; then run the same command again: it continues" in content(
+        "full.err"
+    )
     assert full["stopped"].endswith("No space left on device; free some space")
-    assert "Traceback" not in said("full.err")
-    assert len(said("again.found").splitlines()) == FILES
-    assert f"{FILES - len(written)} done, {len(written)} skipped" in said("again.err")
-    assert said("full.hidden") == ""
-    assert Counter(row["output"] for row in report(1)) == Counter(said("again.found").splitlines())
-    assert said("readonly.code") == "1"
-    assert "Read-only file system; make the file system writable, or choose another" in said("readonly.err")
+    assert "Traceback" not in content("full.err")
+    assert len(content("again.found").splitlines()) == FILES
+    assert f"{FILES - len(written)} done, {len(written)} skipped" in content("again.err")
+    assert content("full.hidden") == ""
+    assert Counter(row["output"] for row in report(1)) == Counter(content("again.found").splitlines())
+    assert content("readonly.code") == "1"
+    assert "Read-only file system; make the file system writable, or choose another" in content("readonly.err")
 
 
 LIMITED = """
@@ -234,9 +216,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 """
 
 
-def test_a_file_that_may_not_be_so_large_stops_no_other(begin: Callable[..., subprocess.Popen[str]]) -> None:
+def test_a_file_beyond_the_size_limit_stops_no_other(vocode: Begin) -> None:
     pytest.importorskip("resource", reason="needs a limit of file sizes")
-    process = begin("--json", code=LIMITED)
+    process = vocode("--json", code=LIMITED)
     document, error = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, error
     files = json.loads(document)["files"]

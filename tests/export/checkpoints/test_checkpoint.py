@@ -1,4 +1,4 @@
-"""What `read_checkpoint` makes of weights and model directories."""
+"""`read_checkpoint` reads weights and model directories: family, output, temperature."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_one_recurrent_and_two_dense_layers_are_turian(reference: ModuleType, tm
     assert not checkpoint.model.config.mu_law
 
 
-def test_equal_names_can_be_told_apart_by_the_user(coqui: Path) -> None:
+def test_the_user_can_choose_between_families_with_equal_names(coqui: Path) -> None:
     assert read_checkpoint(coqui, family="fatchord").model.config.family == "fatchord"
 
 
@@ -142,7 +142,7 @@ def test_contradictory_modes_are_refused(
         read_checkpoint(tmp_path / "a.pyt", **settings)
 
 
-def test_temperature_divides_the_logits_and_leaves_the_stored_weights_alone(fatchord: Path) -> None:
+def test_temperature_divides_the_logits_and_does_not_change_the_stored_weights(fatchord: Path) -> None:
     plain, tempered = read_checkpoint(fatchord), read_checkpoint(fatchord, temperature=0.5)
     assert tempered.model.config.temperature == 0.5
     _same_outputs(tempered, plain, scale=2.0)

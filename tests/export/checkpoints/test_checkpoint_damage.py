@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it ends in a checkpoint or in a `CheckpointError` that says what to do."""
+"""Reading any file gives a checkpoint or a `CheckpointError` with the way out; nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _saved(state: Any, zipped: bool = True) -> bytes:
 
 
 def _read(path: Path, content: bytes) -> str | None:
-    """Reads a file of this content; the error's message, or nothing where it is a checkpoint after all."""
+    """Reads a file of this content; returns the error's message, or None where it is a checkpoint."""
     path.write_bytes(content)
     try:
         read_checkpoint(path)
@@ -55,8 +55,6 @@ class Payload:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "found a recording, expected a checkpoint"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "found a Git LFS pointer"),
         (b"\x00\x01\x02\x03" * 10, "found neither a zip archive nor a pickle"),
         (b"PK\x03\x04" + bytes(200), "is damaged or incomplete"),
         (b"\x80", "is damaged or incomplete"),
@@ -64,7 +62,7 @@ class Payload:
         (pickle.dumps({"I.weight": 1}), "found a pickle that torch.save did not write"),
     ],
 )
-def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_without_weights_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     found = _read(tmp_path / "model.pt", content)
     assert found is not None
     assert message in found
@@ -83,15 +81,8 @@ def test_pickled_code_is_refused_and_not_run(zipped: bool, reference: ModuleType
     assert message is not None
     assert "found a pickle that would run builtins.eval when it is loaded" in message
     assert "Nothing of it was run. Expected weights only; do not load this file anywhere" in message
+    assert "weights_only=False" not in message  # that would run it
     assert not witness.exists()
-
-
-@pytest.mark.parametrize("zipped", FORMATS.values(), ids=list(FORMATS))
-def test_a_pickled_module_is_refused(zipped: bool, tmp_path: Path) -> None:
-    message = _read(tmp_path / "model.pt", _saved(torch.nn.Linear(2, 2), zipped))
-    assert message is not None
-    assert "found a whole pickled model (torch.nn.modules.linear.Linear)" in message
-    assert "torch.save(model.state_dict(), path)" in message
 
 
 def test_a_scripted_module_is_refused(tmp_path: Path) -> None:
@@ -113,12 +104,8 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: {}, "found an empty dictionary"),
-        (lambda state: {"model": {}}, "found an empty dictionary"),
         (lambda state: {"step": torch.tensor([1])}, "found the tensors of no model"),
-        (lambda state: list(state.values()), "found a list, expected a dictionary of tensors"),
         (lambda state: {"conv.weight": torch.ones(2)}, "found the tensors conv.weight, expected embedding.weight"),
-        (lambda state: {**state, 3: torch.ones(2)}, "entry '3' is a Tensor"),
         (lambda state: {**state, "upsample.extra": torch.ones(2)}, "found upsample.extra, expected only"),
         (lambda state: _without(state, "rnn2.bias_hh_l0"), "rnn2.bias_hh_l0 missing, found"),
         (lambda state: _without(state, "fc3.weight"), "fc3.weight is missing"),
@@ -126,8 +113,6 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda state: {**state, "fc3.weight": torch.ones(16)}, "fc3.weight: found shape [16], expected 2 dimensions"),
         (lambda state: {**state, "fc3.bias": torch.ones(16).long()}, "fc3.bias is torch.int64"),
         (lambda state: {**state, "fc3.bias": torch.ones(16).to(torch.complex64)}, "fc3.bias is torch.complex64"),
-        (lambda state: {**state, "fc3.bias": torch.ones(16).to_sparse()}, "torch.sparse_coo; expected dense"),
-        (lambda state: {**state, "fc3.bias": torch.full((16,), torch.nan)}, "fc3.bias holds NaN or infinite"),
         (lambda state: {**state, "fc3.bias": torch.full((16,), torch.inf)}, "fc3.bias holds NaN or infinite"),
         (lambda state: {**state, "fc3.bias": torch.ones(0)}, "fc3.bias has 0 elements"),
         (lambda state: {**state, "fc3.bias": torch.ones(1).expand(10**9)}, "fc3.bias has 1000000000 elements"),
@@ -136,20 +121,15 @@ def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
             "upsample.up_layers.1.weight: found 4 taps, expected 2 * factor + 1",
         ),
         (
-            lambda state: {**state, "upsample.resnet.conv_in.weight": torch.ones(5, 6, 4)},
-            "found 4 frames, expected 2 * pad + 1",
-        ),
-        (
             lambda state: {**state, "upsample.resnet.conv_in.weight": torch.ones(5, 6, 1)},
             "found 1 frames, expected 2 * pad + 1",
         ),
     ],
 )
-@pytest.mark.parametrize("zipped", FORMATS.values(), ids=list(FORMATS))
-def test_wrong_dictionaries_are_refused(
-    change: Callable[[dict[str, Any]], Any], message: str, zipped: bool, reference: ModuleType, tmp_path: Path
+def test_tensors_that_do_not_fit_are_refused(
+    change: Callable[[dict[str, Any]], Any], message: str, reference: ModuleType, tmp_path: Path
 ) -> None:
-    found = _read(tmp_path / "model.pt", _saved(change(reference.random_state()), zipped))
+    found = _read(tmp_path / "model.pt", _saved(change(reference.random_state())))
     assert found is not None
     assert message in found
 
@@ -167,7 +147,7 @@ def test_every_tensor_is_needed_and_its_shape_checked(family: str, reference: Mo
             assert _read(tmp_path / "model.pt", _saved({"model": state, "scaler": {}})), (name, changed is None)
 
 
-def test_torchaudio_s_own_names_stand_in_the_message(shared_data: Path, tmp_path: Path) -> None:
+def test_the_message_has_torchaudio_s_own_names(shared_data: Path, tmp_path: Path) -> None:
     state = torch.load(shared_data / "oracles/torchaudio/wavernn_small_8bits.pth", weights_only=True)
     for name in ("fc.bias", "upsample.resnet.melresnet_model.4.resblock_model.3.weight", "rnn1.bias_hh_l0"):
         message = _read(tmp_path / "model.pt", _saved({**state, name: torch.ones(3)}))

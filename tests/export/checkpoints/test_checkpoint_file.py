@@ -1,4 +1,4 @@
-"""Which kinds of files are read as checkpoints, and what the others are refused as."""
+"""Kinds of files that are read as checkpoints, and how other files are refused."""
 
 from __future__ import annotations
 
@@ -28,13 +28,6 @@ from wavernn_trt.export.checkpoints.torch_file import named_classes
 from wavernn_trt.export.errors import CheckpointError
 
 State = dict[str, Any]
-
-
-@pytest.fixture
-def state(reference: ModuleType) -> State:
-    """A small network in fatchord's layout."""
-    found: State = reference.random_state()
-    return found
 
 
 def _saved(value: Any, **options: Any) -> bytes:
@@ -116,27 +109,14 @@ def test_pickle_protocols_that_torch_cannot_read_are_named(state: State, tmp_pat
 # Pickles that hold more than weights
 
 
-class Payload:
-    """Unpickling this would run a program."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (eval, ("open('/tmp/never', 'w')",))
-
-
 @pytest.mark.parametrize("zipped", [True, False])
-def test_classes_are_named_without_loading_them(zipped: bool, state: State, tmp_path: Path) -> None:
+def test_a_pickled_module_is_refused_with_the_way_out(zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     options: dict[str, Any] = {"_use_new_zipfile_serialization": zipped}
-    path.write_bytes(_saved({"model": state, "args": argparse.Namespace(a=1), "loss": np.float64(1)}, **options))
-    assert "objects besides tensors (argparse.Namespace)" in _refused(path)
     path.write_bytes(_saved(torch.nn.Sequential(torch.nn.GRU(2, 2)), **options))
     message = _refused(path)
     assert "found a whole pickled model (torch.nn.modules.container.Sequential, torch.nn.modules.rnn.GRU)" in message
     assert "torch.save(m.state_dict(), 'weights.pt')" in message
-    path.write_bytes(_saved({"model": state, "extra": Payload()}, **options))
-    message = _refused(path)
-    assert "would run builtins.eval when it is loaded" in message
-    assert "weights_only=False" not in message  # that would run it
 
 
 def test_classes_are_named_in_every_pickle_protocol() -> None:
@@ -144,12 +124,6 @@ def test_classes_are_named_in_every_pickle_protocol() -> None:
         content = pickle.dumps([argparse.Namespace(a=1), {"b": argparse.Namespace(c=2)}], protocol)
         assert "argparse.Namespace" in named_classes(io.BytesIO(content)), protocol
         named_classes(io.BytesIO(content[:-3]))
-
-
-def test_a_pickle_of_weights_that_torch_did_not_save_is_refused(state: State, tmp_path: Path) -> None:
-    path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps({"a": 1.0}, 4))
-    assert "found a pickle that torch.save did not write" in _refused(path)
 
 
 # Archives
@@ -200,7 +174,7 @@ def test_several_checkpoints_in_an_archive_are_chosen_by_name(
     _is_state(load_state(_zip(tmp_path / "b.zip", {"b.pt": members["a/second.pth"]}), "net").state, state)
 
 
-def test_an_archive_with_an_optimizer_alone_is_refused_as_that(tmp_path: Path) -> None:
+def test_an_archive_with_only_an_optimizer_is_refused(tmp_path: Path) -> None:
     path = _zip(tmp_path / "a.zip", {"latest_optim.pyt": _saved({"state": {}, "param_groups": []})})
     assert "latest_optim.pyt: found an optimizer's state" in _refused(path)
     assert _refused(path).endswith("such as latest_weights.pyt")
@@ -247,7 +221,7 @@ def test_names_in_an_archive_are_never_paths(state: State, tmp_path: Path) -> No
     assert {each.name for each in tmp_path.rglob("*")} == {"inner", "a.zip", "a.tar.gz"}
 
 
-def test_damaged_archives_are_refused_as_damaged(state: State, tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(state: State, tmp_path: Path) -> None:
     path = tmp_path / "archive"
     for make in (_zip, _tar):
         content = make(path, {"a.pt": _saved(state)}).read_bytes()
@@ -282,7 +256,7 @@ def test_any_damage_ends_in_weights_or_in_an_error_for_the_user(kind: str, state
             load_state(path)
 
 
-def test_an_encrypted_zip_is_refused_as_encrypted(state: State, tmp_path: Path) -> None:
+def test_an_encrypted_zip_is_refused(state: State, tmp_path: Path) -> None:
     path = _zip(tmp_path / "a.zip", {"a.pt": _saved(state)})
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -307,10 +281,8 @@ def test_a_checkpoint_that_a_zip_tool_compressed_is_read(state: State, tmp_path:
         ("model.onnx", b"\x08\x08\x12\x07pytorch", "found an ONNX graph"),
         ("model.pt", b"\x08\x0a\x12\x07pytorch" + bytes(9), "found an ONNX graph"),
         ("model.ckpt.index", b"\x00\x00\x01\x02", "found a file of a TensorFlow checkpoint"),
-        ("model.ckpt.data-00000-of-00001", b"\x00\x00\x01\x02", "found a file of a TensorFlow checkpoint"),
         ("checkpoint", b'model_checkpoint_path: "a"', "found the index of TensorFlow checkpoints"),
         ("model.pt", b"<!DOCTYPE html><html>Sign in</html>", "found a web page, which was saved in place of the file"),
-        ("model.pt", b"\n\n<HTML>", "found a web page"),
         ("model.pt", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "found a web page"),
         ("model.pt", b"Access denied", "found text ('Access denied')"),
         ("model.pt", b'{"error": "Not Found"}', "the download failed: repeat it"),
@@ -326,8 +298,6 @@ def test_a_checkpoint_that_a_zip_tool_compressed_is_read(state: State, tmp_path:
         ),
     ],
 )
-def test_files_that_are_no_checkpoint_are_refused_as_what_they_are(
-    name: str, content: bytes, message: str, tmp_path: Path
-) -> None:
+def test_other_files_are_recognised_and_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert message in _refused(tmp_path / name)

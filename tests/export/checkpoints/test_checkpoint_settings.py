@@ -1,10 +1,9 @@
-"""What `read_checkpoint` makes of configuration files and overrides."""
+"""Settings that `read_checkpoint` takes from configuration files and overrides."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -49,16 +48,16 @@ def _beside(checkpoint: Path, name: str, values: object) -> None:
     (checkpoint.parent / name).write_text(text)
 
 
-def test_defaults_are_taken_and_told(fatchord: Path) -> None:
+def test_usual_values_are_assumed_and_listed(fatchord: Path) -> None:
     checkpoint = read_checkpoint(fatchord)
     assert checkpoint.audio == AudioConfig(22050, 6, 1100, 2048, 6, fmin=40.0, pad_mode="reflect")
     assert checkpoint.model.config.mu_law
-    told = [line.split(" = ")[0] for line in checkpoint.assumed]
-    assert told == ["sample_rate", "win_length", "n_fft", "fmin", "min_level_db", "mu_law"]
+    names = [line.split(" = ")[0] for line in checkpoint.assumed]
+    assert names == ["sample_rate", "win_length", "n_fft", "fmin", "min_level_db", "mu_law"]
     assert checkpoint.assumed[0] == ("sample_rate = 22050: usual in fatchord; no settings file was found beside it")
 
 
-def test_nothing_is_told_where_everything_is_said(fatchord: Path) -> None:
+def test_nothing_is_assumed_where_everything_is_given(fatchord: Path) -> None:
     settings = {"sample_rate": 8000, "win_length": 24, "n_fft": 64, "fmin": 10, "min_level_db": -90, "mu_law": False}
     checkpoint = read_checkpoint(fatchord, **settings)
     assert checkpoint.assumed == ()
@@ -74,13 +73,6 @@ def test_fatchord_s_hparams(fatchord: Path) -> None:
     assert (checkpoint.audio.sample_rate, checkpoint.model.config.mu_law) == (8000, False)
     assert checkpoint.assumed[0] == ("win_length = 1100: usual in fatchord; hparams.json does not state it")
     assert read_checkpoint(fatchord, sample_rate=11025).audio.sample_rate == 11025
-
-
-def test_a_config_of_another_place_is_read_instead(fatchord: Path, tmp_path: Path) -> None:
-    _beside(fatchord, "hparams.json", {"sample_rate": 8000})
-    other = tmp_path / "elsewhere.json"
-    other.write_text('{"sample_rate": 11025}')
-    assert read_checkpoint(fatchord, config=other).audio.sample_rate == 11025
 
 
 def test_coqui_s_config(coqui: Path) -> None:
@@ -116,12 +108,6 @@ def test_coqui_s_early_configs_hold_comments(coqui: Path) -> None:
     assert not checkpoint.model.config.mu_law
 
 
-def test_coqui_s_own_copy_of_the_config_is_read_where_no_file_is(coqui: Path, reference: ModuleType) -> None:
-    config = {"audio": COQUI_AUDIO, "model_args": {"mode": "4"}}
-    torch.save({"model": reference.random_state(), "config": config}, coqui)
-    assert read_checkpoint(coqui).audio.sample_rate == 8000
-
-
 @pytest.mark.parametrize(
     ("change", "note"),
     [
@@ -130,17 +116,9 @@ def test_coqui_s_own_copy_of_the_config_is_read_where_no_file_is(coqui: Path, re
         ({"do_rms_norm": True}, "recordings scaled to one RMS level cannot be expressed"),
     ],
 )
-def test_what_cannot_be_expressed_is_named(change: dict[str, Any], note: str, coqui: Path) -> None:
+def test_settings_that_cannot_be_expressed_are_noted(change: dict[str, Any], note: str, coqui: Path) -> None:
     _beside(coqui, "config.json", {"audio": COQUI_AUDIO | change, "model_args": {"mode": 4, "mulaw": True}})
     assert any(note in line for line in read_checkpoint(coqui).notes)
-
-
-def test_coqui_s_natural_logarithm(coqui: Path) -> None:
-    natural = {"log_func": "np.log", "spec_gain": 1, "signal_norm": False}
-    _beside(coqui, "config.json", {"audio": COQUI_AUDIO | natural, "model_args": {"mode": 4, "mulaw": True}})
-    checkpoint = read_checkpoint(coqui)
-    assert checkpoint.audio.log == "natural"
-    assert checkpoint.assumed == ()
 
 
 def test_univoc_s_config_with_references(univoc: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which published version a checkpoint is recognised as, and what is asked for where nothing decides."""
+"""Recognition of the published version of a checkpoint; where it is ambiguous, the error names the presets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _save(state: dict[str, Any], folder: Path, entry: str, **beside: Any) -> Pat
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_presets_are_whole(preset: Any) -> None:
+def test_presets_are_complete(preset: Any) -> None:
     audio = AudioConfig(**preset.audio)
     assert set(preset.adjustable) <= {*AUDIO_FIELDS, "mu_law"}
     assert audio.hop_length == preset.audio["hop_length"]
@@ -48,7 +48,7 @@ def test_presets_are_whole(preset: Any) -> None:
         ("state_dict", {"global_step": 3, "epoch": 1, "pytorch-lightning_version": "1.9"}, 30, "fatchord"),
     ],
 )
-def test_entries_decide(
+def test_a_version_follows_from_the_entries(
     entry: str, beside: dict[str, Any], outputs: int, preset: str, reference: ModuleType, tmp_path: Path
 ) -> None:
     state = reference.random_state(dataclasses.replace(reference.SMALL, outputs=outputs))
@@ -70,14 +70,14 @@ def test_univoc_s_versions_differ_by_an_entry(reference: ModuleType, tmp_path: P
     assert read_checkpoint(tmp_path / "c.pt", preset="univoc-0.1").audio.mel_range == (0.0, 1.0)
 
 
-def test_a_bare_entry_model_is_asked_for(reference: ModuleType, tmp_path: Path) -> None:
+def test_an_entry_model_alone_is_ambiguous(reference: ModuleType, tmp_path: Path) -> None:
     path = _save(reference.random_state(), tmp_path, "model")
     with pytest.raises(CheckpointError, match=r"--preset coqui .* or --preset fatchord"):
         read_checkpoint(path)
     assert read_checkpoint(path, family="fatchord").audio.mel_range == (0.0, 1.0)
 
 
-def test_classes_of_g_wang_are_asked_for(reference: ModuleType, tmp_path: Path) -> None:
+def test_classes_of_g_wang_are_ambiguous(reference: ModuleType, tmp_path: Path) -> None:
     path = _save(reference.random_state(), tmp_path, "state_dict", **RESUMED)
     with pytest.raises(CheckpointError, match=r"16 classes are linear or mu-law companded.*--preset gwang-bits"):
         read_checkpoint(path)
@@ -100,7 +100,7 @@ def test_an_unknown_input_type_is_not_guessed(kind: object, reference: ModuleTyp
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_two_outputs_are_asked_for(layers: int, reference: ModuleType, tmp_path: Path) -> None:
+def test_two_outputs_are_ambiguous(layers: int, reference: ModuleType, tmp_path: Path) -> None:
     layout = dataclasses.replace(reference.SMALL, outputs=2, layers=layers, fc_sizes=(7,) * layers)
     path = _save(reference.random_state(layout), tmp_path, "state_dict", **RESUMED)
     with pytest.raises(CheckpointError, match="2 outputs"):

@@ -1,4 +1,4 @@
-"""Which files beside a checkpoint are read, and what makes a settings file unreadable."""
+"""Settings files: which ones beside a checkpoint are read, and why others cannot be read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_of_many_files_is_not_read_whole_and_that_is_said(tmp_path: Path) -> None:
+def test_only_some_files_of_a_large_folder_are_read_with_a_note(tmp_path: Path) -> None:
     for i in range(200):
         _write(tmp_path, f"{i:03}.json", "{}")
     assert "136 more files beside the checkpoint were not looked at: name one with --config" in _beside(tmp_path)[1]

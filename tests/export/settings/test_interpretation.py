@@ -1,7 +1,8 @@
-"""What is read of each project's settings file: names, units, nulls, contradictions, and what is not used."""
+"""Each project's settings file: names, units, nulls, contradictions, and values that are not used."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -85,8 +86,6 @@ def write(folder: Path, name: str, values: object) -> Path:
 
 @pytest.fixture
 def one_gru(reference: ModuleType, tmp_path: Path) -> Path:
-    import dataclasses
-
     return save(reference.random_state(dataclasses.replace(reference.SMALL, layers=1, fc_sizes=(7,))), tmp_path)
 
 
@@ -195,8 +194,6 @@ def test_each_key_is_one_setting() -> None:
 def test_each_project_s_settings(
     layers: int, name: str, values: object, preset: str, expected: dict[str, Any], reference: ModuleType, tmp_path: Path
 ) -> None:
-    import dataclasses
-
     layout = dataclasses.replace(reference.SMALL, layers=layers, fc_sizes=(7,) * layers)
     checkpoint = save(reference.random_state(layout), tmp_path)
     write(tmp_path, name, values)
@@ -272,14 +269,14 @@ def test_every_setting_works_in_a_file_as_it_does_with_set(fatchord: Path) -> No
 
 
 @pytest.mark.parametrize("null", [None, "none", "None", "null"])
-def test_words_for_a_null_mean_the_same(null: object, fatchord: Path) -> None:
+def test_all_words_for_null_are_read_as_null(null: object, fatchord: Path) -> None:
     write(fatchord.parent, "hparams.json", {"fmax": null, "peak": null, "sample_rate": null})
     assert (read_checkpoint(fatchord).audio.fmax, read_checkpoint(fatchord).audio.peak) == (None, None)
     assert read_checkpoint(fatchord).audio.sample_rate == 22050
     assert read_checkpoint(fatchord, fmax=null, sample_rate=null).audio.fmax is None
 
 
-def test_a_null_window_is_the_transform_s(fatchord: Path) -> None:
+def test_a_null_window_is_as_long_as_the_transform(fatchord: Path) -> None:
     write(fatchord.parent, "hparams.json", {"n_fft": 512, "win_length": None})
     assert read_checkpoint(fatchord).audio.win_length == 512
 
@@ -310,7 +307,7 @@ def test_coqui_s_level_conventions(change: dict[str, Any], expected: dict[str, A
     assert {name: getattr(audio, name) for name in expected} == expected
 
 
-def test_what_is_not_used_is_named(fatchord: Path) -> None:
+def test_settings_that_are_not_used_are_noted(fatchord: Path) -> None:
     values = {
         "sampl_rate": 1,
         "batch_size": 32,
@@ -367,23 +364,6 @@ def test_the_checkpoint_s_own_settings_have_precedence_over_a_neighbour_s(coqui:
         read_checkpoint(coqui, config=file)
 
 
-def test_an_acoustic_model_s_settings_beside_the_checkpoint_are_not_the_vocoder_s(coqui: Path) -> None:
-    tacotron = {"model": "Tacotron2", "r": 2, "audio": COQUI | {"sample_rate": 24000}}
-    write(coqui.parent, "config.json", tacotron)
-    read = read_checkpoint(coqui)
-    assert read.audio.sample_rate == 22050
-    assert "config.json beside the checkpoint is not used: it is another model's (model = 'Tacotron2')" in read.notes
-    write(coqui.parent, "config.json", {"text_cleaner": "english", "audio": {"sample_rate": 24000}})
-    write(coqui.parent, "wavernn.json", {"audio": COQUI, "mode": 4, "mulaw": True})
-    assert read_checkpoint(coqui).audio.sample_rate == 8000
-
-
-def test_the_file_whose_sizes_are_the_weights_is_taken(fatchord: Path, tmp_path: Path) -> None:
-    write(tmp_path, "hparams.json", {"voc_rnn_dims": 512, "sample_rate": 22050})
-    write(tmp_path, "small.json", {"voc_rnn_dims": 8, "sample_rate": 8000})
-    assert read_checkpoint(fatchord).audio.sample_rate == 8000
-
-
 def test_python_settings_are_never_run(fatchord: Path, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     write(
@@ -402,8 +382,6 @@ def test_python_settings_are_never_run(fatchord: Path, tmp_path: Path) -> None:
 
 
 def test_the_window_of_mozilla_follows_from_the_hop(reference: ModuleType, tmp_path: Path) -> None:
-    import dataclasses
-
     state = reference.random_state(dataclasses.replace(reference.SMALL, factors=(5, 5, 11)))
     checkpoint = save(state, tmp_path, entry="model", optimizer={}, step=1)
     audio = {"fft_size": 2048, "hop_length": None, "win_length": None, "frame_length_ms": 50, "frame_shift_ms": 12.5}
@@ -430,7 +408,7 @@ def test_numbers_and_switches_in_other_types_are_read(name: str, text: str, fatc
     assert not read.model.config.mu_law
 
 
-def test_switches_and_numbers_in_text_change_levels(coqui: Path) -> None:
+def test_switches_and_numbers_in_text_are_read_as_such(coqui: Path) -> None:
     for no in (False, "False", 0, "no"):
         write(coqui.parent, "config.json", {"audio": COQUI | {"signal_norm": no, "spec_gain": "10"}, "mode": "4"})
         assert read_checkpoint(coqui).audio.mel_range == (-50.0, 0.0)

@@ -1,4 +1,4 @@
-"""What is read of settings in Python files, and which values count as computed."""
+"""Settings in Python files: literals and arithmetic are read, computed values are named, nothing is run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_value_that_only_running_the_file_would_give_is_named_and_not_read(tex
     assert computed not in values
 
 
-def test_arguments_of_a_function_leave_the_module_s_settings_alone() -> None:
+def test_arguments_of_a_function_are_no_settings_of_the_module() -> None:
     text = "def show():\n    mode = open('x', mode='r')\nclass H:\n    mode = 'MOL'"
     assert read_python_settings(text)[0] == {"mode": "MOL"}
 

@@ -1,4 +1,4 @@
-"""Which of several sources of settings are used, and how they complete or contradict each other."""
+"""Several sources of settings: which are used, how they complete each other, and contradictions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_words_for_one_mode_do_not_contradict_each_other(reference: ModuleType, 
     assert read_checkpoint(path).model.config.output == "categorical"
 
 
-def test_each_note_stands_once(fatchord: Path, tmp_path: Path) -> None:
+def test_no_note_is_repeated(fatchord: Path, tmp_path: Path) -> None:
     config = _write(tmp_path, "other.json", {"sample_rate": 8000, "batch_size": 3, **FRAMES})
     notes = read_checkpoint(fatchord, config=config).notes
     assert len(notes) == len(set(notes)) == 2
@@ -118,7 +118,7 @@ def _zip(reference: ModuleType, folder: Path, members: dict[str, object]) -> Pat
     return folder / "voice.zip"
 
 
-def test_files_in_an_archive_that_are_no_settings_do_not_matter(reference: ModuleType, tmp_path: Path) -> None:
+def test_other_files_in_an_archive_are_not_used(reference: ModuleType, tmp_path: Path) -> None:
     members = {"README.txt": "A voice.", "train.py": "print 'Python 2'", "notes.json": "{oops", "requirements.txt": ""}
     config = {"sample_rate": 8000, **FRAMES}
     read = read_checkpoint(_zip(reference, tmp_path, {**members, "voice/config.json": config}))

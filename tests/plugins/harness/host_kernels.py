@@ -40,6 +40,9 @@ HARNESS = Path(__file__).parent
 SOURCES = Path(str(wavernn_trt.plugins.__file__)).parent / "kernels"
 _ALIGNMENT = 64
 _PATIENCE = 1 << 30
+_POISON = getattr(ctypes.CDLL(None), "__asan_poison_memory_region", None)
+_NOT_REUSED = 1024
+"""Bytes from which on numpy frees an array's memory instead of keeping it for the next array."""
 
 
 def build_host_kernels(
@@ -131,13 +134,14 @@ class HostKernels:
         self._launch("wavernn_gru_cell", arguments, case.precision, plan.tile, plan.grid, warps, plan.shared_bytes)
         return operands[-1]
 
-    def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, *, warps: int = 2) -> Arrays:
-        """Runs a chunk in whichever kernel, in two blocks a group; see `sequence`, `resident` and `stepped`."""
-        if choice.kernel in VARIANTS:
-            return self.resident(case, inputs, choice.kernel, groups=choice.groups, warps=warps)
+    def run(self, case: SequenceCase, inputs: Mapping[str, NDArray[Any]], choice: Choice, **settings: Any) -> Arrays:
+        """Runs a chunk in the chosen kernel, in blocks of two warps; settings are those of the kernel's own method."""
         if choice.kernel == "stepped":
-            return self.stepped(case, inputs)
-        return self.sequence(case, inputs, groups=choice.groups, warps=warps)
+            return self.stepped(case, inputs, **settings)
+        settings = {"groups": choice.groups, "warps": 2, **settings}
+        if choice.kernel in VARIANTS:
+            return self.resident(case, inputs, choice.kernel, **settings)
+        return self.sequence(case, inputs, **settings)
 
     def sequence(
         self,
@@ -315,11 +319,17 @@ def _place_chunk(
 
 
 def _place(array: NDArray[Any], misalign: bool) -> NDArray[Any]:
-    """A copy that begins at a multiple of 64 bytes, as TensorRT's tensors do at least, or one number behind it."""
-    room = np.full(array.nbytes + 2 * _ALIGNMENT, 0xFF, np.uint8)
+    """A copy that begins at a multiple of 64 bytes, as TensorRT's tensors do at least, or one number after it.
+
+    AddressSanitizer, where it is loaded, reports every access after its end.
+    """
+    room = np.full(array.nbytes + 2 * _ALIGNMENT + _NOT_REUSED, 0xFF, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT + (array.itemsize if misalign else 0)
-    copy: NDArray[Any] = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    end = start + array.nbytes
+    copy: NDArray[Any] = room[start:end].view(array.dtype).reshape(array.shape)
     copy[...] = array
+    if _POISON is not None:
+        _POISON(ctypes.c_void_p(room.ctypes.data + end), ctypes.c_size_t(room.size - end))
     return copy
 
 

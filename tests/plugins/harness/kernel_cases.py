@@ -15,7 +15,8 @@ from wavernn_trt.plugins.precisions import WeightPrecision
 from wavernn_trt.plugins.reference import MIXTURES, decode_sequence, gru_cell
 from wavernn_trt.plugins.resident import ResidentPlan
 from wavernn_trt.plugins.sequence import SequencePlan
-from wavernn_trt.scripts.gpu.cases import Arrays, CellCase, ChunkCase, random_operand
+from wavernn_trt.plugins.targets import DeviceProperties
+from wavernn_trt.scripts.gpu.cases import STANDARD, Arrays, CellCase, ChunkCase, random_operand, univoc_shape
 
 TOLERANCE = 2e-5
 """Largest error in float32, as a share of the largest value (at least 1): sums in another order, and another tanh."""
@@ -27,6 +28,16 @@ SINGLE_STEP_EXCESS = 0.2
 """What `SequenceCase.excess` may be after one step. A kernel that rounded nothing would be at a half."""
 MOST_FLIPS = 0.05
 """The share of a chunk's labels that may be the neighbour of the reference's; one label always may."""
+GPUS = [
+    DeviceProperties.of("A100", 80, 108),
+    DeviceProperties.of("RTX 3090", 86, 82),
+    DeviceProperties.of("L4", 89, 58),
+    DeviceProperties.of("H100", 90, 132),
+    DeviceProperties.of("B200", 100, 148),
+    DeviceProperties.of("RTX 5090", 120, 170),
+]
+A100, _, L4, H100, B200, _ = GPUS
+UNIVOC, FATCHORD = (STANDARD[name].shape for name in ("univoc-896", "fatchord-512"))
 
 
 @dataclass(frozen=True)
@@ -170,18 +181,7 @@ def small_shapes(hidden_size: int = 7, fc_size: int = 10, classes: int = 37) -> 
         classes: outputs of the categorical ones.
     """
     wide = 3 * hidden_size
-    one = SequenceShape(
-        hidden_size=hidden_size,
-        layers=1,
-        fc_sizes=(fc_size,),
-        outputs=classes,
-        output="categorical",
-        label_feedback=True,
-        skip=False,
-        group_columns=(wide,),
-        group_held=(True,),
-        place_groups=((0,), ()),
-    )
+    one = univoc_shape(hidden_size, fc_size, classes)
     both = (0, 1)
     columns = (wide + hidden_size, 2 * wide + hidden_size + 2 * fc_size - 1)
     two = SequenceShape(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,46 @@ def with_source_tree(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+def _in_tiles(kernel: str) -> str:
+    return f"tile == 1 ? {kernel}, 1>(b, *a) : tile == 4 ? {kernel}, 4>(b, *a) : {kernel}, 8>(b, *a)"
+
+
+_FEW: Mapping[Part, Mapping[str, str]] = {
+    "sequence": {"gru_cell": _in_tiles("gru_cell<Half"), "sequence": _in_tiles("sequence<BFloat16")},
+    "resident": {
+        "resident_stamped_8": "resident<Half, 1>(b, *a)",
+        "resident_stamped_16": "resident<E4M3, 2>(b, *a)",
+    },
+    "stepped": {
+        "stepped_begin": "begin_stepped<Half>(b, *a)",
+        "stepped_units_0_32": "stepped_units_0<Half, 2>(b, *a)",
+        "stepped_units_1_32": "stepped_units_1<Half, 2>(b, *a)",
+        "stepped_rows_64x32": "stepped_rows<Half, 2, 1>(b, *a)",
+        "stepped_draw": "draw_step(b, *a)",
+    },
+}
+"""Calls of a block ``b`` with arguments ``*a``, by function: in one precision and the smallest tiles."""
+
+
+def copy_sources(folder: Path, part: Part) -> Path:
+    """Copies the kernels' sources; the part's host_*.cpp has few kernels there, so that it is compiled quickly."""
+    sources = shutil.copytree(SOURCES, folder / "kernels")
+    headers = ("gru_cell", "sequence") if part == "sequence" else (part,)
+    lines = [*(f'#include "{header}.h"' for header in headers), "using namespace wavernn;"]
+    tile = "int tile, " if part == "sequence" else ""
+    for function, call in _FEW[part].items():
+        arguments = "GruArguments" if function == "gru_cell" else f"{part.capitalize()}Arguments"
+        lines.append(
+            f'extern "C" int wavernn_{function}(\n'
+            f"    const {arguments}* a, int, {tile}int blocks, int warps, int bytes) {{\n"
+            f"    run_grid(blocks, warps, static_cast<std::size_t>(bytes), [&](const Block& b) {{ {call}; }});\n"
+            "    return 0;\n"
+            "}"
+        )
+    (sources / f"host_{part}.cpp").write_text("\n".join(lines) + "\n")
+    return sources
+
+
 def replace_once(file: Path, old: str, new: str) -> None:
     """Replaces text that occurs once in a source file."""
     text = file.read_text()
@@ -52,13 +93,7 @@ def run(library: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_sanitized(
-    folder: Path,
-    gxx: str,
-    sanitizer: Sanitizer,
-    library: str,
-    code: str,
-    sources: Path = SOURCES,
-    parts: Sequence[Part] = ("sequence",),
+    folder: Path, gxx: str, sanitizer: Sanitizer, library: str, code: str, sources: Path, parts: Sequence[Part]
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python code with a library built under a sanitizer, whose own library comes first."""
     found = subprocess.run([gxx, f"-print-file-name={library}"], capture_output=True, text=True, check=True)

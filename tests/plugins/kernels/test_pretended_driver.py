@@ -1,8 +1,8 @@
 """Calls of the CUDA driver exist, and have the right order and arguments.
 
-They run through cuda-bindings and a driver that pretends (pretended/context.h says how), each in a process that finds
-that driver in the place of a real one. It knows names, signatures, arguments, order and lifetimes, and it refuses what
-CUDA refuses; whether anything runs on a GPU, tests/gpu checks where there is one.
+They run through cuda-bindings and the pretended driver (see pretended/context.h), in processes that find it in place of
+a real one. It checks names, signatures, arguments, order and lifetimes, and refuses what CUDA refuses. Whether kernels
+run on a GPU is tested by tests/gpu where there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def test_the_gpu_tests_pass_on_the_pretended_driver(pretended_gpu: dict[str, str]) -> None:
-    """But for blocks too many to be threads here; of the chunks a part, since they take longest."""
+    """All cells but those with too many blocks for threads of this machine, and some chunks, which take longest."""
     cells = "(cell_is_the_reference or of_a_cell) and not 896 and not 1030 and not 130"
     chunks = "(first_launches and block) or (cut and gaussian and not full) or one_step and mixture"
     tests = HERE.parents[1] / "gpu" / "test_correctness.py"
@@ -83,7 +83,7 @@ def expect_all_passed(environment: dict[str, str], *arguments: str | Path) -> No
 
 
 def run(environment: dict[str, str], *arguments: str | Path) -> str:
-    """What Python prints in a process of its own, which has to end well."""
+    """Returns what Python prints in a process of its own, which has to succeed."""
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300
     )

@@ -1,11 +1,10 @@
-"""``bench --scenario batch``: a job, and its utterances alone, at a size that takes a moment."""
+"""``bench --scenario batch`` on a few short utterances: the job, its report, the comparison with each decoded alone."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,52 +25,51 @@ from wavernn_trt.scripts.bench.batch import Job, measure_batch, run_job
 from wavernn_trt.scripts.bench.speech import Mixture, ScenarioOptions, Speech, find_speech, mix
 from wavernn_trt.scripts.bench.timing import MeteredExecutor
 
+Bench = Callable[..., tuple[int, str, str]]
 SMALL = ("--scenario", "batch", "--utterances", "12", "--lengths", "0.02:0.12", "--batch", "3", "--threads", "1", "-q")
 HOP, STEPS = 200, 320
 """Of the voice that is shipped: samples of a frame, and of a chunk."""
 
 
-class WatchedExecutor(OnnxRuntimeExecutor):
-    """The real executor, whose output can be bent and whose chunks are counted where they are computed."""
+class FaultyExecutor(OnnxRuntimeExecutor):
+    """Counts the rows that it computes; can change a bit in batches, and fail for mels of one length."""
 
     def __init__(self, directory: ModelDirectory) -> None:
         super().__init__(directory, threads=1)
         self.rows = 0
-        self.bent = False
-        self.unspeakable: int | None = None
+        self.wrong_in_batches = False
+        self.failing_frames: int | None = None
 
     def condition(self, mel: FloatArray) -> FloatArray:
-        if mel.shape[1] == self.unspeakable:
-            raise RuntimeError("told to fail")
+        if mel.shape[1] == self.failing_frames:
+            raise RuntimeError("an injected fault")
         return super().condition(mel)
 
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
         samples, state = super().decode(chunk, state)
         self.rows += len(samples)
-        if self.bent and len(samples) > 1:  # one bit, and only where streams have neighbours
+        if self.wrong_in_batches and len(samples) > 1:
             samples[0, 0] ^= 1
         return samples, state
 
 
 @pytest.fixture
-def watched(directory: ModelDirectory) -> WatchedExecutor:
-    return WatchedExecutor(directory)
+def executor(directory: ModelDirectory) -> FaultyExecutor:
+    return FaultyExecutor(directory)
 
 
 @pytest.fixture
-def vocoder(directory: ModelDirectory, watched: WatchedExecutor) -> Iterator[Vocoder]:
-    with Vocoder(LoadedModel.of(directory, watched)) as vocoder:
+def vocoder(directory: ModelDirectory, executor: FaultyExecutor) -> Iterator[Vocoder]:
+    with Vocoder(LoadedModel.of(directory, executor)) as vocoder:
         yield vocoder
 
 
-def silent(line: str) -> None:
-    pass
+def measured(vocoder: Vocoder, **options: Any) -> dict[str, Any]:
+    options = {"utterances": 9, "lengths": (0.02, 0.1), "batch": 3, **options}
+    return measure_batch(vocoder, ScenarioOptions(**options), lambda line: None)
 
 
-OPTIONS = ScenarioOptions(utterances=9, lengths=(0.02, 0.1), batch=3)
-
-
-def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_the_figures_of_a_report_agree(bench: Bench, tmp_path: Path) -> None:
     code, out, err = bench(*SMALL, "--price", "3", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -104,48 +102,44 @@ def test_the_report_adds_up(bench: Callable[..., tuple[int, str, str]], tmp_path
     assert "USD by onnxruntime" in out
 
 
-def test_padded_batches_are_no_longer_measured_and_their_option_says_so(
-    bench: Callable[..., tuple[int, str, str]],
-) -> None:
+def test_the_former_option_for_padded_batches_has_no_effect_and_warns(bench: Bench) -> None:
     code, _, err = bench(*SMALL, "--verify", "0", "--padded-groups", "2")
     assert (code, err.count("\n")) == (0, 1)
     assert "warning: --padded-groups has no effect" in err
 
 
-def test_the_scheduler_computes_no_row_that_nobody_needs(vocoder: Vocoder, watched: WatchedExecutor) -> None:
+def test_a_job_computes_each_needed_row_once_and_counts_none_of_the_warm_up(
+    vocoder: Vocoder, executor: FaultyExecutor
+) -> None:
     frames = (2, 9, 4, 1, 1, 3, 5)
     mixture = Mixture(find_speech(vocoder, ()), tuple(range(40, 47)), frames)
-    metered = MeteredExecutor(watched)
+    metered = MeteredExecutor(executor)
+    with another_vocoder(vocoder, 3, executor=metered) as warm:
+        warm.vocode(mixture.speech.mel[:, :4])
+    warm_up = executor.rows
+    assert warm_up > 0
     with another_vocoder(vocoder, 3, executor=metered) as used:
         taken: list[int] = []
         job = run_job(used, metered, mixture, lambda number, _: taken.append(number), lambda done: None)
     assert sorted(taken) == list(range(7))
-    assert job.computed.rows == watched.rows == sum(math.ceil(count * HOP / STEPS) for count in frames)
+    assert job.computed.rows == executor.rows - warm_up == sum(math.ceil(count * HOP / STEPS) for count in frames)
     assert job.samples == sum(frames) * HOP
 
 
-def test_an_utterance_that_differs_from_the_same_alone_is_found(vocoder: Vocoder, watched: WatchedExecutor) -> None:
-    watched.bent = True
-    result = measure_batch(vocoder, replace(OPTIONS, verify=9), silent)
-    assert result["alone"]["compared"] == 9
+def test_verifying_all_compares_every_beginning(vocoder: Vocoder, executor: FaultyExecutor) -> None:
+    result = measured(vocoder, utterances=20, verify="all")
+    assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
+    assert result["sound"]
+    executor.wrong_in_batches = True
+    result = measured(vocoder, verify="all")
     assert result["alone"]["different"]
     assert not result["sound"]
 
 
-def test_verifying_all_compares_every_beginning(vocoder: Vocoder, watched: WatchedExecutor) -> None:
-    result = measure_batch(vocoder, replace(OPTIONS, utterances=20, verify="all"), silent)
-    assert result["alone"] == {"compared": 16, "beginnings": 20, "different": []}
-    watched.bent = True
-    assert measure_batch(vocoder, replace(OPTIONS, verify="all"), silent)["alone"]["different"]
-
-
-def test_a_difference_is_exit_code_1_and_said_aloud(
-    bench: Callable[..., tuple[int, str, str]],
-    vocoder: Vocoder,
-    watched: WatchedExecutor,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_utterance_that_differs_when_decoded_alone_is_reported_with_exit_code_1(
+    bench: Bench, vocoder: Vocoder, executor: FaultyExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched.bent = True
+    executor.wrong_in_batches = True
     monkeypatch.setattr(
         bench_load, "load_backend", lambda path, backend, threads, batch, precision: another_vocoder(vocoder, batch)
     )
@@ -155,14 +149,14 @@ def test_a_difference_is_exit_code_1_and_said_aloud(
     assert "an utterance failed, or differs when decoded alone" in err
 
 
-def test_utterances_that_fail_are_counted_and_the_others_come(vocoder: Vocoder, watched: WatchedExecutor) -> None:
+def test_utterances_that_fail_are_counted_and_the_others_decoded(vocoder: Vocoder, executor: FaultyExecutor) -> None:
     mixture = mix(vocoder, find_speech(vocoder, ()), 9, (0.02, 0.1))
-    watched.unspeakable = max(mixture.frames)
-    failing = mixture.frames.count(watched.unspeakable)
-    result = measure_batch(vocoder, replace(OPTIONS, verify=0), silent)
+    executor.failing_frames = max(mixture.frames)
+    failing = mixture.frames.count(executor.failing_frames)
+    result = measured(vocoder, verify=0)
     job = result["scheduler"]
     assert (job["done"], job["failed"]) == (9 - failing, failing)
-    assert "told to fail" in job["failures"][0]
+    assert "an injected fault" in job["failures"][0]
     assert not result["sound"]
 
 
@@ -172,7 +166,7 @@ def test_host_overhead_is_what_lanes_spend_outside_the_executor() -> None:
     assert Job(3, 4).host_share(2) == 0.0
 
 
-def test_the_speed_of_a_job_is_told_in_parts() -> None:
+def test_a_long_job_has_a_speed_for_each_of_its_parts() -> None:
     job = Job(100, 4, marks=[(0.5 + ended, 40 * ended) for ended in range(33)])
     assert job.parts(320) == [320 * 40] * 8
     job.marks = [(0.5 + ended, 40 * ended) for ended in range(8)]
@@ -181,8 +175,8 @@ def test_the_speed_of_a_job_is_told_in_parts() -> None:
     assert job.parts(320) == []
 
 
-def test_a_chunk_is_timed_by_those_that_had_most_streams(watched: WatchedExecutor) -> None:
-    metered = MeteredExecutor(watched)
+def test_the_time_of_a_chunk_is_the_median_of_the_fullest_chunks(executor: FaultyExecutor) -> None:
+    metered = MeteredExecutor(executor)
     assert metered.chunk_seconds() is None
     for rows, seconds in ((1, 9.0), (4, 2.0), (4, 4.0), (3, 9.0), (4, 3.0)):
         metered.count(rows, seconds)
@@ -202,7 +196,7 @@ def test_lengths_are_spread_evenly_in_their_logarithm(tiny_vocoder: Vocoder) -> 
     assert len({request.seed for request in mixture}) == 4000
 
 
-def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder, tmp_path: Path) -> None:
+def test_utterances_are_cut_from_all_given_mels_joined(tiny_vocoder: Vocoder, tmp_path: Path) -> None:
     mels = [np.full((20, frames), -level / 10, np.float32) for level, frames in ((1, 4), (2, 3))]
     for name, mel in zip("ab", mels, strict=True):
         np.save(tmp_path / f"{name}.npy", mel)
@@ -219,7 +213,7 @@ def test_utterances_are_cut_and_joined_from_what_is_given(tiny_vocoder: Vocoder,
         find_speech(tiny_vocoder, [tmp_path / "empty"])
 
 
-def test_without_mels_the_shipped_voice_speaks_its_sample_and_others_noise(
+def test_without_mels_the_shipped_voice_decodes_its_sample_and_others_noise(
     vocoder: Vocoder, tiny_vocoder: Vocoder
 ) -> None:
     sample = np.load(shipped_voice().parent / "sample_mel.npy")

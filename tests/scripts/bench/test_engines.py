@@ -1,4 +1,4 @@
-"""Engines in ``bench``: the batches that they take, and why they are not measured."""
+"""Engines in ``bench``: the batches that they support, and the reasons why one is not measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from wavernn_trt.engines.gpu import driver_state
+
+Bench = Callable[..., tuple[int, str, str]]
 SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "--peers", "none", "-q")
 
 
 @pytest.fixture
-def reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
-    """A function (arguments) -> the exit code, the report as JSON and as text."""
+def reported(bench: Bench, tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
+    """A function (arguments of ``bench``) -> the exit code, the report as JSON and as text."""
 
     def run(*arguments: object) -> tuple[int, Any, str]:
         file = tmp_path / "bench.json"
@@ -25,15 +28,18 @@ def reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Call
     return run
 
 
+@pytest.fixture
+def machine(simulated_machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a simulated GPU, whose engine cache is that of ``store``."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("simulated_machine")
-def test_an_engine_is_measured_with_the_batches_that_it_takes(
+@pytest.mark.usefixtures("machine")
+def test_an_engine_is_measured_with_the_batches_that_it_supports(
     reported: Callable[..., tuple[int, Any, str]],
     store: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store(batch=(2, 3, 4))
     code, report, out = reported(*SMALL, "--backend", "onnxruntime,tensorrt-rtx", "--batch", "1,2,4")
     assert code == 0
@@ -54,14 +60,11 @@ def test_an_engine_is_measured_with_the_batches_that_it_takes(
     assert len(report["loads"]["tensorrt-rtx"]["repeats"]) == len(report["loads"]["onnxruntime"]["repeats"])
 
 
-@pytest.mark.usefixtures("simulated_machine")
-def test_an_engine_that_takes_none_of_the_batches_is_measured_with_its_own(
+@pytest.mark.usefixtures("machine")
+def test_an_engine_that_supports_none_of_the_batches_is_measured_with_its_own(
     reported: Callable[..., tuple[int, Any, str]],
     store: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store(batch=(3, 3, 3))
     _, report, _ = reported(*SMALL, "--backend", "tensorrt-rtx", "--batch", "1,2")
     assert [result["batch"] for result in report["results"] if result["subject"] == "tensorrt-rtx"] == [3]
@@ -70,14 +73,11 @@ def test_an_engine_that_takes_none_of_the_batches_is_measured_with_its_own(
     )
 
 
-@pytest.mark.usefixtures("simulated_machine")
+@pytest.mark.usefixtures("machine")
 def test_a_job_fills_the_slots_of_an_engine(
     reported: Callable[..., tuple[int, Any, str]],
     store: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store(batch=(3, 3, 3), steps=80)
     options = ("--scenario", "batch", "--utterances", "9", "--lengths", "0.03:0.1", "-q")
     code, report, out = reported(*options, "--backend", "tensorrt-rtx")
@@ -89,12 +89,10 @@ def test_a_job_fills_the_slots_of_an_engine(
     assert result["alone"] == {"compared": 9, "beginnings": 0, "different": []}
 
 
-def test_what_is_not_there_is_reported_with_its_reason(reported: Callable[..., tuple[int, Any, str]]) -> None:
-    pytest.importorskip("onnxruntime")
-    from wavernn_trt.engines.gpu import driver_state
-
-    if driver_state().reason is None:
-        pytest.skip("this machine has a GPU")
+@pytest.mark.skipif(driver_state().reason is None, reason="this machine has a GPU")
+def test_without_a_gpu_its_backends_are_reported_with_the_reason(
+    reported: Callable[..., tuple[int, Any, str]],
+) -> None:
     code, report, out = reported(*SMALL, "--backend", "onnxruntime,tensorrt-rtx", "--batch", "1")
     assert code == 0
     assert report["missing"]["tensorrt-rtx"].startswith("not measured: no GPU: ")
@@ -105,14 +103,6 @@ def test_what_is_not_there_is_reported_with_its_reason(reported: Callable[..., t
     assert report["results"] == []
     assert "tensorrt: not measured: no GPU" in out
 
-
-def test_the_cuda_backend_is_measured_or_reported_with_its_reason(
-    reported: Callable[..., tuple[int, Any, str]],
-) -> None:
-    from wavernn_trt.engines.gpu import driver_state
-
-    if driver_state().reason is None:
-        pytest.skip("this machine has a GPU")
     code, report, _ = reported(*SMALL, "--backend", "onnxruntime,cuda", "--precision", "fp16", "--batch", "1")
     assert code == 0
     assert report["missing"]["cuda"].startswith("not measured: ")

@@ -1,4 +1,4 @@
-"""What speed is held against is measured for real."""
+"""The limits that speeds are compared with: matrix products and copies, measured on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wavernn_trt.scripts.bench.timing import Timing
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_of_an_array_is_copied_whatever_the_threads(threads: int) -> None:
+def test_the_whole_array_is_copied_with_any_number_of_threads(threads: int) -> None:
     copy = MemoryCopy(threads, size=1_000_003)
     copy._source[:] = np.arange(copy.size, dtype=np.uint8)
     assert copy.bytes_per_second() > 1e6
@@ -40,7 +40,7 @@ def test_a_copy_is_larger_than_every_cache() -> None:
     copy.close()
 
 
-def test_the_matrix_products_are_real_ones() -> None:
+def test_the_matrix_products_are_computed() -> None:
     products = MatrixProducts(1)
     expected = products._a @ products._b
     (found,) = products._session.run(None, {"a": products._a, "b": products._b})
@@ -48,10 +48,10 @@ def test_the_matrix_products_are_real_ones() -> None:
     assert all(products.flops(name) > 1e8 for name in LIBRARIES)
 
 
-def test_numpy_s_product_has_the_threads_that_were_asked_for_and_gives_them_back() -> None:
+def test_numpy_s_threads_are_limited_while_its_product_is_measured() -> None:
     blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
     if not blas.info():
-        pytest.skip("threadpoolctl does not know numpy's BLAS here")
+        pytest.skip("threadpoolctl does not support numpy's BLAS here")
     with blas.limit(limits=2):
         limits = Limits(1, [], {})
         assert limits.numpy_threads == 1
@@ -69,7 +69,7 @@ def test_limits_are_measured_by_name() -> None:
     assert missing == {}
 
 
-def test_a_gpu_s_limits_are_missing_with_their_reason() -> None:
+def test_without_a_gpu_its_limits_are_missing_with_the_reason() -> None:
     torch = pytest.importorskip("torch", reason="a GPU's limits are PyTorch's")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -81,7 +81,7 @@ def test_a_gpu_s_limits_are_missing_with_their_reason() -> None:
 
 
 def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
-    """On the CPU in the GPU's place: only where it computes, and how one waits for it, differ."""
+    """On the CPU; on a GPU only the device and the synchronisation differ."""
     torch = pytest.importorskip("torch", reason="a GPU's limits are PyTorch's")
     limits = DeviceLimits(["fp32", "bf16"], "cpu", product_size=64, copy_bytes=4096)
     assert all(limits.flops(precision) > 1e5 for precision in ("fp32", "bf16"))
@@ -90,7 +90,7 @@ def test_the_device_s_product_and_copy_are_pytorch_s() -> None:
     assert torch.equal(limits._target, limits._source)
 
 
-def test_every_precision_of_weights_has_a_report() -> None:
+def test_weights_in_fp8_are_compared_with_the_limit_of_fp16() -> None:
     rounds = [[1e10], [2e10]]
     names = (*LIBRARIES, COPY, "gpu fp16 product", GPU_COPY)
     timings = [

@@ -1,4 +1,4 @@
-"""Facts about the machine, its GPU and what else runs. NVML's answers are replaced where this machine has no GPU."""
+"""Facts about the machine, its GPU and other processes; most tests replace NVML's functions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wavernn_trt.scripts.bench import machine
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_gpu, read_gpu, resident_bytes
 from wavernn_trt.scripts.bench.report import lay_out
 
+Bench = Callable[..., tuple[int, str, str]]
 Answers = Callable[..., None]
 STATE = {
     "name": "NVIDIA Pretended 4000",
@@ -33,7 +34,7 @@ STATE = {
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """A function (other answers by name) that replaces NVML's functions; an error is raised, a value returned."""
+    """A function (results of NVML's functions by name) that replaces these functions; an error is raised."""
     clocks = {pynvml.NVML_CLOCK_SM: (1200, 2100), pynvml.NVML_CLOCK_MEM: (5001, 7001)}
     answers: dict[str, Any] = {
         "nvmlInit": None,
@@ -63,10 +64,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Answers:
 
 
 @pytest.mark.parametrize(
-    ("visible", "asked"), [("", ("Index", 0)), ("3,1", ("Index", 3)), ("GPU-8f", ("UUID", "GPU-8f"))]
+    ("visible", "expected"), [("", ("Index", 0)), ("3,1", ("Index", 3)), ("GPU-8f", ("UUID", "GPU-8f"))]
 )
-def test_the_gpu_that_cuda_shows_is_asked(
-    nvml: Answers, monkeypatch: pytest.MonkeyPatch, visible: str, asked: tuple[str, object]
+def test_the_gpu_that_cuda_uses_is_described(
+    nvml: Answers, monkeypatch: pytest.MonkeyPatch, visible: str, expected: tuple[str, object]
 ) -> None:
     found: list[tuple[str, object]] = []
     nvml(
@@ -75,10 +76,10 @@ def test_the_gpu_that_cuda_shows_is_asked(
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert read_gpu() == STATE
-    assert found == [asked]
+    assert found == [expected]
 
 
-def test_what_a_gpu_does_not_tell_is_null(nvml: Answers) -> None:
+def test_values_that_a_gpu_does_not_report_are_null(nvml: Answers) -> None:
     error = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     names = ("PowerManagementLimit", "PowerUsage", "Temperature", "CurrentClocksEventReasons")
     nvml(**{f"nvmlDeviceGet{name}": error for name in names})
@@ -88,7 +89,7 @@ def test_what_a_gpu_does_not_tell_is_null(nvml: Answers) -> None:
     assert missing == {"power_limit_watts", "power_watts", "temperature_celsius", "reasons"}
 
 
-def test_older_drivers_are_asked_by_their_own_name(nvml: Answers) -> None:
+def test_older_drivers_are_called_by_the_former_name_of_a_function(nvml: Answers) -> None:
     nvml(
         nvmlDeviceGetCurrentClocksEventReasons=pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND),
         nvmlDeviceGetCurrentClocksThrottleReasons=0x8,
@@ -101,7 +102,7 @@ def test_older_drivers_are_asked_by_their_own_name(nvml: Answers) -> None:
 @pytest.mark.parametrize(
     ("bits", "reasons"), [(0x0, []), (0x1, []), (0x41, ["hardware thermal slowdown"]), (0x8001, ["0x8000"])]
 )
-def test_idleness_holds_nothing_back(nvml: Answers, bits: int, reasons: list[str]) -> None:
+def test_an_idle_gpu_is_not_throttled(nvml: Answers, bits: int, reasons: list[str]) -> None:
     nvml(nvmlDeviceGetCurrentClocksEventReasons=bits)
     state = read_gpu()
     assert state is not None
@@ -137,9 +138,7 @@ def test_a_real_gpu_has_a_name_and_clocks() -> None:
     assert 0 <= state["sm_clock_mhz"] <= state["largest_sm_clock_mhz"]
 
 
-def test_a_report_says_that_a_gpu_was_throttled(
-    nvml: Answers, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_a_report_has_the_reasons_why_a_gpu_was_throttled(nvml: Answers, bench: Bench, tmp_path: Path) -> None:
     nvml()
     options = ("--backend", "onnxruntime", "--peers", "none", "--batch", "1", "--seconds", "0.04", "--repeats", "1")
     code, out, _ = bench(*options, "-q", "--json", tmp_path / "bench.json")
@@ -156,13 +155,13 @@ def test_a_report_says_that_a_gpu_was_throttled(
     assert any("? of 72 W" in line for line in lines)
 
 
-def test_what_other_processes_take_is_told_apart_from_ones_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_other_processes_excludes_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100.0, 40.0, 10.0), (110.0, 49.0, 12.0)])
     monkeypatch.setattr(MachineWatch, "_read", staticmethod(lambda: next(readings)))
     assert MachineWatch().others_share() == pytest.approx(0.7)
 
 
-def test_time_of_guests_and_of_waiting_for_disks_is_not_counted_as_busy_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guest_time_is_counted_once_and_disk_waits_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"user": 50.0, "system": 10.0, "idle": 30.0, "iowait": 10.0, "guest": 20.0, "guest_nice": 0.0}
     found = type("Times", (), {"_asdict": lambda self: times})()
     monkeypatch.setattr(psutil, "cpu_times", lambda: found)

@@ -1,4 +1,4 @@
-"""Peers: others' own code with the weights of the model that is measured."""
+"""Peers: other implementations that generate with the weights of the measured model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def needs(package: str) -> None:
         pytest.skip(str(error))
 
 
-def test_univoc_s_own_code_generates_with_the_shipped_voice_s_weights() -> None:
+def test_univoc_generates_with_the_weights_of_the_shipped_voice() -> None:
     needs("univoc")
     (peer,), missing = opened(shipped_voice(), "univoc", batches=(1, 8))
     assert missing == {"univoc, other batches": "not measured: it generates 1 stream at a time"}
@@ -58,7 +58,7 @@ def test_univoc_s_own_code_generates_with_the_shipped_voice_s_weights() -> None:
     assert run().elapsed > 0
 
 
-def test_torchaudio_s_own_code_generates_with_weights_of_its_layout(fatchord: Path) -> None:
+def test_torchaudio_generates_with_the_weights_of_its_layout(fatchord: Path) -> None:
     needs("torchaudio")
     (peer,), missing = opened(fatchord, "torchaudio", batches=(1, 3))
     assert missing == {}
@@ -67,34 +67,28 @@ def test_torchaudio_s_own_code_generates_with_weights_of_its_layout(fatchord: Pa
     assert run().elapsed > 0
 
 
-def test_a_peer_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_whose_logits_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     needs("univoc")
 
-    def spoilt(*arguments: Any, **more: Any) -> Any:
+    def with_a_fault(*arguments: Any, **more: Any) -> Any:
         module = load_module(*arguments, **more)
         forward = module.Vocoder.forward
         module.Vocoder.forward = lambda self, x, mels: forward(self, x, 1.01 * mels)
         return module
 
-    monkeypatch.setattr(upstream_peers, "load_module", spoilt)
+    monkeypatch.setattr(upstream_peers, "load_module", with_a_fault)
     with pytest.raises(PeerError, match="univoc: with the same weights and samples its logits differ from the model's"):
         opened(shipped_voice(), "univoc")
-
-
-def test_logits_of_another_shape_are_refused() -> None:
     forced = upstream_peers.TeacherForced(shipped_voice(), 1)
     with pytest.raises(PeerError, match=r"of shape \[3, 256\], expected the model's, \[400, 256\]"):
-        forced.compare("somebody", torch.zeros(3, 256))
+        forced.compare("a peer", torch.zeros(3, 256))
 
 
-def test_what_nobody_asked_for_and_cannot_suit_is_left_out_without_a_word() -> None:
+def test_a_peer_for_other_models_is_reported_only_where_the_user_named_it() -> None:
     peers, missing = opened(shipped_voice(), batches=(1,))
     assert peers[0].subject == "pytorch loop"
     assert "torchaudio" not in missing
     assert "pytorch graphs" not in missing
-
-
-def test_what_was_asked_for_and_cannot_suit_is_told() -> None:
     peers, missing = opened(shipped_voice(), "torchaudio", "cuda-graphs")
     assert missing["torchaudio"] == "not measured: it generates torchaudio and fatchord models, this is univoc"
     if not torch.cuda.is_available():
@@ -102,7 +96,7 @@ def test_what_was_asked_for_and_cannot_suit_is_told() -> None:
         assert "finds no GPU" in missing["pytorch graphs"]
 
 
-def test_a_package_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find = upstream_peers.importlib.util.find_spec
     monkeypatch.setattr(
         upstream_peers.importlib.util, "find_spec", lambda name: None if name == "univoc" else find(name)
@@ -112,18 +106,18 @@ def test_a_package_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch
     assert missing["univoc"] == "not measured: univoc is not installed (pip install --no-deps univoc)"
 
 
-def test_a_release_without_the_file_is_told() -> None:
+def test_a_release_without_the_expected_file_is_reported() -> None:
     with pytest.raises(UnavailableError, match=r"this release of wavernn_trt\.scripts has no models\.py"):
         load_module("wavernn_trt.scripts", "models.py")
 
 
-def test_every_name_of_torchaudio_s_tensors_comes_back(shared_data: Path) -> None:
+def test_names_of_torchaudio_s_tensors_are_converted_both_ways(shared_data: Path) -> None:
     state = read_checkpoint(shared_data / "oracles" / "torchaudio" / "wavernn_small_8bits.pth").state
     ours = {from_torchaudio_name(name): value for name, value in state.items()}
     assert {to_torchaudio_name(name, read_layout(ours).blocks) for name in ours} == set(state)
 
 
-def test_sizes_that_torchaudio_s_class_cannot_have_are_told(shared_data: Path) -> None:
+def test_sizes_that_torchaudio_s_class_does_not_support_are_refused(shared_data: Path) -> None:
     checkpoint = read_checkpoint(shared_data / "oracles" / "fatchord_raw" / "latest_weights.pyt")
     layout = read_layout(checkpoint.state)
     upstream_peers._require_sizes(layout, checkpoint.audio.hop_length)
@@ -132,8 +126,8 @@ def test_sizes_that_torchaudio_s_class_cannot_have_are_told(shared_data: Path) -
             upstream_peers._require_sizes(other, checkpoint.audio.hop_length)
 
 
-def test_graphs_of_steps_take_the_model_s_own_step() -> None:
-    """Step by step on the CPU; that a GPU replays them as a graph has not been run anywhere."""
+def test_cuda_graphs_replay_the_model_s_own_step() -> None:
+    """Runs the steps one by one on the CPU; no test replays them as a graph on a GPU."""
     peer = CudaGraphsPeer(shipped_voice(), "fp32", "cpu")
     timing, run = peer.turn(2, 0.005)
     assert (timing.samples, timing.precision, timing.place) == (2 * 128, "fp32", "cpu")
@@ -144,13 +138,13 @@ def test_graphs_of_steps_take_the_model_s_own_step() -> None:
         check_step(model)
 
 
-def test_the_loop_generates_as_many_samples_as_it_says() -> None:
+def test_the_loop_generates_as_many_samples_as_its_timing_has() -> None:
     timing, run = PlainLoopPeer(shipped_voice(), 1, "cpu").turn(3, 0.01)
     assert (timing.samples, timing.batch) == (3 * 160, 3)
     assert run().elapsed > 0
 
 
-def test_peers_take_their_turn_in_every_round(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_peers_are_measured_in_every_round(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     needs("univoc")
     file = tmp_path / "bench.json"
     sizes = ("--batch", "1", "--seconds", "0.02", "--repeats", "2", "--threads", "1", "--backend", "onnxruntime")

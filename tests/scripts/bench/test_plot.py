@@ -1,10 +1,8 @@
-"""``bench --plot``: what is drawn is what was measured."""
+"""``bench --plot`` draws the measured speeds and latencies, and the limit."""
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +11,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+
 from wavernn_trt.scripts.bench import plot as bench_plot
 from wavernn_trt.scripts.bench.backends import BACKENDS
-from wavernn_trt.scripts.bench.report_file import SCHEMA, read_report
+from wavernn_trt.scripts.bench.report_file import SCHEMA
 from wavernn_trt.scripts.bench.timing import SUBJECTS
+
+Bench = Callable[..., tuple[int, str, str]]
 
 
 def result(subject: str, batch: int, speed: float, latency: bool = True) -> dict[str, Any]:
@@ -67,7 +69,6 @@ def report() -> dict[str, Any]:
 
 @pytest.fixture
 def axes(report: dict[str, Any]) -> tuple[Any, Any]:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
     throughput, latency = bench_plot.lay_out_figure(report).axes
     return throughput, latency
 
@@ -108,8 +109,7 @@ def test_latency_is_drawn_in_milliseconds_beside_real_time(axes: tuple[Any, Any]
     assert level(axes[1], "a chunk in real time") == 20
 
 
-def test_several_backends_are_told_apart(report: dict[str, Any]) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+def test_each_backend_has_its_own_curve(report: dict[str, Any]) -> None:
     report["results"].append(result("tensorrt-rtx", 8, 900_000))
     throughput, latency = bench_plot.lay_out_figure(report).axes
     assert {"onnxruntime, first 20 ms", "tensorrt-rtx, first 20 ms"} <= set(curves(latency))
@@ -119,8 +119,7 @@ def test_several_backends_are_told_apart(report: dict[str, Any]) -> None:
     assert level(throughput, "limit: CPU matrix product") == 3e11 / (2 * 500_000)
 
 
-def test_everything_that_can_be_measured_looks_different(report: dict[str, Any]) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+def test_all_backends_and_peers_have_different_colours_and_markers(report: dict[str, Any]) -> None:
     subjects = (*BACKENDS, *SUBJECTS.values())
     report["results"] = [result(subject, 1, 1000.0, latency=subject in BACKENDS) for subject in subjects]
     throughput, _ = bench_plot.lay_out_figure(report).axes
@@ -140,12 +139,8 @@ def test_the_limit_is_a_line_across_logarithmic_axes(axes: tuple[Any, Any], repo
     assert set(line.get_ydata()) == {5e14 / (2 * 500_000)}
 
 
-def test_files_are_wide_enough_for_a_readme_and_always_the_same(
-    bench: Callable[..., tuple[int, str, str]], report: dict[str, Any], tmp_path: Path
-) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    old = tmp_path / "old.json"
-    old.write_text(json.dumps(report))
+def test_the_same_report_makes_the_same_file_of_a_size_for_a_readme(bench: Bench, tmp_path: Path) -> None:
+    old = Path(__file__).resolve().parents[3] / "scripts" / "bench" / "results" / "lj-small-cpu.json"
     contents = {}
     for name in ("a.png", "b.png", "a.svg", "b.svg"):
         assert bench("--plot", tmp_path / name, "--from", old) == (0, "", "")
@@ -156,12 +151,11 @@ def test_files_are_wide_enough_for_a_readme_and_always_the_same(
     assert contents["a.png"].startswith(b"\x89PNG")
     assert 1200 <= width <= 2000
     assert 0.3 < height / width < 0.6
-    assert len(contents["a.png"]) < 200_000
+    assert 10_000 < len(contents["a.png"]) < 200_000
     assert ElementTree.fromstring(contents["a.svg"]).tag.endswith("svg")
 
 
-def test_what_is_measured_can_be_drawn_at_once(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+def test_a_run_can_be_drawn_without_a_second_command(bench: Bench, tmp_path: Path) -> None:
     options = ("--backend", "onnxruntime", "--peers", "none", "--batch", "1:2", "--seconds", "0.04", "--repeats", "1")
     files = {name: tmp_path / name for name in ("now.svg", "again.svg", "speed.json")}
     code, out, err = bench(*options, "-q", "--plot", files["now.svg"], "--json", files["speed.json"])
@@ -171,15 +165,8 @@ def test_what_is_measured_can_be_drawn_at_once(bench: Callable[..., tuple[int, s
     assert files["now.svg"].read_bytes() == files["again.svg"].read_bytes()
 
 
-def test_the_published_picture_can_be_drawn_again(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    published = Path(__file__).resolve().parents[3] / "scripts" / "bench" / "results" / "lj-small-cpu.json"
-    assert bench("--from", published, "--plot", tmp_path / "again.png") == (0, "", "")
-    assert (tmp_path / "again.png").stat().st_size > 10_000
-
-
 def test_without_matplotlib_the_error_names_the_extra_before_anything_is_measured(
-    bench: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
@@ -193,22 +180,18 @@ def test_without_matplotlib_the_error_names_the_extra_before_anything_is_measure
     [
         (("--plot", "speed.pdf"), "expected a name that ends in .png or .svg"),
         (("--plot", "no/such/folder.png"), "is not a folder"),
+        (("--plot", "folder.png"), "folder.png, expected a file's name"),
         (("--from", "speed.json"), "--from: found it without --plot, --compare or --price"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_at_once(
-    bench: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], message: str
+def test_wrong_usage_exits_2_before_the_measurement(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
     code, out, err = bench(*arguments)
     assert (code, out) == (2, "")
     assert message in err
-
-
-def test_a_folder_is_no_place_for_a_drawing(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    (tmp_path / "speed.png").mkdir()
-    code, out, err = bench("--plot", tmp_path / "speed.png")
-    assert (code, out) == (2, "")
-    assert "speed.png, expected a file's name" in err
 
 
 @pytest.mark.parametrize(
@@ -224,28 +207,10 @@ def test_a_folder_is_no_place_for_a_drawing(bench: Callable[..., tuple[int, str,
         (None, "No such file"),
     ],
 )
-def test_a_file_that_is_no_report_is_refused(
-    bench: Callable[..., tuple[int, str, str]], tmp_path: Path, content: str | None, message: str
-) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
+def test_a_file_that_is_no_report_is_refused(bench: Bench, tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "old.json").write_text(content)
     code, out, err = bench("--plot", tmp_path / "x.png", "--from", tmp_path / "old.json")
     assert (code, out) == (2, "")
     assert message in err
     assert not (tmp_path / "x.png").exists()
-
-
-def test_damage_anywhere_in_a_report_is_found_before_it_is_drawn(report: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
-    file, picture = tmp_path / "old.json", tmp_path / "speed.png"
-    for path in (("limit",), ("threads",), ("results", 0, "slowest"), ("results", 1, "repeats"), ("machine", "cpu")):
-        damaged = copy.deepcopy(report)
-        where: Any = damaged
-        for key in path[:-1]:
-            where = where[key]
-        del where[path[-1]]
-        file.write_text(json.dumps(damaged))
-        with pytest.raises(ValueError, match=f"no usable '{path[-1]}'"):
-            bench_plot.draw(read_report(file, "--from"), picture, file)
-        assert not picture.exists()

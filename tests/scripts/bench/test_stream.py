@@ -1,4 +1,4 @@
-"""``bench --scenario stream`` and ``mixed``: listeners whose clock is honest."""
+"""``bench --scenario stream`` and ``mixed``: listeners play frames at the times of a clock, and count underruns."""
 
 from __future__ import annotations
 
@@ -17,32 +17,35 @@ from wavernn_trt.scripts.bench.listeners import Heard, Listener, Playback, play
 from wavernn_trt.scripts.bench.speech import Mixture, Speech
 from wavernn_trt.scripts.bench.streams import most_without_underrun
 
+Bench = Callable[..., tuple[int, str, str]]
 FRAME = 320
 DUE = [1.0, 1.02, 1.04, 1.06]
 
 
 @pytest.mark.parametrize(
-    ("times", "totals", "complete", "heard"),
+    ("times", "totals", "complete", "expected"),
     [
         ([0.9], [4 * FRAME], True, Playback(4, 0, 0)),
         ([1.0, 1.02, 1.04, 1.06], [FRAME, 2 * FRAME, 3 * FRAME, 4 * FRAME], True, Playback(4, 0, 0)),
-        # The second frame comes a millisecond late, and everything behind it is heard a frame later.
+        # The second frame is a millisecond late.
         ([1.0, 1.021], [FRAME, 4 * FRAME], True, Playback(4, 1, FRAME)),
-        # Half a frame is there in time.
+        # Half of the second frame is in time.
         ([1.0, 1.021], [FRAME + 160, 4 * FRAME], False, Playback(4, 1, 160)),
-        # The waveform ends inside a frame, and nothing is missing behind its end.
+        # The waveform ends inside a frame.
         ([0.9], [2 * FRAME + 10], True, Playback(3, 0, 0)),
-        # Of a waveform that goes on, everything behind what came is missing.
+        # The waveform is longer, but no more samples arrive.
         ([0.9], [2 * FRAME + 10], False, Playback(4, 2, 2 * FRAME - 10)),
         ([], [], False, Playback(4, 4, 4 * FRAME)),
     ],
 )
-def test_underruns_are_by_the_clock(times: list[float], totals: list[int], complete: bool, heard: Playback) -> None:
-    assert play(times, totals, DUE, FRAME, complete=complete) == heard
+def test_frames_that_miss_their_time_are_underruns(
+    times: list[float], totals: list[int], complete: bool, expected: Playback
+) -> None:
+    assert play(times, totals, DUE, FRAME, complete=complete) == expected
 
 
-def test_a_late_reader_is_told_apart_from_late_samples() -> None:
-    """The reader woke up 30 ms late and found everything; the clock, which was not, did not."""
+def test_late_samples_and_a_late_reader_are_reported_separately() -> None:
+    """The reader reads 30 ms late and finds every sample; by the clock one frame is late."""
     heard = Heard(playback=play([1.0, 1.03], [FRAME, 2 * FRAME], [1.0, 1.02], FRAME, complete=True))
     heard.read = Playback(2, 0, 0)
     heard.lateness = [0.0, 0.03]
@@ -52,7 +55,7 @@ def test_a_late_reader_is_told_apart_from_late_samples() -> None:
     assert described["silence_seconds"] == 0.02
 
 
-def test_who_is_given_one_frame_and_no_more_hears_silence_from_then_on(
+def test_a_stream_that_stalls_underruns_in_every_later_frame(
     held: Any, speak: Callable[..., Any], mel_of: Callable[..., Any]
 ) -> None:
     vocoder = speak(batch=1)
@@ -70,9 +73,7 @@ def test_who_is_given_one_frame_and_no_more_hears_silence_from_then_on(
     assert heard.samples == FRAME
 
 
-def test_what_has_come_before_it_is_played_does_not_underrun(
-    speak: Callable[..., Any], mel_of: Callable[..., Any]
-) -> None:
+def test_samples_that_arrive_in_time_do_not_underrun(speak: Callable[..., Any], mel_of: Callable[..., Any]) -> None:
     vocoder = speak(batch=1)
     listener = Listener(vocoder, Mixture(Speech(mel_of(1), "noise"), (0,), (1,)), 0, 1, 0.0)
     now = time.monotonic()
@@ -83,16 +84,16 @@ def test_what_has_come_before_it_is_played_does_not_underrun(
     assert (heard.playback.underruns, heard.read.underruns) == (0, 0)
 
 
-def test_a_stream_that_breaks_off_is_a_failure(
+def test_a_stream_that_raises_is_counted_as_a_failure(
     held: Any, speak: Callable[..., Any], mel_of: Callable[..., Any]
 ) -> None:
     vocoder = speak(batch=1)
-    held.failures = {number: RuntimeError("told to fail") for number in range(2)}
+    held.failures = {number: RuntimeError("an injected fault") for number in range(2)}
     listener = Listener(vocoder, Mixture(Speech(mel_of(4), "noise"), (0,), (6,)), 0, 1, 0.0)
     now = time.monotonic()
     listener.listen(now, now + 60)
     assert len(listener.heard.failures) == 1
-    assert "told to fail" in listener.heard.failures[0]
+    assert "an injected fault" in listener.heard.failures[0]
 
 
 @pytest.mark.parametrize(("underruns", "most"), [((0, 0, 0), 4), ((0, 0, 3), 2), ((0, 1, 0), 1), ((2, 0, 0), 0)])
@@ -104,7 +105,7 @@ def test_more_listeners_count_only_where_fewer_had_no_underrun(underruns: tuple[
     assert most_without_underrun(levels[::-1]) == most
 
 
-def test_listeners_are_reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_every_number_of_listeners_is_measured_and_reported(bench: Bench, tmp_path: Path) -> None:
     options = ("--listeners", "1,2", "--seconds", "0.3", "--openings", "3", "--buffer", "40", "--threads", "1")
     code, out, err = bench("--scenario", "stream", *options, "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
@@ -126,9 +127,7 @@ def test_listeners_are_reported(bench: Callable[..., tuple[int, str, str]], tmp_
     assert "played 40 ms after the first frame" in out
 
 
-def test_listeners_beside_a_job_are_reported_with_what_they_cost_it(
-    bench: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_a_job_is_measured_alone_and_beside_listeners(bench: Bench, tmp_path: Path) -> None:
     options = ("--listeners", "2", "--seconds", "0.3", "--repeats", "2", "--lengths", "0.1:0.3", "--batch", "4")
     code, out, err = bench("--scenario", "mixed", *options, "--threads", "1", "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")

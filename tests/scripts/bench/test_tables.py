@@ -1,4 +1,4 @@
-"""The README's table of speeds is what the published results say."""
+"""The README's table of speeds is made from the published results."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def readme(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A copy of what is published, to be changed."""
+    """A copy of the published results that a test may change."""
     folder = tmp_path / "results"
     shutil.copytree(RESULTS, folder)
     return folder
 
 
 def change(folder: Path, **values: Any) -> None:
-    """Other values in the report of the shipped voice, which is the first."""
+    """Changes values in the report of the shipped voice, which is the first."""
     file = folder / "speed-lj-small.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def test_the_readme_says_what_the_published_results_say(capsys: Any) -> None:
+def test_the_readme_has_the_table_of_the_published_results(capsys: Any) -> None:
     assert main([*PUBLISHED, "--readme", str(CLONE / "README.md"), "--check"]) == 0, capsys.readouterr().err
 
 
-def test_published_results_say_when_and_on_what_they_were_measured() -> None:
+def test_published_results_have_a_date_a_machine_and_versions() -> None:
     for report in read_results(RESULTS):
         assert report["date"].endswith("+00:00")
         assert report["machine"]["cpu"]
@@ -53,7 +53,7 @@ def test_published_results_say_when_and_on_what_they_were_measured() -> None:
         assert "/tmp" not in json.dumps(report)
 
 
-def test_only_what_stands_between_the_markers_is_written(readme: Path) -> None:
+def test_only_the_text_between_the_markers_is_replaced(readme: Path) -> None:
     assert main([*PUBLISHED, "--readme", str(readme), "--check"]) == 1
     assert "\nold\n" in readme.read_text()
     assert main([*PUBLISHED, "--readme", str(readme)]) == 0
@@ -64,7 +64,7 @@ def test_only_what_stands_between_the_markers_is_written(readme: Path) -> None:
     assert main([*PUBLISHED, "--readme", str(readme), "--check"]) == 0
 
 
-def test_every_backend_s_row_is_there_with_its_figures() -> None:
+def test_every_batch_of_the_backend_has_a_row_with_its_figures() -> None:
     reports = read_results(RESULTS)
     text = "\n".join(lay_out(reports))
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
@@ -76,7 +76,7 @@ def test_every_backend_s_row_is_there_with_its_figures() -> None:
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 118
 
 
-def test_ratios_are_shown_to_peers_that_computed_at_the_same_place_only(results: Path) -> None:
+def test_a_gpu_is_not_compared_with_peers_on_the_cpu(results: Path) -> None:
     (report, *_) = read_results(results)
     for result in report["results"]:
         result["place"] = "gpu" if result["subject"] == "onnxruntime" else "cpu"
@@ -85,13 +85,13 @@ def test_ratios_are_shown_to_peers_that_computed_at_the_same_place_only(results:
     assert not any(" x |" in row for row in rows)
 
 
-def test_the_caption_says_how_to_measure_the_same(results: Path) -> None:
+def test_the_caption_has_the_command_of_the_measurement(results: Path) -> None:
     (report, *_) = read_results(results)
     backends = ",".join(report["loads"])
     assert f"--backend {backends} --threads {report['threads']} " in " ".join(lay_out([report]))
 
 
-def test_the_caption_says_what_else_ran(results: Path) -> None:
+def test_the_caption_has_the_load_of_other_processes(results: Path) -> None:
     for report in read_results(results):
         share = report["others_share"]
         assert share is None or f"{round(100 * share)}" in "\n".join(lay_out([report]))
@@ -112,7 +112,7 @@ def test_the_caption_says_what_else_ran(results: Path) -> None:
         (lambda folder: [file.unlink() for file in folder.glob(tables.PATTERN)], "found no speed-*.json"),
     ],
 )
-def test_results_that_cannot_be_shown_are_refused(
+def test_unusable_results_leave_the_readme_as_it_was(
     results: Path, readme: Path, capsys: Any, damage: Callable[[Path], Any], message: str
 ) -> None:
     damage(results)
@@ -122,7 +122,7 @@ def test_results_that_cannot_be_shown_are_refused(
 
 
 @pytest.mark.parametrize("text", ["nothing", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
-def test_markers_that_are_not_there_are_asked_for(readme: Path, capsys: Any, text: str) -> None:
+def test_missing_or_misplaced_markers_are_refused(readme: Path, capsys: Any, text: str) -> None:
     readme.write_text(text)
     assert main([*PUBLISHED, "--readme", str(readme)]) == 2
     assert "expected once each, in this order" in capsys.readouterr().err

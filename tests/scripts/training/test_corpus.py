@@ -1,4 +1,4 @@
-"""How recordings are cut into batches: labels beside the frames that condition them, rows that go on."""
+"""Batches of recordings: labels line up with the frames that condition them, rows continue a recording."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FRAMES = (81, 40, 60)
 
 
 def numbered(name: str, frames: int, first: int) -> Recording:
-    """A recording whose labels and mels tell where they stand."""
+    """A recording whose labels and mels have their positions as values."""
     labels = torch.arange(frames * AUDIO.hop_length) % 100 + first
     mel = (torch.arange(frames, dtype=torch.float32) + 1000 * first)[:, None].expand(frames, AUDIO.n_mels)
     return Recording(name, labels, mel, 7)
@@ -54,7 +54,7 @@ def test_a_frame_conditions_the_samples_around_its_centre() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_windows_line_up_everywhere_in_a_recording(recordings: list[Recording], frames: int) -> None:
+def test_mels_and_labels_of_windows_line_up_everywhere_in_a_recording(recordings: list[Recording], frames: int) -> None:
     corpus, context, hop = Corpus(recordings, CPU), 16, AUDIO.hop_length
     which, start = corpus.pieces(1)
     fits = start <= corpus.frames[which] - frames
@@ -72,7 +72,7 @@ def test_windows_line_up_everywhere_in_a_recording(recordings: list[Recording], 
         assert windows.previous[0, row] == (recording.labels[hop * t - 1] if t else recording.silence)
 
 
-def test_a_context_longer_than_the_window_is_seen_whole(recordings: list[Recording]) -> None:
+def test_a_context_longer_than_the_window_is_complete(recordings: list[Recording]) -> None:
     windows = Corpus(recordings[:1], CPU).windows(torch.tensor([0]), torch.tensor([40]), 1, 40)
     assert torch.equal(windows.mel[0], recordings[0].mel)
 
@@ -82,7 +82,7 @@ def test_a_window_longer_than_a_recording_is_refused(recordings: list[Recording]
         Corpus(recordings, CPU).windows(torch.tensor([0]), torch.tensor([0]), 9, 16)
 
 
-def test_labels_are_those_that_the_runtime_decodes_and_mels_those_that_it_takes() -> None:
+def test_labels_and_mels_are_those_of_the_runtime() -> None:
     rng = np.random.default_rng(0)
     signal = 0.2 * rng.standard_normal(16000)
     recording = prepare("noise", signal, AUDIO.sample_rate, 1.0, bits=8)
@@ -101,27 +101,27 @@ def test_pieces_cover_every_recording_in_order(recordings: list[Recording]) -> N
     assert start.tolist() == [0, 25, 50, 0, 0, 25]
 
 
-def test_rows_go_on_where_they_were_until_their_recording_ends(recordings: list[Recording]) -> None:
+def test_rows_continue_a_recording_to_its_end(recordings: list[Recording]) -> None:
     corpus, frames = Corpus(recordings, CPU), 4
     weights = sampling_weights(corpus, 3, 0.0)
     batches = walk(corpus, weights, rows=5, frames=frames, context=4, rng=torch.Generator().manual_seed(1))
-    windows, going_on = next(batches)
-    assert going_on.tolist() == [0.0] * 5
+    windows, continued = next(batches)
+    assert continued.tolist() == [0.0] * 5
     restarts = 0
     for _ in range(60):
         last = windows.labels[-1]
         frame = windows.mel[torch.arange(5), windows.frames[:, -1], 0]
-        windows, going_on = next(batches)
-        goes = going_on == 1
-        assert torch.equal(windows.previous[0][goes], last[goes])
-        assert torch.equal(windows.mel[torch.arange(5), windows.frames[:, 0], 0][goes], frame[goes] + 1)
+        windows, continued = next(batches)
+        same = continued == 1
+        assert torch.equal(windows.previous[0][same], last[same])
+        assert torch.equal(windows.mel[torch.arange(5), windows.frames[:, 0], 0][same], frame[same] + 1)
         ends = torch.tensor([FRAMES[int(f) // 100_000] - frames for f in frame])  # no further window fits behind these
-        assert (frame[~goes] % 100_000 >= ends[~goes]).all()
-        restarts += int((~goes).sum())
+        assert (frame[~same] % 100_000 >= ends[~same]).all()
+        restarts += int((~same).sum())
     assert restarts >= 5
 
 
-def test_copies_are_heard_as_often_as_asked_and_long_recordings_more(recordings: list[Recording]) -> None:
+def test_copies_have_their_share_and_long_recordings_a_larger_one(recordings: list[Recording]) -> None:
     weights = sampling_weights(Corpus(recordings, CPU), 2, 0.25)
     assert weights[:2].sum().item() == pytest.approx(0.75)
     assert weights[2].item() == pytest.approx(0.25)
@@ -129,7 +129,7 @@ def test_copies_are_heard_as_often_as_asked_and_long_recordings_more(recordings:
     assert sampling_weights(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
 
 
-def test_a_folder_s_recordings_of_every_format_are_read_and_its_other_files_named(
+def test_recordings_of_every_format_are_read_and_other_files_listed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 24000)

@@ -1,4 +1,4 @@
-"""Commands under the names that they had before."""
+"""Training commands under their former names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_a_former_command_runs_and_names_the_new_one(
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(f"wavernn_trt.scripts.{former}", run_name="__main__")
     assert ended.value.code == 0
-    said = capsys.readouterr()
-    assert said.out.startswith(f"usage: python -m wavernn_trt.scripts.training.{new} ")
-    assert said.err == f"{former} is deprecated; use python -m wavernn_trt.scripts.training.{new}\n"
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"usage: python -m wavernn_trt.scripts.training.{new} ")
+    assert captured.err == f"{former} is deprecated; use python -m wavernn_trt.scripts.training.{new}\n"

@@ -1,4 +1,4 @@
-"""The trained network is the one that is decoded: PyTorch's GRU is the reference, forward and backward."""
+"""The training's GRU against PyTorch's, forward and backward, and the trained network against the exported one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def gradients(model: TrainingModel, logits: torch.Tensor) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize(("rows", "frames"), [(1, 1), (3, 2)])
-def test_the_cpu_trains_what_pytorchs_gru_would(rows: int, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_and_gradients_on_the_cpu_are_those_of_pytorch_s_gru(
+    rows: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = TrainingModel(SMALL).double()
     windows, hidden = some_windows(rows, frames), torch.randn(rows, 17, dtype=torch.float64)
@@ -68,7 +70,7 @@ def test_carried_state_makes_pieces_equal_to_the_whole() -> None:
     torch.testing.assert_close(torch.cat([before, after]), whole)
 
 
-def test_the_trained_network_is_the_family_that_is_exported() -> None:
+def test_the_trained_network_computes_the_same_as_the_exported_family() -> None:
     torch.manual_seed(0)
     model, windows = TrainingModel(SMALL), some_windows(2, 2)
     exported = univoc_from_state(model.state_dict())

@@ -1,7 +1,7 @@
-"""Rules of calls of the CUDA driver, and the calls that it refuses, on the pretended driver.
+"""Calls of the CUDA driver keep its rules, and calls that it refuses are errors, on the pretended driver.
 
-../test_pretended_driver.py runs this in a process that finds that driver. It needs no GPU and says nothing about one:
-kernels are their host build here.
+../test_pretended_driver.py runs this in a process that finds that driver. It needs no GPU:
+kernels are their host build.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def cell(cache: KernelCache) -> Iterator[Prepared]:
 
 @contextlib.contextmanager
 def chunk(kernel: SequenceKernel, case: SequenceCase, stream: DeviceStream, missing: int = 0) -> Iterator[Prepared]:
-    """A chunk, whose workspace lacks some bytes."""
+    """A chunk, with a workspace that is ``missing`` bytes too small."""
     sizes, inputs, outputs = (case.batch, case.steps, case.window), case.inputs(), case.poisoned_outputs()
     operands = [*store_operands(case.shape.inputs(), inputs, case.precision)[0], *outputs.values()]
     with scratch(kernel.workspace_bytes(*sizes) - missing) as workspace, on_device(operands) as (pointers, copy_back):
@@ -95,7 +95,7 @@ def chunk(kernel: SequenceKernel, case: SequenceCase, stream: DeviceStream, miss
 
 @contextlib.contextmanager
 def spoilt_capture(stream: DeviceStream) -> Iterator[None]:
-    """A capture that cannot be ended any more after what is called in it."""
+    """A capture that is invalid after the calls inside."""
     mode = driver.constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
     driver.call("cuStreamBeginCapture", stream.handle, mode)
     yield
@@ -110,7 +110,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
 
 @pytest.fixture
 def device() -> Iterator[DeviceProperties]:
-    """Its context is current, and everything that is made in it is given back."""
+    """Its context is current, and everything made in it is freed."""
     with primary_context():
         yield driver.current_device()[1]
         assert LIBRARY.pretended_leftovers() == 0
@@ -166,12 +166,12 @@ def test_measured_rows_come_first_and_the_table_where_they_do_not_run(
     write_rows(tmp_path / FILE, [Row((90, 90), ("fp16",), (3, 3), "sequence", 1)])
     kernel = SequenceKernel(CHUNK.shape, "fp16", cache)
     assert kernel.choice(3) == GENERAL
-    assert kernel.choice(2) == Choice("resident_stamped_8")  # of this batch nothing is known
+    assert kernel.choice(2) == Choice("resident_stamped_8")  # no row has this batch
     room.value = 0
     with pytest.raises(KernelError, match=r"needs \d+ blocks of"):
         SequenceKernel(CHUNK.shape, "fp16", cache, GENERAL).plan(3)
     caplog.clear()
-    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # whose blocks wait for none
+    assert SequenceKernel(CHUNK.shape, "fp16", cache).choice(3) == Choice("stepped")  # its blocks wait for no other
     assert [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
         f"batch 3 on Pretended GPU is not decoded by {kernel}, 1 group of blocks"
         for kernel in ("sequence", "resident_stamped_8")
@@ -180,7 +180,7 @@ def test_measured_rows_come_first_and_the_table_where_they_do_not_run(
         SequenceKernel(CHUNK.shape, "fp32", cache).plan(3)
 
 
-def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: KernelCache, stream: DeviceStream) -> None:
+def test_one_kernel_decodes_batches_of_every_tile_in_turn(cache: KernelCache, stream: DeviceStream) -> None:
     kernel = SequenceKernel(CHUNK.shape, "bf16", cache, GENERAL)
     cases = [SequenceCase(CHUNK.shape, "bf16", batch) for batch in (1, 3, 9)]
     assert [kernel.plan(case.batch).tile for case in cases] == [1, 4, 8]
@@ -193,12 +193,12 @@ def test_one_kernel_serves_batches_of_every_tile_behind_each_other(cache: Kernel
             assert case.excess(one.fetch(), case.inputs()) <= 1
 
 
-def test_a_launch_allocates_nothing_and_waits_for_nothing(device: DeviceProperties, cache: KernelCache) -> None:
+def test_a_launch_does_not_allocate_or_wait(device: DeviceProperties, cache: KernelCache) -> None:
     with cell(cache) as one:
         before = LIBRARY.pretended_leftovers()
         one.launch()
         assert LIBRARY.pretended_leftovers() == before
-        assert np.isnan(one.fetch()["next_hidden"]).all()  # the work still waits
+        assert np.isnan(one.fetch()["next_hidden"]).all()  # not launched yet
         one.stream.synchronize()
         assert CELL.excess(one.fetch()["next_hidden"]) <= 1
 
@@ -210,7 +210,7 @@ def test_a_captured_launch_is_timed(device: DeviceProperties, cache: KernelCache
         assert CELL.excess(one.fetch()["next_hidden"]) <= 1
 
 
-def test_a_thread_without_a_context_is_told_so(device: DeviceProperties, cache: KernelCache) -> None:
+def test_a_thread_without_a_context_gets_an_error(device: DeviceProperties, cache: KernelCache) -> None:
     cell, sequence = GruCellKernel(16, "fp32", cache), SequenceKernel(CHUNK.shape, "fp32", cache, GENERAL)
     calls = [
         cell.prepare,
@@ -287,7 +287,7 @@ def test_a_workspace_that_is_too_small_is_an_error(cache: KernelCache, missing: 
 
 @pytest.mark.parametrize("fault", ["misaligned", "freed", "null", "of the host", "of too small a tensor"])
 def test_an_address_that_no_kernel_can_read_ends_it(cache: KernelCache, fault: str) -> None:
-    """What is told is the kernel's error, not that of a call that cleans up behind it."""
+    """The error is the kernel's, not that of a later call that frees memory."""
     gates = CELL.inputs()["gates"]
 
     def run() -> None:
@@ -323,7 +323,7 @@ def test_a_lost_context_fails_every_call_until_it_is_released(cache: KernelCache
         assert CELL.excess(kernels.gru_cell(CELL)) <= 1
 
 
-def test_work_that_waits_keeps_its_memory() -> None:
+def test_memory_freed_before_its_work_runs_is_an_error() -> None:
     with primary_context(), contextlib.closing(DeviceStream()) as stream:
         with scratch(64) as address:
             driver.fill(address, 0, 64, stream.handle)
@@ -341,7 +341,7 @@ def test_a_kernel_that_was_not_prepared_cannot_be_captured(device: DevicePropert
 def test_a_captured_first_launch_finds_its_code_loaded(
     device: DeviceProperties, cache: KernelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without cuFuncLoad the launch itself would load it, and spoil the capture."""
+    """Without cuFuncLoad the launch itself would load it, which invalidates the capture."""
     call = driver.call
     with cell(cache) as one:
         one.stream.captured(lambda stream: one.launch())
@@ -376,10 +376,10 @@ def test_cases_of_one_precision_share_the_loaded_kernels(
     assert len(loaded) == 1
 
 
-def test_many_launches_without_a_capture_are_warned_of_once(
+def test_many_launches_without_a_capture_log_one_warning(
     device: DeviceProperties, cache: KernelCache, stream: DeviceStream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The plugin's enqueue; those that warm up before each capture are not meant."""
+    """The plugin's enqueue; launches that warm up before a capture do not count."""
     case = SequenceCase(CHUNK.shape, "fp16", 3, steps=2)
     bound = SequenceOperation(case.shape).bind("fp16")
     bound._kernel = SequenceKernel(case.shape, "fp16", cache, Choice("stepped"))  # type: ignore[attr-defined]
@@ -392,7 +392,7 @@ def test_many_launches_without_a_capture_are_warned_of_once(
         def enqueue(handle: int = stream.handle) -> None:
             bound.launch(sizes, pointers, workspace, handle)
 
-        for _ in range(3):  # lanes that are opened
+        for _ in range(3):  # as when a lane is opened
             enqueue()
             stream.captured(enqueue)
         assert not caplog.records

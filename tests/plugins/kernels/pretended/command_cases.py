@@ -1,7 +1,7 @@
 """Launches of the timing parts of ``wavernn_trt.scripts.gpu``, on small models and the pretended driver.
 
-../test_pretended_driver.py runs this in a process that finds that driver. Times mean nothing here; what is asked of the
-driver does, and what is recorded of it.
+../test_pretended_driver.py runs this in a process that finds that driver. Times have no meaning here: tested are the
+calls of the driver, and what is recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCHES = (1, 8)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Models and chunks that a few threads compute in no time; a current context."""
+    """Models and chunks that a few threads compute in milliseconds; a current context."""
     monkeypatch.setitem(STANDARD, MODEL, dataclasses.replace(STANDARD[MODEL], shape=univoc_shape(16, 24, 64)))
     for name, value in (("CHUNK_STEPS", 4), ("LESS_STEPS", 3), ("SHORT_STEPS", 2), ("SHORT_RUNS", 1), ("RUNS", 2)):
         monkeypatch.setattr(speed, name, value)

@@ -4,7 +4,7 @@
 // driver.cpp has memory, streams, graphs and events, launch.cpp the kernels, pycuda.cpp what pycuda calls besides. Device
 // memory is memory of the host, and kernels are their host build. A function that is not there is not found. What CUDA
 // refuses is refused with CUDA's own code. Where CUDA leaves something open, the stricter is chosen:
-// - work on a stream begins when something waits for that stream, and never if nothing does, so that nobody reads a
+// - work on a stream begins when something waits for that stream, and never if nothing does, so that no test reads a
 //   result too early;
 // - a copy that is to happen later is from or to pinned memory;
 // - an allocation is full of NaN, ends where the next address is invalid, and leaves its addresses invalid for good;
@@ -113,7 +113,7 @@ inline Result put(Stream* stream, Work work) {
     return SUCCESS;
 }
 
-// Makes something that belongs to somebody.
+// Makes an object with an owner.
 template <typename Value>
 Result give(std::set<Value*>& owner, Value** handle, Value* value) {
     owner.insert(*handle = value);

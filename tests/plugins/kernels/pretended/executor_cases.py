@@ -1,6 +1,6 @@
-"""The ``cuda`` executor on the pretended driver: models are decoded by the host build of the kernels.
+"""The ``cuda`` executor on the pretended driver: the host build of the kernels decodes models.
 
-../test_pretended_driver.py runs this in a process that finds that driver. What should come out is computed by PyTorch
+../test_pretended_driver.py runs this in a process that finds that driver. Expected samples are computed by PyTorch
 in double precision, or by the kernel's reference in numpy.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-import gc
 import json
 import logging
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_work import LIBRARY, held, work
 from kernel_cases import SequenceCase, small_shapes
 from numpy.typing import NDArray
 
@@ -49,7 +49,6 @@ from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
-LIBRARY = ctypes.CDLL("libcuda.so.1")
 SHAPES = small_shapes()
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
 STEPS, BATCH = 8, 3
@@ -112,18 +111,12 @@ def absent() -> Iterator[ctypes.c_int]:
     number.value = 0
 
 
-def held() -> tuple[int, int]:
-    """What of the device, and how many pinned arrays, nobody gave back."""
-    gc.collect()
-    return LIBRARY.pretended_leftovers(), LIBRARY.pretended_pinned()
-
-
 def windows_of(directory: ModelDirectory) -> ConditioningWindows:
     return ConditioningWindows(directory.model, directory.audio, STEPS, directory.upsampling)
 
 
 def streams_of(directory: ModelDirectory, executor: Executor, lengths: Sequence[int]) -> list[Stream]:
-    """Pieces of a mel as new streams of so many steps."""
+    """Pieces of a mel as new streams of the given lengths in steps."""
     windows, found = windows_of(directory), []
     for seed, steps in enumerate(lengths):
         rows = WholeConditioning(windows, executor.condition(MEL[:, 10 * seed + 10 : 10 * seed + 12]))
@@ -132,7 +125,7 @@ def streams_of(directory: ModelDirectory, executor: Executor, lengths: Sequence[
 
 
 def decode(directory: ModelDirectory, executor: Executor, streams: Sequence[Stream], slots: int) -> list[NDArray[Any]]:
-    """Their samples, as many streams at once as there are slots."""
+    """The samples of each stream, decoded ``slots`` at a time."""
     parts: list[list[NDArray[Any]]] = [[] for _ in streams]
     for piece in decode_streams(executor, windows_of(directory), streams, slots):
         parts[piece.stream.number].append(piece.samples)
@@ -151,7 +144,7 @@ def equal(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> bo
 def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
     cache: KernelCache, model: str, precision: Precision
 ) -> None:
-    """Two chunks behind each other; the sums' order may differ, which no label here depends on."""
+    """In two chunks; the order of sums may differ, but no label here depends on it."""
     shape = SHAPES[model]
     case = SequenceCase(shape, precision, BATCH, STEPS)
     inputs = case.inputs()
@@ -178,7 +171,7 @@ def test_a_lane_decodes_every_kind_of_model_as_the_reference_does(
         inputs |= {"previous": expected["previous_out"], "hidden": expected["hidden_out"]}
 
 
-def test_a_file_of_measured_rows_decides(voice: ModelDirectory, cache: KernelCache, tmp_path: Path) -> None:
+def test_a_file_of_measured_rows_chooses_the_kernel(voice: ModelDirectory, cache: KernelCache, tmp_path: Path) -> None:
     open_voice = functools.partial(
         open_cuda, voice, LoadOptions(precision="fp16", batch=BATCH, threads=1), cache=cache, steps=2
     )
@@ -190,7 +183,7 @@ def test_a_file_of_measured_rows_decides(voice: ModelDirectory, cache: KernelCac
 
 
 def test_labels_in_float32_are_those_of_the_trained_modules(open_voice: Open, voice: ModelDirectory) -> None:
-    """Which PyTorch computes in double precision: labels part only where a random number falls into the difference."""
+    """PyTorch computes in double precision: labels differ only where a random number lies within the difference."""
     reference, executor = load_model(voice.path, LoadOptions("torch")).executor, open_voice()
     expected = decode(voice, reference, streams_of(voice, reference, LENGTHS), 1)
     assert equal(decode(voice, executor, streams_of(voice, executor, LENGTHS), BATCH), expected)
@@ -207,9 +200,7 @@ def test_a_stream_has_the_same_bits_alone_and_beside_others(
         assert equal(decode(voice, executor, alone, 1), together[number : number + 1])
 
 
-def test_a_paused_stream_keeps_its_bits_and_lanes_do_not_disturb_each_other(
-    open_voice: Open, voice: ModelDirectory
-) -> None:
+def test_bits_do_not_depend_on_pauses_or_other_lanes(open_voice: Open, voice: ModelDirectory) -> None:
     executor, windows = open_voice("fp16"), windows_of(voice)
     lengths = [4 * STEPS, 3 * STEPS, 2 * STEPS]
     expected = decode(voice, executor, streams_of(voice, executor, lengths), BATCH)
@@ -228,7 +219,7 @@ def test_a_paused_stream_keeps_its_bits_and_lanes_do_not_disturb_each_other(
         other.enter(streams[1])
         other.submit([streams[1]])
         one.enter(streams[2])
-        one.submit([streams[2]])  # the first stream is paused, and two chunks are under way
+        one.submit([streams[2]])  # the first stream is paused, and two chunks are in flight
         collect(one)
         other.submit([streams[1]])
         collect(one)
@@ -266,7 +257,7 @@ def test_lanes_share_the_weights_and_everything_is_freed_by_any_thread(
 def test_a_stalled_kernel_loses_no_utterance_and_changes_no_bit(
     voice: ModelDirectory, cache: KernelCache, absent: ctypes.c_int
 ) -> None:
-    """Its lane fails, the utterance is decoded again, and the context lives on."""
+    """Its lane fails, the utterance is decoded again, and the context stays usable."""
     executor, name = open_cuda(
         voice, LoadOptions(precision="fp32", batch=BATCH, threads=1), cache=cache, steps=STEPS, waits=WAITS
     )
@@ -301,27 +292,8 @@ def test_the_error_of_a_stalled_chunk_names_the_wait(
 
 @pytest.mark.parametrize("made_in_a_thread", [False, True])
 def test_the_device_runs_work_in_order_and_frees_everything(made_in_a_thread: bool) -> None:
-    def work() -> list[Any]:
-        device = BindingsDevice()
-        with device.current():
-            stream, other, event = device.stream(), device.stream(), device.event()
-            first, second = device.allocate(64), device.allocate(64)
-            given, taken = device.pinned((4, 4), "int32"), device.pinned((4, 4), "int32")
-            given[...] = np.arange(16).reshape(4, 4)
-            graph = stream.capture(lambda: stream.fill(first, 99, 8, 3))
-            stream.copy_in(first, given)
-            stream.fill(second, 5, 0, 16)
-            stream.launch(graph)
-            stream.copy(second, first, 7, 5)
-            stream.record(event)
-            other.wait(event)
-            other.copy_out(taken, second)
-            other.synchronize()
-        assert taken.reshape(-1).tolist() == [*[5] * 7, 7, 99, 99, 99, 11, *[5] * 4]
-        return [stream, other, event, first, second, graph, given[1:], taken.reshape(-1)[2:]]
-
     with ThreadPoolExecutor(1) as thread:
-        kept = thread.submit(work).result(10) if made_in_a_thread else work()
+        kept = thread.submit(work, BindingsDevice()).result(10) if made_in_a_thread else work(BindingsDevice())
         assert held() == (6, 2)
         thread.submit(kept.clear).result(10)
     assert held() == (0, 0)
@@ -389,7 +361,7 @@ def test_a_configuration_of_other_sizes_than_the_graphs_is_refused(
         open_cuda(open_model_directory(model), LoadOptions(precision="fp32", batch=1), steps=STEPS)
 
 
-def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise compilers.KernelError("NVRTC cannot be used (no module); install a CUDA toolkit")
 
@@ -411,7 +383,7 @@ def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch: pytest
 def test_older_gpus_compute_in_float32_by_default(
     voice: ModelDirectory, cache: KernelCache, sm: int, precision: Precision
 ) -> None:
-    state = DriverState((Gpu("Said to be", sm),), None)
+    state = DriverState((Gpu("Old", sm),), None)
     executor, kernel = open_cuda(voice, LoadOptions(), state, cache)
     assert (executor.precision, executor.slots, executor.steps) == (precision, SLOTS, 1024)
     assert kernel == f"{'sequence_fp32' if precision == 'fp32' else 'resident_stamped_16_fp16_groups2'}_sm{sm}"

@@ -31,7 +31,7 @@ int wavernn_gru_cell(const GruArguments*, int precision, int tile, int blocks, i
 int wavernn_sequence(const SequenceArguments*, int precision, int tile, int blocks, int warps, int shared_bytes);
 }
 
-// Tests set it: of so many cooperative launches to come, the last block never runs.
+// Tests set it: the last block of this many of the next cooperative launches never runs.
 extern "C" int pretended_absent;
 int pretended_absent = 0;
 
@@ -98,7 +98,7 @@ bool agree(const SteppedArguments& p, const Launch& launch) {
            (p.scales[wavernn::OUTPUT] != nullptr) == (launch.precision == 3);
 }
 
-// Whether a kernel can read numbers or vectors of so many bytes there. Not all models have all operands.
+// Whether a kernel can read numbers or vectors of that many bytes there. Not all models have all operands.
 Result check(int bytes, std::initializer_list<const void*> pointers) {
     for (const void* pointer : pointers) {
         const auto address = reinterpret_cast<Address>(pointer);
@@ -147,7 +147,7 @@ template <typename Arguments, typename Run>
 Result run_apart(const Arguments& arguments, const Launch& launch, Run run) {
     const pid_t process = fork();
     if (process == 0) {
-        signal(SIGSEGV, SIG_DFL);  // pytest's handler would tell of it
+        signal(SIGSEGV, SIG_DFL);  // pytest's handler would print it
         _exit(run(&arguments, launch));
     }
     int status = 1;

@@ -1,4 +1,4 @@
-"""The microbenchmarks compile for every target, and hold what they are to measure; no test runs them."""
+"""The microbenchmarks compile, and contain the instructions that they measure; no test runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wavernn_trt.scripts.gpu.cubins import (
 pytestmark = pytest.mark.slow  # nvcc compiles
 
 SOME_TARGETS = (80, 120)
-"""And 90, for which a whole program is built; all where ``WAVERNN_TRT_ALL_TARGETS`` is set in the environment."""
+"""Besides 90, for which a whole program is built; ``WAVERNN_TRT_ALL_TARGETS`` in the environment selects all."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def nvcc() -> Path:
 
 
 @pytest.mark.parametrize("target", TARGETS if "WAVERNN_TRT_ALL_TARGETS" in os.environ else SOME_TARGETS)
-def test_they_compile_without_warnings_and_spills(nvcc: Path, tmp_path: Path, target: int) -> None:
+def test_the_microbenchmarks_compile_without_warnings_or_spills(nvcc: Path, tmp_path: Path, target: int) -> None:
     options = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v", "-cubin"]
     options += [f"-arch={microbenchmark_architecture(target)}", "-o", str(tmp_path / "cubin")]
     done = subprocess.run([str(nvcc), *options, str(MICROBENCHMARKS)], capture_output=True, text=True, check=False)
@@ -41,14 +41,14 @@ def test_they_compile_without_warnings_and_spills(nvcc: Path, tmp_path: Path, ta
     assert set(re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)) == {("0", "0")}
 
 
-def test_polls_are_in_flight_together_and_hopper_has_its_instructions(nvcc: Path, tmp_path: Path) -> None:
+def test_polls_overlap_and_hopper_s_instructions_are_used(nvcc: Path, tmp_path: Path) -> None:
     ptx = tmp_path / "microbenchmarks.ptx"
     options = ["-std=c++17", "-O3", f"-arch={microbenchmark_architecture(90)}", "-ptx", "-o", str(ptx)]
     subprocess.run([str(nvcc), *options, str(MICROBENCHMARKS)], check=True, capture_output=True)
     kernels = re.split(r"(?=\.visible \.entry )", ptx.read_text())
     for polls in (1, 4, 8):
         (kernel,) = (one for one in kernels if f"exchangeILi{polls}E" in one.partition("(")[0])
-        # Between two branches or labels stand as many loads as there are polls in flight.
+        # Each block without branches has all loads of the polls in flight, or none.
         blocks = re.split(r"\n\$L|\n.*\bbra\b", kernel)
         assert {block.count("ld.relaxed.gpu.global.v2.u64") for block in blocks} - {0} == {polls}
     text = "".join(kernels)
