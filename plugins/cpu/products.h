@@ -205,27 +205,39 @@ static inline float float_of(uint32_t bits) {
     return value;
 }
 
-// The largest magnitude; NaN may be missed. `count` is a multiple of LANES.
-static float largest_magnitude(const float* x, int count) {
+struct Magnitude {
+    float largest;  // of the numbers that are not NaN
+    float zero;     // NaN if a number is NaN or infinite
+};
+
+// `count` is a multiple of LANES.
+static Magnitude magnitude_of(const float* x, int count) {
     vf most = broadcast(0.0f);
+    vf zero = broadcast(0.0f);
     for (int i = 0; i < count; i += LANES) {
-        most = larger(most, absolute(load(x + i)));
+        const vf value = load(x + i);
+        most = larger(absolute(value), most);
+        zero = fma(value, broadcast(0.0f), zero);
     }
-    float lanes[LANES];
+    float lanes[LANES], zeros[LANES];
     store(lanes, most);
-    float largest = 0.0f;
+    store(zeros, zero);
+    Magnitude found = {0.0f, 0.0f};
     for (int i = 0; i < LANES; ++i) {
-        largest = lanes[i] > largest ? lanes[i] : largest;
+        found.largest = lanes[i] > found.largest ? lanes[i] : found.largest;
+        found.zero += zeros[i];
     }
-    return largest;
+    return found;
 }
 
-// Writes the codes of a stream's activations, and returns their scale. `x` is padded with zeros to whole vectors.
+// Writes the codes of a stream's activations, and returns their scale: NaN, as there is no code for it, if one of them is
+// NaN or infinite. `x` is padded with zeros to whole vectors.
 static float encode(const Matrix& m, const float* x, int16_t* codes) {
     const int padded = (m.columns + LANES - 1) / LANES * LANES;
     // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     const vf shift = broadcast(12582912.0f);
     float word[LANES];
+    const Magnitude magnitude = magnitude_of(x, padded);
     if (m.arithmetic == INT8_INT8) {
         const vf scale = broadcast(m.activation_scale);
         for (int i = 0; i < padded; i += LANES) {
@@ -235,11 +247,10 @@ static float encode(const Matrix& m, const float* x, int16_t* codes) {
             }
         }
         arrange_codes(codes, padded);
-        return m.activation_scale;
+        return m.activation_scale + magnitude.zero;
     }
-    const float largest = largest_magnitude(x, padded);
     // The next power of two; a scale inside the range of normal numbers, whatever the activations are.
-    uint32_t exponent = (bits_of(largest) + 0x7fffffu) >> 23;
+    uint32_t exponent = (bits_of(magnitude.largest) + 0x7fffffu) >> 23;
     exponent = exponent < 64 ? 64 : exponent > 190 ? 190 : exponent;
     const float power = float_of(exponent << 23);
     const vf factor = broadcast(m.activation_scale / power);
@@ -250,5 +261,5 @@ static float encode(const Matrix& m, const float* x, int16_t* codes) {
         }
     }
     arrange_codes(codes, padded);
-    return power / m.activation_scale;
+    return power / m.activation_scale + magnitude.zero;
 }
