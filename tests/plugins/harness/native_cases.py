@@ -1,0 +1,95 @@
+"""Random models for the native decoder, in all of its arithmetics."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from kernel_cases import SequenceCase
+from native_arithmetic import ExactDecoder
+from numpy.typing import NDArray
+
+from wavernn_trt.export.arrays import FloatArray
+from wavernn_trt.export.operators import NativePrecision, SequenceShape
+from wavernn_trt.plugins.arguments import MATRICES
+from wavernn_trt.plugins.cpu.decoder import NativeDecoder
+from wavernn_trt.plugins.cpu.library import NativeLibrary
+from wavernn_trt.plugins.stored_weights import round_to
+
+Arrays = dict[str, NDArray[Any]]
+Arithmetic = Literal["fp32", "bf16", "int8", "int8 x int8"]
+"""Of all matrices; ``int8`` has int16 activations."""
+ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
+_ACTIVATION_SCALES = {name: (1 + i) / 127 for i, name in enumerate(MATRICES)}
+"""The first one clips nothing, and every one has values at both ends of its range in some models."""
+
+
+@dataclass(frozen=True)
+class NativeCase:
+    """A random model and a random chunk of it."""
+
+    shape: SequenceShape
+    arithmetic: Arithmetic = "fp32"
+    batch: int = 3
+    steps: int = 4
+
+    @property
+    def case(self) -> SequenceCase:
+        """The same sizes for the numpy reference."""
+        return SequenceCase(self.shape, "fp32", self.batch, self.steps)
+
+    @property
+    def precision(self) -> NativePrecision:
+        """Of the weights."""
+        return "int8" if self.arithmetic == "int8 x int8" else self.arithmetic
+
+    @functools.cached_property
+    def inputs(self) -> Arrays:
+        """Weights and a chunk, by name. Weights for ``bf16`` are rounded to it already."""
+        inputs = self.case.inputs()
+        if self.arithmetic == "bf16":
+            inputs.update({name: round_to(inputs[name], "bf16") for name in MATRICES if name in inputs})
+            self.case.centre(inputs)
+        return inputs
+
+    def open(self, library: NativeLibrary, path: str | None = None) -> NativeDecoder:
+        """Packs the model."""
+        return NativeDecoder(*self._arguments(), library=library, path=path)
+
+    def exact(self, library: NativeLibrary) -> ExactDecoder:
+        """The same arithmetic in numpy."""
+        return ExactDecoder(library, *self._arguments())
+
+    def _arguments(self) -> tuple[Any, ...]:
+        precisions = {name: self.precision for name in MATRICES if name in self.inputs}
+        scales = _ACTIVATION_SCALES if self.arithmetic == "int8 x int8" else {}
+        return self.shape, self.inputs, fed_back(self.shape), precisions, scales
+
+
+def fed_back(shape: SequenceShape) -> FloatArray | None:
+    """The input values of the classes, as in the numpy reference."""
+    if shape.output != "categorical" or shape.label_feedback:
+        return None
+    return (2 * np.arange(shape.outputs, dtype=np.float32) / np.float32(shape.outputs - 1) - 1).astype(np.float32)
+
+
+def some_streams(inputs: Arrays, streams: list[int]) -> Arrays:
+    """The chunk of some of the streams; weights are left out."""
+    batch = len(inputs["previous"])
+    chunk = {name: inputs[name] for name in CHUNK if name in inputs}
+    assert all(value.shape[name == "hidden"] == batch for name, value in chunk.items())
+    return {name: value[:, streams] if name == "hidden" else value[streams] for name, value in chunk.items()}
+
+
+CHUNK = ("conditioning", "frame_index", "interpolation", "uniforms", "previous", "hidden")
+_STEPS_AXIS = {"frame_index": 1, "interpolation": 2, "uniforms": 1}
+
+
+def some_steps(inputs: Arrays, first: int, end: int) -> Arrays:
+    """The chunk of some of the steps."""
+    return {
+        name: np.take(value, range(first, end), _STEPS_AXIS[name]) if name in _STEPS_AXIS else value
+        for name, value in inputs.items()
+    }
