@@ -47,12 +47,20 @@ class NativeCase:
 
     @functools.cached_property
     def inputs(self) -> Arrays:
-        """Weights and a chunk, by name. Weights for ``bf16`` are rounded to it already."""
+        """Weights and a chunk, by name."""
         inputs = self.case.inputs()
         if self.arithmetic == "bf16":
-            inputs.update({name: round_to(inputs[name], "bf16") for name in MATRICES if name in inputs})
-            self.case.centre(inputs)
+            self.case.centre(self._rounded(inputs))
         return inputs
+
+    def excess(self, found: Arrays) -> float:
+        """The error as a multiple of what is allowed; in ``fp32``, and in ``bf16``, which rounds only weights."""
+        inputs = self._rounded(self.inputs) if self.arithmetic == "bf16" else self.inputs
+        return self.case.excess(found, inputs)
+
+    @staticmethod
+    def _rounded(inputs: Arrays) -> Arrays:
+        return {name: round_to(value, "bf16") if name in MATRICES else value for name, value in inputs.items()}
 
     def open(self, library: NativeLibrary, path: str | None = None) -> NativeDecoder:
         """Packs the model."""
@@ -68,6 +76,7 @@ class NativeCase:
         return self.shape, self.inputs, fed_back(self.shape), precisions, scales
 
 
+@functools.cache
 def fed_back(shape: SequenceShape) -> FloatArray | None:
     """The input values of the classes, as in the numpy reference."""
     if shape.output != "categorical" or shape.label_feedback:

@@ -29,14 +29,14 @@ def test_decoder_is_the_reference(
 ) -> None:
     case = NativeCase(small_shapes(*size)[model], arithmetic)
     found = case.open(library).decode(case.inputs, logits=True)
-    assert case.case.excess(found, case.inputs) <= 1
+    assert case.excess(found) <= 1
 
 
 @pytest.mark.parametrize("model", ["one layer, labels", "two layers, skip, values"])
 def test_large_models_are_the_reference(library: NativeLibrary, model: str) -> None:
     case = NativeCase(small_shapes(1024, 300, 1024)[model], batch=2, steps=2)
     found = case.open(library).decode(case.inputs, threads=2, logits=True)
-    assert case.case.excess(found, case.inputs) <= 1
+    assert case.excess(found) <= 1
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
