@@ -9,7 +9,7 @@ constexpr int BLOCK = VECTORS * LANES;  // rows of a block
 struct Operand {
     const float* values;  // [B, stride]
     size_t stride;
-    const int32_t* codes;  // [B, words], two codes in each; see arrange_codes
+    const CodePair* codes;  // [B, words], two codes in each; see arrange_codes
     const float* scales;   // [B]
     size_t words;
 };
@@ -76,7 +76,7 @@ struct IntegerWeights {
 template <int G, int S>
 static void multiply_integers(const Matrix& m, int first, const Operand& x, int stream, float* out, size_t out_stride) {
     const int8_t* weights = static_cast<const int8_t*>(m.weights) + first * m.block_bytes;
-    const int32_t* codes = x.codes + stream * x.words;
+    const CodePair* codes = x.codes + stream * x.words;
     IntegerSum sums[G][VECTORS][S];
     UNROLL for (int g = 0; g < G; ++g) {
         UNROLL for (int v = 0; v < VECTORS; ++v) {
