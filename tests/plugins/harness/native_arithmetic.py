@@ -56,6 +56,8 @@ class ExactDecoder:
     fed_back: FloatArray | None
     precisions: Mapping[str, NativePrecision]
     activation_scales: Mapping[str, float] = field(default_factory=dict)
+    four_sums: bool = False
+    """Whether matrices are stored in blocks of 1 x 4 weights: in float32, a row's sum in four parts."""
 
     def decode(self, inputs: Mapping[str, NDArray[Any]], forced: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
         """Decodes a chunk."""
@@ -115,6 +117,11 @@ class ExactDecoder:
         weight = self.weights[name]
         bias = np.float32(0) if (at := _BIASES[name]) is None else self.weights[at]
         total = np.broadcast_to(np.asarray(bias, np.float32), (len(x), len(weight)))
+        if self.four_sums:
+            parts = np.zeros((4, *total.shape), np.float32)
+            for k in range(weight.shape[1]):
+                parts[k % 4] = fma(weight[:, k], x[:, k, None], parts[k % 4])
+            return total + ((parts[0] + parts[1]) + (parts[2] + parts[3]))
         precision = self.precisions.get(name, "fp32")
         if precision == "int8":
             return self._product_of_integers(name, x, total)

@@ -11,9 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from native_cases import ARITHMETICS, CHUNK, Arrays, NativeCase, some_streams
+from native_cases import ARITHMETICS, BLOCKS, CHUNK, Arrays, Blocks, NativeCase, some_streams
 
 from wavernn_trt.export.operators import Output, Place, SequenceShape
+from wavernn_trt.plugins.cpu.decoder import ZEROS, Zeros
 from wavernn_trt.plugins.cpu.library import NativeLibrary, load_library
 from wavernn_trt.plugins.reference import MIXTURES
 
@@ -63,7 +64,10 @@ def check(library: NativeLibrary, random: np.random.Generator) -> None:
     """Decodes one random model on every path, and some of its streams in other threads at the same time."""
     shape = random_shape(random)
     batch = int(np.exp(random.uniform(0, np.log(40))))
-    case = NativeCase(shape, random.choice(ARITHMETICS), batch, steps=int(random.integers(1, 4)))
+    blocks: Blocks | None = random.choice([None, *BLOCKS])
+    case = NativeCase(shape, random.choice(ARITHMETICS), batch, int(random.integers(1, 4)), blocks)
+    # Zeros that are not skipped, as they fill up lists, times NaN are NaN: that depends on the path.
+    zeros: Zeros = "skip" if blocks is None or random.integers(2) else random.choice(ZEROS)
     inputs = dict(case.inputs)
     sound = random.random() < 0.7
     if not sound:
@@ -71,7 +75,7 @@ def check(library: NativeLibrary, random: np.random.Generator) -> None:
     object.__setattr__(case, "inputs", inputs)
     expected: Arrays = {}
     for path in reversed(library.paths):
-        decoder = case.open(library, path)
+        decoder = case.open(library, path, zeros)
         streams = sorted(random.choice(batch, random.integers(1, batch + 1), replace=False).tolist())
         with ThreadPoolExecutor(1) as other:
             threads = (int(threads) for threads in random.integers(1, MOST_THREADS, 2))
@@ -80,7 +84,8 @@ def check(library: NativeLibrary, random: np.random.Generator) -> None:
             found = decoder.decode(inputs, threads=next(threads), logits=True)
         expected = expected or found
         for name, value in found.items():
-            np.testing.assert_array_equal(value, expected[name], err_msg=f"{name} on {path}: {case}")
+            if sound or blocks is None:
+                np.testing.assert_array_equal(value, expected[name], err_msg=f"{name} on {path}: {case}")
             kept = value[:, streams] if name == "hidden_out" else value[streams]
             np.testing.assert_array_equal(part.result()[name], kept, err_msg=f"{name} of streams {streams}: {case}")
         if shape.output == "categorical":

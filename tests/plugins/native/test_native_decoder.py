@@ -140,7 +140,7 @@ def test_nan_among_logits_has_no_likelihood(library: NativeLibrary) -> None:
     inputs["output_weight"][40:60, :2] = 3e38, -3e38  # an infinite scale times zero
     inputs["output_bias"][:10] = 60
     for path in library.paths:
-        found = case.open(library, path).decode(inputs, logits=True)
+        found = case.open(library, path, "dense").decode(inputs, logits=True)
         assert np.isnan(found["logits"]).sum() == 20
         assert found["samples"] == 5
 
@@ -173,12 +173,23 @@ def test_a_class_begins_where_the_cumulative_likelihood_ends(library: NativeLibr
     assert found.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+@pytest.mark.parametrize(("model", "floor"), [("gaussian", np.exp(-7)), ("mixture", 1e-14)])
+def test_deviations_have_a_floor(library: NativeLibrary, model: str, floor: float) -> None:
+    """As in the reference; without it, a sample would be its mean, which is zero here."""
+    case = NativeCase(SHAPES[model], steps=1)
+    case.inputs["output_weight"][:] = 0
+    case.inputs["output_bias"][:] = 0
+    case.inputs["output_bias"][-10 if model == "mixture" else -1 :] = -60
+    found = case.open(library).decode(case.inputs)["samples"][:, 0]
+    np.testing.assert_allclose(found, floor * case.inputs["uniforms"][:, 0, 1], rtol=1e-5)
+
+
 def test_states_that_underflow_become_zero(library: NativeLibrary) -> None:
     case = NativeCase(SHAPES["one layer, labels"], steps=1)
     inputs = {name: np.zeros_like(value) for name, value in case.inputs.items()}
     inputs["hidden"][:] = np.float32(1.5e-30)
     inputs["hidden"][:, 1] = np.float32(3e-30)
-    hidden = case.open(library).__class__(case.shape, inputs, None, {}, library=library).decode(inputs)["hidden_out"]
+    hidden = NativeDecoder(case.shape, inputs, None, {}, library=library).decode(inputs)["hidden_out"]
     assert (hidden[:, [0, 2]] == 0).all()
     assert (hidden[:, 1] == np.float32(1.5e-30)).all()
 
