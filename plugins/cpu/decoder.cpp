@@ -5,7 +5,6 @@
 
 #include <exception>
 #include <memory>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -62,10 +61,10 @@ class FloatingPointModes {
     unsigned saved_;
 #elif defined(__aarch64__)
     FloatingPointModes() {
-        __asm__ __volatile__("mrs %0, fpcr" : "=r"(saved_));
-        __asm__ __volatile__("msr fpcr, %0" : : "r"(0ull));
+        __asm__ __volatile__("mrs %0, fpcr" : "=r"(saved_) : : "memory");
+        __asm__ __volatile__("msr fpcr, %0" : : "r"(0ull) : "memory");
     }
-    ~FloatingPointModes() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_)); }
+    ~FloatingPointModes() { __asm__ __volatile__("msr fpcr, %0" : : "r"(saved_) : "memory"); }
 
   private:
     unsigned long long saved_;
@@ -155,7 +154,7 @@ void take_buffers(const Chunk& chunk, Run& r, Arena& arena) {
     }
 }
 
-// Runs all threads; with fewer than asked for where the system starts no more.
+// Runs all threads; with fewer than asked for where the system starts no more. Nothing is thrown while threads run.
 void run_threads(const Path& path, Run& r) {
     struct Start {
         std::mutex mutex;
@@ -174,7 +173,7 @@ void run_threads(const Path& path, Run& r) {
                 const FloatingPointModes modes;
                 path.run(&r, i);
             });
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {  // system_error, bad_alloc
             break;
         }
     }
@@ -215,6 +214,7 @@ EXPORT void* wavernn_native_open(const Description* description, const char* pat
     try {
         for (const Path* usable : usable_paths()) {
             if (strcmp(usable->name, path) == 0) {
+                const FloatingPointModes modes;
                 std::unique_ptr<Decoder> decoder(new Decoder{usable, {}, {}});
                 load(*description, *decoder);
                 return decoder.release();
@@ -275,6 +275,7 @@ EXPORT int wavernn_native_decode(const void* opened, const Chunk* chunk, char* e
 EXPORT int wavernn_native_apply(const char* path, int function, const float* x, float* y, size_t count) {
     for (const Path* usable : usable_paths()) {
         if (strcmp(usable->name, path) == 0) {
+            const FloatingPointModes modes;
             usable->functions(function, x, y, count);
             return 0;
         }
@@ -284,6 +285,7 @@ EXPORT int wavernn_native_apply(const char* path, int function, const float* x, 
 
 // De-emphasis of a waveform: y[i] = x[i] + coefficient * y[i - 1], each operation rounded. `previous` is y[-1].
 EXPORT void wavernn_native_de_emphasis(const double* x, double* y, size_t count, double coefficient, double previous) {
+    const FloatingPointModes modes;
     for (size_t i = 0; i < count; ++i) {
         previous = x[i] + coefficient * previous;
         y[i] = previous;

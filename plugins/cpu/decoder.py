@@ -28,7 +28,10 @@ ZEROS: tuple[Zeros, ...] = get_args(Zeros)
 enough of them are zero; the matrix is in float32 then. The others are for tests: all matrices dense, or with blocks of
 one kind; ``keep 1x4`` sums as ``1x4``, but skips nothing."""
 _INT8_ACTIVATIONS = 3
-"""Arithmetic with int8 activations as well; see kernels of ``Arithmetic`` in model.h."""
+"""Arithmetic with int8 activations as well; see ``Arithmetic`` in model.h."""
+_LARGEST_BF16 = 255.0 * 2.0**120
+_SMALLEST_SCALE = 2.0**-126
+"""The smallest normal float32 number."""
 
 
 class NativeDecoder:
@@ -60,7 +63,8 @@ class NativeDecoder:
 
         Raises:
             NativeLibraryError: the library is missing, or has no such path.
-            ValueError: an array is missing, of a wrong shape or type, or has values that are not finite.
+            ValueError: an array is missing, of a wrong shape or type, or has values that are not finite or that bf16
+                cannot hold; a precision or a scale is wrong.
             MemoryError: there is not enough memory.
         """
         self.shape = shape
@@ -68,6 +72,7 @@ class NativeDecoder:
         self.path = path or self._library.path
         """Instruction set."""
         arrays = _checked_weights(shape, weights)
+        _check_settings(arrays, precisions, activation_scales or {})
         described = _description(shape, arrays, precisions, activation_scales or {}, ZEROS.index(zeros) - 2)
         if shape.output == "categorical" and not shape.label_feedback:
             if fed_back is None or fed_back.shape != (shape.outputs,):
@@ -75,7 +80,8 @@ class NativeDecoder:
             values = np.ascontiguousarray(fed_back, np.float32)
             described.fed_back = values.ctypes.data
         self._handle = self._library.open(described, self.path)
-        weakref.finalize(self, self._library.close, self._handle)
+        # Not at the interpreter's end: threads that do not keep it from ending may still decode.
+        weakref.finalize(self, self._library.close, self._handle).atexit = False
 
     def decode(
         self,
@@ -112,8 +118,8 @@ class NativeDecoder:
         found = np.zeros((batch, steps, shape.outputs), np.float32) if logits else None
         fed = None
         if forced is not None:
+            _check_range(shape, forced)
             fed = np.ascontiguousarray(forced, previous.dtype)
-            _check_range(shape, fed)
         if batch and steps:
             arguments = ChunkArguments(
                 conditioning=_address(arrays["conditioning"]),
@@ -135,6 +141,11 @@ class NativeDecoder:
         return result if found is None else {**result, "logits": found}
 
 
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns the array itself, or a copy that is contiguous and aligned."""
+    return np.require(array, requirements=["C", "A"])
+
+
 def _address(array: NDArray[Any] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
@@ -144,14 +155,33 @@ def _checked_weights(shape: SequenceShape, weights: Mapping[str, NDArray[Any]]) 
     missing = [operand.name for operand in operands if operand.name not in weights]
     if missing:
         raise ValueError(f"{SEQUENCE_OPERATOR}: the weight {missing[0]} is missing")
-    arrays = {operand.name: np.ascontiguousarray(weights[operand.name], np.float32) for operand in operands}
+    arrays = {operand.name: _contiguous(weights[operand.name]) for operand in operands}
     for operand in operands:
+        if arrays[operand.name].dtype != np.float32:
+            raise ValueError(f"{operand.name} is {arrays[operand.name].dtype}, expected float32")
         if arrays[operand.name].shape != operand.shape:
             found = list(arrays[operand.name].shape)
             raise ValueError(f"{operand.name} is {found}, expected {list(operand.shape)}")
         if not np.isfinite(arrays[operand.name]).all():
             raise ValueError(f"{operand.name}: found NaN or infinity among the weights; export a sound checkpoint")
     return arrays
+
+
+def _check_settings(
+    arrays: Mapping[str, FloatArray], precisions: Mapping[str, str], activation_scales: Mapping[str, float]
+) -> None:
+    matrices = [name for name in MATRICES if name in arrays]
+    for name in (*precisions, *activation_scales):
+        if name not in MATRICES:
+            raise ValueError(f"precisions: found the matrix {name!r}, expected one of {', '.join(matrices)}")
+    for name in matrices:
+        precision, scale = precisions.get(name, "fp32"), activation_scales.get(name, 1.0)
+        if precision not in NATIVE_PRECISIONS:
+            raise ValueError(f"{name}: found precision {precision!r}, expected one of {', '.join(NATIVE_PRECISIONS)}")
+        if precision == "bf16" and (largest := np.abs(arrays[name]).max()) > _LARGEST_BF16:
+            raise ValueError(f"{name}: found weights up to {largest:g}, which bf16 cannot hold; use fp32")
+        if not _SMALLEST_SCALE <= scale < np.inf:
+            raise ValueError(f"{name}: found an activation scale of {scale}, expected a positive normal number")
 
 
 def _description(
@@ -202,7 +232,7 @@ def _checked_chunk(
     missing = [operand.name for operand in operands if operand.name not in inputs]
     if missing:
         raise ValueError(f"{SEQUENCE_OPERATOR}: the input {missing[0]} is missing")
-    arrays = {operand.name: np.ascontiguousarray(inputs[operand.name]) for operand in operands}
+    arrays = {operand.name: _contiguous(inputs[operand.name]) for operand in operands}
     for operand in operands:
         if arrays[operand.name].dtype != operand.kind:
             found = arrays[operand.name].dtype

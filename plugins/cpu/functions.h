@@ -1,5 +1,6 @@
 // Elementary functions by polynomials. Each has the same bits on every instruction set, as it consists of correctly
-// rounded operations in a fixed order. Largest errors in units of the last place: exp 1, sigmoid 2, tanh 2.3.
+// rounded operations in a fixed order. Largest errors in units of the last place: exp 1, sigmoid 2 (2.5 below -16.6),
+// tanh 2.5 (1.5 from 0.3 on).
 
 // exp(x) = power * (1 + fraction), with fraction = exp(r) - 1, |r| <= ln(2) / 2 and a power of two.
 struct Exponential {

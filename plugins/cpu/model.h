@@ -35,6 +35,9 @@ constexpr int GROUPS = 2;  // maximum number of column groups of the conditionin
 constexpr int GATES = 3;   // reset, update, new
 constexpr int ALIGNMENT = 64;
 
+// Two codes of activations, which are written as int16_t and read as one word.
+typedef int32_t __attribute__((may_alias)) CodePair;
+
 // A weight matrix in blocks of rows; see pack.h.
 struct Matrix {
     const void* weights;

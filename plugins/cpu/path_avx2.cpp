@@ -51,7 +51,7 @@ inline vi load_codes(const int8_t* at) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
 }
 inline void arrange_codes(int16_t*, int) {}
-inline IntegerFactor broadcast_codes(const int32_t* codes, int group) { return _mm256_set1_epi32(codes[group]); }
+inline IntegerFactor broadcast_codes(const CodePair* codes, int group) { return _mm256_set1_epi32(codes[group]); }
 inline void add_products(IntegerSum& sum, vi weights, IntegerFactor x) {
     // Not _mm256_add_epi32: GCC 12 moves all products in front and spills sums, at two thirds of the speed.
     const vi products = _mm256_madd_epi16(weights, x);

@@ -63,7 +63,7 @@ inline void arrange_codes(int16_t* codes, int count) {
         memcpy(codes + i, bytes, sizeof bytes);
     }
 }
-inline IntegerFactor broadcast_codes(const int32_t* codes, int group) {
+inline IntegerFactor broadcast_codes(const CodePair* codes, int group) {
     return IntegerFactor{_mm512_set1_epi32(codes[2 * group + 1]), _mm512_set1_epi32(codes[2 * group])};
 }
 inline void add_products(IntegerSum& sum, vi weights, const IntegerFactor& x) {

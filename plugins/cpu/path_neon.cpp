@@ -47,7 +47,7 @@ typedef int16x8_t IntegerFactor;
 inline IntegerSum no_sum() { return IntegerSum{vdupq_n_s32(0)}; }
 inline int16x8_t load_codes(const int8_t* at) { return vmovl_s8(vld1_s8(at)); }
 inline void arrange_codes(int16_t*, int) {}
-inline IntegerFactor broadcast_codes(const int32_t* codes, int group) {
+inline IntegerFactor broadcast_codes(const CodePair* codes, int group) {
     return vreinterpretq_s16_s32(vdupq_n_s32(codes[group]));
 }
 inline void add_products(IntegerSum& sum, int16x8_t weights, IntegerFactor x) {

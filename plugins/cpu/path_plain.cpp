@@ -109,7 +109,7 @@ inline IntegerCodes load_codes(const int8_t* at) {
     return y;
 }
 inline void arrange_codes(int16_t*, int) {}
-inline IntegerFactor broadcast_codes(const int32_t* codes, int group) {
+inline IntegerFactor broadcast_codes(const CodePair* codes, int group) {
     IntegerFactor y;
     EACH_LANE { memcpy(y.x + 2 * i, codes + group, sizeof(int32_t)); }
     return y;

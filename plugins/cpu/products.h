@@ -9,7 +9,7 @@ constexpr int BLOCK = VECTORS * LANES;  // rows of a block
 struct Operand {
     const float* values;  // [B, stride]
     size_t stride;
-    const int32_t* codes;  // [B, words], two codes in each; see arrange_codes
+    const CodePair* codes;  // [B, words], two codes in each; see arrange_codes
     const float* scales;   // [B]
     size_t words;
 };
@@ -76,7 +76,7 @@ struct IntegerWeights {
 template <int G, int S>
 static void multiply_integers(const Matrix& m, int first, const Operand& x, int stream, float* out, size_t out_stride) {
     const int8_t* weights = static_cast<const int8_t*>(m.weights) + first * m.block_bytes;
-    const int32_t* codes = x.codes + stream * x.words;
+    const CodePair* codes = x.codes + stream * x.words;
     IntegerSum sums[G][VECTORS][S];
     UNROLL for (int g = 0; g < G; ++g) {
         UNROLL for (int v = 0; v < VECTORS; ++v) {
@@ -206,37 +206,38 @@ static inline float float_of(uint32_t bits) {
 }
 
 struct Magnitude {
-    float largest;
-    float finite;  // zero, or NaN if a number is NaN or infinite
+    float largest;  // of the numbers that are not NaN
+    float zero;     // NaN if a number is NaN or infinite
 };
 
 // `count` is a multiple of LANES.
-static Magnitude magnitude(const float* x, int count) {
-    vf most = broadcast(0.0f), finite = broadcast(0.0f);
+static Magnitude magnitude_of(const float* x, int count) {
+    vf most = broadcast(0.0f);
+    vf zero = broadcast(0.0f);
     for (int i = 0; i < count; i += LANES) {
         const vf value = load(x + i);
-        most = larger(most, absolute(value));
-        finite = finite + (value - value);
+        most = larger(absolute(value), most);
+        zero = fma(value, broadcast(0.0f), zero);
     }
-    float lanes[LANES], differences[LANES];
+    float lanes[LANES], zeros[LANES];
     store(lanes, most);
-    store(differences, finite);
+    store(zeros, zero);
     Magnitude found = {0.0f, 0.0f};
     for (int i = 0; i < LANES; ++i) {
         found.largest = lanes[i] > found.largest ? lanes[i] : found.largest;
-        found.finite += differences[i];
+        found.zero += zeros[i];
     }
     return found;
 }
 
-// Writes the codes of a stream's activations, and returns their scale; NaN if an activation is not finite, so that the
-// outputs show it. `x` is padded with zeros to whole vectors.
+// Writes the codes of a stream's activations, and returns their scale: NaN, as there is no code for it, if one of them is
+// NaN or infinite. `x` is padded with zeros to whole vectors.
 static float encode(const Matrix& m, const float* x, int16_t* codes) {
     const int padded = (m.columns + LANES - 1) / LANES * LANES;
     // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     const vf shift = broadcast(12582912.0f);
     float word[LANES];
-    const Magnitude found = magnitude(x, padded);
+    const Magnitude magnitude = magnitude_of(x, padded);
     if (m.arithmetic == INT8_INT8) {
         const vf scale = broadcast(m.activation_scale);
         for (int i = 0; i < padded; i += LANES) {
@@ -246,10 +247,10 @@ static float encode(const Matrix& m, const float* x, int16_t* codes) {
             }
         }
         arrange_codes(codes, padded);
-        return m.activation_scale + found.finite;
+        return m.activation_scale + magnitude.zero;
     }
     // The next power of two; a scale inside the range of normal numbers, whatever the activations are.
-    uint32_t exponent = (bits_of(found.largest) + 0x7fffffu) >> 23;
+    uint32_t exponent = (bits_of(magnitude.largest) + 0x7fffffu) >> 23;
     exponent = exponent < 64 ? 64 : exponent > 190 ? 190 : exponent;
     const float power = float_of(exponent << 23);
     const vf factor = broadcast(m.activation_scale / power);
@@ -260,5 +261,5 @@ static float encode(const Matrix& m, const float* x, int16_t* codes) {
         }
     }
     arrange_codes(codes, padded);
-    return power / m.activation_scale + found.finite;
+    return power / m.activation_scale + magnitude.zero;
 }

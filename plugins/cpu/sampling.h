@@ -22,7 +22,7 @@ static int pick(const float* logits, int classes, float uniform, float* shares, 
     vf most = broadcast(logits[0]);
     int k = 0;
     for (; k + LANES <= classes; k += LANES) {
-        most = larger(most, load(logits + k));
+        most = larger(load(logits + k), most);  // passes over NaN
     }
     float lanes[LANES];
     store(lanes, most);

@@ -82,7 +82,7 @@ static Operand operand(const Matrix& m, const float* values, size_t stride, int 
     for (int s = 0; s < batch; ++s) {
         memory.scales[which][s] = encode(m, values + s * stride, memory.codes[which] + s * padded);
     }
-    x.codes = reinterpret_cast<const int32_t*>(memory.codes[which]);
+    x.codes = reinterpret_cast<const CodePair*>(memory.codes[which]);
     x.words = padded / 2;
     x.scales = memory.scales[which];
     return x;

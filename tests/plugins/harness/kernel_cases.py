@@ -66,7 +66,7 @@ class SequenceCase(ChunkCase):
             operand.name: random_operand(self.shape, operand, sizes, random, self.precision)
             for operand in self.shape.inputs()
         }
-        self._centre(inputs)
+        self.centre(inputs)
         return inputs
 
     def expected(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -130,7 +130,8 @@ class SequenceCase(ChunkCase):
         uniforms = inputs["uniforms"][:, :, 0]
         return bool(((lower <= uniforms) & (uniforms <= upper)).all())
 
-    def _centre(self, inputs: Arrays) -> None:
+    def centre(self, inputs: Arrays) -> None:
+        """Moves the random numbers that choose a class to the middle of its interval."""
         if self.shape.output == "gaussian":
             return
         classes = MIXTURES if self.shape.output == "logistic_mixture" else self.shape.outputs

@@ -96,17 +96,30 @@ def run_sanitized(
     folder: Path, gxx: str, sanitizer: Sanitizer, library: str, code: str, sources: Path, parts: Sequence[Part]
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python code with a library built under a sanitizer, whose own library comes first."""
+    runtime = sanitizer_library(gxx, library)
+    kernels = build_host_kernels(folder / "kernels.so", parts=parts, sanitizer=sanitizer, sources=sources)
+    return run_with_sanitizer(runtime, sanitizer, ["-c", code, str(kernels), str(HARNESS)])
+
+
+def sanitizer_library(gxx: str, library: str) -> Path:
+    """Path of a sanitizer's library, such as libasan.so; skips the test where g++ has none."""
     found = subprocess.run([gxx, f"-print-file-name={library}"], capture_output=True, text=True, check=True)
     runtime = Path(found.stdout.strip())
     if not runtime.is_absolute() or not runtime.exists():
         pytest.skip(f"g++ has no {library}")
-    kernels = build_host_kernels(folder / "kernels.so", parts=parts, sanitizer=sanitizer, sources=sources)
+    return runtime
+
+
+def run_with_sanitizer(
+    runtime: Path, sanitizer: Sanitizer, arguments: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python with a sanitizer's library loaded first."""
     # ThreadSanitizer needs addresses that newer systems' randomisation does not leave free.
     plain = ["setarch", platform.machine(), "-R"] if sanitizer == "thread" else []
     options = {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
     environment = {**os.environ, **options, "LD_PRELOAD": str(runtime.resolve()), "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(
-        [*plain, sys.executable, "-c", code, str(kernels), str(HARNESS)],
+        [*plain, sys.executable, *arguments],
         capture_output=True,
         text=True,
         check=False,
