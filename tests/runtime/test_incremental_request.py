@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from incremental_rows import condition_in_runs
+from conditioning_rows import condition_in_runs
 from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 import wavernn_trt
 from wavernn_trt.runtime.vocoder import Vocoder
 
-pytest.importorskip("onnxruntime")
-
 
 @pytest.fixture(scope="module")
 def voice() -> Vocoder:

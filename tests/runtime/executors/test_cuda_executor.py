@@ -1,6 +1,6 @@
-"""The ``cuda`` executor: what needs no GPU here, and what it does on one where there is one.
+"""The ``cuda`` executor: its parts that need no GPU, and the whole of it on a GPU.
 
-tests/plugins/kernels/test_pretended_driver.py runs those for a GPU with a driver that pretends, and more.
+tests/plugins/kernels/test_pretended_driver.py runs the whole on a pretended driver.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -24,7 +25,6 @@ from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
 from wavernn_trt.runtime.executors import cuda_executor, onnx_runtime
 from wavernn_trt.runtime.executors.cuda_executor import open_cuda, require_machine
@@ -37,7 +37,7 @@ MEL = np.load(shipped_voice().parent / "sample_mel.npy")
 
 
 def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
-    """The kernel's reference decodes with them what ONNX Runtime decodes from the same directory."""
+    """With them, the kernel's reference decodes the samples of ONNX Runtime."""
     model, window = voice.model, window_rows(voice.model, voice.audio, STEPS)
     decoder = read_decoder(voice, "fp32")
     random = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
 
 
 def weights_of(decoder: KernelDecoder) -> dict[str, NDArray[Any]]:
-    """Without their padding, which is zeros."""
+    """The weights without their padding, which is zeros."""
     found = {}
     for operand, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True):
         found[operand.name] = array[:, : operand.shape[1]] if operand.kind == "weight" else array
@@ -65,9 +65,7 @@ def weights_of(decoder: KernelDecoder) -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "uint16")])
-def test_matrices_are_stored_in_the_precision_and_nothing_else_is(
-    voice: ModelDirectory, precision: Precision, dtype: str
-) -> None:
+def test_only_matrices_are_stored_in_the_precision(voice: ModelDirectory, precision: Precision, dtype: str) -> None:
     decoder = read_decoder(voice, precision)
     for operand, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True):
         assert array.dtype == (dtype if operand.kind == "weight" else "float32")
@@ -75,7 +73,7 @@ def test_matrices_are_stored_in_the_precision_and_nothing_else_is(
         assert array.flags.c_contiguous
 
 
-def test_nothing_that_a_gpu_needs_is_imported_before_there_is_one() -> None:
+def test_importing_the_executor_imports_no_gpu_package() -> None:
     code = (
         "import sys, wavernn_trt.runtime.executors.cuda_executor;"
         "assert not {'cuda', 'pycuda', 'onnx', 'tensorrt_rtx', 'torch'} & set(sys.modules)"
@@ -83,13 +81,13 @@ def test_nothing_that_a_gpu_needs_is_imported_before_there_is_one() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
-def test_without_a_driver_the_reason_is_the_driver_s() -> None:
+def test_without_a_driver_the_error_gives_its_reason() -> None:
     with pytest.raises(NoMachineError, match=r"no GPU: libcuda\.so\.1 was not found"):
         require_machine(DriverState((), "libcuda.so.1 was not found, so there is no NVIDIA driver"))
 
 
-def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, and by an algorithm that does not depend on what ran fastest."""
+def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, with an algorithm that does not depend on timing."""
     there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -99,7 +97,7 @@ def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch:
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_conditioner_that_had_to_leave_the_gpu_says_so(
+def test_a_conditioner_that_falls_back_to_the_cpu_warns(
     voice: ModelDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -135,7 +133,7 @@ def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precisio
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_on_a_gpu_labels_are_the_cpu_s_until_rounding_parts_them(
+def test_on_a_gpu_the_first_labels_are_the_cpu_s(
     on_the_gpu: Callable[[Precision], Vocoder], precision: Precision
 ) -> None:
     with Vocoder.load(backend="onnxruntime", threads=1) as reference, on_the_gpu(precision) as vocoder:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("prometheus_client", reason="metrics need prometheus_client")
-pytest.importorskip("onnxruntime", reason="the vocoders that are reported here are run by ONNX Runtime")
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.openmetrics import exposition as openmetrics

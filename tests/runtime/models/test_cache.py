@@ -17,13 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import faulty_executor as faulty
 import numpy as np
 import pytest
-
-pytest.importorskip("onnxruntime", reason="the models that are loaded here are run by ONNX Runtime")
 
 from wavernn_trt.export.model_directory import CONFIG, MANIFEST, WEIGHTS, ModelDirectoryError, write_manifest
 from wavernn_trt.runtime.errors import ClosedError, ExecutorError, LoadTimeoutError, VocoderError
@@ -618,7 +616,7 @@ def test_the_conditioning_that_vocoders_may_hold_counts(root: Path) -> None:
 
 
 def test_a_model_whose_backend_was_given_up_is_loaded_again(
-    make_cache: Callable[..., ModelCache], load: Loader, faulty: ModuleType
+    make_cache: Callable[..., ModelCache], load: Loader
 ) -> None:
     executors: list[Any] = []
 

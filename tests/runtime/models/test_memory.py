@@ -38,7 +38,6 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc, as Linux has it")
 @pytest.mark.parametrize("grid", ["float32", "int8", "fp8"])
 def test_the_estimate_is_what_a_model_in_use_takes(grid: str, quantised: Callable[[str], Path]) -> None:
-    pytest.importorskip("onnxruntime", reason="what it takes is measured")
     path = shipped_voice() if grid == "float32" else quantised(grid)
     code = """
 import json, sys, numpy as np

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import faulty_executor as faulty
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -99,9 +99,7 @@ def plain(path: Path, name: str = "standby") -> Candidate:
     return Candidate(name, lambda: Vocoder.load(path, "onnxruntime", threads=1), path)
 
 
-def faulty_candidate(
-    faulty: ModuleType, directory: ModelDirectory, name: str = "first", **fault: Any
-) -> tuple[Candidate, Any]:
+def faulty_candidate(directory: ModelDirectory, name: str = "first", **fault: Any) -> tuple[Candidate, Any]:
     """A candidate whose executor goes wrong as told, and that executor."""
     executor = faulty.FaultyExecutor(
         load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, **fault
@@ -137,13 +135,13 @@ PROBE_CHUNKS = 2
 @pytest.mark.parametrize(
     ("layout", "fault", "kind", "message"),
     [
-        ("univoc", {"raises_at": PROBE_CHUNKS + 1}, "executor failed", "told to fail"),
-        ("univoc", {"raises_at": PROBE_CHUNKS + 1, "in_collect": True}, "executor failed", "told to fail"),
+        ("univoc", {"raises_at": PROBE_CHUNKS + 1}, "executor failed", "injected"),
+        ("univoc", {"raises_at": PROBE_CHUNKS + 1, "in_collect": True}, "executor failed", "injected"),
         ("univoc", {"hangs_at": PROBE_CHUNKS + 1}, "executor failed", "does not answer"),
         ("univoc", {"constant_from": PROBE_CHUNKS}, "damaged output", "are all 0"),
         ("mol", {"nan_from": PROBE_CHUNKS + 1}, "damaged output", "is nan"),
         ("univoc", {"constant_from": 0}, "probe failed", "draws samples that its random numbers do not select"),
-        ("univoc", {"raises_at": 0}, "probe failed", "told to fail"),
+        ("univoc", {"raises_at": 0}, "probe failed", "injected"),
         ("mol", {"nan_from": 0}, "probe failed", "drew nan"),
     ],
 )
@@ -152,14 +150,13 @@ def test_a_fault_of_the_executor_is_answered_by_the_standby(
     fault: dict[str, Any],
     kind: str,
     message: str,
-    faulty: ModuleType,
     small_directory: Callable[[str], ModelDirectory],
     mel: NDArray[np.float32],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = small_directory(layout)
     listener = Listener()
-    candidate, executor = faulty_candidate(faulty, directory, **fault)
+    candidate, executor = faulty_candidate(directory, **fault)
     with StandbyVocoder([candidate, plain(directory.path)], on_event=listener, clock=Clock()) as standbys:
         spoken = standbys.vocode(mel, seed=5)
         assert (spoken.source, spoken.degraded) == ("standby", False)
@@ -244,11 +241,11 @@ def test_a_mistake_of_the_callers_is_no_damage(copy: Path, mel: NDArray[np.float
 
 
 def test_time_that_passes_is_worth_a_try_and_twice_as_much_the_next(
-    faulty: ModuleType, directory: ModelDirectory, mel: NDArray[np.float32]
+    directory: ModelDirectory, mel: NDArray[np.float32]
 ) -> None:
     clock, listener = Clock(), Listener()
     tries = threading.Semaphore(0)
-    candidate, executor = faulty_candidate(faulty, directory, raises_at=0)
+    candidate, executor = faulty_candidate(directory, raises_at=0)
 
     def load() -> Speaker:
         tries.release()
@@ -281,11 +278,9 @@ def settled(standbys: StandbyVocoder) -> None:
             assert not thread.is_alive()
 
 
-def test_what_goes_wrong_in_memory_is_found_on_demand(
-    faulty: ModuleType, directory: ModelDirectory, mel: NDArray[np.float32]
-) -> None:
+def test_what_goes_wrong_in_memory_is_found_on_demand(directory: ModelDirectory, mel: NDArray[np.float32]) -> None:
     listener = Listener()
-    candidate, executor = faulty_candidate(faulty, directory)
+    candidate, executor = faulty_candidate(directory)
     with StandbyVocoder([candidate, plain(directory.path)], on_event=listener, clock=Clock()) as standbys:
         assert standbys.recheck() == {}  # nothing is loaded, so nothing can be wrong
         assert standbys.vocode(mel).source == "first"
@@ -355,11 +350,9 @@ def test_many_requests_load_a_candidate_once(copy: Path, mel: NDArray[np.float32
         np.testing.assert_array_equal(waveform, found[0])
 
 
-def test_many_requests_meet_one_fault_and_all_are_answered(
-    faulty: ModuleType, directory: ModelDirectory, mel: NDArray[np.float32]
-) -> None:
+def test_many_requests_meet_one_fault_and_all_are_answered(directory: ModelDirectory, mel: NDArray[np.float32]) -> None:
     listener = Listener()
-    candidate, _ = faulty_candidate(faulty, directory, raises_at=PROBE_CHUNKS + 3)
+    candidate, _ = faulty_candidate(directory, raises_at=PROBE_CHUNKS + 3)
     with StandbyVocoder([candidate, plain(directory.path)], on_event=listener, clock=Clock()) as standbys:
         standbys.load()
         answers: dict[int, Any] = {}

@@ -6,10 +6,10 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import stream_writer
 
 from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, VocoderError
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
@@ -77,7 +77,7 @@ def reader_of(stream: AudioStream, code: str = READER) -> subprocess.Popen[str]:
     ],
 )
 def test_another_process_hears_every_sample_and_the_end(
-    stream_writer: ModuleType, shared: AudioStream, error: Exception | None, ending: str
+    shared: AudioStream, error: Exception | None, ending: str
 ) -> None:
     samples = waveform(300_000)
     expected = np.empty(len(samples), np.int16)
@@ -92,9 +92,7 @@ def test_another_process_hears_every_sample_and_the_end(
     assert shared.overruns == 0
 
 
-def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(shared: AudioStream) -> None:
     code = READER.replace("for frame in stream:", "for frame in [next(stream)]:").replace("assert stream.ended", "")
     reader = reader_of(shared, code)
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
@@ -104,9 +102,7 @@ def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(
     assert output.split()[0] == "441"
 
 
-def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(shared: AudioStream) -> None:
     reader = reader_of(shared, READER.replace("for frame in stream:", "for frame in [sys.stdin.read()]:"))
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
         reader.kill()
@@ -114,9 +110,7 @@ def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(
     reader.communicate()
 
 
-def test_a_stream_closed_where_it_is_written_breaks_off_in_the_other_process(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_a_stream_closed_where_it_is_written_breaks_off_in_the_other_process(shared: AudioStream) -> None:
     reader = reader_of(shared)
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True):
         shared.close()

@@ -5,10 +5,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import ModuleType
 
 import numpy as np
 import pytest
+import stream_writer
 
 from wavernn_trt.runtime.errors import ExecutorError
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
@@ -34,7 +34,7 @@ def short_turns() -> Iterator[None]:
 @pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize(("chunk", "told"), [(100, True), (100, False), (330, True)])
 def test_a_writer_that_pauses_goes_on_and_nothing_is_lost(
-    stream_writer: ModuleType, short_turns: None, chunk: int, told: bool, views: bool
+    short_turns: None, chunk: int, told: bool, views: bool
 ) -> None:
     samples = waveform(200_000)
     # Two chunks are all that fits: the ring is nearly always full or empty.
@@ -165,7 +165,7 @@ def test_closing_ends_a_read_in_another_thread() -> None:
     assert [len(one) for one in results] == [0]
 
 
-def test_dropping_a_stream_cancels_the_decoding(stream_writer: ModuleType) -> None:
+def test_dropping_a_stream_cancels_the_decoding() -> None:
     with stream_writer.Writer(AudioStream(16000, seconds=1e-3), waveform(320), 320, endless=True) as writer:
         gc.collect()
         assert writer.cancelled.wait(PATIENCE)
