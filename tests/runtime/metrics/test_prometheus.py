@@ -1,4 +1,4 @@
-"""Prometheus sees what vocoders and model caches count, while they live, under names that it accepts."""
+"""The statistics of live vocoders and model caches as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def make_vocoder() -> Iterator[Callable[[], Vocoder]]:
-    """A function that loads the shipped voice; tests that let one go keep no other reference."""
+    """A function that loads the shipped voice and keeps no reference to it."""
     yield lambda: load(shipped_voice(), "onnxruntime")
     gc.collect()
 
@@ -47,7 +47,9 @@ def value(registry: CollectorRegistry, metric: str, **labels: str) -> float | No
     return registry.get_sample_value(f"wavernn_trt_{metric}", {"cache": "", **labels})
 
 
-def test_what_a_vocoder_has_done_is_reported(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_the_statistics_of_a_vocoder_are_reported(
+    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
+) -> None:
     with make_vocoder() as vocoder, register(vocoder, "alto", registry):
         samples = sum(map(len, vocoder.vocode_batch([MEL, MEL])))
         statistics = vocoder.statistics()
@@ -63,13 +65,15 @@ def test_what_a_vocoder_has_done_is_reported(registry: CollectorRegistry, make_v
         assert value(registry, "first_samples_seconds", model="alto", quantile="1") == statistics.first_samples.maximum
 
 
-def test_histograms_have_the_same_buckets_in_every_process_and_add_up(
+def test_histograms_always_have_the_same_buckets_so_that_they_can_be_added(
     registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
 ) -> None:
     bounds = [*map(str, BUCKET_SECONDS), "+Inf"]
     with make_vocoder() as one, make_vocoder() as other, register(one, "a", registry), register(other, "b", registry):
         for name in ("utterance_latency_seconds", "utterance_first_samples_seconds"):
             assert [value(registry, f"{name}_bucket", model="a", le=bound) for bound in bounds] == [0] * len(bounds)
+        assert value(registry, "latency_seconds_count", model="a") == 0
+        assert value(registry, "latency_seconds", model="a", quantile="0.5") is None
         one.vocode_batch([MEL, MEL])
         other.vocode(MEL)
         for model, count, statistics in (("a", 2, one.statistics()), ("b", 1, other.statistics())):
@@ -80,20 +84,12 @@ def test_histograms_have_the_same_buckets_in_every_process_and_add_up(
             assert sum(statistics.latency.buckets) == count
 
 
-def test_a_time_is_counted_in_the_first_bucket_whose_bound_is_not_below_it() -> None:
+def test_a_duration_counts_in_the_first_bucket_whose_bound_is_not_smaller() -> None:
     durations = Durations()
     for seconds in (0.0, 0.01, 0.011, 300.0, 301.0):
         durations.add(seconds)
     counts = dict(zip((*BUCKET_SECONDS, None), durations.percentiles().buckets, strict=True))
     assert {bound: count for bound, count in counts.items() if count} == {0.01: 2, 0.02: 1, 300.0: 1, None: 1}
-
-
-def test_percentiles_of_nothing_are_not_reported(
-    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
-) -> None:
-    with make_vocoder() as vocoder, register(vocoder, "alto", registry):
-        assert value(registry, "latency_seconds_count", model="alto") == 0
-        assert value(registry, "latency_seconds", model="alto", quantile="0.5") is None
 
 
 def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
@@ -111,19 +107,21 @@ def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vo
         assert generate_latest(registry) == b""
 
 
-def test_a_name_is_one_vocoders(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_a_name_belongs_to_one_vocoder(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
     one, other = make_vocoder(), make_vocoder()
     first = register(one, "alto", registry)
     with pytest.raises(VocoderError, match="model: found 'alto', which is in use"):
         register(other, "alto", registry)
     first.close()
     second = register(other, "alto", registry)
-    first.close()  # the name is another's now
+    first.close()  # the name belongs to the other now
     assert value(registry, "slots", model="alto") is not None
     second.close()
 
 
-def test_a_vocoder_that_is_let_go_is_gone(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_a_vocoder_without_references_is_not_reported(
+    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
+) -> None:
     vocoder = make_vocoder()
     register(vocoder, "alto", registry)
     assert value(registry, "slots", model="alto") == 8
@@ -189,7 +187,7 @@ def test_both_formats_are_well_formed_and_units_are_in_the_names(
     assert len(series) == len(set(series))
 
 
-def test_a_scraper_gets_it_over_http(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_metrics_are_served_over_http(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
     try:
         with make_vocoder() as vocoder, register(vocoder, "alto", registry):
@@ -207,7 +205,7 @@ def test_prometheus_own_registry_is_the_default(make_vocoder: Callable[[], Vocod
         assert value(REGISTRY, "slots", model="in the default registry") == 8
 
 
-def test_without_the_package_the_extra_is_named(
+def test_without_the_package_the_error_names_the_extra(
     make_vocoder: Callable[[], Vocoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
