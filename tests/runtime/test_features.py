@@ -1,4 +1,4 @@
-"""Mel features against librosa, with each family's settings."""
+"""Mel features, compared with librosa for the settings of each family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAMILIES = {
 
 
 def speechlike(samples: int, rate: int) -> NDArray[np.float64]:
-    """A buzz with noise, loud and silent by turns, so that both ends of the range are reached."""
+    """A buzz with noise, alternately loud and silent, to reach both ends of the range."""
     time = np.arange(samples) / rate
     buzz = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 30))
     noise = np.random.default_rng(0).standard_normal(samples) * 0.05
@@ -93,7 +93,7 @@ def test_pre_emphasis_starts_from_silence() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.zeros(0), np.zeros((4, 2)), np.array([np.nan])])
-def test_what_is_not_a_waveform_is_refused(bad: NDArray[np.float64]) -> None:
+def test_invalid_waveforms_are_refused(bad: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match=r"expected \[samples\]|NaN"):
         mel_spectrogram(bad.astype(np.float32), UNIVOC)
 

@@ -74,15 +74,20 @@ def test_the_features_of_thirty_clips_give_no_warning(shared_data: Path) -> None
                 assert mel_warnings(mel[:, start : start + 80], MODELS[name]) == []
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("other", MODELS)
-def test_a_mel_in_another_convention_is_refused_or_gives_a_warning(
-    model: str, other: str, speech: tuple[Array, int]
-) -> None:
+def distinguishable(other: str, model: str) -> bool:
+    """Whether ranges differ; a quiet recording's mel in [-1, 0] also fits rtvc's [-1, 1]."""
     given, taken = MODELS[other], MODELS[model]
     same = (given.log, given.mel_range) == (taken.log, taken.mel_range)
-    if same or (model == "rtvc" and given.mel_range == (-1.0, 0.0)):
-        pytest.skip("the same range, or one that also fits a quiet recording's mel")
+    return not same and not (model == "rtvc" and given.mel_range == (-1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("other", "model"), [(other, model) for other in MODELS for model in MODELS if distinguishable(other, model)]
+)
+def test_a_mel_in_another_convention_is_refused_or_gives_a_warning(
+    other: str, model: str, speech: tuple[Array, int]
+) -> None:
+    given, taken = MODELS[other], MODELS[model]
     mel = features(*speech, given)
     try:
         check_mel(mel, taken)
