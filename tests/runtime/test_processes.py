@@ -1,4 +1,4 @@
-"""A vocoder in other processes: pickled to spawned workers, and refused in forked ones."""
+"""Vocoders in other processes: pickled to spawned workers, and refused in forked ones."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def plain() -> Iterator[Vocoder]:
 
 @pytest.fixture
 def moved_voice(tmp_path: Path) -> Path:
-    """A copy of the shipped voice, to be changed."""
+    """A copy of the shipped voice, to change."""
     return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
 
 
 def test_a_spawned_worker_vocodes_with_the_bits_of_the_process_that_pickled(plain: Vocoder) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        there = [pool.submit(operator.methodcaller("vocode", MEL, seed=seed), plain) for seed in range(2)]
-        for seed, waveform in enumerate(there):
+        futures = [pool.submit(operator.methodcaller("vocode", MEL, seed=seed), plain) for seed in range(2)]
+        for seed, waveform in enumerate(futures):
             assert np.array_equal(waveform.result(), plain.vocode(MEL, seed=seed))
 
 
@@ -63,7 +63,7 @@ def test_a_pickle_holds_no_weights_and_opens_with_the_same_options(moved_voice: 
             assert third.limits == limits
 
 
-def test_what_auto_chose_is_opened_again_and_not_chosen_again() -> None:
+def test_a_pickle_opens_the_backend_that_auto_chose() -> None:
     with wavernn_trt.load(threads=1, precision="fp16") as vocoder, pickle.loads(pickle.dumps(vocoder)) as again:
         assert vocoder.loaded.options.backend == "auto"
         assert again.loaded.options.backend == vocoder.backend == again.backend
@@ -159,7 +159,7 @@ def test_a_forked_process_gets_an_error_from_every_entry(plain: Vocoder, entry: 
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with plain._scheduler._flight.lock:  # which is then locked in the child for ever
+        with plain._scheduler._flight.lock:  # it stays locked in the child
             held.set()
             forked.wait(60)
 
