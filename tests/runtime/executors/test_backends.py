@@ -23,12 +23,14 @@ from wavernn_trt.runtime.load_options import ON_A_GPU
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
+Store = Callable[..., None]
+
 
 @pytest.mark.usefixtures("simulated_machine")
 def test_auto_takes_a_fitting_engine_and_logs_it(
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store(batch=(1, 2, 8))
@@ -80,7 +82,7 @@ def test_auto_falls_back_where_an_engine_does_not_load(
     kind: type[Exception],
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -99,7 +101,7 @@ def test_auto_falls_back_where_an_engine_does_not_load(
 @pytest.mark.usefixtures("simulated_machine")
 def test_the_command_line_shows_the_engine(
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -119,7 +121,7 @@ def test_the_command_line_shows_the_engine(
 
 @pytest.mark.usefixtures("simulated_machine")
 def test_scoring_uses_no_engine_by_default(
-    store: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("platformdirs", reason="the user's own cache is found with platformdirs")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -21,7 +21,7 @@ from wavernn_trt.export.model_directory import ModelDirectory, open_model_direct
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Piece, Stream, decode_streams
 from wavernn_trt.runtime.errors import KernelStallError, VocoderError
-from wavernn_trt.runtime.executors.lanes import DeviceLane, runs
+from wavernn_trt.runtime.executors.lanes import DeviceLane
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
@@ -224,12 +224,9 @@ def test_a_chunk_is_captured_once_and_replayed() -> None:
 def test_a_plan_that_cannot_be_captured_is_enqueued() -> None:
     bench = Bench(open_model_directory(shipped_voice()))
     bench.plans["decoder"].capturable = False
-    lengths = [3 * STEPS + 1, STEPS, 70, 9]
-    expected = bench.samples(bench.reference, lengths)
-    for seed in range(5):
-        device = simulated.SimulatedDevice(seed)
-        assert equal(bench.samples(bench.executor(device), lengths), expected)
-        assert device.captures == 0
+    device = simulated.SimulatedDevice(seed=0)
+    bench.samples(bench.executor(device), [3 * STEPS + 1, STEPS, 70, 9])
+    assert (device.captures, device.launches) == (0, 0)
 
 
 @some
@@ -248,23 +245,6 @@ def test_several_lanes_do_not_disturb_each_other(bench: Bench, seed: int, length
             else:
                 pieces[number].append(piece)
     assert all(equal(joined(iter(one), len(lengths)), expected) for one in pieces)
-
-
-def test_each_lane_may_have_its_own_thread(bench: Bench) -> None:
-    executor = bench.executor(simulated.SimulatedDevice(seed=1))
-    lengths = [5 * STEPS, 3 * STEPS + 3]
-    found: dict[int, list[NDArray[Any]]] = {}
-
-    def decode(number: int) -> None:
-        found[number] = bench.samples(executor, lengths)
-
-    threads = [threading.Thread(target=decode, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = bench.samples(bench.reference, lengths)
-    assert [equal(found[number], expected) for number in range(3)] == [True] * 3
 
 
 def test_a_lane_is_clean_after_a_caller_that_stopped_early(bench: Bench) -> None:
@@ -324,17 +304,6 @@ def test_a_lane_whose_device_failed_is_not_used_again_and_the_first_error_is_rai
     assert equal(bench.samples(executor, lengths), bench.samples(bench.reference, lengths))
 
 
-def test_chunks_are_submitted_and_collected_in_turn(bench: Bench) -> None:
-    executor = bench.executor(simulated.SimulatedDevice(seed=0))
-    with executor.lane(1) as lane, pytest.raises(RuntimeError, match="no chunk is in flight"):
-        lane.collect()
-    hasty = bench.executor(simulated.SimulatedDevice(seed=0))
-    lane = bench.lane(hasty._engine.device)
-    lane.ahead = 0
-    with pytest.raises(RuntimeError, match="which is the maximum"):
-        lane.submit(None, [0], [0])  # type: ignore[arg-type]
-
-
 def test_without_memory_for_another_lane_the_existing_ones_continue(bench: Bench) -> None:
     device = simulated.SimulatedDevice(seed=0, memory=600_000)
     executor = bench.executor(device)
@@ -347,8 +316,3 @@ def test_without_memory_for_another_lane_the_existing_ones_continue(bench: Bench
         bench.samples(executor, lengths)
     assert equal(joined(iter([*parts, *first]), 1), expected)
     assert equal(bench.samples(executor, lengths), expected)
-
-
-def test_consecutive_slots_are_one_run() -> None:
-    assert list(runs([])) == []
-    assert list(runs([5, 2, 3, 0, 6])) == [(0, 1), (2, 2), (5, 2)]

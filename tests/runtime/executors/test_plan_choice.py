@@ -34,6 +34,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 pytestmark = pytest.mark.usefixtures("rtx_installed")
 
+Store = Callable[..., None]
 GPU = Gpu("NVIDIA Pretended 4000", 89)
 
 
@@ -43,9 +44,7 @@ def choose(
     return choose_engine(voice, backend, LoadOptions(cache=cache.folder, **wanted), device)
 
 
-def test_the_engine_that_was_used_last_is_taken(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
-) -> None:
+def test_the_engine_that_was_used_last_is_taken(voice: ModelDirectory, cache: EngineCache, store: Store) -> None:
     store(precision="fp16")
     store(precision="bf16")
     chosen = choose(voice, cache)
@@ -55,9 +54,7 @@ def test_the_engine_that_was_used_last_is_taken(
     assert choose(voice, cache).decoder.record.precision == "fp16"
 
 
-def test_an_engine_for_the_requested_batch_is_taken(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
-) -> None:
+def test_an_engine_for_the_requested_batch_is_taken(voice: ModelDirectory, cache: EngineCache, store: Store) -> None:
     store(batch=(1, 8, 64))
     store(batch=(4, 4, 4))
     assert choose(voice, cache, batch=4).decoder.record.batch == (4, 4, 4)
@@ -82,7 +79,7 @@ def test_an_engine_for_the_requested_batch_is_taken(
 def test_the_error_says_why_no_engine_fits_and_how_to_build_one(
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     settings: dict[str, Any],
     wanted: dict[str, Any],
     words: str,
@@ -96,7 +93,7 @@ def test_the_error_says_why_no_engine_fits_and_how_to_build_one(
 
 
 def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+    voice: ModelDirectory, cache: EngineCache, store: Store
 ) -> None:
     store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
     assert choose(voice, cache, "tensorrt").decoder.record.backend == "tensorrt"
@@ -105,7 +102,7 @@ def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
 
 
 def test_instead_of_a_damaged_plan_the_one_before_is_taken(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+    voice: ModelDirectory, cache: EngineCache, store: Store
 ) -> None:
     store(precision="fp16")
     store(precision="bf16")

@@ -29,6 +29,7 @@ from wavernn_trt.runtime.health.probe import (
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 Weights = dict[str, NDArray[np.float32]]
+MakeQuantised = Callable[[Grid, bool], ModelDirectory]
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -125,7 +126,7 @@ KINDS: tuple[tuple[Grid, bool], ...] = (("int8", False), ("int8", True), ("fp8",
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Grid, bool], ModelDirectory]:
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> MakeQuantised:
     """A function (grid, weights only) -> the shipped voice in it, made once."""
     folder = tmp_path_factory.mktemp("quantised")
 
@@ -139,9 +140,7 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Grid, bool]
     return make
 
 
-def test_without_a_record_the_error_says_to_quantise_again(
-    tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_without_a_record_the_error_says_to_quantise_again(tmp_path: Path, quantised: MakeQuantised) -> None:
     """Another export of its checkpoint would not be quantised."""
     path = Path(shutil.copytree(quantised("int8", False).path, tmp_path / "voice"))
     (path / PROBE).unlink()
@@ -154,9 +153,7 @@ def test_without_a_record_the_error_says_to_quantise_again(
 
 
 @pytest.mark.parametrize(("grid", "weights_only"), KINDS)
-def test_a_quantised_voice_passes(
-    grid: Grid, weights_only: bool, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_a_quantised_voice_passes(grid: Grid, weights_only: bool, quantised: MakeQuantised) -> None:
     path = quantised(grid, weights_only).path
     result = probed(path)
     assert result.passed, result.reason
@@ -165,16 +162,14 @@ def test_a_quantised_voice_passes(
     Vocoder.load(path, "onnxruntime", threads=1, probe=True).close()
 
 
-def test_the_reference_of_a_quantised_voice_passes(quantised: Callable[[Grid, bool], ModelDirectory]) -> None:
+def test_the_reference_of_a_quantised_voice_passes(quantised: MakeQuantised) -> None:
     pytest.importorskip("torch", reason="the reference executor needs PyTorch")
     result = probed(quantised("int8", False).path, "torch")
     assert result.passed, result.reason
     assert result.logits_error > 0.1
 
 
-def test_the_wider_bounds_hold_for_quantised_voices_only(
-    copy: Path, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_the_wider_bounds_hold_for_quantised_voices_only(copy: Path, quantised: MakeQuantised) -> None:
     """Quantised files with a configuration that does not mention it fail."""
     shutil.copyfile(shipped_voice() / "config.json", copy / "config.json")
     for name in ("decoder_loop.onnx", "teacher_forced.onnx", "decoder.onnx", WEIGHTS):
@@ -236,9 +231,7 @@ DAMAGED: dict[str, tuple[Grid, str, Change]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_quantised_voice_is_found(
-    name: str, tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_a_damaged_quantised_voice_is_found(name: str, tmp_path: Path, quantised: MakeQuantised) -> None:
     grid, *edit = DAMAGED[name]
     path = Path(shutil.copytree(quantised(grid, False).path, tmp_path / "voice"))
     edit_initializer(path, *edit)
@@ -248,9 +241,7 @@ def test_a_damaged_quantised_voice_is_found(
 
 
 @pytest.mark.parametrize("grid", ["int8", "fp8"])
-def test_kernels_that_leave_activations_as_they_are_pass(
-    grid: Grid, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_kernels_that_leave_activations_as_they_are_pass(grid: Grid, quantised: MakeQuantised) -> None:
     directory = quantised(grid, False)
     with engine.vocoder(directory, "fp16") as vocoder:
         result = probe(vocoder)
@@ -263,9 +254,7 @@ def test_kernels_that_leave_activations_as_they_are_pass(
 
 
 @pytest.mark.parametrize("grid", ["int8", "fp8"])
-def test_cells_that_round_activations_are_held_closer(
-    grid: Grid, tmp_path: Path, quantised: Callable[[Grid, bool], ModelDirectory]
-) -> None:
+def test_cells_that_round_activations_are_held_closer(grid: Grid, tmp_path: Path, quantised: MakeQuantised) -> None:
     assert CELLS_ON_QUANTISED[grid] < KERNELS_ON_QUANTISED[grid]
     directory = quantised(grid, False)
     with engine.running(engine.CellEngine(directory, "fp16"), directory) as vocoder:

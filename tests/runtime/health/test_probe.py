@@ -34,6 +34,8 @@ from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import DEFAULT_LIMITS, Vocoder, shipped_voice
 
+SmallDirectory = Callable[[str], ModelDirectory]
+
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[Vocoder]:
@@ -73,7 +75,7 @@ def test_the_reference_itself_passes() -> None:
 
 
 @pytest.mark.parametrize("layout", ["univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian"])
-def test_every_layout_passes(layout: str, small_directory: Callable[[str], ModelDirectory]) -> None:
+def test_every_layout_passes(layout: str, small_directory: SmallDirectory) -> None:
     result = probed(small_directory(layout).path)
     assert result.passed, result.reason
 
@@ -180,7 +182,7 @@ def test_a_damaged_file_is_found_before_anything_runs(copy: Path, name: str, dam
         ("mol", "raises_at"),
     ],
 )
-def test_a_faulty_executor_is_found(layout: str, fault: str, small_directory: Callable[[str], ModelDirectory]) -> None:
+def test_a_faulty_executor_is_found(layout: str, fault: str, small_directory: SmallDirectory) -> None:
     directory = small_directory(layout)
     executor = faulty.FaultyExecutor(
         load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, **{fault: 0}
@@ -199,7 +201,7 @@ def test_a_faulty_executor_is_found(layout: str, fault: str, small_directory: Ca
 
 @pytest.mark.parametrize("where", ["conditioner", "decoder"])
 def test_an_executor_that_hangs_fails_its_probe(
-    where: str, small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+    where: str, small_directory: SmallDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = small_directory("univoc")
     executor = faulty.FaultyExecutor(load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor)
@@ -218,7 +220,7 @@ def test_an_executor_that_hangs_fails_its_probe(
     assert "does not answer; it had 0.2 s" in result.reason
 
 
-def test_a_class_that_the_model_does_not_have_is_found(small_directory: Callable[[str], ModelDirectory]) -> None:
+def test_a_class_that_the_model_does_not_have_is_found(small_directory: SmallDirectory) -> None:
     directory = small_directory("univoc")
     executor = faulty.FaultyExecutor(
         load_model(directory.path, LoadOptions("onnxruntime", threads=1)).executor, constant_from=0, constant=99

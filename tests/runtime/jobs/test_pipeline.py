@@ -28,6 +28,7 @@ from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped, 
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
+MakeJobs = Callable[..., list[Job]]
 FLOATING = JobOptions(floating=True)
 SECONDS = 60
 """Longer than any step of these tests takes."""
@@ -50,7 +51,7 @@ class Watched(Progress):
 
 
 @pytest.fixture
-def mels(tmp_path: Path, tiny_mel: MakeMel) -> Callable[..., list[Job]]:
+def mels(tmp_path: Path, tiny_mel: MakeMel) -> MakeJobs:
     """A function (count, frames) -> the jobs of ``count`` mel files with these lengths in turn."""
 
     def make(count: int, frames: Sequence[int] = (3, 17, 9)) -> list[Job]:
@@ -81,7 +82,7 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def test_every_file_has_the_waveform_it_has_alone_and_results_come_as_files_end(
-    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
+    mels: MakeJobs, tiny_vocoder_of_three: Vocoder
 ) -> None:
     jobs, watched = mels(12, frames=(60, 2, 2, 2)), Watched()
     results = list(run_jobs(tiny_vocoder_of_three, iter(jobs), FLOATING, watched))
@@ -96,7 +97,7 @@ def test_every_file_has_the_waveform_it_has_alone_and_results_come_as_files_end(
     assert watched.steps == sum(result.samples for result in results)
 
 
-def test_several_runs_share_a_vocoder(mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder) -> None:
+def test_several_runs_share_a_vocoder(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
     jobs = mels(12)
     ended: list[JobResult] = []
 
@@ -112,9 +113,7 @@ def test_several_runs_share_a_vocoder(mels: Callable[..., list[Job]], tiny_vocod
     assert {result.status for result in ended} == {"done"}
 
 
-def test_no_more_files_are_read_than_may_be_in_flight(
-    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
-) -> None:
+def test_no_more_files_are_read_than_may_be_in_flight(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
     jobs, most, read, taken = mels(60, frames=(2,)), InFlightLimit(3).files, 0, 0
 
     def pulled() -> Iterator[Job]:
@@ -166,9 +165,7 @@ def test_the_limit_counts_files_and_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     assert not limit.grow(1)
 
 
-def test_memory_does_not_grow_with_the_number_of_finished_files(
-    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
-) -> None:
+def test_memory_does_not_grow_with_the_number_of_finished_files(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
     jobs = mels(1)
     for output in (job.output for job in jobs):
         output.parent.mkdir()
@@ -193,9 +190,7 @@ def test_memory_does_not_grow_with_the_number_of_finished_files(
     assert more < few + 1700 * 8, "less than a pointer for each file"
 
 
-def test_a_corrupted_mel_fails_alone_and_only_it_is_tried_again(
-    mels: Callable[..., list[Job]], tiny_vocoder_of_three: Vocoder
-) -> None:
+def test_a_corrupted_mel_fails_alone_and_only_it_is_tried_again(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
     jobs = mels(40, frames=(1, 2))
     content = jobs[17].input.read_bytes()
     jobs[17].input.write_bytes(content[: len(content) // 2])
@@ -208,9 +203,7 @@ def test_a_corrupted_mel_fails_alone_and_only_it_is_tried_again(
     assert [result.status for result in again].count("skipped") == 39
 
 
-def test_an_executor_that_fails_for_one_file_fails_that_file(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
-) -> None:
+def test_an_executor_that_fails_for_one_file_fails_that_file(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs = mels(6, frames=(2,))  # a chunk each
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=2, times=2)
     with Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder:
@@ -219,9 +212,7 @@ def test_an_executor_that_fails_for_one_file_fails_that_file(
     assert "injected" in (ended[jobs[2]].error or "")
 
 
-def test_a_broken_executor_ends_the_run_and_the_next_run_does_the_rest(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
-) -> None:
+def test_a_broken_executor_ends_the_run_and_the_next_run_does_the_rest(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs = mels(60, frames=(2,))
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, raises_at=7)
     with Vocoder(dataclasses.replace(tiny_vocoder.loaded, executor=executor)) as vocoder:
@@ -238,9 +229,7 @@ def test_a_broken_executor_ends_the_run_and_the_next_run_does_the_rest(
     assert (again.count("skipped"), again.count("done")) == (7, 53)
 
 
-def test_a_conditioner_that_fails_for_every_file_ends_the_run(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder
-) -> None:
+def test_a_conditioner_that_fails_for_every_file_ends_the_run(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs, watched = mels(60, frames=(2,)), Watched()
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, condition_raises=True)
     with (
@@ -253,7 +242,7 @@ def test_a_conditioner_that_fails_for_every_file_ends_the_run(
     assert not any(job.output.exists() for job in jobs)
 
 
-def test_a_stopped_run_writes_what_is_decoded(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
+def test_a_stopped_run_writes_what_is_decoded(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs, stop, ended = mels(60, frames=(20,)), Stop(), []
     for result in run_jobs(tiny_vocoder, jobs, FLOATING, Watched(), stop):
         ended.append(result.job)
@@ -268,7 +257,7 @@ def test_a_stopped_run_writes_what_is_decoded(mels: Callable[..., list[Job]], ti
     assert list(run_jobs(tiny_vocoder, jobs[len(ended) :], FLOATING, Watched(), stopped)) == []
 
 
-def test_a_stop_does_not_wait_for_unfinished_decoding(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
+def test_a_stop_does_not_wait_for_unfinished_decoding(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs, stop = mels(30, frames=(2,)), Stop()
     executor = faulty.FaultyExecutor(tiny_vocoder.executor, hangs_at=6)
 
@@ -287,7 +276,7 @@ def test_a_stop_does_not_wait_for_unfinished_decoding(mels: Callable[..., list[J
 
 
 def test_after_a_full_disk_no_more_files_are_written(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+    mels: MakeJobs, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs, tried = mels(5), []
     pipeline = Pipeline(tiny_vocoder, jobs, FLOATING, Progress())
@@ -313,7 +302,7 @@ def test_after_a_full_disk_no_more_files_are_written(
     assert not unfinished(jobs[0].output.parent)
 
 
-def test_closing_the_results_ends_the_run(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
+def test_closing_the_results_ends_the_run(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs = mels(60, frames=(20,))
     results = run_jobs(tiny_vocoder, jobs, FLOATING, Watched())
     assert len(list(islice(results, 3))) == 3
@@ -326,7 +315,7 @@ def test_closing_the_results_ends_the_run(mels: Callable[..., list[Job]], tiny_v
     ]
 
 
-def test_an_error_of_the_iterator_over_jobs_is_raised(mels: Callable[..., list[Job]], tiny_vocoder: Vocoder) -> None:
+def test_an_error_of_the_iterator_over_jobs_is_raised(mels: MakeJobs, tiny_vocoder: Vocoder) -> None:
     jobs, watched = mels(3), Watched()
 
     def broken() -> Iterator[Job]:
@@ -345,7 +334,7 @@ def all_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_file_that_is_written_while_it_is_decoded_has_the_same_bytes(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+    mels: MakeJobs, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = mels(3)
     assert [result.status for result in run_jobs(tiny_vocoder, jobs, JobOptions(), Watched())] == ["done"] * 3
@@ -361,7 +350,7 @@ def test_a_long_file_that_is_written_while_it_is_decoded_has_the_same_bytes(
 
 
 def test_a_full_disk_during_a_long_file_ends_the_run_and_leaves_no_part_of_it(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, all_long: None
+    mels: MakeJobs, tiny_vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, all_long: None
 ) -> None:
     jobs = mels(1, frames=(60,))
     write, written = WholeFile.write, []
@@ -382,7 +371,7 @@ def test_a_full_disk_during_a_long_file_ends_the_run_and_leaves_no_part_of_it(
 
 
 def test_a_stop_in_the_middle_of_a_long_file_leaves_no_part_of_it(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, all_long: None
+    mels: MakeJobs, tiny_vocoder: Vocoder, all_long: None
 ) -> None:
     jobs, stop = mels(2, frames=(3, 4000)), Stop()
     results = run_jobs(tiny_vocoder, jobs, JobOptions(), Watched(), stop)
@@ -395,7 +384,7 @@ def test_a_stop_in_the_middle_of_a_long_file_leaves_no_part_of_it(
 
 
 def test_a_long_file_whose_result_is_cancelled_or_not_taken_leaves_no_part(
-    mels: Callable[..., list[Job]], tiny_vocoder: Vocoder, all_long: None
+    mels: MakeJobs, tiny_vocoder: Vocoder, all_long: None
 ) -> None:
     jobs = mels(2)
     pipeline = Pipeline(tiny_vocoder, jobs, JobOptions(), Progress())

@@ -6,7 +6,6 @@ import builtins
 import functools
 import gc
 import shutil
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 
 pytest.importorskip("prometheus_client", reason="metrics need prometheus_client")
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -27,6 +26,7 @@ from wavernn_trt.runtime.models.cache import ModelCache
 from wavernn_trt.runtime.scheduling.statistics import BUCKET_SECONDS, Durations
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
+MakeVocoder = Callable[[], Vocoder]
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :2]
 load = functools.partial(Vocoder.load, threads=1)
 
@@ -37,7 +37,7 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def make_vocoder() -> Iterator[Callable[[], Vocoder]]:
+def make_vocoder() -> Iterator[MakeVocoder]:
     """A function that loads the shipped voice and keeps no reference to it."""
     yield lambda: load(shipped_voice(), "onnxruntime")
     gc.collect()
@@ -47,9 +47,7 @@ def value(registry: CollectorRegistry, metric: str, **labels: str) -> float | No
     return registry.get_sample_value(f"wavernn_trt_{metric}", {"cache": "", **labels})
 
 
-def test_the_statistics_of_a_vocoder_are_reported(
-    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
-) -> None:
+def test_the_statistics_of_a_vocoder_are_reported(registry: CollectorRegistry, make_vocoder: MakeVocoder) -> None:
     with make_vocoder() as vocoder, register(vocoder, "alto", registry):
         samples = sum(map(len, vocoder.vocode_batch([MEL, MEL])))
         statistics = vocoder.statistics()
@@ -66,7 +64,7 @@ def test_the_statistics_of_a_vocoder_are_reported(
 
 
 def test_histograms_always_have_the_same_buckets_so_that_they_can_be_added(
-    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
+    registry: CollectorRegistry, make_vocoder: MakeVocoder
 ) -> None:
     bounds = [*map(str, BUCKET_SECONDS), "+Inf"]
     with make_vocoder() as one, make_vocoder() as other, register(one, "a", registry), register(other, "b", registry):
@@ -92,7 +90,7 @@ def test_a_duration_counts_in_the_first_bucket_whose_bound_is_not_smaller() -> N
     assert {bound: count for bound, count in counts.items() if count} == {0.01: 2, 0.02: 1, 300.0: 1, None: 1}
 
 
-def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vocoder: MakeVocoder) -> None:
     with make_vocoder() as one, make_vocoder() as other:
         first = register(one, "alto", registry)
         with register(other, "bass", registry):
@@ -107,7 +105,7 @@ def test_several_vocoders_share_each_metric(registry: CollectorRegistry, make_vo
         assert generate_latest(registry) == b""
 
 
-def test_a_name_belongs_to_one_vocoder(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
+def test_a_name_belongs_to_one_vocoder(registry: CollectorRegistry, make_vocoder: MakeVocoder) -> None:
     one, other = make_vocoder(), make_vocoder()
     first = register(one, "alto", registry)
     with pytest.raises(VocoderError, match="model: found 'alto', which is in use"):
@@ -119,9 +117,7 @@ def test_a_name_belongs_to_one_vocoder(registry: CollectorRegistry, make_vocoder
     second.close()
 
 
-def test_a_vocoder_without_references_is_not_reported(
-    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]
-) -> None:
+def test_a_vocoder_without_references_is_not_reported(registry: CollectorRegistry, make_vocoder: MakeVocoder) -> None:
     vocoder = make_vocoder()
     register(vocoder, "alto", registry)
     assert value(registry, "slots", model="alto") == 8
@@ -160,7 +156,7 @@ def test_a_cache_is_reported_with_the_models_in_it(registry: CollectorRegistry, 
 
 @pytest.mark.parametrize("generate", [generate_latest, openmetrics.generate_latest], ids=["prometheus", "openmetrics"])
 def test_both_formats_are_well_formed_and_units_are_in_the_names(
-    registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder], tmp_path: Path, generate: Any
+    registry: CollectorRegistry, make_vocoder: MakeVocoder, tmp_path: Path, generate: Any
 ) -> None:
     shutil.copytree(shipped_voice(), tmp_path / 'al"to\n')
     with (
@@ -187,26 +183,13 @@ def test_both_formats_are_well_formed_and_units_are_in_the_names(
     assert len(series) == len(set(series))
 
 
-def test_metrics_are_served_over_http(registry: CollectorRegistry, make_vocoder: Callable[[], Vocoder]) -> None:
-    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
-    try:
-        with make_vocoder() as vocoder, register(vocoder, "alto", registry):
-            url = f"http://127.0.0.1:{server.server_port}/metrics"
-            with urllib.request.urlopen(url, timeout=60) as answer:
-                assert 'wavernn_trt_slots{cache="",model="alto"} 8.0' in answer.read().decode()
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(60)
-
-
-def test_prometheus_own_registry_is_the_default(make_vocoder: Callable[[], Vocoder]) -> None:
+def test_prometheus_own_registry_is_the_default(make_vocoder: MakeVocoder) -> None:
     with make_vocoder() as vocoder, register(vocoder, "in the default registry"):
         assert value(REGISTRY, "slots", model="in the default registry") == 8
 
 
 def test_without_the_package_the_error_names_the_extra(
-    make_vocoder: Callable[[], Vocoder], monkeypatch: pytest.MonkeyPatch
+    make_vocoder: MakeVocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__
 

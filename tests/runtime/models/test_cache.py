@@ -26,10 +26,10 @@ from wavernn_trt.runtime.models.cache import ModelCache, ModelKey
 from wavernn_trt.runtime.models.source import ModelFolders, ModelSource
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
+MakeCache = Callable[..., ModelCache]
 
-def test_a_model_is_loaded_once_and_then_shared(
-    make_cache: Callable[..., ModelCache], load: Loader, root: Path
-) -> None:
+
+def test_a_model_is_loaded_once_and_then_shared(make_cache: MakeCache, load: Loader, root: Path) -> None:
     cache = make_cache(2)
     alone = Vocoder.load(shipped_voice(), "onnxruntime", threads=1).vocode(MEL, seed=3)
     for _ in range(3):
@@ -47,7 +47,7 @@ def test_a_model_is_loaded_once_and_then_shared(
     assert model.requests == pytest.approx(3, abs=0.1)
 
 
-def test_no_version_and_the_newest_version_are_one_model(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_no_version_and_the_newest_version_are_one_model(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2)
     with cache.borrow("alto") as newest, cache.borrow("alto", "1") as named:
         assert newest is named
@@ -56,7 +56,7 @@ def test_no_version_and_the_newest_version_are_one_model(make_cache: Callable[..
     assert load.begun == ["alto", "alto"]
 
 
-def test_any_callable_finds_models(make_cache: Callable[..., ModelCache], root: Path) -> None:
+def test_any_callable_finds_models(make_cache: MakeCache, root: Path) -> None:
     folders = ModelFolders(root)
 
     def resolve(name: str, version: str | None) -> ModelSource:
@@ -68,7 +68,7 @@ def test_any_callable_finds_models(make_cache: Callable[..., ModelCache], root: 
         assert default.key == ModelKey("bass", "1")
 
 
-def test_ten_requests_for_an_absent_model_load_it_once(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_ten_requests_for_an_absent_model_load_it_once(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2)
     gate = load.gate("alto")
     with ThreadPoolExecutor(10) as pool:
@@ -85,7 +85,7 @@ def test_ten_requests_for_an_absent_model_load_it_once(make_cache: Callable[...,
 
 
 def test_all_waiting_requests_get_the_error_and_the_next_request_loads_again(
-    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path
+    make_cache: MakeCache, load: Loader, own_root: Path
 ) -> None:
     cache = make_cache(2, models=own_root, preheat_concurrency=1)
     weights = own_root / "alto" / "1" / WEIGHTS
@@ -106,7 +106,7 @@ def test_all_waiting_requests_get_the_error_and_the_next_request_loads_again(
     assert load.begun == ["alto", "alto"]
 
 
-def test_different_models_load_at_the_same_time(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_different_models_load_at_the_same_time(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2)
     both = threading.Barrier(2)
     load.inside = lambda path: both.wait(PATIENCE) and None  # type: ignore[func-returns-value]
@@ -117,7 +117,7 @@ def test_different_models_load_at_the_same_time(make_cache: Callable[..., ModelC
 
 
 def test_a_new_export_is_loaded_while_users_of_the_old_one_keep_theirs(
-    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path
+    make_cache: MakeCache, load: Loader, own_root: Path
 ) -> None:
     cache = make_cache(3, models=own_root)
     before = cache.acquire("alto")
@@ -135,7 +135,7 @@ def test_a_new_export_is_loaded_while_users_of_the_old_one_keep_theirs(
 
 
 def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(
-    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path
+    make_cache: MakeCache, load: Loader, own_root: Path
 ) -> None:
     cache = make_cache(3, models=own_root)
     replacements = [export_again]
@@ -152,7 +152,7 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_loaded_again(
     load.wait_for_closed(alto=len(load.begun))
 
 
-def test_a_discarded_model_is_loaded_again(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_discarded_model_is_loaded_again(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2)
     assert not cache.discard("alto")
     with cache.borrow("alto") as vocoder:
@@ -163,7 +163,7 @@ def test_a_discarded_model_is_loaded_again(make_cache: Callable[..., ModelCache]
     assert load.begun == ["alto", "alto"]
 
 
-def test_a_closed_lease_refuses_its_vocoder(make_cache: Callable[..., ModelCache]) -> None:
+def test_a_closed_lease_refuses_its_vocoder(make_cache: MakeCache) -> None:
     cache = make_cache(2)
     lease, other = cache.acquire("alto"), cache.acquire("alto")
     lease.close()
@@ -175,7 +175,7 @@ def test_a_closed_lease_refuses_its_vocoder(make_cache: Callable[..., ModelCache
     other.close()
 
 
-def test_a_lease_without_references_counts_as_closed(make_cache: Callable[..., ModelCache]) -> None:
+def test_a_lease_without_references_counts_as_closed(make_cache: MakeCache) -> None:
     cache = make_cache(1)
     lease = cache.acquire("alto")
     assert cache.statistics().pinned == 1
@@ -186,7 +186,7 @@ def test_a_lease_without_references_counts_as_closed(make_cache: Callable[..., M
     assert in_memory(cache) == {"bass"}
 
 
-def test_a_cancelled_request_from_asyncio_holds_no_lease(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_cancelled_request_from_asyncio_holds_no_lease(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(1)
     gate = load.gate("alto")
 
@@ -205,9 +205,7 @@ def test_a_cancelled_request_from_asyncio_holds_no_lease(make_cache: Callable[..
     assert (statistics.loads, statistics.pinned) == (1, 0)
 
 
-def test_closing_ends_background_loads_and_keeps_leased_models_open(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_closing_ends_background_loads_and_keeps_leased_models_open(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(4, preheat_concurrency=1)
     lease = cache.acquire("alto")
     use(cache, "bass")
@@ -232,9 +230,7 @@ def test_closing_ends_background_loads_and_keeps_leased_models_open(
     load.wait_for_closed(alto=1, bass=1, cello=1)
 
 
-def test_a_request_that_waits_while_the_cache_closes_gets_its_model(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_a_request_that_waits_while_the_cache_closes_gets_its_model(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(1, over_capacity="refuse")
     gate = load.gate("alto")
     with ThreadPoolExecutor(1) as pool:
@@ -249,7 +245,7 @@ def test_a_request_that_waits_while_the_cache_closes_gets_its_model(
 
 
 def test_a_request_for_a_model_in_memory_reads_no_files(
-    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path, monkeypatch: pytest.MonkeyPatch
+    make_cache: MakeCache, load: Loader, own_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It only compares file times, also of the folder of versions."""
     monkeypatch.setattr(source, "SETTLED_SECONDS", 0.0)
@@ -275,7 +271,7 @@ def _noting(read: list[Path], real: Callable[[Path], Any]) -> Callable[[Path], A
 
 
 def test_a_manifest_that_changed_just_now_is_read_at_each_request(
-    make_cache: Callable[..., ModelCache], own_root: Path, monkeypatch: pytest.MonkeyPatch
+    make_cache: MakeCache, own_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its time may not show a second change at the same moment."""
     monkeypatch.setattr(source, "SETTLED_SECONDS", 3600.0)
@@ -287,7 +283,7 @@ def test_a_manifest_that_changed_just_now_is_read_at_each_request(
     assert read == [own_root / "alto" / "1" / MANIFEST]
 
 
-def test_a_model_with_a_broken_backend_is_loaded_again(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_model_with_a_broken_backend_is_loaded_again(make_cache: MakeCache, load: Loader) -> None:
     executors: list[Any] = []
 
     def load_faulty(dir: Path, backend: str, *, precision: Any) -> Vocoder:
@@ -310,7 +306,7 @@ def test_a_model_with_a_broken_backend_is_loaded_again(make_cache: Callable[...,
 
 
 def test_a_request_waits_for_at_most_load_seconds_and_a_hanging_load_can_be_discarded(
-    make_cache: Callable[..., ModelCache], load: Loader
+    make_cache: MakeCache, load: Loader
 ) -> None:
     cache = make_cache(2, load_seconds=0.01)
     gate = load.gate("alto")
@@ -323,7 +319,7 @@ def test_a_request_waits_for_at_most_load_seconds_and_a_hanging_load_can_be_disc
     load.wait_for_closed(alto=1)
 
 
-def test_a_cache_that_drains_keeps_leases_and_refuses_requests(make_cache: Callable[..., ModelCache]) -> None:
+def test_a_cache_that_drains_keeps_leases_and_refuses_requests(make_cache: MakeCache) -> None:
     cache = make_cache(2)
     lease = cache.acquire("alto")
     assert cache.state == "ready"

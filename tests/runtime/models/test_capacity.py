@@ -23,10 +23,10 @@ from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
+MakeCache = Callable[..., ModelCache]
 
-def test_the_least_recently_used_model_is_evicted_and_closed(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+
+def test_the_least_recently_used_model_is_evicted_and_closed(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2)
     with cache.borrow("alto"), cache.borrow("bass") as bass:
         pass
@@ -40,9 +40,7 @@ def test_the_least_recently_used_model_is_evicted_and_closed(
     assert statistics.bytes == 2 * SIZE <= statistics.capacity_bytes
 
 
-def test_a_model_in_use_is_kept_beyond_the_capacity_until_it_is_not(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_a_model_in_use_is_kept_beyond_the_capacity_until_it_is_not(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(1)
     first, second = cache.acquire("alto"), cache.acquire("bass")
     statistics = cache.statistics()
@@ -56,9 +54,7 @@ def test_a_model_in_use_is_kept_beyond_the_capacity_until_it_is_not(
     assert in_memory(cache) == {"bass"}
 
 
-def test_a_request_is_refused_if_models_in_use_leave_no_room(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_a_request_is_refused_if_models_in_use_leave_no_room(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2, over_capacity="refuse")
     use(cache, "alto")
     with cache.borrow("bass"), cache.borrow("cello"):
@@ -74,7 +70,7 @@ def test_a_request_is_refused_if_models_in_use_leave_no_room(
 
 @pytest.mark.parametrize("waiting", [1, 3])
 def test_a_model_that_is_larger_than_estimated_is_refused(
-    make_cache: Callable[..., ModelCache], load: Loader, root: Path, waiting: int
+    make_cache: MakeCache, load: Loader, root: Path, waiting: int
 ) -> None:
     cache = make_cache(1.5, over_capacity="refuse", load=lambda *a, **k: _of_batch(64, load(*a, **k)))
     gate = load.gate("alto")
@@ -94,7 +90,7 @@ def _of_batch(batch: int, vocoder: Vocoder) -> Vocoder:
     return vocoder
 
 
-def test_a_model_larger_than_the_cache_is_refused_or_alone_in_it(make_cache: Callable[..., ModelCache]) -> None:
+def test_a_model_larger_than_the_cache_is_refused_or_alone_in_it(make_cache: MakeCache) -> None:
     with pytest.raises(ModelCacheFullError, match="alto"):
         make_cache(0.5, over_capacity="refuse").acquire("alto")
     cache = make_cache(0.5)
@@ -124,7 +120,7 @@ def test_the_capacity_includes_the_conditioning_of_vocoders(root: Path) -> None:
 
 @pytest.mark.parametrize("preheat_concurrency", [0, 2])
 def test_with_many_threads_no_model_is_closed_in_use_and_the_capacity_holds(
-    make_cache: Callable[..., ModelCache], load: Loader, preheat_concurrency: int
+    make_cache: MakeCache, load: Loader, preheat_concurrency: int
 ) -> None:
     cache = make_cache(2, preheat_concurrency=preheat_concurrency)
     expected = Vocoder.load(shipped_voice(), "onnxruntime", threads=1).vocode(MEL, seed=5)

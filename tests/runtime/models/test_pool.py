@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from manual_clock import Clock
 
-from wavernn_trt.runtime.errors import ClosedError, LoadTimeoutError
 from wavernn_trt.runtime.models import lease as lease_module
 from wavernn_trt.runtime.models.lease import Lease, PooledModel
 from wavernn_trt.runtime.models.pool import ModelPool
@@ -92,38 +91,6 @@ def test_a_model_that_is_retired_at_once_goes_to_its_waiters_and_is_closed_after
     model.closed_by.result(PATIENCE)
 
 
-def test_a_pool_that_closes_during_a_load_closes_the_model_after_the_request_that_waits_for_it(
-    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
-) -> None:
-    waiting = requests.submit(load, pool, source)
-    assert source.begun.acquire(timeout=PATIENCE)
-    pool.close()
-    source.gate.set()
-    with waiting.result(PATIENCE) as lease:
-        assert not source.loaded[0].closed_by.done()
-        assert lease.vocoder is source.loaded[0]
-    source.loaded[0].closed_by.result(PATIENCE)
-    with pytest.raises(ClosedError, match="the pool is closed"):
-        load(pool, source)
-
-
-def test_requests_time_out_during_a_load_that_hangs_and_it_is_used_when_it_ends(
-    pool: ModelPool[str, Model], source: Source, clock: Clock, requests: ThreadPoolExecutor
-) -> None:
-    waiting = requests.submit(load, pool, source)
-    assert source.begun.acquire(timeout=PATIENCE)
-    clock.now = PATIENCE
-    for _ in range(2):
-        with pytest.raises(LoadTimeoutError, match="a was not loaded within 60 s"):
-            load(pool, source)
-    assert len(pool.loads) == 1  # no second load begins
-    source.gate.set()
-    waiting.result(PATIENCE).close()
-    with load(pool, source) as lease:
-        assert lease.vocoder is source.loaded[0]
-    assert len(source.loaded) == 1
-
-
 def test_a_discarded_load_is_for_its_waiters_only(
     pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
 ) -> None:
@@ -156,25 +123,6 @@ def test_a_model_is_closed_and_its_memory_freed_in_the_background(
         pool.retire(pool.models["a"])
     assert source.loaded[0].closed_by.result(PATIENCE) is given_back.result(PATIENCE)
     assert given_back.result() is not threading.current_thread()
-
-
-def test_a_draining_pool_serves_admitted_requests_and_refuses_others(
-    pool: ModelPool[str, Model], source: Source, requests: ThreadPoolExecutor
-) -> None:
-    source.gate.set()
-    assert pool.state == "ready"
-    with pool.request():
-        with load(pool, source):
-            assert not pool.drain(0)
-            assert pool.state == "draining"
-            with pytest.raises(ClosedError, match="the pool is draining"), pool.request():
-                pass
-        with load(pool, source):  # another lease of the same request
-            drained = requests.submit(pool.drain, PATIENCE)
-        assert not drained.done()
-    assert drained.result(PATIENCE)
-    pool.close()
-    assert pool.state == "closed"
 
 
 def test_if_no_thread_can_be_started_the_request_does_the_work(

@@ -16,6 +16,7 @@ from wavernn_trt.runtime.models.cache import ModelCache
 from wavernn_trt.runtime.models.preheating import AccessHeat
 from wavernn_trt.runtime.models.source import ModelKey
 
+MakeCache = Callable[..., ModelCache]
 ALTO, BASS = ModelKey("alto", "1"), ModelKey("bass", "1")
 
 
@@ -52,9 +53,7 @@ def test_heat_keeps_the_most_requested_of_many_models() -> None:
     assert heat.counts()[ALTO] == 2.0
 
 
-def test_preheated_models_are_in_memory_when_they_are_requested(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_preheated_models_are_in_memory_when_they_are_requested(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=2)
     preloads = cache.preheat([ModelKey("alto"), ModelKey("bass"), ModelKey("cello")])
     assert [preload.result(PATIENCE) for preload in preloads] == [True, True, False]  # all are requested equally often
@@ -65,9 +64,7 @@ def test_preheated_models_are_in_memory_when_they_are_requested(
     assert [preload.result(PATIENCE) for preload in cache.preheat([ModelKey("alto")])] == [True]
 
 
-def test_the_number_of_models_preheated_at_a_time_is_bounded(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_the_number_of_models_preheated_at_a_time_is_bounded(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(4, preheat_concurrency=2)
     gates = [load.gate(name) for name in NAMES]
     preloads = cache.preheat(map(ModelKey, NAMES))
@@ -81,7 +78,7 @@ def test_the_number_of_models_preheated_at_a_time_is_bounded(
     assert all(preload.result(PATIENCE) for preload in preloads)
 
 
-def test_a_request_waits_for_the_preheating_of_its_model(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_request_waits_for_the_preheating_of_its_model(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=1)
     gate = load.gate("alto")
     (preload,) = cache.preheat([ModelKey("alto")])
@@ -96,9 +93,7 @@ def test_a_request_waits_for_the_preheating_of_its_model(make_cache: Callable[..
     lease.result().close()
 
 
-def test_preheating_begins_when_no_request_waits_for_a_model(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_preheating_begins_when_no_request_waits_for_a_model(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(3, preheat_concurrency=1)
     gate = load.gate("alto")
     with ThreadPoolExecutor(1) as pool:
@@ -112,9 +107,7 @@ def test_preheating_begins_when_no_request_waits_for_a_model(
     assert load.begun == ["alto", "bass"]
 
 
-def test_a_request_takes_the_room_of_a_model_that_is_being_preheated(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_a_request_takes_the_room_of_a_model_that_is_being_preheated(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(1, preheat_concurrency=1, over_capacity="refuse")
     gate = load.gate("alto")
     (preload,) = cache.preheat([ModelKey("alto")])
@@ -127,9 +120,7 @@ def test_a_request_takes_the_room_of_a_model_that_is_being_preheated(
     assert (cache.statistics().refused, cache.statistics().over_capacity) == (0, 0)
 
 
-def test_the_most_requested_model_is_loaded_again_in_the_background(
-    make_cache: Callable[..., ModelCache], load: Loader
-) -> None:
+def test_the_most_requested_model_is_loaded_again_in_the_background(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=1)
     use(cache, *["alto", "bass"] * 4)
     use(cache, "cello")  # evicts alto, which is requested four times as often
@@ -139,16 +130,14 @@ def test_the_most_requested_model_is_loaded_again_in_the_background(
     assert load.begun == ["alto", "bass", "cello", "alto"]
 
 
-def test_equally_requested_models_do_not_evict_each_other(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_equally_requested_models_do_not_evict_each_other(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(2, preheat_concurrency=1)
     use(cache, "alto", "bass", "alto", "bass", "cello", "cello")
     until(lambda: not loading())
     assert load.begun == ["alto", "bass", "cello"]
 
 
-def test_preheating_of_a_damaged_model_is_not_repeated(
-    make_cache: Callable[..., ModelCache], load: Loader, own_root: Path
-) -> None:
+def test_preheating_of_a_damaged_model_is_not_repeated(make_cache: MakeCache, load: Loader, own_root: Path) -> None:
     cache = make_cache(2, models=own_root, preheat_concurrency=1)
     use(cache, "alto", "alto")
     (own_root / "alto" / "1" / WEIGHTS).write_bytes(b"")
@@ -160,7 +149,7 @@ def test_preheating_of_a_damaged_model_is_not_repeated(
     assert load.begun == ["alto", "alto"]
 
 
-def test_a_cancelled_preload_is_skipped(make_cache: Callable[..., ModelCache], load: Loader) -> None:
+def test_a_cancelled_preload_is_skipped(make_cache: MakeCache, load: Loader) -> None:
     cache = make_cache(3, preheat_concurrency=1)
     gate = load.gate("alto")
     first, second, third = cache.preheat([ModelKey("alto"), ModelKey("bass"), ModelKey("cello")])
@@ -171,6 +160,6 @@ def test_a_cancelled_preload_is_skipped(make_cache: Callable[..., ModelCache], l
     assert load.begun == ["alto", "cello"]
 
 
-def test_preheating_is_refused_where_it_is_switched_off(make_cache: Callable[..., ModelCache]) -> None:
+def test_preheating_is_refused_where_it_is_switched_off(make_cache: MakeCache) -> None:
     with pytest.raises(VocoderError, match="preheat_concurrency: found 0"):
         make_cache(1).preheat([ModelKey("alto")])

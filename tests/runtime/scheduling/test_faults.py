@@ -276,13 +276,6 @@ def test_labels_survive_the_loss_of_a_lane(
     assert (counted.lost_lanes, counted.restarted, counted.done) == (1, 1, 1)
 
 
-def test_labels_end_if_the_executor_hangs(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
-    vocoder = make_vocoder(1, hang_seconds=0.2)
-    held.hold()
-    with pytest.raises(ExecutorError, match=r"does not answer; it had 0\.2 s"):
-        vocoder.labels(mel_of(2))
-
-
 def test_a_failing_progress_callback_ends_its_own_utterance_only(
     make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel
 ) -> None:
