@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
 from wavernn_trt.runtime.executors import device, plan_choice, tensorrt_executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
-from wavernn_trt.runtime.vocoder import shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 HERE = Path(__file__).resolve().parent
 GPU = Gpu("NVIDIA Pretended 4000", 89)
@@ -65,6 +66,19 @@ def small_checkpoint(reference: ModuleType) -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def voice() -> ModelDirectory:
     return open_model_directory(shipped_voice())
+
+
+@pytest.fixture
+def voice_copy(tmp_path: Path) -> Path:
+    """A copy of the shipped voice, to change."""
+    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[Vocoder]:
+    """The shipped voice with one slot on one thread."""
+    with Vocoder.load(backend="onnxruntime", batch=1, threads=1) as vocoder:
+        yield vocoder
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
-def plain() -> Vocoder:
-    return Vocoder.load(backend="onnxruntime", batch=1, threads=1)
-
-
-@pytest.fixture(scope="module")
 def mel_of() -> MakeMel:
     def make(frames: int, seed: int) -> NDArray[np.float32]:
         return np.random.default_rng(seed).uniform(-1, 0, (80, frames)).astype(np.float32)

@@ -246,6 +246,15 @@ def test_folds_of_any_length_cover_the_utterance(
     assert np.isfinite(waveform).all()
 
 
+def test_the_first_fold_has_the_samples_of_the_whole_until_its_crossfade(
+    tiny_vocoder: Vocoder, tiny_mel: MakeMel
+) -> None:
+    mel = tiny_mel(26)
+    whole, folded = tiny_vocoder.vocode(mel), tiny_vocoder.vocode(mel, fold=26 * HOP // 2, overlap=100)
+    assert np.array_equal(folded[: 13 * HOP], whole[: 13 * HOP])
+    assert not np.array_equal(folded, whole)
+
+
 def test_a_batch_of_folded_utterances_is_bit_for_bit_each_alone(
     tiny_vocoder_of_three: Vocoder, tiny_mel: MakeMel
 ) -> None:

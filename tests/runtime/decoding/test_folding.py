@@ -38,6 +38,17 @@ def test_squared_gains_sum_to_one_everywhere(steps: int, target: int, data: st.D
     np.testing.assert_allclose(power, 1, atol=1e-12)
 
 
+@given(steps=st.integers(1, 600), target=st.integers(8, 400), data=st.data())
+def test_samples_outside_crossfades_are_joined_at_their_own_steps(steps: int, target: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, target // 2))
+    folds = plan_folds(steps, target, overlap)
+    joined = join_folds(folds, [np.arange(fold.first, fold.stop, dtype=np.float64) for fold in folds])
+    outside = np.ones(steps, bool)
+    for fold in folds[1:]:
+        outside[fold.start : fold.start + overlap] = False
+    assert np.array_equal(joined[outside], np.arange(steps)[outside])
+
+
 def test_noise_keeps_its_level_across_crossfades() -> None:
     random = np.random.default_rng(0)
     folds = plan_folds(400_000, 2000, 500)

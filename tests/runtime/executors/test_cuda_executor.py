@@ -1,13 +1,12 @@
-"""The ``cuda`` executor: its parts that need no GPU, and the whole of it on a GPU.
+"""The parts of the ``cuda`` executor that need no GPU.
 
-tests/plugins/kernels/test_pretended_driver.py runs the whole on a pretended driver.
+The whole is tested in tests/gpu/test_backend.py and, without a GPU, tests/plugins/kernels/test_pretended_driver.py.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,20 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, driver_state
+from wavernn_trt.engines.gpu import DriverState
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision, padded_weight
-from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
-from wavernn_trt.runtime.load_options import LoadOptions
-from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
 from wavernn_trt.runtime.executors import cuda_executor, onnx_runtime
-from wavernn_trt.runtime.executors.cuda_executor import open_cuda, require_machine
+from wavernn_trt.runtime.executors.cuda_executor import require_machine
 from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, read_decoder
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
-STEPS, BATCH = 50, 2
-MEL = np.load(shipped_voice().parent / "sample_mel.npy")
+STEPS = 50
 
 
 def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
@@ -107,46 +101,3 @@ def test_a_conditioner_that_falls_back_to_the_cpu_warns(
     conditioner = cuda_executor._open_conditioner(voice, threads=1)
     assert conditioner.provider == "CPUExecutionProvider"
     assert "mels are conditioned on the CPU: onnxruntime-gpu is here" in caplog.text
-
-
-# With a GPU.
-
-
-@pytest.fixture(scope="module")
-def cubins(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    return KernelCache(tmp_path_factory.mktemp("cubins"))
-
-
-@pytest.fixture
-def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precision], Vocoder]:
-    """A function precision -> the shipped voice in the kernel, in chunks of few steps."""
-    state = driver_state()
-    if state.reason is not None:
-        pytest.skip(f"needs a GPU: {state.reason}")
-
-    def make(precision: Precision) -> Vocoder:
-        executor, kernel = open_cuda(voice, LoadOptions(precision=precision, batch=BATCH), state, cubins, steps=STEPS)
-        return Vocoder(LoadedModel.of(voice, executor, kernel))
-
-    return make
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_on_a_gpu_the_first_labels_are_the_cpu_s(
-    on_the_gpu: Callable[[Precision], Vocoder], precision: Precision
-) -> None:
-    with Vocoder.load(backend="onnxruntime", threads=1) as reference, on_the_gpu(precision) as vocoder:
-        found, expected = (one.labels(MEL[:, 40:41], seed=1) for one in (vocoder, reference))
-    assert (found == expected).cumprod().sum() > {"fp32": 100, "fp16": 20}[precision]
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_utterances_have_the_same_bits_alone_together_and_as_streams(
-    on_the_gpu: Callable[[Precision], Vocoder],
-) -> None:
-    mels = [MEL[:, first : first + 1] for first in (0, 20, 40)]
-    with on_the_gpu("fp16") as vocoder:
-        together = vocoder.vocode_batch(mels, seeds=range(3))
-        assert np.array_equal(vocoder.vocode(mels[1], seed=1), together[1])
-        assert np.array_equal(np.concatenate(list(vocoder.stream(mels[2], seed=2))), together[2])

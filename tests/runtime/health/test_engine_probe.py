@@ -38,12 +38,6 @@ def probed(path: Path, backend: str = "onnxruntime") -> ProbeResult:
         return probe(vocoder)
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the shipped voice, to damage."""
-    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
-
-
 @pytest.mark.parametrize(
     ("layout", "precision"),
     [
@@ -112,11 +106,11 @@ def test_a_damaged_engine_is_found(name: str, voice: ModelDirectory) -> None:
     assert "build the engine again" in result.reason
 
 
-def test_an_engine_whose_directory_is_damaged_later_does_not_pass(copy: Path) -> None:
+def test_an_engine_whose_directory_is_damaged_later_does_not_pass(voice_copy: Path) -> None:
     """The reference for an engine's samples is loaded from the directory, with all checks."""
-    with engine.vocoder(open_model_directory(copy), "fp16") as vocoder:
+    with engine.vocoder(open_model_directory(voice_copy), "fp16") as vocoder:
         assert probe(vocoder).passed
-        (copy / WEIGHTS).write_bytes(b"")
+        (voice_copy / WEIGHTS).write_bytes(b"")
         assert "decoder.weights is damaged" in probe(vocoder).reason
 
 
@@ -169,13 +163,13 @@ def test_the_reference_of_a_quantised_voice_passes(quantised: MakeQuantised) -> 
     assert result.logits_error > 0.1
 
 
-def test_the_wider_bounds_hold_for_quantised_voices_only(copy: Path, quantised: MakeQuantised) -> None:
+def test_the_wider_bounds_hold_for_quantised_voices_only(voice_copy: Path, quantised: MakeQuantised) -> None:
     """Quantised files with a configuration that does not mention it fail."""
-    shutil.copyfile(shipped_voice() / "config.json", copy / "config.json")
+    shutil.copyfile(shipped_voice() / "config.json", voice_copy / "config.json")
     for name in ("decoder_loop.onnx", "teacher_forced.onnx", "decoder.onnx", WEIGHTS):
-        shutil.copyfile(quantised("int8", False).file(name), copy / name)
-    write_manifest(copy)
-    result = probed(copy)
+        shutil.copyfile(quantised("int8", False).file(name), voice_copy / name)
+    write_manifest(voice_copy)
+    result = probed(voice_copy)
     assert not result.passed
     assert "logits differ by" in result.reason
 

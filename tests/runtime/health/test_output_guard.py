@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -32,12 +31,6 @@ MIXTURE = dataclasses.replace(MODEL, family="coqui", output="logistic_mixture", 
 
 
 @pytest.fixture(scope="module")
-def voice() -> Iterator[Vocoder]:
-    with Vocoder.load(backend="onnxruntime", threads=1) as vocoder:
-        yield vocoder
-
-
-@pytest.fixture(scope="module")
 def speech() -> NDArray[np.float32]:
     """The mel of three seconds of a recording."""
     path = resources.files("wavernn_trt.runtime") / "voices" / "sample_mel.npy"
@@ -60,28 +53,28 @@ def watched(guard: OutputGuard, samples: NDArray[Any], size: int = CHUNK) -> int
 
 
 @pytest.mark.parametrize("size", [100, 5000])
-def test_speech_passes(voice: Vocoder, speech: NDArray[np.float32], size: int) -> None:
-    labels = voice.labels(speech[:, :120], seed=3)
+def test_speech_passes(plain: Vocoder, speech: NDArray[np.float32], size: int) -> None:
+    labels = plain.labels(speech[:, :120], seed=3)
     assert watched(OutputGuard(MODEL, AUDIO, speech), labels, size) is None
 
 
-def test_recordings_pass(voice: Vocoder, shared_data: Path) -> None:
+def test_recordings_pass(plain: Vocoder, shared_data: Path) -> None:
     recording, rate = soundfile.read(shared_data / "ljspeech" / "LJ001-0002.flac")
-    mel = voice.mel(recording, rate)
-    assert watched(OutputGuard(MODEL, AUDIO, mel), voice.labels(mel, seed=1)) is None
+    mel = plain.mel(recording, rate)
+    assert watched(OutputGuard(MODEL, AUDIO, mel), plain.labels(mel, seed=1)) is None
 
 
 @pytest.mark.parametrize("what", ["silence", "noise", "loudest", "hum", "step"])
-def test_waveforms_of_other_mels_pass(voice: Vocoder, what: str) -> None:
+def test_waveforms_of_other_mels_pass(plain: Vocoder, what: str) -> None:
     random = np.random.default_rng(0)
     mel = {
         "silence": lambda: level(-1.0, 100),
         "noise": lambda: random.uniform(-1, 0, (80, 100)).astype(np.float32),
         "loudest": lambda: level(0.0, 100),
-        "hum": lambda: voice.mel(0.5 * np.sin(2 * np.pi * 50 * np.arange(RATE) / RATE), RATE),
-        "step": lambda: voice.mel(np.full(RATE, 0.5), RATE),
+        "hum": lambda: plain.mel(0.5 * np.sin(2 * np.pi * 50 * np.arange(RATE) / RATE), RATE),
+        "step": lambda: plain.mel(np.full(RATE, 0.5), RATE),
     }[what]()
-    assert watched(OutputGuard(MODEL, AUDIO, mel), voice.labels(mel, seed=2)) is None
+    assert watched(OutputGuard(MODEL, AUDIO, mel), plain.labels(mel, seed=2)) is None
 
 
 def test_digital_silence_may_last(speech: NDArray[np.float32]) -> None:
@@ -112,8 +105,8 @@ def test_a_constant_extreme_value_is_not_silence(label: int) -> None:
     assert watched(OutputGuard(MODEL, AUDIO, level(-1.0)), constant[: LONGEST - 1]) is None
 
 
-def test_a_waveform_that_becomes_constant_is_found(voice: Vocoder, speech: NDArray[np.float32]) -> None:
-    labels = voice.labels(speech[:, :60], seed=3)
+def test_a_waveform_that_becomes_constant_is_found(plain: Vocoder, speech: NDArray[np.float32]) -> None:
+    labels = plain.labels(speech[:, :60], seed=3)
     stuck = np.concatenate([labels, np.full(2 * LONGEST, labels[-1])])
     loud = np.concatenate([speech[:, :60], level(-0.3, 40)], axis=1)
     found = watched(OutputGuard(MODEL, AUDIO, loud), stuck)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,6 @@ from wavernn_trt.runtime.vocoder import DEFAULT_LIMITS, Vocoder, shipped_voice
 SmallDirectory = Callable[[str], ModelDirectory]
 
 
-@pytest.fixture(scope="module")
-def shipped() -> Iterator[Vocoder]:
-    with Vocoder.load(backend="onnxruntime", threads=1) as vocoder:
-        yield vocoder
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the shipped voice, to damage."""
-    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
-
-
 def probed(path: Path, backend: str = "onnxruntime") -> ProbeResult:
     with Vocoder.load(path, backend, threads=1) as vocoder:
         return probe(vocoder)
@@ -58,14 +45,14 @@ def with_executor(directory: ModelDirectory, executor: Any, limits: SchedulerLim
     return Vocoder(LoadedModel.of(directory, executor), limits=limits)
 
 
-def test_the_shipped_voice_passes(shipped: Vocoder) -> None:
-    result = probe(shipped)
+def test_the_shipped_voice_passes(plain: Vocoder) -> None:
+    result = probe(plain)
     assert result.passed, result.reason
     assert result.reason == ""
     assert result.bits == pytest.approx(result.expected_bits, abs=1e-4)
     assert result.displacement < 1e-6
     assert 0 < result.logits_error < 1e-3
-    assert result == dataclasses.replace(probe(shipped), seconds=result.seconds)  # probes can be repeated
+    assert result == dataclasses.replace(probe(plain), seconds=result.seconds)  # probes can be repeated
 
 
 def test_the_reference_itself_passes() -> None:
@@ -94,58 +81,58 @@ def largest_recurrent_weight(path: Path) -> int:
 
 
 @pytest.mark.parametrize("bit", [7, 6, 4], ids=["sign", "highest of the exponent", "middle of the exponent"])
-def test_a_flipped_bit_is_found_even_if_the_hash_matches(copy: Path, bit: int) -> None:
+def test_a_flipped_bit_is_found_even_if_the_hash_matches(voice_copy: Path, bit: int) -> None:
     pytest.importorskip("onnx", reason="the weight to flip is looked up in the graph")
-    where = largest_recurrent_weight(copy) + 3
-    content = bytearray((copy / WEIGHTS).read_bytes())
+    where = largest_recurrent_weight(voice_copy) + 3
+    content = bytearray((voice_copy / WEIGHTS).read_bytes())
     content[where] ^= 1 << bit
-    (copy / WEIGHTS).write_bytes(content)
+    (voice_copy / WEIGHTS).write_bytes(content)
     with pytest.raises(ModelDirectoryError, match="SHA-256"):
-        open_model_directory(copy)
-    write_manifest(copy)
-    result = probed(copy)
+        open_model_directory(voice_copy)
+    write_manifest(voice_copy)
+    result = probed(voice_copy)
     assert not result.passed
     assert "copy the directory again" in result.reason
 
 
 @pytest.mark.parametrize("damage", ["NaN", "zeros", "rows off by one"])
-def test_damaged_weights_are_found_even_if_the_hash_matches(copy: Path, damage: str) -> None:
-    weights = np.fromfile(copy / WEIGHTS, np.float32)
+def test_damaged_weights_are_found_even_if_the_hash_matches(voice_copy: Path, damage: str) -> None:
+    weights = np.fromfile(voice_copy / WEIGHTS, np.float32)
     if damage == "NaN":
         weights[len(weights) // 2] = np.nan
     elif damage == "zeros":
         weights[: len(weights) // 4] = 0
     else:
         weights = np.roll(weights, 256)
-    weights.tofile(copy / WEIGHTS)
-    write_manifest(copy)
-    assert not probed(copy).passed
+    weights.tofile(voice_copy / WEIGHTS)
+    write_manifest(voice_copy)
+    assert not probed(voice_copy).passed
 
 
-def test_a_damaged_conditioner_is_found(copy: Path) -> None:
+def test_a_damaged_conditioner_is_found(voice_copy: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the conditioner's graph is edited")
-    model = onnx.load(copy / "conditioner.onnx")
+    model = onnx.load(voice_copy / "conditioner.onnx")
     tensor = max(model.graph.initializer, key=lambda one: len(one.raw_data))
     tensor.raw_data = bytes(len(tensor.raw_data))
-    onnx.save(model, copy / "conditioner.onnx")
-    write_manifest(copy)
-    result = probed(copy)
+    onnx.save(model, voice_copy / "conditioner.onnx")
+    write_manifest(voice_copy)
+    result = probed(voice_copy)
     assert not result.passed
     assert "logits differ by" in result.reason
 
 
-def test_a_decoder_that_differs_from_the_teacher_forced_graph_is_found(copy: Path) -> None:
+def test_a_decoder_that_differs_from_the_teacher_forced_graph_is_found(voice_copy: Path) -> None:
     """The logits are right and the samples are not: the last layer's bias of the decoder's loop is rotated."""
     onnx = pytest.importorskip("onnx", reason="the decoder's graph is edited")
-    model = onnx.load(copy / "decoder_loop.onnx", load_external_data=False)
+    model = onnx.load(voice_copy / "decoder_loop.onnx", load_external_data=False)
     scan = next(node for node in model.graph.node if node.op_type == "Scan")
     body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
     bias = next(t for t in (*model.graph.initializer, *body.initializer) if list(t.dims) == [256])
-    values = np.roll(onnx.numpy_helper.to_array(bias, str(copy)), 40)
+    values = np.roll(onnx.numpy_helper.to_array(bias, str(voice_copy)), 40)
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    onnx.save(model, copy / "decoder_loop.onnx")
-    write_manifest(copy)
-    result = probed(copy)
+    onnx.save(model, voice_copy / "decoder_loop.onnx")
+    write_manifest(voice_copy)
+    result = probed(voice_copy)
     assert not result.passed
     assert result.bits == pytest.approx(result.expected_bits, abs=1e-4)
     assert "onnxruntime draws samples that its random numbers do not select" in result.reason
@@ -161,15 +148,15 @@ def test_a_decoder_that_differs_from_the_teacher_forced_graph_is_found(copy: Pat
         (PROBE, "missing"),
     ],
 )
-def test_a_damaged_file_is_found_before_anything_runs(copy: Path, name: str, damage: str) -> None:
-    content = bytearray((copy / name).read_bytes())
+def test_a_damaged_file_is_found_before_anything_runs(voice_copy: Path, name: str, damage: str) -> None:
+    content = bytearray((voice_copy / name).read_bytes())
     if damage == "missing":
-        (copy / name).unlink()
+        (voice_copy / name).unlink()
     else:
         content[len(content) // 2] ^= 1
-        (copy / name).write_bytes(content[: -1 if damage == "truncated" else None])
+        (voice_copy / name).write_bytes(content[: -1 if damage == "truncated" else None])
     with pytest.raises(ModelDirectoryError, match=r"missing|bytes|SHA-256"):
-        wavernn_trt.load(copy, "onnxruntime")
+        wavernn_trt.load(voice_copy, "onnxruntime")
 
 
 @pytest.mark.parametrize(
@@ -233,20 +220,20 @@ def test_a_class_that_the_model_does_not_have_is_found(small_directory: SmallDir
         assert require_probe(vocoder).passed
 
 
-def test_a_record_damaged_while_the_model_is_in_use_is_found(copy: Path) -> None:
-    with Vocoder.load(copy, "onnxruntime", threads=1) as vocoder:
+def test_a_record_damaged_while_the_model_is_in_use_is_found(voice_copy: Path) -> None:
+    with Vocoder.load(voice_copy, "onnxruntime", threads=1) as vocoder:
         assert probe(vocoder).passed
-        (copy / PROBE).write_bytes(b"")
+        (voice_copy / PROBE).write_bytes(b"")
         result = probe(vocoder)
     assert not result.passed
     assert "SHA-256" in result.reason
     assert np.isnan(result.bits)
 
 
-def test_a_directory_of_an_earlier_version_decodes_and_cannot_be_probed(copy: Path) -> None:
-    (copy / PROBE).unlink()
-    write_manifest(copy)
-    with Vocoder.load(copy, "onnxruntime", threads=1) as vocoder:
+def test_a_directory_of_an_earlier_version_decodes_and_cannot_be_probed(voice_copy: Path) -> None:
+    (voice_copy / PROBE).unlink()
+    write_manifest(voice_copy)
+    with Vocoder.load(voice_copy, "onnxruntime", threads=1) as vocoder:
         assert len(vocoder.vocode(np.full((80, 2), -0.5, np.float32))) == 400
         with pytest.raises(NoProbeError, match=r"wavernn-trt export .* --overwrite"):
             probe(vocoder)
@@ -255,10 +242,10 @@ def test_a_directory_of_an_earlier_version_decodes_and_cannot_be_probed(copy: Pa
 @pytest.mark.parametrize(
     "content", ["", "[]", "\xff", '{"quantization": 3}', '{"quantization": {"products": {"a": 1}}}']
 )
-def test_a_configuration_damaged_while_the_model_is_in_use_is_found(copy: Path, content: str) -> None:
-    with Vocoder.load(copy, "onnxruntime", threads=1) as vocoder:
-        (copy / "config.json").write_text(content, encoding="latin-1")
-        write_manifest(copy)
+def test_a_configuration_damaged_while_the_model_is_in_use_is_found(voice_copy: Path, content: str) -> None:
+    with Vocoder.load(voice_copy, "onnxruntime", threads=1) as vocoder:
+        (voice_copy / "config.json").write_text(content, encoding="latin-1")
+        write_manifest(voice_copy)
         result = probe(vocoder)
     assert not result.passed
     assert "config.json is damaged" in result.reason
@@ -270,10 +257,10 @@ def test_a_checkpoint_cannot_be_probed(tiny_vocoder: Vocoder, tmp_path: Path) ->
         probe(vocoder)
 
 
-def test_a_probe_does_not_change_what_is_decoded_at_the_same_time(shipped: Vocoder) -> None:
+def test_a_probe_does_not_change_what_is_decoded_at_the_same_time(plain: Vocoder) -> None:
     mel = np.random.default_rng(0).uniform(-1, -0.3, (80, 12)).astype(np.float32)
-    alone = shipped.vocode(mel, seed=5)
-    tickets = [shipped.submit(wavernn_trt.Request(mel, seed=5)) for _ in range(3)]
-    assert probe(shipped).passed
+    alone = plain.vocode(mel, seed=5)
+    tickets = [plain.submit(wavernn_trt.Request(mel, seed=5)) for _ in range(3)]
+    assert probe(plain).passed
     for ticket in tickets:
         np.testing.assert_array_equal(ticket.result(timeout=60), alone)

@@ -97,22 +97,6 @@ def test_every_file_has_the_waveform_it_has_alone_and_results_come_as_files_end(
     assert watched.steps == sum(result.samples for result in results)
 
 
-def test_several_runs_share_a_vocoder(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
-    jobs = mels(12)
-    ended: list[JobResult] = []
-
-    def run(share: list[Job]) -> None:
-        ended.extend(run_jobs(tiny_vocoder_of_three, share, FLOATING, Watched()))
-
-    threads = [threading.Thread(target=run, args=(jobs[first::3],)) for first in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
-    assert sorted(result.job.input for result in ended) == [job.input for job in jobs]
-    assert {result.status for result in ended} == {"done"}
-
-
 def test_no_more_files_are_read_than_may_be_in_flight(mels: MakeJobs, tiny_vocoder_of_three: Vocoder) -> None:
     jobs, most, read, taken = mels(60, frames=(2,)), InFlightLimit(3).files, 0, 0
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from audio_conventions import COQUI, PUBLISHED, RTVC, SHIPPED
 from numpy.typing import NDArray
 
 from wavernn_trt.export.config import AudioConfig
@@ -23,22 +24,7 @@ from wavernn_trt.runtime.vocoder import Vocoder
 
 Array = NDArray[Any]
 SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
-COQUI = AudioConfig(22050, 256, 1024, 1024, pad_mode="reflect", reference_db=20.0, mel_range=(-4.0, 4.0))
-MODELS = {
-    "univoc": AudioConfig(
-        16000, 200, 800, 2048, mel_norm="sum", fmin=50.0, preemphasis=0.97, reference_db=20.0, min_level_db=-80.0,
-        mel_range=(-1.0, 0.0), clip_high=False,
-    ),
-    "shipped": AudioConfig(
-        16000, 200, 800, 2048, fmin=50.0, preemphasis=0.97, reference_db=20.0, min_level_db=-80.0,
-        mel_range=(-1.0, 0.0), clip_high=False,
-    ),
-    "fatchord": AudioConfig(22050, 275, 1100, 2048, fmin=40.0),
-    "coqui": COQUI,
-    "turian": AudioConfig(16000, 200, 800, 2048, fmin=95.0, fmax=7600.0, reference_db=20.0, mel_range=(-4.0, 4.0)),
-    "rtvc": AudioConfig(16000, 200, 800, 800, fmin=55.0, fmax=7600.0, reference_db=20.0, mel_range=(-1.0, 1.0)),
-    "natural": AudioConfig(22050, 256, 1024, 1024, fmax=8000.0, log="natural"),
-}  # fmt: skip
+MODELS = {**PUBLISHED, "shipped": SHIPPED, "rtvc": RTVC}
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +46,6 @@ def test_a_model_s_own_features_give_no_warning(model: str, speech: tuple[Array,
             check_mel(mel, audio)
             assert mel_warnings(mel, audio) == []
             assert mel_warnings(mel.astype(np.float16), audio) == []
-
-
-def test_the_features_of_thirty_clips_give_no_warning(shared_data: Path) -> None:
-    files = sorted((shared_data / "ljspeech").glob("*.flac"))
-    assert len(files) >= 30
-    for index, file in enumerate(files):
-        waveform, rate = soundfile.read(file, dtype="float32")
-        for name in (list(MODELS)[index % len(MODELS)], list(MODELS)[(index + 3) % len(MODELS)]):
-            mel = features(waveform, rate, MODELS[name])
-            assert mel_warnings(mel, MODELS[name]) == []
-            for start in range(0, mel.shape[1] - 80, 40):
-                assert mel_warnings(mel[:, start : start + 80], MODELS[name]) == []
 
 
 def distinguishable(other: str, model: str) -> bool:

@@ -117,12 +117,6 @@ def make_vocoder(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Call
 
 
 @pytest.fixture(scope="session")
-def plain(directory: ModelDirectory) -> Vocoder:
-    """The same voice on an unchanged executor, with one slot."""
-    return Vocoder.load(directory.path, "onnxruntime", batch=1, threads=1)
-
-
-@pytest.fixture(scope="session")
 def mel_of(directory: ModelDirectory) -> Callable[..., NDArray[np.float32]]:
     """A function (chunks, seed) -> a mel of this number of chunks of 20 ms."""
 

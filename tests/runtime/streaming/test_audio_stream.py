@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavernn_trt.runtime.errors import DeadlineError, VocoderError
-from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream, frame_samples
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder, to_int16
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
@@ -29,12 +28,6 @@ def waveform(count: int, seed: int = 0) -> np.ndarray:
 def write_all(sink: StreamSink, samples: np.ndarray, error: Exception | None = None) -> None:
     sink.write(samples)
     sink.finish(error)
-
-
-def test_the_writing_end_is_a_sink() -> None:
-    stream = AudioStream(16000)
-    sink: Sink = stream.sink
-    assert sink.room() == stream.capacity
 
 
 @pytest.mark.parametrize(("rate", "frame"), [(16000, 320), (22050, 441), (24000, 480), (44100, 882), (25, 1)])
