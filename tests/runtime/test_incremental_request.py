@@ -237,11 +237,11 @@ def test_stopping_closes_the_generator_in_the_reader_s_thread(listener: Listener
 
 
 def test_stopping_does_not_wait_for_an_iterator_that_is_busy(listener: Listener, tiny_mel: MakeMel) -> None:
-    begun, go_on, asked = threading.Event(), threading.Event(), []
+    begun, go_on, requested = threading.Event(), threading.Event(), []
 
     def pieces() -> Iterator[NDArray[np.float32]]:
         for number in range(9):
-            asked.append(number)
+            requested.append(number)
             begun.set()
             assert go_on.wait(SECONDS)
             yield tiny_mel(50)
@@ -252,5 +252,5 @@ def test_stopping_does_not_wait_for_an_iterator_that_is_busy(listener: Listener,
     assert not feed.join(0)
     go_on.set()
     assert feed.join(SECONDS)
-    assert asked == [0]
+    assert requested == [0]
     assert not listener.conditioning.ready(0)  # frames that came later were not conditioned

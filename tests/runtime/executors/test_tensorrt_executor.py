@@ -107,7 +107,7 @@ def test_plans_of_another_model_s_sizes_are_refused(voice: ModelDirectory) -> No
 def test_the_error_of_a_plan_that_does_not_load_has_tensorrt_s_message(
     voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="a real TensorRT is asked to load a file that is no plan")
+    pytest.importorskip("tensorrt_rtx", reason="a real TensorRT loads a file that is no plan")
     from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 
     content = b"this is no plan" * 1000

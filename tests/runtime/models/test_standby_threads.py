@@ -29,11 +29,11 @@ def test_many_requests_load_a_candidate_once(copy: Path, mel: NDArray[np.float32
     found: list[NDArray[np.float32]] = []
     with StandbyVocoder([Candidate("first", load)]) as standbys:
 
-        def ask() -> None:
+        def request() -> None:
             together.wait(WAIT)
             found.append(standbys.vocode(mel, seed=1).waveform)
 
-        threads = [threading.Thread(target=ask) for _ in range(8)]
+        threads = [threading.Thread(target=request) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -53,10 +53,10 @@ def test_a_fault_during_many_requests_is_reported_once_and_all_are_answered(
         standbys.load()
         answers: dict[int, Any] = {}
 
-        def ask(seed: int) -> None:
+        def request(seed: int) -> None:
             answers[seed] = standbys.vocode(mel, seed=seed)
 
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
+        threads = [threading.Thread(target=request, args=(seed,)) for seed in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -159,7 +159,7 @@ def test_every_loaded_vocoder_is_closed_in_the_end(fails: bool, copy: Path, mel:
         return opened[-1]
 
     standbys = StandbyVocoder([Candidate("first", load), Candidate("second", load)], clock=Clock(1000.0))
-    threads = [threading.Thread(target=lambda: ask(standbys, mel, 13 if fails else 0)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: request(standbys, mel, 13 if fails else 0)) for _ in range(8)]
     for thread in threads:
         thread.start()
     assert begun.wait(WAIT)
@@ -174,7 +174,7 @@ def test_every_loaded_vocoder_is_closed_in_the_end(fails: bool, copy: Path, mel:
         assert vocoder.closed.wait(WAIT)
 
 
-def ask(standbys: StandbyVocoder, mel: NDArray[np.float32], seed: int) -> None:
+def request(standbys: StandbyVocoder, mel: NDArray[np.float32], seed: int) -> None:
     with contextlib.suppress(ClosedError, NobodyAnswersError):
         standbys.vocode(mel, seed=seed)
 

@@ -68,7 +68,7 @@ class HeldExecutor(OnnxRuntimeExecutor):
 
 
 class Clock:
-    """The scheduler's clock, which a test moves forward, so that a call hangs only when the test wants it."""
+    """The scheduler's clock, which a test moves forward; a call hangs only when the test decides."""
 
     def __init__(self) -> None:
         self._skipped = 0.0

@@ -153,6 +153,9 @@ def test_an_interrupted_caller_leaves_nothing_in_flight(make_vocoder: MakeVocode
 
     def interrupt() -> None:
         held.wait_for(lambda: held.rows)
+        (utterance,) = vocoder._scheduler._flight.utterances
+        while not utterance.ticket._condition._waiters:  # until the caller waits for the waveform
+            pass
         signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()

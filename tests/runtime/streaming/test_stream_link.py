@@ -55,12 +55,12 @@ def test_a_writer_that_pauses_continues_and_no_samples_are_lost(
 @pytest.mark.parametrize("size", [1, 64])
 def test_no_wake_up_is_lost(frequent_switches: None, size: int) -> None:
     """Both sides wait for each other after every frame, so that one lost wake-up would stop both."""
-    rounds, stream, asked = 4_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
+    rounds, stream, requested = 4_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
     unanswered: list[int] = []
 
     def answer() -> None:
         for i in range(rounds):
-            if not asked.acquire(timeout=PATIENCE):
+            if not requested.acquire(timeout=PATIENCE):
                 unanswered.append(i)
                 return
             stream.sink.write(np.full(size, i, np.float32))
@@ -69,7 +69,7 @@ def test_no_wake_up_is_lost(frequent_switches: None, size: int) -> None:
     thread = threading.Thread(target=answer)
     thread.start()
     for i in range(rounds):
-        asked.release()
+        requested.release()
         assert stream.read(timeout=PATIENCE)[-1] == i
     assert len(stream.read(timeout=PATIENCE)) == 0, "the end wakes as well"
     thread.join(PATIENCE)
