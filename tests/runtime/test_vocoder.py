@@ -108,34 +108,6 @@ def count_chunks(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> list[int]
     return chunks
 
 
-def test_waiting_utterances_enter_as_soon_as_others_leave(
-    tiny_vocoder_of_three: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vocoder, flight = tiny_vocoder_of_three, tiny_vocoder_of_three._scheduler._flight
-    mels = [tiny_mel(32)] + [tiny_mel(8)] * 8
-    decode, began = vocoder.executor.decode, flight.counters.totals.chunks
-
-    def decode_behind_the_conditioning(chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:
-        with flight.changed:  # waits until every free slot can be filled
-            first = flight.counters.totals.chunks == began
-            assert flight.changed.wait_for(
-                lambda: (
-                    (not first or len(flight.utterances) == len(mels))
-                    and (len(flight.ready) >= 3 or not (len(flight.fresh) or flight.conditioning))
-                ),
-                60,
-            )
-        return decode(chunk, state)
-
-    monkeypatch.setattr(vocoder.executor, "decode", decode_behind_the_conditioning)
-    chunks = count_chunks(vocoder, monkeypatch)
-    # In chunks of 320 steps: one of 4, eight of 1. Three at a time, each waiting for the longest, would be 6 chunks;
-    # the first may begin alone, before the others are conditioned.
-    vocoder.vocode_batch(mels)
-    assert len(chunks) in (4, 5)
-    assert chunks[1:-1] == [3] * (len(chunks) - 2)
-
-
 def test_the_mels_of_a_batch_are_checked_once_and_before_the_work_begins(
     tiny_vocoder: Vocoder, tiny_mel: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

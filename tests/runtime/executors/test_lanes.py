@@ -101,29 +101,6 @@ def test_a_stream_paused_at_random_chunks_keeps_its_bits(kind: Kind, chance: ran
     assert equal(kind.paused(lengths, chance), kind.alone(lengths))
 
 
-def test_a_stream_can_wait_while_others_come_and_go(kind: Kind) -> None:
-    lengths = [2 * STEPS, *[STEPS] * 9]
-    streams = kind.streams(lengths)
-    found: list[list[NDArray[Any]]] = [[] for _ in lengths]
-
-    with kind.executor.lane(SLOTS) as lane:
-        loop: LaneLoop[Stream] = LaneLoop(lane, kind.windows)
-
-        def decode(*numbers: int) -> None:
-            loop.submit([streams[number] for number in numbers])
-            for piece in loop.collect():
-                found[piece.stream.number].append(piece.samples)
-
-        loop.enter(streams[0])
-        decode(0)
-        for number in range(1, len(lengths)):
-            if loop.free:
-                loop.enter(streams[number])
-                decode(number)
-        decode(0)
-    assert equal([np.concatenate(one) for one in found], kind.alone(lengths))
-
-
 def test_lanes_and_conditioning_may_run_in_threads_of_their_own(kind: Kind) -> None:
     lengths = [4 * STEPS, 2 * STEPS + 3, STEPS]
     expected = kind.alone(lengths)

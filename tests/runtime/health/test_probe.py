@@ -223,7 +223,9 @@ def test_a_class_that_the_model_does_not_have_is_found(small_directory: SmallDir
 def test_a_record_damaged_while_the_model_is_in_use_is_found(voice_copy: Path) -> None:
     with Vocoder.load(voice_copy, "onnxruntime", threads=1) as vocoder:
         assert probe(vocoder).passed
-        (voice_copy / PROBE).write_bytes(b"")
+        content = bytearray((voice_copy / PROBE).read_bytes())
+        content[len(content) // 2] ^= 1
+        (voice_copy / PROBE).write_bytes(content)
         result = probe(vocoder)
     assert not result.passed
     assert "SHA-256" in result.reason

@@ -181,7 +181,10 @@ cache.close()
 found.append(resident())
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=PATIENCE)
-    first, *later, end = json.loads(done.stdout)
-    assert max(later) < first + 0.4 * SIZE
-    assert 0.6 * SIZE < later[-1] - end < 1.3 * SIZE
+    command = [sys.executable, "-c", code]
+    for _ in range(3):  # the system takes pages back on a loaded machine
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+        first, *later, end = json.loads(done.stdout)
+        if max(later) < first + 0.4 * SIZE and 0.6 * SIZE < later[-1] - end < 1.3 * SIZE:
+            return
+    pytest.fail(f"resident bytes of models of {SIZE}: first {first}, later {later}, at the end {end}")
