@@ -32,13 +32,13 @@ LAYERS = (
     ("async_vocoder", "jobs", "models"),
     ("metrics",),
 )
-"""The rooms of runtime/: folders, and modules beside them. Each imports only from rooms in the lines above its own."""
+"""Folders and modules of runtime/, in layers. Each imports only from layers above its own line."""
 
 OLD_PATHS = {"wavernn_trt.runtime.health.standby"}
-"""Modules that only import the names of one in another room: its path in earlier versions."""
+"""Modules at the path of an earlier version, which only import names from the new path."""
 
 Kind = Literal["top", "deferred", "typing"]
-"""At a module's top; inside a function, when that runs; or for type checkers only."""
+"""At the top of a module, inside a function, or for type checkers only."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Import:
 
 
 def read_modules(folders: Mapping[str, Path]) -> dict[str, Path]:
-    """Every module by its name; of nested folders the innermost names it."""
+    """All modules by name; in nested package folders, the innermost gives the name."""
     inner = {folder.resolve() for folder in folders.values()}
     modules = {}
     for package, folder in folders.items():
@@ -62,7 +62,7 @@ def read_modules(folders: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def read_imports(modules: Mapping[str, Path]) -> list[Import]:
-    """All imports of modules among each other."""
+    """All imports between these modules."""
     return [one for name, file in modules.items() for one in _imports(name, ast.parse(file.read_text()), modules)]
 
 
@@ -127,35 +127,39 @@ def imports() -> list[Import]:
     return read_imports(read_modules(packages()))
 
 
-def room_of(module: str) -> str | None:
+def part_of(module: str) -> str | None:
     names = module.split(".")
     return names[2] if names[:2] == ["wavernn_trt", "runtime"] and len(names) > 2 else None
 
 
-def test_every_room_of_the_runtime_has_its_layer() -> None:
-    rooms = {path.stem for path in (ROOT / "runtime").glob("[a-z]*.py")}
-    rooms |= {init.parent.name for init in (ROOT / "runtime").glob("*/__init__.py")} - {"facade"}
-    assert rooms == {room for layer in LAYERS for room in layer}
+def test_every_part_of_the_runtime_has_its_layer() -> None:
+    parts = {path.stem for path in (ROOT / "runtime").glob("[a-z]*.py")}
+    parts |= {init.parent.name for init in (ROOT / "runtime").glob("*/__init__.py")} - {"facade"}
+    assert parts == {name for layer in LAYERS for name in layer}
 
 
-@pytest.mark.parametrize("room", [room for layer in LAYERS for room in layer])
-def test_rooms_of_the_runtime_import_from_the_layers_below_only(room: str, imports: list[Import]) -> None:
-    """For type checkers too: what needs another's types needs to know it."""
+def test_parts_of_the_runtime_import_only_from_lower_layers(imports: list[Import]) -> None:
+    """Imports for type checkers count as well."""
     height = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    mine = [one for one in imports if room_of(one.importer) == room and one.importer not in OLD_PATHS]
-    others = [one for one in mine if room_of(one.imported) not in (None, room)]
-    assert [one for one in others if height[str(room_of(one.imported))] >= height[room]] == []
+    between = [
+        (one, importer, imported)
+        for one in imports
+        if (importer := part_of(one.importer)) and (imported := part_of(one.imported)) and importer != imported
+    ]
+    assert len(between) > 100
+    upwards = [one for one, importer, imported in between if height[imported] >= height[importer]]
+    assert [one for one in upwards if one.importer not in OLD_PATHS] == []
 
 
-def test_no_modules_import_each_other_in_a_circle_deferred_imports_included(imports: list[Import]) -> None:
+def test_no_modules_import_each_other_in_a_circle_even_with_deferred_imports(imports: list[Import]) -> None:
     assert circles(imports, lambda one: one.kind != "typing") == []
 
 
-def test_type_checkers_see_no_circle_beside_the_public_names(imports: list[Import]) -> None:
+def test_imports_for_type_checkers_make_no_circle_except_through_the_public_names(imports: list[Import]) -> None:
     assert circles(imports, lambda one: one.importer != "wavernn_trt") == []
 
 
-def test_a_circle_is_found_through_deferred_imports_and_those_for_type_checkers(tmp_path: Path) -> None:
+def test_circles_through_deferred_imports_and_those_for_type_checkers_are_found(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "__init__.py").write_text("")
     (tmp_path / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""The README and the pages that it links to: links lead to files, and every command line is one that parses."""
+"""The README and other pages: links lead to files, and all command lines parse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = sorted(
 
 
 def commands() -> list[str]:
-    """Command lines in the pages' blocks of shell code, without those of other programs in the same pipe."""
+    """Command lines of wavernn-trt in the pages' blocks of shell code."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
@@ -37,19 +37,19 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_readme_is_read_in_one_sitting() -> None:
+def test_the_readme_has_at_most_250_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_pages_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[argparse.Namespace] = []
+    parsed: list[argparse.Namespace] = []
     parse = cli.Parser.parse_args
 
     def parse_only(parser: cli.Parser, words: list[str]) -> argparse.Namespace:
-        given.append(parse(parser, words))
+        parsed.append(parse(parser, words))
         return argparse.Namespace(debug=False, run=lambda _: 0)
 
     monkeypatch.setattr(cli.Parser, "parse_args", parse_only)
     assert cli.main(shlex.split(command)[1:]) == 0
-    assert given
+    assert parsed

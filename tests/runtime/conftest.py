@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import simulated_device as simulated
 
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.gpu import DriverState, Gpu
@@ -21,7 +23,7 @@ from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
 from wavernn_trt.runtime.executors import device, plan_choice, tensorrt_executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
-from wavernn_trt.runtime.vocoder import shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
 HERE = Path(__file__).resolve().parent
 GPU = Gpu("NVIDIA Pretended 4000", 89)
@@ -33,33 +35,14 @@ def _load(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their annotations up
+    sys.modules[name] = module  # dataclasses look up their annotations there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="session")
-def simulated() -> ModuleType:
-    """tests/runtime/simulated_device.py."""
-    pytest.importorskip("onnxruntime", reason="the simulated device runs graphs with ONNX Runtime")
-    return _load("simulated_device", HERE / "simulated_device.py")
-
-
-@pytest.fixture(scope="session")
-def stream_writer() -> ModuleType:
-    """tests/runtime/streaming/stream_writer.py."""
-    return _load("stream_writer", HERE / "streaming" / "stream_writer.py")
-
-
-@pytest.fixture(scope="session")
-def faulty() -> ModuleType:
-    """tests/runtime/faulty_executor.py."""
-    return _load("faulty_executor", HERE / "faulty_executor.py")
-
-
-@pytest.fixture(scope="session")
 def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a libcuda.so.1 that has one GPU, or as many as FAKE_GPUS says, and fails as FAKE_ERROR says."""
+    """A folder with a libcuda.so.1 of one GPU; FAKE_GPUS changes the number, FAKE_ERROR makes it fail."""
     return _load("fake_driver", HERE.parent / "fake_driver.py").build(tmp_path_factory.mktemp("driver"))
 
 
@@ -86,19 +69,32 @@ def voice() -> ModelDirectory:
 
 
 @pytest.fixture
+def voice_copy(tmp_path: Path) -> Path:
+    """A copy of the shipped voice, to change."""
+    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[Vocoder]:
+    """The shipped voice with one slot on one thread."""
+    with Vocoder.load(backend="onnxruntime", batch=1, threads=1) as vocoder:
+        yield vocoder
+
+
+@pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
     return EngineCache(tmp_path / "wavernn-trt" / "engines")
 
 
 @pytest.fixture
 def rtx_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT-RTX seems installed, in the version that the tests store plans of."""
+    """TensorRT-RTX appears installed, in the version of the stored plans."""
     monkeypatch.setattr(plan_choice, "tensorrt_version", lambda backend: RTX if backend == "tensorrt_rtx" else "10.16")
 
 
 @pytest.fixture
-def store(simulated: ModuleType, voice: ModelDirectory, cache: EngineCache) -> Callable[..., None]:
-    """A function that stores an engine's plans, whose contents nobody reads here; later ones are used later."""
+def store(voice: ModelDirectory, cache: EngineCache) -> Callable[..., None]:
+    """A function that stores an engine's plans with meaningless content; later ones have a later time of use."""
     stored = 0
 
     def put(roles: tuple[str, ...] = ROLES, **settings: Any) -> None:
@@ -126,10 +122,8 @@ def store(simulated: ModuleType, voice: ModelDirectory, cache: EngineCache) -> C
 
 
 @pytest.fixture
-def simulated_machine(
-    simulated: ModuleType, voice: ModelDirectory, rtx_installed: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A machine with a GPU and every package, on which plans are the voice's graphs."""
+def simulated_machine(voice: ModelDirectory, rtx_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU and all packages; plans are the voice's graphs."""
 
     def load(backend: str, chosen: Any, rebuild: str) -> Engine:
         plans = [simulated.OnnxPlan(voice, plan.record) for plan in (chosen.conditioner, chosen.decoder)]

@@ -30,11 +30,6 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
-def plain() -> Vocoder:
-    return Vocoder.load(backend="onnxruntime", batch=1, threads=1)
-
-
-@pytest.fixture(scope="module")
 def mel_of() -> MakeMel:
     def make(frames: int, seed: int) -> NDArray[np.float32]:
         return np.random.default_rng(seed).uniform(-1, 0, (80, frames)).astype(np.float32)
@@ -50,30 +45,30 @@ def run(work: AsyncIterator[None] | object) -> None:
     asyncio.run(asyncio.wait_for(work, PATIENCE))  # type: ignore[arg-type]
 
 
-def test_many_are_awaited_together_and_each_is_what_it_is_alone(plain: Vocoder, mel_of: MakeMel) -> None:
-    async def ask() -> None:
-        async with await load(queue=3) as vocoder:  # the others wait for room, and the loop goes on
+def test_requests_awaited_together_have_the_waveforms_they_have_alone(plain: Vocoder, mel_of: MakeMel) -> None:
+    async def main() -> None:
+        async with await load(queue=3) as vocoder:  # the others wait for room without blocking the loop
             mels = [mel_of(frames, frames) for frames in (9, 3, 1, 5, 2, 4, 6, 3)]
             found = await asyncio.gather(*(vocoder.vocode(mel, seed=i) for i, mel in enumerate(mels)))
             for i, (mel, waveform) in enumerate(zip(mels, found, strict=True)):
                 assert np.array_equal(waveform, plain.vocode(mel, seed=i))
             assert vocoder.statistics().done == len(mels)
 
-    run(ask())
+    run(main())
 
 
-def test_more_streams_than_threads_are_listened_to_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
-    async def hear(vocoder: AsyncVocoder, seed: int) -> NDArray[np.float32]:
+def test_more_streams_than_threads_are_read_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
+    async def read(vocoder: AsyncVocoder, seed: int) -> NDArray[np.float32]:
         async with await vocoder.stream(mel_of(8, seed), seed=seed, seconds=0.1) as stream:
             return np.concatenate([frame async for frame in stream])
 
-    async def ask() -> None:
+    async def main() -> None:
         async with await load() as vocoder:
-            heard = await asyncio.gather(*(hear(vocoder, seed) for seed in range(40)))
+            pieces = await asyncio.gather(*(read(vocoder, seed) for seed in range(40)))
         for seed in (0, 17, 39):
-            assert np.array_equal(heard[seed], plain.vocode(mel_of(8, seed), seed=seed))
+            assert np.array_equal(pieces[seed], plain.vocode(mel_of(8, seed), seed=seed))
 
-    run(ask())
+    run(main())
 
 
 def test_a_mel_may_come_from_an_asynchronous_iterator(plain: Vocoder, mel_of: MakeMel) -> None:
@@ -86,28 +81,28 @@ def test_a_mel_may_come_from_an_asynchronous_iterator(plain: Vocoder, mel_of: Ma
                 raise ConnectionError("the acoustic model is gone")
             yield mel[:, first : first + 2]
 
-    async def ask() -> None:
+    async def main() -> None:
         async with await load() as vocoder:
             stream = await vocoder.stream(pieces(None), seed=3)
             whole = np.concatenate([frame async for frame in stream])
             assert np.array_equal(whole, np.concatenate(list(plain.stream(iter([mel]), seed=3))))
-            heard: list[NDArray[np.float32]] = []
+            found: list[NDArray[np.float32]] = []
             breaking = await vocoder.stream(pieces(50), seed=3)
             with pytest.raises(ConnectionError, match="the acoustic model is gone"):
-                await drain(breaking, heard)
-            before = np.concatenate(heard)
+                await collect(breaking, found)
+            before = np.concatenate(found)
             assert len(before) >= 200 * (50 - vocoder.vocoder.lookahead() - 4)
             assert np.array_equal(before, whole[: len(before)])
 
-    async def drain(stream: AsyncAudioStream, heard: list[NDArray[np.float32]]) -> None:
+    async def collect(stream: AsyncAudioStream, found: list[NDArray[np.float32]]) -> None:
         async for frame in stream:
-            heard.append(frame)
+            found.append(frame)
 
-    run(ask())
+    run(main())
 
 
-def test_a_cancelled_task_cancels_what_it_asked_for_wherever_that_is(mel_of: MakeMel) -> None:
-    async def ask() -> None:
+def test_cancelled_tasks_cancel_their_requests_in_the_queue_and_in_slots(mel_of: MakeMel) -> None:
+    async def main() -> None:
         async with await load(queue=1) as vocoder:
             tasks = [asyncio.create_task(vocoder.vocode(mel_of(400, i))) for i in range(6)]
             while not vocoder.statistics().under_way:
@@ -121,11 +116,11 @@ def test_a_cancelled_task_cancels_what_it_asked_for_wherever_that_is(mel_of: Mak
             statistics = vocoder.statistics()
             assert (statistics.done, statistics.queue) == (1, 0)
 
-    run(ask())
+    run(main())
 
 
 def test_a_stream_that_is_closed_frees_its_slot(mel_of: MakeMel) -> None:
-    async def ask() -> None:
+    async def main() -> None:
         async with await load() as vocoder:
             async with await vocoder.stream(mel_of(2000, 0)) as stream:
                 assert len(await anext(stream)) == 320
@@ -135,26 +130,26 @@ def test_a_stream_that_is_closed_frees_its_slot(mel_of: MakeMel) -> None:
                 await asyncio.sleep(0.001)
             assert vocoder.statistics().cancelled == 1
 
-    run(ask())
+    run(main())
 
 
-def test_errors_come_where_they_are_awaited(mel_of: MakeMel) -> None:
-    async def ask() -> None:
+def test_errors_are_raised_where_the_request_is_awaited(mel_of: MakeMel) -> None:
+    async def main() -> None:
         async with await load(queue=1) as vocoder:
             with pytest.raises(VocoderError, match="expected"):
                 await vocoder.vocode(np.zeros((3, 3), np.float32))
             with pytest.raises(VocoderError, match="frame: found 0"):
                 await vocoder.stream(mel_of(1, 0), frame=0)
-            await vocoder.vocode(mel_of(8, 0))
+            await vocoder.vocode(mel_of(2, 0))  # measures the duration of a chunk
             with pytest.raises(DeadlineError):
                 await vocoder.vocode(mel_of(800, 0), deadline=0.01)
-            tasks = [asyncio.create_task(vocoder.vocode(mel_of(100, i))) for i in range(12)]
+            tasks = [asyncio.create_task(vocoder.vocode(mel_of(40, i))) for i in range(6)]
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError):
                 await vocoder.vocode(mel_of(1, 0), wait=False)
             await asyncio.gather(*tasks)
 
-    run(ask())
+    run(main())
 
 
 async def listen(stream: AsyncAudioStream) -> list[NDArray[np.float32]]:
@@ -170,18 +165,18 @@ def test_an_asynchronous_iterator_that_is_cancelled_ends_the_stream(plain: Vocod
         gone.cancel()
         await gone
 
-    async def ask() -> None:
+    async def main() -> None:
         async with await load() as vocoder:
             stream = await vocoder.stream(pieces())
             assert len(await anext(stream)) == stream.stream.frame
             with pytest.raises(CancelledError, match="the iterator over the mel was cancelled"):
                 await listen(stream)
 
-    run(ask())
+    run(main())
 
 
 async def fill(vocoder: AsyncVocoder, mel: NDArray[np.float32]) -> list[AsyncAudioStream]:
-    """Streams that nobody reads: one in the only slot, one in the queue, which has room for no other."""
+    """Streams that are not read: one in the only slot, and one that fills the queue."""
     streams = [await vocoder.stream(mel, seconds=0.1)]
     while not vocoder.statistics().under_way:
         await asyncio.sleep(0.001)
@@ -189,7 +184,7 @@ async def fill(vocoder: AsyncVocoder, mel: NDArray[np.float32]) -> list[AsyncAud
 
 
 def test_waiting_for_room_ends_at_the_deadline(mel_of: MakeMel) -> None:
-    async def ask() -> None:
+    async def main() -> None:
         async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
             streams = await fill(vocoder, mel_of(200, 0))
             patient = asyncio.create_task(vocoder.vocode(mel_of(3, 1)))
@@ -201,21 +196,21 @@ def test_waiting_for_room_ends_at_the_deadline(mel_of: MakeMel) -> None:
                 stream.close()
             assert len(await patient) == 600
 
-    run(ask())
+    run(main())
 
 
-def test_requests_enter_a_queue_that_was_full_in_the_order_in_which_they_came(
+def test_requests_enter_a_full_queue_in_the_order_of_their_calls(
     mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submitted: list[int] = []
     at_the_queue, go_on = threading.Event(), threading.Event()
 
-    async def ask() -> None:
+    async def main() -> None:
         async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
             submit = vocoder.vocoder.submit
 
             def observed(request: Request, **options: Any) -> Ticket:
-                if options["wait"]:  # in the thread that waits for room; it is slow to begin
+                if options["wait"]:  # in the thread that waits for room
                     at_the_queue.set()
                     assert go_on.wait(PATIENCE)
                 ticket = submit(request, **options)
@@ -229,7 +224,9 @@ def test_requests_enter_a_queue_that_was_full_in_the_order_in_which_they_came(
                 await asyncio.sleep(0.001)
             for stream in streams:
                 stream.close()
-            while vocoder.statistics().queue or vocoder.statistics().busy:  # there is room now, and 2 has not seen it
+            while (
+                vocoder.statistics().queue or vocoder.statistics().busy
+            ):  # there is room now, which 2 has not used yet
                 await asyncio.sleep(0.001)
             with pytest.raises(QueueFullError):
                 await vocoder.vocode(mel_of(1, 4), seed=4, wait=False)
@@ -238,9 +235,9 @@ def test_requests_enter_a_queue_that_was_full_in_the_order_in_which_they_came(
             go_on.set()
             await asyncio.gather(second, third)
             assert submitted == [2, 3]
-            await vocoder.vocode(mel_of(1, 5), seed=5, wait=False)  # where none waits, there is room at once
+            await vocoder.vocode(mel_of(1, 5), seed=5, wait=False)  # with no other request waiting
 
-    run(ask())
+    run(main())
 
 
 def test_no_conditioner_runs_on_the_event_loop(
@@ -255,7 +252,7 @@ def test_no_conditioner_runs_on_the_event_loop(
 
     monkeypatch.setattr(OnnxRuntimeExecutor, "condition", observed)
 
-    async def ask() -> None:
+    async def main() -> None:
         async with await AsyncVocoder.load(small_directory("fatchord").path, "onnxruntime", threads=1) as vocoder:
             audio = vocoder.config.audio
             mel = np.random.default_rng(0).random((audio.n_mels, 40), np.float32)
@@ -264,12 +261,12 @@ def test_no_conditioner_runs_on_the_event_loop(
                 assert sum(map(len, await listen(stream))) == 40 * audio.hop_length
             assert len(await vocoder.vocode(mel)) == 40 * audio.hop_length
 
-    run(ask())
+    run(main())
     assert ran_on
     assert threading.get_ident() not in ran_on
 
 
-def test_requests_are_batch_work_unless_they_say_otherwise_and_streams_are_interactive(
+def test_requests_are_batch_work_by_default_and_streams_are_interactive(
     mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urgencies: list[str] = []
@@ -281,7 +278,7 @@ def test_requests_are_batch_work_unless_they_say_otherwise_and_streams_are_inter
 
     monkeypatch.setattr(Scheduler, "submit", observed)
 
-    async def ask() -> None:
+    async def main() -> None:
         mel = mel_of(1, 0)
         async with await load() as vocoder:
             await vocoder.vocode(mel)
@@ -291,7 +288,7 @@ def test_requests_are_batch_work_unless_they_say_otherwise_and_streams_are_inter
             vocoder.vocoder.submit(Request(mel)).result()
             list(vocoder.vocoder.stream(mel))
 
-    run(ask())
+    run(main())
     assert urgencies == ["batch", "interactive", "interactive", "batch", "batch", "interactive"]
 
 
@@ -308,7 +305,7 @@ def test_a_stream_that_is_cancelled_while_it_waits_for_room_leaves_no_thread(mel
     async def pieces() -> AsyncIterator[NDArray[np.float32]]:
         yield mel_of(40, 1)
 
-    async def ask() -> None:
+    async def main() -> None:
         before = feeds()
         async with await load(queue=1, lanes=1, batch=1, interactive_slots=0) as vocoder:
             streams = await fill(vocoder, mel_of(200, 0))
@@ -325,7 +322,7 @@ def test_a_stream_that_is_cancelled_while_it_waits_for_room_leaves_no_thread(mel
             while feeds() > before:
                 await asyncio.sleep(0.001)
 
-    run(ask())
+    run(main())
 
 
 _LEAVES = """

@@ -1,3 +1,5 @@
+"""Checks of mels: type, shape, range and sample rate."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,16 +20,15 @@ NATURAL = dataclasses.replace(FATCHORD, log="natural")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("frames", [1, 3, 80])
-def test_mels_become_contiguous_float32(dtype: type, frames: int) -> None:
-    mel = np.asfortranarray(np.full((80, frames), 0.5, dtype))
+def test_mels_become_contiguous_float32(dtype: type) -> None:
+    mel = np.asfortranarray(np.full((80, 3), 0.5, dtype))
     checked = check_mel(mel, FATCHORD)
     assert checked.dtype == np.float32
     assert checked.flags.c_contiguous
     assert (checked == 0.5).all()
 
 
-def test_the_mel_of_a_batch_of_one_is_taken() -> None:
+def test_a_batch_axis_of_one_is_removed() -> None:
     mel = np.linspace(0, 1, 400, dtype=np.float32).reshape(1, 80, 5)
     assert np.array_equal(check_mel(mel, FATCHORD), mel[0])
 
@@ -42,15 +43,13 @@ def test_the_mel_of_a_batch_of_one_is_taken() -> None:
         (np.zeros((40, 5)), r"found shape \(40, 5\), expected \[80, frames\]$"),
         (np.zeros(80), r"found shape \(80,\)"),
         (np.zeros((80, 5), np.int16), "found int16, expected floating-point numbers"),
-        (np.zeros((80, 5), complex), "found complex128"),
         (np.full((80, 5), "a"), "expected floating-point"),
         ([[0.0], [0.0, 1.0]], "rows of different lengths"),
         (None, "found object"),
         (np.full((80, 5), np.nan), "NaN or infinite"),
-        (np.full((80, 5), -np.inf), "NaN or infinite"),
     ],
 )
-def test_what_is_not_a_mel_is_refused(mel: Any, message: str) -> None:
+def test_arrays_that_are_no_mel_are_refused(mel: Any, message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         check_mel(mel, FATCHORD)
 
@@ -61,9 +60,7 @@ def test_what_is_not_a_mel_is_refused(mel: Any, message: str) -> None:
         (FATCHORD, -11.5, 1.5),  # natural log
         (FATCHORD, -100.0, 0.0),  # decibels
         (FATCHORD, -4.0, 4.0),  # Coqui's range
-        (FATCHORD, -1.0, 0.0),  # univoc's range
         (UNIVOC, 0.0, 1.0),  # fatchord's range
-        (UNIVOC, -11.5, 1.5),
         (dataclasses.replace(FATCHORD, mel_range=(-4.0, 4.0)), -11.5, 1.5),
         (NATURAL, -100.0, 0.0),
     ],

@@ -1,4 +1,4 @@
-"""All CPU executors against what other projects' own code computes from their own checkpoints."""
+"""All CPU executors, compared with the outputs of other projects' own code and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import wavernn_trt
+from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 
 CHECKPOINTS = {
@@ -24,15 +25,15 @@ CHECKPOINTS = {
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-STEPS = {"torch": 4000, "onnxruntime": 1 << 20, "native": 1 << 20}
-"""Of teacher forcing: PyTorch takes a minute for all of them."""
+STEPS = {"torch": 1200, "onnxruntime": 1 << 20, "native": 1 << 20}
+"""Maximum number of compared steps; PyTorch is slow."""
 BACKENDS = tuple(STEPS)
 Load = Callable[..., tuple[Vocoder, dict[str, np.ndarray]]]
 
 
 @pytest.fixture(scope="module")
 def load(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """A function (case, backend, **overrides) -> its vocoder, and what is to be expected of it."""
+    """A function (case, backend, **overrides) -> a vocoder, and its expected outputs."""
     pytest.importorskip("torch", reason="checkpoints are PyTorch's")
     pytest.importorskip("onnx", reason="model directories hold ONNX graphs")
     from wavernn_trt.export import export, read_checkpoint
@@ -55,45 +56,47 @@ def load(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CHECKPOINTS)
-def test_forced_logits_are_theirs(load: Load, case: str, backend: str) -> None:
+def test_teacher_forced_logits_are_those_of_the_project(load: Load, case: str, backend: str) -> None:
     vocoder, golden = load(case, backend)
     forced = golden["forced_labels"] if "forced_labels" in golden else golden["forced_y"]
     steps = min(golden["T_steps"], STEPS[backend])
     logits = vocoder.teacher_forced(golden["mel"], forced[:steps])
     assert len(logits) == steps
     known = golden["golden_idx"] < steps
-    assert known.sum() > 3
+    assert known.sum() >= 3
     np.testing.assert_allclose(logits[golden["golden_idx"][known]], golden["logits_step"][known], atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", ["bshall_small", "fatchord_raw", "torchaudio"])
-def test_free_running_labels_and_waveforms_are_theirs(load: Load, case: str, backend: str) -> None:
+def test_free_running_labels_and_waveforms_are_those_of_the_project(load: Load, case: str, backend: str) -> None:
     for wave, overrides in CHECKPOINTS[case][1].items():
         vocoder, golden = load(case, backend, **overrides)
         if backend != "torch":
             labels = vocoder.labels(golden["mel"], uniforms=golden["uniforms"])
             assert np.array_equal(labels, golden["free_labels"])
-        waveform = vocoder.vocode(golden["mel"], uniforms=golden["uniforms"])
-        np.testing.assert_allclose(waveform, golden[wave], atol=1e-6)
+        request = Request(golden["mel"], uniforms=golden["uniforms"], samples=min(len(golden[wave]), STEPS[backend]))
+        waveform = vocoder.submit(request).result()
+        np.testing.assert_allclose(waveform, golden[wave][: len(waveform)], atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_mixtures_run_free(load: Load, backend: str) -> None:
     vocoder, golden = load("coqui_mold", backend)
-    samples = vocoder.labels(golden["mel"], seed=1)
+    mel = golden["mel"][:, :4]
+    samples = vocoder.labels(mel, seed=1)
     assert samples.dtype == np.float32
-    assert samples.shape == (golden["T_steps"],)
+    assert samples.shape == (4 * vocoder.config.audio.hop_length,)
     assert np.abs(samples).max() <= 1
-    assert np.array_equal(vocoder.vocode(golden["mel"], seed=1), samples)
+    assert np.array_equal(vocoder.vocode(mel, seed=1), samples)
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_every_family_has_equal_bits_alone_in_a_batch_and_as_a_stream(load: Load, case: str) -> None:
     vocoder, golden = load(case, "onnxruntime")
-    mels = [golden["mel"][:, :count] for count in (12, 1, 3, 7, 12, 5)]
+    mels = [golden["mel"][:, :count] for count in (8, 1, 3, 6)]
     alone = [vocoder.vocode(mel, seed=seed) for seed, mel in enumerate(mels)]
-    together = vocoder.vocode_batch(mels, seeds=range(6))
+    together = vocoder.vocode_batch(mels, seeds=range(4))
     streamed = [np.concatenate(list(vocoder.stream(mel, seed=seed))) for seed, mel in enumerate(mels)]
     for one, other, pieces in zip(alone, together, streamed, strict=True):
         assert np.array_equal(one, other)

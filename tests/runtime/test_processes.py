@@ -1,4 +1,4 @@
-"""A vocoder in other processes: pickled to spawned workers, and refused in forked ones."""
+"""Vocoders in other processes: pickled to spawned workers, and refused in forked ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pickle
 import shutil
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -24,76 +24,64 @@ import wavernn_trt
 from wavernn_trt import AsyncVocoder, Request, SchedulerLimits, Vocoder
 from wavernn_trt.export.model_directory import CONFIG, MANIFEST, ModelDirectory, ModelDirectoryError, write_manifest
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.loaded_model import LoadedModel, shipped_voice
+from wavernn_trt.runtime.loaded_model import LoadedModel
 
 MEL = np.random.default_rng(0).uniform(-1, 0, (80, 5)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Vocoder]:
-    with wavernn_trt.load(backend="onnxruntime", threads=1) as vocoder:
-        yield vocoder
-
-
-@pytest.fixture
-def moved_voice(tmp_path: Path) -> Path:
-    """A copy of the shipped voice, to be changed."""
-    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
 
 
 def test_a_spawned_worker_vocodes_with_the_bits_of_the_process_that_pickled(plain: Vocoder) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        there = [pool.submit(operator.methodcaller("vocode", MEL, seed=seed), plain) for seed in range(2)]
-        for seed, waveform in enumerate(there):
+        futures = [pool.submit(operator.methodcaller("vocode", MEL, seed=seed), plain) for seed in range(2)]
+        for seed, waveform in enumerate(futures):
             assert np.array_equal(waveform.result(), plain.vocode(MEL, seed=seed))
 
 
-def test_a_pickle_holds_no_weights_and_opens_with_the_same_options(moved_voice: Path) -> None:
+def test_a_pickle_holds_no_weights_and_opens_with_the_same_options(voice_copy: Path) -> None:
     limits = SchedulerLimits(queue=3)
-    with wavernn_trt.load(moved_voice, batch=5, threads=1, limits=limits) as vocoder:
+    with wavernn_trt.load(voice_copy, batch=5, threads=1, limits=limits) as vocoder:
         content = pickle.dumps(vocoder)
         assert vocoder.backend == "onnxruntime"
     assert len(content) < 10_000
     with pickle.loads(content) as again:
-        assert (again.config.path, again.config.model) == (moved_voice, vocoder.config.model)
+        assert (again.config.path, again.config.model) == (voice_copy, vocoder.config.model)
         assert (again.backend, again.batch, again.loaded.options.threads) == ("onnxruntime", 5, 1)
         with pickle.loads(pickle.dumps(AsyncVocoder(again))).vocoder as third:
-            assert third.config.path == moved_voice
+            assert third.config.path == voice_copy
             assert third.limits == limits
 
 
-def test_what_auto_chose_is_opened_again_and_not_chosen_again() -> None:
+def test_a_pickle_opens_the_backend_that_auto_chose() -> None:
     with wavernn_trt.load(threads=1, precision="fp16") as vocoder, pickle.loads(pickle.dumps(vocoder)) as again:
         assert vocoder.loaded.options.backend == "auto"
         assert again.loaded.options.backend == vocoder.backend == again.backend
 
 
-def test_another_model_at_the_path_is_an_error_that_names_both(moved_voice: Path) -> None:
-    with wavernn_trt.load(moved_voice, "onnxruntime", threads=1) as vocoder:
+def test_another_model_at_the_path_is_an_error_that_names_both(voice_copy: Path) -> None:
+    with wavernn_trt.load(voice_copy, "onnxruntime", threads=1) as vocoder:
         content = pickle.dumps(vocoder)
-    before = json.loads((moved_voice / MANIFEST).read_text())["files"][CONFIG]["sha256"]
-    config = json.loads((moved_voice / CONFIG).read_text())
+    before = json.loads((voice_copy / MANIFEST).read_text())["files"][CONFIG]["sha256"]
+    config = json.loads((voice_copy / CONFIG).read_text())
     config["source"]["checkpoint"] = "another.pt"
-    (moved_voice / CONFIG).write_text(json.dumps(config))
-    write_manifest(moved_voice)
-    after = json.loads((moved_voice / MANIFEST).read_text())["files"][CONFIG]["sha256"]
+    (voice_copy / CONFIG).write_text(json.dumps(config))
+    write_manifest(voice_copy)
+    after = json.loads((voice_copy / MANIFEST).read_text())["files"][CONFIG]["sha256"]
     with pytest.raises(VocoderError, match=f"{CONFIG} has SHA-256 {after[:12]}…, expected {before[:12]}…"):
         pickle.loads(content)
-    (moved_voice / "added.txt").write_text("")
-    write_manifest(moved_voice)
+    (voice_copy / "added.txt").write_text("")
+    write_manifest(voice_copy)
     with pytest.raises(VocoderError, match=r"added.txt has SHA-256 .*…, expected none"):
         pickle.loads(content)
 
 
-def test_damaged_files_and_a_missing_directory_are_found_when_a_pickle_is_opened(moved_voice: Path) -> None:
-    with wavernn_trt.load(moved_voice, "onnxruntime", threads=1) as vocoder:
+def test_damaged_files_and_a_missing_directory_are_found_when_a_pickle_is_opened(voice_copy: Path) -> None:
+    with wavernn_trt.load(voice_copy, "onnxruntime", threads=1) as vocoder:
         content = pickle.dumps(vocoder)
-    with (moved_voice / "decoder.weights").open("r+b") as file:
+    with (voice_copy / "decoder.weights").open("r+b") as file:
         file.write(b"\xff\xff")
     with pytest.raises(ModelDirectoryError, match=r"decoder\.weights"):
         pickle.loads(content)
-    shutil.rmtree(moved_voice)
+    shutil.rmtree(voice_copy)
     with pytest.raises(VocoderError, match="not there"):
         pickle.loads(content)
 
@@ -159,7 +147,7 @@ def test_a_forked_process_gets_an_error_from_every_entry(plain: Vocoder, entry: 
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with plain._scheduler._flight.lock:  # which is then locked in the child for ever
+        with plain._scheduler._flight.lock:  # it stays locked in the child
             held.set()
             forked.wait(60)
 

@@ -1,4 +1,4 @@
-"""Conditioning while the mel arrives: the same bits however it is cut, as early as can be, in bounded memory."""
+"""Conditioning while the mel arrives: equal bits for all cuts of the mel, the least delay, and bounded memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conditioning_rows import condition_in_runs, expanded_columns
 from numpy.typing import NDArray
-
-pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
-
-from incremental_rows import condition_in_runs
 
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning
@@ -29,10 +26,12 @@ from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 CONVOLUTIONAL = ("fatchord", "no_aux", "turian")
 LAYOUTS = ("univoc", *CONVOLUTIONAL)
 
+MakeModel = Callable[..., "Model"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An opened model, and what a stream of it needs."""
+    """A loaded model, its windows and its runs."""
 
     opened: LoadedModel
     windows: ConditioningWindows
@@ -42,7 +41,7 @@ class Model:
     def of(cls, opened: LoadedModel, lookahead: int | None = None, steps: int | None = None) -> Model:
         model, audio = opened.model, opened.audio
         blocks = incremental_runs(model, audio.n_mels, opened.executor.condition, lookahead)
-        # Chunks that begin anywhere in a frame, and touch several.
+        # By default, chunks begin at any step of a frame and read several frames.
         steps = audio.hop_length * 10 // 3 if steps is None else steps
         return cls(opened, ConditioningWindows(model, audio, steps, opened.upsampling), blocks)
 
@@ -57,32 +56,26 @@ class Model:
         """The chunks' first steps."""
         return range(0, frames * self.hop, self.windows.steps)
 
-    def growing(self, **options: Any) -> IncrementalConditioning:
+    def incremental(self, **options: Any) -> IncrementalConditioning:
         bins, condition = self.opened.audio.n_mels, self.opened.executor.condition
         return IncrementalConditioning(self.windows, self.blocks, bins, condition, **options)
 
     def rows(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What a stream conditions in all."""
+        """All conditioning rows of a mel, computed in a stream's runs."""
         return condition_in_runs(self.blocks, self.opened.model, mel, self.opened.executor.condition)
 
     def read(self, window: Window) -> list[NDArray[np.float32]]:
-        """What the window's steps read of each column group."""
-        groups = self.opened.model.groups
-        parts = np.split(window.rows, np.cumsum([group.columns for group in groups])[:-1], axis=1)
-        weights = iter(window.interpolation)
-        return [
-            part[window.frame_index] if group.expansion == "held" else next(weights) @ part
-            for group, part in zip(groups, parts, strict=True)
-        ]
+        return expanded_columns(self.opened.model, window)
 
     def whole(self, rows: NDArray[np.float32], start: int) -> list[NDArray[np.float32]]:
+        """The conditioning of the chunk from ``start`` on, cut from all rows."""
         return self.read(self.windows.cut(rows, start))
 
 
 @pytest.fixture(scope="module")
 def make_model(
     request: pytest.FixtureRequest, voice: ModelDirectory, small_directory: Callable[[str], ModelDirectory]
-) -> Callable[..., Model]:
+) -> MakeModel:
     """A function (layout, backend, lookahead, steps) -> a model; univoc's on ONNX Runtime is the shipped voice."""
 
     def make(
@@ -115,8 +108,8 @@ def cuts(mel: NDArray[np.float32]) -> Iterator[list[NDArray[np.float32]]]:
 def follow(
     model: Model, pieces: Sequence[NDArray[np.float32]]
 ) -> tuple[list[list[NDArray[Any]]], IncrementalConditioning]:
-    """What each chunk reads, cut as soon as it may be."""
-    conditioning = model.growing()
+    """The conditioning of each chunk, cut as soon as it is ready."""
+    conditioning = model.incremental()
     read: list[list[NDArray[Any]]] = []
 
     def take() -> None:
@@ -139,29 +132,27 @@ def assert_same(found: list[list[NDArray[np.float32]]], wanted: list[list[NDArra
 
 @pytest.mark.parametrize(
     ("layout", "backend"),
-    [*((layout, "onnxruntime") for layout in LAYOUTS), *((layout, "torch") for layout in (*LAYOUTS, "mol", "gauss"))],
+    [*((layout, "onnxruntime") for layout in LAYOUTS), ("univoc", "torch"), ("fatchord", "torch")],
 )
-@pytest.mark.parametrize("frames", [1, 2, 21, BLOCK_FRAMES + 1, 150])
-def test_bits_do_not_depend_on_how_the_mel_is_cut(
-    layout: str, backend: str, frames: int, make_model: Callable[..., Model]
-) -> None:
+def test_bits_do_not_depend_on_how_the_mel_is_cut(layout: str, backend: str, make_model: MakeModel) -> None:
     model = make_model(layout, backend)
-    mel = model.mel(frames)
-    rows = model.rows(mel)
-    wanted = [model.whole(rows, start) for start in model.starts(frames)]
-    for pieces in cuts(mel):
-        read, conditioning = follow(model, pieces)
-        assert_same(read, wanted)
-        assert (conditioning.steps, conditioning.error) == (frames * model.hop, None)
+    for frames in (1, 2, 21, BLOCK_FRAMES + 1, 150):
+        mel = model.mel(frames)
+        rows = model.rows(mel)
+        wanted = [model.whole(rows, start) for start in model.starts(frames)]
+        for pieces in cuts(mel):
+            read, conditioning = follow(model, pieces)
+            assert_same(read, wanted)
+            assert (conditioning.steps, conditioning.error) == (frames * model.hop, None)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="says what MLAS does on x86-64")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the sums of MLAS on x86-64")
 def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: ModuleType, tmp_path: Path) -> None:
     import torch
 
     from wavernn_trt.export import export, read_checkpoint
 
-    # As many products as are summed in several parts, which ones depending on the number of frames.
+    # With this many products, MLAS sums in parts, whose number depends on the number of frames.
     layout = dataclasses.replace(reference.SMALL, n_mels=80, compute_size=16)
     torch.save(reference.random_state(layout), tmp_path / "latest.pyt")
     directory = export(read_checkpoint(tmp_path / "latest.pyt"), tmp_path / "voice", steps=4).directory
@@ -174,7 +165,7 @@ def test_a_convolutions_rows_are_those_of_the_whole_mel_bit_for_bit(reference: M
 
 
 @pytest.mark.parametrize("layout", CONVOLUTIONAL)
-def test_a_convolutions_rows_are_those_of_the_whole_mel(layout: str, make_model: Callable[..., Model]) -> None:
+def test_a_convolutions_rows_are_those_of_the_whole_mel(layout: str, make_model: MakeModel) -> None:
     model = make_model(layout)
     for frames in (1, 3, 64, 129):
         mel = model.mel(frames)
@@ -185,14 +176,14 @@ def test_a_convolutions_rows_are_those_of_the_whole_mel(layout: str, make_model:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_a_recurrent_conditioner_hears_short_mels_whole(backend: str, make_model: Callable[..., Model]) -> None:
+def test_a_recurrent_conditioner_takes_a_short_mel_in_one_run(backend: str, make_model: MakeModel) -> None:
     model = make_model("univoc", backend)
     mel = model.mel(RECURRENT_LOOKAHEAD + 1)
     assert np.array_equal(model.rows(mel), model.opened.executor.condition(mel))
 
 
-def test_a_recurrent_conditioner_comes_the_nearer_the_farther_it_may_look_ahead(
-    make_model: Callable[..., Model], voice: ModelDirectory
+def test_a_longer_look_ahead_of_a_recurrent_conditioner_makes_a_smaller_error(
+    make_model: MakeModel, voice: ModelDirectory
 ) -> None:
     mel = np.load(voice.path.parent / "sample_mel.npy")[:, :200]
     errors = []
@@ -205,27 +196,25 @@ def test_a_recurrent_conditioner_comes_the_nearer_the_farther_it_may_look_ahead(
 
 
 @pytest.mark.parametrize(("layout", "frames"), [("fatchord", 2), ("no_aux", 2), ("turian", 2), ("univoc", 19)])
-def test_a_frame_is_spoken_as_soon_as_the_look_ahead_is_there(
-    layout: str, frames: int, make_model: Callable[..., Model]
-) -> None:
+def test_a_frame_is_ready_once_its_look_ahead_has_arrived(layout: str, frames: int, make_model: MakeModel) -> None:
     hop = make_model(layout).hop
     model = make_model(layout, steps=hop)
     assert model.blocks.lookahead == frames
-    conditioning, mel = model.growing(), model.mel(39)
+    conditioning, mel = model.incremental(), model.mel(39)
     for count in range(1, 40):
         conditioning.append(mel[:, count - 1 : count])
-        spoken = sum(conditioning.ready(start) for start in model.starts(40))
-        if layout == "univoc":  # in blocks of four, with 16 frames behind each
-            assert spoken == max(0, (count - 16) // 4 * 4)
+        ready = sum(conditioning.ready(start) for start in model.starts(40))
+        if layout == "univoc":  # in blocks of four, each with 16 frames after it
+            assert ready == max(0, (count - 16) // 4 * 4)
         else:
-            assert spoken == max(0, count - frames)
+            assert ready == max(0, count - frames)
     conditioning.end()
     assert sum(conditioning.ready(start) for start in model.starts(40)) == 39
     assert conditioning.steps == 39 * hop
 
 
 @pytest.mark.parametrize("layout", ["linear", "linear_no_aux"])
-def test_models_that_need_to_know_the_length_are_refused(layout: str, make_model: Callable[..., Model]) -> None:
+def test_models_that_need_the_length_of_the_mel_are_refused(layout: str, make_model: MakeModel) -> None:
     with pytest.raises(VocoderError, match=r"interpolates between its first and its last frame.*np\.concatenate"):
         make_model(layout, "torch")
 
@@ -238,27 +227,25 @@ def test_models_that_need_to_know_the_length_are_refused(layout: str, make_model
         ("univoc", 1.5, "found 1.5, expected a number of frames"),
     ],
 )
-def test_look_ahead_that_has_no_meaning_is_refused(
-    layout: str, lookahead: Any, message: str, make_model: Callable[..., Model]
-) -> None:
+def test_an_invalid_look_ahead_is_refused(layout: str, lookahead: Any, message: str, make_model: MakeModel) -> None:
     with pytest.raises(VocoderError, match=message):
         make_model(layout, "torch", lookahead)
 
 
 def test_a_conditioner_that_reads_the_whole_mel_is_not_taken_for_a_convolution(
-    make_model: Callable[..., Model],
+    make_model: MakeModel,
 ) -> None:
     opened = make_model("univoc", "torch").opened
-    stranger = dataclasses.replace(opened.model, family="coqui")
+    other_family = dataclasses.replace(opened.model, family="coqui")
     with pytest.raises(VocoderError, match="reads more than 32 frames to either side"):
-        incremental_runs(stranger, opened.audio.n_mels, opened.executor.condition)
+        incremental_runs(other_family, opened.audio.n_mels, opened.executor.condition)
 
 
 @pytest.mark.parametrize("layout", ["univoc", "fatchord"])
-def test_memory_does_not_grow_with_the_mel(layout: str, make_model: Callable[..., Model]) -> None:
+def test_memory_does_not_grow_with_the_mel(layout: str, make_model: MakeModel) -> None:
     model = make_model(layout)
     piece = model.mel(10)
-    conditioning = model.growing()
+    conditioning = model.incremental()
     start = 0
     most = []
     for _ in range(2):
@@ -275,11 +262,11 @@ def test_memory_does_not_grow_with_the_mel(layout: str, make_model: Callable[...
 
 
 @pytest.mark.parametrize("layout", ["univoc", "fatchord"])
-def test_what_the_frames_allow_is_spoken_before_an_error_is_told(layout: str, make_model: Callable[..., Model]) -> None:
+def test_an_error_comes_after_all_steps_that_the_frames_before_it_allow(layout: str, make_model: MakeModel) -> None:
     model = make_model(layout)
     mel = model.mel(50)
     known: list[int | None] = []
-    conditioning = model.growing(on_ready=lambda: known.append(conditioning.steps))
+    conditioning = model.incremental(on_ready=lambda: known.append(conditioning.steps))
     conditioning.append(mel)
     error = OSError("the connection is gone")
     conditioning.fail(error)
@@ -299,37 +286,28 @@ def test_what_the_frames_allow_is_spoken_before_an_error_is_told(layout: str, ma
     assert not conditioning.ready(steps)
 
 
-def test_a_mel_without_a_frame_is_an_error(make_model: Callable[..., Model]) -> None:
-    model = make_model("fatchord", "torch")
-    conditioning = model.growing()
-    conditioning.append(model.mel(3)[:, :0])
-    conditioning.end()
-    assert (conditioning.steps, conditioning.ready(0)) == (0, False)
-    assert str(conditioning.error) == "mel: found no frames, expected at least one"
-
-
 @pytest.mark.parametrize("ended", [False, True])
-def test_it_can_be_decoded_again_while_its_beginning_is_kept(ended: bool, make_model: Callable[..., Model]) -> None:
+def test_an_utterance_can_be_decoded_again_while_its_beginning_is_kept(ended: bool, make_model: MakeModel) -> None:
     model = make_model("fatchord", "torch")
     mel = model.mel(150)
     wanted = model.whole(model.rows(mel), 0)
-    forgetful, retentive = model.growing(), model.growing(kept=200)
-    for conditioning in (forgetful, retentive):
+    dropping, keeping = model.incremental(), model.incremental(kept=200)
+    for conditioning in (dropping, keeping):
         conditioning.append(mel)
         if ended:
             conditioning.end()
         for start in model.starts(140):
             assert conditioning.ready(start)
             conditioning.window(start)
-    assert retentive.ready(0)
-    assert_same([model.read(retentive.window(0))], [wanted])
-    assert not forgetful.ready(0)
-    assert forgetful.steps == 0  # so that whoever decodes it ends here, and finds the error
-    assert isinstance(forgetful.error, ExecutorError)
-    assert "cannot be decoded again from its beginning" in str(forgetful.error)
+    assert keeping.ready(0)
+    assert_same([model.read(keeping.window(0))], [wanted])
+    assert not dropping.ready(0)
+    assert dropping.steps == 0  # so that decoding ends here, with the error
+    assert isinstance(dropping.error, ExecutorError)
+    assert "cannot be decoded again from its beginning" in str(dropping.error)
 
 
-def test_a_conditioner_that_fails_is_told_as_the_executors_error(make_model: Callable[..., Model]) -> None:
+def test_a_failure_of_the_conditioner_becomes_an_executor_error(make_model: MakeModel) -> None:
     model = make_model("fatchord", "torch")
     answers = iter([model.opened.executor.condition])
 

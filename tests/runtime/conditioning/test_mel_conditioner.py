@@ -1,4 +1,4 @@
-"""Long mels are conditioned block by block: the bits of the whole mel's conditioning, in memory that does not grow."""
+"""Long mels are conditioned in blocks, with the bits of the whole mel's conditioning and in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simulated_device as simulated
+from conditioning_rows import expanded_columns
 from numpy.typing import NDArray
-
-pytest.importorskip("onnxruntime", reason="conditioners are run with ONNX Runtime")
 
 from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import (
@@ -45,11 +45,10 @@ from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
+SmallDirectory = Callable[[str], ModelDirectory]
 PATIENCE = 60.0
 LENGTHS = (WHOLE_FRAMES + 1, WHOLE_FRAMES + 63, WHOLE_FRAMES + 64, WHOLE_FRAMES + 65, 700)
-on_x86 = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="says how MLAS sums convolutions on x86-64"
-)
+on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the sums of MLAS on x86-64")
 
 
 def mel_of(opened: LoadedModel, frames: int) -> FloatArray:
@@ -62,14 +61,8 @@ def conditioner_of(opened: LoadedModel, steps: int) -> tuple[MelConditioner, Con
 
 
 def read(opened: LoadedModel, conditioning: Conditioning, start: int) -> list[NDArray[np.float32]]:
-    """What the steps of the chunk from ``start`` on read, of each column group."""
-    window = conditioning.window(start)
-    edges = np.cumsum([group.columns for group in opened.model.groups])[:-1]
-    weights = iter(window.interpolation)
-    return [
-        part[window.frame_index] if group.expansion == "held" else next(weights) @ part
-        for group, part in zip(opened.model.groups, np.split(window.rows, edges, axis=1), strict=True)
-    ]
+    """The conditioning of the chunk from ``start`` on."""
+    return expanded_columns(opened.model, conditioning.window(start))
 
 
 def assert_reads_the_same(opened: LoadedModel, frames: int, steps: int) -> None:
@@ -86,7 +79,7 @@ def assert_reads_the_same(opened: LoadedModel, frames: int, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def wide(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
-    """A model whose conditioner sums more products than MLAS takes at a time, with wide rows."""
+    """A model whose conditioner sums more products than MLAS adds in one part, with wide rows."""
     import torch
 
     from wavernn_trt.export import export, read_checkpoint
@@ -100,73 +93,50 @@ def wide(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Mod
 
 
 @pytest.mark.parametrize("layout", ["fatchord", "no_aux", "linear", "linear_no_aux"])
-@pytest.mark.parametrize("frames", LENGTHS)
-def test_blocks_have_the_bits_of_the_whole_mel(
-    layout: str, frames: int, small_directory: Callable[[str], ModelDirectory]
-) -> None:
+def test_blocks_have_the_bits_of_the_whole_mel(layout: str, small_directory: SmallDirectory) -> None:
     opened = load_model(small_directory(layout).path, LoadOptions("onnxruntime", threads=1))
-    for steps in (20, 320, 1000):  # part of a block, and more than two
-        assert_reads_the_same(opened, frames, steps)
+    for frames in LENGTHS:
+        for steps in (20, 320, 1000):  # part of a block, and more than two
+            assert_reads_the_same(opened, frames, steps)
 
 
 @on_x86
-@pytest.mark.parametrize("frames", [*LENGTHS, 1025])
-def test_blocks_of_a_wide_conditioner_have_them_too_with_any_number_of_threads(
-    frames: int, wide: ModelDirectory
+def test_blocks_of_a_wide_conditioner_have_the_bits_of_the_whole_mel_with_any_number_of_threads(
+    wide: ModelDirectory,
 ) -> None:
     opened = [load_model(wide.path, LoadOptions("onnxruntime", threads=threads)) for threads in (1, 4)]
     for each in opened:
-        assert_reads_the_same(each, frames, 320)
+        for frames in (*LENGTHS, 1025):
+            assert_reads_the_same(each, frames, 320)
     mel = mel_of(opened[0], 130)
     assert np.array_equal(*(each.executor.condition(mel) for each in opened))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 63, 64, 65, 129, 700, WHOLE_RECURRENT_FRAMES + 1])
+@pytest.mark.parametrize(("layout", "threads"), [("voice", 1), ("voice", 2), ("univoc", 1)])
 def test_blocks_of_a_recurrent_conditioner_have_the_bits_of_the_whole_mel(
-    frames: int,
+    layout: str,
+    threads: int,
     voice: ModelDirectory,
-    small_directory: Callable[[str], ModelDirectory],
+    small_directory: SmallDirectory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", 0)
-    for directory, threads in ((voice, 1), (voice, 2), (small_directory("univoc"), 1)):
-        opened = load_model(directory.path, LoadOptions("onnxruntime", threads=threads))
+    directory = voice if layout == "voice" else small_directory(layout)
+    opened = load_model(directory.path, LoadOptions("onnxruntime", threads=threads))
+    for frames in (1, 2, 63, 64, 65, 129, WHOLE_RECURRENT_FRAMES + 1):
         assert_reads_the_same(opened, frames, 320)
-
-
-def test_a_long_mel_of_a_recurrent_conditioner_has_one_waveform_however_it_is_asked_for(
-    small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = small_directory("univoc").path
-    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
-        mel = mel_of(vocoder.loaded, 700)
-        whole = vocoder.vocode(mel, seed=1)
-        folded = vocoder.vocode(mel, seed=1, fold=700, overlap=100)
-        labels = vocoder.labels(mel, seed=1)
-        forced = vocoder.teacher_forced(mel, labels)
-        wanted = vocoder.statistics().conditioning_bytes
-    monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", WHOLE_FRAMES)
-    with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
-        runs = count_runs(vocoder, monkeypatch)
-        assert np.array_equal(vocoder.vocode(mel, seed=1), whole)
-        assert np.array_equal(np.concatenate(list(vocoder.stream(mel, seed=1))), whole)
-        assert np.array_equal(vocoder.vocode(mel, seed=1, fold=700, overlap=100), folded)
-        assert np.array_equal(vocoder.labels(mel, seed=1), labels)
-        assert np.array_equal(vocoder.teacher_forced(mel, labels), forced)
-        assert not runs  # none of the whole mel
-        assert vocoder.statistics().conditioning_bytes == wanted == 0
 
 
 @pytest.fixture
 def earlier_voice(tmp_path: Path) -> ModelDirectory:
-    """The shipped voice as earlier versions exported it."""
+    """The shipped voice without its conditioner for blocks, as earlier versions exported it."""
     path = Path(shutil.copytree(shipped_voice(), tmp_path / "earlier"))
     (path / CONDITIONER_BLOCKS).unlink()
     write_manifest(path)
     return open_model_directory(path)
 
 
-def test_a_directory_of_an_earlier_version_conditions_long_mels_in_one_run_and_says_so_once(
+def test_a_directory_of_an_earlier_version_conditions_long_mels_in_one_run_with_one_warning(
     earlier_voice: ModelDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = load_model(earlier_voice.path, LoadOptions("onnxruntime", threads=1))
@@ -183,42 +153,49 @@ def test_a_directory_of_an_earlier_version_conditions_long_mels_in_one_run_and_s
 
 
 @pytest.fixture
-def vocoder(small_directory: Callable[[str], ModelDirectory]) -> Iterator[Vocoder]:
+def vocoder(small_directory: SmallDirectory) -> Iterator[Vocoder]:
     with Vocoder.load(small_directory("fatchord").path, "onnxruntime", batch=3, threads=1) as vocoder:
         yield vocoder
 
 
-@pytest.mark.parametrize("layout", ["fatchord", "linear"])
-def test_a_long_mel_has_one_waveform_however_it_is_asked_for(
-    layout: str, small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", ["fatchord", "linear", "univoc"])
+def test_every_call_gives_a_long_mel_the_same_waveform(
+    layout: str, small_directory: SmallDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = small_directory(layout).path
+    monkeypatch.setattr(mel_conditioner, "WHOLE_RECURRENT_FRAMES", WHOLE_FRAMES)
     with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as vocoder:
         mels = [mel_of(vocoder.loaded, frames) for frames in (700, 3, 320, 513)]
+        runs = count_runs(vocoder, monkeypatch)
         alone = [vocoder.vocode(mel, seed=1) for mel in mels]
         assert all(map(np.array_equal, vocoder.vocode_batch(mels, seeds=[1] * 4), alone))
         assert np.array_equal(np.concatenate(list(vocoder.stream(mels[0], seed=1))), alone[0])
         assert np.array_equal(vocoder.submit(Request(mels[0], 1, samples=2500)).result(), alone[0][:2500])
         folded = vocoder.vocode(mels[0], seed=1, fold=700, overlap=100)
         labels = vocoder.labels(mels[0], seed=1)
-        if layout == "fatchord":
+        if layout == "fatchord":  # univoc's streams of pieces have a shorter look-ahead
             pieces = iter(np.array_split(mels[0], 9, axis=1))
             assert np.array_equal(np.concatenate(list(vocoder.stream(pieces, seed=1))), alone[0])
-            forced = vocoder.teacher_forced(mels[0], labels)
-    monkeypatch.setattr(mel_conditioner, "WHOLE_FRAMES", 10**6)
+        forced = None if layout == "linear" else vocoder.teacher_forced(mels[0], labels)
+        assert max(runs, default=0) <= WHOLE_FRAMES
+        assert vocoder.statistics().conditioning_bytes == 0
+    for limit in ("WHOLE_FRAMES", "WHOLE_RECURRENT_FRAMES"):
+        monkeypatch.setattr(mel_conditioner, limit, 10**6)
     with Vocoder.load(path, "onnxruntime", batch=3, threads=1) as whole:
         assert np.array_equal(whole.vocode(mels[0], seed=1), alone[0])
         assert np.array_equal(whole.vocode(mels[0], seed=1, fold=700, overlap=100), folded)
         assert np.array_equal(whole.labels(mels[0], seed=1), labels)
-        if layout == "fatchord":
+        if forced is not None:
             assert np.array_equal(whole.teacher_forced(mels[0], labels), forced)
 
 
-def test_blocks_are_computed_once_whichever_folds_read_them(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_several_folds_read_is_computed_once(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = count_runs(vocoder, monkeypatch)
     mel = mel_of(vocoder.loaded, 64 * 12)
     vocoder.vocode(mel, fold=64 * 6, overlap=12)
-    assert all(frames == BLOCK_FRAMES + 4 for frames in runs[5:])  # behind those that measure the reach
+    assert all(
+        frames == BLOCK_FRAMES + 4 for frames in runs[5:]
+    )  # after those that measure how far the conditioner reads
     assert len(runs) <= 5 + 2 * 12
 
 
@@ -235,7 +212,7 @@ def count_runs(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return runs
 
 
-def test_a_mel_is_conditioned_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mel_is_conditioned_only_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = count_runs(vocoder, monkeypatch)
     mel = mel_of(vocoder.loaded, 64 * 500)
     stream = vocoder.stream(mel, seconds=0.02)
@@ -248,7 +225,9 @@ def test_a_mel_is_conditioned_as_far_as_it_is_decoded(vocoder: Vocoder, monkeypa
     assert vocoder.statistics().conditioning_bytes == 0
 
 
-def test_a_cancelled_utterance_asks_for_no_more_blocks(vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_blocks_of_a_cancelled_utterance_are_conditioned(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = count_runs(vocoder, monkeypatch)
     begun = threading.Event()
     ticket = vocoder.submit(Request(mel_of(vocoder.loaded, 64 * 2000)), progress=lambda _: begun.set())
@@ -262,7 +241,7 @@ def test_a_cancelled_utterance_asks_for_no_more_blocks(vocoder: Vocoder, monkeyp
 
 
 @pytest.mark.parametrize("fold", [None, 700])
-def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
+def test_a_block_that_cannot_be_conditioned_fails_its_own_utterance_only(
     fold: int | None, vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition, wanted = vocoder.executor.condition, vocoder.vocode(mel_of(vocoder.loaded, 300))
@@ -276,17 +255,17 @@ def test_a_conditioner_that_fails_late_fails_its_own_utterance_only(
 
     monkeypatch.setattr(vocoder.executor, "condition", fragile)
     fails = vocoder.submit(Request(bad, fold=fold))
-    speaks = vocoder.submit(Request(mel_of(vocoder.loaded, 300)))
+    fine = vocoder.submit(Request(mel_of(vocoder.loaded, 300)))
     with pytest.raises(ExecutorError, match="the executor failed: MemoryError: no room"):
         fails.result(PATIENCE)
-    assert np.array_equal(speaks.result(PATIENCE), wanted)
+    assert np.array_equal(fine.result(PATIENCE), wanted)
     stream = vocoder.stream(bad)
     with pytest.raises(ExecutorError, match="no room"):
         list(stream)
 
 
-def test_a_conditioner_that_hangs_late_is_left_behind(
-    small_directory: Callable[[str], ModelDirectory], monkeypatch: pytest.MonkeyPatch
+def test_a_conditioner_that_hangs_at_a_late_block_is_abandoned(
+    small_directory: SmallDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = load_model(small_directory("fatchord").path, LoadOptions("onnxruntime", threads=1))
     condition, released = opened.executor.condition, threading.Event()
@@ -309,7 +288,7 @@ def test_a_conditioner_that_hangs_late_is_left_behind(
         released.set()
 
 
-def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
+def test_a_long_utterance_keeps_its_bits_when_a_lane_fails_late(
     vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mel = mel_of(vocoder.loaded, 2000)
@@ -318,7 +297,7 @@ def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
     decode, chunks = executor.decode, iter(range(10**6))
 
     def fails_once(*arguments: Any) -> Any:
-        if next(chunks) == 30:  # long after the first blocks are let go
+        if next(chunks) == 30:  # long after the first blocks were freed
             raise RuntimeError("CUDA error 700")
         return decode(*arguments)
 
@@ -327,7 +306,7 @@ def test_a_lane_that_fails_late_costs_a_long_utterance_no_bit(
     assert vocoder.statistics().restarted == 1
 
 
-def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[int, int, int]) -> LoadedModel:
+def engine_of(directory: ModelDirectory, frames: tuple[int, int, int]) -> LoadedModel:
     plans = [simulated.OnnxPlan(directory, one) for one in simulated.records(directory, frames=frames).values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
     executor = TensorRTExecutor(directory, "tensorrt_rtx", LoadOptions(), Gpu("Pretended", 89), engine)
@@ -336,10 +315,10 @@ def engine_of(simulated: ModuleType, directory: ModelDirectory, frames: tuple[in
 
 @pytest.mark.parametrize(("frames", "mel"), [((2, 64, 256), 1000), ((100, 200, 300), 280)])
 def test_an_engine_conditions_mels_that_are_longer_than_its_plan_or_shorter_than_a_block(
-    frames: tuple[int, int, int], mel: int, simulated: ModuleType, small_directory: Callable[[str], ModelDirectory]
+    frames: tuple[int, int, int], mel: int, small_directory: SmallDirectory
 ) -> None:
     directory = small_directory("fatchord")
-    opened = engine_of(simulated, directory, frames)
+    opened = engine_of(directory, frames)
     reference = load_model(directory.path, LoadOptions("onnxruntime", threads=1))
     condition, _ = conditioner_of(opened, 40)
     expected, _ = conditioner_of(reference, 40)
@@ -350,7 +329,7 @@ def test_an_engine_conditions_mels_that_are_longer_than_its_plan_or_shorter_than
             assert np.array_equal(one, other)
 
 
-PEAK = """
+STREAM = """
 import sys, numpy as np
 import wavernn_trt
 with wavernn_trt.load(sys.argv[1], "onnxruntime", threads=1) as vocoder:
@@ -361,53 +340,45 @@ with wavernn_trt.load(sys.argv[1], "onnxruntime", threads=1) as vocoder:
     for _ in range(2):
         with vocoder.stream(mel) as stream:
             next(stream)
-    with open("/proc/self/status") as status:
-        print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+"""
+VOCODE = """
+import sys
+from wavernn_trt.scripts.cli import main
+options = ["--backend", "onnxruntime", "--threads", "1", "-q"]
+assert main(["vocode", sys.argv[3], "-o", sys.argv[4], "--model", sys.argv[1], *options]) == 0
+"""
+PEAK = """
+with open("/proc/self/status") as status:
+    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
 """
 
 
+def peak_memory(code: str, directory: ModelDirectory, frames: int, *arguments: str) -> int:
+    """Bytes, of a process that runs the code."""
+    command = [sys.executable, "-c", code + PEAK, str(directory.path), str(frames), *arguments]
+    return 1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def growth_a_frame(directory: ModelDirectory) -> float:
-    """Bytes that a frame adds to the peak of a process's memory which streams the beginning of a long mel."""
-    lengths, peaks = (1_000, 50_000), []
-    for frames in lengths:
-        command = [sys.executable, "-c", PEAK, str(directory.path), str(frames)]
-        peaks.append(1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return (peaks[1] - peaks[0]) / (lengths[1] - lengths[0])
+    """Bytes that each frame adds to the peak memory of a process that streams the beginning of a long mel."""
+    return (peak_memory(STREAM, directory, 50_000) - peak_memory(STREAM, directory, 1_000)) / 49_000
 
 
-from_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+from_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 
 
 @from_proc
 @pytest.mark.parametrize("kind", ["wide", "voice"])
-def test_the_peak_of_memory_grows_by_the_mel_alone(kind: str, request: pytest.FixtureRequest) -> None:
+def test_peak_memory_grows_by_the_size_of_the_mel_only(kind: str, request: pytest.FixtureRequest) -> None:
     directory: ModelDirectory = request.getfixturevalue(kind)
     mel, rows = 80 * 4, directory.model.columns * 4
-    # The caller's mel, the vocoder's copy, and what checking it takes.
+    # The caller's mel, the vocoder's copy, and the check's arrays.
     assert growth_a_frame(directory) < 4 * mel < rows / 2
-
-
-@from_proc
-def test_what_a_whole_mel_took_is_given_back_before_the_next_is_conditioned(earlier_voice: ModelDirectory) -> None:
-    mel, rows = 80 * 4, earlier_voice.model.columns * 4
-    # A run has its rows twice, for a moment; and freed memory is not all the system's again.
-    assert growth_a_frame(earlier_voice) < 3 * rows + 4 * mel
-
-
-JOB = """
-import sys
-from wavernn_trt.scripts.cli import main
-options = ["--backend", "onnxruntime", "--threads", "1", "-q"]
-code = main(["vocode", sys.argv[2], "-o", sys.argv[3], "--model", sys.argv[1], *options])
-with open("/proc/self/status") as status:
-    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")))
-sys.exit(code)
-"""
 
 
 @pytest.fixture(scope="module")
 def narrow(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModelDirectory:
-    """A model of fatchord's shape with 32 units, whose waveform does not stand still."""
+    """A model of fatchord's layout with 32 units, whose waveform is not constant."""
     import torch
 
     from wavernn_trt.export import export, read_checkpoint
@@ -421,13 +392,12 @@ def narrow(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> M
 
 
 @from_proc
-def test_from_file_to_file_memory_grows_by_mel_and_waveform_alone(narrow: ModelDirectory, tmp_path: Path) -> None:
+def test_memory_of_vocoding_a_file_grows_by_mel_and_waveform_only(narrow: ModelDirectory, tmp_path: Path) -> None:
     lengths, peaks = (500, 25_000), []
     for frames in lengths:
         np.save(tmp_path / "mel.npy", 0.2 * np.random.default_rng(0).random((80, frames), np.float32))
         out = tmp_path / f"{frames}"
-        command = [sys.executable, "-c", JOB, str(narrow.path), str(tmp_path / "mel.npy"), str(out)]
-        peaks.append(1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        peaks.append(peak_memory(VOCODE, narrow, frames, str(tmp_path / "mel.npy"), str(out)))
         assert (out / "mel.wav").stat().st_size > 2 * frames * narrow.audio.hop_length
     # The mel twice and the waveform are 0.4 of the rows; a run over the whole mel takes three times the rows.
     assert (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) < narrow.model.columns * 4

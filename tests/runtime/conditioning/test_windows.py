@@ -1,4 +1,4 @@
-"""Windows of conditioning against a direct expansion of the whole utterance."""
+"""Windows of conditioning, compared with a direct expansion of the whole utterance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stretch(rows: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
 def expand(
     group: ColumnGroup, rows: NDArray[np.float64], margin: int, hop: int, upsampling: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """[N + 2 * margin, columns] -> [N * hop, columns], written as the definition says it."""
+    """[N + 2 * margin, columns] -> [N * hop, columns], by the definition."""
     frames = len(rows) - 2 * margin
     if group.expansion == "held":
         return np.repeat(rows[margin : margin + frames], hop, axis=0)
@@ -59,7 +59,7 @@ def expand(
     aux=st.sampled_from(["held", "kernel", "linear"]),
     data=st.data(),
 )
-def test_windows_expand_to_what_the_whole_utterance_expands_to(
+def test_a_window_expands_to_its_part_of_the_expanded_utterance(
     frames: int, hop: int, steps: int, margin: int, mel: Expansion, aux: Expansion, data: st.DataObject
 ) -> None:
     config = model(mel, aux, margin)

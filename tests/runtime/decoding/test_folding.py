@@ -1,3 +1,5 @@
+"""Folds of an utterance, and their crossfades."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -23,7 +25,7 @@ def test_folds_cover_every_sample_and_overlap_where_they_meet(steps: int, target
         assert after.start - after.first == overlap  # warm-up
         assert before.start < after.start <= before.start + target
     for fold, two_on in zip(folds, folds[2:], strict=False):
-        assert fold.stop <= two_on.start  # never three at a time
+        assert fold.stop <= two_on.start  # at most two overlap
 
 
 @given(steps=st.integers(1, 600), target=st.integers(8, 400), data=st.data())
@@ -36,6 +38,17 @@ def test_squared_gains_sum_to_one_everywhere(steps: int, target: int, data: st.D
     np.testing.assert_allclose(power, 1, atol=1e-12)
 
 
+@given(steps=st.integers(1, 600), target=st.integers(8, 400), data=st.data())
+def test_samples_outside_crossfades_are_joined_at_their_own_steps(steps: int, target: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, target // 2))
+    folds = plan_folds(steps, target, overlap)
+    joined = join_folds(folds, [np.arange(fold.first, fold.stop, dtype=np.float64) for fold in folds])
+    outside = np.ones(steps, bool)
+    for fold in folds[1:]:
+        outside[fold.start : fold.start + overlap] = False
+    assert np.array_equal(joined[outside], np.arange(steps)[outside])
+
+
 def test_noise_keeps_its_level_across_crossfades() -> None:
     random = np.random.default_rng(0)
     folds = plan_folds(400_000, 2000, 500)
@@ -46,8 +59,8 @@ def test_noise_keeps_its_level_across_crossfades() -> None:
     assert joined[inside].std() == pytest.approx(joined[~inside].std(), rel=0.02)
 
 
-@pytest.mark.parametrize("steps", [1, 5, 549, 550, 10_999, 11_000])
-def test_short_clips_stay_whole(steps: int) -> None:
+@pytest.mark.parametrize("steps", [1, 11_000])
+def test_a_short_utterance_is_one_fold(steps: int) -> None:
     assert plan_folds(steps, 11_000) == (Fold(0, 0, steps),)
     assert plan_folds(steps, None) == (Fold(0, 0, steps),)
 
@@ -56,13 +69,12 @@ def test_short_clips_stay_whole(steps: int) -> None:
     ("target", "overlap", "message"),
     [
         (0, None, "fold: found 0, expected a positive"),
-        (-5, None, "fold: found -5"),
         (1.5, None, "fold: found 1.5"),
         (True, None, "fold: found True"),
         (1000, -1, "overlap: found -1"),
         (1000, 501, "overlap: found 501 samples, expected at most 500, half of the fold"),
     ],
 )
-def test_folds_that_cannot_be_are_refused(target: Any, overlap: Any, message: str) -> None:
+def test_invalid_folds_are_refused(target: Any, overlap: Any, message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         plan_folds(5000, target, overlap)

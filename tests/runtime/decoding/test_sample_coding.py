@@ -1,3 +1,5 @@
+"""Conversion between drawn samples and waveforms."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -55,7 +57,7 @@ def test_mu_law_is_undone_by_its_inverse(amplitudes: list[float], mu: int) -> No
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_each_label_is_found_again_from_its_amplitude(coding: SampleCoding) -> None:
+def test_encoding_an_amplitude_gives_its_label(coding: SampleCoding) -> None:
     labels = np.arange(len(coding._amplitudes))
     if coding._preemphasis:
         emphasised = coding.amplitudes(labels)
@@ -81,7 +83,7 @@ def test_pre_emphasised_voices_are_encoded_as_they_were_trained() -> None:
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=300), st.lists(st.integers(1, 50), min_size=1))
-def test_de_emphasis_has_equal_bits_however_it_is_cut(labels: list[int], cuts: list[int]) -> None:
+def test_de_emphasis_has_equal_bits_for_all_cuts(labels: list[int], cuts: list[int]) -> None:
     coding = CODINGS[2]
     samples = np.array(labels, np.int32)
     whole = coding.de_emphasis()(coding.amplitudes(samples))
@@ -114,13 +116,13 @@ def test_feedback_has_the_sampler_s_bits() -> None:
         assert torch.equal(sampler.values, torch.from_numpy(fed))
 
 
-def test_mixtures_are_amplitudes_already() -> None:
+def test_samples_of_mixtures_are_amplitudes() -> None:
     values = np.array([-1, -0.25, 0, 1], np.float32)
     coding = SampleCoding(MIXTURE, AUDIO)
     assert coding.waveform(values).tolist() == coding.samples(values).tolist() == coding.feedback(values).tolist()
 
 
-def test_foreign_samples_are_refused() -> None:
+def test_invalid_samples_are_refused() -> None:
     with pytest.raises(VocoderError, match="found labels from 0 to 1024, expected integers from 0 to 1023"):
         CODINGS[0].check([0, 1024])
     with pytest.raises(VocoderError, match="expected integers from 0 to 1023"):

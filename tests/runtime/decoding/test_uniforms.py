@@ -1,3 +1,5 @@
+"""Random numbers of streams."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -22,7 +24,7 @@ def model(output: Output = "categorical") -> ModelConfig:
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     output=st.sampled_from(["categorical", "logistic_mixture", "gaussian"]),
 )
-def test_numbers_do_not_depend_on_how_they_are_drawn(seed: int, cuts: list[int], output: Output) -> None:
+def test_the_numbers_of_a_stream_do_not_depend_on_its_chunks(seed: int, cuts: list[int], output: Output) -> None:
     together = SeededUniforms(model(output), seed).draw(sum(cuts))
     source = SeededUniforms(model(output), seed)
     assert np.array_equal(np.concatenate([source.draw(cut) for cut in cuts]), together)
@@ -36,18 +38,18 @@ def test_the_generator_is_philox_with_the_seed_as_its_key() -> None:
     assert np.array_equal(SeededUniforms(model(), 42).draw(1000), expected)
 
 
-def test_seeds_and_folds_differ() -> None:
+def test_other_seeds_and_other_folds_have_other_numbers() -> None:
     drawn = [SeededUniforms(model(), seed, fold).draw(64).tobytes() for seed in (0, 1, 2**64 - 1) for fold in (0, 1)]
     assert len(set(drawn)) == len(drawn)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", None, True])
-def test_other_seeds_are_refused(seed: Any) -> None:
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True])
+def test_invalid_seeds_are_refused(seed: Any) -> None:
     with pytest.raises(VocoderError, match=r"expected an integer from 0 to 2\*\*64 - 1"):
         SeededUniforms(model(), seed)
 
 
-def test_numbers_stay_where_samplers_are_defined() -> None:
+def test_numbers_are_limited_to_where_samplers_are_defined() -> None:
     top = float(np.nextafter(1, 0))
     assert GivenUniforms(model(), [top], 1).draw(1)[0, 0] == np.float32(1 - 2**-23)
     assert GivenUniforms(model(), [0.0], 1).draw(1)[0, 0] == 0
@@ -69,12 +71,12 @@ def test_numbers_stay_where_samplers_are_defined() -> None:
         ("categorical", ["a"] * 5, "expected numbers"),
     ],
 )
-def test_unusable_numbers_are_refused(output: Output, uniforms: Any, message: str) -> None:
+def test_invalid_numbers_are_refused(output: Output, uniforms: Any, message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         GivenUniforms(model(output), uniforms, 5)
 
 
-def test_the_caller_s_array_is_left_alone() -> None:
-    mine = np.ones((3, 1), np.float32) * np.float32(1 - 2**-24)
-    GivenUniforms(model(), mine, 3).draw(3)
-    assert (mine == np.float32(1 - 2**-24)).all()
+def test_the_caller_s_array_is_not_changed() -> None:
+    given = np.ones((3, 1), np.float32) * np.float32(1 - 2**-24)
+    GivenUniforms(model(), given, 3).draw(3)
+    assert (given == np.float32(1 - 2**-24)).all()

@@ -1,4 +1,4 @@
-"""Which backend is opened, and what is said of it."""
+"""The choice of a backend, and the messages about it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from wavernn_trt.runtime.load_options import ON_A_GPU
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
-pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime")
+Store = Callable[..., None]
 
 
 @pytest.mark.usefixtures("simulated_machine")
-def test_auto_takes_an_engine_where_one_fits_and_says_so(
+def test_auto_takes_a_fitting_engine_and_logs_it(
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store(batch=(1, 2, 8))
@@ -46,7 +46,7 @@ def test_auto_takes_an_engine_where_one_fits_and_says_so(
     assert f"tensorrt_rtx with the engine {vocoder.engine}" in caplog.text
 
 
-def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
+def test_auto_takes_the_cpu_without_a_gpu_and_logs_the_reasons(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     if driver_state().devices:
@@ -58,16 +58,14 @@ def test_auto_speaks_on_the_cpu_where_there_is_no_gpu_and_says_why_when_asked(
         assert f"not {backend}: no GPU: libcuda.so.1 was not found" in caplog.text
 
 
-def test_auto_says_that_the_cpu_has_another_precision_than_was_asked_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_warns_where_the_cpu_lacks_the_precision(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, registry.logger.name):
         assert wavernn_trt.load(precision="bf16", cache=tmp_path).backend == "onnxruntime"
     assert "onnxruntime, which computes in fp32 and not in bf16" in caplog.text
 
 
 @pytest.mark.usefixtures("simulated_machine")
-def test_auto_warns_where_a_gpu_stays_idle_for_want_of_a_plan(
+def test_auto_warns_where_a_gpu_is_unused_because_there_is_no_plan(
     voice: ModelDirectory,
     cache: EngineCache,
     caplog: pytest.LogCaptureFixture,
@@ -80,11 +78,11 @@ def test_auto_warns_where_a_gpu_stays_idle_for_want_of_a_plan(
 
 @pytest.mark.usefixtures("simulated_machine")
 @pytest.mark.parametrize("kind", [VocoderError, RuntimeError, OSError])
-def test_auto_goes_on_where_an_engine_does_not_load(
+def test_auto_falls_back_where_an_engine_does_not_load(
     kind: type[Exception],
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -103,7 +101,7 @@ def test_auto_goes_on_where_an_engine_does_not_load(
 @pytest.mark.usefixtures("simulated_machine")
 def test_the_command_line_shows_the_engine(
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -114,16 +112,16 @@ def test_the_command_line_shows_the_engine(
     output = tmp_path / "speech.wav"
     arguments = ["vocode", str(mel), "-o", str(output), "--cache", str(cache.folder), "--precision", "bf16", "--json"]
     assert main(arguments) == 0
-    told = capsys.readouterr()
-    report = json.loads(told.out)
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
     assert (report["backend"], report["engine"][:8]) == ("tensorrt_rtx", "decoder_")
-    assert f"(tensorrt_rtx, {report['engine']})" in told.err
+    assert f"(tensorrt_rtx, {report['engine']})" in printed.err
     assert output.exists()
 
 
 @pytest.mark.usefixtures("simulated_machine")
-def test_scoring_leaves_engines_alone_unless_told_otherwise(
-    store: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_scoring_uses_no_engine_by_default(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("platformdirs", reason="the user's own cache is found with platformdirs")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -138,14 +136,6 @@ def test_scoring_leaves_engines_alone_unless_told_otherwise(
     assert "gives no logits, which scoring needs; use --backend onnxruntime" in capsys.readouterr().err
 
 
-def test_the_kernel_is_a_backend_that_says_what_it_lacks() -> None:
-    if driver_state().devices:
-        pytest.skip("this machine has a GPU")
-    words = r"backend cuda: no GPU: libcuda\.so\.1 was not found.*\. To use the CPU instead: .* --backend onnxruntime"
-    with pytest.raises(VocoderError, match=words):
-        wavernn_trt.load(backend="cuda", precision="fp16", batch=4)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,6 +143,6 @@ def test_the_kernel_is_a_backend_that_says_what_it_lacks() -> None:
         ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, expected it for GPUs only"),
     ],
 )
-def test_options_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_precisions_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         wavernn_trt.load(**arguments)

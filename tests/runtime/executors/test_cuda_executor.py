@@ -1,43 +1,37 @@
-"""The ``cuda`` executor: what needs no GPU here, and what it does on one where there is one.
+"""The parts of the ``cuda`` executor that need no GPU.
 
-tests/plugins/kernels/test_pretended_driver.py runs those for a GPU with a driver that pretends, and more.
+The whole is tested in tests/gpu/test_backend.py and, without a GPU, tests/plugins/kernels/test_pretended_driver.py.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from wavernn_trt.engines.gpu import DriverState, driver_state
+from wavernn_trt.engines.gpu import DriverState
 from wavernn_trt.export.model_directory import ModelDirectory, window_rows
 from wavernn_trt.export.operators import Precision, padded_weight
-from wavernn_trt.plugins.compile import KernelCache
 from wavernn_trt.plugins.reference import decode_sequence
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
-from wavernn_trt.runtime.load_options import LoadOptions
-from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="mels are conditioned by it")
 pytest.importorskip("onnx_graphsurgeon", reason="the weights are read from ONNX graphs")
 from wavernn_trt.runtime.executors import cuda_executor, onnx_runtime
-from wavernn_trt.runtime.executors.cuda_executor import open_cuda, require_machine
+from wavernn_trt.runtime.executors.cuda_executor import require_machine
 from wavernn_trt.runtime.executors.device import NoMachineError
 from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, read_decoder
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
-STEPS, BATCH = 50, 2
-MEL = np.load(shipped_voice().parent / "sample_mel.npy")
+STEPS = 50
 
 
 def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
-    """The kernel's reference decodes with them what ONNX Runtime decodes from the same directory."""
+    """With them, the kernel's reference decodes the samples of ONNX Runtime."""
     model, window = voice.model, window_rows(voice.model, voice.audio, STEPS)
     decoder = read_decoder(voice, "fp32")
     random = np.random.default_rng(0)
@@ -56,7 +50,7 @@ def test_the_weights_are_the_model_s(voice: ModelDirectory) -> None:
 
 
 def weights_of(decoder: KernelDecoder) -> dict[str, NDArray[Any]]:
-    """Without their padding, which is zeros."""
+    """The weights without their padding, which is zeros."""
     found = {}
     for operand, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True):
         found[operand.name] = array[:, : operand.shape[1]] if operand.kind == "weight" else array
@@ -65,9 +59,7 @@ def weights_of(decoder: KernelDecoder) -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "uint16")])
-def test_matrices_are_stored_in_the_precision_and_nothing_else_is(
-    voice: ModelDirectory, precision: Precision, dtype: str
-) -> None:
+def test_only_matrices_are_stored_in_the_precision(voice: ModelDirectory, precision: Precision, dtype: str) -> None:
     decoder = read_decoder(voice, precision)
     for operand, array in zip(decoder.shape.weight_inputs(), decoder.weights, strict=True):
         assert array.dtype == (dtype if operand.kind == "weight" else "float32")
@@ -75,7 +67,7 @@ def test_matrices_are_stored_in_the_precision_and_nothing_else_is(
         assert array.flags.c_contiguous
 
 
-def test_nothing_that_a_gpu_needs_is_imported_before_there_is_one() -> None:
+def test_importing_the_executor_imports_no_gpu_package() -> None:
     code = (
         "import sys, wavernn_trt.runtime.executors.cuda_executor;"
         "assert not {'cuda', 'pycuda', 'onnx', 'tensorrt_rtx', 'torch'} & set(sys.modules)"
@@ -83,13 +75,13 @@ def test_nothing_that_a_gpu_needs_is_imported_before_there_is_one() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
-def test_without_a_driver_the_reason_is_the_driver_s() -> None:
+def test_without_a_driver_the_error_gives_its_reason() -> None:
     with pytest.raises(NoMachineError, match=r"no GPU: libcuda\.so\.1 was not found"):
         require_machine(DriverState((), "libcuda.so.1 was not found, so there is no NVIDIA driver"))
 
 
-def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, and by an algorithm that does not depend on what ran fastest."""
+def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, with an algorithm that does not depend on timing."""
     there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     options = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -99,7 +91,7 @@ def test_mels_are_conditioned_on_the_gpu_where_onnx_runtime_has_one(monkeypatch:
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_conditioner_that_had_to_leave_the_gpu_says_so(
+def test_a_conditioner_that_falls_back_to_the_cpu_warns(
     voice: ModelDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -109,46 +101,3 @@ def test_a_conditioner_that_had_to_leave_the_gpu_says_so(
     conditioner = cuda_executor._open_conditioner(voice, threads=1)
     assert conditioner.provider == "CPUExecutionProvider"
     assert "mels are conditioned on the CPU: onnxruntime-gpu is here" in caplog.text
-
-
-# With a GPU.
-
-
-@pytest.fixture(scope="module")
-def cubins(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    return KernelCache(tmp_path_factory.mktemp("cubins"))
-
-
-@pytest.fixture
-def on_the_gpu(voice: ModelDirectory, cubins: KernelCache) -> Callable[[Precision], Vocoder]:
-    """A function precision -> the shipped voice in the kernel, in chunks of few steps."""
-    state = driver_state()
-    if state.reason is not None:
-        pytest.skip(f"needs a GPU: {state.reason}")
-
-    def make(precision: Precision) -> Vocoder:
-        executor, kernel = open_cuda(voice, LoadOptions(precision=precision, batch=BATCH), state, cubins, steps=STEPS)
-        return Vocoder(LoadedModel.of(voice, executor, kernel))
-
-    return make
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_on_a_gpu_labels_are_the_cpu_s_until_rounding_parts_them(
-    on_the_gpu: Callable[[Precision], Vocoder], precision: Precision
-) -> None:
-    with Vocoder.load(backend="onnxruntime", threads=1) as reference, on_the_gpu(precision) as vocoder:
-        found, expected = (one.labels(MEL[:, 40:41], seed=1) for one in (vocoder, reference))
-    assert (found == expected).cumprod().sum() > {"fp32": 100, "fp16": 20}[precision]
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_utterances_have_the_same_bits_alone_together_and_as_streams(
-    on_the_gpu: Callable[[Precision], Vocoder],
-) -> None:
-    mels = [MEL[:, first : first + 1] for first in (0, 20, 40)]
-    with on_the_gpu("fp16") as vocoder:
-        together = vocoder.vocode_batch(mels, seeds=range(3))
-        assert np.array_equal(vocoder.vocode(mels[1], seed=1), together[1])
-        assert np.array_equal(np.concatenate(list(vocoder.stream(mels[2], seed=2))), together[2])

@@ -1,33 +1,30 @@
-"""What every lane promises: a paused stream goes on with the bits it would have had, and each has its own thread."""
+"""Lanes of every executor: pauses do not change a stream's bits, and each lane may run in its own thread."""
 
 from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
+import simulated_device as simulated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from random_streams import equal, random_streams
 
 from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import ModelDirectory
-from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, WholeConditioning
+from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
 from wavernn_trt.runtime.decoding.chunk_loop import LaneLoop, Stream, decode_streams
-from wavernn_trt.runtime.decoding.uniforms import SeededUniforms
+from wavernn_trt.runtime.executors import onnx_runtime
+from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.vocoder import Vocoder
-
-pytest.importorskip("onnxruntime", reason="one executor is ONNX Runtime, and the simulated device runs graphs with it")
-from wavernn_trt.runtime.executors import onnx_runtime
-from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
 SLOTS = 3
 STEPS = 24
@@ -37,31 +34,23 @@ few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, Hea
 
 @dataclass
 class Kind:
-    """An executor whose lanes are tried."""
+    """An executor, and the windows of its model."""
 
     executor: Executor
     windows: ConditioningWindows
 
     def streams(self, lengths: list[int]) -> list[Stream]:
-        """Random utterances of so many steps."""
-        model, hop = self.windows.model, self.windows.hop_length
-        found = []
-        for seed, steps in enumerate(lengths):
-            frames = -(-steps // hop) + 2 * model.margin
-            rows = np.random.default_rng(seed).standard_normal((frames, model.columns)).astype(np.float32)
-            conditioning = WholeConditioning(self.windows, rows)
-            found.append(Stream(conditioning, SeededUniforms(model, seed), 0, steps, number=seed))
-        return found
+        return random_streams(self.windows, lengths)
 
     def alone(self, lengths: list[int]) -> list[NDArray[Any]]:
-        """The samples of each, with no neighbour and no pause."""
+        """The samples of each stream without neighbours and pauses."""
         return [
             np.concatenate([one.samples for one in decode_streams(self.executor, self.windows, [stream], SLOTS)])
             for stream in self.streams(lengths)
         ]
 
     def paused(self, lengths: list[int], chance: random.Random) -> list[NDArray[Any]]:
-        """The samples of each, where chance says who enters, who is in a chunk and what is collected."""
+        """The samples of each stream; entries, streams of a chunk and collections are random."""
         waiting = self.streams(lengths)
         parts: list[list[NDArray[Any]]] = [[] for _ in lengths]
         with self.executor.lane(SLOTS) as lane:
@@ -79,7 +68,7 @@ class Kind:
         return [np.concatenate(one) for one in parts]
 
 
-def on_device(simulated: ModuleType, directory: ModelDirectory, *, capturable: bool = True) -> Kind:
+def on_device(directory: ModelDirectory, *, capturable: bool = True) -> Kind:
     manifests = simulated.records(directory, steps=STEPS, batch=(SLOTS,) * 3)
     plans = [simulated.OnnxPlan(directory, one, capturable=capturable) for one in manifests.values()]
     engine = Engine(simulated.SimulatedDevice(0), *plans)
@@ -94,7 +83,7 @@ def windows_of(directory: ModelDirectory) -> ConditioningWindows:
 @pytest.fixture(
     scope="module", params=["onnxruntime", "torch, three slots", "device, captured", "device, not captured"]
 )
-def kind(request: pytest.FixtureRequest, voice: ModelDirectory, simulated: ModuleType, tiny_vocoder: Vocoder) -> Kind:
+def kind(request: pytest.FixtureRequest, voice: ModelDirectory, tiny_vocoder: Vocoder) -> Kind:
     if request.param == "onnxruntime":
         return Kind(OnnxRuntimeExecutor(voice, threads=1), windows_of(voice))
     if request.param == "torch, three slots":
@@ -103,13 +92,7 @@ def kind(request: pytest.FixtureRequest, voice: ModelDirectory, simulated: Modul
 
         windows = ConditioningWindows(model.config, tiny_vocoder.config.audio, STEPS)
         return Kind(TorchExecutor(model, 3), windows)
-    return on_device(simulated, voice, capturable=request.param == "device, captured")
-
-
-def equal(found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
-    return all(
-        one.dtype == other.dtype and np.array_equal(one, other) for one, other in zip(found, expected, strict=True)
-    )
+    return on_device(voice, capturable=request.param == "device, captured")
 
 
 @few
@@ -118,30 +101,7 @@ def test_a_stream_paused_at_random_chunks_keeps_its_bits(kind: Kind, chance: ran
     assert equal(kind.paused(lengths, chance), kind.alone(lengths))
 
 
-def test_a_stream_can_wait_while_others_come_and_go(kind: Kind) -> None:
-    lengths = [2 * STEPS, *[STEPS] * 9]
-    streams = kind.streams(lengths)
-    found: list[list[NDArray[Any]]] = [[] for _ in lengths]
-
-    with kind.executor.lane(SLOTS) as lane:
-        loop: LaneLoop[Stream] = LaneLoop(lane, kind.windows)
-
-        def decode(*numbers: int) -> None:
-            loop.submit([streams[number] for number in numbers])
-            for piece in loop.collect():
-                found[piece.stream.number].append(piece.samples)
-
-        loop.enter(streams[0])
-        decode(0)
-        for number in range(1, len(lengths)):
-            if loop.free:
-                loop.enter(streams[number])
-                decode(number)
-        decode(0)
-    assert equal([np.concatenate(one) for one in found], kind.alone(lengths))
-
-
-def test_lanes_and_conditioning_may_have_their_own_threads(kind: Kind) -> None:
+def test_lanes_and_conditioning_may_run_in_threads_of_their_own(kind: Kind) -> None:
     lengths = [4 * STEPS, 2 * STEPS + 3, STEPS]
     expected = kind.alone(lengths)
     n_mels = 20 if kind.executor.name == "torch" else 80
@@ -154,27 +114,19 @@ def test_lanes_and_conditioning_may_have_their_own_threads(kind: Kind) -> None:
         assert equal([one.result(60) for one in conditioned], rows * 3)
 
 
-@pytest.mark.parametrize(("cores", "threads", "lanes"), [(6, None, 6), (1, None, 1), (64, None, 8), (6, 2, 1)])
+@pytest.mark.parametrize(
+    ("cores", "default", "threads", "lanes"),
+    [(6, 1, None, 6), (1, 1, None, 1), (64, 1, None, 8), (6, 1, 2, 1), (7, 3, None, 2)],
+)
 def test_onnx_runtime_s_lanes_share_the_cores_unless_threads_are_given(
-    voice: ModelDirectory, cores: int, threads: int | None, lanes: int
+    voice: ModelDirectory, cores: int, default: int, threads: int | None, lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with patch.object(onnx_runtime, "usable_cores", return_value=cores):
-        assert OnnxRuntimeExecutor(voice, threads).lanes == lanes
+    monkeypatch.setattr(onnx_runtime, "usable_cores", lambda: cores)
+    monkeypatch.setattr(onnx_runtime, "default_threads", lambda *_: default)
+    assert OnnxRuntimeExecutor(voice, threads).lanes == lanes
 
 
-def test_a_model_that_takes_several_threads_has_fewer_lanes(voice: ModelDirectory) -> None:
-    with (
-        patch.object(onnx_runtime, "usable_cores", return_value=7),
-        patch.object(onnx_runtime, "default_threads", return_value=3),
-    ):
-        assert OnnxRuntimeExecutor(voice).lanes == 2
-
-
-def test_an_engine_opens_one_lane(simulated: ModuleType, voice: ModelDirectory) -> None:
-    assert on_device(simulated, voice).executor.lanes == 1
-
-
-def test_the_reference_executor_opens_one_lane(tiny_model: Any) -> None:
+def test_engines_and_the_reference_open_one_lane(voice: ModelDirectory, tiny_model: Any) -> None:
     from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 
-    assert TorchExecutor(tiny_model).lanes == 1
+    assert on_device(voice).executor.lanes == TorchExecutor(tiny_model).lanes == 1

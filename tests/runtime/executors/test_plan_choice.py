@@ -1,4 +1,4 @@
-"""Which plans of a cache run a model here, and what is said where something is missing."""
+"""The choice of plans from a cache, and the messages where something is missing."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from wavernn_trt.runtime.load_options import LoadOptions
 
 pytestmark = pytest.mark.usefixtures("rtx_installed")
 
+Store = Callable[..., None]
 GPU = Gpu("NVIDIA Pretended 4000", 89)
 
 
@@ -43,21 +44,17 @@ def choose(
     return choose_engine(voice, backend, LoadOptions(cache=cache.folder, **wanted), device)
 
 
-def test_the_engine_that_was_used_last_is_taken(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
-) -> None:
+def test_the_engine_that_was_used_last_is_taken(voice: ModelDirectory, cache: EngineCache, store: Store) -> None:
     store(precision="fp16")
     store(precision="bf16")
     chosen = choose(voice, cache)
     assert (chosen.decoder.record.precision, chosen.conditioner.record.role) == ("bf16", "conditioner")
     assert choose(voice, cache, precision="fp16").decoder.record.precision == "fp16"
-    # Being chosen is being used.
+    # Its choice was its last use.
     assert choose(voice, cache).decoder.record.precision == "fp16"
 
 
-def test_an_engine_holds_the_batch_that_is_asked_for(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
-) -> None:
+def test_an_engine_for_the_requested_batch_is_taken(voice: ModelDirectory, cache: EngineCache, store: Store) -> None:
     store(batch=(1, 8, 64))
     store(batch=(4, 4, 4))
     assert choose(voice, cache, batch=4).decoder.record.batch == (4, 4, 4)
@@ -79,10 +76,10 @@ def test_an_engine_holds_the_batch_that_is_asked_for(
         ({"roles": ("decoder",)}, {}, "there is no plan of its conditioner"),
     ],
 )
-def test_it_is_said_why_no_engine_fits_and_how_to_build_one(
+def test_the_error_says_why_no_engine_fits_and_how_to_build_one(
     voice: ModelDirectory,
     cache: EngineCache,
-    store: Callable[..., None],
+    store: Store,
     settings: dict[str, Any],
     wanted: dict[str, Any],
     words: str,
@@ -96,7 +93,7 @@ def test_it_is_said_why_no_engine_fits_and_how_to_build_one(
 
 
 def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+    voice: ModelDirectory, cache: EngineCache, store: Store
 ) -> None:
     store(backend="tensorrt", backend_version="10.16", targets=("NVIDIA Pretended 4000 sm89",))
     assert choose(voice, cache, "tensorrt").decoder.record.backend == "tensorrt"
@@ -104,8 +101,8 @@ def test_plans_of_regular_tensorrt_run_on_the_gpu_they_were_built_on(
         choose(voice, cache, "tensorrt", Gpu("NVIDIA Other", 89))
 
 
-def test_a_damaged_plan_gives_way_to_the_one_before(
-    voice: ModelDirectory, cache: EngineCache, store: Callable[..., None]
+def test_instead_of_a_damaged_plan_the_one_before_is_taken(
+    voice: ModelDirectory, cache: EngineCache, store: Store
 ) -> None:
     store(precision="fp16")
     store(precision="bf16")
@@ -115,7 +112,7 @@ def test_a_damaged_plan_gives_way_to_the_one_before(
     assert not damaged.exists()
 
 
-def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: Path) -> None:
+def test_the_command_builds_the_requested_engine(voice: ModelDirectory, tmp_path: Path) -> None:
     from wavernn_trt.scripts.cli import Parser
 
     build = pytest.importorskip("wavernn_trt.scripts.build")
@@ -140,7 +137,7 @@ def test_the_command_builds_what_was_asked_for(voice: ModelDirectory, tmp_path: 
 def test_a_machine_without_a_driver_names_what_is_missing_and_the_cpu_s_command(voice: ModelDirectory) -> None:
     if driver_state().devices:
         pytest.skip("this machine has a GPU")
-    for backend in ("tensorrt", "tensorrt_rtx", "tensorrt-rtx"):
+    for backend in ("tensorrt", "tensorrt_rtx", "tensorrt-rtx", "cuda"):
         with pytest.raises(VocoderError, match=r"libcuda.so.1 was not found, so there is no NVIDIA driver") as raised:
             wavernn_trt.load(voice.path, backend)
         name = backend.replace("-", "_")
@@ -172,17 +169,17 @@ def test_packages_are_looked_for_without_importing_them() -> None:
     assert not device._installed("no_such_package.driver")
 
 
-def test_a_gpu_without_the_packages_is_told_apart(fake_driver: Path, voice: ModelDirectory, tmp_path: Path) -> None:
+def test_on_a_gpu_the_missing_package_is_named(fake_driver: Path, voice: ModelDirectory, tmp_path: Path) -> None:
     if importlib.util.find_spec("pycuda") is not None and importlib.util.find_spec("tensorrt_rtx") is not None:
         pytest.skip("this machine has every package")
-    speak = [sys.executable, "-m", "wavernn_trt.scripts.cli", "vocode", "runtime/voices/sample_mel.npy"]
-    told = subprocess.run(
-        [*speak, "-o", tmp_path / "a.wav", "--backend", "tensorrt-rtx"],
+    vocode = [sys.executable, "-m", "wavernn_trt.scripts.cli", "vocode", "runtime/voices/sample_mel.npy"]
+    done = subprocess.run(
+        [*vocode, "-o", tmp_path / "a.wav", "--backend", "tensorrt-rtx"],
         env={**os.environ, "LD_LIBRARY_PATH": str(fake_driver)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 2
-    assert "is not installed; install it with:" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 2
+    assert "is not installed; install it with:" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,7 +1,7 @@
-"""What a CUDA device holds is let go of where its context is current, since pycuda loses it elsewhere.
+"""Objects of a CUDA device are freed where its context is current, since pycuda leaks them elsewhere.
 
-A stand-in for pycuda says where each thing was let go of; the real one is called in
-tests/plugins/kernels/pretended/pycuda_cases.py, where it is installed, and in test_tensorrt_executor.py on a GPU.
+A replacement of pycuda records where each object was freed. The real pycuda is tested in
+tests/plugins/kernels/pretended/pycuda_cases.py, if it is installed, and in test_tensorrt_executor.py on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wavernn_trt.runtime.executors.pycuda_device import PycudaDevice
 
 @dataclass
 class Context:
-    """Each thread has a stack of its own, as in CUDA."""
+    """A context; each thread has its own stack, as in CUDA."""
 
     retained: int = 0
     ended: bool = False
@@ -50,7 +50,7 @@ class Context:
 
 
 class Thing:
-    """A stream, an event or an allocation; its end is noted with whether its context was current."""
+    """A stream, an event or an allocation; records whether the context is current when it is freed."""
 
     def __init__(self, pycuda: Pycuda) -> None:
         self.handle = 7
@@ -64,7 +64,7 @@ class Thing:
 
 
 class Pycuda:
-    """The part of ``pycuda.driver`` and ``cuda.bindings.driver`` that holds something."""
+    """The part of ``pycuda.driver`` and ``cuda.bindings.driver`` that creates objects."""
 
     class Error(Exception):
         pass
@@ -118,12 +118,12 @@ class Pycuda:
 
 @pytest.fixture
 def pycuda(monkeypatch: pytest.MonkeyPatch) -> Pycuda:
-    stand_in = Pycuda()
-    monkeypatch.setattr(pycuda_device, "import_module", lambda name: stand_in)
-    monkeypatch.setattr(driver, "_initialised", stand_in)
+    replacement = Pycuda()
+    monkeypatch.setattr(pycuda_device, "import_module", lambda name: replacement)
+    monkeypatch.setattr(driver, "_initialised", replacement)
     monkeypatch.setattr(pycuda_device, "_retained", {})
     monkeypatch.setattr(pycuda_device.atexit, "register", lambda detach: None)
-    return stand_in
+    return replacement
 
 
 MAKE: dict[str, Callable[[PycudaDevice], Any]] = {
@@ -138,11 +138,11 @@ MAKE: dict[str, Callable[[PycudaDevice], Any]] = {
 
 @pytest.mark.parametrize("what", MAKE)
 @pytest.mark.parametrize("in_a_thread", [False, True])
-def test_everything_ends_where_its_context_is_current(pycuda: Pycuda, what: str, in_a_thread: bool) -> None:
+def test_every_object_is_freed_where_its_context_is_current(pycuda: Pycuda, what: str, in_a_thread: bool) -> None:
     device = PycudaDevice()
     with device.current():
         kept = [MAKE[what](device)]
-    pycuda.ends.clear()  # of the graph's stream
+    pycuda.ends.clear()  # the graph's stream
     if in_a_thread:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(kept.clear).result(10)
@@ -153,7 +153,7 @@ def test_everything_ends_where_its_context_is_current(pycuda: Pycuda, what: str,
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_what_is_dropped_after_the_context_s_end_is_left_to_it(pycuda: Pycuda) -> None:
+def test_objects_that_outlive_the_context_are_not_freed_again(pycuda: Pycuda) -> None:
     device = PycudaDevice()
     with device.current():
         kept = [make(device) for make in MAKE.values()]

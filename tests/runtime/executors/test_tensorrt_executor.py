@@ -1,4 +1,4 @@
-"""What an executor of an engine does: on a simulated device here, and on a GPU where there is one."""
+"""The executor of an engine, on a simulated device and on a GPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import simulated_device as simulated
 
 import wavernn_trt
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
@@ -20,29 +20,22 @@ from wavernn_trt.engines.gpu import Gpu, driver_state
 from wavernn_trt.engines.plan_record import PlanRecord
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.errors import VocoderError
-from wavernn_trt.runtime.executors.plan_choice import (
-    require_machine,
-)
+from wavernn_trt.runtime.executors.plan_choice import require_machine
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
 from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ENGINES, LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
 
-pytest.importorskip("onnxruntime", reason="engines are simulated with ONNX Runtime, and compared with it")
-
 GPU = Gpu("NVIDIA Pretended 4000", 89)
 
 
-def make_executor(
-    simulated: ModuleType, voice: ModelDirectory, options: LoadOptions = DEFAULT_OPTIONS, **settings: Any
-) -> TensorRTExecutor:
+def make_executor(voice: ModelDirectory, options: LoadOptions = DEFAULT_OPTIONS, **settings: Any) -> TensorRTExecutor:
     plans = [simulated.OnnxPlan(voice, one) for one in simulated.records(voice, **settings).values()]
     return TensorRTExecutor(voice, "tensorrt_rtx", options, GPU, Engine(simulated.SimulatedDevice(0), *plans))
 
 
 @pytest.mark.usefixtures("simulated_machine")
-def test_a_vocoder_on_an_engine_speaks_as_on_the_cpu(
-    simulated: ModuleType,
+def test_a_vocoder_on_an_engine_has_the_bits_of_the_cpu(
     voice: ModelDirectory,
     cache: EngineCache,
     store: Callable[..., None],
@@ -62,21 +55,19 @@ def test_a_vocoder_on_an_engine_speaks_as_on_the_cpu(
     assert np.array_equal(engine.vocode(mels[2], **folded), reference.vocode(mels[2], **folded))
 
 
-def test_mels_of_any_length_are_conditioned_as_on_the_cpu(simulated: ModuleType, voice: ModelDirectory) -> None:
+def test_mels_of_any_length_are_conditioned_as_on_the_cpu(voice: ModelDirectory) -> None:
     from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 
-    executor, reference = make_executor(simulated, voice), OnnxRuntimeExecutor(voice, threads=1)
+    executor, reference = make_executor(voice), OnnxRuntimeExecutor(voice, threads=1)
     random = np.random.default_rng(0)
-    for frames in (5, 2, 64, 33, 64, 7):  # growing, and shorter than what lay there before
+    for frames in (5, 2, 64, 33, 64, 7):  # longer and shorter than the mel before
         mel = random.uniform(-1, 0, (80, frames)).astype(np.float32)
         assert np.array_equal(executor.condition(mel), reference.condition(mel))
 
 
-@pytest.mark.parametrize(("frames", "wider"), [(1, "1:8:64"), (65, "2:65:128"), (1000, "2:1000:1024")])
-def test_mels_that_an_engine_does_not_take_are_refused(
-    simulated: ModuleType, voice: ModelDirectory, frames: int, wider: str
-) -> None:
-    executor = make_executor(simulated, voice, batch=(1, 2, 8))
+@pytest.mark.parametrize(("frames", "wider"), [(1, "1:8:64"), (65, "2:65:128")])
+def test_mels_that_an_engine_does_not_take_are_refused(voice: ModelDirectory, frames: int, wider: str) -> None:
+    executor = make_executor(voice, batch=(1, 2, 8))
     with pytest.raises(VocoderError, match=f"found {frames} frames, this engine accepts 2 to 64") as raised:
         executor.condition(np.zeros((80, frames), np.float32))
     command = (
@@ -86,14 +77,14 @@ def test_mels_that_an_engine_does_not_take_are_refused(
     assert str(raised.value).endswith(command)
 
 
-def test_an_engine_gives_no_logits_and_says_who_does(simulated: ModuleType, voice: ModelDirectory) -> None:
-    executor = make_executor(simulated, voice)
+def test_an_engine_gives_no_logits_and_names_the_backend_that_does(voice: ModelDirectory) -> None:
+    executor = make_executor(voice)
     vocoder = Vocoder(LoadedModel.of(voice, executor, "decoder"))
     with pytest.raises(VocoderError, match="gives no logits, which scoring needs; use --backend onnxruntime"):
         vocoder.teacher_forced(np.zeros((80, 3), np.float32), np.zeros(600, np.int32))
 
 
-def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice: ModelDirectory) -> None:
+def test_plans_of_another_model_s_sizes_are_refused(voice: ModelDirectory) -> None:
     records = simulated.records(voice)
 
     def open_with(role: str, **changes: Any) -> None:
@@ -113,10 +104,10 @@ def test_plans_of_another_model_s_sizes_are_refused(simulated: ModuleType, voice
     open_with("decoder")
 
 
-def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
-    simulated: ModuleType, voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_error_of_a_plan_that_does_not_load_has_tensorrt_s_message(
+    voice: ModelDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="a real TensorRT is asked to load a file that is no plan")
+    pytest.importorskip("tensorrt_rtx", reason="a real TensorRT loads a file that is no plan")
     from wavernn_trt.runtime.executors.tensorrt_plan import TensorRTRuntime
 
     content = b"this is no plan" * 1000
@@ -136,8 +127,8 @@ def test_tensorrt_s_own_words_explain_why_a_plan_does_not_load(
     assert record.getMessage().removeprefix("TensorRT: ") in str(raised.value)
 
 
-def test_what_was_compiled_for_a_plan_is_kept_and_never_read_damaged(tmp_path: Path) -> None:
-    """TensorRT-RTX makes a runtime cache on a GPU only; this one shows what it would be given."""
+def test_the_runtime_cache_of_a_plan_is_kept_and_not_read_if_damaged(tmp_path: Path) -> None:
+    """TensorRT-RTX makes a runtime cache on a GPU only; this one records what it receives."""
     from wavernn_trt.runtime.executors.tensorrt_plan import _CompiledKernels
 
     class RuntimeCache:
@@ -187,7 +178,7 @@ def test_libraries_that_do_not_load_are_an_error_message(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def engine_on_the_gpu(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
-    """The shipped voice's engine in float32, built and opened with whichever module is here."""
+    """The shipped voice's engine in float32, built and opened with an installed backend."""
     state = driver_state()
     if state.reason is not None:
         pytest.skip(f"needs a GPU: {state.reason}")
@@ -219,13 +210,13 @@ def test_on_a_gpu_the_conditioning_is_the_cpu_s(engine_on_the_gpu: Vocoder) -> N
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_labels_are_the_cpu_s_until_rounding_parts_them(engine_on_the_gpu: Vocoder) -> None:
+def test_on_a_gpu_the_first_labels_are_the_cpu_s(engine_on_the_gpu: Vocoder) -> None:
     reference = wavernn_trt.load(backend="onnxruntime")
     mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, 40:60]
     found, expected = engine_on_the_gpu.labels(mel, seed=1), reference.labels(mel, seed=1)
     assert (found == expected).cumprod().sum() > 500
 
-    # Where they have parted, the engine's samples are as likely as the reference's own to the reference.
+    # After rounding separates them, the engine's samples have the same likelihood under the reference.
     def bits(labels: Any) -> float:
         logits = reference.teacher_forced(mel, labels).astype(np.float64)
         chosen = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]

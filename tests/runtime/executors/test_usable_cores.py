@@ -1,4 +1,4 @@
-"""How many cores an executor counts with."""
+"""The number of usable cores of a machine or container."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("onnxruntime", reason="the executor that counts cores is ONNX Runtime's")
 
 from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 
@@ -20,7 +18,6 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         ({}, CORES),
         ({"cpu.max": "max 100000\n"}, CORES),
         ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "100000 100000\n"}, 1),
         ({"cpu.max": "190000 100000\n"}, 1),
         ({"cpu.max": "6400000 100000\n"}, min(CORES, 64)),
         ({"cpu.max": "not a number"}, CORES),

@@ -1,4 +1,4 @@
-"""Which files of a folder are read, and the account of the others."""
+"""The files of a folder that are read, and the summary of the others."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_suffixes_are_those_of_the_installed_libsndfile(monkeypatch: pytest.Monk
         recording_suffixes.cache_clear()
 
 
-def test_names_tell_recordings_from_mels() -> None:
+def test_suffixes_distinguish_recordings_and_mels() -> None:
     assert is_recording("x/A.FLAC")
     assert is_recording(Path("a.opus"))
     assert not is_recording("wav")
-    assert [is_mel(f"mel{suffix}") for suffix in (".npy", ".NPZ", ".pt", ".pth", ".wav", "")] == [True] * 4 + [
-        False
-    ] * 2
+    assert all(is_mel(f"mel{suffix}") for suffix in (".npy", ".NPZ", ".pt", ".pth"))
+    assert not is_mel("mel.wav")
+    assert not is_mel("mel")
 
 
 def test_a_folder_s_other_files_are_counted_and_named(folder: Path) -> None:
@@ -73,14 +73,11 @@ def test_only_the_first_of_many_are_named() -> None:
     for number in range(1000):
         left_out.add(f"{number}.x")
     assert left_out.summary() == (
-        "left out 1000 files that are no recording or mel: no suffix 1000 (0.x, 1.x, 2.x, 3.x, 4.x, …)"
-    ).replace("no suffix", "broken link")
-    left_out = LeftOut()
-    left_out.add(__file__)
-    assert left_out.summary() == f"left out 1 file that is no recording or mel: .py 1 ({__file__})"
+        "left out 1000 files that are no recording or mel: broken link 1000 (0.x, 1.x, 2.x, 3.x, 4.x, …)"
+    )
 
 
-def test_suffixes_that_other_files_have_too_are_decided_by_content(folder: Path) -> None:
+def test_for_an_ambiguous_suffix_the_content_decides(folder: Path) -> None:
     soundfile.write("in/sound.mat", np.zeros(100), 16000, format="MAT5")
     Path("in/figures.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     found, left_out = find_files(folder)
@@ -89,7 +86,7 @@ def test_suffixes_that_other_files_have_too_are_decided_by_content(folder: Path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes and links")
-def test_what_is_no_regular_file_is_left_out(folder: Path) -> None:
+def test_pipes_and_broken_links_are_left_out(folder: Path) -> None:
     os.mkfifo("in/pipe.wav")
     Path("in/gone.wav").symlink_to("nowhere")
     Path("in/linked.wav").symlink_to("a.wav")

@@ -49,13 +49,13 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     "content", [npy(MEL), npy(np.asfortranarray(MEL)), npz(mel=MEL), npz(a=MEL), npz(f0=MEL[0], mel=MEL, text=MEL[:2])]
 )
-@pytest.mark.parametrize("name", ["mel.npy", "mel.npz", "x"])
-def test_one_array_or_the_one_named_mel_is_read(tmp_path: Path, content: bytes, name: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert np.array_equal(read_mel(tmp_path / name), MEL)
+def test_one_array_or_the_one_named_mel_is_read(tmp_path: Path, content: bytes) -> None:
     assert np.array_equal(read_mel("stdin", content), MEL)
     assert holds_mel(content)
-    assert mel_frames(tmp_path / name) == 9
+    for name in ("mel.npy", "mel.npz", "x"):
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(read_mel(tmp_path / name), MEL)
+        assert mel_frames(tmp_path / name) == 9
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,9 @@ def test_one_array_or_the_one_named_mel_is_read(tmp_path: Path, content: bytes, 
         (npz(**{f"a{number}": MEL for number in range(20)}), r"found 20 arrays \(a0, .*, a7, …\)"),
         (npz(), "found no array"),
         (npz(mel=np.array([{}], dtype=object)), "not an array that can be read"),
+        (b"", "not an array"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "not an array"),
+        (b"garbage", "not an array"),
         (npz(mel=MEL)[:-40], "not an archive of arrays that can be read: it is cut short or damaged"),
         (
             npy(MEL)[:-1000],
@@ -74,7 +77,7 @@ def test_one_array_or_the_one_named_mel_is_read(tmp_path: Path, content: bytes, 
         (npy(MEL)[:60], "not an array that can be read"),
     ],
 )
-def test_what_holds_no_one_mel_is_refused_for_its_reason(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_without_exactly_one_mel_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mel.npz"
     path.write_bytes(content)
     for given_content in (None, content):
@@ -83,11 +86,13 @@ def test_what_holds_no_one_mel_is_refused_for_its_reason(tmp_path: Path, content
         assert str(refused.value).startswith(f"{path}: ")
 
 
-def test_an_archive_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_arrays_or_a_missing_file_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("mel", b"text")
     with pytest.raises(VocoderError, match="found mel, which is no array"):
         read_mel(tmp_path / "a.npz")
+    with pytest.raises(VocoderError, match="No such file"):
+        read_mel(tmp_path / "nowhere.npy")
 
 
 def test_tensors_are_read(saved: Callable[..., Path]) -> None:
@@ -111,7 +116,7 @@ def test_tensors_are_read(saved: Callable[..., Path]) -> None:
     assert read_mel(saved(tensor[None])).shape == (1, 80, 9), "shapes are checked against the model, elsewhere"
 
 
-def test_checkpoints_and_other_objects_are_refused_as_what_they_are(saved: Callable[..., Path]) -> None:
+def test_checkpoints_and_other_objects_are_refused_by_name(saved: Callable[..., Path]) -> None:
     import torch
 
     layer = torch.nn.GRU(4, 4)
@@ -146,7 +151,7 @@ def test_nothing_in_a_pytorch_file_is_executed(saved: Callable[..., Path], tmp_p
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_torn_pytorch_file_is_refused(saved: Callable[..., Path]) -> None:
+def test_a_truncated_pytorch_file_is_refused(saved: Callable[..., Path]) -> None:
     import torch
 
     content = saved(torch.from_numpy(MEL)).read_bytes()
@@ -155,7 +160,7 @@ def test_a_torn_pytorch_file_is_refused(saved: Callable[..., Path]) -> None:
             read_mel("mel.pt", content[: int(len(content) * kept)])
 
 
-def test_without_pytorch_the_error_says_how_to_convert(
+def test_without_pytorch_the_error_has_a_command_that_converts(
     saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

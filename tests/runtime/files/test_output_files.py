@@ -1,4 +1,4 @@
-"""Files that appear whole, and what killed writers leave; with real processes and locks."""
+"""Files that are published when complete, and leftovers of killed writers; with real processes and locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ input()
 """
 
 
-def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.wav"
     file = WholeFile(path)
     file.write(b"one")
@@ -43,7 +43,7 @@ def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_cannot_be_published_is_removed(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_published_is_removed(tmp_path: Path) -> None:
     file = WholeFile(tmp_path / "a.wav")
     (tmp_path / "a.wav").mkdir()
     with pytest.raises(IsADirectoryError) as refused:
@@ -52,7 +52,7 @@ def test_what_cannot_be_published_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     foreign = [tmp_path / name for name in (".0123456789ab.part.txt", "0123456789ab.part", ".notes.part", "a.wav")]
     for path in foreign:
         path.touch()
@@ -67,15 +67,13 @@ def test_leftovers_of_killed_writers_go_and_nothing_else_does(tmp_path: Path) ->
         assert remove_leftovers([tmp_path, tmp_path / "nowhere"]) == 1
         assert len(list(tmp_path.glob(".*.part"))) == 4
         assert live.poll() is None
-        assert remove_leftovers([tmp_path]) == 0, "somebody is still writing the other one"
+        assert remove_leftovers([tmp_path]) == 0, "a live process writes the other one"
     assert remove_leftovers([tmp_path]) == 1
     assert {*foreign, tmp_path / "aim"} <= set(tmp_path.iterdir())
     assert (tmp_path / ".aaaaaaaaaaaa.part").is_symlink()
 
 
-def test_where_there_are_no_locks_nothing_is_taken_for_a_leftover(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_file_locks_no_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with held_process(WRITER.format(path=tmp_path / "a.wav")):
         pass
     monkeypatch.setattr(output_files, "try_lock", lambda _: None)
@@ -84,7 +82,7 @@ def test_where_there_are_no_locks_nothing_is_taken_for_a_leftover(
     assert (tmp_path / "b.wav").exists()
 
 
-def test_a_file_whose_temporary_one_was_cleared_away_begins_again(
+def test_a_writer_whose_temporary_file_was_removed_makes_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, cleared = output_files.try_lock, 0
@@ -92,7 +90,7 @@ def test_a_file_whose_temporary_one_was_cleared_away_begins_again(
     def cleared_first(descriptor: int) -> bool | None:
         nonlocal cleared
         if not cleared:
-            cleared = -1  # the clearing locks, too
+            cleared = -1  # removing leftovers locks, too
             cleared = remove_leftovers([tmp_path])
         return lock(descriptor)
 

@@ -1,4 +1,4 @@
-"""A process that tests hold while they look at what it has locked or written."""
+"""A process that waits while a test examines its locks and files."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""Griffin-Lim speaks what a mel says, in every convention, and needs nothing but librosa."""
+"""Griffin-Lim reproduces a mel in every convention, and needs only librosa."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +27,8 @@ CONVENTIONS["natural"] = dataclasses.replace(CONVENTIONS["coqui"], log="natural"
 CONVENTIONS["shipped"] = VOICE
 
 
-def sung(audio: AudioConfig, seconds: float = 1.0) -> np.ndarray:
-    """A vowel that slides upwards, and breath over it."""
+def vowel(audio: AudioConfig, seconds: float = 1.0) -> np.ndarray:
+    """A vowel with rising pitch, and noise."""
     times = np.arange(round(seconds * audio.sample_rate)) / audio.sample_rate
     phase = 2 * np.pi * (120 * times + 20 * times**2)
     voice = sum(np.sin(k * phase) / k for k in range(1, 25))
@@ -43,29 +41,21 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_the_mel_of_what_is_spoken_is_the_mel_that_was_asked_for(name: str) -> None:
+def test_the_mel_of_the_waveform_is_the_given_mel(name: str) -> None:
     audio = CONVENTIONS[name]
-    mel = mel_spectrogram(sung(audio), audio)
+    mel = mel_spectrogram(vowel(audio), audio)
     waveform = GriffinLim(audio).vocode(mel)
     assert waveform.dtype == np.float32
     assert waveform.shape == (mel.shape[1] * audio.hop_length,)
     again = mel_spectrogram(waveform[audio.delay :], audio)[:, : mel.shape[1]]
     assert correlation(mel[:, : again.shape[1]], again) > 0.95
-    assert 0.5 < np.abs(waveform).max() / np.abs(sung(audio)).max() < 2  # as loud, too
-
-
-def test_speech_is_spoken() -> None:
-    path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "sample_mel.npy"))
-    mel = np.load(path, allow_pickle=False)
-    waveform = GriffinLim(VOICE).vocode(mel)
-    again = mel_spectrogram(waveform[VOICE.delay :], VOICE)[:, : mel.shape[1]]
-    assert correlation(mel[:, : again.shape[1]], again) > 0.99
+    assert 0.5 < np.abs(waveform).max() / np.abs(vowel(audio)).max() < 2  # as loud
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_magnitudes_are_what_the_features_took_the_logarithm_of(name: str) -> None:
+def test_magnitudes_are_those_before_the_logarithm(name: str) -> None:
     audio = CONVENTIONS[name]
-    mel = mel_spectrogram(sung(audio), audio)
+    mel = mel_spectrogram(vowel(audio), audio)
     magnitude = audible_magnitude(mel, audio)
     spectrum = linear_magnitude(magnitude, audio)
     assert (spectrum >= 0).all()
@@ -73,9 +63,9 @@ def test_magnitudes_are_what_the_features_took_the_logarithm_of(name: str) -> No
     assert np.linalg.norm(back - magnitude) < 0.03 * np.linalg.norm(magnitude)
 
 
-def test_it_speaks_at_the_time_at_which_the_model_would() -> None:
+def test_the_waveform_has_the_delay_of_the_model() -> None:
     audio = dataclasses.replace(VOICE, delay=100)
-    mel = mel_spectrogram(sung(audio, 0.3), audio)
+    mel = mel_spectrogram(vowel(audio, 0.3), audio)
     late, now = (GriffinLim(dataclasses.replace(audio, delay=delay)).vocode(mel) for delay in (100, 0))
     np.testing.assert_array_equal(late[100:], now[:-100])
     assert not late[:100].any()
@@ -83,7 +73,7 @@ def test_it_speaks_at_the_time_at_which_the_model_would() -> None:
 
 def test_pre_emphasis_of_the_features_is_undone() -> None:
     plain = dataclasses.replace(VOICE, preemphasis=0.0)
-    mel = mel_spectrogram(sung(plain, 0.3), plain)
+    mel = mel_spectrogram(vowel(plain, 0.3), plain)
     emphasised = GriffinLim(dataclasses.replace(plain, preemphasis=0.9, delay=0)).vocode(mel)
     expected = DeEmphasis(0.9)(GriffinLim(dataclasses.replace(plain, delay=0)).vocode(mel).astype(np.float64))
     np.testing.assert_allclose(emphasised, expected, atol=1e-4)
@@ -94,27 +84,27 @@ def test_silence_is_silent() -> None:
     assert np.abs(waveform).max() < 1e-4
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 11])
+@pytest.mark.parametrize("frames", [1, 2, 11])
 @pytest.mark.parametrize("name", ["shipped", "fatchord"])
-def test_short_mels_are_spoken(name: str, frames: int) -> None:
+def test_short_mels_give_a_waveform(name: str, frames: int) -> None:
     audio = CONVENTIONS[name]
-    mel = mel_spectrogram(sung(audio), audio)[:, 20 : 20 + frames]
+    mel = mel_spectrogram(vowel(audio), audio)[:, 20 : 20 + frames]
     waveform = GriffinLim(audio).vocode(mel)
     assert waveform.shape == (frames * audio.hop_length,)
     assert np.isfinite(waveform).all()
     assert waveform.std() > 0.01
 
 
-def test_a_seed_is_a_take() -> None:
-    mel = mel_spectrogram(sung(VOICE, 0.2), VOICE)
-    speaker = GriffinLim(VOICE, iterations=2)
-    takes = [speaker.vocode(mel, seed=seed) for seed in (1, 1, 2**64 - 1)]
-    np.testing.assert_array_equal(takes[0], takes[1])
-    assert not np.array_equal(takes[0], takes[2])
+def test_the_seed_decides_the_waveform() -> None:
+    mel = mel_spectrogram(vowel(VOICE, 0.2), VOICE)
+    griffin_lim = GriffinLim(VOICE, iterations=2)
+    found = [griffin_lim.vocode(mel, seed=seed) for seed in (1, 1, 2**64 - 1)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
 
 
-def test_mistakes_are_those_of_the_vocoder() -> None:
-    speaker = GriffinLim(VOICE)
+def test_mistakes_are_refused_as_by_a_vocoder() -> None:
+    griffin_lim = GriffinLim(VOICE)
     good = np.full((80, 4), -0.5, np.float32)
     for arguments, message in (
         ({"mel": good.T}, "transposed"),
@@ -123,10 +113,10 @@ def test_mistakes_are_those_of_the_vocoder() -> None:
         ({"mel": good, "seed": -1}, "seed"),
     ):
         with pytest.raises(VocoderError, match=message):
-            speaker.vocode(**arguments)
+            griffin_lim.vocode(**arguments)
 
 
-def test_without_librosa_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_librosa_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "librosa", None)
     with pytest.raises(VocoderError, match=r"\.\[fallback\]"):
         GriffinLim(VOICE)

@@ -1,4 +1,4 @@
-"""Which frames must make a waveform move: the same by every convention of mels."""
+"""Frames whose mel is too loud for a constant waveform, in every convention of mels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = ModelConfig("univoc", "categorical", 256, 4, (3,), (3,), (ColumnGroup("m
 
 
 def speech_like(audio: AudioConfig) -> NDArray[np.float32]:
-    """A second of noise, louder at low frequencies and swelling: root mean square 0.1 in the middle."""
+    """A second of noise, louder at low frequencies, with a root mean square of 0.1."""
     random = np.random.default_rng(0)
     spectrum = np.fft.rfft(random.standard_normal(audio.sample_rate))
     spectrum *= 1 / (1 + np.fft.rfftfreq(audio.sample_rate, 1 / audio.sample_rate) / 1500)
@@ -29,7 +29,7 @@ def speech_like(audio: AudioConfig) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_a_frames_amplitude_is_known_from_its_mel(name: str) -> None:
+def test_the_amplitude_of_a_frame_follows_from_its_mel(name: str) -> None:
     audio = CONVENTIONS[name]
     inside = slice(12, -12)  # frames whose window lies in the signal
     for gain in (1.0, 0.1):
@@ -54,7 +54,7 @@ def test_speech_is_loud_and_neither_silence_nor_hum_is(name: str) -> None:
     }
     assert loud["speech"] > 0.9 * audio.sample_rate
     assert loud["silence"] == loud["hiss"] == 0
-    assert loud["hum"] < 0.1 * audio.sample_rate  # its beginning and end
+    assert loud["hum"] < 0.1 * audio.sample_rate  # its edges
 
 
 def test_samples_are_counted_by_the_frame_they_lie_in() -> None:
@@ -68,7 +68,7 @@ def test_samples_are_counted_by_the_frame_they_lie_in() -> None:
     assert loudness.loud_samples(hop - 1, hop + 1) == 1
     assert loudness.loud_samples(3 * hop, 4 * hop) == 0
     assert loudness.loud_samples(2 * hop + 50, 4 * hop + 7) == hop - 50 + 7
-    assert loudness.loud_samples(0, 600 * hop) == 3 * hop  # nothing is known of frames behind the end
+    assert loudness.loud_samples(0, 600 * hop) == 3 * hop  # frames after the end do not count
 
 
 def test_frames_may_arrive_in_pieces() -> None:

@@ -1,4 +1,4 @@
-"""The lock on an output folder; with real processes and locks."""
+"""The lock of an output folder, with real processes and locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with locked_folder(Path("{path}")):
 """
 
 
-def test_a_folder_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_process_until_it_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with held_process(HOLDER.format(path=out)) as holder:
         with (
@@ -61,7 +61,7 @@ def test_a_folder_without_locks_is_used_with_a_warning(
     assert "this file system has no locks; start no second run into the folder" in caplog.text
 
 
-def test_a_link_is_not_taken_for_the_lock_and_what_it_points_to_stays(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_lock_is_refused_and_its_target_stays(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     diary.write_text("mine")
     out = tmp_path / "out"
@@ -73,7 +73,7 @@ def test_a_link_is_not_taken_for_the_lock_and_what_it_points_to_stays(tmp_path: 
     assert (out / LOCK).is_symlink()
 
 
-def test_a_folder_that_cannot_be_made_is_left_to_its_files(tmp_path: Path) -> None:
+def test_an_error_in_making_the_folder_is_left_to_its_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with locked_folder(tmp_path / "file" / "out"):
         pass

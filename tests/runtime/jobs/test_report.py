@@ -1,3 +1,5 @@
+"""The report of a run: a file of JSON lines that survives killed runs."""
+
 from __future__ import annotations
 
 import hashlib
@@ -30,7 +32,7 @@ def write(path: Path, *numbers: int) -> None:
             report.add({"number": number})
 
 
-def test_a_row_says_what_became_of_a_file() -> None:
+def test_a_row_has_the_result_of_a_file() -> None:
     job = Job(Path("in/a.npy"), Path("out/a.wav"), 7)
     assert result_row(JobResult(job, "done", 8000, 0.25), 16000) == {
         "input": "in/a.npy",
@@ -48,7 +50,7 @@ def test_a_row_says_what_became_of_a_file() -> None:
     assert (failed["rtf"], failed["error"]) == (None, "no\nmel")
 
 
-def test_runs_append_and_can_be_told_apart(path: Path) -> None:
+def test_runs_append_and_have_different_names(path: Path) -> None:
     write(path, 1, 2)
     with JobReport(path, {}) as report:
         report.add({"number": 3})
@@ -58,9 +60,8 @@ def test_runs_append_and_can_be_told_apart(path: Path) -> None:
     assert first["backend"] == "onnxruntime"
 
 
-@pytest.mark.parametrize("cut", [1, 5, 30])
-@pytest.mark.parametrize("length", [10, 200_000])
-def test_a_line_that_a_kill_has_torn_is_dropped(
+@pytest.mark.parametrize(("cut", "length"), [(1, 10), (30, 10), (5, 200_000)])
+def test_an_incomplete_last_line_is_dropped(
     path: Path, cut: int, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(path, 1, 2)
@@ -73,7 +74,7 @@ def test_a_line_that_a_kill_has_torn_is_dropped(
     assert "the last line is incomplete, since a run was killed; it is dropped" in caplog.text
 
 
-def test_a_power_failure_s_zeros_and_a_file_of_one_torn_line_are_dropped(path: Path) -> None:
+def test_trailing_zeros_and_a_single_incomplete_line_are_dropped(path: Path) -> None:
     write(path, 1)
     path.write_bytes(path.read_bytes() + bytes(100))
     write(path, 2)
@@ -90,7 +91,7 @@ def test_a_last_line_that_only_lacks_its_end_is_kept(path: Path) -> None:
     assert [row["number"] for row in rows(path)] == [1, 2, 3]
 
 
-def test_no_other_file_is_written_into(path: Path, tmp_path: Path) -> None:
+def test_other_files_are_refused_and_not_changed(path: Path, tmp_path: Path) -> None:
     with pytest.raises(VocoderError, match=r"expected a name that ends in \.jsonl"):
         JobReport(tmp_path / "mel.npy", {})
     path.parent.mkdir()
@@ -104,14 +105,14 @@ def test_no_other_file_is_written_into(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
-def test_a_pipe_is_no_report(tmp_path: Path) -> None:
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(VocoderError, match="found a folder, pipe or device, expected a file"):
         JobReport(tmp_path / "pipe.jsonl", {})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
-def test_a_report_is_one_run_s_at_a_time(path: Path) -> None:
+def test_only_one_run_at_a_time_writes_a_report(path: Path) -> None:
     with JobReport(path, {}), pytest.raises(VocoderError, match="another process writes it"):
         JobReport(path, {})
     write(path, 1)
@@ -135,7 +136,7 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_it(path: Path) -> None:
     assert [row["number"] for row in rows(path)] == [1, 3]
 
 
-def test_a_model_is_known_by_its_manifest(tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_model_is_the_hash_of_its_manifest(tmp_path: Path) -> None:
     manifest = (shipped_voice() / "manifest.json").read_bytes()
     assert model_fingerprint(shipped_voice()) == hashlib.sha256(manifest).hexdigest()
     assert model_fingerprint(tmp_path / "checkpoint.pt") is None

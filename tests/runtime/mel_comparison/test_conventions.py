@@ -1,3 +1,5 @@
+"""Conventions of mels, and their conversion to a model's."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -68,7 +70,7 @@ def test_levels_become_the_model_s_own(convention: str, model: str, speech: Arra
     assert np.abs(converted - expected)[inside].max() < 2e-5 * span
 
 
-def test_every_convention_with_a_logarithm_of_magnitudes_is_pinned() -> None:
+def test_every_convention_with_a_logarithm_of_magnitudes_is_tested() -> None:
     assert set(WRITTEN) == {one.name for one in CONVENTIONS if one.power == 1}
 
 
@@ -98,7 +100,7 @@ def test_aliases_name_the_same_convention() -> None:
     assert len(set(names())) == len(names())
 
 
-def test_a_name_that_is_not_known_is_refused_with_all_names() -> None:
+def test_the_error_of_an_unknown_name_lists_all_names() -> None:
     with pytest.raises(VocoderError, match=r"found 'tacotron', expected one of tacotron2, nvidia, .*librosa-db"):
         convert(np.zeros((80, 3)), "tacotron", COQUI)
 
@@ -114,12 +116,12 @@ def test_a_name_that_is_not_known_is_refused_with_all_names() -> None:
         (np.zeros((80, 3), np.int16), "coqui", "found int16"),
     ],
 )
-def test_values_that_a_convention_does_not_have_are_refused(mel: Array, convention: str, message: str) -> None:
+def test_values_outside_a_convention_are_refused(mel: Array, convention: str, message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         convert(mel, convention, COQUI)
 
 
-def test_what_is_not_converted_is_named() -> None:
+def test_differences_that_are_not_converted_are_named() -> None:
     assert differences("tacotron2", COQUI) == ["sample rate 22050 Hz, the model 16000 Hz"]
     model = dataclasses.replace(COQUI, hop_length=200, win_length=800, n_fft=2048, fmin=50.0, preemphasis=0.97)
     assert differences("vocos", model) == [

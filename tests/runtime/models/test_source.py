@@ -1,4 +1,4 @@
-"""Models are found by name and version inside one folder, and never outside of it."""
+"""Models are found by name and version in one folder, and never outside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wavernn_trt.runtime.vocoder import shipped_voice
 
 
 def put(folder: Path) -> Path:
-    """What finding looks at: a folder with a manifest."""
+    """Writes a folder with a manifest, which is enough to be found."""
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text("{}")
     write_manifest(folder)
@@ -34,7 +34,7 @@ def test_the_newest_version_is_the_last_in_natural_order(tmp_path: Path) -> None
     "names",
     [["1", "2", "10"], ["1.9", "1.10", "2"], ["a", "a1", "b"], ["2024-9", "2024-10"], ["01", "1"], ["7", "v7", "vv"]],
 )
-def test_numbers_inside_of_versions_count_as_numbers(names: list[str]) -> None:
+def test_numbers_in_versions_are_compared_as_numbers(names: list[str]) -> None:
     assert sorted(reversed(names), key=natural_order) == names
 
 
@@ -46,14 +46,14 @@ def test_a_folder_that_is_a_model_directory_is_a_model_without_versions(tmp_path
         models("alto", "1")
 
 
-def test_what_an_export_is_still_writing_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_export_is_skipped(tmp_path: Path) -> None:
     put(tmp_path / "alto" / "1")
     put(tmp_path / "alto" / ".2.building")
     (tmp_path / "alto" / "3").mkdir()
     assert ModelFolders(tmp_path)("alto").version == "1"
 
 
-def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path) -> None:
+def test_the_error_of_an_unknown_name_or_version_lists_the_known_ones(tmp_path: Path) -> None:
     put(tmp_path / "alto" / "1")
     (tmp_path / "empty").mkdir()
     models = ModelFolders(tmp_path)

@@ -1,4 +1,4 @@
-"""An executor that the tests hold up, on the voice that is shipped, and a clock that they move."""
+"""The shipped voice on an executor that tests can hold, and a clock that they move."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ PATIENCE = 60.0
 
 
 class HeldExecutor(OnnxRuntimeExecutor):
-    """The real executor; chunks begin when the test lets them, and fail when it says so."""
+    """The executor of ONNX Runtime; the test decides when chunks begin and which fail."""
 
     def __init__(self, directory: ModelDirectory) -> None:
         super().__init__(directory, threads=1)
         self._changed = threading.Condition()
         self._allowed: int | None = None
-        self.rows: list[int] = []  # streams of every chunk that was begun
-        self.failures: dict[int, BaseException] = {}  # by the chunk's number
+        self.rows: list[int] = []  # streams of each begun chunk
+        self.failures: dict[int, BaseException] = {}  # by number of the chunk
         self.conditioned = 0
 
     def hold(self) -> None:
-        """No further chunk begins."""
+        """Lets no further chunk begin."""
         with self._changed:
             self._allowed = len(self.rows)
 
     def allow(self, chunks: int | None = None) -> None:
-        """So many more chunks may begin, or all."""
+        """Lets a number of further chunks begin, or all."""
         with self._changed:
             self._allowed = None if chunks is None or self._allowed is None else self._allowed + chunks
             self._changed.notify_all()
@@ -68,7 +68,7 @@ class HeldExecutor(OnnxRuntimeExecutor):
 
 
 class Clock:
-    """The scheduler's clock, which the test moves forward: so a call hangs when the test says so, on any machine."""
+    """The scheduler's clock, which a test moves forward; a call hangs only when the test decides."""
 
     def __init__(self) -> None:
         self._skipped = 0.0
@@ -101,7 +101,7 @@ def held(directory: ModelDirectory) -> Iterator[HeldExecutor]:
 
 
 @pytest.fixture
-def speak(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Callable[..., Vocoder]]:
+def make_vocoder(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Callable[..., Vocoder]]:
     """A function (batch, limits' fields) -> a vocoder on the held executor, closed at the end."""
     made: list[Vocoder] = []
 
@@ -117,14 +117,8 @@ def speak(directory: ModelDirectory, held: HeldExecutor) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session")
-def plain(directory: ModelDirectory) -> Vocoder:
-    """The same voice without any of it, one utterance after the other."""
-    return Vocoder.load(directory.path, "onnxruntime", batch=1, threads=1)
-
-
-@pytest.fixture(scope="session")
 def mel_of(directory: ModelDirectory) -> Callable[..., NDArray[np.float32]]:
-    """A function (chunks of 20 ms, seed) -> a mel that takes so many."""
+    """A function (chunks, seed) -> a mel of this number of chunks of 20 ms."""
 
     def make(chunks: int, seed: int = 0) -> NDArray[np.float32]:
         audio = directory.audio

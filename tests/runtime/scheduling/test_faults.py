@@ -1,4 +1,4 @@
-"""What fails, hangs or is given up: nothing is lost, nothing waits for ever, and nothing is spoken twice."""
+"""Failing and hanging executors: no utterance is lost, none waits for ever, and no samples come twice."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wavernn_trt.runtime.scheduling import scheduler
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
-Speak = Callable[..., Vocoder]
+MakeVocoder = Callable[..., Vocoder]
 PATIENCE = 60.0
 DAMAGE = RuntimeError("CUDA error 700")
 
 
-def test_a_lane_that_fails_costs_no_utterance_and_no_bit(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+def test_utterances_keep_their_bits_when_a_lane_fails(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
 ) -> None:
     held.failures = {1: DAMAGE, 12: DAMAGE}
-    vocoder = speak(2)
+    vocoder = make_vocoder(2)
     tickets = [vocoder.submit(Request(mel_of(4, seed), seed)) for seed in range(5)]
     for seed, ticket in enumerate(tickets):
         assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(4, seed), seed=seed))
@@ -37,18 +37,20 @@ def test_a_lane_that_fails_costs_no_utterance_and_no_bit(
     assert 2 <= counted.restarted <= 4
 
 
-def test_a_listener_is_not_given_samples_twice(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+def test_a_stream_gets_no_samples_twice_when_a_lane_fails(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
     held.failures = {3: DAMAGE}
-    heard = list(speak(1).stream(mel_of(6), seed=2))
-    assert np.array_equal(np.concatenate(heard), plain.vocode(mel_of(6), seed=2))
+    pieces = list(make_vocoder(1).stream(mel_of(6), seed=2))
+    assert np.array_equal(np.concatenate(pieces), plain.vocode(mel_of(6), seed=2))
     assert len(held.rows) > 6
 
 
-def test_an_utterance_that_two_lanes_fail_with_is_given_up_and_the_next_is_spoken(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+def test_an_utterance_fails_after_two_lanes_failed_with_it_and_the_next_is_decoded(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
 ) -> None:
     held.failures = {1: DAMAGE, 3: DAMAGE}
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     bad, good = vocoder.submit(Request(mel_of(5))), vocoder.submit(Request(mel_of(2)))
     with pytest.raises(ExecutorError, match="RuntimeError: CUDA error 700") as failure:
         bad.result(PATIENCE)
@@ -56,9 +58,11 @@ def test_an_utterance_that_two_lanes_fail_with_is_given_up_and_the_next_is_spoke
     assert np.array_equal(good.result(PATIENCE), plain.vocode(mel_of(2)))
 
 
-def test_an_executor_that_fails_again_and_again_is_given_up(speak: Speak, held: Any, mel_of: MakeMel) -> None:
+def test_an_executor_is_given_up_after_three_failures_in_a_row(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel
+) -> None:
     held.failures = dict.fromkeys(range(100), DAMAGE)
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     for ticket in [vocoder.submit(Request(mel_of(1))) for _ in range(5)]:
         with pytest.raises(ExecutorError):
             ticket.result(PATIENCE)
@@ -67,8 +71,8 @@ def test_an_executor_that_fails_again_and_again_is_given_up(speak: Speak, held: 
     assert len(held.rows) == 3
 
 
-def test_a_lane_that_cannot_be_opened_is_a_failure_like_another(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_a_lane_that_cannot_be_opened_counts_as_a_failure(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane, opened = held.lane, 0
 
@@ -80,12 +84,12 @@ def test_a_lane_that_cannot_be_opened_is_a_failure_like_another(
         return lane(streams)
 
     monkeypatch.setattr(held, "lane", fails_once)
-    assert np.array_equal(speak(1).vocode(mel_of(1)), plain.vocode(mel_of(1)))
+    assert np.array_equal(make_vocoder(1).vocode(mel_of(1)), plain.vocode(mel_of(1)))
     assert opened == 2
 
 
-def test_a_lane_that_never_opens_is_left_behind(
-    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_a_lane_that_hangs_while_it_is_opened_is_abandoned(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane, opening, released = held.lane, threading.Event(), threading.Event()
 
@@ -96,25 +100,25 @@ def test_a_lane_that_never_opens_is_left_behind(
         return lane(streams)
 
     monkeypatch.setattr(held, "lane", hangs_once)
-    vocoder = speak(1, hang_seconds=PATIENCE)
+    vocoder = make_vocoder(1, hang_seconds=PATIENCE)
     ticket = vocoder.submit(Request(mel_of(1)))
     assert opening.wait(PATIENCE)
-    clock.skip(11 * PATIENCE)  # it may take ten times as long as a chunk
+    clock.skip(11 * PATIENCE)  # opening may take ten times as long as a chunk
     assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(1)))
     assert vocoder.statistics().lost_lanes == 1
     released.set()
 
 
-def test_lanes_that_are_lost_together_strike_an_utterance_once(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_lanes_that_are_lost_together_count_as_one_attempt_of_an_utterance(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held.hold()
     held.failures = {0: DAMAGE, 1: DAMAGE}
-    vocoder = speak(2, lanes=2)
+    vocoder = make_vocoder(2, lanes=2)
     both = threading.Barrier(2)
 
     def together(*_: object) -> None:
-        both.wait(PATIENCE)  # each lane has counted its utterances before either starts any again
+        both.wait(PATIENCE)  # both have counted their utterances before one restarts any
 
     monkeypatch.setattr(scheduler.logger, "warning", together)
     ticket = vocoder.submit(Request(mel_of(20), fold=3200))
@@ -125,10 +129,10 @@ def test_lanes_that_are_lost_together_strike_an_utterance_once(
     assert (counted.lost_lanes, counted.restarted) == (2, 1)
 
 
-def test_an_executor_that_hangs_is_left_behind(
-    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel
+def test_a_lane_that_hangs_is_abandoned(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel
 ) -> None:
-    vocoder = speak(1, hang_seconds=PATIENCE)
+    vocoder = make_vocoder(1, hang_seconds=PATIENCE)
     held.hold()
     ticket = vocoder.submit(Request(mel_of(3), 4))
     held.wait_for(lambda: len(held.rows) == 1)
@@ -139,8 +143,8 @@ def test_an_executor_that_hangs_is_left_behind(
     assert vocoder.statistics().lost_lanes == 1
 
 
-def test_one_that_goes_on_hanging_ends_every_wait(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1, hang_seconds=0.2)
+def test_every_ticket_ends_if_the_executor_always_hangs(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(1, hang_seconds=0.2)
     held.hold()
     tickets = [vocoder.submit(Request(mel_of(3), seed)) for seed in range(4)]
     assert not wait(tickets, PATIENCE).not_done
@@ -149,8 +153,8 @@ def test_one_that_goes_on_hanging_ends_every_wait(speak: Speak, held: Any, mel_o
             ticket.result()
 
 
-def test_a_conditioner_that_fails_or_hangs_costs_only_its_own(
-    speak: Speak, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_a_conditioner_that_fails_or_hangs_ends_only_the_utterance(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, clock: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition, hanging, released = held.condition, threading.Event(), threading.Event()
 
@@ -163,22 +167,22 @@ def test_a_conditioner_that_fails_or_hangs_costs_only_its_own(
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", fragile)
-    vocoder = speak(1, hang_seconds=PATIENCE)
-    fails, hangs, speaks = (vocoder.submit(Request(mel_of(chunks))) for chunks in (7, 9, 2))
+    vocoder = make_vocoder(1, hang_seconds=PATIENCE)
+    fails, hangs, fine = (vocoder.submit(Request(mel_of(chunks))) for chunks in (7, 9, 2))
     with pytest.raises(ExecutorError, match="MemoryError: no room"):
         fails.result(PATIENCE)
     assert hanging.wait(PATIENCE)
     clock.skip(2 * PATIENCE)
     with pytest.raises(ExecutorError, match="does not answer"):
         hangs.result(PATIENCE)
-    assert np.array_equal(speaks.result(PATIENCE), plain.vocode(mel_of(2)))
+    assert np.array_equal(fine.result(PATIENCE), plain.vocode(mel_of(2)))
     released.set()
 
 
-def test_a_conditioner_that_fails_for_every_utterance_is_given_up_though_another_is_being_decoded(
-    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_a_conditioner_that_always_fails_is_given_up_while_another_utterance_is_decoded(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vocoder = speak(4)
+    vocoder = make_vocoder(4)
     held.hold()
     decoded = vocoder.submit(Request(mel_of(100)))
     held.wait_for(lambda: held.rows)
@@ -198,7 +202,7 @@ def test_a_conditioner_that_fails_for_every_utterance_is_given_up_though_another
 
 
 def test_a_conditioner_that_fails_for_some_utterances_fails_those_only(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition, good = held.condition, plain.vocode(mel_of(1))
 
@@ -208,7 +212,7 @@ def test_a_conditioner_that_fails_for_some_utterances_fails_those_only(
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", fragile)
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     for _ in range(4):
         with pytest.raises(ExecutorError, match="MemoryError"):
             vocoder.vocode(mel_of(3))
@@ -216,8 +220,8 @@ def test_a_conditioner_that_fails_for_some_utterances_fails_those_only(
     assert vocoder.statistics().failed == 4
 
 
-def test_a_mel_that_the_executor_does_not_take_is_no_failure_of_the_executor(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_a_mel_that_the_executor_refuses_is_no_failure_of_the_executor(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition = held.condition
 
@@ -227,15 +231,15 @@ def test_a_mel_that_the_executor_does_not_take_is_no_failure_of_the_executor(
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", refuses)
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     for _ in range(5):
         with pytest.raises(VocoderError, match="this engine takes 8 to 800"):
             vocoder.vocode(mel_of(3))
     assert np.array_equal(vocoder.vocode(mel_of(1)), plain.vocode(mel_of(1)))
 
 
-def test_blocks_of_a_long_mel_that_cannot_be_conditioned_end_it_and_count_as_failures(
-    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_failures_in_blocks_of_a_long_mel_count_towards_giving_the_executor_up(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition, runs = held.condition, threading.Lock()
     allowed = 0
@@ -248,7 +252,7 @@ def test_blocks_of_a_long_mel_that_cannot_be_conditioned_end_it_and_count_as_fai
                 raise DAMAGE
         return condition(mel)  # type: ignore[no-any-return]
 
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     mel = np.resize(mel_of(250), (80, 300))
     monkeypatch.setattr(held, "condition", fails_later)
     for _ in range(3):
@@ -259,12 +263,12 @@ def test_blocks_of_a_long_mel_that_cannot_be_conditioned_end_it_and_count_as_fai
         vocoder.vocode(mel)
 
 
-def test_labels_are_decoded_like_waveforms_and_survive_the_loss_of_a_lane(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+def test_labels_survive_the_loss_of_a_lane(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
 ) -> None:
     expected = plain.labels(mel_of(4), seed=3)
     held.failures = {1: DAMAGE}
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     found = vocoder.labels(mel_of(4), seed=3)
     assert found.dtype == expected.dtype == np.int32
     assert np.array_equal(found, expected)
@@ -272,58 +276,28 @@ def test_labels_are_decoded_like_waveforms_and_survive_the_loss_of_a_lane(
     assert (counted.lost_lanes, counted.restarted, counted.done) == (1, 1, 1)
 
 
-def test_labels_of_an_executor_that_hangs_are_not_waited_for(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1, hang_seconds=0.2)
-    held.hold()
-    with pytest.raises(ExecutorError, match=r"does not answer; it had 0\.2 s"):
-        vocoder.labels(mel_of(2))
-
-
-class Refusing:
-    """A sink that fails with what it is given."""
-
-    def __init__(self) -> None:
-        self.errors: list[BaseException | None] = []
-
-    def room(self) -> None:
-        pass
-
-    def urgent(self) -> bool:
-        return False
-
-    def write(self, samples: FloatArray) -> None:
-        raise OSError(28, "No space left on device")
-
-    def finish(self, error: BaseException | None) -> None:
-        self.errors.append(error)
-
-
-def test_a_sink_or_a_watcher_that_fails_ends_its_own_utterance_only(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+def test_a_failing_progress_callback_ends_its_own_utterance_only(
+    make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel
 ) -> None:
-    vocoder, sink = speak(3), Refusing()
+    vocoder = make_vocoder(3)
 
-    def watcher(steps: int) -> None:
+    def fails(steps: int) -> None:
         raise ZeroDivisionError
 
-    full = vocoder.submit(Request(mel_of(4)), sink=sink)
-    watched = vocoder.submit(Request(mel_of(4)), progress=watcher)
+    failing = vocoder.submit(Request(mel_of(4)), progress=fails)
     good = vocoder.submit(Request(mel_of(4)))
-    with pytest.raises(OSError, match="No space left"):
-        full.result(PATIENCE)
     with pytest.raises(ZeroDivisionError):
-        watched.result(PATIENCE)
+        failing.result(PATIENCE)
     assert np.array_equal(good.result(PATIENCE), plain.vocode(mel_of(4)))
-    assert [type(error) for error in sink.errors] == [OSError]
     assert vocoder.statistics().lost_lanes == 0
 
 
-def test_a_storm_of_cancellations_leaves_nothing_behind(speak: Speak, plain: Vocoder, mel_of: MakeMel) -> None:
-    vocoder = speak(4, lanes=2, queue=32)
+def test_many_cancellations_leave_nothing_in_flight(make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(4, lanes=2, queue=32)
     mels = [mel_of(chunks, chunks) for chunks in (1, 2, 3, 20)]
     kept: list[tuple[int, Any]] = []
 
-    def storm(number: int) -> None:
+    def submit_and_cancel(number: int) -> None:
         order = random.Random(number)
         for _ in range(60):
             choice = order.randrange(4)
@@ -336,14 +310,14 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(speak: Speak, plain: Voc
             else:
                 kept.append((choice, ticket))
 
-    threads = [threading.Thread(target=storm, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=submit_and_cancel, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
     for choice, ticket in kept:
         assert len(ticket.result(PATIENCE)) == len(mels[choice][0]) * 200
-    vocoder.vocode(mels[0])  # behind which every slot has been looked at
+    vocoder.vocode(mels[0])  # after it, every slot has been checked
     after = vocoder.statistics()
     assert (after.queue, after.busy, after.under_way, after.conditioning_bytes) == (0, 0, 0, 0)
     assert after.done + after.cancelled == 241

@@ -1,10 +1,9 @@
-"""Utterances of any thread share the slots: who gets one, when it is given back, and that bits do not depend on it."""
+"""Utterances of all threads share the slots: order, urgency, cancellation, bounds; bits do not depend on them."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listening_sink import ListeningSink
 from numpy.typing import NDArray
 
 from wavernn_trt.runtime.conditioning.windows import FloatArray
@@ -26,47 +26,12 @@ from wavernn_trt.runtime.scheduling.ticket import Ticket
 from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeMel = Callable[..., NDArray[np.float32]]
-Speak = Callable[..., Vocoder]
+MakeVocoder = Callable[..., Vocoder]
 PATIENCE = 60.0
 
 
-class SlowListener:
-    """A sink that has room when the test says so."""
-
-    def __init__(self, room: int | None = None, *, urgent: bool = True) -> None:
-        self.left = room
-        self.is_urgent = urgent
-        self.samples: list[FloatArray] = []
-        self.changed = threading.Condition()
-        self.errors: list[BaseException | None] = []
-
-    def room(self) -> int | None:
-        return self.left
-
-    def urgent(self) -> bool:
-        return self.is_urgent
-
-    def write(self, samples: FloatArray) -> None:
-        with self.changed:
-            assert self.left is None or len(samples) <= self.left
-            self.left = None if self.left is None else self.left - len(samples)
-            self.samples.append(samples)
-            self.changed.notify_all()
-
-    def finish(self, error: BaseException | None) -> None:
-        self.errors.append(error)
-
-    @property
-    def waveform(self) -> FloatArray:
-        return np.concatenate([np.zeros(0, np.float32), *self.samples])
-
-    def wait_for(self, samples: int) -> None:
-        with self.changed:
-            assert self.changed.wait_for(lambda: sum(map(len, self.samples)) >= samples, PATIENCE)
-
-
-def submit_behind_the_first(vocoder: Vocoder, held: Any, requests: list[Request]) -> list[Ticket]:
-    """Submits the others when the first is alone in a chunk, which is held."""
+def submit_after_the_first(vocoder: Vocoder, held: Any, requests: list[Request]) -> list[Ticket]:
+    """Submits the others while the first is alone in a chunk, which is held."""
     held.hold()
     first = vocoder.submit(requests[0])
     held.wait_for(lambda: held.rows)
@@ -74,26 +39,26 @@ def submit_behind_the_first(vocoder: Vocoder, held: Any, requests: list[Request]
 
 
 def wait_until_ready(vocoder: Vocoder, utterances: int) -> None:
-    """Until so many utterances are conditioned and wait for a slot."""
+    """Waits until this number of utterances is conditioned and waits for a slot."""
     flight = vocoder._scheduler._flight
     with flight.changed:
         assert flight.changed.wait_for(lambda: len(flight.ready) == utterances, PATIENCE)
 
 
-@pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (2, 4), (3, 3)])
-def test_threads_that_ask_at_once_get_what_each_would_get_alone(
-    speak: Speak, plain: Vocoder, mel_of: MakeMel, lanes: int, batch: int
+@pytest.mark.parametrize(("lanes", "batch"), [(1, 3), (3, 3)])
+def test_simultaneous_requests_of_threads_get_the_bits_of_each_alone(
+    make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel, lanes: int, batch: int
 ) -> None:
-    vocoder = speak(batch, lanes)
+    vocoder = make_vocoder(batch, lanes)
     order = random.Random(0)
     requests = [Request(mel_of(order.randint(1, 6), i), i, fold=order.choice([None, None, 700])) for i in range(24)]
     found: dict[int, FloatArray] = {}
 
-    def ask(numbers: range) -> None:
+    def submit(numbers: range) -> None:
         for number in numbers:
             found[number] = vocoder.submit(requests[number]).result(PATIENCE)
 
-    threads = [threading.Thread(target=ask, args=(range(first, 24, 6),)) for first in range(6)]
+    threads = [threading.Thread(target=submit, args=(range(first, 24, 6),)) for first in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -104,10 +69,12 @@ def test_threads_that_ask_at_once_get_what_each_would_get_alone(
     assert vocoder.statistics().done == 24
 
 
-def test_whoever_waits_enters_the_slot_that_becomes_free(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(2)
+def test_a_waiting_utterance_enters_the_slot_that_becomes_free(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(2)
     requests = [Request(mel_of(chunks, chunks)) for chunks in (6, 2, 2, 2)]
-    tickets = submit_behind_the_first(vocoder, held, requests)
+    tickets = submit_after_the_first(vocoder, held, requests)
     wait_until_ready(vocoder, 2)  # as many as there are slots
     held.allow()
     for ticket in tickets:
@@ -116,29 +83,31 @@ def test_whoever_waits_enters_the_slot_that_becomes_free(speak: Speak, held: Any
 
 
 @pytest.mark.parametrize("order", ["submitted", "completed"])
-def test_results_come_in_the_order_that_was_chosen(speak: Speak, plain: Vocoder, mel_of: MakeMel, order: Any) -> None:
+def test_results_come_in_the_order_that_was_chosen(
+    make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel, order: Any
+) -> None:
     requests = [Request(mel_of(chunks, chunks)) for chunks in (9, 1, 2, 1)]
-    found = list(speak(4).vocode_many(requests, order=order))
+    found = list(make_vocoder(4).vocode_many(requests, order=order))
     numbers = [number for number, _ in found]
     assert numbers == [0, 1, 2, 3] if order == "submitted" else numbers[-1] == 0
     for number, ticket in found:
         assert np.array_equal(ticket.result(0), plain.vocode(requests[number].mel))
 
 
-def test_a_bad_request_among_many_is_its_own_ticket_s_error(speak: Speak, mel_of: MakeMel) -> None:
+def test_the_error_of_a_bad_request_is_on_its_own_ticket(make_vocoder: MakeVocoder, mel_of: MakeMel) -> None:
     requests = [Request(mel_of(1)), Request(np.full((80, 3), np.nan, np.float32)), Request(mel_of(2))]
-    tickets = dict(speak(2).vocode_many(requests))
+    tickets = dict(make_vocoder(2).vocode_many(requests))
     assert isinstance(tickets[1].exception(), VocoderError)
     assert len(tickets[0].result()) == 200
     assert len(tickets[2].result()) == 600
 
 
 def test_a_cancelled_utterance_gives_its_slot_back_at_the_next_chunk(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
 ) -> None:
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     held.hold()
-    listener = SlowListener()
+    listener = ListeningSink()
     long, short = vocoder.submit(Request(mel_of(50)), sink=listener), vocoder.submit(Request(mel_of(1, 1)))
     held.allow(2)
     held.wait_for(lambda: len(held.rows) == 3)
@@ -154,8 +123,8 @@ def test_a_cancelled_utterance_gives_its_slot_back_at_the_next_chunk(
     assert vocoder.statistics().cancelled == 1
 
 
-def test_one_that_waits_can_be_cancelled_too(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1)
+def test_a_waiting_utterance_can_be_cancelled(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(1)
     held.hold()
     first, second, third = (vocoder.submit(Request(mel_of(1, seed))) for seed in range(3))
     assert second.cancel()
@@ -164,8 +133,10 @@ def test_one_that_waits_can_be_cancelled_too(speak: Speak, held: Any, mel_of: Ma
     assert len(held.rows) == 2
 
 
-def test_a_full_queue_is_an_error_or_a_wait_as_the_caller_chose(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1, queue=2)
+def test_a_full_queue_raises_or_waits_as_the_caller_chooses(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(1, queue=2)
     held.hold()
     tickets = [vocoder.submit(Request(mel_of(1)))]
     held.wait_for(lambda: len(held.rows) == 1)
@@ -181,9 +152,11 @@ def test_a_full_queue_is_an_error_or_a_wait_as_the_caller_chose(speak: Speak, he
     assert {len(ticket.result(PATIENCE)) for ticket in tickets if not ticket.cancelled()} == {200}
 
 
-def test_what_cannot_be_ready_in_time_is_dropped(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1)
-    vocoder.vocode(mel_of(3))  # now it knows what a chunk takes
+def test_an_utterance_that_cannot_meet_its_deadline_is_dropped(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(1)
+    vocoder.vocode(mel_of(3))  # measures the duration of a chunk
     held.hold()
     blocking = vocoder.submit(Request(mel_of(1)))
     late = [vocoder.submit(Request(mel_of(5)), deadline=1e-3) for _ in range(2)]
@@ -199,34 +172,34 @@ def test_what_cannot_be_ready_in_time_is_dropped(speak: Speak, held: Any, mel_of
     assert vocoder.statistics().dropped == 2
 
 
-def test_the_interactive_come_first_and_batch_work_still_goes_on(
-    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+def test_interactive_utterances_come_first_and_batch_work_continues(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every chunk takes a millisecond on the lane's clock, also the one that is held up.
+    # On the lane's clock every chunk takes a millisecond, also the held one.
     began = time.monotonic()
     clock = SimpleNamespace(monotonic=lambda: began + len(held.rows) / 1000)
     monkeypatch.setattr("wavernn_trt.runtime.scheduling.lane_worker.time", clock)
-    vocoder = speak(2)
-    batch = submit_behind_the_first(vocoder, held, [Request(mel_of(12, seed)) for seed in range(3)])
+    vocoder = make_vocoder(2)
+    batch = submit_after_the_first(vocoder, held, [Request(mel_of(12, seed)) for seed in range(3)])
     wait_until_ready(vocoder, 2)
-    listener = SlowListener()
+    listener = ListeningSink()
     live = vocoder.submit(Request(mel_of(12, 9)), urgency="interactive", sink=listener)
     wait_until_ready(vocoder, 3)
     held.allow()
     live.result(PATIENCE)
-    # At once in a slot besides the two, for most of the time alone, and some of it with the others.
-    heard = held.rows[1:]
-    assert heard.index(1) <= 2
-    assert heard[:12].count(1) >= 6
-    assert 1 <= heard[:12].count(3) <= 4
+    # It enters a spare slot at once; most chunks are its own, and some are shared with batch work.
+    rows = held.rows[1:]
+    assert rows.index(1) <= 2
+    assert rows[:12].count(1) >= 6
+    assert 1 <= rows[:12].count(3) <= 4
     for ticket in batch:
         ticket.result(PATIENCE)
 
 
-def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1)
-    (batch,) = submit_behind_the_first(vocoder, held, [Request(mel_of(6))])
-    live = vocoder.submit(Request(mel_of(6, 1)), urgency="interactive", sink=SlowListener(urgent=False))
+def test_a_sink_that_is_not_urgent_does_not_delay_others(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(1)
+    (batch,) = submit_after_the_first(vocoder, held, [Request(mel_of(6))])
+    live = vocoder.submit(Request(mel_of(6, 1)), urgency="interactive", sink=ListeningSink(urgent=False))
     wait_until_ready(vocoder, 1)
     held.allow()
     batch.result(PATIENCE)
@@ -234,13 +207,15 @@ def test_a_listener_that_hears_enough_does_not_hold_up_the_others(speak: Speak, 
     assert set(held.rows[1:6]) == {2}
 
 
-def test_listeners_in_one_lane_leave_its_batch_slots_to_batch_work(speak: Speak, mel_of: MakeMel) -> None:
-    vocoder = speak(4, lanes=2)
+def test_interactive_streams_leave_the_batch_slots_of_their_lane_to_batch_work(
+    make_vocoder: MakeVocoder, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(4, lanes=2)
     scheduler = vocoder._scheduler
     paused = [
-        vocoder.submit(Request(mel_of(1)), urgency="interactive", sink=SlowListener(0, urgent=False)) for _ in range(3)
+        vocoder.submit(Request(mel_of(1)), urgency="interactive", sink=ListeningSink(0, urgent=False)) for _ in range(3)
     ]
-    paused += [vocoder.submit(Request(mel_of(1)), sink=SlowListener(0)) for _ in range(4)]
+    paused += [vocoder.submit(Request(mel_of(1)), sink=ListeningSink(0)) for _ in range(4)]
     with scheduler._flight.changed:
         assert scheduler._flight.changed.wait_for(
             lambda: [lane.count("batch") for lane in scheduler._lanes] == [2, 2], PATIENCE
@@ -249,11 +224,13 @@ def test_listeners_in_one_lane_leave_its_batch_slots_to_batch_work(speak: Speak,
         assert ticket.cancel()
 
 
-def test_a_paused_stream_has_the_bits_of_one_that_never_paused(speak: Speak, plain: Vocoder, mel_of: MakeMel) -> None:
-    vocoder = speak(3)
-    slow = SlowListener(2 * 320)
+def test_a_paused_stream_has_the_bits_of_one_that_never_paused(
+    make_vocoder: MakeVocoder, plain: Vocoder, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(3)
+    slow = ListeningSink(2 * 320)
     paused = vocoder.submit(Request(mel_of(8), 5), sink=slow)
-    never_reads = vocoder.submit(Request(mel_of(8), 6), sink=SlowListener(0))
+    never_reads = vocoder.submit(Request(mel_of(8), 6), sink=ListeningSink(0))
     slow.wait_for(640)
     assert np.array_equal(vocoder.vocode(mel_of(4, 1)), plain.vocode(mel_of(4, 1)))
     assert len(slow.waveform) == 640
@@ -265,22 +242,22 @@ def test_a_paused_stream_has_the_bits_of_one_that_never_paused(speak: Speak, pla
     assert never_reads.cancel()
 
 
-def test_folds_take_slots_of_their_own(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(4)
+def test_folds_take_slots_of_their_own(make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(4)
     mel = mel_of(40)
     assert np.array_equal(vocoder.vocode(mel, fold=3200), plain.vocode(mel, fold=3200))
     assert max(held.rows) == 4
     with pytest.raises(VocoderError, match="bounded room"):
-        vocoder.submit(Request(mel, fold=3200), sink=SlowListener(640))
+        vocoder.submit(Request(mel, fold=3200), sink=ListeningSink(640))
 
 
-def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    rows = 80 * 768 * 4
-    vocoder = speak(4, conditioning_bytes=2 * rows)
-    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(50, seed)) for seed in range(4)])
+def test_conditioning_of_waiting_utterances_is_bounded(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    rows = 32 * 768 * 4
+    vocoder = make_vocoder(4, conditioning_bytes=2 * rows)
+    tickets = submit_after_the_first(vocoder, held, [Request(mel_of(20, seed)) for seed in range(4)])
     wait_until_ready(vocoder, 1)
     assert vocoder.statistics().conditioning_bytes == 2 * rows
-    too_long = vocoder.submit(Request(mel_of(150)))
+    too_long = vocoder.submit(Request(mel_of(60)))
     held.allow()
     for ticket in [*tickets, too_long]:
         ticket.result(PATIENCE)
@@ -288,8 +265,8 @@ def test_conditioning_that_waits_is_bounded(speak: Speak, held: Any, mel_of: Mak
 
 
 @pytest.mark.parametrize(("lanes", "conditioners"), [(2, 1), (1, 2)])
-def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode_or_the_executor_states(
-    speak: Speak,
+def test_several_mels_are_conditioned_at_a_time_if_there_are_several_lanes_or_the_executor_allows_it(
+    make_vocoder: MakeVocoder,
     plain: Vocoder,
     held: Any,
     mel_of: MakeMel,
@@ -300,19 +277,19 @@ def test_as_many_mels_are_conditioned_at_a_time_as_lanes_decode_or_the_executor_
     condition, both = held.condition, threading.Barrier(2)
 
     def together(mel: FloatArray) -> FloatArray:
-        both.wait(PATIENCE)  # one alone would wait in vain
+        both.wait(PATIENCE)  # passes only if two run at a time
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", together)
     held.conditioners = conditioners
-    vocoder = speak(4, lanes=lanes)
+    vocoder = make_vocoder(4, lanes=lanes)
     tickets = [vocoder.submit(Request(mel_of(2, seed))) for seed in range(4)]
     for seed, ticket in enumerate(tickets):
         assert np.array_equal(ticket.result(PATIENCE), plain.vocode(mel_of(2, seed)))
 
 
 def test_a_long_mel_is_decoded_to_its_end_while_another_is_being_conditioned(
-    speak: Speak, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition, begun, go_on = held.condition, threading.Event(), threading.Event()
     short = mel_of(1)
@@ -324,7 +301,7 @@ def test_a_long_mel_is_decoded_to_its_end_while_another_is_being_conditioned(
         return condition(mel)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(held, "condition", slow_for_one)
-    vocoder = speak(2)
+    vocoder = make_vocoder(2)
     held.hold()
     long = vocoder.submit(Request(np.resize(mel_of(100), (80, 257)), samples=25_600))  # in blocks of 64 frames
     held.wait_for(lambda: held.rows)
@@ -337,9 +314,9 @@ def test_a_long_mel_is_decoded_to_its_end_while_another_is_being_conditioned(
     assert len(slow.result(PATIENCE)) == 200
 
 
-def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(2)
-    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(2, seed)) for seed in range(5)])
+def test_statistics_count_slots_queue_and_durations(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(2)
+    tickets = submit_after_the_first(vocoder, held, [Request(mel_of(2, seed)) for seed in range(5)])
     wait_until_ready(vocoder, 2)
     now = vocoder.statistics()
     assert (now.slots, now.busy, now.under_way, now.done) == (2, 1, 1, 0)
@@ -357,11 +334,11 @@ def test_statistics_say_what_goes_on(speak: Speak, held: Any, mel_of: MakeMel) -
     assert tickets[0].latency is not None
 
 
-def test_a_cancelled_awaitable_cancels_the_utterance(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1)
+def test_a_cancelled_awaitable_cancels_the_utterance(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
+    vocoder = make_vocoder(1)
     held.hold()
 
-    async def ask() -> None:
+    async def run() -> None:
         ticket = vocoder.submit(Request(mel_of(50)))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(ticket), 0.01)
@@ -369,11 +346,13 @@ def test_a_cancelled_awaitable_cancels_the_utterance(speak: Speak, held: Any, me
         held.allow()
         assert len(await asyncio.wrap_future(vocoder.submit(Request(mel_of(1))))) == 200
 
-    asyncio.run(ask())
+    asyncio.run(run())
 
 
-def test_a_closed_vocoder_gives_up_and_says_so(speak: Speak, held: Any, mel_of: MakeMel) -> None:
-    vocoder = speak(1)
+def test_closing_cancels_utterances_and_refuses_later_requests(
+    make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder = make_vocoder(1)
     held.hold()
     ticket = vocoder.submit(Request(mel_of(5)))
     held.wait_for(lambda: len(held.rows) == 1)
@@ -385,12 +364,12 @@ def test_a_closed_vocoder_gives_up_and_says_so(speak: Speak, held: Any, mel_of: 
         vocoder.vocode(mel_of(1))
 
 
-def test_a_vocoder_that_drains_ends_what_is_under_way_and_refuses_the_rest(
-    speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel
+def test_a_draining_vocoder_completes_accepted_requests_and_refuses_others(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
 ) -> None:
-    vocoder = speak(1)
+    vocoder = make_vocoder(1)
     assert vocoder.state == "ready"
-    tickets = submit_behind_the_first(vocoder, held, [Request(mel_of(5), 1), Request(mel_of(4), 2)])
+    tickets = submit_after_the_first(vocoder, held, [Request(mel_of(5), 1), Request(mel_of(4), 2)])
     assert not vocoder.drain(0)
     assert vocoder.state == "draining"
     with pytest.raises(ClosedError, match="is draining and takes no new requests"):
@@ -403,7 +382,7 @@ def test_a_vocoder_that_drains_ends_what_is_under_way_and_refuses_the_rest(
     assert vocoder.state == "closed"
 
 
-def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel_of: MakeMel) -> None:
+def test_a_vocoder_without_references_completes_its_utterances_and_ends_its_threads(mel_of: MakeMel) -> None:
     before = set(threading.enumerate())
     vocoder = Vocoder.load(backend="onnxruntime", batch=1, threads=1)
     ticket = vocoder.submit(Request(mel_of(10)))
@@ -418,22 +397,6 @@ def test_a_vocoder_that_is_let_go_ends_its_threads_but_not_what_is_under_way(mel
         assert not thread.is_alive()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_is_told_to_load_its_own(plain: Vocoder, mel_of: MakeMel) -> None:
-    plain.vocode(mel_of(1))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            plain.vocode(mel_of(1))
-        except VocoderError as error:
-            code = 0 if "load it in each process" in str(error) else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -444,12 +407,12 @@ def test_a_forked_process_is_told_to_load_its_own(plain: Vocoder, mel_of: MakeMe
         ({"hang_seconds": 0}, "hang_seconds: found 0, expected a positive number"),
     ],
 )
-def test_limits_that_cannot_be_meant_are_refused(fields: dict[str, Any], message: str) -> None:
+def test_invalid_limits_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(VocoderError, match=message):
         SchedulerLimits(**fields)
 
 
-def test_a_wish_that_cannot_be_met_is_refused_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
+def test_invalid_options_of_a_request_are_refused_at_once(plain: Vocoder, mel_of: MakeMel) -> None:
     with pytest.raises(VocoderError, match="deadline: found -1, expected a positive number of seconds"):
         plain.submit(Request(mel_of(1)), deadline=-1)
     with pytest.raises(VocoderError, match="urgency: found 'now', expected one of interactive, batch"):
@@ -458,14 +421,16 @@ def test_a_wish_that_cannot_be_met_is_refused_at_once(plain: Vocoder, mel_of: Ma
         plain.submit(Request(mel_of(1), samples=0))
 
 
-def test_the_first_samples_are_the_waveform_s(plain: Vocoder, mel_of: MakeMel) -> None:
+def test_a_request_for_the_first_samples_gives_the_beginning_of_the_waveform(plain: Vocoder, mel_of: MakeMel) -> None:
     mel = mel_of(10)
     part = plain.submit(Request(mel, 3, samples=777)).result(PATIENCE)
     assert np.array_equal(part, plain.vocode(mel, seed=3)[:777])
 
 
-def test_the_caller_s_mel_may_change_while_it_waits(speak: Speak, plain: Vocoder, held: Any, mel_of: MakeMel) -> None:
-    vocoder, mel = speak(1), mel_of(2)
+def test_the_caller_may_change_the_mel_after_submitting_it(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    vocoder, mel = make_vocoder(1), mel_of(2)
     held.hold()
     first, second = vocoder.submit(Request(mel_of(1))), vocoder.submit(Request(mel))
     mel[:] = 0

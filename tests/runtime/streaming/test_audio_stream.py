@@ -1,3 +1,5 @@
+"""Audio streams: frames, ends, views, callbacks and bounds."""
+
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
@@ -9,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavernn_trt.runtime.errors import DeadlineError, VocoderError
-from wavernn_trt.runtime.scheduling.sinks import Sink
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream, frame_samples
 from wavernn_trt.runtime.streaming.pcm import Int16Encoder, to_int16
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
@@ -17,7 +18,7 @@ from wavernn_trt.runtime.streaming.ring_header import ENCODINGS, HEADER_BYTES, E
 from wavernn_trt.runtime.streaming.stream_link import StreamSink
 
 PATIENCE = 60
-"""Seconds after which a test that waits has failed; nothing takes that long."""
+"""Seconds after which a test that waits has failed."""
 
 
 def waveform(count: int, seed: int = 0) -> np.ndarray:
@@ -27,12 +28,6 @@ def waveform(count: int, seed: int = 0) -> np.ndarray:
 def write_all(sink: StreamSink, samples: np.ndarray, error: Exception | None = None) -> None:
     sink.write(samples)
     sink.finish(error)
-
-
-def test_the_writing_end_is_a_sink() -> None:
-    stream = AudioStream(16000)
-    sink: Sink = stream.sink
-    assert sink.room() == stream.capacity
 
 
 @pytest.mark.parametrize(("rate", "frame"), [(16000, 320), (22050, 441), (24000, 480), (44100, 882), (25, 1)])
@@ -51,7 +46,7 @@ def test_a_frame_is_20_ms(rate: int, frame: int) -> None:
     dither=st.booleans(),
     views=st.booleans(),
 )
-def test_frames_are_exact_however_the_waveform_comes(
+def test_frames_do_not_depend_on_the_pieces_of_the_waveform(
     rate: int, frame: int | None, pieces: list[int], encoding: Encoding, dither: bool, views: bool
 ) -> None:
     dither &= encoding == "int16"
@@ -79,12 +74,12 @@ def test_frames_are_exact_however_the_waveform_comes(
     assert next(stream, None) is None
 
 
-def test_a_reader_waits_no_longer_than_it_wants_to() -> None:
+def test_a_read_times_out_without_losing_samples() -> None:
     stream = AudioStream(16000)
     stream.sink.write(waveform(100))
     with pytest.raises(TimeoutError, match=r"found 100 samples after 0\.001 s, expected 320"):
         stream.read(timeout=0.001)
-    assert len(stream.read(100)) == 100, "none was lost"
+    assert len(stream.read(100)) == 100
 
 
 def test_a_stream_is_urgent_until_half_of_it_is_filled() -> None:
@@ -100,7 +95,7 @@ def test_a_stream_is_urgent_until_half_of_it_is_filled() -> None:
     assert not stream.sink.urgent()
 
 
-def test_the_error_comes_behind_the_samples_before_it() -> None:
+def test_the_error_comes_after_the_samples_before_it() -> None:
     stream, error = AudioStream(16000), DeadlineError("too late")
     write_all(stream.sink, waveform(400), error)
     assert stream.error is error
@@ -130,12 +125,12 @@ def test_closing_cancels_the_decoding_once() -> None:
     assert stream.underruns == 0
     assert stream.sink.room() is None
     stream.sink.write(waveform(100_000))
-    assert stream.overruns == 0, "what nobody listens to is not lost"
+    assert stream.overruns == 0, "a closed stream counts no overruns"
     stream.sink.finish(CancelledError())
     assert len(stream.read()) == 0
 
 
-def test_a_stream_that_was_heard_to_its_end_cancels_nothing() -> None:
+def test_a_stream_that_was_read_to_its_end_cancels_nothing() -> None:
     calls: list[str] = []
     with AudioStream(16000) as stream:
         stream.connect(lambda: calls.append("closed"))
@@ -144,10 +139,10 @@ def test_a_stream_that_was_heard_to_its_end_cancels_nothing() -> None:
     assert calls == []
 
 
-def test_views_are_the_ring_itself_and_hold_until_the_next() -> None:
+def test_views_share_the_ring_s_memory_until_the_next_view() -> None:
     memory = np.zeros(HEADER_BYTES + 1024 * 4 + 100, np.uint8)[: HEADER_BYTES + 1024 * 4 + 100]
     stream = AudioStream(16000, 300, memory=memory)
-    assert stream.capacity == 1024, "as much as makes a power of two"
+    assert stream.capacity == 1024, "the largest power of two that fits"
     samples = waveform(1024 + 500)
     stream.sink.write(samples[:1024])
     views = stream.frames_view()
@@ -156,7 +151,7 @@ def test_views_are_the_ring_itself_and_hold_until_the_next() -> None:
     assert not first.flags.writeable
     assert stream.sink.room() == 0
     stream.sink.write(waveform(1, seed=1))
-    assert stream.overruns == 1, "what is looked at is not overwritten"
+    assert stream.overruns == 1, "a view in use is not overwritten"
     assert np.array_equal(first, samples[:300])
     next(views)
     assert stream.sink.room() == 300
@@ -166,7 +161,7 @@ def test_views_are_the_ring_itself_and_hold_until_the_next() -> None:
     assert stream.ended
 
 
-def test_a_view_that_was_left_counts_as_read() -> None:
+def test_a_view_counts_as_read_when_its_loop_ends() -> None:
     stream = AudioStream(16000)
     write_all(stream.sink, waveform(700))
     for view in stream.frames_view():
@@ -175,7 +170,7 @@ def test_a_view_that_was_left_counts_as_read() -> None:
     assert np.array_equal(stream.read(), waveform(700)[320:640])
 
 
-def test_a_callback_gets_silence_where_there_is_nothing_else() -> None:
+def test_a_callback_gets_silence_where_samples_are_missing() -> None:
     stream = AudioStream(16000, encoding="int16")
     assert stream.read_or_silence(5).tolist() == [0] * 5
     assert stream.underruns == 5
@@ -183,13 +178,13 @@ def test_a_callback_gets_silence_where_there_is_nothing_else() -> None:
     two_channels = np.full((5, 2), 9, np.int16)
     assert stream.fill(two_channels[:, 1]) == 3
     assert two_channels.T.tolist() == [[9] * 5, [16384, -16384, 8192, 0, 0]]
-    assert stream.underruns == 5, "behind the end there is no underrun"
+    assert stream.underruns == 5, "after the end there are no underruns"
     assert stream.ended
     with pytest.raises(VocoderError, match=r"found float32 \(3,\), expected int16"):
         stream.fill(np.zeros(3, np.float32))
 
 
-def test_what_was_written_without_asking_is_counted_where_it_did_not_fit() -> None:
+def test_samples_that_do_not_fit_are_counted() -> None:
     for encoding in ENCODINGS:
         stream = AudioStream(16000, 100, encoding, seconds=1e-3)
         samples = waveform(300)
@@ -204,17 +199,12 @@ def test_what_was_written_without_asking_is_counted_where_it_did_not_fit() -> No
     ("arguments", "message"),
     [
         ({"sample_rate": 0}, "sample rate: found 0, expected a positive number of Hz"),
-        ({"sample_rate": 16000.0}, "sample rate: found 16000.0"),
         ({"frame": 0}, "frame: found 0, expected a positive number of samples"),
-        ({"frame": 2.5}, "frame: found 2.5"),
-        ({"frame": True}, "frame: found True"),
         ({"chunk": 0}, "chunk: found 0"),
         ({"encoding": "int24"}, "encoding: found 'int24', expected one of: float32, int16"),
         ({"dither": True}, "dither: found it with encoding 'float32', expected int16"),
         ({"seconds": 0}, "seconds: found 0, expected more than 0 and at most 134218"),
         ({"seconds": float("nan")}, "seconds: found nan"),
-        ({"seconds": 10**9}, "seconds: found 1000000000"),
-        ({"seconds": "1"}, "seconds: found '1'"),
         ({"encoding": "int16", "dither": True, "seed": -1}, "seed: found -1"),
         ({"memory": bytearray(1000)}, "memory: found 1000 bytes, expected at least 1028"),
         ({"memory": bytearray(3000)}, "memory: found room for 256 samples, expected at least 640, two frames or"),
@@ -231,7 +221,7 @@ def test_unusable_streams_are_refused(arguments: dict[str, Any], message: str) -
         AudioStream(**{"sample_rate": 16000, **arguments})
 
 
-def test_reads_that_could_never_be_satisfied_are_refused() -> None:
+def test_reads_larger_than_the_stream_are_refused() -> None:
     stream = AudioStream(16000, 256, seconds=1e-3)
     for read in (stream.read, stream.frames_view):
         with pytest.raises(

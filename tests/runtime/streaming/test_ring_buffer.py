@@ -1,3 +1,5 @@
+"""Ring buffers between threads and, in shared memory, between processes."""
+
 from __future__ import annotations
 
 import errno
@@ -29,13 +31,13 @@ OPERATIONS = ("write", "reserve", "read", "silence", "peek")
 
 
 def words(size: int) -> np.ndarray:
-    """Zeroed memory of at least that many bytes, on a cache line's beginning."""
+    """Zeroed memory of at least this number of bytes, aligned to cache lines."""
     spare = np.zeros(size // 8 + 9, np.uint64)
     return spare[-spare.ctypes.data % 64 // 8 :]
 
 
 def started_at(count: int, capacity: int, encoding: Encoding) -> RingBuffer:
-    """A ring through which that many samples have gone."""
+    """An empty ring that this number of samples has passed."""
     memory = words(RingBuffer.bytes_needed(capacity, encoding))
     ring = RingBuffer(capacity, encoding, 16000, memory)
     memory[WRITTEN] = memory[READ] = count
@@ -72,7 +74,7 @@ def test_a_ring_behaves_like_a_bounded_list(
             for view in views:
                 view[:] = fresh[: len(view)]
                 fresh = fresh[len(view) :]
-            ring.commit(fits // 2)  # what is reserved and not committed is not seen
+            ring.commit(fits // 2)  # reserved samples are invisible until they are committed
             kept += range(following, following + fits // 2)
             following += fits // 2
         elif operation == "read":
@@ -96,7 +98,7 @@ def test_a_ring_behaves_like_a_bounded_list(
         assert (ring.overruns, ring.underruns) == (overruns, underruns)
 
 
-def test_what_is_peeked_and_reserved_is_the_given_memory_itself() -> None:
+def test_peek_and_reserve_give_views_of_the_given_memory() -> None:
     memory = words(RingBuffer.bytes_needed(8, "int16"))
     ring = RingBuffer(8, "int16", 16000, memory)
     (reserved,) = ring.reserve(6)
@@ -112,7 +114,7 @@ def test_what_is_peeked_and_reserved_is_the_given_memory_itself() -> None:
 
 
 class Witness(np.ndarray[Any, Any]):
-    """Samples that note, while they are copied, what the other side could do."""
+    """Samples that call ``see`` while they are copied."""
 
     see: Callable[[], None]
 
@@ -125,7 +127,7 @@ class Witness(np.ndarray[Any, Any]):
         super().__setitem__(key, value)
 
 
-def test_the_other_side_learns_of_a_copy_when_it_is_done() -> None:
+def test_a_copy_is_visible_to_the_other_side_only_when_it_is_complete() -> None:
     ring, seen = RingBuffer(8, "int16", 16000), list[int]()
     samples = np.arange(8, dtype=np.int16).view(Witness)
     samples.see = lambda: seen.append(ring.available_read)
@@ -139,7 +141,7 @@ def test_the_other_side_learns_of_a_copy_when_it_is_done() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_two_threads_lose_and_repeat_nothing(encoding: Encoding) -> None:
-    total, ring = 4_000_000, RingBuffer(2048, encoding, 16000)
+    total, ring = 2_000_000, RingBuffer(2048, encoding, 16000)
     expected = np.arange(total).astype(np.int16).astype(encoding)
     sizes = np.random.default_rng(0).integers(1, 700, 50_000)
 
@@ -187,30 +189,30 @@ def test_two_threads_lose_and_repeat_nothing(encoding: Encoding) -> None:
     assert ring.overruns == 0
 
 
-def test_the_end_comes_behind_the_last_sample_and_says_why() -> None:
+def test_the_end_comes_after_the_last_sample_with_its_reason() -> None:
     ring = RingBuffer(4, "int16", 16000)
     ring.write(np.array([1, 2], np.int16))
     assert not ring.closed
-    ring.close(7, "the lamp went out: ü" + "x" * 1000)
+    ring.close(7, "the device is gone: ü" + "x" * 1000)
     ring.close(0, "only the first counts")
     assert ring.closed
     assert ring.available_read == 2
     code, message = ring.error
     assert code == 7
-    assert message.startswith("the lamp went out: ü")
+    assert message.startswith("the device is gone: ü")
     assert len(message.encode()) == HEADER_BYTES - 40 * 8
     with pytest.raises(VocoderError, match="found a closed ring"):
         ring.write(np.array([3], np.int16))
 
 
-def test_a_reader_that_leaves_is_seen() -> None:
+def test_the_writer_sees_that_the_reader_left() -> None:
     ring = RingBuffer(4, "int16", 16000)
     assert not ring.abandoned
     ring.abandon()
     assert ring.abandoned
 
 
-def test_more_than_there_is_cannot_be_handed_over() -> None:
+def test_more_samples_than_exist_and_wrong_arrays_are_refused() -> None:
     ring = RingBuffer(4, "int16", 16000)
     with pytest.raises(VocoderError, match="commit of 5 samples: found room for 4"):
         ring.commit(5)
@@ -243,7 +245,9 @@ def test_unusable_rings_are_refused(arguments: Any, message: str) -> None:
         RingBuffer(*arguments)
 
 
-def test_machines_without_the_order_of_x86_get_no_shared_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_rings_are_refused_on_machines_with_a_weaker_memory_order_than_x86(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     for refused in (lambda: RingBuffer.create(None, 8, "int16", 16000), lambda: RingBuffer.attach("any")):
         with pytest.raises(VocoderError, match=r"found .* on aarch64, expected Linux on x86_64"):
@@ -296,15 +300,15 @@ def test_another_process_reads_every_sample(shared: RingBuffer) -> None:
     finally:
         reader.kill()
     assert output.split(maxsplit=4) == ["1000000", str(zlib.crc32(samples)), "22050", "3", "and no more\n"]
-    assert errors == ""  # nor does a resource tracker speak of leaks
-    assert Path("/dev/shm", shared.name).exists(), "the reader's end took the segment away"
+    assert errors == ""  # no resource tracker reports leaks
+    assert Path("/dev/shm", shared.name).exists(), "the end of the reader removed the segment"
     shared.remove()
     shared.remove()
     assert not Path("/dev/shm", shared.name).exists()
 
 
 @shares
-def test_a_ring_has_one_reader_and_another_after_it_was_killed(shared: RingBuffer) -> None:
+def test_a_ring_has_one_reader_and_a_killed_one_is_replaced(shared: RingBuffer) -> None:
     assert shared.name is not None
     reader = python(READER, shared.name)
     try:
@@ -316,7 +320,7 @@ def test_a_ring_has_one_reader_and_another_after_it_was_killed(shared: RingBuffe
     finally:
         reader.kill()
     os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
-    assert shared.consumer_ended, "a process that nobody has waited for yet is gone as well"
+    assert shared.consumer_ended, "a process that was not waited for has ended as well"
     reader.communicate()
     shared.write(np.arange(3, dtype=np.int16))
     again = RingBuffer.attach(shared.name)
@@ -327,7 +331,7 @@ def test_a_ring_has_one_reader_and_another_after_it_was_killed(shared: RingBuffe
 
 
 @shares
-def test_a_process_number_that_was_given_again_is_not_the_reader(shared: RingBuffer) -> None:
+def test_a_reused_process_id_is_not_the_reader(shared: RingBuffer) -> None:
     assert shared.name is not None
     RingBuffer.attach(shared.name)
     assert not shared.consumer_ended
@@ -337,7 +341,7 @@ def test_a_process_number_that_was_given_again_is_not_the_reader(shared: RingBuf
     assert shared.consumer_ended
     with Path("/dev/shm", shared.name).open("r+b") as file:
         file.seek((CONSUMER + 2) * 8)
-        file.write((1).to_bytes(8, "little"))  # in another container, where the number means nothing here
+        file.write((1).to_bytes(8, "little"))  # in another container, whose ids have no meaning here
     assert not shared.consumer_ended
 
 
@@ -350,7 +354,7 @@ ring = RingBuffer.create(None, 8, "int16", 16000)
 print(ring.name, os.path.exists("/dev/shm/" + ring.name), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    output, _ = python(code).communicate(timeout=60)  # stderr ends with the resource tracker, which cleans up
+    output, _ = python(code).communicate(timeout=60)  # stderr stays open until the resource tracker has cleaned up
     name, existed = output.split()
     assert existed == "True"
     assert not Path("/dev/shm", name).exists()
@@ -399,7 +403,7 @@ def header(**changes: int) -> bytes:
         (header(_SAMPLE_RATE=0), "its header is damaged: sample rate: found 0"),
     ],
 )
-def test_memory_that_is_no_ring_is_refused(content: bytes, message: str) -> None:
+def test_other_shared_memory_is_refused(content: bytes, message: str) -> None:
     segment = SharedMemory(create=True, size=len(content))
     try:
         segment.buf[: len(content)] = content
@@ -411,10 +415,10 @@ def test_memory_that_is_no_ring_is_refused(content: bytes, message: str) -> None
 
 
 @shares
-def test_names_are_checked(shared: RingBuffer) -> None:
+def test_names_of_shared_memory_are_checked(shared: RingBuffer) -> None:
     assert shared.name is not None
     with pytest.raises(VocoderError, match="found none of that name"):
-        RingBuffer.attach("nobody-made-this")
+        RingBuffer.attach("not-there")
     for name in ("", "..", "../../etc/hostname", "a" * 300, 3):
         with pytest.raises(VocoderError, match="expected one without slashes"):
             RingBuffer.attach(name)  # type: ignore[arg-type]
@@ -424,7 +428,7 @@ def test_names_are_checked(shared: RingBuffer) -> None:
 
 
 @shares
-def test_too_little_memory_is_said_before_it_would_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_shared_memory_is_an_error_when_the_ring_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,3 +1,5 @@
+"""Audio streams that another process reads."""
+
 from __future__ import annotations
 
 import platform
@@ -6,10 +8,10 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import stream_writer
 
 from wavernn_trt.runtime.errors import DeadlineError, ExecutorError, VocoderError
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
@@ -17,7 +19,7 @@ from wavernn_trt.runtime.streaming.pcm import Int16Encoder
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 
 PATIENCE = 60
-"""Seconds after which a test that waits has failed; nothing takes that long."""
+"""Seconds after which a test that waits has failed."""
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="rings in shared memory need Linux on x86-64"
 )
@@ -27,7 +29,7 @@ def waveform(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, count).astype(np.float32)
 
 
-# Reads a stream to its end and prints its samples' checksum, how many there were, and how it ended.
+# Reads a stream to its end; prints the number of samples, their checksum, and how it ended.
 READER = """
 import sys, zlib
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
@@ -76,25 +78,23 @@ def reader_of(stream: AudioStream, code: str = READER) -> subprocess.Popen[str]:
         (KeyError("lost"), "ExecutorError: KeyError: 'lost'"),
     ],
 )
-def test_another_process_hears_every_sample_and_the_end(
-    stream_writer: ModuleType, shared: AudioStream, error: Exception | None, ending: str
+def test_another_process_reads_every_sample_and_the_end(
+    shared: AudioStream, error: Exception | None, ending: str
 ) -> None:
-    samples = waveform(300_000)
+    samples = waveform(100_000)
     expected = np.empty(len(samples), np.int16)
     Int16Encoder(dither=True).encode(samples, expected)
     reader = reader_of(shared)
     with stream_writer.Writer(shared, samples, 1000, error) as writer:
         output, errors = reader.communicate(timeout=PATIENCE)
-    assert output == f"300000 {zlib.crc32(expected)} int16 22050 {ending}\n"
+    assert output == f"100000 {zlib.crc32(expected)} int16 22050 {ending}\n"
     assert errors == ""
     assert writer.pauses > 0
     assert not writer.cancelled.is_set()
     assert shared.overruns == 0
 
 
-def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_the_end_of_a_reading_process_cancels_the_decoding(shared: AudioStream) -> None:
     code = READER.replace("for frame in stream:", "for frame in [next(stream)]:").replace("assert stream.ended", "")
     reader = reader_of(shared, code)
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
@@ -104,9 +104,7 @@ def test_a_listener_in_another_process_that_leaves_cancels_the_decoding(
     assert output.split()[0] == "441"
 
 
-def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_killing_a_reading_process_cancels_the_decoding(shared: AudioStream) -> None:
     reader = reader_of(shared, READER.replace("for frame in stream:", "for frame in [sys.stdin.read()]:"))
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True) as writer:
         reader.kill()
@@ -114,9 +112,7 @@ def test_a_listener_in_another_process_that_is_killed_cancels_the_decoding(
     reader.communicate()
 
 
-def test_a_stream_closed_where_it_is_written_breaks_off_in_the_other_process(
-    stream_writer: ModuleType, shared: AudioStream
-) -> None:
+def test_closing_a_stream_in_the_writing_process_cancels_it_in_the_reading_one(shared: AudioStream) -> None:
     reader = reader_of(shared)
     with stream_writer.Writer(shared, waveform(1000), 1000, endless=True):
         shared.close()
@@ -124,7 +120,7 @@ def test_a_stream_closed_where_it_is_written_breaks_off_in_the_other_process(
     assert output.split(maxsplit=4)[4].startswith("CancelledError")
 
 
-def test_a_waveform_that_was_whole_but_not_passed_on_is_not_called_complete(shared: AudioStream) -> None:
+def test_a_stream_closed_before_all_samples_were_passed_on_is_not_complete(shared: AudioStream) -> None:
     reader = reader_of(shared)
     sink = shared.sink
     sink.write(waveform(500))
@@ -135,7 +131,7 @@ def test_a_waveform_that_was_whole_but_not_passed_on_is_not_called_complete(shar
     assert output.split(maxsplit=4)[::4] == ["500", "CancelledError: the stream was closed before its end\n"]
 
 
-def test_a_stream_whose_process_was_killed_ends_with_an_error_behind_its_samples() -> None:
+def test_killing_the_writing_process_ends_the_stream_with_an_error_after_its_samples() -> None:
     code = """
 import sys
 import numpy as np
@@ -161,7 +157,7 @@ sys.stdin.read()
         assert isinstance(stream.error, ExecutorError)
 
 
-def test_the_reading_end_of_another_process_is_for_reading(shared: AudioStream) -> None:
+def test_the_reading_end_cannot_write(shared: AudioStream) -> None:
     assert shared.name is not None
     reading = AudioStream.attach(shared.name, frame=100)
     shared.sink.write(waveform(250))
@@ -175,7 +171,7 @@ def test_the_reading_end_of_another_process_is_for_reading(shared: AudioStream) 
         reading.read(2000)
 
 
-def test_closing_takes_the_shared_memory_away(shared: AudioStream) -> None:
+def test_closing_removes_the_shared_memory(shared: AudioStream) -> None:
     assert shared.name is not None
     assert Path("/dev/shm", shared.name).exists()
     shared.close()

@@ -1,3 +1,5 @@
+"""Waiting and waking between the two ends of an audio stream."""
+
 from __future__ import annotations
 
 import gc
@@ -5,17 +7,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import ModuleType
 
 import numpy as np
 import pytest
+import stream_writer
 
 from wavernn_trt.runtime.errors import ExecutorError
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 from wavernn_trt.runtime.streaming.ring_buffer import RingBuffer
 
 PATIENCE = 60
-"""Seconds after which a test that waits has failed; nothing takes that long."""
+"""Seconds after which a test that waits has failed."""
 
 
 def waveform(count: int) -> np.ndarray:
@@ -23,8 +25,8 @@ def waveform(count: int) -> np.ndarray:
 
 
 @pytest.fixture
-def short_turns() -> Iterator[None]:
-    """Threads take turns so often that races show."""
+def frequent_switches() -> Iterator[None]:
+    """Threads switch so often that races show."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -32,13 +34,13 @@ def short_turns() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize(("chunk", "told"), [(100, True), (100, False), (330, True)])
-def test_a_writer_that_pauses_goes_on_and_nothing_is_lost(
-    stream_writer: ModuleType, short_turns: None, chunk: int, told: bool, views: bool
+@pytest.mark.parametrize(("chunk", "known"), [(100, True), (100, False), (330, True)])
+def test_a_writer_that_pauses_continues_and_no_samples_are_lost(
+    frequent_switches: None, chunk: int, known: bool, views: bool
 ) -> None:
-    samples = waveform(200_000)
-    # Two chunks are all that fits: the ring is nearly always full or empty.
-    stream = AudioStream(16000, 150, seconds=1e-3, chunk=chunk if told else None)
+    samples = waveform(60_000)
+    # Only two chunks fit, so that the ring is nearly always full or empty.
+    stream = AudioStream(16000, 150, seconds=1e-3, chunk=chunk if known else None)
     assert stream.capacity in (512, 1024)
     with stream_writer.Writer(stream, samples, chunk) as writer:
         waited = iter(lambda: stream.read(timeout=PATIENCE).tobytes(), b"")
@@ -51,14 +53,14 @@ def test_a_writer_that_pauses_goes_on_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("size", [1, 64])
-def test_no_wake_up_is_lost(short_turns: None, size: int) -> None:
+def test_no_wake_up_is_lost(frequent_switches: None, size: int) -> None:
     """Both sides wait for each other after every frame, so that one lost wake-up would stop both."""
-    rounds, stream, asked = 10_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
+    rounds, stream, requested = 4_000, AudioStream(16000, size, chunk=size), threading.Semaphore(0)
     unanswered: list[int] = []
 
     def answer() -> None:
         for i in range(rounds):
-            if not asked.acquire(timeout=PATIENCE):
+            if not requested.acquire(timeout=PATIENCE):
                 unanswered.append(i)
                 return
             stream.sink.write(np.full(size, i, np.float32))
@@ -67,21 +69,21 @@ def test_no_wake_up_is_lost(short_turns: None, size: int) -> None:
     thread = threading.Thread(target=answer)
     thread.start()
     for i in range(rounds):
-        asked.release()
+        requested.release()
         assert stream.read(timeout=PATIENCE)[-1] == i
     assert len(stream.read(timeout=PATIENCE)) == 0, "the end wakes as well"
     thread.join(PATIENCE)
     assert not unanswered
 
 
-def test_room_is_announced_only_to_a_writer_that_lacked_it() -> None:
+def test_only_a_writer_that_lacked_room_is_called() -> None:
     stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
     stream.connect(on_room=lambda: calls.append(stream.sink.room()))
     assert stream.capacity == 1024
     assert stream.sink.room() == 1024
     stream.sink.write(waveform(900))
     stream.read()
-    assert calls == [], "nobody had asked for room while there was too little"
+    assert calls == [], "the writer did not find too little room"
     assert stream.sink.room() == 380
     stream.read(10)
     assert calls == [], "a chunk does not fit yet"
@@ -91,14 +93,14 @@ def test_room_is_announced_only_to_a_writer_that_lacked_it() -> None:
     assert calls == [400]
 
 
-def test_a_writer_that_is_short_again_at_once_is_told_again() -> None:
+def test_a_writer_that_lacks_room_again_is_called_again() -> None:
     stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
 
-    def go_on() -> None:
+    def resume() -> None:
         stream.sink.write(waveform(400))
         calls.append(stream.sink.room())
 
-    stream.connect(on_room=go_on)
+    stream.connect(on_room=resume)
     stream.sink.write(waveform(1000))
     assert stream.sink.room() == 24
     for _ in range(8):
@@ -107,7 +109,7 @@ def test_a_writer_that_is_short_again_at_once_is_told_again() -> None:
 
 
 class Interrupted(RingBuffer):
-    """A ring whose listener reads just after its writer has looked how much room there is."""
+    """A ring whose reader reads just after its writer has read the amount of room."""
 
     interrupt: Callable[[], object] | None = None
 
@@ -119,7 +121,7 @@ class Interrupted(RingBuffer):
         return room
 
 
-def test_room_that_comes_while_the_writer_looks_for_it_is_not_missed() -> None:
+def test_room_that_appears_during_the_check_is_not_missed() -> None:
     ring, calls = Interrupted(1024, "float32", 16000), []
     stream = AudioStream(16000, 256, memory=ring, chunk=400)
     stream.connect(on_room=lambda: calls.append("room"))
@@ -128,7 +130,7 @@ def test_room_that_comes_while_the_writer_looks_for_it_is_not_missed() -> None:
     assert stream.sink.room() == 424 or calls == ["room"]
 
 
-def test_a_writer_that_connects_late_misses_nothing() -> None:
+def test_a_writer_that_connects_late_gets_earlier_calls() -> None:
     stream, calls = AudioStream(16000, 256, seconds=1e-3, chunk=400), []
     stream.sink.write(waveform(900))
     assert stream.sink.room() == 124
@@ -138,7 +140,7 @@ def test_a_writer_that_connects_late_misses_nothing() -> None:
     assert calls == ["close", "room"]
 
 
-def test_an_error_wakes_a_waiting_reader(short_turns: None) -> None:
+def test_an_error_wakes_a_waiting_reader(frequent_switches: None) -> None:
     for _ in range(100):
         stream, reading = AudioStream(16000, seconds=1e-3), threading.Event()
         fail = partial(stream.sink.finish, ExecutorError("gone"))
@@ -165,21 +167,21 @@ def test_closing_ends_a_read_in_another_thread() -> None:
     assert [len(one) for one in results] == [0]
 
 
-def test_dropping_a_stream_cancels_the_decoding(stream_writer: ModuleType) -> None:
+def test_dropping_a_stream_cancels_the_decoding() -> None:
     with stream_writer.Writer(AudioStream(16000, seconds=1e-3), waveform(320), 320, endless=True) as writer:
         gc.collect()
         assert writer.cancelled.wait(PATIENCE)
     stream = AudioStream(16000, seconds=1e-3)
     with stream_writer.Writer(stream, waveform(320), 320, endless=True) as writer:
         for _ in stream:
-            break  # as a listener who has heard enough
+            break
         del stream
         gc.collect()
         assert writer.cancelled.wait(PATIENCE)
 
 
 def test_a_dropped_stream_calls_from_a_thread_of_its_own() -> None:
-    """Its end may come in any thread, at any time: also in one that holds the lock which cancelling takes."""
+    """It may be collected in any thread, also in one that holds the lock that cancelling needs."""
     lock, called = threading.Lock(), threading.Event()
 
     def cancel() -> None:

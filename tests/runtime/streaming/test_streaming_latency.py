@@ -1,4 +1,4 @@
-"""How soon and how steadily the shipped voice is heard, in bounds that a busy machine keeps as well."""
+"""Latency and speed of streams of the shipped voice, with bounds that hold on a busy machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wavernn_trt.runtime.vocoder import Vocoder
 TARGET = 0.06
 """Seconds from a mel to its first frame of 20 ms, on one free core that multiplies matrices at `USUAL_FLOPS`."""
 USUAL_FLOPS = 200e9
-"""Of a float32 matrix product, in a second of one core."""
+"""Speed of a float32 matrix product on one core, in FLOP/s."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def speaker(voice: ModelDirectory) -> Iterator[Vocoder]:
 
 @pytest.fixture
 def slowness() -> float:
-    """How many times slower a core is now than a usual one, by a matrix product; 1 for faster ones."""
+    """How many times slower than a usual core a matrix product is now; at least 1."""
     factor = np.random.default_rng(0).random((512, 512), np.float32)
     taken = []
     for _ in range(15):
@@ -43,8 +43,8 @@ def mel_of(vocoder: Vocoder, seconds: float) -> np.ndarray:
     return np.random.default_rng(0).uniform(*audio.mel_range, (audio.n_mels, frames)).astype(np.float32)
 
 
-@pytest.mark.parametrize("seconds", [1, 7, 20])
-def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, slowness: float, seconds: int) -> None:
+@pytest.mark.parametrize("seconds", [1, 20])
+def test_the_first_frame_comes_within_the_target(speaker: Vocoder, slowness: float, seconds: int) -> None:
     mel, elapsed, worked = mel_of(speaker, seconds), [], []
     for seed in range(4):
         start, work = time.perf_counter(), time.process_time()
@@ -56,9 +56,9 @@ def test_the_first_frame_comes_before_a_listener_waits_for_it(speaker: Vocoder, 
     assert min(elapsed) < 5 * TARGET * slowness
 
 
-def test_speech_takes_one_core_less_than_it_lasts(speaker: Vocoder, slowness: float) -> None:
+def test_one_core_decodes_speech_faster_than_real_time(speaker: Vocoder, slowness: float) -> None:
     mel, worked = mel_of(speaker, 1), []
-    for seed in range(3):
+    for seed in range(2):
         work = time.process_time()
         with speaker.stream(mel, seed=seed, encoding="int16", dither=True) as stream:
             samples = sum(len(frame) for frame in stream.frames_view())
@@ -69,18 +69,18 @@ def test_speech_takes_one_core_less_than_it_lasts(speaker: Vocoder, slowness: fl
     assert min(worked) < slowness
 
 
-def test_a_listener_who_cannot_wait_hears_every_sample(speaker: Vocoder) -> None:
-    """Silence stands only where nothing else was there, and all of it is counted."""
+def test_a_reader_that_does_not_wait_gets_every_sample(speaker: Vocoder) -> None:
+    """Silence comes only where samples are missing, and is counted."""
     mel = mel_of(speaker, 0.5)
     expected = speaker.vocode(mel, seed=9)
-    heard, silence, out = [], 0, np.empty(100, np.float32)
+    pieces, silence, out = [], 0, np.empty(100, np.float32)
     with speaker.stream(mel, seed=9) as stream:
         while not stream.ended:
             taken = stream.fill(out)
-            heard.append(out[:taken].copy())
+            pieces.append(out[:taken].copy())
             assert not out[taken:].any()
             silence += len(out) - taken
             if not taken:
-                heard.append(stream.read(1))  # until there is more
-    assert np.array_equal(np.concatenate(heard), expected)
-    assert silence - 100 < stream.underruns <= silence, "behind the end, silence is no underrun"
+                pieces.append(stream.read(1))  # until there is more
+    assert np.array_equal(np.concatenate(pieces), expected)
+    assert silence - 100 < stream.underruns <= silence, "silence after the end is no underrun"

@@ -1,4 +1,4 @@
-"""An engine in low precision, as far as its numbers go: the sequence plugin's reference, in an executor's place."""
+"""Executors with the numbers of a low-precision engine, computed by the sequence plugin's reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 class LowPrecisionEngine:
-    """Products of a precision, sums and gates in float32, like the kernels; the conditioner is ONNX Runtime's."""
+    """Products in a precision, sums and gates in float32, like the kernels; ONNX Runtime runs the conditioner."""
 
     name = "tensorrt_rtx"
     slots: int | None = None
@@ -71,7 +71,7 @@ class LowPrecisionEngine:
 
 
 class CellEngine(LowPrecisionEngine):
-    """An engine of form ``cell``: its graph, whose products round as the directory says, run by ONNX Runtime."""
+    """An engine of form ``cell``: ONNX Runtime runs its graph, whose products round as in the directory."""
 
     form = "cell"
     slots = 1
@@ -82,7 +82,7 @@ class CellEngine(LowPrecisionEngine):
         spec = EngineSpec(targets=(89,), form="cell", steps=self.steps, batch=Extent.of(1), precision=precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        # Its optimiser takes a Relu in front of a QuantizeLinear of fp8 away, which has negative codes.
+        # Its optimiser removes a Relu before a QuantizeLinear of fp8, though fp8 has negative codes.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         graph = engine_graph(directory, spec, "decoder").SerializeToString()
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The writing side of audio streams in tests."""
+"""The writing side of an audio stream: a thread in the place of the scheduler."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from wavernn_trt.runtime.streaming.audio_stream import AudioStream
 
 PATIENCE = 60
-"""Seconds after which whoever waits has failed; nothing takes that long."""
+"""Seconds after which a test that waits has failed."""
 
 
 class Writer:
-    """Writes as the scheduler does: by whole chunks, pausing where there is less room than one."""
+    """Writes whole chunks, as the scheduler does, and pauses while there is less room than a chunk."""
 
     def __init__(
         self,
@@ -26,14 +26,19 @@ class Writer:
         *,
         endless: bool = False,
     ) -> None:
-        self.went_on = threading.Event()
+        self.resumed = threading.Event()
         self.cancelled = threading.Event()
         self.pauses = 0
         self.stuck = False
         self._endless = endless
-        self._arguments = (stream.sink, samples, chunk, error)  # and not the stream, which then never were dropped
+        self._arguments = (
+            stream.sink,
+            samples,
+            chunk,
+            error,
+        )  # not the stream, which must be garbage when the test drops it
         self._thread = threading.Thread(target=self._run)
-        stream.connect(self._cancel, self.went_on.set)
+        stream.connect(self._cancel, self.resumed.set)
 
     def __enter__(self) -> Writer:
         self._thread.start()
@@ -46,7 +51,7 @@ class Writer:
 
     def _cancel(self) -> None:
         self.cancelled.set()
-        self.went_on.set()
+        self.resumed.set()
 
     def _run(self) -> None:
         sink, samples, chunk, error = self._arguments
@@ -54,10 +59,10 @@ class Writer:
         for start in itertools.cycle(starts) if self._endless else starts:
             while (room := sink.room()) is not None and room < chunk and not self.cancelled.is_set():
                 self.pauses += 1
-                self.stuck = not self.went_on.wait(PATIENCE)
+                self.stuck = not self.resumed.wait(PATIENCE)
                 if self.stuck:
                     return
-                self.went_on.clear()
+                self.resumed.clear()
             if self.cancelled.is_set():
                 sink.finish(CancelledError())
                 return

@@ -1,10 +1,8 @@
-"""A device without a GPU: it simulates in which order things may happen, and says nothing of speed.
+"""A simulated device: runs queued work in random orders that streams and events allow, without a GPU.
 
-Work that is given to a stream is queued. It is done when something waits for it, or before that by chance, in a random
-one of the orders that streams and events allow, piece by piece. What nobody waits for may come late, and what is not
-held back may come early: a missing event, or an array written too soon, gives wrong samples under some seed. Memory is
-numpy's, and full of nonsense at first. A plan is the model directory's own graph, run by ONNX Runtime where and when
-the device comes to it.
+Work for a stream is queued. It is done when something waits for it, or earlier by chance, in a random order that the
+streams and events allow. A missing event, or an array that is written too soon, thus gives wrong samples under some
+seed. Memory is numpy's and holds arbitrary bytes at first. ONNX Runtime runs the model directory's graphs as plans.
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ class Work:
 
 
 class Token:
-    """Whether one recording of an event has come."""
+    """Whether one recording of an event was reached."""
 
-    come = False
+    reached = False
 
     def set(self) -> None:
-        self.come = True
+        self.reached = True
 
 
 @dataclass
@@ -74,7 +72,7 @@ class SimulatedEvent:
     def synchronize(self) -> None:
         self.device.check()
         if self.recorded and self.device.flaw != "samples are not waited for":
-            self.device.run_until(lambda: self.token.come)
+            self.device.run_until(lambda: self.token.reached)
 
 
 @dataclass
@@ -125,10 +123,10 @@ class SimulatedStream:
         if not event.recorded or self.device.ignores_wait():
             return
         token = event.token
-        self.give("wait", lambda: None, lambda: token.come)
+        self.give("wait", lambda: None, lambda: token.reached)
 
     def capture(self, work: Callable[[], None]) -> SimulatedGraph:
-        assert not self.queue, "what a capture's warm-up gave is not done"
+        assert not self.queue, "the work of a capture's warm-up is not done"
         self._captured = []
         work()
         captured, self._captured = self._captured, None
@@ -146,7 +144,7 @@ class SimulatedStream:
 
 
 class SimulatedDevice:
-    """See above. ``seed=None`` does work as late as possible, and then the streams' that were made first."""
+    """With ``seed=None``, work is done as late as possible, in the order of the streams' creation."""
 
     def __init__(self, seed: int | None, flaw: Flaw | None = None, memory: int | None = None) -> None:
         self.flaw = flaw
@@ -196,7 +194,7 @@ class SimulatedDevice:
         return np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, 0xAB, np.uint8).view(dtype).reshape(shape)
 
     def ignores_wait(self) -> bool:
-        """A chunk's first wait is for its upload, the second, by the download, for the chunk."""
+        """A chunk waits first for its upload; its download waits for the chunk."""
         flaws = ("upload is not waited for", "chunk is not waited for")
         return self.flaw == flaws[next(self._waits) % 2]
 
@@ -209,7 +207,7 @@ class SimulatedDevice:
     def run_until(self, done: Callable[[], bool]) -> None:
         with self._lock:
             while not done():
-                assert self._step(), "every stream waits for what does not come"
+                assert self._step(), "every stream waits for an event that is never recorded"
 
     def _step(self) -> bool:
         ready = [stream for stream in self._streams if stream.queue and stream.queue[0].ready()]
@@ -222,7 +220,7 @@ class SimulatedDevice:
 
 
 class OnnxPlan:
-    """One of a model directory's graphs, as a plan."""
+    """A graph of a model directory, with the interface of a plan."""
 
     def __init__(self, directory: ModelDirectory, record: PlanRecord, *, capturable: bool = True) -> None:
         file = DECODER_LOOP if record.role == "decoder" else CONDITIONER
@@ -235,7 +233,7 @@ class OnnxPlan:
         self.capturable = capturable
         self.enqueued = self.warmed = 0
         self.stalls = 0
-        """So many chunks to come end as those of a kernel that gives up: their last samples are a mark."""
+        """Number of coming chunks that end with the mark of a stalled kernel in their last samples."""
 
     def context(self, *, one_shape: bool) -> OnnxContext:
         return OnnxContext(self)
@@ -291,7 +289,7 @@ def records(
     frames: Sequence[int] = (2, 8, 64),
     **changes: Any,
 ) -> dict[str, PlanRecord]:
-    """Both roles' records of an engine, as a build would write them."""
+    """The records of an engine's two plans, as a build writes them."""
     model, n_mels = directory.model, directory.audio.n_mels
     low, _, high = batch
     size = high if low == high else -1

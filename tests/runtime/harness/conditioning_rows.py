@@ -1,4 +1,4 @@
-"""The conditioning rows of a whole mel, computed in the runs that incremental conditioning makes."""
+"""Conditioning rows, computed in runs as for a stream, and as a decoder reads them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.conditioning.incremental_conditioning import RowBuffer, condition_run
 from wavernn_trt.runtime.conditioning.incremental_runs import IncrementalRuns
 from wavernn_trt.runtime.conditioning.mel_blocks import Condition
+from wavernn_trt.runtime.conditioning.windows import Window
 
 
 def condition_in_runs(
@@ -24,3 +25,13 @@ def condition_in_runs(
             here = slice(run.rows.start + model.margin, run.rows.stop + model.margin)
             rows[here] = condition_run(run, model.margin, frames, condition)
     return rows
+
+
+def expanded_columns(model: ModelConfig, window: Window) -> list[NDArray[np.float32]]:
+    """The conditioning of each step of a window, one array [steps, columns] for each column group."""
+    parts = np.split(window.rows, np.cumsum([group.columns for group in model.groups])[:-1], axis=1)
+    weights = iter(window.interpolation)
+    return [
+        part[window.frame_index] if group.expansion == "held" else next(weights) @ part
+        for group, part in zip(model.groups, parts, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Faults at the executor's boundary: a real executor, whose lanes go wrong at a chosen chunk."""
+"""A real executor whose lanes fail, hang or return wrong samples from a chosen chunk on."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from wavernn_trt.runtime.executors.protocol import Chunk, Executor, FloatArray, 
 
 
 class InjectedFault(Exception):
-    """What a faulty executor raises: no kind that the runtime knows, like a driver's own."""
+    """A type of error that the runtime does not know, like those of drivers."""
 
 
 @dataclass
 class FaultyExecutor:
-    """Does what ``inner`` does, until a chunk comes that it fails at.
+    """Behaves like ``inner`` until a fault begins.
 
-    Chunks are counted from 0 as they are submitted, over all lanes. A fault that begins stays, for every lane, until
-    `repair` is called, or until it has struck ``times`` times.
+    Chunks are counted from 0 as they are submitted, over all lanes. A fault lasts, in every lane, until `repair` is
+    called, or for ``times`` chunks.
     """
 
     inner: Executor
     raises_at: int | None = None
-    """The chunk from which on `Lane.submit` (see ``in_collect``) raises an `InjectedFault`."""
+    """The first chunk whose `Lane.submit` (see ``in_collect``) raises an `InjectedFault`."""
     hangs_at: int | None = None
-    """The chunk from which on it does not return before ``released`` is set; then it goes on as if nothing had been."""
+    """The first chunk that does not return before ``released`` is set."""
     constant_from: int | None = None
-    """The chunk from which on all samples are ``constant``."""
+    """The first chunk whose samples are all ``constant``."""
     nan_from: int | None = None
-    """The chunk from which on all samples are NaN, of models whose samples are numbers."""
+    """The first chunk whose samples are all NaN, for models whose samples are numbers."""
     constant: float = 0
     times: int | None = None
-    """Chunks that a fault strikes; ``None`` is all that come."""
+    """Number of chunks with a fault; ``None``: no limit."""
     in_collect: bool = False
     """Whether to raise or hang in `Lane.collect` rather than in `Lane.submit`."""
     condition_raises: bool = False
     """Whether `condition` raises."""
     released: threading.Event = field(default_factory=threading.Event)
-    """Lets whoever hangs go on."""
+    """Ends all hanging calls."""
     hanging: threading.Event = field(default_factory=threading.Event)
-    """Set when somebody begins to hang."""
+    """Set when a call begins to hang."""
     chunks: int = 0
-    """Submitted so far."""
+    """Chunks submitted so far."""
     opened: int = 0
-    """Lanes so far."""
+    """Lanes opened so far."""
     struck: int = 0
     """Faults so far."""
     lock: Any = field(default_factory=threading.Lock)
@@ -76,7 +76,7 @@ class FaultyExecutor:
 
     def condition(self, mel: FloatArray) -> FloatArray:
         if self.condition_raises and self.strikes(0, 0):
-            raise InjectedFault("the conditioner was told to fail")
+            raise InjectedFault("injected in the conditioner")
         return self.inner.condition(mel)
 
     @contextmanager
@@ -90,7 +90,7 @@ class FaultyExecutor:
         return self.inner.teacher_forced(chunk, previous, hidden)
 
     def repair(self) -> None:
-        """From now on it is the inner executor; whoever hangs goes on."""
+        """Ends all faults and hanging calls."""
         with self.lock:
             self.raises_at = self.hangs_at = self.constant_from = self.nan_from = None
             self.condition_raises = False
@@ -102,17 +102,17 @@ class FaultyExecutor:
             return self.chunks - 1
 
     def strikes(self, chunk: int, first: int | None) -> bool:
-        """Whether a fault that begins with chunk ``first`` strikes this one; counts it."""
+        """Returns whether a fault that begins with chunk ``first`` applies to this one, and counts it."""
         with self.lock:
             if first is None or chunk < first or (self.times is not None and self.struck >= self.times):
                 return False
             self.struck += 1
             return True
 
-    def stumble(self, chunk: int) -> None:
-        """Raises or hangs, where it is time to."""
+    def fail(self, chunk: int) -> None:
+        """Raises or hangs if a fault applies to this chunk."""
         if self.strikes(chunk, self.raises_at):
-            raise InjectedFault(f"told to fail at chunk {chunk}")
+            raise InjectedFault(f"injected at chunk {chunk}")
         if self.strikes(chunk, self.hangs_at):
             self.hanging.set()
             self.released.wait()
@@ -134,14 +134,14 @@ class FaultyLane:
     def submit(self, chunk: Chunk, slots: Sequence[int], entering: Sequence[int]) -> None:
         number = self._executor.begin_chunk()
         if not self._executor.in_collect:
-            self._executor.stumble(number)
+            self._executor.fail(number)
         self._inner.submit(chunk, slots, entering)
         self._submitted.append(number)
 
     def collect(self) -> NDArray[Any]:
         number = self._submitted.pop(0)
         if self._executor.in_collect:
-            self._executor.stumble(number)
+            self._executor.fail(number)
         samples = self._inner.collect()
         if self._executor.strikes(number, self._executor.constant_from):
             samples = np.full_like(samples, self._executor.constant)
