@@ -51,6 +51,19 @@ std::vector<const Path*> usable_paths() {
     return paths;
 }
 
+}  // namespace
+
+const Path* usable_path(const char* name) {
+    for (const Path* path : usable_paths()) {
+        if (strcmp(path->name, name) == 0) {
+            return path;
+        }
+    }
+    return nullptr;
+}
+
+namespace {
+
 // Keeps the caller's floating-point modes out of the results: rounding to nearest, denormal numbers kept.
 class FloatingPointModes {
   public:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,6 +30,19 @@ enough of them are zero; the matrix is in float32 then. The others are for tests
 one kind; ``keep 1x4`` sums as ``1x4``, but skips nothing."""
 _INT8_ACTIVATIONS = 3
 """Arithmetic with int8 activations as well; see kernels of ``Arithmetic`` in model.h."""
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """Work of the matrix products of a step; limits of a speed follow from it."""
+
+    weight_bytes: int
+    """Bytes of the stored weights and, where zeros are skipped, of their columns; a step reads them once for all of its
+    streams."""
+    float_products: int
+    """Multiply-adds of floats for each stream."""
+    integer_products: int = 0
+    """Multiply-adds of integers for each stream."""
 
 
 class NativeDecoder:
@@ -75,6 +89,8 @@ class NativeDecoder:
             values = np.ascontiguousarray(fed_back, np.float32)
             described.fed_back = values.ctypes.data
         self._handle = self._library.open(described, self.path)
+        self.work = StepWork(*self._library.work(self._handle))
+        """Work of a step."""
         weakref.finalize(self, self._library.close, self._handle)
 
     def decode(

@@ -104,7 +104,12 @@ struct Path {
     size_t (*thread_bytes)(const Model* model, int batch);
     void (*run)(const Run* run, int thread);
     void (*functions)(int function, const float* x, float* y, size_t count);  // for tests: exp, sigmoid, tanh
+    void (*read_array)(const float* x, size_t count, float* sums);             // see limits.h
+    double (*multiply_in_registers)(int integers, int rounds, float* sums);
 };
+
+// The path of a name; null if this machine cannot run it.
+const Path* usable_path(const char* name);
 
 }  // namespace wavernn
 
