@@ -34,6 +34,7 @@ def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
 def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("torch", reason="PyTorch is what is compared with")
     options = ("--batch", "1,3", "--threads", "1", "--peers", "loop", "--price", "2")
+    options = (*options, "--backend", "onnxruntime,torch")
     code, out, err = run(capsys, *SMALL, *options, "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -64,7 +65,8 @@ def test_everything_is_measured_and_kept(tmp_path: Path, capsys: Any) -> None:
         assert result["share_of_copy"] > 0
         if result["subject"] == "pytorch loop":
             assert result["first_chunk_seconds"] is result["chunk_seconds"] is result["chunk_samples"] is None
-            assert result["times"] == {"pytorch loop": 1.0}
+            assert set(result["times"]) == {"pytorch loop", "onnxruntime"}
+            assert result["times"]["pytorch loop"] == 1.0
         else:
             assert 0 < result["first_chunk_seconds"] <= max(repeats["elapsed"])
             assert result["chunk_seconds"] == median(repeats["chunk"]) <= max(repeats["elapsed"])
@@ -151,10 +153,10 @@ def test_random_mels_are_ones_that_a_model_takes(tiny_vocoder: Any, log: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--backend", "abacus"), "expected some of onnxruntime,torch,tensorrt,tensorrt-rtx,cuda"),
+        (("--backend", "abacus"), "expected some of native,onnxruntime,torch,tensorrt,tensorrt-rtx,cuda,native-fp32"),
         (("--batch", "1,x"), "expected a positive integer"),
         (("--batch", "8:2"), "found '8:2', expected the smaller number first: 2:8"),
-        (("--peers", "abacus"), "expected some of loop,cuda-graphs,univoc,torchaudio, or none"),
+        (("--peers", "abacus"), "expected some of loop,cuda-graphs,openvino,univoc,torchaudio, or none"),
         (("--precision", "fp16"), "expected one on a GPU"),
         (("--price", "0"), "expected a positive number"),
         (("--currency", "EUR"), "--currency: found it without --price"),

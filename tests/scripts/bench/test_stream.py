@@ -106,6 +106,7 @@ def test_more_listeners_count_only_where_fewer_had_no_underrun(underruns: tuple[
 
 def test_listeners_are_reported(bench: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     options = ("--listeners", "1,2", "--seconds", "0.3", "--openings", "3", "--buffer", "40", "--threads", "1")
+    options = (*options, "--backend", "onnxruntime")
     code, out, err = bench("--scenario", "stream", *options, "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -130,6 +131,7 @@ def test_listeners_beside_a_job_are_reported_with_what_they_cost_it(
     bench: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     options = ("--listeners", "2", "--seconds", "0.3", "--repeats", "2", "--lengths", "0.1:0.3", "--batch", "4")
+    options = (*options, "--backend", "onnxruntime")
     code, out, err = bench("--scenario", "mixed", *options, "--threads", "1", "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
