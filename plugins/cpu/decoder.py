@@ -89,9 +89,12 @@ class NativeDecoder:
             values = np.ascontiguousarray(fed_back, np.float32)
             described.fed_back = values.ctypes.data
         self._handle = self._library.open(described, self.path)
-        self.work = StepWork(*self._library.work(self._handle))
-        """Work of a step."""
         weakref.finalize(self, self._library.close, self._handle)
+
+    @property
+    def work(self) -> StepWork:
+        """Work of a step."""
+        return StepWork(*self._library.work(self._handle))
 
     def decode(
         self,

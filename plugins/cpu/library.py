@@ -20,7 +20,7 @@ from wavernn_trt.export.operators import PLACES
 from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 
 MODULE = "wavernn_trt.plugins.cpu._native"
-VERSION = 1
+VERSION = 2
 """Version of the structures and functions; the same as in description.h."""
 BUILD = "run pip install -v --force-reinstall --no-deps . in a clone of the project, which prints compiler errors"
 INSTALL = f"install a C++ compiler (Debian: apt install g++), then {BUILD}"

@@ -45,6 +45,7 @@ struct Matrix {
     int blocks;
     int columns;           // K; integers are padded to whole groups of columns
     size_t block_bytes;
+    long long stored, stored_bytes;  // weights that are multiplied; bytes of them and their indices; without padding
     float activation_scale;  // INT8_INT8: of all activations; INT8_INT16: codes of 1.0 for activations up to 1.0
 
     int zeros;                // a Zeros; if not DENSE, weights are float32 in lists, whatever the arithmetic

@@ -8,10 +8,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.plugins.cpu.decoder import StepWork
+from wavernn_trt.export.sequence import read_sequence
+from wavernn_trt.plugins.arguments import MATRICES
+from wavernn_trt.plugins.cpu.decoder import NativeDecoder, StepWork
 from wavernn_trt.plugins.cpu.library import INSTALL, NativeLibraryError, native_library
 from wavernn_trt.runtime.executors import native_executor
 from wavernn_trt.runtime.executors.native_executor import open_native
@@ -95,7 +98,7 @@ def test_a_missing_library_is_reported_with_the_way_to_get_it(bench: Bench, tmp_
     assert row["share_of_limit"] > 0
     for name in ("native", "native-int8", CPU):
         assert report["missing"][name].startswith("not measured: ")
-        assert "pip install --force-reinstall" in report["missing"][name]
+        assert INSTALL in report["missing"][name]
     assert "own limit" in out
     code, out, _ = bench("--scenario", "stream", "--backend", "native", "-q")
     assert code == 1
@@ -141,6 +144,25 @@ def test_the_decoder_counts_the_work_of_a_step(precision: Any) -> None:
     integers = weights if precision == "int8" else 0
     executor = open_native(directory, precision, threads=1)
     assert executor.work == StepWork(BYTES[precision] * weights, weights - integers, integers)
+
+
+@pytest.mark.parametrize(("zeros", "skipped"), [("skip", True), ("dense", False)])
+@pytest.mark.usefixtures("needs_library")
+def test_skipped_zeros_are_no_work(zeros: Any, skipped: bool) -> None:
+    """Three of four blocks of 16 rows are zero in every matrix."""
+    sequence = read_sequence(open_model_directory(shipped_voice()))
+    assert sequence is not None
+    weights = dict(sequence.weights)
+    for name in MATRICES:
+        if name in weights:
+            weights[name] = weights[name].copy()
+            weights[name][:, np.arange(weights[name].shape[1]) % 4 != 0] = 0.0
+    count = sum(weights[name].size for name in MATRICES if name in weights)
+    work = NativeDecoder(sequence.shape, weights, None, {}, zeros=zeros).work
+    if skipped:
+        assert work == StepWork(count // 4 * 4 + count // 4 // 16 * 2, count // 4)
+    else:
+        assert work == StepWork(count * 4, count)
 
 
 @pytest.mark.usefixtures("needs_library")
