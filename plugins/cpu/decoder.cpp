@@ -50,6 +50,19 @@ std::vector<const Path*> usable_paths() {
     return paths;
 }
 
+}  // namespace
+
+const Path* usable_path(const char* name) {
+    for (const Path* path : usable_paths()) {
+        if (strcmp(path->name, name) == 0) {
+            return path;
+        }
+    }
+    return nullptr;
+}
+
+namespace {
+
 // Keeps the caller's floating-point modes out of the results: rounding to nearest, denormal numbers kept.
 class FloatingPointModes {
   public:
@@ -228,6 +241,15 @@ EXPORT void* wavernn_native_open(const Description* description, const char* pat
 }
 
 EXPORT void wavernn_native_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
+
+// Work of a step of one stream: bytes of weights, multiply-adds of floats, multiply-adds of integers.
+EXPORT void wavernn_native_work(const void* decoder, int64_t* work) {
+    work[0] = work[1] = work[2] = 0;
+    for (const Matrix& m : static_cast<const Decoder*>(decoder)->model.matrices) {
+        work[0] += m.stored_bytes;
+        work[m.arithmetic == INT8_INT16 || m.arithmetic == INT8_INT8 ? 2 : 1] += m.stored;
+    }
+}
 
 // Decodes a chunk. Any number of calls may run at the same time.
 EXPORT int wavernn_native_decode(const void* opened, const Chunk* chunk, char* error, size_t size) {

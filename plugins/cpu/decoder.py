@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +33,19 @@ _INT8_ACTIVATIONS = 3
 _LARGEST_BF16 = 255.0 * 2.0**120
 _SMALLEST_SCALE = 2.0**-126
 """The smallest normal float32 number."""
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """Work of the matrix products of a step; limits of a speed follow from it."""
+
+    weight_bytes: int
+    """Bytes of the stored weights and, where zeros are skipped, of their columns; a step reads them once for all of its
+    streams."""
+    float_products: int
+    """Multiply-adds of floats for each stream."""
+    integer_products: int = 0
+    """Multiply-adds of integers for each stream."""
 
 
 class NativeDecoder:
@@ -82,6 +96,11 @@ class NativeDecoder:
         self._handle = self._library.open(described, self.path)
         # Not at the interpreter's end: threads that do not keep it from ending may still decode.
         weakref.finalize(self, self._library.close, self._handle).atexit = False
+
+    @property
+    def work(self) -> StepWork:
+        """Work of a step."""
+        return StepWork(*self._library.work(self._handle))
 
     def decode(
         self,

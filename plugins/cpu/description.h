@@ -7,7 +7,7 @@
 namespace wavernn {
 
 // Raised with every change of these structures or of an exported function. Callers compare it before they use a library.
-constexpr int VERSION = 1;
+constexpr int VERSION = 2;
 
 struct MatrixDescription {
     const float* weight;  // [rows, columns]; null if the model does not have it

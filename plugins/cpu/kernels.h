@@ -4,7 +4,7 @@
 //
 // Expected: types vf (floats) and vi (32-bit integers); constants LANES (floats in a vector), VECTORS (vectors in a block
 // of rows, even), TILE and INTEGER_TILE (blocks times streams whose sums fit into registers) and INTEGER_COLUMNS; macro
-// UNROLL; functions
+// UNROLL, and VECTOR_REGISTER, the constraint of a vector in inline assembly; functions
 //   load, store, broadcast, fma(a, b, c) = a * b + c, absolute, with_sign(magnitude, sign), without_denormals
 //   larger(a, b), smaller(a, b): b where either is NaN
 //   power_of_two(x): 2^n for x = 1.5 * 2^23 + n
@@ -14,6 +14,7 @@
 //   for four floats, vq: load_quad, store_quad, quad_of (of one number), fma_quad, sum_quads (each one's
 //   (0 + 1) + (2 + 3))
 #include "functions.h"
+#include "limits.h"
 #include "products.h"
 #include "sparse.h"
 #include "sampling.h"

@@ -20,7 +20,7 @@ from wavernn_trt.export.operators import PLACES
 from wavernn_trt.plugins.arguments import GROUPS_OF_COLUMNS, MATRICES
 
 MODULE = "wavernn_trt.plugins.cpu._native"
-VERSION = 1
+VERSION = 2
 """Version of the structures and functions; the same as in description.h."""
 BUILD = "run pip install -v --force-reinstall --no-deps . in a clone of the project, which prints compiler errors"
 INSTALL = f"install a C++ compiler (Debian: apt install g++), then {BUILD}"
@@ -29,6 +29,8 @@ PATH_VARIABLE = "WAVERNN_TRT_CPU"
 PORTABLE = "plain"
 """Name of the path without vector instructions, which is slow."""
 _MESSAGE_BYTES = 200
+_LINE = 64
+"""Bytes of a cache line in limits.cpp."""
 
 
 class NativeLibraryError(RuntimeError):
@@ -145,6 +147,54 @@ class NativeLibrary:
         """Frees a decoder."""
         self.functions.wavernn_native_close(handle)
 
+    def work(self, handle: int) -> tuple[int, int, int]:
+        """Returns bytes of weights, multiply-adds of floats, and multiply-adds of integers of a step of one stream."""
+        work = (ctypes.c_int64 * 3)()
+        self.functions.wavernn_native_work(handle, work)
+        return work[0], work[1], work[2]
+
+    def read_bandwidth(self, size: int, threads: int, *, seconds: float = 0.01, path: str | None = None) -> float:
+        """Measures bytes a second that threads read of an array, each its own part again and again.
+
+        Args:
+            size: bytes of the array, at least a cache line for each thread.
+            threads: at least 1.
+            seconds: duration.
+            path: instruction set; ``None`` is `path`.
+
+        Raises:
+            NativeLibraryError: unknown path.
+            MemoryError: there is not enough memory, or the system does not start the threads.
+        """
+        if threads < 1 or size < _LINE * threads:
+            raise ValueError(f"found {size} bytes for {threads} threads, expected at least {_LINE} for each")
+        return self._rate(self.functions.wavernn_native_read_bandwidth, size, threads, seconds, path)
+
+    def peak(self, threads: int, *, integers: bool, seconds: float = 0.01, path: str | None = None) -> float:
+        """Measures multiply-adds a second with operands in registers.
+
+        Args:
+            threads: at least 1.
+            integers: whether to multiply integers, as products with int8 weights do, instead of floats.
+            seconds: duration.
+            path: instruction set; ``None`` is `path`.
+
+        Raises:
+            NativeLibraryError: unknown path.
+            MemoryError: the system does not start the threads.
+        """
+        if threads < 1:
+            raise ValueError(f"threads: found {threads}, expected at least 1")
+        return self._rate(self.functions.wavernn_native_peak, int(integers), threads, seconds, path)
+
+    def _rate(self, measure: Any, what: int, threads: int, seconds: float, path: str | None) -> float:
+        path = path or self.path
+        if path not in self.paths:
+            raise NativeLibraryError(f"{path}: this machine cannot run the path")
+        if not (rate := float(measure(path.encode(), what, threads, seconds))):
+            raise MemoryError("a limit of the CPU was not measured: not enough memory, or too many threads")
+        return rate
+
 
 @cache
 def native_library() -> NativeLibrary:
@@ -182,6 +232,9 @@ def load_library(file: str) -> NativeLibrary:
         "decode": (ctypes.c_int, (pointer, ctypes.POINTER(ChunkArguments), ctypes.c_char_p, size)),
         "close": (None, (pointer,)),
         "apply": (ctypes.c_int, (ctypes.c_char_p, ctypes.c_int, pointer, pointer, size)),
+        "work": (None, (pointer, ctypes.POINTER(ctypes.c_int64))),
+        "read_bandwidth": (ctypes.c_double, (ctypes.c_char_p, size, ctypes.c_int, ctypes.c_double)),
+        "peak": (ctypes.c_double, (ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_double)),
         "de_emphasis": (None, (pointer, pointer, size, ctypes.c_double, ctypes.c_double)),
     }
     for name, (result, arguments) in signatures.items():

@@ -48,6 +48,7 @@ struct Matrix {
     int blocks;
     int columns;           // K; integers are padded to whole groups of columns
     size_t block_bytes;
+    long long stored, stored_bytes;  // weights that are multiplied; bytes of them and their indices; without padding
     float activation_scale;  // INT8_INT8: of all activations; INT8_INT16: codes of 1.0 for activations up to 1.0
 
     int zeros;                // a Zeros; if not DENSE, weights are float32 in lists, whatever the arithmetic
@@ -107,7 +108,12 @@ struct Path {
     size_t (*thread_bytes)(const Model* model, int batch);
     void (*run)(const Run* run, int thread);
     void (*functions)(int function, const float* x, float* y, size_t count);  // for tests: exp, sigmoid, tanh
+    void (*read_array)(const float* x, size_t count, float* sums);             // see limits.h
+    double (*multiply_in_registers)(int integers, int rounds, float* sums);
 };
+
+// The path of a name; null if this machine cannot run it.
+const Path* usable_path(const char* name);
 
 }  // namespace wavernn
 

@@ -74,6 +74,8 @@ inline Matrix pack(const MatrixDescription& d, bool gates, const Path& path, Are
     const size_t bytes = d.arithmetic == FLOAT32 ? 4 : d.arithmetic == BFLOAT16 ? 2 : 1;
     m.block_bytes = bytes * m.columns * rows;
     m.bundle = 1;
+    m.stored = static_cast<long long>(d.rows) * d.columns;
+    m.stored_bytes = m.stored * static_cast<long long>(bytes);
     const size_t packed_rows = static_cast<size_t>(m.blocks) * rows;
     float* bias = arena.take<float>(packed_rows);
     m.bias = bias;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "target.h"
+#define VECTOR_REGISTER "x"
 BEGIN_TARGET("avx2,fma")
 
 namespace wavernn {
@@ -70,7 +71,8 @@ inline vq sum_quads(vq a, vq b, vq c, vq d) { return _mm_hadd_ps(_mm_hadd_ps(a, 
 
 }  // namespace
 
-extern const Path AVX2 = {"avx2", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply};
+extern const Path AVX2 = {"avx2", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply,
+    read_array, multiply_in_registers};
 
 }  // namespace wavernn
 

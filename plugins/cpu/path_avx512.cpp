@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "target.h"
+#define VECTOR_REGISTER "v"
 BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")
 
 namespace wavernn {
@@ -88,7 +89,8 @@ inline vq sum_quads(vq a, vq b, vq c, vq d) { return _mm_hadd_ps(_mm_hadd_ps(a, 
 
 }  // namespace
 
-extern const Path AVX512 = {"avx512", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply};
+extern const Path AVX512 = {"avx512", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply,
+    read_array, multiply_in_registers};
 
 }  // namespace wavernn
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "target.h"
+#define VECTOR_REGISTER "w"
 
 namespace wavernn {
 namespace {
@@ -67,7 +68,8 @@ inline vq sum_quads(vq a, vq b, vq c, vq d) { return vpaddq_f32(vpaddq_f32(a, b)
 
 }  // namespace
 
-extern const Path NEON = {"neon", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply};
+extern const Path NEON = {"neon", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply,
+    read_array, multiply_in_registers};
 
 }  // namespace wavernn
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "target.h"
+#define VECTOR_REGISTER "m"
 
 namespace wavernn {
 namespace {
@@ -135,6 +136,7 @@ inline vq sum_quads(vq a, vq b, vq c, vq d) { return vq{{sum_quad(a), sum_quad(b
 
 }  // namespace
 
-extern const Path PLAIN = {"plain", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply};
+extern const Path PLAIN = {"plain", BLOCK, LANES, INTEGER_COLUMNS, thread_bytes, run, apply,
+    read_array, multiply_in_registers};
 
 }  // namespace wavernn

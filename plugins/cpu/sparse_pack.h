@@ -114,6 +114,11 @@ inline void pack_sparse(const MatrixDescription& d, bool gates, int zeros, bool 
     }
     const size_t width = static_cast<size_t>(shape.rows) * shape.columns;
     const size_t entries = static_cast<size_t>(begins[bundles]) * m.units;
+    m.stored = m.stored_bytes = 0;
+    for (const std::vector<ListEntry>& list : lists) {
+        m.stored += static_cast<long long>(list.size() * width);
+        m.stored_bytes += static_cast<long long>(list.size() * (width * sizeof(float) + sizeof(uint16_t)));
+    }
     uint16_t* indices = arena.take<uint16_t>(entries);
     float* values = arena.take<float>(entries * width);
     for (size_t i = 0; i < units; ++i) {

@@ -17,7 +17,7 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.operators import NativePrecision
 from wavernn_trt.export.quantization import product_names, weight_name
 from wavernn_trt.export.sequence import FusedSequence, read_sequence
-from wavernn_trt.plugins.cpu.decoder import NativeDecoder
+from wavernn_trt.plugins.cpu.decoder import NativeDecoder, StepWork
 from wavernn_trt.plugins.cpu.library import PORTABLE, NativeLibraryError, native_library
 from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
@@ -59,6 +59,11 @@ class NativeExecutor:
     def path(self) -> str:
         """Name of the instruction set."""
         return self._decoder.path
+
+    @property
+    def work(self) -> StepWork:
+        """Work of a step."""
+        return self._decoder.work
 
     def condition(self, mel: FloatArray) -> FloatArray:
         return self._conditioner(mel)

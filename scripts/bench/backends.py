@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavernn_trt.export.model_directory import ModelDirectory, ModelDirectoryError
-from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.operators import NATIVE_PRECISIONS, NativePrecision, Precision
 from wavernn_trt.runtime import load_options
 from wavernn_trt.runtime.executors.protocol import Executor
 from wavernn_trt.runtime.loaded_model import LoadedModel
@@ -18,8 +18,12 @@ from wavernn_trt.runtime.vocoder import Vocoder
 Place = Literal["cpu", "gpu"]
 """Where a subject computes; its speed is compared with the limit of that place."""
 
-BACKENDS = tuple(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto")
-"""Their names on the command line."""
+NATIVE = "native"
+"""The native decoder in the model directory's default precision."""
+NATIVE_PRECISION: dict[str, NativePrecision] = {f"{NATIVE}-{name}": name for name in NATIVE_PRECISIONS}
+"""Subjects of the native decoder in another precision, so that one run compares several."""
+BACKENDS = (*(name.replace("_", "-") for name in load_options.BACKENDS if name != "auto"), *NATIVE_PRECISION)
+"""Names on the command line."""
 ON_A_GPU = tuple(name.replace("_", "-") for name in load_options.ON_A_GPU)
 NO_TORCH = "not measured: torch is not installed"
 
@@ -62,20 +66,23 @@ def load_backend(
         backend: one of `BACKENDS`.
         threads: CPU threads of a lane; for ``cuda`` of the conditioner; ignored by engines.
         batch: streams decoded together; ``None`` is the backend's default.
-        precision: of backends on a GPU; ignored by the others, which have one precision.
+        precision: of backends on a GPU; ignored by the others.
 
     Raises:
-        UnavailableError: the backend or its hardware is missing.
+        UnavailableError: the backend or its hardware is missing, or it cannot decode the model in this precision.
         VocoderError: the model cannot be read.
     """
     if backend == "torch" and not has_torch():
         raise UnavailableError(NO_TORCH)
-    on_gpu = place_of(backend) == "gpu"
+    on_gpu, native = place_of(backend) == "gpu", is_native(backend)
+    chosen = NATIVE_PRECISION.get(backend, precision if on_gpu else None)
     try:
-        return Vocoder.load(path, backend, threads=threads, batch=batch, precision=precision if on_gpu else None)
+        return Vocoder.load(path, NATIVE if native else backend, threads=threads, batch=batch, precision=chosen)
     except ValueError as error:
-        if not on_gpu or isinstance(error, ModelDirectoryError):
+        if not (on_gpu or native) or isinstance(error, ModelDirectoryError):
             raise
+        if native:
+            raise UnavailableError(f"not measured: {error}") from error
         # Only the cause: the outer error recommends another backend of vocode.
         raise UnavailableError(f"not measured: {error.__cause__ or error}") from error
 
@@ -86,6 +93,11 @@ def another_vocoder(
     """Returns a second vocoder of a loaded model, with its own scheduler and, if given, another executor."""
     loaded = dataclasses.replace(vocoder.loaded, executor=executor or vocoder.executor)
     return Vocoder(loaded, batch, SchedulerLimits(lanes=lanes))
+
+
+def is_native(backend: str) -> bool:
+    """Whether a subject is the native decoder."""
+    return backend == NATIVE or backend in NATIVE_PRECISION
 
 
 def place_of(backend: str) -> Place:

@@ -16,9 +16,11 @@ import threadpoolctl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from wavernn_trt.plugins.cpu.decoder import StepWork
 from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 from wavernn_trt.scripts.bench.backends import UnavailableError, require_cuda_torch
 from wavernn_trt.scripts.bench.machine import largest_cache
+from wavernn_trt.scripts.bench.own_limit import CPU, own_limits
 
 LIBRARIES = ("onnxruntime", "numpy")
 """Names of the limits of float32 products on the CPU, by these libraries, in FLOP/s."""
@@ -60,14 +62,28 @@ def measure_product(threads: int, gpu_precision: str | None) -> float:
 class Limits:
     """All limits of a run, by name."""
 
-    def __init__(self, threads: int, gpu_precisions: Sequence[str], missing: dict[str, str]) -> None:
-        """Allocates the operands; ``missing`` receives the reason if the GPU's limits cannot be measured."""
+    def __init__(
+        self, threads: int, gpu_precisions: Sequence[str], missing: dict[str, str], works: Sequence[StepWork] = ()
+    ) -> None:
+        """Allocates the operands.
+
+        Args:
+            threads: CPU threads.
+            gpu_precisions: of the rows on a GPU.
+            missing: receives the limits that cannot be measured, with the reason.
+            works: of the rows on the CPU, for their own limits.
+        """
         self._copy = MemoryCopy(threads)
         products = MatrixProducts(threads)
         self.numpy_threads = products.numpy_threads
         """Threads of numpy's product; threadpoolctl cannot limit every BLAS."""
         self._measure: dict[str, Callable[[], float]] = {name: partial(products.flops, name) for name in LIBRARIES}
         self._measure[COPY] = self._copy.bytes_per_second
+        if works:
+            try:
+                self._measure |= own_limits(threads, works)
+            except UnavailableError as error:
+                missing[CPU] = str(error)
         if gpu_precisions:
             try:
                 wanted = [one for one in GPU_PRECISIONS if one in map(_operands, gpu_precisions)]

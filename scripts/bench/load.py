@@ -13,8 +13,10 @@ from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.backends import (
+    NATIVE,
     UnavailableError,
     describe_model,
+    is_native,
     load_backend,
     place_of,
     precision_of,
@@ -28,7 +30,7 @@ from wavernn_trt.scripts.bench.timing import Report
 
 _SLOTS = 32
 """Default for backends that support any number."""
-_BACKENDS = ("onnxruntime",)
+_BACKENDS = (NATIVE, "onnxruntime")
 _DEFAULTS: dict[str, dict[str, Any]] = {"stream": {"lengths": (1.0, 4.0)}, "mixed": {"listeners": (4,)}}
 """Defaults of a scenario that differ from those of `ScenarioOptions`."""
 
@@ -90,7 +92,7 @@ def _slots(arguments: argparse.Namespace, backend: str) -> int | None:
     """Streams decoded together; ``None`` is the backend's default."""
     if arguments.batch is not None:
         return int(arguments.batch[0])
-    return max(_SLOTS, *(arguments.listeners or (0,))) if backend == "onnxruntime" else None
+    return max(_SLOTS, *(arguments.listeners or (0,))) if backend == "onnxruntime" or is_native(backend) else None
 
 
 def _options(arguments: argparse.Namespace, vocoder: Vocoder) -> ScenarioOptions:

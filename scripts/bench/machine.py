@@ -19,7 +19,7 @@ from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 from wavernn_trt.scripts.bench.report_file import SCHEMA
 
 _PACKAGES = ("onnxruntime", "torch", "numpy")
-_OPTIONAL = ("univoc", "torchaudio", "tensorrt-rtx", "tensorrt", "cuda-bindings")
+_OPTIONAL = ("openvino", "univoc", "torchaudio", "tensorrt-rtx", "tensorrt", "cuda-bindings")
 """Listed only if installed."""
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _REASONS = {

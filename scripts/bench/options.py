@@ -21,10 +21,10 @@ _PACKAGES = ("onnx", "psutil", "pynvml", "tabulate", "threadpoolctl")
 _DESCRIPTION = """\
 Measures the speed of a model on this machine.
 
---scenario speed   fixed batches of equal lengths, compared with the machine's limits (a matrix
-                   product and a copy of memory) and with other implementations with the same
-                   weights (--peers). All are measured in turn in every round; medians are
-                   reported. The default.
+--scenario speed   fixed batches of equal lengths, compared with the machine's limits (reads of
+                   the weights and multiply-adds; a matrix product; a copy of memory) and with
+                   other implementations with the same weights (--peers). All are measured in
+                   turn in every round; medians are reported. The default.
 --scenario batch   a job of utterances of mixed lengths that fills all slots. Some utterances
                    are decoded again alone and compared bit for bit.
 --scenario stream  listeners that read 20 ms every 20 ms: the time to the first frame, and the
@@ -36,15 +36,18 @@ peers, which use the weights of the model:
   loop         the model's modules in a plain PyTorch loop over samples
   cuda-graphs  the model's modules as one CUDA graph of many steps, with fused cells; samples are drawn on
                the GPU (in --precision, else fp16)
+  openvino     the model's loop graph in OpenVINO on the CPU, in place of ONNX Runtime (pip install openvino)
   univoc       univoc's own Vocoder.generate, one stream at a time (pip install --no-deps univoc)
   torchaudio   torchaudio's own WaveRNN.infer, for torchaudio's and fatchord's models
-The logits of univoc and torchaudio are first compared with the model's; if they differ, bench ends with an
-error. If a backend on a GPU is measured, peers run there too, if PyTorch finds it.
+The logits of univoc and torchaudio, and the samples of openvino, are first compared with the model's; if they
+differ, bench ends with an error. If a backend on a GPU is measured, PyTorch's peers run there too, if it finds
+it.
 
 examples:
   wavernn-trt bench                                 the shipped voice
   wavernn-trt bench --model my-voice --batch 1,16
   wavernn-trt bench --random univoc-896 --json univoc.json
+  wavernn-trt bench --backend native-fp32,native-bf16,native-int8,onnxruntime   precisions on the CPU
   wavernn-trt bench --backend onnxruntime --batch 1:64 --json speed.json --plot speed.png
   wavernn-trt bench --plot speed.svg --from speed.json          only draw a report
   wavernn-trt bench --backend tensorrt-rtx,cuda --precision fp16 --batch 1:128 --peers loop,cuda-graphs
@@ -54,6 +57,7 @@ examples:
   wavernn-trt bench --scenario batch
   wavernn-trt bench --scenario batch --utterances 2000 --verify all --mels speech/    the load test
   wavernn-trt bench --scenario stream --listeners 1,2,4,8
+  wavernn-trt bench --scenario stream --listeners 1 --lengths 4:4 --threads 1   first 20 ms of mels of 4 s
   wavernn-trt bench --scenario mixed --listeners 4 --backend tensorrt-rtx
 
 comparing:
@@ -107,7 +111,8 @@ def _add_model(group: Any) -> None:
         "--backend",
         type=names_of(BACKENDS),
         metavar="NAMES",
-        help=f"some of {','.join(BACKENDS)} (default: onnxruntime, and torch for speed); a missing one is reported",
+        help=f"some of {','.join(BACKENDS)} (default: native and onnxruntime, and torch for speed); a missing one is "
+        "reported. native is in the model's default precision",
     )
     group.add_argument(
         "--precision",

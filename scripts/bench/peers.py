@@ -15,6 +15,7 @@ from wavernn_trt.scripts.bench.backends import (
     has_torch,
     require_cuda_torch,
 )
+from wavernn_trt.scripts.bench.openvino_peer import OpenVinoPeer
 from wavernn_trt.scripts.bench.timing import SUBJECTS, Peer
 
 _FAMILIES = {"univoc": ("univoc",), "torchaudio": ("torchaudio", "fatchord")}
@@ -38,7 +39,7 @@ def open_peers(
             ``missing``.
         batches: the measured batches.
         missing: receives the peers that are not available, with the reason.
-        threads: of PyTorch on the CPU.
+        threads: of peers on the CPU.
         precision: of CUDA graphs; fp16 by default.
         on_gpu: whether a backend on a GPU is measured; peers then run there too, if PyTorch finds it.
 
@@ -62,6 +63,8 @@ def open_peers(
 
 def _open(name: str, path: Path, threads: int, precision: Precision | None, *, on_gpu: bool) -> Peer:
     _check_suits(name, open_model_directory(path).model, on_gpu=on_gpu)
+    if name == "openvino":
+        return OpenVinoPeer(path, threads)
     if not has_torch():
         raise UnavailableError(NO_TORCH)
     # Imported here because these modules import torch.

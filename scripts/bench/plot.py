@@ -21,12 +21,17 @@ _DOTS_PER_INCH = 160
 # The colours of Okabe and Ito, for colour-blind readers; the markers differ too.
 _STYLES = {
     "onnxruntime": ("#0072B2", "o"),
+    "native": ("#882255", "p"),
+    "native-fp32": ("#44AA99", "<"),
+    "native-bf16": ("#332288", ">"),
+    "native-int8": ("#AA4499", "H"),
     "tensorrt": ("#009E73", "^"),
     "tensorrt-rtx": ("#CC79A7", "v"),
     "cuda": ("#000000", "P"),
     "torch": ("#E69F00", "D"),
     SUBJECTS["loop"]: ("#D55E00", "s"),
     SUBJECTS["cuda-graphs"]: ("#56B4E9", "X"),
+    SUBJECTS["openvino"]: ("#117733", "d"),
     SUBJECTS["univoc"]: ("#9C6B00", "*"),
     SUBJECTS["torchaudio"]: ("#6A3D9A", "h"),
 }

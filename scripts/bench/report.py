@@ -7,23 +7,26 @@ from typing import Any
 
 from tabulate import tabulate
 
+from wavernn_trt.scripts.bench.backends import NATIVE_PRECISION
 from wavernn_trt.scripts.bench.compare import Comparison, Row
-from wavernn_trt.scripts.bench.timing import SUBJECTS
+from wavernn_trt.scripts.bench.timing import COMPARED, SUBJECTS
 
 BUSY = 0.05
 """Share of all cores used by other processes above which the text warns."""
-_TIMES = {subject: f"x {name}" for name, subject in SUBJECTS.items()}
-"""Heading of each peer's column."""
+_TIMES = {COMPARED: f"x {COMPARED}", **{subject: f"x {name}" for name, subject in SUBJECTS.items()}}
+"""Heading of the column of each subject with which others are compared."""
 _SPEED_NOTES = """\
 samples/s  of all streams together, from mels to waveforms; median, lowest and highest repeat
 RTF        real-time factor, seconds of work a second of speech; below 1 is faster than real time
 first      milliseconds until every stream has its first 20 ms, with the conditioner's work
 chunk      milliseconds of the executor for a chunk of all streams: about 20 ms of speech, or an engine's own length
-limit      share of the matrix product's FLOP/s; copy: share of the memory copy's bytes a second; both measured in the
-           same rounds on the same CPU or GPU
+limit      on the CPU share of the row's own limit, which is the slower of reading the weights once a step and of the
+           multiply-adds with operands in registers (word behind the share); elsewhere, and where that was not measured,
+           share of the matrix product's FLOP/s. copy: share of the memory copy's bytes a second. All are measured in
+           the same rounds on the same CPU or GPU
 GB/s       reads of the decoder's weights, once a step; weights in a cache may exceed the copy
-x PEER     speed divided by that peer's at the same batch; loop and graphs are timed without the conditioner, which
-           favours them\
+x NAME     speed divided by onnxruntime's, or by that of the named peer, at the same batch; loop and graphs are timed
+           without the conditioner, which favours them\
 """
 _OCCUPANCY = 0.95
 """Target for the share of busy slots while utterances wait."""
@@ -138,17 +141,24 @@ def _speed(report: dict[str, Any]) -> Iterator[str]:
     yield f"limit     float32 matrix product, GFLOP/s: {', '.join(products)}; used: {limit['library']}"
     if copy := report["copy"]:
         yield f"copy      memory, read and written: {copy['bytes_per_second'] / 1e9:.1f} GB/s"
+    if cpu := report.get("cpu_limit"):
+        floats, integers = (cpu[f"{kind}_products"]["multiply_adds_per_second"] / 1e9 for kind in ("float", "integer"))
+        reads = [f"{read['bytes'] / 1e6:.2f} MB at {read['bytes_per_second'] / 1e9:.1f} GB/s" for read in cpu["reads"]]
+        yield f"own limit {cpu['path']}: {floats:.1f} G multiply-adds/s of floats, {integers:.1f} of integers"
+        yield f"          reads of weights: {', '.join(reads)}"
     if gpu := report["gpu_limit"]:
         products = [f"{name} {flops / 1e12:.1f} TFLOP/s" for name, flops in gpu["flops"].items()]
         yield f"gpu limit {', '.join(products)}; copy {report['gpu_copy']['bytes_per_second'] / 1e9:,.0f} GB/s"
     loads = [f"{name} {load['median']:.2f} s (first {load['first']:.2f})" for name, load in report["loads"].items()]
     yield f"opening   {', '.join(loads) or '-'}"
     yield ""
-    peers = [peer for peer in report["peers"] if any(peer in result["times"] for result in report["results"])]
+    measured = {result["subject"] for result in report["results"] if result["times"]}
+    compared = [COMPARED] if COMPARED in measured and measured - {COMPARED, *report["peers"]} else []
+    compared += [peer for peer in report["peers"] if peer in measured]
     price = report.get("price")
     head = ["", "batch", "samples/s", "(min..max)", "RTF", "first", "chunk", "GFLOP/s", "limit", "GB/s", "copy"]
-    head += [_TIMES[peer] for peer in peers] + ([price["currency"]] if price else [])
-    yield _table([head, *(_speed_row(result, peers, priced=bool(price)) for result in report["results"])])
+    head += [_TIMES[name] for name in compared] + ([price["currency"]] if price else [])
+    yield _table([head, *(_speed_row(result, compared, priced=bool(price)) for result in report["results"])])
     if report["missing"]:
         yield _table(list(report["missing"].items()), ("left", "left"))
     for result in report["results"]:
@@ -158,10 +168,11 @@ def _speed(report: dict[str, Any]) -> Iterator[str]:
     yield _SPEED_NOTES
 
 
-def _speed_row(result: dict[str, Any], peers: Sequence[str], *, priced: bool) -> list[str]:
+def _speed_row(result: dict[str, Any], compared: Sequence[str], *, priced: bool) -> list[str]:
     # Without a place and a precision it computes in float32 on the CPU.
     place = ["GPU"] if result["place"] == "gpu" else []
-    where = " ".join(place + [result["precision"]] * (result["precision"] not in (None, "fp32")))
+    named = result["precision"] in (None, "fp32") or result["subject"] in NATIVE_PRECISION
+    where = " ".join(place + [result["precision"]] * (not named))
     return [
         f"{result['subject']} ({where})" if where else result["subject"],
         str(result["batch"]),
@@ -171,12 +182,19 @@ def _speed_row(result: dict[str, Any], peers: Sequence[str], *, priced: bool) ->
         _milliseconds(result["first_chunk_seconds"]),
         _milliseconds(result["chunk_seconds"]),
         f"{result['flops'] / 1e9:.2f}",
-        _percent(result["share_of_limit"]),
+        _share(result),
         f"{result['weight_bytes_per_second'] / 1e9:.2f}",
         _percent(result["share_of_copy"]),
-        *(f"{result['times'][peer]:.2f}" if peer in result["times"] else "-" for peer in peers),
+        *(f"{result['times'][name]:.2f}" if name in result["times"] else "-" for name in compared),
         *([f"{result['cost']:,.2f}"] if priced else []),
     ]
+
+
+def _share(result: dict[str, Any]) -> str:
+    """Share of the row's own limit and what limits it; without one, share of the matrix product."""
+    if own := result.get("own_limit"):
+        return f"{_percent(own['share'])} {own['binds']}"
+    return _percent(result["share_of_limit"])
 
 
 def _batch(result: dict[str, Any]) -> Iterator[str]:

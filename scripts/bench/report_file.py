@@ -6,13 +6,19 @@ reasons that limited its clocks), ``others_share`` (share of all cores used by o
 with the reason); with ``--price`` also ``price`` and a ``cost`` in each row, with ``--compare`` a ``comparison``.
 
 Reports of the scenario ``speed`` also have ``repeats``, ``seconds``, ``precision``, ``numpy_threads``, ``peers``,
-``loads`` and the limits ``limit``, ``copy``, ``gpu_limit`` and ``gpu_copy``. Their rows:
+``loads`` and the limits ``limit``, ``copy``, ``gpu_limit``, ``gpu_copy`` and ``cpu_limit`` (of `own_limit`: the
+instruction set, multiply-adds of floats and of integers, and reads of weights of each size). Their rows:
 
 - ``subject``, ``batch``, ``place`` (``cpu`` or ``gpu``), ``precision``, ``engine``, ``samples`` (of a repeat),
   ``chunk_samples``;
 - ``samples_per_second`` (the median repeat), ``slowest``, ``fastest``, ``real_time_factor``, ``first_chunk_seconds``,
-  ``chunk_seconds``, ``flops`` (FLOP/s), ``share_of_limit`` with ``shares`` (in each repeat), ``weight_bytes_a_step``,
-  ``weight_bytes_per_second``, ``share_of_copy``, ``times`` (speed divided by each peer's), ``repeats`` (a `Timing`).
+  ``chunk_seconds``, ``flops`` (FLOP/s), ``share_of_limit`` (of the matrix product) with ``shares`` (in each repeat),
+  ``own_limit``, ``weight_bytes_a_step``, ``weight_bytes_per_second``, ``share_of_copy``, ``times`` (speed divided by
+  each peer's and by onnxruntime's), ``repeats`` (a `Timing`).
+
+``own_limit`` is ``None`` on a GPU and where it was not measured. Else a step takes at least ``read_seconds`` for its
+weights and ``product_seconds`` for its multiply-adds: ``binds`` names the longer (``reads`` or ``products``), and
+``samples_per_second`` is the speed that it allows, ``share`` the reached part, with ``shares`` in each repeat.
 
 Rows of ``batch``, ``stream`` and ``mixed`` are returned by `measure_batch`, `measure_streams` and `measure_mixed`.
 Times are in seconds, rates are per second, shares are between 0 and 1. Within a schema names may be added, but are

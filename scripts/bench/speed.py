@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,37 +16,33 @@ from typing import Any
 
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.plugins.cpu.decoder import StepWork
 from wavernn_trt.plugins.precisions import WEIGHT_BYTES
 from wavernn_trt.runtime.executors.onnx_runtime import default_threads
-from wavernn_trt.runtime.executors.protocol import Executor, FloatArray
-from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench.backends import (
+    NATIVE,
     UnavailableError,
-    another_vocoder,
     describe_model,
     load_backend,
     place_of,
-    precision_of,
 )
 from wavernn_trt.scripts.bench.limits import COPY, GPU_COPY, LIBRARIES, Limits, gpu_product
 from wavernn_trt.scripts.bench.machine import Circumstances
+from wavernn_trt.scripts.bench.own_limit import Rounds, describe_cpu_limit, describe_own_limit
 from wavernn_trt.scripts.bench.peers import open_peers
-from wavernn_trt.scripts.bench.speech import noise_mel
-from wavernn_trt.scripts.bench.timing import MeteredExecutor, Repeat, Report, Timing, Turn
+from wavernn_trt.scripts.bench.timing import COMPARED, Report, Timing, Turn
+from wavernn_trt.scripts.bench.vocoder_turn import metered, vocoder_turn
 
-_BACKENDS = ("onnxruntime", "torch")
+_BACKENDS = (NATIVE, "onnxruntime", "torch")
 _BATCHES = (1, 8, 32)
 _SECONDS = 0.25
 _REPEATS = 5
 _REFERENCE_SECONDS = 0.1
 """Length of speech for PyTorch, which is slow; its time a step does not depend on the length."""
-_WARM_UP_SECONDS = 0.04
 _LOADS = 3
 _BYTES: dict[str, int] = {"fp64": 8, **{str(name): size for name, size in WEIGHT_BYTES.items()}}
 """Bytes of a weight."""
-Rounds = Sequence[Sequence[float]]
-"""For each round, a value for each batch."""
 
 
 def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> dict[str, Any]:
@@ -85,7 +80,9 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> 
     turns += opened.own_turns({timing.subject for timing, _ in turns}, seconds)
     timings = [timing for timing, _ in turns]
     measured_batches = list(dict.fromkeys(timing.batch for timing in timings)) or list(batches)
-    limits = Limits(threads, [timing.precision for timing in timings if timing.place == "gpu"], missing)
+    _add_work(timings, directory)
+    works = [timing.work for timing in timings if timing.work]
+    limits = Limits(threads, [timing.precision for timing in timings if timing.place == "gpu"], missing, works)
     found = _measure_rounds(turns, measured_batches, limits, repeats, report)
     limits.close()
     names = [peer.subject for peer in peers]
@@ -105,6 +102,14 @@ def measure_speed(arguments: argparse.Namespace, path: Path, report: Report) -> 
         **reduce(directory, timings, measured_batches, found, names, with_numpy=limits.numpy_threads == threads),
         "missing": missing,
     }
+
+
+def _add_work(timings: Sequence[Timing], directory: ModelDirectory) -> None:
+    """Adds the work of a step to the rows in fp32 on the CPU that do not have it."""
+    weights = directory.model.multiply_adds
+    for timing in timings:
+        if timing.work is None and (timing.place, timing.precision) == ("cpu", "fp32"):
+            timing.work = StepWork(_BYTES["fp32"] * weights, weights)
 
 
 def _measure_rounds(
@@ -175,7 +180,7 @@ class OpenedBackends:
     def own_turns(self, measured: set[str], seconds: float) -> list[Turn]:
         """The backends that support none of the batches, with the batch for which they were built."""
         return [
-            self._turn(_metered(vocoder, vocoder.batch), backend, vocoder.batch, seconds)
+            self._turn(metered(vocoder, vocoder.batch), backend, vocoder.batch, seconds)
             for backend, vocoder in self._opened.items()
             if backend not in measured
         ]
@@ -184,48 +189,23 @@ class OpenedBackends:
         """The model opened for a batch; ``None`` for an engine that does not support it."""
         executor = vocoder.executor
         if executor.slots in (None, batch):
-            return _metered(vocoder, batch)
+            return metered(vocoder, batch)
         if executor.name == "torch":
             from wavernn_trt.runtime.executors.torch_executor import TorchExecutor
 
             assert isinstance(executor, TorchExecutor)
-            return _metered(vocoder, batch, TorchExecutor(executor.model, batch))
+            return metered(vocoder, batch, TorchExecutor(executor.model, batch))
         try:
-            return _metered(load_backend(vocoder.config.path, backend, self._threads, batch, self._precision), batch)
+            return metered(load_backend(vocoder.config.path, backend, self._threads, batch, self._precision), batch)
         except UnavailableError as error:
             self._missing[f"{backend}, batch {batch}"] = str(error)
             return None
 
     def _turn(self, vocoder: Vocoder, backend: str, batch: int, seconds: float) -> Turn:
-        mel = noise_mel(vocoder, min(seconds, _REFERENCE_SECONDS) if backend == "torch" else seconds)
         self._report(f"{backend}, batch {batch}: warm-up")
-        _vocode(vocoder, noise_mel(vocoder, _WARM_UP_SECONDS), batch)
-        samples = batch * mel.shape[1] * vocoder.config.audio.hop_length
-        precision = precision_of(_executor(vocoder).inner)
-        timing = Timing(backend, batch, samples, vocoder.chunk, place_of(backend), precision, vocoder.engine)
-        return timing, lambda: _vocode(vocoder, mel, batch)
-
-
-def _metered(vocoder: Vocoder, batch: int, executor: Executor | None = None) -> Vocoder:
-    return another_vocoder(vocoder, batch, executor=MeteredExecutor(executor or vocoder.executor))
-
-
-def _executor(vocoder: Vocoder) -> MeteredExecutor:
-    assert isinstance(vocoder.executor, MeteredExecutor)
-    return vocoder.executor
-
-
-def _vocode(vocoder: Vocoder, mel: FloatArray, batch: int) -> Repeat:
-    """Decodes all streams of a batch at the same time, to their ends."""
-    executor = _executor(vocoder)
-    executor.recent.clear()
-    started = time.monotonic()
-    tickets = [vocoder.submit(Request(mel, seed)) for seed in range(batch)]
-    for ticket in tickets:
-        ticket.result()
-    elapsed = time.monotonic() - started
-    first = max(ticket.first_samples or math.inf for ticket in tickets) - started
-    return Repeat(elapsed, first, executor.chunk_seconds())
+        if backend == "torch":
+            seconds = min(seconds, _REFERENCE_SECONDS)
+        return vocoder_turn(vocoder, backend, batch, seconds)
 
 
 def reduce(
@@ -259,6 +239,7 @@ def reduce(
         "copy": _copy(limits, COPY),
         "gpu_limit": {"flops": gpu_flops, "repeats": products} if products else None,
         "gpu_copy": _copy(limits, GPU_COPY),
+        "cpu_limit": describe_cpu_limit(limits, [timing.work for timing in timings if timing.work]),
         "results": [_result(config, timing, timings, batches, limits, peers, best) for timing in timings],
     }
 
@@ -274,7 +255,7 @@ def _result(
 ) -> dict[str, Any]:
     speeds = [timing.samples / elapsed for elapsed in timing.elapsed]
     operations = 2 * config.model.multiply_adds
-    weights = _BYTES[timing.precision] * config.model.multiply_adds
+    weights = timing.work.weight_bytes if timing.work else _BYTES[timing.precision] * config.model.multiply_adds
     moved = [weights * speed / timing.batch for speed in speeds]
     on_gpu = timing.place == "gpu"
     place = batches.index(timing.batch)
@@ -287,7 +268,7 @@ def _result(
             speed / (peer.samples / elapsed) for speed, elapsed in zip(speeds, peer.elapsed, strict=True)
         )
         for peer in timings
-        if peer.subject in peers and peer.batch == timing.batch
+        if peer.subject in (*peers, COMPARED) and peer.batch == timing.batch
     }
     return {
         "subject": timing.subject,
@@ -306,6 +287,7 @@ def _result(
         "flops": operations * median(speeds),
         "share_of_limit": median(shares) if shares else None,
         "shares": shares,
+        "own_limit": describe_own_limit(timing, speeds, limits, place),
         "weight_bytes_a_step": weights,
         "weight_bytes_per_second": median(moved),
         "share_of_copy": median(copy_shares) if copy_shares else None,

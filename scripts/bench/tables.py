@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wavernn_trt.scripts.bench.backends import BACKENDS
+from wavernn_trt.scripts.bench.backends import BACKENDS, NATIVE
 from wavernn_trt.scripts.bench.report import BUSY
 from wavernn_trt.scripts.bench.report_file import damaged, read_report
 from wavernn_trt.scripts.bench.timing import SUBJECTS
@@ -121,7 +121,7 @@ def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str
     places = {other["subject"]: other["place"] for other in report["results"]}
     beside = {peer: ratio for peer, ratio in result["times"].items() if places[peer] == result["place"]}
     own = [beside[peer] for peer in _OWN if peer in beside]
-    precision = "" if result["place"] == "cpu" else f" {result['precision']}"
+    precision = f" {result['precision']}" if result["place"] == "gpu" or result["subject"] == NATIVE else ""
     return (
         name,
         f"{result['subject']}{precision}",
@@ -131,8 +131,15 @@ def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str
         _milliseconds(result["first_chunk_seconds"]),
         _times(beside.get(_LOOP)),
         _times(own[0] if own else None),
-        "-" if result["share_of_limit"] is None else f"{100 * result['share_of_limit']:.0f} %",
+        _share(result),
     )
+
+
+def _share(result: dict[str, Any]) -> str:
+    """Share of the row's own limit; of the matrix product, in reports before it and on a GPU."""
+    own = result.get("own_limit")
+    share = own["share"] if own else result["share_of_limit"]
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def _caption(reports: Sequence[dict[str, Any]]) -> str:
@@ -149,14 +156,27 @@ def _caption(reports: Sequence[dict[str, Any]]) -> str:
         _others(reports),
         "*Loop* is a plain PyTorch loop over the model's own modules, as the projects themselves generate"
         + (f"; *own code* is {_several(own)}, with the same weights." if own else "."),
-        "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
-        "precision). The last column shows the share of that limit that was reached.",
+        _limit(reports),
         "Models named after a size have random weights."
         if any(report["model"]["random"] for report in reports)
         else "",
         f"How: {_several(_command(report) for report in reports)}.",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _limit(reports: Sequence[dict[str, Any]]) -> str:
+    """A sentence about the limits."""
+    if all(report.get("cpu_limit") for report in reports):
+        return (
+            "All were measured in the same rounds, as was the *limit*, of which the reached share is shown: the time "
+            "for reading the weights once a step, or for the multiply-adds with operands in registers if they take "
+            "longer (on a GPU a plain matrix product)."
+        )
+    return (
+        "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
+        "precision), of which the share that was reached is told."
+    )
 
 
 def _others(reports: Sequence[dict[str, Any]]) -> str:

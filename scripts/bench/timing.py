@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wavernn_trt.plugins.cpu.decoder import StepWork
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, Lane
 from wavernn_trt.scripts.bench.backends import Place
 
@@ -45,9 +46,11 @@ class Timing:
     """Samples of a stream's chunk; ``None`` for peers."""
     place: Place = "cpu"
     precision: str = "fp32"
-    """Of the weights: `WeightPrecision`, or ``fp64``."""
+    """Of the weights: `WeightPrecision`, `NativePrecision`, ``quantised`` or ``fp64``."""
     engine: str | None = None
     """The plan or kernel of a backend on a GPU; ``None`` for others."""
+    work: StepWork | None = None
+    """Work of a step, on the CPU; ``None`` where it is not known, and on a GPU."""
     elapsed: list[float] = field(default_factory=list)
     """Seconds of each repeat, from mels to waveforms."""
     first_chunk: list[float] = field(default_factory=list)
@@ -66,7 +69,15 @@ class Timing:
 
 Turn = tuple[Timing, Callable[[], Repeat]]
 """A subject at a batch, and the function that measures one repeat."""
-SUBJECTS = {"loop": "pytorch loop", "cuda-graphs": "pytorch graphs", "univoc": "univoc", "torchaudio": "torchaudio"}
+COMPARED = "onnxruntime"
+"""The backend with which others are compared, as with peers."""
+SUBJECTS = {
+    "loop": "pytorch loop",
+    "cuda-graphs": "pytorch graphs",
+    "openvino": "openvino",
+    "univoc": "univoc",
+    "torchaudio": "torchaudio",
+}
 """Each peer's name on the command line and its name in the table."""
 
 

@@ -33,7 +33,7 @@ from wavernn_trt.plugins.cpu.library import (
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on PATH (Debian: apt install g++)")
 MODULE_FILE = "wavernn_trt/plugins/cpu/_native"
 NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++", "PATH": "/nonexistent"}
-LAYOUTS = {1: "343dd4ebf6094eac"}
+LAYOUTS = {1: "343dd4ebf6094eac", 2: "cc6a8d15689c2731"}
 """Digest of the structures' fields by version of the library."""
 
 
@@ -118,7 +118,7 @@ def test_only_paths_use_vector_instructions(built: Build) -> None:
 
 def test_the_library_exports_the_functions_that_python_calls(built: Build) -> None:
     exported = {name for kind, name in symbols(built.library, "--dynamic", "--defined-only") if kind == "T"}
-    functions = ("version", "path", "open", "close", "decode", "apply", "de_emphasis")
+    functions = ("version", "path", "open", "close", "decode", "work", "apply", "read_bandwidth", "peak", "de_emphasis")
     assert exported == {"PyInit__native", *(f"wavernn_native_{name}" for name in functions)}
     needed = {name for _, name in symbols(built.library, "--dynamic", "--undefined-only") if "Py" in name}
     assert needed == {"PyModuleDef_Init"}

@@ -26,7 +26,10 @@ from wavernn_trt.scripts.bench.speech import Mixture, ScenarioOptions, Speech, f
 from wavernn_trt.scripts.bench.timing import MeteredExecutor
 
 Bench = Callable[..., tuple[int, str, str]]
-SMALL = ("--scenario", "batch", "--utterances", "12", "--lengths", "0.02:0.12", "--batch", "3", "--threads", "1", "-q")
+SMALL = (
+    *("--scenario", "batch", "--backend", "onnxruntime", "--utterances", "12", "--lengths", "0.02:0.12"),
+    *("--batch", "3", "--threads", "1", "-q"),
+)
 HOP, STEPS = 200, 320
 """Of the voice that is shipped: samples of a frame, and of a chunk."""
 
