@@ -175,7 +175,7 @@ def _limit(reports: Sequence[dict[str, Any]]) -> str:
         )
     return (
         "Both were measured in the same rounds, as was the *limit*, a plain matrix product (float32; on a GPU in its "
-        "precision), of which the share that was reached is told."
+        "precision). The last column shows the share of that limit that was reached."
     )
 
 
