@@ -39,28 +39,48 @@ def test_threads_do_not_race(build: Callable[..., Path]) -> None:
 
 
 def test_threads_that_outnumber_the_cores_end_soon(library: NativeLibrary) -> None:
-    """A thread that waits sleeps, so that those that it waits for run: 64 threads meet 20,000 times in a minute."""
-    code = f"""
-import sys
+    """A thread that waits sleeps, so that those that it waits for run."""
+    run(
+        """
 from concurrent.futures import ThreadPoolExecutor
-sys.path.insert(0, {str(HARNESS)!r})
-from kernel_cases import small_shapes
-from native_cases import NativeCase
-from wavernn_trt.plugins.cpu.library import native_library
 case = NativeCase(small_shapes()["two layers, skip, values"], steps=5)
 decoder = case.open(native_library())
 with ThreadPoolExecutor(4) as pool:
     calls = [pool.submit(decoder.decode, case.inputs, threads=16) for _ in range(40)]
     results = [call.result()["samples"].tolist() for call in calls]
 assert results == [decoder.decode(case.inputs)["samples"].tolist()] * 40
-print("ended")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=with_source_tree(os.environ),
     )
-    assert done.stdout.strip() == "ended", done.stderr[-2000:]
+
+
+def test_a_decoder_may_be_in_use_when_the_interpreter_ends(library: NativeLibrary) -> None:
+    """By a thread that does not keep it from ending."""
+    run(
+        """
+import atexit, threading
+atexit.register(lambda: sum(range(3_000_000)))  # runs after what is registered later, while the thread goes on
+case = NativeCase(small_shapes(1024)["one layer, labels"], steps=1)
+decoder, begun = case.open(native_library()), threading.Event()
+def decode():
+    begun.set()
+    while True:
+        decoder.decode(case.inputs)
+threading.Thread(target=decode, daemon=True).start()
+begun.wait()
+"""
+    )
+
+
+def run(code: str) -> None:
+    """Runs Python code in a process of its own, for a minute at most."""
+    imports = (
+        f"import sys; sys.path.insert(0, {str(HARNESS)!r})\n"
+        "from kernel_cases import small_shapes\n"
+        "from native_cases import NativeCase\n"
+        "from wavernn_trt.plugins.cpu.library import native_library\n"
+    )
+    command = [sys.executable, "-c", f"{imports}{code}\nprint('ended')"]
+    environment = with_source_tree(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "ended"

@@ -15,6 +15,7 @@ from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.scheduling.conditioning_threads import ConditioningThreads
 from wavernn_trt.runtime.scheduling.in_flight import InFlight
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker
+from wavernn_trt.runtime.scheduling.scheduler import Scheduler
 from wavernn_trt.runtime.scheduling.statistics import Counters, Durations, Totals
 from wavernn_trt.runtime.scheduling.utterance import Utterance
 from wavernn_trt.runtime.vocoder import Vocoder
@@ -29,6 +30,7 @@ GUARDED: dict[type, set[str] | None] = {
     Totals: None,
     ConditioningThreads: {"failures"},
     LaneWorker: {"loop", "busy_since", "abandoned"},
+    Scheduler: {"_threads"},
     Utterance: {"attempts", "held_bytes", "conditioning"},
 }
 """Attributes that the lock guards, all with ``None``."""
@@ -89,7 +91,7 @@ def test_the_scheduler_s_state_changes_only_with_its_lock(
     changed = {
         "ConditioningThreads.failures", "Counters.lane_failures", "InFlight.broken", "InFlight.closed",
         "InFlight.conditioning_bytes", "LaneWorker.abandoned", "LaneWorker.busy_since", "LaneWorker.loop",
-        "Totals.cancelled", "Totals.chunks", "Totals.failed", "Totals.lost_lanes", "Totals.restarted",
-        "Utterance.attempts", "Utterance.conditioning", "Utterance.held_bytes",
+        "Scheduler._threads", "Totals.cancelled", "Totals.chunks", "Totals.failed", "Totals.lost_lanes",
+        "Totals.restarted", "Utterance.attempts", "Utterance.conditioning", "Utterance.held_bytes",
     }  # fmt: skip
     assert changed <= watch.seen
