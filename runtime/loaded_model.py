@@ -18,7 +18,6 @@ from wavernn_trt.export.model_directory import ModelDirectory, open_model_direct
 from wavernn_trt.export.operators import NATIVE_PRECISIONS
 from wavernn_trt.runtime.conditioning.mel_conditioner import MelConditioner
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.decoding.teacher_forcing import ForcedPiece, force_streams, forced_stream
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Executor
@@ -26,6 +25,7 @@ from wavernn_trt.runtime.executors.registry import open_executor, open_torch
 from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ENGINES, ON_A_GPU, LoadOptions, check_count
 from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.reopening import ModelReference, file_hashes
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 CHUNK_SECONDS = 0.02
 """Length of a chunk, if the executor accepts any."""

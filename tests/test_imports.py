@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("features", "load_options"),
-    ("mel",),
+    ("mel", "sample_coding"),
     ("executors",),
     ("conditioning",),
     ("decoding",),

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import ModelConfig
 from wavernn_trt.runtime.conditioning.windows import Conditioning, ConditioningWindows
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, initial_state
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 
 @dataclass(eq=False)

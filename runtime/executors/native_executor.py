@@ -19,11 +19,11 @@ from wavernn_trt.export.quantization import product_names, weight_name
 from wavernn_trt.export.sequence import FusedSequence, read_sequence
 from wavernn_trt.plugins.cpu.decoder import NativeDecoder, StepWork
 from wavernn_trt.plugins.cpu.library import PORTABLE, NativeLibraryError, native_library
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors.lanes import HostLane
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxBlockConditioner, OnnxConditioner, usable_cores
 from wavernn_trt.runtime.executors.protocol import Chunk, Lane, State
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 _WEIGHTS_A_THREAD = 700_000
 """Minimum weights of a step for each thread: threads synchronise four to six times in a step."""

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
-from wavernn_trt.runtime.decoding.sample_coding import DeEmphasis
 from wavernn_trt.runtime.decoding.uniforms import check_seed
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
 from wavernn_trt.runtime.mel import check_mel
+from wavernn_trt.runtime.sample_coding import DeEmphasis
 
 ITERATIONS = 32
 """Iterations of the phase estimate; more than 32 hardly improve the mel of the result."""

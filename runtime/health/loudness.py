@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig, ModelConfig
-from wavernn_trt.runtime.decoding.sample_coding import mu_law_expand
 from wavernn_trt.runtime.features import mel_filterbank, mel_to_magnitude
+from wavernn_trt.runtime.sample_coding import mu_law_expand
 
 _STEPS = 16
 """Root mean square of a loud frame's waveform, in the finest quantisation steps of the model's samples."""

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, FloatArray
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import ExecutorError, executor_error
 from wavernn_trt.runtime.executors.protocol import Executor
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.scheduling.conditioning_threads import ConditioningThread, ConditioningThreads
 from wavernn_trt.runtime.scheduling.in_flight import InFlight, SchedulerState
 from wavernn_trt.runtime.scheduling.lane_worker import LaneWorker

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wavernn_trt.runtime.conditioning.windows import Conditioning, FloatArray, Want
 from wavernn_trt.runtime.decoding.chunk_loop import Piece, Stream
 from wavernn_trt.runtime.decoding.folding import Fold, join_folds
-from wavernn_trt.runtime.decoding.sample_coding import DeEmphasis, SampleCoding
 from wavernn_trt.runtime.decoding.uniforms import UniformSource
 from wavernn_trt.runtime.health.output_guard import OutputGuard
+from wavernn_trt.runtime.sample_coding import DeEmphasis, SampleCoding
 from wavernn_trt.runtime.scheduling.sinks import Collected, Sink
 from wavernn_trt.runtime.scheduling.ticket import Ticket
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK
-from wavernn_trt.runtime.decoding.sample_coding import mu_law_compress
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram, pre_emphasis
 from wavernn_trt.runtime.files.audio import read_audio
 from wavernn_trt.runtime.files.input_files import find_files
+from wavernn_trt.runtime.sample_coding import mu_law_compress
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import numpy as np
 from wavernn_trt.calibration.score import Moments, Speech, analyse_speech, compare_speech, fit_speech
 from wavernn_trt.export.atomic_file import write_atomic
 from wavernn_trt.export.model_directory import WEIGHTS
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import read_audio, write_wav
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.arguments import positive_integer, positive_number
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from wavernn_trt.calibration.score import Moments
 from wavernn_trt.export.families.univoc import univoc_from_state
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import write_wav
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.scripts.training.corpus import AUDIO, Recording
 from wavernn_trt.scripts.training.mel_picture import draw_mels
 

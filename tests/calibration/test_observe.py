@@ -17,8 +17,8 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.export.quantization import Product, Quantization, product_names
 from wavernn_trt.export.rewrite.from_directory import read_networks
 from wavernn_trt.export.rewrite.products import find_products
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.loaded_model import LoadedModel
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
 
 LAYOUTS = ("univoc", "raw", "mol", "turian")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
 from wavernn_trt.calibration.score import Moments, analyse, compare_speech, fit_speech, score
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
 
 RATE = 16000

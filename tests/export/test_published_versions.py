@@ -19,8 +19,8 @@ torch = pytest.importorskip("torch", reason="the families are PyTorch modules")
 from wavernn_trt.export.checkpoints.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from wavernn_trt.export.settings import presets as export_presets
 from wavernn_trt.export.settings.table import AUDIO_FIELDS
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 FOLDER = Path(__file__).resolve().parent / "published"
 COUNTER = 1234

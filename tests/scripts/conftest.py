@@ -38,7 +38,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 _scheduling = _load("scheduling_fixtures", TESTS / "runtime" / "scheduling" / "conftest.py")
-directory, held, make_vocoder = _scheduling.directory, _scheduling.held, _scheduling.make_vocoder
+directory, held, held_vocoder = _scheduling.directory, _scheduling.held, _scheduling.make_vocoder
 mel_of = _scheduling.mel_of
 
 _runtime = _load("runtime_fixtures", TESTS / "runtime" / "conftest.py")

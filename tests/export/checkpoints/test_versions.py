@@ -18,7 +18,7 @@ from wavernn_trt.export.checkpoints.checkpoint import CheckpointError, read_chec
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.export.settings.presets import PRESETS
 from wavernn_trt.export.settings.table import AUDIO_FIELDS
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
+from wavernn_trt.runtime.sample_coding import SampleCoding
 
 RESUMED: dict[str, Any] = {"optimizer": {}, "global_step": 3, "global_epoch": 1}
 """What G-Wang's and geneing's training stores beside ``state_dict``."""

@@ -18,12 +18,15 @@ from wavernn_trt.engines.gpu import driver_state
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.executors import registry, tensorrt_executor
+from wavernn_trt.runtime.executors.native_executor import why_slow
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
 from wavernn_trt.runtime.load_options import ON_A_GPU
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
 Store = Callable[..., None]
+
+ON_THE_CPU = "onnxruntime" if why_slow() else "native"
 
 
 @pytest.mark.usefixtures("simulated_machine")
@@ -52,7 +55,7 @@ def test_auto_takes_the_cpu_without_a_gpu_and_logs_the_reasons(
     if driver_state().devices:
         pytest.skip("this machine has a GPU")
     with caplog.at_level(logging.DEBUG, registry.logger.name):
-        assert wavernn_trt.load().backend == "onnxruntime"
+        assert wavernn_trt.load().backend == ON_THE_CPU
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
     for backend in ON_A_GPU:
         assert f"not {backend}: no GPU: libcuda.so.1 was not found" in caplog.text
@@ -60,8 +63,8 @@ def test_auto_takes_the_cpu_without_a_gpu_and_logs_the_reasons(
 
 def test_auto_warns_where_the_cpu_lacks_the_precision(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, registry.logger.name):
-        assert wavernn_trt.load(precision="bf16", cache=tmp_path).backend == "onnxruntime"
-    assert "onnxruntime, which computes in fp32 and not in bf16" in caplog.text
+        assert wavernn_trt.load(precision="fp16", cache=tmp_path).backend == "onnxruntime"
+    assert "onnxruntime, which computes in fp32 and not in fp16" in caplog.text
 
 
 @pytest.mark.usefixtures("simulated_machine")
@@ -71,7 +74,7 @@ def test_auto_warns_where_a_gpu_is_unused_because_there_is_no_plan(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     vocoder = wavernn_trt.load(cache=cache.folder)
-    assert (vocoder.backend, vocoder.engine) == ("onnxruntime", None)
+    assert (vocoder.backend, vocoder.engine) == (ON_THE_CPU, None)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert f"wavernn-trt build {voice.path} --backend tensorrt-rtx --sm 89 -o {cache.folder}" in warning.getMessage()
 
@@ -92,7 +95,7 @@ def test_auto_falls_back_where_an_engine_does_not_load(
         raise kind("TensorRT-RTX does not load it")
 
     monkeypatch.setattr(tensorrt_executor, "load_engine", refuse)
-    assert wavernn_trt.load(cache=cache.folder).backend == "onnxruntime"
+    assert wavernn_trt.load(cache=cache.folder).backend == ON_THE_CPU
     assert "not tensorrt_rtx: TensorRT-RTX does not load it" in caplog.text
     with pytest.raises(VocoderError, match=r"backend tensorrt_rtx: TensorRT-RTX does not load it\. To use"):
         wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
@@ -140,7 +143,7 @@ def test_scoring_uses_no_engine_by_default(
     ("arguments", "message"),
     [
         ({"precision": "int4"}, "precision: found 'int4', expected one of fp32, fp16, bf16"),
-        ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, expected it for GPUs only"),
+        ({"precision": "fp16", "backend": "onnxruntime"}, "found 'fp16' for onnxruntime, which has no choice"),
     ],
 )
 def test_invalid_precisions_are_refused(arguments: dict[str, Any], message: str) -> None:

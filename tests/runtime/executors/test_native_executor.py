@@ -133,11 +133,11 @@ def test_without_the_library_auto_uses_onnx_runtime_and_names_the_way_out(
     monkeypatch.setattr(native_executor, "native_library", missing)
     with caplog.at_level(logging.WARNING):
         assert wavernn_trt.load().backend == "onnxruntime"
-    assert "onnxruntime, which is slower: a C++ compiler" in caplog.text
-    with pytest.raises(VocoderError, match=r"the native decoder is not installed: .*pip install --force-reinstall"):
+    assert "onnxruntime, which is slower: install a C++ compiler" in caplog.text
+    with pytest.raises(VocoderError, match=r"the native decoder is not installed: install a C\+\+ compiler"):
         wavernn_trt.load(backend="native")
     assert main(["inspect", str(shipped_voice()), "--json"]) == 0
-    assert "pip install --force-reinstall" in json.loads(capsys.readouterr().out)["native"]["reason"]
+    assert "install a C++ compiler" in json.loads(capsys.readouterr().out)["native"]["reason"]
 
 
 def test_a_cpu_without_vector_instructions_uses_onnx_runtime(

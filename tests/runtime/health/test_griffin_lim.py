@@ -13,10 +13,10 @@ pytest.importorskip("librosa", reason="Griffin-Lim is librosa's")
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.export.model_directory import read_audio
 from wavernn_trt.export.settings.presets import PRESETS
-from wavernn_trt.runtime.decoding.sample_coding import DeEmphasis
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_filterbank, mel_spectrogram
 from wavernn_trt.runtime.health.griffin_lim import GriffinLim, audible_magnitude, linear_magnitude
+from wavernn_trt.runtime.sample_coding import DeEmphasis
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 VOICE = read_audio(shipped_voice())

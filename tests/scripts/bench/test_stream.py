@@ -56,9 +56,9 @@ def test_late_samples_and_a_late_reader_are_reported_separately() -> None:
 
 
 def test_a_stream_that_stalls_underruns_in_every_later_frame(
-    held: Any, make_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
+    held: Any, held_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
 ) -> None:
-    vocoder = make_vocoder(batch=1)
+    vocoder = held_vocoder(batch=1)
     vocoder.vocode(mel_of(1))
     held.hold()
     held.allow(1)
@@ -74,9 +74,9 @@ def test_a_stream_that_stalls_underruns_in_every_later_frame(
 
 
 def test_samples_that_arrive_in_time_do_not_underrun(
-    make_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
+    held_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
 ) -> None:
-    vocoder = make_vocoder(batch=1)
+    vocoder = held_vocoder(batch=1)
     listener = Listener(vocoder, Mixture(Speech(mel_of(1), "noise"), (0,), (1,)), 0, 1, 0.0)
     now = time.monotonic()
     listener.listen(now, now + 0.2)
@@ -87,9 +87,9 @@ def test_samples_that_arrive_in_time_do_not_underrun(
 
 
 def test_a_stream_that_raises_is_counted_as_a_failure(
-    held: Any, make_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
+    held: Any, held_vocoder: Callable[..., Any], mel_of: Callable[..., Any]
 ) -> None:
-    vocoder = make_vocoder(batch=1)
+    vocoder = held_vocoder(batch=1)
     held.failures = {number: RuntimeError("an injected fault") for number in range(2)}
     listener = Listener(vocoder, Mixture(Speech(mel_of(4), "noise"), (0,), (6,)), 0, 1, 0.0)
     now = time.monotonic()

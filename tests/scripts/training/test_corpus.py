@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("soxr", reason="training resamples with soxr")
 
 from wavernn_trt.export.families.univoc import univoc_from_state
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding
 from wavernn_trt.runtime.features import mel_spectrogram
+from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.scripts.training.corpus import (
     AUDIO,
     Corpus,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavernn_trt.export.config import AudioConfig, ColumnGroup, Family, LabelScale, ModelConfig
-from wavernn_trt.runtime.decoding.sample_coding import SampleCoding, mu_law_compress, mu_law_expand
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import pre_emphasis
+from wavernn_trt.runtime.sample_coding import SampleCoding, mu_law_compress, mu_law_expand
 
 AUDIO = AudioConfig(sample_rate=16000, hop_length=200, win_length=800, n_fft=2048)
 PREEMPHASISED = dataclasses.replace(AUDIO, waveform_preemphasis=0.85)
