@@ -20,7 +20,7 @@ from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.bench import backends as bench_backends
 from wavernn_trt.scripts.bench import peers as bench_peers
 from wavernn_trt.scripts.bench import speech as bench_speech
-from wavernn_trt.scripts.bench import speed
+from wavernn_trt.scripts.bench import vocoder_turn
 from wavernn_trt.scripts.bench.options import add_parser
 from wavernn_trt.scripts.bench.report_file import SCHEMA
 
@@ -80,10 +80,10 @@ def test_every_repeat_is_in_the_report_and_its_figures_agree(tmp_path: Path, ben
 
 
 def test_the_chunk_time_of_a_repeat_excludes_earlier_chunks(tiny_vocoder: Vocoder, tiny_mel: Any) -> None:
-    vocoder = speed._metered(tiny_vocoder, 2)
+    vocoder = vocoder_turn.metered(tiny_vocoder, 2)
     for _ in range(100):
         vocoder.executor.count(2, 60.0)  # slow chunks of the warm-up
-    repeat = speed._vocode(vocoder, tiny_mel(9), 2)
+    repeat = vocoder_turn._vocode(vocoder, tiny_mel(9), 2)
     assert repeat.chunk is not None
     assert 0 < repeat.chunk < 30
 
