@@ -25,7 +25,7 @@ CHECKPOINTS = {
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-STEPS = {"torch": 1200, "onnxruntime": 1 << 20, "native": 1 << 20}
+STEPS = {"torch": 600, "onnxruntime": 1 << 20, "native": 1 << 20}
 """Maximum number of compared steps; PyTorch is slow."""
 BACKENDS = tuple(STEPS)
 Load = Callable[..., tuple[Vocoder, dict[str, np.ndarray]]]
