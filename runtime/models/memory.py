@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
+from wavernn_trt.export.operators import NativePrecision
 from wavernn_trt.export.quantization import Quantization, product_sizes
 from wavernn_trt.export.typed_json import from_json
 from wavernn_trt.runtime.load_options import ON_A_GPU, LoadPrecision
@@ -50,18 +51,19 @@ def estimated_bytes(
     - Engines: on the GPU, the weights in the plan's precision and the conditioning of a mel of 1000 frames. This holds
       for plans of form ``sequence``; those of form ``cell`` are up to 15 times as large.
     - ``cuda``: the same; the conditioner is on the CPU unless ``onnxruntime-gpu`` is installed.
+    - ``native``: the weights in their precision, and the conditioner.
     - ``torch``: the checkpoint.
 
     Args:
         directory: a model directory; only its ``config.json`` is read, without verification.
         backend: name of an executor.
-        precision: of products on a GPU; ``None`` counts as ``fp32``.
+        precision: of products; ``None`` counts as ``fp32``, for ``native`` as the directory's default.
         streams: decoded together, without the slots reserved for interactive utterances.
 
     Raises:
         ModelDirectoryError: it is not a model directory.
     """
-    model, audio, quantization = _sizes(directory)
+    model, audio, quantization, default = _sizes(directory)
     row = 4 * model.columns
     if backend == "torch":
         return _size(directory, CHECKPOINT)
@@ -69,6 +71,9 @@ def estimated_bytes(
         share = _BYTES[precision or "fp32"] / _BYTES["fp32"]
         weights = _size(directory, WEIGHTS) if quantization is None else _decoder_bytes(model)
         return round(weights * share + _size(directory, CONDITIONER) + _ROWS_A_FRAME * _FRAMES * row)
+    if backend == "native":
+        share = _BYTES[precision or default or "fp32"] / _BYTES["fp32"]
+        return round(_decoder_bytes(model, quantization, share) + _PACKED * _size(directory, CONDITIONER))
     packed = _PACKED if model.layers == 1 else _PACKED_LAYERS
     copies = _COPIES_INTERPOLATED if model.interpolated else _COPIES
     decoding = copies * streams * round(audio.sample_rate * FRAME_SECONDS) * row
@@ -86,27 +91,29 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig, Quantization | None]:
+def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig, Quantization | None, NativePrecision | None]:
     try:
         values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         model = from_json(ModelConfig, values["model"], "model")
         audio = from_json(AudioConfig, values["audio"], "audio")
         found = values.get("quantization")
-        return model, audio, None if found is None else from_json(Quantization, found, "quantization")
+        quantization = None if found is None else from_json(Quantization, found, "quantization")
+        return model, audio, quantization, values.get("cpu_precision")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         opened = open_model_directory(directory)  # raises the error
-        return opened.model, opened.audio, opened.quantization
+        return opened.model, opened.audio, opened.quantization, opened.cpu_precision
 
 
-def _decoder_bytes(model: ModelConfig, quantization: Quantization | None = None) -> int:
-    """Bytes of a decoder's matrices, in float32 except for the int8 products of ONNX Runtime.
+def _decoder_bytes(model: ModelConfig, quantization: Quantization | None = None, share: float = 1.0) -> int:
+    """Bytes of a decoder's matrices: int8 products on the CPU, and the others in a share of float32.
 
-    For quantised directories, whose file of weights contains both the codes for TensorRT and values for ONNX Runtime.
+    The file of weights of a quantised directory contains both the codes for TensorRT and values for ONNX Runtime.
     """
     table = model.outputs * 3 * model.hidden_size if model.label_feedback else 0
     products = {} if quantization is None else quantization.products
     integers = {name for name, product in products.items() if product.grid == "int8" and not product.weights_only}
-    return 4 * table + sum(size * (1 if name in integers else 4) for name, size in product_sizes(model).items())
+    sizes = product_sizes(model).items()
+    return 4 * table + round(sum(size * (1 if name in integers else 4 * share) for name, size in sizes))
 
 
 def _size(directory: Path, *names: str) -> int:

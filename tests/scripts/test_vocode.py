@@ -80,11 +80,13 @@ def test_the_json_document_and_the_report_have_the_same_rows(
     np.save("in/bad.npy", tiny_mel(5).T)
     assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl", "--seed", "4") == 1
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["backend", "engine", "model", "sample_rate", "files", "totals", "stopped", "left_out"]
+    about = ["backend", "engine", "precision", "model", "sample_rate"]
+    assert list(document) == [*about, "files", "totals", "stopped", "left_out"]
     assert document["stopped"] is None
     rows = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
     sha256 = file_sha256(tiny_vocoder.loaded.path / MANIFEST)
     common = {"run": rows[0]["run"], "model_sha256": sha256, "backend": "onnxruntime", "engine": None}
+    common["precision"] = None
     assert rows == [{**file, **common} for file in document["files"]]
     assert sorted(row["input"] for row in rows) == ["in/a.wav", "in/bad.npy", "in/c.npy", "in/deep/b.flac"]
     assert vocode("in", "-o", "out", "--json", "--report", "out/report.jsonl") == 1
@@ -285,7 +287,7 @@ def test_missing_models_and_backends_are_wrong_usage(tmp_path: Path, capsys: Cap
     (tmp_path / "c.npy").touch()
     for extra, message in (
         (["--model", str(tmp_path)], "is not a model directory"),
-        (["--backend", "gpu"], "backend: found 'gpu', expected one of auto, onnxruntime, torch"),
+        (["--backend", "gpu"], "backend: found 'gpu', expected one of auto, native, onnxruntime, torch"),
     ):
         assert vocode(str(tmp_path / "c.npy"), "-o", str(tmp_path / "out"), *extra) == 2
         error = capsys.readouterr().err

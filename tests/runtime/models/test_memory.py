@@ -36,22 +36,28 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc, as Linux has it")
-@pytest.mark.parametrize("grid", ["float32", "int8", "fp8"])
-def test_the_estimate_is_near_the_memory_of_a_model_in_use(grid: str, quantised: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("backend", "grid"),
+    [("onnxruntime", "float32"), ("onnxruntime", "int8"), ("onnxruntime", "fp8"), ("native", "float32")],
+)
+def test_the_estimate_is_near_the_memory_of_a_model_in_use(
+    backend: str, grid: str, quantised: Callable[[str], Path]
+) -> None:
     path = shipped_voice() if grid == "float32" else quantised(grid)
     code = """
 import json, sys, numpy as np
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.conditioning.windows import ConditioningWindows
-from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
+from wavernn_trt.runtime.executors.registry import open_executor
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
+from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.vocoder import shipped_voice
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 def use(streams, frames):
-    executor = OnnxRuntimeExecutor(directory, 1)
+    executor, _ = open_executor(directory, LoadOptions(sys.argv[2], threads=1))
     rows = executor.condition(np.tile(mel, 10)[:, :frames])
     cut = ConditioningWindows(directory.model, directory.audio, 320).cut(rows, 0)
     parts = cut.rows, cut.frame_index, cut.interpolation, np.full((320, 1), 0.5, np.float32)
@@ -71,8 +77,8 @@ for streams in (1, 8, 16):
     first = first, kept
 print(json.dumps(found))
 """
-    command = [sys.executable, "-c", code, str(path)]
-    estimated = [estimated_bytes(path, streams=streams) for streams in (1, 8, 16)]
+    command = [sys.executable, "-c", code, str(path), backend]
+    estimated = [estimated_bytes(path, backend, streams=streams) for streams in (1, 8, 16)]
     found = []
     for _ in range(3):  # the system takes pages back on a loaded machine
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
