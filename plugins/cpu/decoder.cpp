@@ -225,13 +225,10 @@ EXPORT const char* wavernn_native_path(int index) {
 EXPORT void* wavernn_native_open(const Description* description, const char* path, char* error, size_t size) {
     const FloatingPointModes modes;
     try {
-        for (const Path* usable : usable_paths()) {
-            if (strcmp(usable->name, path) == 0) {
-                const FloatingPointModes modes;
-                std::unique_ptr<Decoder> decoder(new Decoder{usable, {}, {}});
-                load(*description, *decoder);
-                return decoder.release();
-            }
+        if (const Path* usable = usable_path(path)) {
+            std::unique_ptr<Decoder> decoder(new Decoder{usable, {}, {}});
+            load(*description, *decoder);
+            return decoder.release();
         }
         fail(error, size, "this machine cannot run the path");
     } catch (const std::exception&) {
@@ -295,14 +292,13 @@ EXPORT int wavernn_native_decode(const void* opened, const Chunk* chunk, char* e
 
 // Applies exp (0), sigmoid (1) or tanh (2) of a path to numbers whose count is a multiple of 16; for tests.
 EXPORT int wavernn_native_apply(const char* path, int function, const float* x, float* y, size_t count) {
-    for (const Path* usable : usable_paths()) {
-        if (strcmp(usable->name, path) == 0) {
-            const FloatingPointModes modes;
-            usable->functions(function, x, y, count);
-            return 0;
-        }
+    const Path* usable = usable_path(path);
+    if (!usable) {
+        return -1;
     }
-    return -1;
+    const FloatingPointModes modes;
+    usable->functions(function, x, y, count);
+    return 0;
 }
 
 // De-emphasis of a waveform: y[i] = x[i] + coefficient * y[i - 1], each operation rounded. `previous` is y[-1].
