@@ -30,8 +30,8 @@ while utterances waited); at least {FEWEST} repeats are needed. A row whose spre
 of {100 * COARSEST:.0f} % is not judged.
 Samples a second are compared if CPU, cores and GPU are the same and the limits of both runs
 differ by less than {100 * SAME_LIMIT:.0f} %. Otherwise the machine or its state has changed: the table shows both
-speeds, and the shares of the limit are compared. They cancel the speed of matrix products, not
-the sizes of caches and the speed of memory.
+speeds, and the shares of the limit are compared: of the plain matrix product, for every row. They
+cancel the speed of matrix products, not the sizes of caches and the speed of memory.
 """
 
 Verdict = Literal["SLOWER", "faster", "same", "not judged"]
