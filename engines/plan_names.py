@@ -24,6 +24,7 @@ _GRAPH_CODE = (
     "export/operators.py",
     "export/quantization.py",
     "export/rewrite",
+    "export/sequence.py",
     "export/typed_json.py",
 )
 """The code that makes a plan's network from a model directory; its hash is part of the key."""
@@ -68,7 +69,7 @@ def plan_key(directory: ModelDirectory, spec: EngineSpec, role: Role) -> str:
 
 
 def plugin_sources() -> str:
-    """Returns the SHA-256 of the plugins' and kernels' sources."""
+    """Returns the SHA-256 of the plugins' and kernels' sources, without the native decoder for CPUs."""
     return _sources("plugins", "export/operators.py")
 
 
@@ -87,6 +88,7 @@ def _sources(*names: str) -> str:
         folder, _, rest = name.partition("/")
         place = homes[folder] / rest
         files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix in (".py", ".h", ".cu"))
+        files = [file for file in files if not file.is_relative_to(homes["plugins"] / "cpu")]
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -12,7 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavernn_trt.export.model_directory import CONDITIONER, DECODER, MANIFEST, ModelDirectory, read_manifest
+from wavernn_trt.export.model_directory import (
+    CONDITIONER,
+    DECODER,
+    MANIFEST,
+    ModelDirectory,
+    ModelDirectoryError,
+    read_manifest,
+)
 from wavernn_trt.export.operators import PRECISIONS
 from wavernn_trt.export.quantization import product_names
 from wavernn_trt.scripts.extras import need
@@ -114,13 +121,13 @@ def _print_quantization(values: dict[str, Any]) -> None:
 def _native(directory: ModelDirectory) -> dict[str, Any]:
     """Returns whether the native decoder runs the model on this machine, how, and else why not."""
     from wavernn_trt.runtime.errors import VocoderError
-    from wavernn_trt.runtime.executors.native_executor import open_native
+    from wavernn_trt.runtime.executors.native_executor import native_decoder
 
     try:
-        executor = open_native(directory, threads=1)
-    except VocoderError as error:
+        decoder, precision = native_decoder(directory)
+    except (VocoderError, ModelDirectoryError) as error:
         return {"instructions": None, "precision": None, "reason": str(error)}
-    return {"instructions": executor.path, "precision": executor.precision, "reason": None}
+    return {"instructions": decoder.path, "precision": precision, "reason": None}
 
 
 def directory_values(directory: ModelDirectory, reports: dict[str, CompatibilityReport]) -> dict[str, Any]:

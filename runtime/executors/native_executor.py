@@ -102,8 +102,22 @@ def open_native(
         threads: for one chunk; ``None`` selects the number by the model's size and the machine.
 
     Raises:
-        VocoderError: this installation has no native decoder, or it cannot decode the model.
+        VocoderError: as for `native_decoder`.
         ModelDirectoryError: the directory's files are inconsistent.
+    """
+    return NativeExecutor(directory, *native_decoder(directory, precision), threads)
+
+
+def native_decoder(directory: ModelDirectory, precision: NativePrecision | None = None) -> tuple[NativeDecoder, str]:
+    """Returns the decoder of a model directory, and its precision: ``quantised`` for a directory with its own.
+
+    Args:
+        directory: a verified model directory.
+        precision: of the weights; ``None`` is the directory's default.
+
+    Raises:
+        VocoderError: this installation has no native decoder, or it cannot decode the model.
+        ModelDirectoryError: ``sequence.npz`` does not fit the directory.
     """
     try:
         library = native_library()
@@ -128,7 +142,7 @@ def open_native(
         )
     except ValueError as error:
         raise VocoderError(f"{directory.path}: {error}") from error
-    return NativeExecutor(directory, decoder, "quantised" if quantised else chosen, threads)
+    return decoder, "quantised" if quantised else chosen
 
 
 def why_slow() -> str | None:

@@ -117,7 +117,7 @@ def test_a_configuration_of_other_sizes_than_the_graphs_is_refused(voice: Path, 
     edit(voice / "config.json", lambda values: values["model"].update(change))
     write_manifest(voice)
     with pytest.raises(ModelDirectoryError, match=r"config\.json says .*, the graphs have"):
-        wavernn_trt.load(voice)
+        wavernn_trt.load(voice, "onnxruntime")
 
 
 @pytest.mark.parametrize(("preemphasis", "scale"), [(0.0, "librosa"), (0.85, "symmetric")])

@@ -41,11 +41,10 @@ def test_a_pickle_holds_no_weights_and_opens_with_the_same_options(voice_copy: P
     limits = SchedulerLimits(queue=3)
     with wavernn_trt.load(voice_copy, batch=5, threads=1, limits=limits) as vocoder:
         content = pickle.dumps(vocoder)
-        assert vocoder.backend == "onnxruntime"
     assert len(content) < 10_000
     with pickle.loads(content) as again:
         assert (again.config.path, again.config.model) == (voice_copy, vocoder.config.model)
-        assert (again.backend, again.batch, again.loaded.options.threads) == ("onnxruntime", 5, 1)
+        assert (again.backend, again.batch, again.loaded.options.threads) == (vocoder.backend, 5, 1)
         with pickle.loads(pickle.dumps(AsyncVocoder(again))).vocoder as third:
             assert third.config.path == voice_copy
             assert third.limits == limits

@@ -304,7 +304,7 @@ def test_the_state_carries_earlier_steps(tiny_vocoder: Vocoder, tiny_mel: MakeMe
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "cudnn"}, "found 'cudnn', expected one of auto, onnxruntime, torch, tensorrt, tensorrt_rtx, cuda"),
+        ({"backend": "cudnn"}, "found 'cudnn', expected one of auto, native, onnxruntime, torch, tensorrt"),
         ({"threads": 0}, "threads: found 0"),
         ({"batch": 0}, "batch: found 0, expected a positive integer"),
         ({"batch": True, "backend": "torch"}, "batch: found True"),

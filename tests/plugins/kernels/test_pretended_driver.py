@@ -44,14 +44,6 @@ def test_models_are_decoded_on_the_pretended_driver(pretended_gpu: dict[str, str
     expect_all_passed({**pretended_gpu, **user_cache}, HERE / "pretended" / "executor_cases.py")
 
 
-def test_the_cuda_backend_decodes_on_the_pretended_driver(pretended_gpu: dict[str, str]) -> None:
-    for module in ("onnx_graphsurgeon", "onnxruntime"):
-        pytest.importorskip(module, reason="a model is opened, and compared with ONNX Runtime's")
-    tests = HERE.parents[1] / "runtime" / "executors" / "test_cuda_executor.py"
-    whole = os.environ.get("WAVERNN_TRT_NIGHTLY")
-    expect_all_passed(pretended_gpu, tests, "-m", "gpu", *(() if whole else ("-k", "labels")))
-
-
 def test_pycuda_is_called_correctly_and_all_memory_is_freed(pretended_gpu: dict[str, str]) -> None:
     if importlib.util.find_spec("pycuda") is None:
         pytest.skip("needs pycuda, which is compiled when it is installed; .ci/run has the commands")

@@ -80,7 +80,6 @@ def run(code: str) -> None:
         "from wavernn_trt.plugins.cpu.library import native_library\n"
     )
     command = [sys.executable, "-c", f"{imports}{code}\nprint('ended')"]
-    environment = with_source_tree(os.environ)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "ended"

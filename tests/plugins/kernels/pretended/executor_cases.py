@@ -316,15 +316,16 @@ def test_a_kernel_that_does_not_fit_is_refused_when_the_model_is_opened(open_voi
 
 
 def test_weights_that_a_precision_cannot_hold_are_refused(open_voice: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    fuse = kernel_plan.fuse_sequence
+    read = kernel_plan.read_sequence
 
-    def large(*arguments: Any) -> Any:
-        fused = fuse(*arguments)
-        return dataclasses.replace(
-            fused, weights={**fused.weights, "output_weight": fused.weights["output_weight"] * 1e6}
+    def large(directory: ModelDirectory) -> FusedSequence:
+        fused = read(directory)
+        assert fused is not None
+        return FusedSequence(
+            fused.shape, {**fused.weights, "output_weight": fused.weights["output_weight"] * np.float32(1e6)}
         )
 
-    monkeypatch.setattr(kernel_plan, "fuse_sequence", large)
+    monkeypatch.setattr(kernel_plan, "read_sequence", large)
     with pytest.raises(VocoderError, match=r"weight output_weight: found values up to .* use --precision bf16 or fp32"):
         open_voice("fp16")
     open_voice("bf16")
@@ -336,7 +337,8 @@ def test_a_model_of_another_layout_is_refused_with_the_way_out(
     def refuse(*_: Any) -> None:
         raise kernel_plan.PatternError("tensor logits sums 2 products, expected one")
 
-    monkeypatch.setattr(kernel_plan, "fuse_sequence", refuse)
+    monkeypatch.setattr(kernel_plan, "read_sequence", lambda _: None)
+    monkeypatch.setattr(kernel_plan, "fuse_directory", refuse)
     with pytest.raises(VocoderError, match=r"does not compute this model: tensor logits .* --form cell\), or use"):
         open_voice()
 
@@ -344,8 +346,8 @@ def test_a_model_of_another_layout_is_refused_with_the_way_out(
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("model", "outputs", 255, r"config\.json and the graphs are of different sizes: .*; export it again"),
-        ("model", "hidden_size", 128, r"config\.json and the graphs are of different sizes: .*; export it again"),
+        ("model", "outputs", 255, r"its decoder is not that of config\.json; export the checkpoint again"),
+        ("model", "hidden_size", 128, r"its decoder is not that of config\.json; export the checkpoint again"),
         ("audio", "n_mels", 81, r"config\.json says that mel is 81 wide, the graphs have 80; export it again"),
     ],
 )
