@@ -13,7 +13,7 @@ from typing import Any
 from wavernn_trt.scripts.bench.backends import BACKENDS, NATIVE
 from wavernn_trt.scripts.bench.report import BUSY
 from wavernn_trt.scripts.bench.report_file import damaged, read_report
-from wavernn_trt.scripts.bench.timing import SUBJECTS
+from wavernn_trt.scripts.bench.timing import COMPARED, SUBJECTS
 
 BEGIN = "<!-- speed: written by python -m wavernn_trt.scripts.bench.tables -->"
 END = "<!-- end of speed -->"
@@ -37,6 +37,7 @@ _HEAD = (
     "samples/s (all repeats)",
     "real-time factor",
     "first 20 ms",
+    "against onnxruntime",
     "against loop",
     "against own code",
     "limit",
@@ -104,17 +105,22 @@ def replace(text: str, lines: Iterable[str]) -> str:
 
 
 def lay_out(reports: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yields caption and table in Markdown."""
+    """Yields caption and table in Markdown: rows for the fewest and the most streams."""
     yield from textwrap.wrap(_caption(reports), _WIDTH, break_long_words=False, break_on_hyphens=False)
     yield ""
-    yield _line(_HEAD)
-    yield "|" + "---|" * len(_HEAD)
+    rows: list[tuple[str, ...]] = [_HEAD]
     for report in reports:
         name = _model(report)
+        batches = [result["batch"] for result in report["results"]]
         for result in report["results"]:
-            if result["subject"] in BACKENDS:
-                yield _line(_row(name, report, result))
+            if result["subject"] in BACKENDS and result["batch"] in (min(batches), max(batches)):
+                rows.append(_row(name, report, result))
                 name = ""
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
+    head, *lines = zip(*columns, strict=True)
+    yield _line(head)
+    yield "|" + "---|" * len(head)
+    yield from map(_line, lines)
 
 
 def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
@@ -129,6 +135,7 @@ def _row(name: str, report: dict[str, Any], result: dict[str, Any]) -> tuple[str
         f"{result['samples_per_second']:,.0f} ({result['slowest']:,.0f} … {result['fastest']:,.0f})",
         f"{result['real_time_factor']:.2f}",
         _milliseconds(result["first_chunk_seconds"]),
+        _times(None if result["subject"] == COMPARED else beside.get(COMPARED)),
         _times(beside.get(_LOOP)),
         _times(own[0] if own else None),
         _share(result),
@@ -155,11 +162,14 @@ def _caption(reports: Sequence[dict[str, Any]]) -> str:
         f"Measured on {machines} on {_several(days)} (UTC): medians of {repeats} repeats.",
         _others(reports),
         "*Loop* is a plain PyTorch loop over the model's own modules, as the projects themselves generate"
-        + (f"; *own code* is {_several(own)}, with the same weights." if own else "."),
+        + (f"; *own code* is {_several(own)}, with the same weights." if own else ".")
+        if any("loop" in report["peers"] for report in reports)
+        else "",
         _limit(reports),
         "Models named after a size have random weights."
         if any(report["model"]["random"] for report in reports)
         else "",
+        "Rows are for the fewest and the most streams; scripts/bench/results has the others.",
         f"How: {_several(_command(report) for report in reports)}.",
     ]
     return " ".join(filter(None, sentences))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernel_processes import run_with_sanitizer, sanitizer_library, with_source_tree
+from kernel_processes import run_with_sanitizer, sanitizer_library
 
 from wavernn_trt.plugins.cpu.library import NativeLibrary
 

@@ -7,7 +7,6 @@ in double precision, or by the kernel's reference in numpy.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import json
 import logging
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
 from wavernn_trt.export.operators import Precision
+from wavernn_trt.export.sequence import FusedSequence
 from wavernn_trt.plugins import compilers, driver
 from wavernn_trt.plugins.choices import Row, write_rows
 from wavernn_trt.plugins.compile import KernelCache
