@@ -157,8 +157,6 @@ static void expand_all(const Run& r, int step, const Slice* slices, const Memory
     }
 }
 
-static inline float* states_of(const Run& r, int layer, int parity) { return r.states[layer][parity]; }
-
 // One vector of a GRU cell (Cho et al., 2014, in the form of PyTorch and cuDNN). A state that underflows becomes zero:
 // arithmetic on denormal numbers takes many times as long.
 static inline vf gru_update(vf input_reset, vf input_update, vf input_new, vf reset, vf update, vf candidate, vf hidden) {
