@@ -64,10 +64,7 @@ def full_size() -> Iterator[object]:
     for name in MATERIALISED:
         for form, steps in (("cell", 16), ("sequence", 1024)):
             for precision in ("fp32", "fp16", "bf16"):
-                daily = (name, form, precision) in (
-                    ("univoc-896", "cell", "fp16"),
-                    ("fatchord-512", "sequence", "bf16"),
-                )
+                daily = (name, form, precision) == ("fatchord-512", "sequence", "bf16")
                 yield pytest.param(name, form, steps, precision, marks=() if daily else pytest.mark.nightly)
 
 

@@ -261,7 +261,7 @@ def test_without_a_compiler_it_installs_and_the_decoder_has_a_way_out(tmp_path: 
     assert "apt install g++" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_editable_install_builds_the_library_in_the_clone(tmp_path: Path) -> None:
     require_setuptools()
     tree = source_tree(tmp_path / "tree")

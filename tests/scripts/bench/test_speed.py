@@ -98,7 +98,7 @@ def test_without_torch_its_subjects_are_reported_as_not_measured(bench: Bench, m
     assert "x loop" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_random_model_of_a_standard_size_is_measured(tmp_path: Path, bench: Bench) -> None:
     pytest.importorskip("torch", reason="exporting needs PyTorch")
     pytest.importorskip("onnx", reason="exporting needs ONNX")
