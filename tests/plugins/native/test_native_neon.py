@@ -30,9 +30,8 @@ PACKAGES = {
     "qemu-aarch64": "qemu-user",
 }
 """Debian's package of each program."""
-PROGRAM = pytest.mark.parametrize(
-    "program", [pytest.param(name, marks=() if name == "g++" else pytest.mark.slow) for name in PROGRAMS]
-)
+PROGRAM = pytest.mark.parametrize("program", PROGRAMS)
+pytestmark = pytest.mark.slow
 PRECISIONS = ("fp32", "bf16", "int8", "int8 activations")
 SHAPES = {**small_shapes(), "wide": small_shapes(70, 66, 130)["two layers, skip, values"]}
 STEPS, WINDOW = 5, 4

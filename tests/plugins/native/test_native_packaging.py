@@ -93,6 +93,7 @@ def symbols(file: Path, *options: str) -> Iterator[tuple[str, str]]:
         yield kind, name.split("@")[0]
 
 
+@pytest.mark.slow
 def test_code_of_an_instruction_set_is_not_shared_with_other_files(built: Build) -> None:
     """A linker keeps one copy of a weak symbol: a baseline file could then run AVX-512 instructions."""
     for file in built.objects.glob("path_*.o"):
@@ -101,6 +102,7 @@ def test_code_of_an_instruction_set_is_not_shared_with_other_files(built: Build)
     assert "D" in {kind for kind, _ in symbols(built.objects / "path_plain.o", "--defined-only")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86-64")
 def test_only_paths_use_vector_instructions(built: Build) -> None:
     found = {file.stem: run("objdump", "--disassemble", file) for file in built.objects.glob("*.o")}
@@ -116,6 +118,7 @@ def test_only_paths_use_vector_instructions(built: Build) -> None:
         assert not {one for one in instructions if one.startswith("v")}, name
 
 
+@pytest.mark.slow
 def test_the_library_exports_the_functions_that_python_calls(built: Build) -> None:
     exported = {name for kind, name in symbols(built.library, "--dynamic", "--defined-only") if kind == "T"}
     functions = ("version", "path", "open", "close", "decode", "work", "apply", "read_bandwidth", "peak", "de_emphasis")
@@ -124,11 +127,13 @@ def test_the_library_exports_the_functions_that_python_calls(built: Build) -> No
     assert needed == {"PyModuleDef_Init"}
 
 
+@pytest.mark.slow
 def test_python_imports_the_library(built: Build) -> None:
     code = "import _native; print(_native.__doc__)"
     assert "ctypes" in run(sys.executable, "-c", code, cwd=built.library.parent)
 
 
+@pytest.mark.slow
 def test_the_library_loads(built: Build) -> None:
     loaded = load_library(str(built.library))
     assert loaded.paths[-1] == library.PORTABLE

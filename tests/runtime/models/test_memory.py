@@ -83,7 +83,8 @@ print(json.dumps(found))
     for _ in range(3):  # the system takes pages back on a loaded machine
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         found.append(json.loads(done.stdout))
-        if estimated == pytest.approx(found[-1], rel=0.2, abs=3e6):
+        # The native decoder's weights are read as float32 before they are packed.
+        if estimated == pytest.approx(found[-1], rel=0.2, abs=6e6 if backend == "native" else 3e6):
             return
     pytest.fail(f"estimated {estimated}, found {found}")
 
