@@ -82,7 +82,8 @@ def export(
         out_dir: the directory to make. It appears whole or not at all.
         steps: steps of the unrolled decoder, one or more.
         batch: streams of the unrolled decoder, one or more.
-        cpu_precision: default precision of the weights in the native decoder; ``None`` is fp32.
+        cpu_precision: default precision of the weights in the native decoder; ``None`` is that of the model directory
+            that is exported again, else fp32.
         verify: also compare the complete ``decoder.onnx`` with the PyTorch modules through polygraphy, run by ONNX
             Runtime and, where it and a GPU are available, by TensorRT.
         overwrite: replace ``out_dir`` if it is a model directory.
@@ -168,6 +169,6 @@ def _write_files(
         "exporter": f"wavernn-trt {wavernn_trt.__version__}",
         "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
     }
-    write_config(folder, model, audio, shape, source, cpu_precision=cpu_precision)
+    write_config(folder, model, audio, shape, source, cpu_precision=cpu_precision or checkpoint.cpu_precision)
     write_probe(folder / PROBE, make_probe(checkpoint.model, audio))
     write_manifest(folder)

@@ -7,6 +7,7 @@ under ``shape.NAME``. Weights of quantised products are rounded to their grids.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def read_sequence(directory: ModelDirectory) -> FusedSequence | None:
         }
         sequence = FusedSequence(SequenceShape.from_attributes(attributes), arrays)
         sequence.check()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelDirectoryError(f"{path}: {error}; export the checkpoint again") from None
     model, shape = directory.model, sequence.shape
     expected = (model.hidden_size, model.layers, model.fc_sizes, model.outputs, model.output, model.columns)

@@ -83,15 +83,17 @@ class Vocoder:
 
         Args:
             dir: a model directory, or with ``backend="torch"`` a checkpoint; ``None`` is the shipped voice.
-            backend: ``onnxruntime``, ``torch`` (the reference, slow), ``tensorrt`` or ``tensorrt_rtx`` (engines on a
-                GPU, built with ``wavernn-trt build``), ``cuda`` (a GPU without TensorRT; needs no build), or ``auto``:
-                an engine if one fits this machine, else ``cuda`` if it can run, else ``onnxruntime``.
+            backend: ``native`` or ``onnxruntime`` (CPU), ``torch`` (the reference, slow), ``tensorrt`` or
+                ``tensorrt_rtx`` (engines on a GPU, built with ``wavernn-trt build``), ``cuda`` (a GPU without TensorRT;
+                needs no build), or ``auto``: an engine if one fits this machine, else ``cuda`` if it can run, else
+                ``native`` if it can, else ``onnxruntime``.
             batch: streams decoded together by `vocode_batch` and by folding; ``None`` is 8, 1 for ``torch``, 32 for
                 ``cuda``, and the maximum of an engine.
             threads: CPU threads of a lane; ``None`` lets the backend choose, with a number of lanes for the machine.
             precision: on a GPU: ``fp32``, ``fp16``, ``bf16`` or, for ``cuda`` only, ``fp8`` (weights only). ``None``
                 selects the engine used last; for ``cuda``, fp8 if all products of a quantised directory are in it,
-                else the best for the GPU.
+                else the best for the GPU. For ``native``: ``fp32``, ``bf16`` or ``int8`` (weights only); ``None`` is
+                the directory's default.
             cache: folder of the engines' plans; ``None`` is the user's cache folder.
             limits: bounds of queue, memory and lanes, and the timeout of an executor.
             probe: whether to vocode the model's probe first, and to refuse the model if the result differs.

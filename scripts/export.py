@@ -107,8 +107,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--cpu-precision",
         choices=NATIVE_PRECISIONS,
-        help="default precision of the weights in the native CPU decoder (default: fp32); what each loses is measured "
-        "by 'wavernn-trt score --backend native --precision bf16,int8'",
+        help="default precision of the weights in the native CPU decoder (default: fp32, or that of a model directory "
+        "that is exported again); 'wavernn-trt score --backend native --precision bf16,int8' measures what each loses",
     )
     parser.add_argument("--verify", action="store_true", help="also check the written decoder at its full length")
     parser.add_argument("--overwrite", action="store_true", help="overwrite DIR if it is a model directory")

@@ -25,6 +25,7 @@ from wavernn_trt.export.model_directory import (
     file_sha256,
     open_model_directory,
 )
+from wavernn_trt.export.operators import NativePrecision
 from wavernn_trt.export.quantization import Quantization
 from wavernn_trt.export.settings.audio import LARGEST, audio_config
 from wavernn_trt.export.settings.files import is_null
@@ -69,6 +70,8 @@ class Checkpoint:
     """For a model directory: the origin of its weights."""
     quantization: Quantization | None = None
     """For a model directory: the rounding of its products; the weights in `state` are not rounded."""
+    cpu_precision: NativePrecision | None = None
+    """For a model directory: its default precision in the native decoder."""
 
 
 def read_checkpoint(path: str | Path, **overrides: object) -> Checkpoint:
@@ -165,7 +168,12 @@ def _from_directory(path: Path, overrides: Mapping[str, object]) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     return dataclasses.replace(
-        checkpoint, source=directory.source, quantization=directory.quantization, preset=None, notes=()
+        checkpoint,
+        source=directory.source,
+        quantization=directory.quantization,
+        cpu_precision=directory.cpu_precision,
+        preset=None,
+        notes=(),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wavernn_trt.export.config import AudioConfig, ModelConfig
 from wavernn_trt.export.model_directory import CHECKPOINT, CONDITIONER, CONFIG, WEIGHTS, open_model_directory
-from wavernn_trt.export.operators import NativePrecision
+from wavernn_trt.export.operators import NATIVE_PRECISIONS, NativePrecision
 from wavernn_trt.export.quantization import Quantization, product_sizes
 from wavernn_trt.export.typed_json import from_json
 from wavernn_trt.runtime.load_options import ON_A_GPU, LoadPrecision
@@ -98,7 +98,9 @@ def _sizes(directory: Path) -> tuple[ModelConfig, AudioConfig, Quantization | No
         audio = from_json(AudioConfig, values["audio"], "audio")
         found = values.get("quantization")
         quantization = None if found is None else from_json(Quantization, found, "quantization")
-        return model, audio, quantization, values.get("cpu_precision")
+        if (precision := values.get("cpu_precision")) not in (None, *NATIVE_PRECISIONS):
+            raise ValueError(precision)
+        return model, audio, quantization, precision
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         opened = open_model_directory(directory)  # raises the error
         return opened.model, opened.audio, opened.quantization, opened.cpu_precision

@@ -33,7 +33,7 @@ class ModelKey:
     version: str | None = None
     """``None`` is the newest."""
     precision: LoadPrecision | None = None
-    """Precision on a GPU; ``None`` is that of the engine used last, and for ``cuda`` the default of the GPU."""
+    """As for `Vocoder.load`."""
     backend: str = "auto"
     """As for `Vocoder.load`."""
 

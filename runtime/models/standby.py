@@ -449,7 +449,7 @@ def usual_candidates(
 
     Args:
         path: a model directory; ``None`` is the shipped voice.
-        backends: name and precision on a GPU, in order of preference, as in
+        backends: name and precision, in order of preference, as in
             ``[("tensorrt_rtx", "fp16"), ("cuda", "fp32"), ("onnxruntime", None)]``.
         threads: as for `wavernn_trt.runtime.vocoder.Vocoder.load`.
         cache: likewise.

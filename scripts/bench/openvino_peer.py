@@ -63,14 +63,13 @@ class OpenVinoExecutor(OnnxRuntimeExecutor):
         openvino: Any = importlib.import_module("openvino")
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
-            core = openvino.Core()
+            core = openvino.Core()  # a folder of this name, which Python imports as well, has none
             compiled = core.compile_model(core.read_model(directory.file(DECODER_LOOP)), "CPU", options)
             self._request = compiled.create_infer_request()
-        except RuntimeError as error:
+        except (AttributeError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UnavailableError(
-                f"not measured: openvino {openvino.__version__} does not run {DECODER_LOOP}: {reason}"
-            ) from error
+            version = getattr(openvino, "__version__", "of unknown version")
+            raise UnavailableError(f"not measured: openvino {version} does not run {DECODER_LOOP}: {reason}") from error
         self._run = threading.Lock()
 
     def decode(self, chunk: Chunk, state: State) -> tuple[NDArray[Any], State]:

@@ -22,7 +22,9 @@ CPU = "own limit"
 """Name of these limits in the report's list of what is missing."""
 FLOATS, INTEGERS = "float products", "integer products"
 """Names of the limits of products, in multiply-adds a second."""
-_TIMES = 3
+_TIMES, _SECONDS = 5, 0.03
+"""Measurements of a limit, of which the best counts, and the length of each. The threads of a product measured before
+may spin for a while, and new threads may share a core at first: the median of short ones was too low by a quarter."""
 _LINE = 64
 """Least bytes that a thread reads."""
 
@@ -45,13 +47,13 @@ def own_limits(threads: int, works: Iterable[StepWork]) -> dict[str, Callable[[]
         raise UnavailableError(f"not measured: it needs the native decoder's library: {error}") from error
 
     def read(size: int) -> float:
-        return library.read_bandwidth(max(size, _LINE * threads), threads, path=path)
+        return library.read_bandwidth(max(size, _LINE * threads), threads, seconds=_SECONDS, path=path)
 
     def multiply(integers: bool) -> float:
-        return library.peak(threads, integers=integers, path=path)
+        return library.peak(threads, integers=integers, seconds=_SECONDS, path=path)
 
     def measured(measure: Callable[[Any], float], what: Any) -> Callable[[], float]:
-        return lambda: median(measure(what) for _ in range(_TIMES))
+        return lambda: max(measure(what) for _ in range(_TIMES))
 
     sizes = dict.fromkeys(work.weight_bytes for work in works)
     return {

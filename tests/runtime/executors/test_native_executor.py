@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def test_a_model_that_is_fed_with_amplitudes_is_decoded(tmp_path: Path) -> None:
     assert native.config.model.amplitude_feedback
     assert native.precision == "bf16"
     mel = random_mel(native, 9)
+    again = export(folder, tmp_path / "again", steps=2).directory
+    assert again.cpu_precision == "bf16"
     exact = wavernn_trt.load(folder, "native", precision="fp32")
     assert np.array_equal(exact.labels(mel, seed=3), reference.labels(mel, seed=3))
 
@@ -189,6 +192,19 @@ def test_a_damaged_file_of_weights_is_refused(
     np.savez(folder / SEQUENCE, **damage(dict(np.load(folder / SEQUENCE))))  # type: ignore[arg-type]
     with pytest.raises(ModelDirectoryError, match=r"sequence\.npz is damaged"):
         load_model(folder, LoadOptions("native"))
+    write_manifest(folder)
+    with pytest.raises(ModelDirectoryError, match=r"sequence\.npz: .*export the checkpoint again"):
+        load_model(folder, LoadOptions("native"))
+
+
+def test_a_file_of_weights_that_cannot_be_unpacked_is_refused(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    content = bytearray((folder / SEQUENCE).read_bytes())
+    with zipfile.ZipFile(folder / SEQUENCE) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    middle = largest.header_offset + largest.compress_size // 2
+    content[middle : middle + 64] = bytes(64)
+    (folder / SEQUENCE).write_bytes(content)
     write_manifest(folder)
     with pytest.raises(ModelDirectoryError, match=r"sequence\.npz: .*export the checkpoint again"):
         load_model(folder, LoadOptions("native"))

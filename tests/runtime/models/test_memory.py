@@ -13,7 +13,13 @@ from typing import Literal
 
 import pytest
 
-from wavernn_trt.export.model_directory import CONFIG, WEIGHTS, ModelDirectoryError, open_model_directory
+from wavernn_trt.export.model_directory import (
+    CONFIG,
+    WEIGHTS,
+    ModelDirectoryError,
+    open_model_directory,
+    write_manifest,
+)
 from wavernn_trt.export.quantization import Product, Quantization
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.vocoder import shipped_voice
@@ -108,6 +114,15 @@ def test_the_estimate_of_a_quantised_model_depends_on_the_backend(quantised: Cal
     for backend in ("tensorrt_rtx", "cuda"):
         plain = estimated_bytes(shipped_voice(), backend, "fp16")
         assert estimated_bytes(quantised("fp8"), backend, "fp16") == pytest.approx(plain, rel=1e-3)
+
+
+def test_an_unknown_default_precision_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "alto"
+    shutil.copytree(shipped_voice(), model)
+    (model / CONFIG).write_text((model / CONFIG).read_text().replace('"int8"', '"int4"'))
+    write_manifest(model)
+    with pytest.raises(ModelDirectoryError, match="cpu_precision is 'int4', expected one of fp32, bf16, int8"):
+        estimated_bytes(model, "native")
 
 
 @pytest.mark.parametrize("content", ["", '{"model": {}, "audio": 3}', None])

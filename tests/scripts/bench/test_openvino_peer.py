@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, State
 from wavernn_trt.runtime.loaded_model import shipped_voice
+from wavernn_trt.scripts.bench.backends import UnavailableError
 from wavernn_trt.scripts.bench.openvino_peer import OpenVinoPeer, check_samples
 from wavernn_trt.scripts.bench.peers import open_peers
 from wavernn_trt.scripts.bench.timing import PeerError
@@ -43,6 +46,15 @@ def test_without_the_package_the_reason_is_reported(monkeypatch: pytest.MonkeyPa
     missing: dict[str, str] = {}
     assert open_peers(shipped_voice(), ["openvino"], [1], missing, threads=1, precision=None, on_gpu=False) == []
     assert missing == {"openvino": "not measured: openvino is not installed (pip install openvino)"}
+
+
+def test_a_folder_of_its_name_is_reported_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    del sys.modules["openvino"]  # what it was before comes back after the test
+    with pytest.raises(UnavailableError, match="not measured: openvino of unknown version does not run"):
+        OpenVinoPeer(shipped_voice(), 1)
 
 
 def test_the_loop_graph_runs_in_openvino() -> None:
