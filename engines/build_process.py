@@ -86,7 +86,7 @@ class BuildRefusedError(RuntimeError):
 
 def main() -> None:
     """Runs one request; the exit code is 0, or 1 after an ``error`` event."""
-    from google.protobuf.message import DecodeError, EncodeError
+    from google.protobuf.message import EncodeError
 
     # Native code may print to descriptor 1: reserve a copy of it for events.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
@@ -97,7 +97,7 @@ def main() -> None:
         if request.memory_limit:
             resource.setrlimit(resource.RLIMIT_DATA, (request.memory_limit, request.memory_limit))
         events.send("result", **dataclasses.asdict(build_plan(request, events)))
-    except (MemoryError, EncodeError, DecodeError):  # the last two are protobuf's when it finds no memory
+    except (MemoryError, EncodeError):  # the latter is protobuf's when it finds no memory
         events.send("error", text=NO_MEMORY)
         sys.exit(1)
     except OSError as error:  # usually a full disk; the cache explains it
