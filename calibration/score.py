@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wavernn_trt.calibration.judge import Judge
 from wavernn_trt.calibration.likelihood import bits_of_samples
+from wavernn_trt.calibration.likeness import Likeness, likeness
 from wavernn_trt.export.arrays import FloatArray
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.copy_synthesis import SILENT_PEAK, adapt_recording
@@ -48,6 +51,8 @@ class Speech:
     """float32 [samples], at the model's rate and level."""
     mel: FloatArray
     """Its mel, float32 [n_mels, frames]."""
+    text: str | None = None
+    """What is spoken, if known."""
 
 
 @dataclass(frozen=True)
@@ -57,43 +62,6 @@ class Fit:
     bits: float
     """Sum over its samples."""
     samples: int
-
-
-@dataclass
-class Moments:
-    """Sums over pairs of numbers for their correlation; those of several recordings can be added."""
-
-    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(6))
-
-    @classmethod
-    def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
-        """Returns the sums over two arrays of the same shape."""
-        a, b = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
-        return cls(np.array([a.size, a.sum(), b.sum(), a @ a, b @ b, a @ b]))
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.sums + other.sums)
-
-    @property
-    def correlation(self) -> float | None:
-        """Pearson's correlation; ``None`` where one of the two is constant or there are no pairs."""
-        n, x, y, xx, yy, xy = (float(value) for value in self.sums)
-        if not n:
-            return None
-        variances = (xx - x * x / n) / n, (yy - y * y / n) / n
-        if min(variances) <= 1e-9 * max(xx, yy, 1.0) / n:  # the difference is only rounding
-            return None
-        return float((xy - x * y / n) / n / np.sqrt(variances[0] * variances[1]))
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """Similarity of a model's free-running output and a recording."""
-
-    moments: Moments
-    """Sums over the two log-mels."""
-    samples: int
-    """Number of compared samples."""
 
 
 def score(
@@ -122,9 +90,8 @@ def score(
     fit = next(fit_speech(vocoder.loaded, [speech]))[1]
     if not free_running:
         return Score(fit.bits / fit.samples, fit.samples, None, 0.0)
-    likeness = next(compare_speech(vocoder, [speech], seed=seed, seconds=seconds))[1]
-    spoken = likeness.samples / vocoder.sample_rate
-    return Score(fit.bits / fit.samples, fit.samples, likeness.moments.correlation, spoken)
+    found = next(compare_speech(vocoder, [speech], seeds=[seed], seconds=seconds))[2]
+    return Score(fit.bits / fit.samples, fit.samples, found.moments.correlation, found.samples / vocoder.sample_rate)
 
 
 def analyse(audio: AudioConfig, waveform: ArrayLike, sample_rate: int) -> Speech:
@@ -205,40 +172,45 @@ def compare_speech(
     vocoder: Vocoder,
     speeches: Iterable[Speech],
     *,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     seconds: float | None = None,
+    judge: Judge | None = None,
     progress: Progress | None = None,
-) -> Iterator[tuple[int, Likeness]]:
-    """Re-synthesises recordings and compares the mels.
+) -> Iterator[tuple[int, int, Likeness]]:
+    """Re-synthesises recordings and compares the results with them.
 
     Args:
         vocoder: the model.
         speeches: as for `fit_speech`.
-        seed: seed of the output, the same for each recording.
-        seconds: length of the output from the start; ``None`` is the whole recording.
+        seeds: of the outputs, one for each seed and recording.
+        seconds: length of an output from the start; ``None`` is the whole recording.
+        judge: also judges pitch, voicing and, of whole recordings whose text is known, words.
         progress: called with the number of samples decoded.
 
     Yields:
-        A recording's index and its likeness, when it ends.
+        A recording's index, a seed and the likeness, when the output ends.
 
     Raises:
         VocoderError: an invalid seed or length.
     """
     audio = vocoder.config.audio
     limit = seconds_to_samples(seconds, audio.sample_rate)
-    originals: dict[int, FloatArray] = {}
+    numbers = itertools.count()
+    compared: dict[int, tuple[int, int, FloatArray, str | None]] = {}
 
     def requests() -> Iterator[Request]:
-        for number, speech in enumerate(speeches):
+        for index, speech in enumerate(speeches):
             wanted = audio.delay + min(len(speech.waveform), limit or len(speech.waveform))
             stop = min(speech.mel.shape[1] * audio.hop_length, wanted)
-            originals[number] = speech.waveform[: stop - audio.delay]
-            # The whole recording is conditioned, even if only its beginning is decoded.
-            yield Request(speech.mel, seed, samples=stop)
+            original = speech.waveform[: stop - audio.delay]
+            for seed in seeds:
+                compared[next(numbers)] = index, seed, original, None if limit else speech.text
+                # The whole recording is conditioned, even if only its beginning is decoded.
+                yield Request(speech.mel, seed, samples=stop)
 
     for number, ticket in vocoder.vocode_many(requests(), order="completed", progress=progress):
-        output, original = ticket.result()[audio.delay :], originals.pop(number)
-        yield number, Likeness(_log_mel_moments(output, original, audio), len(original))
+        index, seed, original, text = compared.pop(number)
+        yield index, seed, likeness(ticket.result()[audio.delay :], original, audio, judge, text)
 
 
 def seconds_to_samples(seconds: float | None, sample_rate: int) -> int | None:
@@ -252,9 +224,3 @@ def seconds_to_samples(seconds: float | None, sample_rate: int) -> int | None:
     if not math.isfinite(seconds) or round(seconds * sample_rate) < 1:
         raise VocoderError(f"seconds: found {seconds}, expected a positive number of at least a sample's length")
     return round(seconds * sample_rate)
-
-
-def _log_mel_moments(output: FloatArray, original: FloatArray, audio: AudioConfig) -> Moments:
-    if audio.pad_mode == "reflect" and len(original) <= audio.n_fft // 2:
-        return Moments()  # too short to have a spectrogram
-    return Moments.of(mel_spectrogram(output, audio), mel_spectrogram(original, audio))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,8 @@ from wavernn_trt.scripts.arguments import (
 )
 
 if TYPE_CHECKING:
-    from wavernn_trt.calibration.score import Fit, Likeness, Speech
+    from wavernn_trt.calibration.likeness import Likeness
+    from wavernn_trt.calibration.score import Fit, Speech
     from wavernn_trt.export.operators import NativePrecision
     from wavernn_trt.runtime.loaded_model import LoadedModel
     from wavernn_trt.runtime.vocoder import Vocoder
@@ -34,6 +35,18 @@ Scores a model on recordings, ideally on ones that were not in its training data
                Comparable only between models of the same sample rate and number of classes.
   correlation  Pearson correlation, over all bins and frames, between the log-mels of the
                recording and of the model's free-running output for its mel; 1 is perfect.
+  MCD          mean mel-cepstral distortion of that output in dB, over frames with speech.
+  level        of that output in dB, relative to the recording.
+  clipped      share of its samples outside [-1, 1].
+
+With --judge (extra 'judge'), also the error of its pitch:
+
+  f0           root mean square error of the fundamental frequency in cents, where both are voiced.
+  voicing      share of frames that are voiced in only one of the two.
+
+and with --transcripts the share of English words that a speech recogniser gets wrong in the output
+and, after the slash, in the recording itself. One seed is one of many possible outputs: --seeds 3
+measures three, and prints the range of their totals below the means.
 
 With --precision, measures the loss of lower precision in the decoder's matrix products: one row
 per precision, with the loss in bits against fp32. Engines compute in fp16 or bf16. int8 and fp8
@@ -44,6 +57,7 @@ EPILOG = """\
 examples:
   wavernn-trt score my-voice kept-out/ --seconds 3
   wavernn-trt score my-voice clip.wav --teacher-forced-only
+  wavernn-trt score my-voice kept-out/ --seeds 3 --transcripts metadata.csv
   wavernn-trt score my-voice kept-out/ --precision fp32,fp16,int8,fp8 --table my-voice.json
 """
 
@@ -54,7 +68,8 @@ class _File:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     fit: Fit | None = None
-    likeness: Likeness | None = None
+    likenesses: dict[int, Likeness] = field(default_factory=dict)
+    """By seed."""
 
 
 @dataclass
@@ -63,6 +78,8 @@ class _Run:
 
     vocoder: Vocoder
     files: list[_File]
+    texts: Mapping[str, str]
+    """Name of a recording -> what is spoken in it."""
     opened: list[_File] = field(default_factory=list)
     """Files that the current pass has read."""
 
@@ -84,6 +101,7 @@ class _Run:
                 recording = read_recording(file.path)
                 file.warnings = recording.warnings
                 speech = analyse(self.vocoder.loaded.audio, recording.samples, recording.sample_rate)
+                speech = replace(speech, text=self.texts.get(file.path.stem))
             except Exception as error:  # a bad file does not stop the others
                 file.error = reason_of(error)
             else:
@@ -113,7 +131,25 @@ def add_parser(subparsers: Any) -> None:
         help="random seed of the free-running output (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=positive_number, metavar="S", help="seconds of free-running output per file (default: all)"
+        "--seeds",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of outputs per recording, with successive seeds (default: %(default)s)",
+    )
+    parser.add_argument("--judge", action="store_true", help="also measure f0 and voicing; slower")
+    parser.add_argument(
+        "--transcripts",
+        type=path,
+        metavar="FILE",
+        help="texts of the recordings, a line each: NAME|text or, as in LJ Speech, NAME|text|normalised text; "
+        "with --judge's measures, counts wrong words",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive_number,
+        metavar="S",
+        help="seconds of free-running output per file, in which no words are counted (default: all)",
     )
     parser.add_argument(
         "--precision",
@@ -224,24 +260,29 @@ def _rounded_models(arguments: argparse.Namespace, names: Sequence[str]) -> list
 
 
 def _score(vocoder: Vocoder, paths: Sequence[Path], arguments: argparse.Namespace, title: str = "") -> dict[str, Any]:
+    from wavernn_trt.calibration.judge import Judge, read_transcripts
     from wavernn_trt.calibration.score import compare_speech, fit_speech, seconds_to_samples
     from wavernn_trt.scripts.progress import file_bar
 
     audio, hidden = vocoder.config.audio, arguments.quiet
     seconds_to_samples(arguments.seconds, vocoder.sample_rate)
-    job = _Run(vocoder, [_File(path) for path in paths])
+    judge = Judge() if arguments.judge or arguments.transcripts else None
+    texts = read_transcripts(arguments.transcripts) if arguments.transcripts else {}
+    job = _Run(vocoder, [_File(path) for path in paths], texts)
+    seeds = [] if arguments.teacher_forced_only else range(arguments.seed, arguments.seed + arguments.seeds)
     started = time.perf_counter()
     with file_bar(f"{title}bits", job.usable(), audio, hidden=hidden) as bar:
         for index, fit in fit_speech(vocoder.loaded, job.speeches(), bar.decoded):
             job.opened[index].fit = fit
-    if not arguments.teacher_forced_only:
-        with file_bar(f"{title}correlation", job.usable(), audio, limit=arguments.seconds, hidden=hidden) as bar:
+    if seeds:
+        files = job.usable() * len(seeds)
+        with file_bar(f"{title}correlation", files, audio, limit=arguments.seconds, hidden=hidden) as bar:
             likenesses = compare_speech(
-                vocoder, job.speeches(), seed=arguments.seed, seconds=arguments.seconds, progress=bar.decoded
+                vocoder, job.speeches(), seeds=seeds, seconds=arguments.seconds, judge=judge, progress=bar.decoded
             )
-            for index, likeness in likenesses:
-                job.opened[index].likeness = likeness
-    return _report(job, arguments.seed, time.perf_counter() - started)
+            for index, seed, likeness in likenesses:
+                job.opened[index].likenesses[seed] = likeness
+    return _report(job, seeds, time.perf_counter() - started)
 
 
 def _print_problems(entries: Iterable[dict[str, Any]]) -> None:
@@ -252,17 +293,20 @@ def _print_problems(entries: Iterable[dict[str, Any]]) -> None:
             notice(f"failed: {entry['input']}: {entry['error'].removeprefix(entry['input'] + ': ')}")
 
 
-def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:
-    from wavernn_trt.calibration.score import Moments
+def _report(job: _Run, seeds: Sequence[int], elapsed: float) -> dict[str, Any]:
+    from wavernn_trt.calibration.likeness import Likeness
 
     rate = job.vocoder.sample_rate
     fits = [file.fit for file in job.files if file.fit is not None]
-    likenesses = [file.likeness for file in job.files if file.likeness is not None]
+    sums = {
+        seed: sum((file.likenesses[seed] for file in job.files if seed in file.likenesses), Likeness())
+        for seed in seeds
+    }
     samples = sum(fit.samples for fit in fits)
     return {
         "model": str(job.vocoder.config.path),
         "backend": job.vocoder.backend,
-        "seed": seed,
+        "seeds": list(seeds),
         "sample_rate": rate,
         "files": [_entry(file, rate) for file in job.files],
         "totals": {
@@ -271,8 +315,9 @@ def _report(job: _Run, seed: int, elapsed: float) -> dict[str, Any]:
             "bits": sum(fit.bits for fit in fits) / samples if samples else None,
             "samples": samples,
             "seconds": samples / rate,
-            "correlation": sum((each.moments for each in likenesses), Moments()).correlation,
-            "spoken": sum(each.samples for each in likenesses) / rate,
+            **_means(list(sums.values())),
+            "by_seed": {seed: likeness.measures() for seed, likeness in sums.items()},
+            "spoken": sum(each.samples for each in sums.values()) / rate,
             "elapsed": round(elapsed, 3),
         },
     }
@@ -284,22 +329,68 @@ def _entry(file: _File, rate: int) -> dict[str, Any]:
         "bits": file.fit.bits / file.fit.samples if file.fit else None,
         "samples": file.fit.samples if file.fit else 0,
         "seconds": file.fit.samples / rate if file.fit else 0.0,
-        "correlation": file.likeness.moments.correlation if file.likeness else None,
-        "spoken": file.likeness.samples / rate if file.likeness else 0.0,
+        **_means(list(file.likenesses.values())),
+        "spoken": sum(each.samples for each in file.likenesses.values()) / rate,
         "error": file.error,
         "warnings": list(file.warnings),
     }
 
 
-def _table(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{'bits':>8}  {'correlation':>11}  {'seconds':>8}  recording"
+def _means(likenesses: Sequence[Likeness]) -> dict[str, float | None]:
+    """Returns the mean of each measure; ``None`` where it is missing from an output or there is none."""
+    from wavernn_trt.calibration.likeness import Likeness
+
+    measures = [likeness.measures() for likeness in likenesses]
+    means: dict[str, float | None] = {}
+    for name in Likeness().measures():
+        values = [each[name] for each in measures]
+        known = [value for value in values if value is not None]
+        means[name] = sum(known) / len(known) if known and len(known) == len(values) else None
+    return means
+
+
+_Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+"""Title of a column, and its cell for an entry of the report."""
+
+
+def _columns(report: Mapping[str, Any]) -> Iterator[_Column]:
+    def cell(name: str, form: str, factor: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
+        return lambda entry: "-" if entry[name] is None else format(factor * entry[name], form)
+
     totals = report["totals"]
-    done = [entry for entry in report["files"] if entry["error"] is None]
-    for entry in [*done, {**totals, "input": f"all {totals['scored']} ({report['backend']})"}]:
-        bits, correlation = (
-            "-" if value is None else f"{value:.4f}" for value in (entry["bits"], entry["correlation"])
-        )
-        yield f"{bits:>8}  {correlation:>11}  {entry['seconds']:8.2f}  {entry['input']}"
+    yield "bits", cell("bits", ".4f")
+    yield "correlation", cell("correlation", ".4f")
+    yield "MCD/dB", cell("distortion_db", ".2f")
+    yield "level/dB", cell("level_db", "+.1f")
+    yield "clipped", cell("clipped", ".3%")
+    if totals["voicing_error"] is not None:
+        yield "f0/cents", cell("f0_error_cents", ".0f")
+        yield "voicing", cell("voicing_error", ".1%")
+    if totals["words_wrong"] is not None:
+        output, recording = cell("words_wrong", ".1%"), cell("recording_words_wrong", ".1%")
+        yield "words wrong", lambda entry: f"{output(entry)}/{recording(entry)}"
+    yield "seconds", cell("seconds", ".2f")
+
+
+def _table(report: dict[str, Any]) -> Iterator[str]:
+    totals, seeds = report["totals"], report["totals"]["by_seed"].values()
+    rows = [(entry, entry["input"]) for entry in report["files"] if entry["error"] is None]
+    rows.append((totals, f"all {totals['scored']} ({report['backend']})"))
+    if len(seeds) > 1:
+        for title, choose in (("least", min), ("most", max)):
+            row = dict(totals)
+            for name in next(iter(seeds)):
+                values = [each[name] for each in seeds]
+                row[name] = None if None in values else choose(values)
+            rows.append((row, f"{title} of {len(seeds)} seeds"))
+    columns = []
+    for title, cell in _columns(report):
+        cells = [title, *(cell(entry) for entry, _ in rows)]
+        width = max(map(len, cells))
+        columns.append([text.rjust(width) for text in cells])
+    columns.append(["recording", *(name for _, name in rows)])
+    for line in zip(*columns, strict=True):
+        yield "  ".join(line)
 
 
 def _precision_table(reports: Mapping[str, dict[str, Any]]) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def mu_law_labels(waveform: NDArray[np.float64], bits: int) -> NDArray[np.int64]
     return np.asarray(np.floor((mu_law_compress(limited, mu) + 1) / 2 * mu + 0.5), dtype=np.int64)
 
 
-def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bits: int) -> Recording:
+def prepare(name: str, recording: NDArray[np.floating], rate: float, gain: float, bits: int) -> Recording:
     """Resamples a recording, scales its peak to ``AUDIO.peak * gain`` and computes its labels and features."""
-    signal = soxr.resample(signal, rate, AUDIO.sample_rate)
+    signal: NDArray[np.float64] = soxr.resample(np.asarray(recording, np.float64), rate, AUDIO.sample_rate)
     signal = signal * (gain * (AUDIO.peak or 1.0) / max(float(np.abs(signal).max(initial=0.0)), 1e-9))
     mel = mel_spectrogram(signal.astype(np.float32), AUDIO).T  # [frames, n_mels]
     labels = np.full(len(mel) * AUDIO.hop_length, 2 ** (bits - 1), dtype=np.int64)
@@ -82,7 +83,7 @@ def prepare(name: str, signal: NDArray[np.float64], rate: float, gain: float, bi
     )
 
 
-Clips = dict[str, tuple[NDArray[np.float64], int]]
+Clips = dict[str, tuple[NDArray[np.float32], int]]
 """File name without suffix -> (mono signal, sample rate in Hz)."""
 
 
@@ -113,26 +114,39 @@ def read_folder(folder: Path) -> Clips:
             raise CorpusError(f"{path}: found silence, expected speech; move it away")
         if path.stem in clips:
             raise CorpusError(f"{path}: found another recording of that name with another suffix; move one away")
-        clips[path.stem] = (signal.astype(np.float64), rate)
+        clips[path.stem] = (signal, rate)
     return clips
 
 
-def split(names: Sequence[str], keep_out: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Returns the names to train on and those to keep out; ``None`` keeps out the last eighth."""
-    kept = list(keep_out) if keep_out is not None else sorted(names)[-math.ceil(len(names) / 8) :]
-    unknown = sorted(set(kept) - set(names))
+def split(folders: Sequence[Clips], keep_out: Sequence[str] | None) -> tuple[list[list[str]], list[list[str]]]:
+    """Returns each folder's names to train on, and those to keep out; ``None`` keeps out the last eighth of each.
+
+    Raises:
+        CorpusError: a name is in two folders or in none, or nothing is left to train on or to keep out in a folder.
+    """
+    names = [name for clips in folders for name in clips]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise CorpusError(f"{twice[0]}: found in two folders, expected different names")
+    unknown = sorted(set(keep_out or ()) - set(names))
     if unknown:
-        raise CorpusError(f"--keep-out {unknown[0]}: no such clip; the folder has {', '.join(sorted(names))}")
-    training = sorted(set(names) - set(kept))
-    if not training or not kept:
-        raise CorpusError(f"{len(training)} clips to train on and {len(kept)} kept out: both need at least one")
-    return training, sorted(kept)
+        raise CorpusError(f"--keep-out {unknown[0]}: no such clip; the folder has {_listed(names)}")
+    training, kept_out = [], []
+    for clips in folders:
+        kept = sorted(clips)[-math.ceil(len(clips) / 8) :] if keep_out is None else sorted({*keep_out} & {*clips})
+        kept_out.append(kept)
+        training.append(sorted(set(clips) - set(kept)))
+        if not training[-1] or not kept:
+            raise CorpusError(
+                f"{_listed(clips)}: {len(training[-1])} clips to train on and {len(kept)} kept out: both need at least "
+                "one"
+            )
+    return training, kept_out
 
 
-def altered(name: str, signal: NDArray[np.float64], rate: int, bits: int, rng: torch.Generator) -> Recording:
-    """Returns a copy with speed and pitch changed by up to 8 % and the level lowered by up to 5 dB."""
-    speed, decibels = (torch.rand(2, generator=rng) * torch.tensor([0.16, -5]) + torch.tensor([0.92, 0])).tolist()
-    return prepare(name, signal, rate * speed, 10 ** (decibels / 20), bits)
+def _listed(names: Iterable[str], most: int = 12) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 @dataclass(frozen=True)
@@ -191,18 +205,17 @@ class Corpus:
         return torch.cat([torch.full_like(s, i) for i, s in enumerate(starts)]), torch.cat(starts)
 
 
-def sampling_weights(corpus: Corpus, originals: int, variant_share: float) -> Tensor:
-    """Returns weights to draw recordings with, so that every second of the originals is equally frequent.
+def sampling_weights(corpus: Corpus, groups: Sequence[tuple[int, float]]) -> Tensor:
+    """Returns weights to draw recordings with, so that every second of a group is equally frequent.
 
     Args:
-        corpus: originals first, then altered copies, if any.
-        originals: number of originals.
-        variant_share: the copies' share of the training data.
+        corpus: the groups' recordings, one group after another.
+        groups: number of recordings, and share of the training data, of each.
     """
+    counts, shares = zip(*groups, strict=True)
     weights = corpus.frames.double().cpu()
-    weights[:originals] *= (1 - variant_share) / weights[:originals].sum()
-    if len(weights) > originals:
-        weights[originals:] *= variant_share / weights[originals:].sum()
+    for group, share in zip(weights.split(list(counts)), shares, strict=True):
+        group *= share / group.sum()
     return weights
 
 

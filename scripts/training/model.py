@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,70 @@ def _sizes(state: Mapping[str, Tensor], recipe: Recipe) -> Recipe:
     )
     TrainingModel(sized).load_state_dict(dict(state))
     return sized
+
+
+def widened(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """Returns weights of the recipe's sizes that compute the same logits as narrower ones.
+
+    The added units have random weights, and weights of zero towards the units that were there, which training changes.
+
+    Args:
+        state: weights with the same number of classes and sizes no larger than the recipe's.
+        recipe: the sizes.
+
+    Raises:
+        RecipeError: the tensors are not those of this network, or one of its sizes is larger.
+    """
+    before = sized_like(state, recipe)
+    for name in ("conditioning_size", "embedding_dim", "rnn_size", "fc_size"):
+        if getattr(before, name) > getattr(recipe, name):
+            raise RecipeError(f"{name}: found {getattr(recipe, name)}, expected at least {getattr(before, name)}")
+    if before.bits != recipe.bits:
+        raise RecipeError(f"bits: found {recipe.bits}, expected {before.bits}")
+    wide: dict[str, Tensor] = TrainingModel(recipe).state_dict()
+    old_axes, new_axes = _axes(before), _axes(recipe)
+    for name, tensor in wide.items():
+        rows, *columns = (_places(old, new) for old, new in zip(old_axes[name], new_axes[name], strict=True))
+        old = state[name].to(tensor.dtype)
+        if not columns:
+            tensor[rows] = old
+            continue
+        if name != "embedding.weight":  # no sum over its columns
+            tensor[rows] = 0
+        tensor[rows[:, None], columns[0]] = old
+    return wide
+
+
+def _axes(recipe: Recipe) -> dict[str, tuple[list[int], ...]]:
+    """Returns for each tensor and axis the sizes of its parts: gates, or the inputs that are concatenated."""
+    c, e, h, f, classes = (
+        recipe.conditioning_size,
+        recipe.embedding_dim,
+        recipe.rnn_size,
+        recipe.fc_size,
+        2**recipe.bits,
+    )
+    axes: dict[str, tuple[list[int], ...]] = {
+        "embedding.weight": ([classes], [e]),
+        "fc1.weight": ([f], [h]),
+        "fc1.bias": ([f],),
+        "fc2.weight": ([classes], [f]),
+        "fc2.bias": ([classes],),
+    }
+    layers = [("rnn2", "l0", h, [e, c, c])]
+    layers += [("rnn1", f"l0{way}", c, [AUDIO.n_mels]) for way in ("", "_reverse")]
+    layers += [("rnn1", f"l1{way}", c, [c, c]) for way in ("", "_reverse")]
+    for gru, layer, size, inputs in layers:
+        axes[f"{gru}.weight_ih_{layer}"] = ([size] * 3, inputs)
+        axes[f"{gru}.weight_hh_{layer}"] = ([size] * 3, [size])
+        axes[f"{gru}.bias_ih_{layer}"] = axes[f"{gru}.bias_hh_{layer}"] = ([size] * 3,)
+    return axes
+
+
+def _places(old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Returns the positions of the old parts' entries in an axis where each part has grown at its end."""
+    starts = itertools.accumulate(new, initial=0)
+    return torch.cat([torch.arange(start, start + size) for start, size in zip(starts, old, strict=False)])
 
 
 def config_yaml(recipe: Recipe) -> str:

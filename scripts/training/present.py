@@ -7,15 +7,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wavernn_trt.calibration.score import Moments, Speech, analyse_speech, compare_speech, fit_speech
+from wavernn_trt.calibration.judge import Judge, read_transcripts
+from wavernn_trt.calibration.likeness import Likeness, Moments
+from wavernn_trt.calibration.score import Speech, analyse_speech, compare_speech, fit_speech
 from wavernn_trt.export.atomic_file import write_atomic
-from wavernn_trt.export.model_directory import WEIGHTS
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import read_audio, write_wav
@@ -23,33 +25,37 @@ from wavernn_trt.runtime.sample_coding import SampleCoding
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.arguments import positive_integer, positive_number
 from wavernn_trt.scripts.bench.machine import MachineWatch, describe_machine, describe_versions
+from wavernn_trt.scripts.recordings import find_recordings
+from wavernn_trt.scripts.training.listening_page import write_page
 from wavernn_trt.scripts.training.mel_picture import draw_mels, need_matplotlib
 
 _ROUNDS = 5
 
 
-def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dict[str, Any]:
+def figures(
+    vocoder: Vocoder, speeches: Sequence[Speech], *, seeds: int = 3, judge: Judge | None = None
+) -> dict[str, Any]:
     """Measures a voice.
 
     Args:
         vocoder: the voice.
         speeches: recordings that are not in its training data.
         seeds: number of outputs per recording.
+        judge: also judges pitch, voicing and words.
 
     Returns:
-        ``bits`` per sample; ``correlation`` of the log-mels, for each seed; ``ceiling``, the correlation of the
-        recordings quantised to the voice's classes; ``seconds`` of speech; ``bytes`` of the decoder's weights.
+        ``bits`` per sample; the measures of `Likeness.measures`, each a list with a value for each seed; ``ceiling``,
+        the correlation of the recordings quantised to the voice's classes; ``seconds`` of speech; ``bytes`` of the
+        model directory.
     """
     fits = [fit for _, fit in fit_speech(vocoder.loaded, speeches)]
     samples = sum(fit.samples for fit in fits)
-    correlations = []
-    for seed in range(seeds):
-        moments = Moments()
-        for _, likeness in compare_speech(vocoder, speeches, seed=seed):
-            moments += likeness.moments
-        if moments.correlation is None:
-            raise VocoderError("the voice's output for these recordings is constant, so that no correlation is defined")
-        correlations.append(moments.correlation)
+    sums = {seed: Likeness() for seed in range(seeds)}
+    for _, seed, likeness in compare_speech(vocoder, speeches, seeds=list(sums), judge=judge):
+        sums[seed] += likeness
+    measures = [each.measures() for each in sums.values()]
+    if any(each["correlation"] is None for each in measures):
+        raise VocoderError("the voice's output for these recordings is constant, so that no correlation is defined")
     audio, coding = vocoder.config.audio, SampleCoding(vocoder.config.model, vocoder.config.audio)
     ceiling = Moments()
     for speech in speeches:
@@ -57,10 +63,10 @@ def figures(vocoder: Vocoder, speeches: Sequence[Speech], seeds: int = 3) -> dic
         ceiling += Moments.of(mel_spectrogram(coded, audio), speech.mel)
     return {
         "bits": sum(fit.bits for fit in fits) / samples,
-        "correlation": correlations,
+        **{name: values for name in measures[0] if None not in (values := [each[name] for each in measures])},
         "ceiling": ceiling.correlation,
         "seconds": samples / vocoder.sample_rate,
-        "bytes": vocoder.loaded.path.joinpath(WEIGHTS).stat().st_size,
+        "bytes": sum(file.stat().st_size for file in vocoder.loaded.path.iterdir() if file.is_file()),
     }
 
 
@@ -75,8 +81,8 @@ def real_time_factor(vocoder: Vocoder, speech: Speech) -> dict[str, float]:
     return {"median": statistics.median(warm), "least": min(warm), "most": max(warm)}
 
 
-def present(
-    vocoder: Vocoder, name: str, clips: dict[str, Speech], folder: Path, *, listen: int, seconds: float
+def write_samples(
+    vocoder: Vocoder, name: str, clips: Mapping[str, Speech], folder: Path, *, listen: int, seconds: float
 ) -> None:
     """Writes ``CLIP.wav``, ``CLIP-NAME.wav`` and ``NAME.png``.
 
@@ -99,13 +105,22 @@ def present(
     draw_mels(rows, audio, folder / f"{name}.png")
 
 
-def row(result: dict[str, Any]) -> str:
-    """Returns the README's row of a voice, from its JSON: bits, correlation, ceiling, real-time factor, size."""
+def row(result: Mapping[str, Any]) -> str:
+    """Returns the README's row of a voice, from its JSON.
+
+    Its columns: voice, bits, correlation, ceiling, mel-cepstral distortion, words wrong of output and recording,
+    real-time factor and size. Of several seeds: the median.
+    """
+
+    def median(name: str, form: str) -> str:
+        return format(statistics.median(result[name]), form) if name in result else "-"
+
     speed = result["real_time_factor"]
     return (
-        f"| {result['voice']} | {result['bits']:.3f} | {statistics.median(result['correlation']):.3f} "
-        f"| {result['ceiling']:.3f} | {speed['median']:.2f} ({speed['least']:.2f} … {speed['most']:.2f}) "
-        f"| {result['bytes'] / 1e6:.1f} MB |"
+        f"| {result['voice']} | {result['bits']:.3f} | {median('correlation', '.3f')} | {result['ceiling']:.3f} "
+        f"| {median('distortion_db', '.1f')} dB "
+        f"| {median('words_wrong', '.0%')} / {median('recording_words_wrong', '.0%')} "
+        f"| {speed['median']:.2f} ({speed['least']:.2f} … {speed['most']:.2f}) | {result['bytes'] / 1e6:.1f} MB |"
     )
 
 
@@ -114,17 +129,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavernn_trt.scripts.training.present",
         description="Measure a voice on recordings that are not in its training data, and write samples to listen to.",
-        epilog="Writes to FOLDER: CLIP.wav and CLIP-NAME.wav for the first clips, NAME.png with their spectrograms, "
-        "and NAME.json with bits per sample, the correlation of log-mels for three seeds and its ceiling (that of the "
-        "recordings quantised to the voice's classes), the real-time factor on one CPU thread, and the size. Prints "
-        "the voice's row for the README.",
+        epilog="Writes to FOLDER: CLIP.wav and CLIP-NAME.wav for the first clips; NAME.png with their spectrograms; "
+        "NAME.json with bits per sample, the measures of 'wavernn-trt score' for each seed, the ceiling of the "
+        "correlation (that of the recordings quantised to the voice's classes), the real-time factor on one CPU "
+        "thread, and the size; and index.html, a page to compare by ear all voices presented in the folder. "
+        "Prints the voice's row for the README.",
     )
     parser.add_argument("voice", type=Path, help="model directory")
-    parser.add_argument("recordings", type=Path, nargs="+", help="recordings, FLAC or WAV")
+    parser.add_argument("recordings", type=Path, nargs="+", help="recordings, or folders of them")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder, created if missing"
     )
     parser.add_argument("--name", help="name of the voice (default: its folder's name)")
+    parser.add_argument("--backend", default="auto", help="as for 'wavernn-trt vocode' (default: %(default)s)")
+    parser.add_argument(
+        "--seeds",
+        type=positive_integer,
+        default=3,
+        metavar="N",
+        help="outputs per recording that are measured (default: %(default)s)",
+    )
+    parser.add_argument("--judge", action="store_true", help="also measure f0 and voicing (extra 'judge')")
+    parser.add_argument(
+        "--transcripts", type=Path, metavar="FILE", help="texts of the recordings, to count wrong words (extra 'judge')"
+    )
     parser.add_argument(
         "--listen",
         type=positive_integer,
@@ -143,17 +171,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = Path(options.name or options.voice.resolve().name).name
     try:
         need_matplotlib()
-        with Vocoder.load(options.voice, "onnxruntime", threads=1) as vocoder:
-            clips = {path.stem: analyse_speech(vocoder.loaded.audio, *read_audio(path)) for path in options.recordings}
-            if len(clips) < len(options.recordings):
+        judge = Judge() if options.judge or options.transcripts else None
+        texts = read_transcripts(options.transcripts) if options.transcripts else {}
+        with Vocoder.load(options.voice, options.backend, threads=1) as vocoder:
+            paths = find_recordings(options.recordings)
+            clips = {
+                path.stem: replace(analyse_speech(vocoder.loaded.audio, *read_audio(path)), text=texts.get(path.stem))
+                for path in paths
+            }
+            if len(clips) < len(paths):
                 raise VocoderError("recordings: found two of the same name, expected different names")
-            result: dict[str, Any] = {"voice": name, "clips": list(clips)} | figures(vocoder, list(clips.values()))
+            result: dict[str, Any] = {"voice": name, "backend": vocoder.backend, "clips": list(clips)}
+            result |= figures(vocoder, list(clips.values()), seeds=options.seeds, judge=judge)
             watch = MachineWatch()
             result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))
             result |= {"others_share": watch.others_share(), "date": time.strftime("%Y-%m-%d")}
             result |= {"machine": describe_machine(), "versions": describe_versions()}
+            write_samples(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
+            result["listen"] = list(clips)[: options.listen]
             write_atomic(options.output / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
-            present(vocoder, name, clips, options.output, listen=options.listen, seconds=options.seconds)
+            write_page(options.output)
     except (ValueError, OSError) as error:
         print(f"present: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,7 @@ class Recipe:
     bits: int = 8
     """Bits of a mu-law label."""
     rows: int = 128
-    """Batch size: recordings processed in parallel."""
+    """Batch size: recordings processed in parallel, by all processes together."""
     frames: int = 2
     """Mel frames in a window; backpropagation is truncated to it, while the state continues."""
     context: int = 60
@@ -59,11 +59,12 @@ class Recipe:
     """Largest norm of the gradient; a larger one is scaled down."""
     ema_decay: float = 0.998
     """Decay of the moving average of the weights, which is validated and saved."""
-    variants: int = 11
-    """Copies of each recording with changed speed, pitch and level, against overfitting on few minutes of speech."""
+    variant_minutes: float = 30.0
+    """Length of copies of each folder's recordings with changed speed, pitch and level, against overfitting on few
+    minutes of speech; 0 makes none."""
     variant_share: float = 0.5
-    """Share of these copies in the training data. With 0.25, lj-small overfits its 178 s of speech after 40 million
-    samples: the training loss falls further, the validation loss does not."""
+    """Share of these copies in a folder's training data. With 0.25, lj-small overfits its 178 s of speech after 40
+    million samples: the training loss falls further, the validation loss does not."""
     validate_every: int = 200
     """Updates between validations; each also saves the checkpoints."""
     samples_every: int = 2
@@ -84,9 +85,11 @@ class Recipe:
         for name in ("minutes", "learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RecipeError(f"{name}: found {getattr(self, name)}, expected a positive number")
-        for name in ("variants", "context", "samples_every", "seed"):
+        for name in ("context", "samples_every", "seed"):
             if not 0 <= getattr(self, name) < 2**62:
                 raise RecipeError(f"{name}: found {getattr(self, name)}, expected an integer from 0 on")
+        if not 0 <= self.variant_minutes < math.inf:
+            raise RecipeError(f"variant_minutes: found {self.variant_minutes}, expected a number from 0 on")
         for name in ("variant_share", "ema_decay", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name}: found {getattr(self, name)}, expected at least 0 and below 1")
@@ -107,7 +110,7 @@ RECIPES = {
         rows=256,
         frames=4,
         learning_rate=1e-3,
-        variants=23,
+        variant_minutes=70.0,
         variant_share=0.6,
         validate_every=250,
         samples_every=8,

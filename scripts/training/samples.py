@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wavernn_trt.calibration.score import Moments
+from wavernn_trt.calibration.likeness import Moments
 from wavernn_trt.export.families.univoc import univoc_from_state
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.files.audio import write_wav

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wavernn_trt.calibration.likelihood import bits_of_samples
-from wavernn_trt.calibration.score import Moments, analyse, compare_speech, fit_speech, score
+from wavernn_trt.calibration.likeness import Moments
+from wavernn_trt.calibration.score import analyse, compare_speech, fit_speech, score
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.features import mel_spectrogram
 from wavernn_trt.runtime.sample_coding import SampleCoding
@@ -88,7 +89,7 @@ def test_neighbours_in_a_batch_do_not_change_a_score(
     def all_of(vocoder: Vocoder) -> tuple[dict[int, float], dict[int, float | None]]:
         speeches = [analyse(vocoder.config.audio, waveform, RATE) for waveform in recordings]
         bits = {index: fit.bits for index, fit in fit_speech(vocoder.loaded, speeches)}
-        return bits, {index: each.moments.correlation for index, each in compare_speech(vocoder, speeches)}
+        return bits, {index: each.moments.correlation for index, _, each in compare_speech(vocoder, speeches)}
 
     alone, together = all_of(tiny_vocoder), all_of(tiny_vocoder_of_three)
     assert sorted(alone[0]) == sorted(alone[1]) == [0, 1, 2, 3]

@@ -54,8 +54,8 @@ def test_teacher_forcing_alone_prints_bits_without_correlation(clips: Path, scor
     code, out, err = score(clips / "a.wav", "--teacher-forced-only", "--quiet")
     assert (code, err) == (0, "")
     head, line, total = out.splitlines()
-    assert head.split() == ["bits", "correlation", "seconds", "recording"]
-    assert line.split()[1:3] == ["-", "0.06"]
+    assert head.split() == ["bits", "correlation", "MCD/dB", "level/dB", "clipped", "seconds", "recording"]
+    assert line.split()[1:6] == ["-", "-", "-", "-", "0.06"]
     assert line.split()[0] == total.split()[0]
 
 
@@ -154,3 +154,36 @@ def test_truncated_recordings_and_left_out_files_are_reported(clips: Path, score
     assert err.count("a.wav: cut short: found 0.04 s of the 0.06 s that its header states") == 1
     assert [len(entry["warnings"]) for entry in json.loads(out)["files"]] == [1, 0]
     assert "left out 1 file that is no recording: .npy 1" in caplog.text
+
+
+def test_several_seeds_have_a_range(clips: Path, score: Command) -> None:
+    arguments = (clips, "--seeds", 3, "--seed", 5, "-q")
+    report = json.loads(score(*arguments, "--json")[1])
+    totals = report["totals"]
+    assert report["seeds"] == [5, 6, 7]
+    assert list(totals["by_seed"]) == ["5", "6", "7"]
+    found = [measures["distortion_db"] for measures in totals["by_seed"].values()]
+    assert len(set(found)) == 3
+    assert totals["distortion_db"] == pytest.approx(np.mean(found))
+    alone = json.loads(score(clips, "--seed", 6, "-q", "--json")[1])["totals"]
+    assert alone["by_seed"]["6"] == pytest.approx(totals["by_seed"]["6"], nan_ok=True)
+    lines = score(*arguments)[1].splitlines()
+    assert [line.split("  ")[-1] for line in lines[-2:]] == ["least of 3 seeds", "most of 3 seeds"]
+    assert float(lines[-2].split()[2]) == pytest.approx(min(found), abs=0.006)
+    assert float(lines[-1].split()[2]) == pytest.approx(max(found), abs=0.006)
+
+
+@pytest.mark.slow
+def test_pitch_and_words_are_judged_on_request(clips: Path, score: Command) -> None:
+    for package in ("jiwer", "librosa", "pocketsphinx"):
+        pytest.importorskip(package, reason="judging needs the extra 'judge'")
+    texts = clips.parent / "metadata.csv"
+    texts.write_text("a|two words\n")
+    code, out, err = score(clips, "--transcripts", texts, "-q")
+    assert code == 0, err
+    head, a, b, total = out.splitlines()
+    assert "voicing" in head
+    assert head.split()[-4:] == ["words", "wrong", "seconds", "recording"]
+    assert a.split()[-3] == total.split()[-5] == "100.0%/100.0%"
+    assert b.split()[-3] == "-/-"
+    assert score(clips, "--transcripts", clips.parent / "gone.csv")[0] == 2

@@ -22,10 +22,12 @@ from wavernn_trt.scripts.training.corpus import (
     prepare,
     read_folder,
     sampling_weights,
+    split,
     walk,
 )
 from wavernn_trt.scripts.training.model import TrainingModel
 from wavernn_trt.scripts.training.recipe import Recipe
+from wavernn_trt.scripts.training.training_data import altered_copies
 
 CPU = torch.device("cpu")
 FRAMES = (81, 40, 60)
@@ -103,7 +105,7 @@ def test_pieces_cover_every_recording_in_order(recordings: list[Recording]) -> N
 
 def test_rows_continue_a_recording_to_its_end(recordings: list[Recording]) -> None:
     corpus, frames = Corpus(recordings, CPU), 4
-    weights = sampling_weights(corpus, 3, 0.0)
+    weights = sampling_weights(corpus, [(3, 1.0)])
     batches = walk(corpus, weights, rows=5, frames=frames, context=4, rng=torch.Generator().manual_seed(1))
     windows, continued = next(batches)
     assert continued.tolist() == [0.0] * 5
@@ -121,12 +123,35 @@ def test_rows_continue_a_recording_to_its_end(recordings: list[Recording]) -> No
     assert restarts >= 5
 
 
-def test_copies_have_their_share_and_long_recordings_a_larger_one(recordings: list[Recording]) -> None:
-    weights = sampling_weights(Corpus(recordings, CPU), 2, 0.25)
+def test_groups_have_their_share_and_long_recordings_a_larger_one(recordings: list[Recording]) -> None:
+    weights = sampling_weights(Corpus(recordings, CPU), [(2, 0.75), (1, 0.25)])
     assert weights[:2].sum().item() == pytest.approx(0.75)
     assert weights[2].item() == pytest.approx(0.25)
     assert (weights[0] / weights[1]).item() == pytest.approx(81 / 40)
-    assert sampling_weights(Corpus(recordings, CPU), 3, 0.25).sum().item() == pytest.approx(0.75)
+
+
+def test_the_last_eighth_of_each_folder_or_the_named_clips_are_kept_out() -> None:
+    nothing = np.zeros(0, np.float32), 16000
+    folders = [dict.fromkeys("abc", nothing), dict.fromkeys("defghijkl", nothing)]
+    assert split(folders, None) == ([["a", "b"], list("defghij")], [["c"], ["k", "l"]])
+    assert split(folders, ["l", "a"]) == ([["b", "c"], list("defghijk")], [["a"], ["l"]])
+    with pytest.raises(CorpusError, match="d, e, f, g, h, i, j, k, l: 9 clips to train on and 0 kept out"):
+        split(folders, ["a"])
+    with pytest.raises(CorpusError, match="b: found in two folders"):
+        split([folders[0], {"b": nothing, "x": nothing}], None)
+
+
+def test_copies_are_made_until_they_have_their_length(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clips = {name: (rng.standard_normal(16000).astype(np.float32), 16000) for name in "abc"}
+    copies = altered_copies(clips, ["a", "b"], 5.5 / 60, 8, torch.Generator().manual_seed(0))
+    names = [copy.name for copy in copies]
+    seconds = sum(len(copy.mel) for copy in copies) / 80
+    assert 5.5 <= seconds < 5.5 + 1.2
+    assert {*names} == {"a", "b"}
+    assert abs(names.count("a") - names.count("b")) <= 1
+    assert len({len(copy.mel) for copy in copies}) > 1  # of different speeds
+    assert altered_copies(clips, ["a"], 0.0, 8, torch.Generator()) == []
 
 
 def test_recordings_of_every_format_are_read_and_other_files_listed(

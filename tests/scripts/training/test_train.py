@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ TINY = Recipe(
     frames=1,
     context=2,
     learning_rate=1e-2,
-    variants=1,
+    variant_minutes=0.04,
     variant_share=0.5,
     validate_every=10,
     samples_every=0,
@@ -76,14 +78,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_loss_falls(folder: Path, tmp_path: Path) -> None:
-    result = train(read_folder(folder), tmp_path / "out", dataclasses.replace(TINY, max_updates=60))
+    result = train([read_folder(folder)], tmp_path / "out", dataclasses.replace(TINY, max_updates=60))
     assert result["step"] == 60
     assert result["validation_before"] == pytest.approx(8, abs=0.3)
     assert result["validation"] < result["validation_before"] - 0.5
 
 
 def test_the_checkpoint_is_a_univoc_checkpoint(folder: Path, tmp_path: Path) -> None:
-    train(read_folder(folder), tmp_path / "out", dataclasses.replace(TINY, max_updates=2))
+    train([read_folder(folder)], tmp_path / "out", dataclasses.replace(TINY, max_updates=2))
     checkpoint = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert set(checkpoint) == {"model", "step"}
     assert univoc_from_state(checkpoint["model"]).config.hidden_size == TINY.rnn_size
@@ -102,7 +104,7 @@ def test_the_configuration_of_the_default_sizes_is_univoc_s() -> None:
 
 
 def test_a_resumed_training_continues_from_the_saved_step(folder: Path, tmp_path: Path) -> None:
-    clips, out = read_folder(folder), tmp_path / "out"
+    clips, out = [read_folder(folder)], tmp_path / "out"
     first = train(clips, out, dataclasses.replace(TINY, max_updates=10), keep_out=["clip0"])
     second = train(clips, out, dataclasses.replace(TINY, max_updates=20), resume=True)
     assert (first["step"], second["step"]) == (10, 20)
@@ -118,7 +120,7 @@ def test_a_resumed_training_continues_from_the_saved_step(folder: Path, tmp_path
 
 
 def test_training_starts_with_the_weights_and_sizes_of_init(folder: Path, tmp_path: Path) -> None:
-    clips = read_folder(folder)
+    clips = [read_folder(folder)]
     before = train(clips, tmp_path / "first", TINY)
     narrow = dataclasses.replace(TINY, max_updates=1, rnn_size=8)
     after = train(clips, tmp_path / "second", narrow, init=tmp_path / "first" / "model.pt")
@@ -142,18 +144,18 @@ def test_kept_out_clips_are_not_trained_on(folder: Path, tmp_path: Path, monkeyp
             super().__init__(recordings, device)
 
     monkeypatch.setattr(train_module, "Corpus", RecordedCorpus)
-    clips = read_folder(folder)
+    clips = [read_folder(folder)]
     train(clips, tmp_path / "named", dataclasses.replace(TINY, max_updates=1), keep_out=["clip1"])
-    assert used == [{"clip0", "clip2"}, {"clip1"}]
+    assert used == [{"clip1"}, {"clip0", "clip2"}]
     used.clear()
     train(clips, tmp_path / "last", dataclasses.replace(TINY, max_updates=1))
-    assert used == [{"clip0", "clip1"}, {"clip2"}]
+    assert used == [{"clip2"}, {"clip0", "clip1"}]
 
 
 def test_samples_and_their_picture_are_written_at_intervals(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="samples are drawn with matplotlib")
     recipe = dataclasses.replace(TINY, max_updates=5, validate_every=2, samples_every=2)
-    result = train(read_folder(folder), tmp_path / "out", recipe, keep_out=["clip0"])
+    result = train([read_folder(folder)], tmp_path / "out", recipe, keep_out=["clip0"])
     names = sorted(file.name for file in (tmp_path / "out" / "samples").iterdir())
     assert names == ["0000004-clip0.wav", "0000004.png", "0000005-clip0.wav", "0000005.png"]
     assert -1 <= result["correlation"] <= 1
@@ -163,14 +165,14 @@ def test_samples_and_their_picture_are_written_at_intervals(folder: Path, tmp_pa
 
 
 def test_half_precision_halves_the_checkpoint(folder: Path, tmp_path: Path) -> None:
-    train(read_folder(folder), tmp_path, dataclasses.replace(TINY, max_updates=1), float16=True)
+    train([read_folder(folder)], tmp_path, dataclasses.replace(TINY, max_updates=1), float16=True)
     weights = load_weights(tmp_path / "model.pt")
     assert {value.dtype for value in weights.values()} == {torch.float16}
     assert univoc_from_state(weights).config.hidden_size == TINY.rnn_size
 
 
 def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    clips, recipe = read_folder(folder), dataclasses.replace(TINY, max_updates=3)
+    clips, recipe = [read_folder(folder)], dataclasses.replace(TINY, max_updates=3)
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         train(clips, tmp_path / name, dataclasses.replace(recipe, seed=seed))
     first, again, other = (load_weights(tmp_path / name / "model.pt") for name in ("first", "again", "other"))
@@ -179,7 +181,7 @@ def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_saved_model(folder: Path, tmp_path: Path) -> None:
-    clips = read_folder(folder)
+    clips = [read_folder(folder)]
     train(clips, tmp_path, dataclasses.replace(TINY, max_updates=1))
     saved = load(tmp_path / "training.pt")
     saved["weights"]["fc1.weight"][0, 0] = float("nan")
@@ -196,7 +198,7 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(
     losses = iter([8.0, 5.0, 4.0, 6.0, 4.0, 4.5])  # before, and after each update
     monkeypatch.setattr(train_module, "validate", lambda *_: next(losses))
     recipe = dataclasses.replace(TINY, max_updates=3, validate_every=1)
-    clips = read_folder(folder)
+    clips = [read_folder(folder)]
     train(clips, tmp_path, recipe)
     assert [load(tmp_path / name)["step"] for name in ("model.pt", "best.pt")] == [3, 2]
     train(clips, tmp_path, dataclasses.replace(recipe, max_updates=4), resume=True)
@@ -256,7 +258,10 @@ def test_unusable_options_exit_2_with_one_line(
     damaged = TrainingModel(TINY).state_dict()
     damaged["fc1.bias"][0] = float("nan")
     torch.save({"model": damaged, "step": 1}, "damaged.pt")
-    assert train_module.main([str(folder), str(tmp_path / "out"), "--variants", "0", "--context", "16", *options]) == 2
+    assert (
+        train_module.main([str(folder), str(tmp_path / "out"), "--variant-minutes", "0", "--context", "16", *options])
+        == 2
+    )
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -274,7 +279,8 @@ def test_unusable_options_exit_2_with_one_line(
         {"ema_decay": math.nan},
         {"variant_share": 1.0},
         {"seed": 10**20},
-        {"variants": -1},
+        {"variant_minutes": -1.0},
+        {"variant_minutes": math.nan},
         {"rows": 0},
         {"max_updates": 0},
     ],
@@ -302,7 +308,7 @@ def test_wrong_usage_is_refused(capsys: pytest.CaptureFixture[str], options: lis
 def test_a_checkpoint_without_training_state_cannot_be_resumed(folder: Path, tmp_path: Path) -> None:
     torch.save({"model": TrainingModel(TINY).state_dict(), "step": 1}, tmp_path / "training.pt")
     with pytest.raises(RecipeError, match=r"found no best, .* it cannot be resumed, but --init can use it"):
-        train(read_folder(folder), tmp_path, TINY, resume=True)
+        train([read_folder(folder)], tmp_path, TINY, resume=True)
 
 
 def test_without_matplotlib_the_training_is_refused(
@@ -315,7 +321,7 @@ def test_without_matplotlib_the_training_is_refused(
 
 
 def test_an_interrupted_training_is_saved_and_can_be_resumed(folder: Path, tmp_path: Path) -> None:
-    clips, stop = read_folder(folder), Stop()
+    clips, stop = [read_folder(folder)], Stop()
     recipe = dataclasses.replace(TINY, max_updates=30, validate_every=100)
 
     class Stopping(Training):
@@ -394,3 +400,88 @@ def test_an_exported_voice_has_the_settings_that_it_was_trained_with(tmp_path: P
     checkpoint = read_checkpoint(tmp_path / "model.pt")
     assert (checkpoint.audio, checkpoint.assumed) == (AUDIO, ())
     assert checkpoint.model.config.label_scale == "symmetric"
+
+
+def test_folders_have_their_shares_and_are_validated_each(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("high0", "high1", "high2"):
+        soundfile.write(other / f"{name}.wav", voiced(1.2, 300, 16000), 16000)
+    clips = [read_folder(folder), read_folder(other)]
+    out = tmp_path / "out"
+    result = train(clips, out, dataclasses.replace(TINY, max_updates=2), shares=[3, 1], keep_out=["clip1", "high0"])
+    assert result["validation"] == pytest.approx(0.75 * result["validation_1"] + 0.25 * result["validation_2"])
+    assert result["validation_1"] != result["validation_2"]
+    assert load(out / "training.pt")["kept_out"] == ["clip1", "high0"]
+    with pytest.raises(RecipeError, match="--share: found 1 numbers, expected one for each of the 2 folders"):
+        train(clips, out, TINY, shares=[1.0])
+
+
+def test_a_widened_voice_begins_with_the_logits_of_the_narrow_one(folder: Path, tmp_path: Path) -> None:
+    before = train([read_folder(folder)], tmp_path / "first", dataclasses.replace(TINY, max_updates=20))
+    wide = dataclasses.replace(TINY, conditioning_size=7, embedding_dim=9, rnn_size=20, fc_size=18, max_updates=15)
+    first = tmp_path / "first" / "model.pt"
+    after = train([read_folder(folder)], tmp_path / "second", wide, init=first, widen=True)
+    assert after["validation_before"] == pytest.approx(before["validation"], rel=1e-5)
+    weights = load(tmp_path / "second" / "model.pt")["model"]
+    assert weights["rnn2.weight_hh_l0"].shape == (60, 20)
+    assert weights["fc1.weight"][:16, 16:].any()  # the added units are trained
+    for changed, message in (({"rnn_size": 8}, "rnn_size: found 8, expected at least 16"), ({"bits": 9}, "expected 8")):
+        with pytest.raises(RecipeError, match=message):
+            train([read_folder(folder)], tmp_path / "no", dataclasses.replace(TINY, **changed), init=first, widen=True)
+
+
+def test_processes_average_their_gradients(folder: Path, tmp_path: Path) -> None:
+    """Two processes with half the rows each end with the weights of one with all rows."""
+    script = tmp_path / "steps.py"
+    script.write_text(STEPS)
+    runs = {}
+    for count in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        done = subprocess.run(
+            [*command, script, folder, tmp_path / f"weights{count}"], capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        runs[count] = [torch.load(path, weights_only=True) for path in sorted(tmp_path.glob(f"weights{count}-*"))]
+    assert [len(found) for found in runs.values()] == [1, 2]
+    for name, expected in runs[1][0].items():
+        assert torch.equal(runs[2][0][name], runs[2][1][name])
+        torch.testing.assert_close(runs[2][0][name], expected, atol=1e-4, rtol=0)
+
+
+STEPS = """
+import dataclasses, sys
+from pathlib import Path
+import torch
+from wavernn_trt.scripts.training.corpus import Corpus, prepare, read_folder
+from wavernn_trt.scripts.training.processes import joined
+from wavernn_trt.scripts.training.recipe import Recipe
+from wavernn_trt.scripts.training.updates import Training
+
+torch.set_num_threads(1)
+cpu = torch.device("cpu")
+with joined(cpu) as processes:
+    torch.manual_seed(0)
+    recipe = Recipe(conditioning_size=4, embedding_dim=4, rnn_size=16, fc_size=16, rows=4, frames=1, context=2)
+    training = Training(recipe, cpu, processes)
+    clips = read_folder(Path(sys.argv[1]))
+    corpus = Corpus([prepare(name, *clips[name], 1.0, 8) for name in clips], cpu)
+    part = slice(processes.rank, None, processes.count)
+    for step in range(3):
+        which, start = torch.tensor([0, 1, 2, 0])[part], torch.arange(4)[part] * 9 + step
+        windows = corpus.windows(which, start, recipe.frames, recipe.context)
+        training.update(windows, torch.full((4 // processes.count,), float(step > 0)), 1e-3)
+    assert processes.first(float(processes.rank)) == 0
+    torch.save(training.content()["model"], f"{sys.argv[2]}-{processes.rank}")
+"""
+
+
+def test_two_processes_train_and_the_first_one_saves(folder: Path, tmp_path: Path) -> None:
+    options = ["--conditioning-size", "4", "--embedding-dim", "4", "--rnn-size", "16", "--fc-size", "16", "--rows", "4"]
+    options += ["--frames", "1", "--context", "20", "--variant-minutes", "0.02", "--max-updates", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "wavernn_trt.scripts.training.train", str(folder), str(tmp_path / "out"), "--samples-every", "0"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation_before") == 1
+    assert load(tmp_path / "out" / "training.pt")["step"] == 2
