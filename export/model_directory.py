@@ -10,8 +10,8 @@
 ``decoder_loop.onnx``  the same step in a loop, any batch and any number of steps: what ONNX Runtime runs
 ``teacher_forced.onnx``  the same step fed with given samples, yielding logits: what scoring runs
 ``decoder.weights``    the decoder's weights, once, as external data of the three files above
-``sequence.npz``       the same as the kernels of ``plugins/`` take them, readable without ONNX; absent in directories
-                       of earlier versions, and for decoders that those kernels do not compute
+``sequence.npz``       where they are for the kernels of ``plugins/``, which read them without ONNX; absent in
+                       directories of earlier versions, and for decoders that those kernels do not compute
 ``upsampling.npy``     only for ``kernel`` groups: float32 [hop_length, 2 * margin + 1]
 ``checkpoint.safetensors``  the trained weights under their own names, for the torch reference and for another export
 ``probe.npz``          a short mel and the trained model's output for it, to check a loaded model; absent in

@@ -1,11 +1,13 @@
 """``sequence.npz``: the decoder's weights as the project's own kernels take them, readable without ONNX.
 
-The file has one float32 array for each of ``SequenceShape.weight_inputs()``, and the shape's attributes as integers
-under ``shape.NAME``. Weights of quantised products are rounded to their grids.
+The file has the shape's attributes as integers under ``shape.NAME``, and for each of ``SequenceShape.weight_inputs()``
+a float32 array, or under ``place.NAME`` where the array is in ``decoder.weights``: the first byte, and its shape.
+Weights of quantised products are rounded to their grids.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from wavernn_trt.export.arrays import FloatArray
-from wavernn_trt.export.model_directory import SEQUENCE, ModelDirectory, ModelDirectoryError
+from wavernn_trt.export.config import ModelConfig
+from wavernn_trt.export.model_directory import SEQUENCE, WEIGHTS, ModelDirectory, ModelDirectoryError
 from wavernn_trt.export.operators import SequenceShape
 
-_SHAPE = "shape."
+_SHAPE, _PLACE = "shape.", "place."
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,18 @@ class FusedSequence:
 
 
 def write_sequence(folder: Path, sequence: FusedSequence) -> None:
-    """Writes the file into a directory under construction."""
+    """Writes the file into a directory under construction that has ``decoder.weights``."""
+    graphs = (folder / WEIGHTS).read_bytes()
     arrays: dict[str, Any] = {
         f"{_SHAPE}{name}": np.asarray(value, np.int64) for name, value in sequence.shape.to_attributes().items()
     }
-    arrays.update({operand.name: sequence.weights[operand.name] for operand in sequence.shape.weight_inputs()})
+    for operand in sequence.shape.weight_inputs():
+        array = sequence.weights[operand.name]
+        offset = graphs.find(array.tobytes())
+        if offset < 0:
+            arrays[operand.name] = array
+        else:
+            arrays[_PLACE + operand.name] = np.array([offset, *array.shape])
     np.savez_compressed(folder / SEQUENCE, **arrays)
 
 
@@ -68,14 +78,23 @@ def read_sequence(directory: ModelDirectory) -> FusedSequence | None:
             for name in list(arrays)
             if name.startswith(_SHAPE)
         }
-        sequence = FusedSequence(SequenceShape.from_attributes(attributes), arrays)
+        shape = SequenceShape.from_attributes(attributes)
+        _check_shape(shape, directory.model)
+        graphs = directory.file(WEIGHTS).read_bytes()
+        for name in [name for name in arrays if name.startswith(_PLACE)]:
+            offset, *sizes = arrays.pop(name).tolist()
+            stored = np.frombuffer(graphs, np.float32, math.prod(sizes), offset)
+            arrays[name.removeprefix(_PLACE)] = stored.reshape(sizes)
+        sequence = FusedSequence(shape, arrays)
         sequence.check()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelDirectoryError(f"{path}: {error}; export the checkpoint again") from None
-    model, shape = directory.model, sequence.shape
+    return sequence
+
+
+def _check_shape(shape: SequenceShape, model: ModelConfig) -> None:
     expected = (model.hidden_size, model.layers, model.fc_sizes, model.outputs, model.output, model.columns)
     found = (shape.hidden_size, shape.layers, shape.fc_sizes, shape.outputs, shape.output, sum(shape.group_columns))
     held = tuple(group.expansion == "held" for group in model.groups)
     if found != expected or shape.label_feedback != model.label_feedback or shape.group_held != held:
-        raise ModelDirectoryError(f"{path}: its decoder is not that of config.json; export the checkpoint again")
-    return sequence
+        raise ValueError("its decoder is not that of config.json")

@@ -219,7 +219,7 @@ def shipped_voice() -> Path:
     Raises:
         VocoderError: this installation has no voice.
     """
-    path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "lj-small"))
+    path = Path(str(resources.files("wavernn_trt.runtime") / "voices" / "heart-lj"))
     if not path.is_dir():
         raise VocoderError("this installation has no shipped voice; give the path of a model directory")
     return path

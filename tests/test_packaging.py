@@ -63,7 +63,7 @@ def test_every_other_file_of_the_product_is_package_data() -> None:
     }
     files = {file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()}
     # Shown by the README, and not needed by the product.
-    shown = {*(ROOT / "scripts/bench/results").iterdir(), *(ROOT / "runtime/voices/samples").iterdir()}
+    shown = {*(ROOT / "scripts/bench/results").iterdir(), *(ROOT / "runtime/voices/samples").rglob("*")}
     shown |= {file for file in files if file.name == "README.md" and file not in shipped}
     shown |= {file for folder in NOT_IN_THE_WHEEL.values() for file in folder.rglob("*")}
     # The extension module of setup.py: its sources, and what a build in place leaves beside them.

@@ -93,10 +93,10 @@ _WORST_OUTPUT = 2.5
 KERNELS_ON_QUANTISED: dict[str, float] = {"bf16": 3.0, "int8": 8.0, "fp8": 48.0}
 """Additional tolerance on a GPU for rounded activations. Kernels (``cuda``, plans of form ``sequence``) do not round
 activations, unlike ONNX Runtime, which computes the logits. 2.8 and 19 were observed in emulation."""
-CELLS_ON_QUANTISED: dict[str, float] = {"bf16": 3.0, "int8": 3.0, "fp8": 32.0}
+CELLS_ON_QUANTISED: dict[str, float] = {"bf16": 3.0, "int8": 6.5, "fp8": 32.0}
 """The same for plans of form ``cell``, which round activations as ONNX Runtime does. Another order of sums may round to
-another number of the grid, and the state keeps the difference: 1.1 and 10 were observed with ONNX Runtime and the graph
-of such an engine."""
+another number of the grid, and the state keeps the difference: up to 5.1 and 10 were observed with ONNX Runtime and the
+graph of such an engine."""
 _LEAST = {"logits": 1e-4, "bits": 1e-4, "displacement": 1e-6}
 """Minimum tolerances, for models on which rounding has almost no effect."""
 

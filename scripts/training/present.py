@@ -108,8 +108,8 @@ def write_samples(
 def row(result: Mapping[str, Any]) -> str:
     """Returns the README's row of a voice, from its JSON.
 
-    Its columns: voice, bits, correlation, ceiling, mel-cepstral distortion, words wrong of output and recording,
-    real-time factor and size. Of several seeds: the median.
+    Its columns: voice, recordings, bits, correlation, ceiling, mel-cepstral distortion, words wrong of output and
+    recording, real-time factor and size. Of several seeds: the median.
     """
 
     def median(name: str, form: str) -> str:
@@ -117,8 +117,8 @@ def row(result: Mapping[str, Any]) -> str:
 
     speed = result["real_time_factor"]
     return (
-        f"| {result['voice']} | {result['bits']:.3f} | {median('correlation', '.3f')} | {result['ceiling']:.3f} "
-        f"| {median('distortion_db', '.1f')} dB "
+        f"| {result['voice']} | {result['recordings']} | {result['bits']:.3f} | {median('correlation', '.3f')} "
+        f"| {result['ceiling']:.3f} | {median('distortion_db', '.1f')} dB "
         f"| {median('words_wrong', '.0%')} / {median('recording_words_wrong', '.0%')} "
         f"| {speed['median']:.2f} ({speed['least']:.2f} … {speed['most']:.2f}) | {result['bytes'] / 1e6:.1f} MB |"
     )
@@ -141,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder, created if missing"
     )
     parser.add_argument("--name", help="name of the voice (default: its folder's name)")
+    parser.add_argument(
+        "--recordings-name", metavar="TEXT", help="name of the recordings (default: the first one's folder)"
+    )
     parser.add_argument("--backend", default="auto", help="as for 'wavernn-trt vocode' (default: %(default)s)")
     parser.add_argument(
         "--seeds",
@@ -181,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             if len(clips) < len(paths):
                 raise VocoderError("recordings: found two of the same name, expected different names")
-            result: dict[str, Any] = {"voice": name, "backend": vocoder.backend, "clips": list(clips)}
+            recordings = options.recordings_name or paths[0].resolve().parent.name
+            result: dict[str, Any] = {"voice": name, "recordings": recordings, "clips": list(clips)}
+            result |= {"backend": vocoder.backend, "precision": vocoder.precision}
             result |= figures(vocoder, list(clips.values()), seeds=options.seeds, judge=judge)
             watch = MachineWatch()
             result["real_time_factor"] = real_time_factor(vocoder, next(iter(clips.values())))

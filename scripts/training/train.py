@@ -174,6 +174,7 @@ def train(
     losses: list[Tensor] = []
     began = time.monotonic() - spent
     with tqdm(
+        initial=100 * done,
         total=100,
         file=sys.stderr,
         bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}",
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="output folder")
     parser.add_argument(
-        "--recipe", choices=RECIPES, default="lj-small", help="defaults of the options below (default: lj-small)"
+        "--recipe", choices=RECIPES, default="heart-lj", help="defaults of the options below (default: %(default)s)"
     )
     parser.add_argument(
         "--share",
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=positive_integer, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--float16", action="store_true", help="write model.pt in half precision, with half the size")
-    chosen = parser.add_argument_group("options of the recipe", "In parentheses: the values of lj-small and lj-896.")
+    chosen = parser.add_argument_group("options of the recipe", f"In parentheses: the values of {', '.join(RECIPES)}.")
     for name, meaning in meanings().items():
         whole = not isinstance(getattr(Recipe, name), float)
         values = ", ".join(str(getattr(recipe, name)) for recipe in RECIPES.values())

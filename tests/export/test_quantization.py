@@ -149,7 +149,7 @@ def test_a_bound_has_a_scale_that_float32_holds(grid: Any) -> None:
 
 def test_products_are_named_in_the_order_of_a_step(voice: ModelDirectory) -> None:
     assert product_names(voice.model) == ("recurrent_0", "fc_0", "output")
-    assert list(product_sizes(voice.model).values()) == [3 * 256 * 256, 256 * 192, 192 * 256]
+    assert list(product_sizes(voice.model).values()) == [3 * 384 * 384, 384 * 256, 256 * 256]
     two = dataclasses.replace(voice.model, family="fatchord", input_sizes=(64, 64), fc_sizes=(192, 100))
     assert list(product_sizes(two)) == list(product_names(two))
     assert sum(product_sizes(two).values()) == two.multiply_adds

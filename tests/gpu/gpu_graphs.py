@@ -18,7 +18,7 @@ from wavernn_trt.plugins.stored_weights import store_operands
 from wavernn_trt.scripts.gpu.cases import Arrays
 
 BATCH, WIDTH, UNITS = 3, 12, 40
-_SHIPPED = Path(runtime.__file__).parent / "voices" / "lj-small" / "decoder.onnx"
+_SHIPPED = Path(runtime.__file__).parent / "voices" / "heart-lj" / "decoder.onnx"
 _PLUGIN: dict[str, Any] = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
 
 

@@ -122,13 +122,13 @@ def test_wrong_usage_of_export_is_one_line(
 def test_inspect_shows_the_shipped_voice(command: Command) -> None:
     code, out, _ = command("inspect", shipped_voice())
     assert code == 0
-    for text in ("univoc", "0.590 MFLOP", "CustomGRUPlugin", "1024", "PluginV3", "no violations", "16000", "SHA-256"):
+    for text in ("univoc", "1.212 MFLOP", "CustomGRUPlugin", "1024", "PluginV3", "no violations", "16000", "SHA-256"):
         assert text in out
     code, out, _ = command("inspect", shipped_voice(), "--json")
     values = json.loads(out)
     assert values["nodes"]["decoder.onnx"]["CustomGRUPlugin"] == 1024
     assert values["compatibility"]["decoder.onnx"]["violations"] == []
-    assert values["work"]["mflop_per_sample"] == pytest.approx(2 * (3 * 256**2 + 256 * 192 + 192 * 256) / 1e6)
+    assert values["work"]["mflop_per_sample"] == pytest.approx(2 * (3 * 384**2 + 384 * 256 + 256 * 256) / 1e6)
     assert set(values["files"]) >= {"decoder.onnx", "conditioner.onnx", "decoder.weights"}
 
 

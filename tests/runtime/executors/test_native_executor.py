@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +193,17 @@ def test_a_damaged_file_of_weights_is_refused(
     np.savez(folder / SEQUENCE, **damage(dict(np.load(folder / SEQUENCE))))  # type: ignore[arg-type]
     with pytest.raises(ModelDirectoryError, match=r"sequence\.npz is damaged"):
         load_model(folder, LoadOptions("native"))
+    write_manifest(folder)
+    with pytest.raises(ModelDirectoryError, match=r"sequence\.npz: .*export the checkpoint again"):
+        load_model(folder, LoadOptions("native"))
+
+
+@pytest.mark.parametrize("place", [[1 << 40, 8, 8], [-8, 8, 8], [0], [], [[0, 8, 8]], 0, [0, -8, 8]])
+def test_a_place_outside_of_the_graphs_weights_is_refused(copy: Callable[..., Path], place: Any) -> None:
+    folder = copy()
+    arrays = dict(np.load(folder / SEQUENCE))
+    (name,) = (name for name in arrays if name.startswith("place.feedback"))
+    np.savez(folder / SEQUENCE, **{**arrays, name: np.asarray(place)})  # type: ignore[arg-type]
     write_manifest(folder)
     with pytest.raises(ModelDirectoryError, match=r"sequence\.npz: .*export the checkpoint again"):
         load_model(folder, LoadOptions("native"))

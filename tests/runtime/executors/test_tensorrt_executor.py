@@ -94,7 +94,7 @@ def test_plans_of_another_model_s_sizes_are_refused(voice: ModelDirectory) -> No
 
     decoder, conditioner = records["decoder"].bindings, records["conditioner"].bindings
     wrong = dataclasses.replace(decoder[0], shape=(4, 2, 7))
-    with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 768\); build .* again"):
+    with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 1152\); build .* again"):
         open_with("decoder", bindings=(wrong, *decoder[1:]))
     with pytest.raises(VocoderError, match="frame_index is missing"):
         open_with("decoder", bindings=(decoder[0], *decoder[2:]))

@@ -251,8 +251,10 @@ def test_folds_take_slots_of_their_own(make_vocoder: MakeVocoder, plain: Vocoder
         vocoder.submit(Request(mel, fold=3200), sink=ListeningSink(640))
 
 
-def test_conditioning_of_waiting_utterances_is_bounded(make_vocoder: MakeVocoder, held: Any, mel_of: MakeMel) -> None:
-    rows = 32 * 768 * 4
+def test_conditioning_of_waiting_utterances_is_bounded(
+    make_vocoder: MakeVocoder, plain: Vocoder, held: Any, mel_of: MakeMel
+) -> None:
+    rows = 32 * plain.config.model.columns * 4
     vocoder = make_vocoder(4, conditioning_bytes=2 * rows)
     tickets = submit_after_the_first(vocoder, held, [Request(mel_of(20, seed)) for seed in range(4)])
     wait_until_ready(vocoder, 1)

@@ -199,7 +199,7 @@ def test_every_limit_is_measured_by_its_name() -> None:
 
 def test_texts_show_the_share_of_the_row_s_own_limit() -> None:
     results = Path(__file__).resolve().parents[3] / "scripts" / "bench" / "results"
-    report = json.loads((results / "speed-lj-small.json").read_text())
+    report = json.loads((results / "speed-heart-lj.json").read_text())
     products = {"multiply_adds_per_second": 5e10, "repeats": []}
     report["cpu_limit"] = {
         "path": "avx512",

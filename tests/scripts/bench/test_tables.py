@@ -36,7 +36,7 @@ def results(tmp_path: Path) -> Path:
 
 def change(folder: Path, **values: Any) -> None:
     """Changes values in the report of the shipped voice, which is the first."""
-    file = folder / "speed-lj-small.json"
+    file = folder / "speed-heart-lj.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 

@@ -97,7 +97,7 @@ def test_the_configuration_of_the_default_sizes_is_univoc_s() -> None:
     assert config_yaml(Recipe()) == (
         "preprocess: {sr: 16000, hop_length: 200, win_length: 800, n_fft: 2048, n_mels: 80, fmin: 50, "
         "mel_norm: slaney, pad_mode: constant, preemph: 0.97, top_db: 80, ref_db: 20, mulaw: {bits: 8}}\n"
-        "model: {n_mels: 80, conditioning_size: 64, embedding_dim: 64, rnn_size: 256, fc_size: 192, bits: 8, "
+        "model: {n_mels: 80, conditioning_size: 96, embedding_dim: 64, rnn_size: 384, fc_size: 256, bits: 8, "
         "hop_length: 200, sr: 16000}\n"
         "waveform: {preemphasis: 0.85, peak: 0.7}\n"
     )
@@ -130,7 +130,7 @@ def test_training_starts_with_the_weights_and_sizes_of_init(folder: Path, tmp_pa
 
 def test_training_can_start_with_an_exported_voice(tmp_path: Path) -> None:
     weights = load_weights(shipped_voice())
-    TrainingModel(RECIPES["lj-small"]).load_state_dict(weights)
+    TrainingModel(RECIPES["heart-lj"]).load_state_dict(weights)
     with pytest.raises(RecipeError, match=r"manifest\.json"):
         load_weights(tmp_path)
 
