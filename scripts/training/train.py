@@ -118,6 +118,8 @@ def train(
     shares = [share / math.fsum(shares) for share in shares] if shares else [1 / len(folders)] * len(folders)
     if len(shares) != len(folders):
         raise RecipeError(f"--share: found {len(shares)} numbers, expected one for each of the {len(folders)} folders")
+    if widen and init is None:
+        raise RecipeError("--widen: found no --init, expected the voice to widen")
     if recipe.rows % processes.count:
         raise RecipeError(f"rows: found {recipe.rows}, expected a multiple of the {processes.count} processes")
     saved = load_training(output / "training.pt") if resume else {}
@@ -182,13 +184,14 @@ def train(
     ) as bar:
         ending = False
         while not ending:
-            losses.append(training.update(*next(batches), learning_rate_at(done, recipe)))
+            loss = training.update(*next(batches), learning_rate_at(done, recipe))
             done = processes.first(progress(training.updates, time.monotonic() - began, recipe))
             bar.update(min(100.0, 100 * done) - bar.n)
             ending = done >= 1 or bool(processes.first(stop.requested))
-            if training.updates % recipe.validate_every and not ending:
-                continue
             if processes.rank > 0:
+                continue
+            losses.append(loss)
+            if training.updates % recipe.validate_every and not ending:
                 continue
             # The loss of a batch that overflowed float16 is NaN; the scaler skips its update.
             result |= {"step": training.updates, "training": float(torch.stack(losses).nanmean())} | validated()

@@ -233,6 +233,7 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path, capsys: pytest.Captur
         (["--keep-out", "clip9"], "--keep-out clip9: no such clip; the folder has clip0, clip1, clip2"),
         (["--keep-out", "clip0", "clip1", "clip2"], "0 clips to train on and 3 kept out"),
         (["--init", "missing.pt"], "missing.pt: no such checkpoint"),
+        (["--resume", "--widen"], "--widen: found no --init, expected the voice to widen"),
         (["--resume"], "training.pt: no such checkpoint"),
         (["--init", "speech/clip0.flac"], "clip0.flac: not a checkpoint that can be read"),
         (["--init", "narrow.pt"], "narrow.pt: expected the tensors of univoc's network with 80 mels"),
