@@ -18,7 +18,7 @@ from wavernn_trt.runtime.streaming.pcm import to_int16
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.training import synthetic_corpus
 
-PUBLISHED = shipped_voice().parent / "samples"
+PUBLISHED = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "samples"
 
 KEPT_OUT = ("LJ001-0029", "LJ001-0030", "LJ001-0031", "LJ001-0032")
 CALIBRATED = ("LJ001-0001", "LJ001-0002")

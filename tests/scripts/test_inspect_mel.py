@@ -15,7 +15,7 @@ from wavernn_trt.runtime.features import mel_spectrogram, mel_to_magnitude
 from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
-RECORDING = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "samples" / "LJ001-0029.wav"
+RECORDING = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "samples" / "lj-speech" / "LJ001-0029.wav"
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 librosa = pytest.importorskip("librosa", reason="librosa computes the mels that are compared")
 
 Array = NDArray[Any]
-SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
+SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples" / "lj-speech"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from wavernn_trt.runtime.mel import check_mel
 from wavernn_trt.runtime.mel_comparison.conventions import CONVENTIONS, convert, differences, find_convention, names
 
 Array = NDArray[Any]
-SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
+SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples" / "lj-speech"
 COQUI = AudioConfig(16000, 256, 1024, 1024, reference_db=20.0, mel_range=(-4.0, 4.0))
 MODELS = {
     "coqui": COQUI,

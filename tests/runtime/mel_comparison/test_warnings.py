@@ -23,7 +23,7 @@ from wavernn_trt.runtime.mel_comparison.warnings import mel_warnings
 from wavernn_trt.runtime.vocoder import Vocoder
 
 Array = NDArray[Any]
-SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples"
+SAMPLES = Path(__file__).resolve().parents[3] / "runtime" / "voices" / "samples" / "lj-speech"
 MODELS = {**PUBLISHED, "shipped": SHIPPED, "rtvc": RTVC}
 
 
