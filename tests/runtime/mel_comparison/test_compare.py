@@ -188,6 +188,7 @@ def test_each_fault_alone_is_named(model: str, kind: str, sample: tuple[Array, i
     assert_alone(fault, *sample, audio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_fault_alone_is_named_on_clips(kind: str, shared_data: Path) -> None:
     index = itertools.count(KINDS.index(kind))

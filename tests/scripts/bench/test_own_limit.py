@@ -48,6 +48,7 @@ def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "native_library", missing)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_library")
 def test_precisions_and_onnxruntime_are_measured_in_the_same_rounds(bench: Bench, tmp_path: Path) -> None:
     subjects = ("native", *(f"native-{name}" for name in BYTES), "onnxruntime")
@@ -111,6 +112,7 @@ def test_limits_need_the_library() -> None:
         own_limits(1, [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_library")
 def test_first_audio_of_a_warm_model_is_reported_for_native_and_onnxruntime(bench: Bench, tmp_path: Path) -> None:
     options = ("--listeners", "1", "--lengths", "4:4", "--seconds", "0.1", "--openings", "2", "--threads", "1")

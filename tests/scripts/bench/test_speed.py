@@ -28,6 +28,7 @@ Bench = Callable[..., tuple[int, str, str]]
 SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
 
 
+@pytest.mark.slow
 def test_every_repeat_is_in_the_report_and_its_figures_agree(tmp_path: Path, bench: Bench) -> None:
     pytest.importorskip("torch", reason="PyTorch is what is compared with")
     options = ("--batch", "1,3", "--threads", "1", "--peers", "loop", "--price", "2")

@@ -51,7 +51,7 @@ from wavernn_trt.scripts.cli import main
 
 SHAPES = small_shapes()
 MEL = np.load(shipped_voice().parent / "sample_mel.npy")
-STEPS, BATCH = 8, 3
+STEPS, BATCH = 4, 3
 WAITS = 1 << 16
 """Polls of a kernel that is to give up: a quarter of a second or so, where a thread is stopped for far less."""
 LENGTHS = [STEPS * 2 + 5, 7, STEPS, STEPS + 1]
