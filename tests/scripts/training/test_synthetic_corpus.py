@@ -20,7 +20,7 @@ No.
 Printing is comparatively modern.
 The first books were printed in black letter.
 
-Nobody knew how. The wooden blocks were cut in relief!
+The blocks were of wood. They were cut in relief!
 They took impressions from them for centuries.
 """
 
@@ -62,7 +62,7 @@ def test_clips_have_labels_of_their_length_and_each_sentence_is_in_one_part(
     assert json.loads(captured.out) == {"training_hours": round(seconds / 3600, 3), "folder": str(out)}
     assert "the sentences suffice for 0.00 hours only" in captured.err
     texts = dict(line.split("|") for part in out.glob("*/metadata.csv") for line in part.read_text().splitlines())
-    assert texts["s00003"] == "Nobody knew how. The wooden blocks were cut in relief!"
+    assert texts["s00003"] == "The blocks were of wood. They were cut in relief!"
     assert str(np.load(next(out.rglob("s00003.npz")))["phonemes"]).count("\n") == 1
     about = json.loads((out / "corpus.json").read_text())
     assert about["speaker"]["version"] == "0.2.1"

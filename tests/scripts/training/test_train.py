@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -430,59 +428,3 @@ def test_a_widened_voice_begins_with_the_logits_of_the_narrow_one(folder: Path, 
     for changed, message in (({"rnn_size": 8}, "rnn_size: found 8, expected at least 16"), ({"bits": 9}, "expected 8")):
         with pytest.raises(RecipeError, match=message):
             train([read_folder(folder)], tmp_path / "no", dataclasses.replace(TINY, **changed), init=first, widen=True)
-
-
-def test_processes_average_their_gradients(folder: Path, tmp_path: Path) -> None:
-    """Two processes with half the rows each end with the weights of one with all rows."""
-    script = tmp_path / "steps.py"
-    script.write_text(STEPS)
-    runs = {}
-    for count in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        done = subprocess.run(
-            [*command, script, folder, tmp_path / f"weights{count}"], capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
-        runs[count] = [torch.load(path, weights_only=True) for path in sorted(tmp_path.glob(f"weights{count}-*"))]
-    assert [len(found) for found in runs.values()] == [1, 2]
-    for name, expected in runs[1][0].items():
-        assert torch.equal(runs[2][0][name], runs[2][1][name])
-        torch.testing.assert_close(runs[2][0][name], expected, atol=1e-4, rtol=0)
-
-
-STEPS = """
-import dataclasses, sys
-from pathlib import Path
-import torch
-from wavernn_trt.scripts.training.corpus import Corpus, prepare, read_folder
-from wavernn_trt.scripts.training.processes import joined
-from wavernn_trt.scripts.training.recipe import Recipe
-from wavernn_trt.scripts.training.updates import Training
-
-torch.set_num_threads(1)
-cpu = torch.device("cpu")
-with joined(cpu) as processes:
-    torch.manual_seed(0)
-    recipe = Recipe(conditioning_size=4, embedding_dim=4, rnn_size=16, fc_size=16, rows=4, frames=1, context=2)
-    training = Training(recipe, cpu, processes)
-    clips = read_folder(Path(sys.argv[1]))
-    corpus = Corpus([prepare(name, *clips[name], 1.0, 8) for name in clips], cpu)
-    part = slice(processes.rank, None, processes.count)
-    for step in range(3):
-        which, start = torch.tensor([0, 1, 2, 0])[part], torch.arange(4)[part] * 9 + step
-        windows = corpus.windows(which, start, recipe.frames, recipe.context)
-        training.update(windows, torch.full((4 // processes.count,), float(step > 0)), 1e-3)
-    assert processes.first(float(processes.rank)) == 0
-    torch.save(training.content()["model"], f"{sys.argv[2]}-{processes.rank}")
-"""
-
-
-def test_two_processes_train_and_the_first_one_saves(folder: Path, tmp_path: Path) -> None:
-    options = ["--conditioning-size", "4", "--embedding-dim", "4", "--rnn-size", "16", "--fc-size", "16", "--rows", "4"]
-    options += ["--frames", "1", "--context", "20", "--variant-minutes", "0.02", "--max-updates", "2"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "wavernn_trt.scripts.training.train", str(folder), str(tmp_path / "out"), "--samples-every", "0"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("validation_before") == 1
-    assert load(tmp_path / "out" / "training.pt")["step"] == 2
