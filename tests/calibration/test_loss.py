@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
+from small_voice import SMALL_VOICE
+
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.loss import LossMeter, keep_within, measurements, rounded_model
 from wavernn_trt.calibration.precisions import PRECISIONS, quantization_of
@@ -17,7 +19,6 @@ from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.calibration.score import Speech, analyse, fit_speech
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import Product, Quantization
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 BOUNDS = {"recurrent_0": 1.0, "fc_0": 1.0, "output": 16.0}
 INT8 = Quantization({name: Product("int8", bound) for name, bound in BOUNDS.items()})
@@ -39,7 +40,7 @@ class Losses(LossMeter):
 
 @pytest.fixture(scope="module")
 def directory() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
 
+from small_voice import SAMPLE_MEL, SMALL_VOICE
+
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.export.model_directory import (
     CHECKPOINT,
@@ -31,7 +33,7 @@ from wavernn_trt.export.model_directory import (
     write_manifest,
 )
 from wavernn_trt.export.quantization import Product, Quantization
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 INT8 = Quantization(
     {"recurrent_0": Product("int8", 1.0), "fc_0": Product("int8", 1.0), "output": Product("int8", 28.0)}, "ab" * 32
@@ -40,7 +42,7 @@ INT8 = Quantization(
 
 @pytest.fixture(scope="module")
 def voice() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_a_quantised_directory_is_not_quantised_again(quantised: ModelDirectory,
 
 @pytest.mark.parametrize(("grid", "wrong"), [("int8", np.nan), ("bf16", np.inf)])
 def test_weights_that_are_not_finite_are_refused(wrong: float, grid: Any, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+    copy = Path(shutil.copytree(SMALL_VOICE, tmp_path / "voice"))
     weights = np.fromfile(copy / WEIGHTS, np.float32)
     weights[-1000:] = wrong
     weights.tofile(copy / WEIGHTS)
@@ -163,7 +165,7 @@ def test_an_existing_model_is_replaced_only_with_overwrite(voice: ModelDirectory
 
 
 def test_graphs_of_another_exporter_are_refused(voice: ModelDirectory, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+    copy = Path(shutil.copytree(SMALL_VOICE, tmp_path / "voice"))
     loop = onnx.load(copy / DECODER_LOOP, load_external_data=False)
     for node in list(loop.graph.node):
         if node.op_type == "Scan":
@@ -184,7 +186,7 @@ def test_the_source_s_configuration_is_kept(quantised: ModelDirectory, voice: Mo
 
 def test_a_quantised_model_vocodes(quantised: ModelDirectory) -> None:
     pytest.importorskip("onnxruntime", reason="it runs quantised graphs")
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, :20]
+    mel = np.load(SAMPLE_MEL)[:, :20]
     with Vocoder.load(quantised.path, "onnxruntime", threads=1) as vocoder:
         waveform = vocoder.vocode(mel, seed=1)
     assert waveform.shape == (20 * quantised.audio.hop_length,)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.calibration.errors import CalibrationError
 from wavernn_trt.calibration.table import (
@@ -23,12 +24,11 @@ from wavernn_trt.calibration.table import (
 )
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.export.quantization import LARGEST, Product
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 
 @pytest.fixture(scope="module")
 def directory() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture

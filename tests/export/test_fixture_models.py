@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, open_model_directory
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-NAMES = ("tiny", "univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian", "odd")
+NAMES = ("voice", "tiny", "univoc", "raw", "mol", "gauss", "no_aux", "linear", "linear_no_aux", "turian", "odd")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def make() -> Callable[[str, Path], Path]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert ("tiny", *module.LAYOUTS) == NAMES
+    assert (*module.UNIVOC, *module.LAYOUTS) == NAMES
     function: Callable[[str, Path], Path] = module.make
     return function
 

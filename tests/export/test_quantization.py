@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.config import ConfigError
 from wavernn_trt.export.model_directory import (
@@ -28,7 +29,6 @@ from wavernn_trt.export.quantization import (
     product_names,
     product_sizes,
 )
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 PRODUCTS = {
     "recurrent_0": Product("int8", 1.0),
@@ -39,13 +39,13 @@ PRODUCTS = {
 
 @pytest.fixture(scope="module")
 def voice() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory whose configuration each test replaces."""
-    return Path(shutil.copytree(shipped_voice(), tmp_path_factory.mktemp("copy") / "voice"))
+    return Path(shutil.copytree(SMALL_VOICE, tmp_path_factory.mktemp("copy") / "voice"))
 
 
 def rewrite_config(path: Path, quantization: Any) -> None:
@@ -149,7 +149,7 @@ def test_a_bound_has_a_scale_that_float32_holds(grid: Any) -> None:
 
 def test_products_are_named_in_the_order_of_a_step(voice: ModelDirectory) -> None:
     assert product_names(voice.model) == ("recurrent_0", "fc_0", "output")
-    assert list(product_sizes(voice.model).values()) == [3 * 384 * 384, 384 * 256, 256 * 256]
+    assert list(product_sizes(voice.model).values()) == [3 * 48 * 48, 48 * 64, 64 * 256]
     two = dataclasses.replace(voice.model, family="fatchord", input_sizes=(64, 64), fc_sizes=(192, 100))
     assert list(product_sizes(two)) == list(product_names(two))
     assert sum(product_sizes(two).values()) == two.multiply_adds

@@ -17,6 +17,8 @@ onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 gs = pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
 onnxruntime = pytest.importorskip("onnxruntime", reason="it runs quantised products")
 
+from small_voice import SMALL_VOICE
+
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.export.graph_files import to_model
 from wavernn_trt.export.grids import encode_weight, round_weight
@@ -28,7 +30,6 @@ from wavernn_trt.export.rewrite.fuse_gates import PatternError
 from wavernn_trt.export.rewrite.products import find_products
 from wavernn_trt.export.rewrite.rounded_products import INTEGER_OPERATOR, restore_products, round_products
 from wavernn_trt.runtime.executors.onnx_runtime import open_session
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 BOUNDS = {"recurrent_0": 1.0, "fc_0": 1.0, "output": 28.0}
 KINDS: dict[str, tuple[Grid, bool]] = {
@@ -43,7 +44,7 @@ KINDS: dict[str, tuple[Grid, bool]] = {
 
 @pytest.fixture(scope="module")
 def voice() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import simulated_device as simulated
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.engines.cache import EngineCache
 from wavernn_trt.engines.gpu import DriverState, Gpu
@@ -23,7 +24,7 @@ from wavernn_trt.engines.spec import ROLES
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, file_sha256, open_model_directory
 from wavernn_trt.runtime.executors import device, plan_choice, tensorrt_executor
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 HERE = Path(__file__).resolve().parent
 GPU = Gpu("NVIDIA Pretended 4000", 89)
@@ -65,19 +66,19 @@ def small_checkpoint(reference: ModuleType) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def voice() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture
 def voice_copy(tmp_path: Path) -> Path:
-    """A copy of the shipped voice, to change."""
-    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+    """A copy of the small voice, to change."""
+    return Path(shutil.copytree(SMALL_VOICE, tmp_path / "voice"))
 
 
 @pytest.fixture(scope="session")
 def plain() -> Iterator[Vocoder]:
-    """The shipped voice with one slot on one thread."""
-    with Vocoder.load(backend="onnxruntime", batch=1, threads=1) as vocoder:
+    """The small voice with one slot on one thread."""
+    with Vocoder.load(SMALL_VOICE, "onnxruntime", batch=1, threads=1) as vocoder:
         yield vocoder
 
 

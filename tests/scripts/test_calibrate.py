@@ -14,9 +14,10 @@ import soundfile
 
 pytest.importorskip("onnx_graphsurgeon", reason="the graph is built with it")
 
+from small_voice import SMALL_VOICE
+
 from wavernn_trt.calibration.table import METHODS, read_table
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 Command = Callable[..., tuple[int, str, str]]
 RATE = 16000
@@ -35,7 +36,7 @@ def clips(tmp_path: Path) -> Path:
 @pytest.fixture
 def calibrate(command: Command) -> Command:
     """A function (arguments behind the model directory) -> the exit code, stdout and stderr."""
-    return partial(command, "calibrate", shipped_voice())
+    return partial(command, "calibrate", SMALL_VOICE)
 
 
 def test_a_table_is_written_and_printed(clips: Path, tmp_path: Path, calibrate: Command) -> None:
@@ -43,7 +44,7 @@ def test_a_table_is_written_and_printed(clips: Path, tmp_path: Path, calibrate: 
     code, out, err = calibrate(clips, "-o", output, "--threads", 1)
     assert code == 0, err
     table = read_table(output)
-    table.check(open_model_directory(shipped_voice()))
+    table.check(open_model_directory(SMALL_VOICE))
     assert [one.name for one in table.inputs] == ["a.wav", "b.flac"]
     head, *lines, total = out.splitlines()
     assert head.split() == ["product", "values", "largest", *METHODS]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import open_model_directory
 from wavernn_trt.runtime.features import mel_spectrogram, mel_to_magnitude
-from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
 RECORDING = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "samples" / "lj-speech" / "LJ001-0029.wav"
@@ -21,13 +21,13 @@ RECORDING = Path(__file__).resolve().parents[2] / "runtime" / "voices" / "sample
 @pytest.fixture
 def mel() -> Any:
     """The recording's mel as the shipped voice takes it."""
-    audio = open_model_directory(shipped_voice()).audio
+    audio = open_model_directory(SMALL_VOICE).audio
     waveform, _ = soundfile.read(RECORDING, dtype="float32")
     return mel_spectrogram(waveform * np.float32(audio.peak or 1) / np.abs(waveform).max(), audio)
 
 
 def inspect(*arguments: object) -> int:
-    return main(["inspect", str(shipped_voice()), *map(str, arguments)])
+    return main(["inspect", str(SMALL_VOICE), *map(str, arguments)])
 
 
 def test_a_mel_that_fits_exits_with_0(mel: Any, tmp_path: Path, capsys: Any) -> None:
@@ -42,7 +42,7 @@ def test_a_mel_that_fits_exits_with_0(mel: Any, tmp_path: Path, capsys: Any) -> 
 def test_a_mel_that_does_not_fit_exits_with_1_and_its_conversion_is_printed(
     mel: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    audio = open_model_directory(shipped_voice()).audio
+    audio = open_model_directory(SMALL_VOICE).audio
     np.save(tmp_path / "mel.npy", np.log(mel_to_magnitude(mel, audio)).astype(np.float32).T)
     assert inspect("--mel", tmp_path / "mel.npy", "--recording", RECORDING) == 1
     out = capsys.readouterr().out

@@ -66,6 +66,7 @@ def test_one_command_makes_an_int8_model_from_speech(quantize: Command, clips: P
     assert soundfile.info(tmp_path / "speech.wav").frames == 4200
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_the_product_with_the_largest_loss_alone(
     quantize: Command, table: Path, clips: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-
-from wavernn_trt.runtime.vocoder import shipped_voice
+from small_voice import SMALL_VOICE
 
 Command = Callable[..., tuple[int, str, str]]
 RATE = 16000
@@ -31,7 +30,7 @@ def clips(tmp_path: Path) -> Path:
 @pytest.fixture
 def score(command: Command) -> Command:
     """A function (arguments behind the model directory) -> the exit code, stdout and stderr."""
-    return partial(command, "score", shipped_voice())
+    return partial(command, "score", SMALL_VOICE)
 
 
 def test_each_file_is_scored_and_the_totals_are_means_over_samples(clips: Path, score: Command) -> None:
@@ -135,7 +134,7 @@ def test_precisions_that_round_activations_need_a_table(
     assert code == 2
     assert "wavernn-trt calibrate" in err
     assert score(wav, "--table", table)[0] == 2
-    assert command("calibrate", shipped_voice(), wav, "-o", table, "-q")[0] == 0
+    assert command("calibrate", SMALL_VOICE, wav, "-o", table, "-q")[0] == 0
     arguments = ("--precision", "fp32,int8,fp8", "--table", table, "--teacher-forced-only", "--json", "-q")
     code, out, err = score(wav, *arguments)
     assert code == 0, err

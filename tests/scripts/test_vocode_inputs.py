@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
-from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -122,10 +122,12 @@ Piped = Callable[..., tuple[int, bytes, str]]
 
 @pytest.fixture
 def vocode_in_process(begin: Begin) -> Begin:
-    """A function (arguments, options of Popen) -> ``vocode`` on the shipped voice, in another process."""
+    """A function (arguments, options of Popen) -> ``vocode`` on the small voice, in another process."""
 
     def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        return begin("vocode", *arguments, "--backend", "onnxruntime", "--threads", "1", **options)
+        return begin(
+            "vocode", *arguments, "--model", SMALL_VOICE, "--backend", "onnxruntime", "--threads", "1", **options
+        )
 
     return start
 
@@ -146,7 +148,7 @@ def piped(vocode_in_process: Begin) -> Piped:
 def mel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float32]:
     """A short mel of the shipped voice."""
     monkeypatch.chdir(tmp_path)
-    whole: NDArray[np.float32] = np.load(shipped_voice().parent / "sample_mel.npy")
+    whole: NDArray[np.float32] = np.load(SAMPLE_MEL)
     return whole[:, :6]
 
 

@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from small_voice import SAMPLE_MEL
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.jobs.pipeline import run_jobs
 from wavernn_trt.runtime.jobs.plan import Job, plan_jobs
 from wavernn_trt.runtime.jobs.result import JobOptions, JobResult, JobsStopped
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts import cli, ray_actor, ray_pool
 from wavernn_trt.scripts.ray_actor import Rows, VocoderActor, to_rows
 from wavernn_trt.scripts.ray_pool import Pool, RayPool, open_pool
@@ -40,7 +41,7 @@ SECONDS = 120
 
 def sources(folder: Path, count: int) -> list[Path]:
     """Mels of the shipped voice, of different lengths."""
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mel = np.load(SAMPLE_MEL)
     folder.mkdir()
     for number in range(count):
         np.save(folder / f"{number}.npy", mel[:, 3 * number : 5 + 5 * number])

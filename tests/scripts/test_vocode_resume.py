@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 from wavernn_trt.runtime.jobs.output_folder import LOCK
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
 Begin = Callable[..., subprocess.Popen[str]]
@@ -31,7 +32,7 @@ FILES = 60
 
 @pytest.fixture(scope="module")
 def vocoder() -> Iterator[Vocoder]:
-    with Vocoder.load(backend="onnxruntime", batch=1, threads=1) as vocoder:
+    with Vocoder.load(SMALL_VOICE, "onnxruntime", batch=1, threads=1) as vocoder:
         yield vocoder
 
 
@@ -39,7 +40,7 @@ def vocoder() -> Iterator[Vocoder]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with many short mels in in/a and in/b."""
     monkeypatch.chdir(tmp_path)
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mel = np.load(SAMPLE_MEL)
     for number in range(FILES):
         path = tmp_path / "in" / ("a" if number < FILES // 3 else "b") / f"{number:03d}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def vocode(folder: Path, begin: Begin) -> Begin:
     """A function (further arguments) -> ``vocode`` of in/ into out/ in another process."""
-    options = ("--threads", "1", "--backend", "onnxruntime", "--batch", "4")
+    options = ("--threads", "1", "--backend", "onnxruntime", "--batch", "4", "--model", SMALL_VOICE)
     return partial(begin, "vocode", "in", "-o", "out", *options, text=True)
 
 
@@ -131,7 +132,7 @@ def test_a_rerun_after_a_kill_makes_each_missing_file_once(vocode: Begin, vocode
 def test_a_second_run_into_the_folder_is_refused_and_sigterm_ends_the_first(
     vocode: Begin, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mel = np.load(SAMPLE_MEL)
     for number in range(16):
         np.save(folder / "in" / "a" / f"long{number}.npy", np.tile(mel, 8))  # half a minute of work or more
     first = vocode("--json")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conditioning_rows import condition_in_runs, expanded_columns
 from numpy.typing import NDArray
+from small_voice import SAMPLE_MEL
 
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.conditioning.incremental_conditioning import IncrementalConditioning
@@ -22,6 +23,7 @@ from wavernn_trt.runtime.conditioning.windows import ConditioningWindows, Window
 from wavernn_trt.runtime.errors import ExecutorError, VocoderError
 from wavernn_trt.runtime.load_options import LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
+from wavernn_trt.runtime.vocoder import shipped_voice
 
 CONVOLUTIONAL = ("fatchord", "no_aux", "turian")
 LAYOUTS = ("univoc", *CONVOLUTIONAL)
@@ -73,9 +75,7 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def make_model(
-    request: pytest.FixtureRequest, voice: ModelDirectory, small_directory: Callable[[str], ModelDirectory]
-) -> MakeModel:
+def make_model(request: pytest.FixtureRequest, small_directory: Callable[[str], ModelDirectory]) -> MakeModel:
     """A function (layout, backend, lookahead, steps) -> a model; univoc's on ONNX Runtime is the shipped voice."""
 
     def make(
@@ -89,8 +89,8 @@ def make_model(
             executor = TorchExecutor(model)
             opened = LoadedModel(Path(layout), model.config, checkpoint.audio, model.upsampling, executor)
         else:
-            directory = voice if layout == "univoc" else small_directory(layout)
-            opened = load_model(directory.path, LoadOptions(backend, threads=1))
+            path = shipped_voice() if layout == "univoc" else small_directory(layout).path
+            opened = load_model(path, LoadOptions(backend, threads=1))
         return Model.of(opened, lookahead, steps)
 
     return make
@@ -182,10 +182,8 @@ def test_a_recurrent_conditioner_takes_a_short_mel_in_one_run(backend: str, make
     assert np.array_equal(model.rows(mel), model.opened.executor.condition(mel))
 
 
-def test_a_longer_look_ahead_of_a_recurrent_conditioner_makes_a_smaller_error(
-    make_model: MakeModel, voice: ModelDirectory
-) -> None:
-    mel = np.load(voice.path.parent / "sample_mel.npy")[:, :200]
+def test_a_longer_look_ahead_of_a_recurrent_conditioner_makes_a_smaller_error(make_model: MakeModel) -> None:
+    mel = np.load(SAMPLE_MEL)[:, :200]
     errors = []
     for lookahead in (0, 4, RECURRENT_LOOKAHEAD, 80):
         model = make_model("univoc", lookahead=lookahead)

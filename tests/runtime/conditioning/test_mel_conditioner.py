@@ -19,6 +19,7 @@ import pytest
 import simulated_device as simulated
 from conditioning_rows import expanded_columns
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import (
@@ -129,8 +130,8 @@ def test_blocks_of_a_recurrent_conditioner_have_the_bits_of_the_whole_mel(
 
 @pytest.fixture
 def earlier_voice(tmp_path: Path) -> ModelDirectory:
-    """The shipped voice without its conditioner for blocks, as earlier versions exported it."""
-    path = Path(shutil.copytree(shipped_voice(), tmp_path / "earlier"))
+    """The small voice without its conditioner for blocks, as earlier versions exported it."""
+    path = Path(shutil.copytree(SMALL_VOICE, tmp_path / "earlier"))
     (path / CONDITIONER_BLOCKS).unlink()
     write_manifest(path)
     return open_model_directory(path)
@@ -368,9 +369,9 @@ from_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="t
 
 
 @from_proc
-@pytest.mark.parametrize("kind", ["wide", "voice"])
+@pytest.mark.parametrize("kind", ["wide", pytest.param("shipped", marks=pytest.mark.slow)])
 def test_peak_memory_grows_by_the_size_of_the_mel_only(kind: str, request: pytest.FixtureRequest) -> None:
-    directory: ModelDirectory = request.getfixturevalue(kind)
+    directory = open_model_directory(shipped_voice()) if kind == "shipped" else request.getfixturevalue("wide")
     mel, rows = 80 * 4, directory.model.columns * 4
     # The caller's mel, the vocoder's copy, and the check's arrays.
     assert growth_a_frame(directory) < 4 * mel < rows / 2

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 import wavernn_trt
 from wavernn_trt.engines.cache import EngineCache
@@ -21,7 +22,6 @@ from wavernn_trt.runtime.executors import registry, tensorrt_executor
 from wavernn_trt.runtime.executors.native_executor import why_slow
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine
 from wavernn_trt.runtime.load_options import ON_A_GPU
-from wavernn_trt.runtime.vocoder import shipped_voice
 from wavernn_trt.scripts.cli import main
 
 Store = Callable[..., None]
@@ -38,12 +38,12 @@ def test_auto_takes_a_fitting_engine_and_logs_it(
 ) -> None:
     store(batch=(1, 2, 8))
     with caplog.at_level(logging.DEBUG, registry.logger.name):
-        vocoder = wavernn_trt.load(cache=cache.folder)
+        vocoder = wavernn_trt.load(SMALL_VOICE, cache=cache.folder)
     assert vocoder.backend == "tensorrt_rtx"
     assert vocoder.engine is not None
     assert vocoder.engine.startswith("decoder_")
     assert (vocoder.batch, vocoder.executor.steps) == (2, 40)  # what the engine is tuned for
-    assert wavernn_trt.load(cache=cache.folder, batch=3).batch == 3
+    assert wavernn_trt.load(SMALL_VOICE, cache=cache.folder, batch=3).batch == 3
     assert [record.levelname for record in caplog.records][:2] == ["DEBUG", "INFO"]
     assert "not tensorrt: TensorRT is not installed" in caplog.text
     assert f"tensorrt_rtx with the engine {vocoder.engine}" in caplog.text
@@ -55,7 +55,7 @@ def test_auto_takes_the_cpu_without_a_gpu_and_logs_the_reasons(
     if driver_state().devices:
         pytest.skip("this machine has a GPU")
     with caplog.at_level(logging.DEBUG, registry.logger.name):
-        assert wavernn_trt.load().backend == ON_THE_CPU
+        assert wavernn_trt.load(SMALL_VOICE).backend == ON_THE_CPU
     assert {record.levelname for record in caplog.records} == {"DEBUG"}
     for backend in ON_A_GPU:
         assert f"not {backend}: no GPU: libcuda.so.1 was not found" in caplog.text
@@ -63,7 +63,7 @@ def test_auto_takes_the_cpu_without_a_gpu_and_logs_the_reasons(
 
 def test_auto_warns_where_the_cpu_lacks_the_precision(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, registry.logger.name):
-        assert wavernn_trt.load(precision="fp16", cache=tmp_path).backend == "onnxruntime"
+        assert wavernn_trt.load(SMALL_VOICE, precision="fp16", cache=tmp_path).backend == "onnxruntime"
     assert "onnxruntime, which computes in fp32 and not in fp16" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_auto_warns_where_a_gpu_is_unused_because_there_is_no_plan(
     cache: EngineCache,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    vocoder = wavernn_trt.load(cache=cache.folder)
+    vocoder = wavernn_trt.load(SMALL_VOICE, cache=cache.folder)
     assert (vocoder.backend, vocoder.engine) == (ON_THE_CPU, None)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert f"wavernn-trt build {voice.path} --backend tensorrt-rtx --sm 89 -o {cache.folder}" in warning.getMessage()
@@ -95,10 +95,10 @@ def test_auto_falls_back_where_an_engine_does_not_load(
         raise kind("TensorRT-RTX does not load it")
 
     monkeypatch.setattr(tensorrt_executor, "load_engine", refuse)
-    assert wavernn_trt.load(cache=cache.folder).backend == ON_THE_CPU
+    assert wavernn_trt.load(SMALL_VOICE, cache=cache.folder).backend == ON_THE_CPU
     assert "not tensorrt_rtx: TensorRT-RTX does not load it" in caplog.text
     with pytest.raises(VocoderError, match=r"backend tensorrt_rtx: TensorRT-RTX does not load it\. To use"):
-        wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
+        wavernn_trt.load(SMALL_VOICE, backend="tensorrt_rtx", cache=cache.folder)
 
 
 @pytest.mark.usefixtures("simulated_machine")
@@ -111,10 +111,10 @@ def test_the_command_line_shows_the_engine(
     store(steps=400, precision="bf16")
     store(steps=400, precision="fp16")
     mel = tmp_path / "mel.npy"
-    np.save(mel, np.load(shipped_voice().parent / "sample_mel.npy")[:, :10])
+    np.save(mel, np.load(SAMPLE_MEL)[:, :10])
     output = tmp_path / "speech.wav"
-    arguments = ["vocode", str(mel), "-o", str(output), "--cache", str(cache.folder), "--precision", "bf16", "--json"]
-    assert main(arguments) == 0
+    arguments = ["vocode", str(mel), "-o", str(output), "--model", str(SMALL_VOICE), "--precision", "bf16", "--json"]
+    assert main([*arguments, "--cache", str(cache.folder)]) == 0
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert (report["backend"], report["engine"][:8]) == ("tensorrt_rtx", "decoder_")
@@ -129,10 +129,10 @@ def test_scoring_uses_no_engine_by_default(
     pytest.importorskip("platformdirs", reason="the user's own cache is found with platformdirs")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store()
-    assert wavernn_trt.load().backend == "tensorrt_rtx"
+    assert wavernn_trt.load(SMALL_VOICE).backend == "tensorrt_rtx"
     recording = tmp_path / "clip.wav"
     soundfile.write(recording, 0.1 * np.sin(np.arange(2000) / 9), 16000)
-    score = ["score", str(shipped_voice()), str(recording), "--teacher-forced-only", "--json", "-q"]
+    score = ["score", str(SMALL_VOICE), str(recording), "--teacher-forced-only", "--json", "-q"]
     assert main(score) == 0
     capsys.readouterr()
     assert main([*score, "--backend", "tensorrt-rtx"]) == 2
@@ -148,4 +148,4 @@ def test_scoring_uses_no_engine_by_default(
 )
 def test_invalid_precisions_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(VocoderError, match=message):
-        wavernn_trt.load(**arguments)
+        wavernn_trt.load(SMALL_VOICE, **arguments)

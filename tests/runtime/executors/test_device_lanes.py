@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from random_streams import equal, random_streams
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.engines.gpu import Gpu
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
@@ -26,7 +27,6 @@ from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Executor, initial_state
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
 from wavernn_trt.runtime.load_options import LoadOptions
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 STEPS = 40
 some = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -68,7 +68,7 @@ def joined(pieces: Iterator[Piece[Stream]], streams: int) -> list[NDArray[Any]]:
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench(open_model_directory(shipped_voice()))
+    return Bench(open_model_directory(SMALL_VOICE))
 
 
 @some
@@ -173,7 +173,7 @@ def test_the_simulation_notices_a_lost_state_of_a_paused_stream(bench: Bench, ki
 
 
 def test_only_states_of_paused_streams_are_copied_and_neighbours_together() -> None:
-    bench = Bench(open_model_directory(shipped_voice()), slots=6)
+    bench = Bench(open_model_directory(SMALL_VOICE), slots=6)
     device = simulated.SimulatedDevice(seed=None)
     lane = bench.lane(device)
     loop: LaneLoop[Stream] = LaneLoop(lane, bench.windows)
@@ -210,7 +210,7 @@ def test_the_next_chunk_is_uploaded_before_one_is_computed(bench: Bench) -> None
 
 
 def test_a_chunk_is_captured_once_and_replayed() -> None:
-    bench = Bench(open_model_directory(shipped_voice()))
+    bench = Bench(open_model_directory(SMALL_VOICE))
     device = simulated.SimulatedDevice(seed=0)
     executor = bench.executor(device)
     for _ in range(3):
@@ -222,7 +222,7 @@ def test_a_chunk_is_captured_once_and_replayed() -> None:
 
 
 def test_a_plan_that_cannot_be_captured_is_enqueued() -> None:
-    bench = Bench(open_model_directory(shipped_voice()))
+    bench = Bench(open_model_directory(SMALL_VOICE))
     bench.plans["decoder"].capturable = False
     device = simulated.SimulatedDevice(seed=0)
     bench.samples(bench.executor(device), [3 * STEPS + 1, STEPS, 70, 9])

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 pytest.importorskip("onnx_graphsurgeon", reason="graphs are rewritten")
+
 
 from wavernn_trt.calibration.quantize import quantize
 from wavernn_trt.engines.gpu import Gpu
@@ -351,9 +353,9 @@ def test_quantising_needs_no_pytorch(tmp_path: Path) -> None:
         "from wavernn_trt.calibration.quantize import quantize\n"
         "from wavernn_trt.export.model_directory import open_model_directory\n"
         "from wavernn_trt.export.quantization import Product, Quantization\n"
-        "from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice\n"
+        "from wavernn_trt.runtime.vocoder import Vocoder\n"
         "products = Quantization({'output': Product('int8', 28.0)})\n"
-        f"quantize(open_model_directory(shipped_voice()), products, {str(tmp_path / 'out')!r}, steps=2)\n"
+        f"quantize(open_model_directory({str(SMALL_VOICE)!r}), products, {str(tmp_path / 'out')!r}, steps=2)\n"
         f"with Vocoder.load({str(tmp_path / 'out')!r}, 'onnxruntime', threads=1) as vocoder:\n"
         "    mel = np.zeros((vocoder.config.audio.n_mels, 2), np.float32)\n"
         "    assert len(vocoder.vocode(mel)) == 2 * vocoder.config.audio.hop_length\n"

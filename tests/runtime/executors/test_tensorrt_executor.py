@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_device as simulated
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 import wavernn_trt
 from wavernn_trt.engines.cache import CachedPlan, EngineCache
@@ -24,7 +25,7 @@ from wavernn_trt.runtime.executors.plan_choice import require_machine
 from wavernn_trt.runtime.executors.tensorrt_executor import Engine, TensorRTExecutor
 from wavernn_trt.runtime.load_options import DEFAULT_OPTIONS, ENGINES, LoadOptions
 from wavernn_trt.runtime.loaded_model import LoadedModel
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 GPU = Gpu("NVIDIA Pretended 4000", 89)
 
@@ -42,9 +43,9 @@ def test_a_vocoder_on_an_engine_has_the_bits_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store(steps=320)
-    engine = wavernn_trt.load(backend="tensorrt_rtx", cache=cache.folder)
-    reference = wavernn_trt.load(backend="onnxruntime", threads=1)
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    engine = wavernn_trt.load(SMALL_VOICE, backend="tensorrt_rtx", cache=cache.folder)
+    reference = wavernn_trt.load(SMALL_VOICE, backend="onnxruntime", threads=1)
+    mel = np.load(SAMPLE_MEL)
     mels = [mel[:, 40:52], mel[:, 50:54], mel[:, 60:77], mel[:, 30:32], mel[:, 44:55], mel[:, 20:23]]
     for found, expected in zip(engine.vocode_batch(mels), reference.vocode_batch(mels), strict=True):
         assert np.array_equal(found, expected)
@@ -94,7 +95,7 @@ def test_plans_of_another_model_s_sizes_are_refused(voice: ModelDirectory) -> No
 
     decoder, conditioner = records["decoder"].bindings, records["conditioner"].bindings
     wrong = dataclasses.replace(decoder[0], shape=(4, 2, 7))
-    with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 1152\); build .* again"):
+    with pytest.raises(VocoderError, match=r"conditioning is \(4, 2, 7\), the model's \(4, 2, 144\); build .* again"):
         open_with("decoder", bindings=(wrong, *decoder[1:]))
     with pytest.raises(VocoderError, match="frame_index is missing"):
         open_with("decoder", bindings=(decoder[0], *decoder[2:]))
@@ -195,15 +196,15 @@ def engine_on_the_gpu(tmp_path_factory: pytest.TempPathFactory) -> Vocoder:
             reasons.append(f"{backend}: {error}")
             continue
         folder = tmp_path_factory.mktemp("engines")
-        build_engine(open_model_directory(shipped_voice()), spec, EngineCache(folder))
+        build_engine(open_model_directory(SMALL_VOICE), spec, EngineCache(folder))
         return wavernn_trt.load(backend=backend, precision="fp32", cache=folder)
     pytest.skip(f"needs an engine for {state.devices[0].name}: {'; '.join(reasons)}")
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_conditioning_is_the_cpu_s(engine_on_the_gpu: Vocoder) -> None:
-    reference = wavernn_trt.load(backend="onnxruntime")
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    reference = wavernn_trt.load(SMALL_VOICE, backend="onnxruntime")
+    mel = np.load(SAMPLE_MEL)
     for frames in (40, 2, 100):
         found = engine_on_the_gpu.executor.condition(mel[:, :frames])
         np.testing.assert_allclose(found, reference.executor.condition(mel[:, :frames]), atol=1e-3)
@@ -211,8 +212,8 @@ def test_on_a_gpu_the_conditioning_is_the_cpu_s(engine_on_the_gpu: Vocoder) -> N
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_first_labels_are_the_cpu_s(engine_on_the_gpu: Vocoder) -> None:
-    reference = wavernn_trt.load(backend="onnxruntime")
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")[:, 40:60]
+    reference = wavernn_trt.load(SMALL_VOICE, backend="onnxruntime")
+    mel = np.load(SAMPLE_MEL)[:, 40:60]
     found, expected = engine_on_the_gpu.labels(mel, seed=1), reference.labels(mel, seed=1)
     assert (found == expected).cumprod().sum() > 500
 
@@ -228,7 +229,7 @@ def test_on_a_gpu_the_first_labels_are_the_cpu_s(engine_on_the_gpu: Vocoder) -> 
 
 @pytest.mark.gpu
 def test_on_a_gpu_streams_have_the_same_bits_alone_and_together(engine_on_the_gpu: Vocoder) -> None:
-    mel = np.load(shipped_voice().parent / "sample_mel.npy")
+    mel = np.load(SAMPLE_MEL)
     mels = [mel[:, first : first + count] for first, count in ((0, 9), (20, 30), (40, 2), (50, 17), (60, 8), (70, 21))]
     together = engine_on_the_gpu.vocode_batch(mels, seeds=range(6))
     for seed, (one, found) in enumerate(zip(mels, together, strict=True)):

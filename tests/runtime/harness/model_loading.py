@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 from wavernn_trt.export.model_directory import CONFIG, write_manifest
 from wavernn_trt.runtime.models.cache import ModelCache
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 NAMES = ("alto", "bass", "cello", "drum")
 """Models of the fixture ``root``."""
 CONDITIONING = 2**20
-SIZE = estimated_bytes(shipped_voice()) + CONDITIONING
+SIZE = estimated_bytes(SMALL_VOICE) + CONDITIONING
 """Bytes of a model in a cache."""
-MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :1]
+MEL = np.load(SAMPLE_MEL)[:, :1]
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
 

@@ -33,6 +33,18 @@ MakeQuantised = Callable[[Grid, bool], ModelDirectory]
 Change = Callable[[NDArray[Any]], NDArray[Any]]
 
 
+@pytest.fixture(scope="module")
+def voice() -> ModelDirectory:
+    """The shipped voice: many trained weights matter little, so that damage is harder to find."""
+    return open_model_directory(shipped_voice())
+
+
+@pytest.fixture
+def voice_copy(tmp_path: Path) -> Path:
+    """A copy of the shipped voice, to change."""
+    return Path(shutil.copytree(shipped_voice(), tmp_path / "voice"))
+
+
 def probed(path: Path, backend: str = "onnxruntime") -> ProbeResult:
     with Vocoder.load(path, backend, threads=1) as vocoder:
         return probe(vocoder)

@@ -19,15 +19,16 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.metrics.prometheus import register, register_cache
 from wavernn_trt.runtime.models.cache import ModelCache
 from wavernn_trt.runtime.scheduling.statistics import BUCKET_SECONDS, Durations
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeVocoder = Callable[[], Vocoder]
-MEL = np.load(shipped_voice().parent / "sample_mel.npy")[:, :2]
+MEL = np.load(SAMPLE_MEL)[:, :2]
 load = functools.partial(Vocoder.load, threads=1)
 
 
@@ -39,7 +40,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def make_vocoder() -> Iterator[MakeVocoder]:
     """A function that loads the shipped voice and keeps no reference to it."""
-    yield lambda: load(shipped_voice(), "onnxruntime")
+    yield lambda: load(SMALL_VOICE, "onnxruntime")
     gc.collect()
 
 
@@ -130,7 +131,7 @@ def test_a_vocoder_without_references_is_not_reported(registry: CollectorRegistr
 
 def test_a_cache_is_reported_with_the_models_in_it(registry: CollectorRegistry, tmp_path: Path) -> None:
     for name in ("alto", "bass"):
-        shutil.copytree(shipped_voice(), tmp_path / name / "1")
+        shutil.copytree(SMALL_VOICE, tmp_path / name / "1")
     with ModelCache(tmp_path, capacity_bytes=10**9, load=load) as cache, register_cache(cache, "voices", registry):
         for _ in range(2):
             with cache.borrow("alto", backend="onnxruntime") as vocoder:
@@ -158,7 +159,7 @@ def test_a_cache_is_reported_with_the_models_in_it(registry: CollectorRegistry, 
 def test_both_formats_are_well_formed_and_units_are_in_the_names(
     registry: CollectorRegistry, make_vocoder: MakeVocoder, tmp_path: Path, generate: Any
 ) -> None:
-    shutil.copytree(shipped_voice(), tmp_path / 'al"to\n')
+    shutil.copytree(SMALL_VOICE, tmp_path / 'al"to\n')
     with (
         make_vocoder() as vocoder,
         ModelCache(tmp_path, capacity_bytes=10**9, load=load) as cache,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from model_loading import NAMES, SIZE, Loader
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.models.cache import ModelCache
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four models; each is the shipped voice, as the only version."""
     folder = tmp_path_factory.mktemp("models")
     for name in NAMES:
-        shutil.copytree(shipped_voice(), folder / name / "1")
+        shutil.copytree(SMALL_VOICE, folder / name / "1")
     return folder
 
 
 @pytest.fixture
 def own_root(tmp_path: Path) -> Path:
     """A folder of one model, which the test may change."""
-    shutil.copytree(shipped_voice(), tmp_path / "models" / "alto" / "1")
+    shutil.copytree(SMALL_VOICE, tmp_path / "models" / "alto" / "1")
     return tmp_path / "models"
 
 

@@ -16,6 +16,7 @@ import faulty_executor as faulty
 import numpy as np
 import pytest
 from model_loading import MEL, PATIENCE, SIZE, Loader, export_again, in_memory, loading, until, use
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import MANIFEST, WEIGHTS, ModelDirectoryError
 from wavernn_trt.runtime.errors import ClosedError, ExecutorError, LoadTimeoutError, VocoderError
@@ -24,14 +25,14 @@ from wavernn_trt.runtime.loaded_model import load_model
 from wavernn_trt.runtime.models import source
 from wavernn_trt.runtime.models.cache import ModelCache, ModelKey
 from wavernn_trt.runtime.models.source import ModelFolders, ModelSource
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeCache = Callable[..., ModelCache]
 
 
 def test_a_model_is_loaded_once_and_then_shared(make_cache: MakeCache, load: Loader, root: Path) -> None:
     cache = make_cache(2)
-    alone = Vocoder.load(shipped_voice(), "onnxruntime", threads=1).vocode(MEL, seed=3)
+    alone = Vocoder.load(SMALL_VOICE, "onnxruntime", threads=1).vocode(MEL, seed=3)
     for _ in range(3):
         with cache.borrow("alto") as vocoder:
             np.testing.assert_array_equal(vocoder.vocode(MEL, seed=3), alone)

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_loading import CONDITIONING, MEL, NAMES, PATIENCE, SIZE, Loader, in_memory, until, use
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.models.cache import ModelCache, ModelCacheFullError
 from wavernn_trt.runtime.models.memory import estimated_bytes
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 MakeCache = Callable[..., ModelCache]
 
@@ -101,7 +102,7 @@ def test_a_model_larger_than_the_cache_is_refused_or_alone_in_it(make_cache: Mak
 
 
 def test_the_capacity_includes_the_conditioning_of_vocoders(root: Path) -> None:
-    weights = estimated_bytes(shipped_voice())
+    weights = estimated_bytes(SMALL_VOICE)
     whole = functools.partial(Vocoder.load, limits=SchedulerLimits())
     for load, held, fit in (
         (Vocoder.load, 2**28, 3),
@@ -123,7 +124,7 @@ def test_with_many_threads_no_model_is_closed_in_use_and_the_capacity_holds(
     make_cache: MakeCache, load: Loader, preheat_concurrency: int
 ) -> None:
     cache = make_cache(2, preheat_concurrency=preheat_concurrency)
-    expected = Vocoder.load(shipped_voice(), "onnxruntime", threads=1).vocode(MEL, seed=5)
+    expected = Vocoder.load(SMALL_VOICE, "onnxruntime", threads=1).vocode(MEL, seed=5)
 
     def work(seed: int) -> None:
         choose = random.Random(seed)
@@ -150,7 +151,7 @@ def test_memory_of_closed_models_returns_to_the_system(tmp_path: Path) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("resident memory is read from /proc, which only Linux has")
     for name in NAMES[:2]:
-        shutil.copytree(shipped_voice(), tmp_path / name)
+        shutil.copytree(SMALL_VOICE, tmp_path / name)
     code = f"""
 import functools, json, numpy as np
 from wavernn_trt.runtime.executors.protocol import Chunk, initial_state
@@ -169,7 +170,7 @@ def use(vocoder):
     for _ in range(2):  # the second time, sessions keep more
         vocoder.executor.decode(chunk, initial_state(vocoder.config.model, 8))
 
-mel = np.load({str(shipped_voice().parent / "sample_mel.npy")!r})
+mel = np.load({str(SAMPLE_MEL)!r})
 load = functools.partial(Vocoder.load, threads=1, limits=SchedulerLimits(conditioning_bytes={CONDITIONING}))
 cache = ModelCache({str(tmp_path)!r}, capacity_bytes={SIZE}, load=load, preheat_concurrency=0)
 found = []

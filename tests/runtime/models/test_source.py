@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectoryError, write_manifest
 from wavernn_trt.runtime.errors import VocoderError
 from wavernn_trt.runtime.models.source import ModelFolders, ModelSource, fingerprint, natural_order
-from wavernn_trt.runtime.vocoder import shipped_voice
 
 
 def put(folder: Path) -> Path:
@@ -85,9 +85,9 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_another_export_has_another_fingerprint(tmp_path: Path) -> None:
     model = tmp_path / "alto"
-    shutil.copytree(shipped_voice(), model)
+    shutil.copytree(SMALL_VOICE, model)
     before = fingerprint(model)
-    assert before == fingerprint(shipped_voice())
+    assert before == fingerprint(SMALL_VOICE)
     config = json.loads((model / CONFIG).read_text())
     (model / CONFIG).write_text(json.dumps({**config, "source": {"checkpoint": "another.pt"}}))
     assert fingerprint(model) == before

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import ModelDirectory, open_model_directory
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
@@ -17,7 +18,7 @@ from wavernn_trt.runtime.executors.protocol import Chunk, State
 from wavernn_trt.runtime.loaded_model import LoadedModel
 from wavernn_trt.runtime.scheduling import conditioning_threads, in_flight, lane_worker, scheduler
 from wavernn_trt.runtime.scheduling.limits import SchedulerLimits
-from wavernn_trt.runtime.vocoder import Vocoder, shipped_voice
+from wavernn_trt.runtime.vocoder import Vocoder
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
@@ -90,7 +91,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(scope="session")
 def directory() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture

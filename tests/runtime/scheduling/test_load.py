@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_voice import SAMPLE_MEL
 
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.request import Request
@@ -24,7 +25,7 @@ def requests(directory: ModelDirectory) -> list[Request]:
     """Requests of 0.02 to 1 s, uniform on a logarithmic scale, in random order."""
     order = np.random.default_rng(0)
     frames = np.exp(order.uniform(math.log(1), math.log(80), UTTERANCES)).astype(int)
-    mel = np.load(directory.path.parent / "sample_mel.npy")
+    mel = np.load(SAMPLE_MEL)
     starts = order.integers(0, mel.shape[1] - frames)
     cuts = zip(starts, frames, strict=True)
     return [Request(mel[:, start : start + length], seed) for seed, (start, length) in enumerate(cuts)]

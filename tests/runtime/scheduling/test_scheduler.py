@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from listening_sink import ListeningSink
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.runtime.conditioning.windows import FloatArray
 from wavernn_trt.runtime.errors import ClosedError, DeadlineError, QueueFullError, VocoderError
@@ -386,7 +387,7 @@ def test_a_draining_vocoder_completes_accepted_requests_and_refuses_others(
 
 def test_a_vocoder_without_references_completes_its_utterances_and_ends_its_threads(mel_of: MakeMel) -> None:
     before = set(threading.enumerate())
-    vocoder = Vocoder.load(backend="onnxruntime", batch=1, threads=1)
+    vocoder = Vocoder.load(SMALL_VOICE, "onnxruntime", batch=1, threads=1)
     ticket = vocoder.submit(Request(mel_of(10)))
     watched = weakref.ref(vocoder)
     del vocoder

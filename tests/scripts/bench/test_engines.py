@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.engines.gpu import driver_state
 
 Bench = Callable[..., tuple[int, str, str]]
-SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "--peers", "none", "-q")
+SMALL = ("--seconds", "0.04", "--repeats", "1", "--threads", "1", "--peers", "none", "-q", "--model", SMALL_VOICE)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_job_fills_the_slots_of_an_engine(
     store: Callable[..., None],
 ) -> None:
     store(batch=(3, 3, 3), steps=80)
-    options = ("--scenario", "batch", "--utterances", "9", "--lengths", "0.03:0.1", "-q")
+    options = ("--scenario", "batch", "--utterances", "9", "--lengths", "0.03:0.1", "-q", "--model", SMALL_VOICE)
     code, report, out = reported(*options, "--backend", "tensorrt-rtx")
     assert code == 0, out
     (result,) = report["results"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import threadpoolctl
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import open_model_directory
-from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts.bench.limits import (
     COPY,
     GPU,
@@ -96,9 +96,7 @@ def test_weights_in_fp8_are_compared_with_the_limit_of_fp16() -> None:
     timings = [
         Timing("cuda", 1, 100, 50, "gpu", precision, elapsed=[1.0, 2.0]) for precision in ("fp16", "bf16", "fp8")
     ]
-    report = reduce(
-        open_model_directory(shipped_voice()), timings, [1], dict.fromkeys(names, rounds), [], with_numpy=True
-    )
+    report = reduce(open_model_directory(SMALL_VOICE), timings, [1], dict.fromkeys(names, rounds), [], with_numpy=True)
     fp16, bf16, fp8 = report["results"]
     assert bf16["share_of_limit"] is None
     assert fp8["share_of_limit"] == fp16["share_of_limit"] > 0

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.model_directory import ModelDirectory
 from wavernn_trt.runtime.executors.onnx_runtime import OnnxRuntimeExecutor
 from wavernn_trt.runtime.executors.protocol import Chunk, State
-from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts.bench.backends import UnavailableError
 from wavernn_trt.scripts.bench.openvino_peer import OpenVinoPeer, check_samples
 from wavernn_trt.scripts.bench.peers import open_peers
@@ -44,7 +44,7 @@ def test_without_the_package_the_reason_is_reported(monkeypatch: pytest.MonkeyPa
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     missing: dict[str, str] = {}
-    assert open_peers(shipped_voice(), ["openvino"], [1], missing, threads=1, precision=None, on_gpu=False) == []
+    assert open_peers(SMALL_VOICE, ["openvino"], [1], missing, threads=1, precision=None, on_gpu=False) == []
     assert missing == {"openvino": "not measured: openvino is not installed (pip install openvino)"}
 
 
@@ -54,12 +54,12 @@ def test_a_folder_of_its_name_is_reported_as_missing(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "openvino", None)
     del sys.modules["openvino"]  # what it was before comes back after the test
     with pytest.raises(UnavailableError, match="not measured: openvino of unknown version does not run"):
-        OpenVinoPeer(shipped_voice(), 1)
+        OpenVinoPeer(SMALL_VOICE, 1)
 
 
 def test_the_loop_graph_runs_in_openvino() -> None:
     pytest.importorskip("openvino", reason="OpenVINO is a peer only where it is installed")
-    timing, run = OpenVinoPeer(shipped_voice(), 1).turn(2, 0.03)
+    timing, run = OpenVinoPeer(SMALL_VOICE, 1).turn(2, 0.03)
     assert (timing.subject, timing.batch, timing.place, timing.precision) == ("openvino", 2, "cpu", "fp32")
     repeat = run()
     assert repeat.first_chunk is not None

@@ -14,10 +14,10 @@ pytest.importorskip("torch", reason="peers are PyTorch's")
 pytest.importorskip("onnx", reason="models are exported to ONNX")
 
 import torch
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export import export, read_checkpoint
 from wavernn_trt.export.families.fatchord_layout import from_torchaudio_name, read_layout, to_torchaudio_name
-from wavernn_trt.runtime.loaded_model import shipped_voice
 from wavernn_trt.scripts.bench import upstream_peers
 from wavernn_trt.scripts.bench.backends import InapplicableError, UnavailableError
 from wavernn_trt.scripts.bench.peers import open_peers
@@ -51,7 +51,7 @@ def needs(package: str) -> None:
 
 def test_univoc_generates_with_the_weights_of_the_shipped_voice() -> None:
     needs("univoc")
-    (peer,), missing = opened(shipped_voice(), "univoc", batches=(1, 8))
+    (peer,), missing = opened(SMALL_VOICE, "univoc", batches=(1, 8))
     assert missing == {"univoc, other batches": "not measured: it generates 1 stream at a time"}
     timing, run = peer.turn(1, 0.02)
     assert (timing.subject, timing.batch, timing.samples) == ("univoc", 1, 2 * HOP)
@@ -78,18 +78,18 @@ def test_a_peer_whose_logits_differ_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(upstream_peers, "load_module", with_a_fault)
     with pytest.raises(PeerError, match="univoc: with the same weights and samples its logits differ from the model's"):
-        opened(shipped_voice(), "univoc")
-    forced = upstream_peers.TeacherForced(shipped_voice(), 1)
+        opened(SMALL_VOICE, "univoc")
+    forced = upstream_peers.TeacherForced(SMALL_VOICE, 1)
     with pytest.raises(PeerError, match=r"of shape \[3, 256\], expected the model's, \[400, 256\]"):
         forced.compare("a peer", torch.zeros(3, 256))
 
 
 def test_a_peer_for_other_models_is_reported_only_where_the_user_named_it() -> None:
-    peers, missing = opened(shipped_voice(), batches=(1,))
+    peers, missing = opened(SMALL_VOICE, batches=(1,))
     assert peers[0].subject == "pytorch loop"
     assert "torchaudio" not in missing
     assert "pytorch graphs" not in missing
-    peers, missing = opened(shipped_voice(), "torchaudio", "cuda-graphs")
+    peers, missing = opened(SMALL_VOICE, "torchaudio", "cuda-graphs")
     assert missing["torchaudio"] == "not measured: it generates torchaudio and fatchord models, this is univoc"
     if not torch.cuda.is_available():
         assert peers == []
@@ -101,7 +101,7 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeyp
     monkeypatch.setattr(
         upstream_peers.importlib.util, "find_spec", lambda name: None if name == "univoc" else find(name)
     )
-    peers, missing = opened(shipped_voice())
+    peers, missing = opened(SMALL_VOICE)
     assert [peer.subject for peer in peers] == ["pytorch loop"]
     assert missing["univoc"] == "not measured: univoc is not installed (pip install --no-deps univoc)"
 
@@ -128,18 +128,18 @@ def test_sizes_that_torchaudio_s_class_does_not_support_are_refused(shared_data:
 
 def test_cuda_graphs_replay_the_model_s_own_step() -> None:
     """Runs the steps one by one on the CPU; no test replays them as a graph on a GPU."""
-    peer = CudaGraphsPeer(shipped_voice(), "fp32", "cpu")
+    peer = CudaGraphsPeer(SMALL_VOICE, "fp32", "cpu")
     timing, run = peer.turn(2, 0.005)
     assert (timing.samples, timing.precision, timing.place) == (2 * 128, "fp32", "cpu")
     assert run().elapsed > 0
-    model = read_checkpoint(shipped_voice()).model
+    model = read_checkpoint(SMALL_VOICE).model
     model.step.rnn2.forward = lambda x, hidden: hidden  # type: ignore[union-attr, assignment]
     with pytest.raises(PeerError, match="pytorch graphs: a step differs from the model's by"):
         check_step(model)
 
 
 def test_the_loop_generates_as_many_samples_as_its_timing_has() -> None:
-    timing, run = PlainLoopPeer(shipped_voice(), 1, "cpu").turn(3, 0.01)
+    timing, run = PlainLoopPeer(SMALL_VOICE, 1, "cpu").turn(3, 0.01)
     assert (timing.samples, timing.batch) == (3 * 160, 3)
     assert run().elapsed > 0
 

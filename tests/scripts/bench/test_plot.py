@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="plots are drawn with matplotlib")
 
+from small_voice import SMALL_VOICE
+
 from wavernn_trt.scripts.bench import plot as bench_plot
 from wavernn_trt.scripts.bench.backends import BACKENDS
 from wavernn_trt.scripts.bench.report_file import SCHEMA
@@ -158,7 +160,9 @@ def test_the_same_report_makes_the_same_file_of_a_size_for_a_readme(bench: Bench
 def test_a_run_can_be_drawn_without_a_second_command(bench: Bench, tmp_path: Path) -> None:
     options = ("--backend", "onnxruntime", "--peers", "none", "--batch", "1:2", "--seconds", "0.04", "--repeats", "1")
     files = {name: tmp_path / name for name in ("now.svg", "again.svg", "speed.json")}
-    code, out, err = bench(*options, "-q", "--plot", files["now.svg"], "--json", files["speed.json"])
+    code, out, err = bench(
+        *options, "-q", "--model", SMALL_VOICE, "--plot", files["now.svg"], "--json", files["speed.json"]
+    )
     assert (code, err) == (0, "")
     assert "samples/s" in out
     assert bench("--plot", files["again.svg"], "--from", files["speed.json"]) == (0, "", "")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.export.config import AudioConfig
 from wavernn_trt.runtime.vocoder import Vocoder
@@ -25,7 +26,7 @@ from wavernn_trt.scripts.bench.options import add_parser
 from wavernn_trt.scripts.bench.report_file import SCHEMA
 
 Bench = Callable[..., tuple[int, str, str]]
-SMALL = ("--seconds", "0.04", "--repeats", "2", "-q")
+SMALL = ("--seconds", "0.04", "--repeats", "2", "-q", "--model", SMALL_VOICE)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_voice import SMALL_VOICE
 
 from wavernn_trt.runtime.executors.onnx_runtime import usable_cores
 from wavernn_trt.scripts.bench.listeners import Heard, Listener, Playback, play
@@ -109,7 +110,7 @@ def test_more_listeners_count_only_where_fewer_had_no_underrun(underruns: tuple[
 
 def test_every_number_of_listeners_is_measured_and_reported(bench: Bench, tmp_path: Path) -> None:
     options = ("--listeners", "1,2", "--seconds", "0.3", "--openings", "3", "--buffer", "40", "--threads", "1")
-    options = (*options, "--backend", "onnxruntime")
+    options = (*options, "--backend", "onnxruntime", "--model", SMALL_VOICE)
     code, out, err = bench("--scenario", "stream", *options, "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -132,7 +133,7 @@ def test_every_number_of_listeners_is_measured_and_reported(bench: Bench, tmp_pa
 
 def test_a_job_is_measured_alone_and_beside_listeners(bench: Bench, tmp_path: Path) -> None:
     options = ("--listeners", "2", "--seconds", "0.3", "--repeats", "2", "--lengths", "0.1:0.3", "--batch", "4")
-    options = (*options, "--backend", "onnxruntime")
+    options = (*options, "--backend", "onnxruntime", "--model", SMALL_VOICE)
     code, out, err = bench("--scenario", "mixed", *options, "--threads", "1", "-q", "--json", tmp_path / "bench.json")
     assert (code, err) == (0, "")
     report = json.loads((tmp_path / "bench.json").read_text())

@@ -81,6 +81,7 @@ def status_of(run: Run, test: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_test_that_ends_its_process_is_reported_and_the_others_run(fake_run: Run) -> None:
     assert status_of(fake_run, "test_first") == {
         **{kernel: ["passed"] for kernel in ("good", "other", "another")},
@@ -93,6 +94,7 @@ def test_a_test_that_ends_its_process_is_reported_and_the_others_run(fake_run: R
     assert next(one for one in fake_run.found() if one.status == "passed").numbers["excess"] == 0.25
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ended_its_process_is_not_launched_again(fake_run: Run) -> None:
     assert status_of(fake_run, "test_second") == {
         **{kernel: ["passed"] for kernel in ("good", "other", "another")},
@@ -103,6 +105,7 @@ def test_a_kernel_that_ended_its_process_is_not_launched_again(fake_run: Run) ->
     assert status_of(fake_run, "test_large")["good"] == ["passed"]
 
 
+@pytest.mark.slow
 def test_the_archived_log_has_the_traceback_of_a_test_that_hung(fake_run: Run) -> None:
     with tarfile.open(fake_run.out / results.LOGS) as archive:
         log = archive.extractfile("logs/fake.log")

@@ -12,7 +12,9 @@ import soundfile
 
 pytest.importorskip("matplotlib", reason="spectrograms are drawn with matplotlib")
 
-from wavernn_trt.runtime.vocoder import shipped_voice
+
+from small_voice import SMALL_VOICE
+
 from wavernn_trt.scripts.training import present
 from wavernn_trt.scripts.training.listening_page import write_page
 
@@ -28,7 +30,7 @@ def test_a_voice_is_measured_and_its_samples_are_written(
     tone = 0.3 * np.sin(2 * np.pi * 200 * time) + 0.01 * np.random.default_rng(0).standard_normal(8000)
     soundfile.write(tmp_path / "tone.flac", tone, 16000)
     out = tmp_path / "out"
-    arguments = [shipped_voice(), tmp_path / "tone.flac", "-o", out, "--name", "mine", "--seconds", "0.25"]
+    arguments = [SMALL_VOICE, tmp_path / "tone.flac", "-o", out, "--name", "mine", "--seconds", "0.25"]
     assert present.main([str(argument) for argument in arguments]) == 0
     assert sorted(file.name for file in out.iterdir()) == [
         "index.html",
@@ -43,7 +45,7 @@ def test_a_voice_is_measured_and_its_samples_are_written(
     assert result["seconds"] == pytest.approx(0.5, abs=0.01)
     assert len(result["distortion_db"]) == len(result["level_db"]) == 3
     assert "words_wrong" not in result
-    assert result["bytes"] == sum(file.stat().st_size for file in shipped_voice().iterdir())
+    assert result["bytes"] == sum(file.stat().st_size for file in SMALL_VOICE.iterdir())
     assert 0 < result["real_time_factor"]["least"] <= result["real_time_factor"]["median"]
     assert capsys.readouterr().out == present.row(result) + "\n"
     original, rate = soundfile.read(out / "tone.wav")
@@ -74,7 +76,7 @@ def test_the_page_has_every_voice_of_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_missing_recording_exits_2_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert present.main([str(shipped_voice()), str(tmp_path / "none.wav"), "-o", str(tmp_path / "out")]) == 2
+    assert present.main([str(SMALL_VOICE), str(tmp_path / "none.wav"), "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "none.wav: no such file or folder" in error
     assert "Traceback" not in error

@@ -21,6 +21,7 @@ import pytest
 from device_work import LIBRARY, held, work
 from kernel_cases import SequenceCase, small_shapes
 from numpy.typing import NDArray
+from small_voice import SAMPLE_MEL, SMALL_VOICE
 
 from wavernn_trt.engines.gpu import DriverState, Gpu, driver_state
 from wavernn_trt.export.model_directory import CONFIG, ModelDirectory, open_model_directory, write_manifest
@@ -44,13 +45,13 @@ from wavernn_trt.runtime.executors.kernel_plan import KernelDecoder, KernelPlan
 from wavernn_trt.runtime.executors.lanes import DeviceLane
 from wavernn_trt.runtime.executors.protocol import Chunk, Executor, State
 from wavernn_trt.runtime.load_options import LoadOptions
-from wavernn_trt.runtime.loaded_model import LoadedModel, load_model, shipped_voice
+from wavernn_trt.runtime.loaded_model import LoadedModel, load_model
 from wavernn_trt.runtime.request import Request
 from wavernn_trt.runtime.vocoder import Vocoder
 from wavernn_trt.scripts.cli import main
 
 SHAPES = small_shapes()
-MEL = np.load(shipped_voice().parent / "sample_mel.npy")
+MEL = np.load(SAMPLE_MEL)
 STEPS, BATCH = 4, 3
 WAITS = 1 << 16
 """Polls of a kernel that is to give up: a quarter of a second or so, where a thread is stopped for far less."""
@@ -59,7 +60,7 @@ LENGTHS = [STEPS * 2 + 5, 7, STEPS, STEPS + 1]
 
 @pytest.fixture(scope="module")
 def voice() -> ModelDirectory:
-    return open_model_directory(shipped_voice())
+    return open_model_directory(SMALL_VOICE)
 
 
 @pytest.fixture(scope="module")
