@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_voice import SMALL_VOICE
 
 from wavernn_trt import AsyncVocoder
 from wavernn_trt.export.model_directory import ModelDirectory
@@ -38,7 +39,7 @@ def mel_of() -> MakeMel:
 
 
 async def load(batch: int = 2, **limits: int) -> AsyncVocoder:
-    return await AsyncVocoder.load(None, "onnxruntime", batch=batch, threads=1, limits=SchedulerLimits(**limits))
+    return await AsyncVocoder.load(SMALL_VOICE, "onnxruntime", batch=batch, threads=1, limits=SchedulerLimits(**limits))
 
 
 def run(work: AsyncIterator[None] | object) -> None:
@@ -336,7 +337,7 @@ kept = []
 
 async def leave():
     limits = SchedulerLimits(queue=1, lanes=1, interactive_slots=0)
-    vocoder = await AsyncVocoder.load(None, "onnxruntime", batch=1, threads=1, limits=limits)
+    vocoder = await AsyncVocoder.load(SMALL_VOICE, "onnxruntime", batch=1, threads=1, limits=limits)
     mel = np.random.default_rng(0).uniform(-1, 0, (80, 200)).astype(np.float32)
     kept.extend([vocoder, await vocoder.stream(mel, seconds=0.1)])
     while not vocoder.statistics().under_way:

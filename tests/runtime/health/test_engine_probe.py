@@ -259,7 +259,7 @@ def test_kernels_that_leave_activations_as_they_are_pass(grid: Grid, quantised: 
     assert "tensorrt_rtx draws samples" in result.reason
 
 
-@pytest.mark.parametrize("grid", ["int8", "fp8"])
+@pytest.mark.parametrize("grid", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_cells_that_round_activations_are_held_closer(grid: Grid, tmp_path: Path, quantised: MakeQuantised) -> None:
     assert CELLS_ON_QUANTISED[grid] < KERNELS_ON_QUANTISED[grid]
     directory = quantised(grid, False)

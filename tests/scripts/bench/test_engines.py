@@ -90,6 +90,7 @@ def test_a_job_fills_the_slots_of_an_engine(
     assert result["alone"] == {"compared": 9, "beginnings": 0, "different": []}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(driver_state().reason is None, reason="this machine has a GPU")
 def test_without_a_gpu_its_backends_are_reported_with_the_reason(
     reported: Callable[..., tuple[int, Any, str]],

@@ -90,6 +90,7 @@ def test_the_chunk_time_of_a_repeat_excludes_earlier_chunks(tiny_vocoder: Vocode
     assert 0 < repeat.chunk < 30
 
 
+@pytest.mark.slow
 def test_without_torch_its_subjects_are_reported_as_not_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (bench_backends, bench_peers):
         monkeypatch.setattr(module, "has_torch", lambda: False)
