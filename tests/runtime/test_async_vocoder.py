@@ -337,7 +337,7 @@ kept = []
 
 async def leave():
     limits = SchedulerLimits(queue=1, lanes=1, interactive_slots=0)
-    vocoder = await AsyncVocoder.load(SMALL_VOICE, "onnxruntime", batch=1, threads=1, limits=limits)
+    vocoder = await AsyncVocoder.load(None, "onnxruntime", batch=1, threads=1, limits=limits)
     mel = np.random.default_rng(0).uniform(-1, 0, (80, 200)).astype(np.float32)
     kept.extend([vocoder, await vocoder.stream(mel, seconds=0.1)])
     while not vocoder.statistics().under_way:
