@@ -28,14 +28,14 @@ def export_networks(model: WaveRNN, n_mels: int) -> Networks:
     """Exports a model's two networks; batch and frames stay dynamic."""
     config = model.config
     batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=2)
-    conditioner = _export(
+    conditioner = export_module(
         model.conditioner,
         (torch.zeros(2, n_mels, _EXAMPLE_FRAMES),),
         ["mel"],
         ["conditioning"],
         ({0: batch, 2: frames},),
     )
-    step = _export(
+    step = export_module(
         _StepAndSampler(model),
         _example_inputs(config, 2),
         ["previous", "hidden", "conditioning", "uniforms"],
@@ -68,9 +68,10 @@ def _example_inputs(config: ModelConfig, batch: int) -> tuple[Tensor, ...]:
     )
 
 
-def _export(
+def export_module(
     module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], dynamic: Any
 ) -> gs.Graph:
+    """Exports a module; ``dynamic`` is the ``dynamic_shapes`` of ``torch.onnx.export``."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(

@@ -29,7 +29,7 @@ LAYERS = (
     ("scheduling",),
     ("request", "incremental_request"),
     ("vocoder",),
-    ("async_vocoder", "jobs", "models"),
+    ("async_vocoder", "jobs", "models", "speech"),
     ("metrics",),
 )
 """Folders and modules of runtime/, in layers. Each imports only from layers above its own line."""

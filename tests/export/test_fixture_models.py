@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="models are exported from PyTorch")
 onnx = pytest.importorskip("onnx", reason="graphs are ONNX graphs")
 
+from wavernn_trt.export.acoustic.directory import open_acoustic_directory
 from wavernn_trt.export.model_directory import MANIFEST, ModelDirectory, open_model_directory
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -20,15 +22,21 @@ NAMES = ("voice", "tiny", "univoc", "raw", "mol", "gauss", "no_aux", "linear", "
 
 
 @pytest.fixture(scope="module")
-def make() -> Callable[[str, Path], Path]:
-    """`make` of tests/fixtures/make_models.py."""
+def script() -> ModuleType:
+    """tests/fixtures/make_models.py."""
     spec = importlib.util.spec_from_file_location("make_models", FIXTURES / "make_models.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (*module.UNIVOC, *module.LAYOUTS) == NAMES
-    function: Callable[[str, Path], Path] = module.make
+    return module
+
+
+@pytest.fixture(scope="module")
+def make(script: ModuleType) -> Callable[[str, Path], Path]:
+    """`make` of tests/fixtures/make_models.py."""
+    function: Callable[[str, Path], Path] = script.make
     return function
 
 
@@ -52,6 +60,15 @@ def test_a_fixture_is_what_its_script_makes(name: str, make: Callable[[str, Path
             same_arrays(committed.file(file), made.file(file))
         else:
             assert file in (MANIFEST, "config.json")
+
+
+def test_the_acoustic_fixture_is_what_its_script_makes(script: ModuleType, tmp_path: Path) -> None:
+    committed = open_acoustic_directory(FIXTURES / "acoustic")
+    made = open_acoustic_directory(script.make_acoustic(tmp_path))
+    assert (committed.acoustic, committed.audio) == (made.acoustic, made.audio)
+    for name in ("encoder.onnx", "frames.onnx"):
+        found, expected = (onnx.load_from_string(one.graph(name)).graph for one in (committed, made))
+        assert _content(found) == _content(expected), f"{name}: python tests/fixtures/make_models.py makes it again"
 
 
 def content(directory: ModelDirectory, file: str) -> tuple[Any, ...]:

@@ -1,0 +1,1 @@
+"""Training of the acoustic model: labelled corpora, losses and the command `train`."""
