@@ -6,6 +6,7 @@ PROGRAM = "wavernn-trt"
 """Name of the command; its messages begin with it."""
 
 COMMANDS = {
+    "speak": ("speak", "speak English text"),
     "vocode": ("vocode", "vocode mel spectrograms, or re-synthesise recordings"),
     "export": ("export", "convert a trained checkpoint to a model directory"),
     "inspect": ("inspect", "show a model directory or a TensorRT plan, and check them"),

@@ -108,6 +108,13 @@ class WholeFile:
         with self._discarding():
             self._file.write(content)
 
+    def rewrite_beginning(self, content: bytes) -> None:
+        """Replaces the first bytes of what was written."""
+        with self._discarding():
+            self._file.seek(0)
+            self._file.write(content)
+            self._file.seek(0, os.SEEK_END)
+
     def flush(self) -> None:
         """Waits until the contents are on the disk, so that a power failure leaves no name without contents."""
         with self._discarding():
