@@ -17,9 +17,10 @@ from typing import NoReturn
 from wavernn_trt import __version__
 from wavernn_trt.scripts import COMMANDS, PROGRAM, notice
 
-DESCRIPTION = "Converts mel spectrograms to speech with WaveRNN vocoders."
+DESCRIPTION = "Converts mel spectrograms and English text to speech with WaveRNN vocoders."
 EPILOG = f"""\
 examples:
+  {PROGRAM} speak "Hello there." -o hello.wav    speak a text
   {PROGRAM} vocode speech.wav -o copy.wav     re-synthesise a recording with the shipped voice
   {PROGRAM} vocode mels/ -o speech/           vocode every mel in a folder
 

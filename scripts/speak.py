@@ -49,7 +49,9 @@ def add_parser(subparsers: Any) -> None:
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("text", nargs="?", metavar="TEXT", help="the text, or '-'")
     text.add_argument("--file", type=path, metavar="FILE", help="read the text from a file")
-    parser.add_argument("-o", "--output", type=path, required=True, metavar="WAV", help="the file to write, 16-bit PCM")
+    parser.add_argument(
+        "-o", "--output", type=path, required=True, metavar="WAV", help="the file to write or replace, 16-bit PCM"
+    )
     parser.add_argument("--voice", metavar="NAME", help="a shipped voice, or a voice file, *.json (default: heart)")
     parser.add_argument("--speed", type=positive_number, default=1.0, help="factor, 0.25 to 4 (default: %(default)s)")
     parser.add_argument("--pitch", type=positive_number, default=1.0, help="factor, 0.5 to 2 (default: %(default)s)")
@@ -78,8 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--timings: found {timings}, expected a .json or .srt file")
     from wavernn_trt.runtime.files.growing_wav import growing_wav
     from wavernn_trt.runtime.files.output_files import prepare_output
+    from wavernn_trt.runtime.files.standard_streams import is_standard_output
     from wavernn_trt.runtime.speech.speaker import Controls, Speaker
 
+    if arguments.output == Path("-") or is_standard_output(arguments.output):
+        raise ValueError(f"--output: found {arguments.output}, expected a file")
     prepare_output(arguments.output)
     controls = Controls(arguments.seed, arguments.speed, arguments.pitch)
     spoken: list[SpokenSentence] = []

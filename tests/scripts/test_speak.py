@@ -116,6 +116,12 @@ def test_a_mistake_is_reported_and_leaves_no_file(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_standard_output_is_refused(command: Command) -> None:
+    code, out, err = command("speak", "Hi.", "-o", "-")
+    assert (code, out) == (2, "")
+    assert "--output: found -, expected a file" in err
+
+
 def test_an_unknown_voice_is_refused_with_the_known_ones(command: Command, tmp_path: Path) -> None:
     code, _, err = command("speak", "Hi.", "-o", tmp_path / "a.wav", "--voice", "nobody")
     assert code == 2
