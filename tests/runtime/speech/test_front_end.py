@@ -121,8 +121,85 @@ def test_what_cannot_be_read_is_left_out() -> None:
     assert sounds("Hello 日本 \N{GRINNING FACE} world\ud800\u202e") == sounds("Hello world")
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(st.text(max_size=300))
+def test_phonemes_outside_the_alphabet_and_too_many_of_a_word_are_mended() -> None:
+    assert read("say [it](/bi\u672cn/)")[0].phonemes.endswith(" bin")
+    sentences = read(f"say [it](/{'a ' * 900}/) and [that](/{'b' * 30}/) " + "%" * 60)
+    assert all(0 < len(sentence.phonemes) <= MOST_PHONEMES for sentence in sentences)
+    assert "".join(sentence.phonemes for sentence in sentences).count("a") > 890
+
+
+def test_where_the_g2p_fails_the_other_words_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    front_end = EnglishFrontEnd()
+    whole = front_end._g2p.tokenize
+
+    def failing(text: str) -> object:
+        if "bad" in text:
+            raise IndexError("list index out of range")
+        return whole(text)
+
+    monkeypatch.setattr(front_end._g2p, "tokenize", failing)
+    (sentence,) = front_end.sentences("Good words, bad words.")
+    assert [word.text for word in sentence.words] == ["Good", "words,", "words."]
+    with pytest.raises(ValueError, match=r"^the text has nothing"):
+        list(front_end.sentences("bad"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "repeated",
+    ["A plain sentence with a few words. ", "word ", "a", ".", "!?", ". ", ".a", "9", "999,", "a.b-", "1/2", "<a = "],
+)
+def test_the_time_of_a_long_line_grows_with_its_length(repeated: str) -> None:
+    """The G2P and a search of marks from each mark on need minutes for some of these."""
+    began = time.monotonic()
+    read("a " + repeated * (16_000 // len(repeated)))
+    assert time.monotonic() - began < 10
+
+
+def test_a_book_in_one_piece_is_not_copied_for_each_paragraph() -> None:
+    began = time.monotonic()
+    assert sum(1 for _ in front_end._parts(["Hi.\n\n" * 400_000])) == 400_000
+    assert time.monotonic() - began < 10
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"hibari and sentencex: pip install 'wavernn-trt\[speak\]'"):
+        EnglishFrontEnd()
+
+
+PIECES = st.sampled_from(
+    [
+        *"0123456789$€£%°½²⅓٣①Ⅳ.,:;-/'\"“()[]<>&@#*+=_\\!?… \n\t\x00\u2013\u2019\u202eİﬁ�",
+        "9" * 40,
+        *[
+            "1/2",
+            "2024-13-45",
+            "99:99",
+            "$1.",
+            "1.2.3",
+            "Dr.",
+            "St.",
+            "No.",
+            "km/h",
+            "'s",
+            "Hello",
+            "[a](/b/)",
+            "<b>",
+            "http://",
+            "www.",
+            "a@b.c",
+            "Jan ",
+            "Louis ",
+            " x ",
+        ],
+    ]
+)
+"""What the G2P has rules for, or fails at."""
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(st.text(max_size=300) | st.lists(PIECES, max_size=40).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         sentences = read(text)
