@@ -170,29 +170,9 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PIECES = st.sampled_from(
     [
-        *"0123456789$€£%°½²⅓٣①Ⅳ.,:;-/'\"“()[]<>&@#*+=_\\!?… \n\t\x00\u2013\u2019\u202eİﬁ�",
-        "9" * 40,
-        *[
-            "1/2",
-            "2024-13-45",
-            "99:99",
-            "$1.",
-            "1.2.3",
-            "Dr.",
-            "St.",
-            "No.",
-            "km/h",
-            "'s",
-            "Hello",
-            "[a](/b/)",
-            "<b>",
-            "http://",
-            "www.",
-            "a@b.c",
-            "Jan ",
-            "Louis ",
-            " x ",
-        ],
+        *"0123456789$€£%°½²⅓٣①Ⅳ.,:;-/'\"“()[]<>&@#*+=_\\!?… \n\t\x00\u2013\u2019\u202eİﬁ\ud800",
+        *("1/2", "2024-13-45", "99:99", "$1.", "1.2.3", "9" * 40, "km/h", "'s", " x ", "Dr.", "St.", "No.", "Jan "),
+        *("Louis ", "Hello", "[a](/b/)", "<b>", "http://", "www.", "a@b.c"),
     ]
 )
 """What the G2P has rules for, or fails at."""
