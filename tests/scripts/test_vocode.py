@@ -379,5 +379,5 @@ sys.exit(f"{codes} {heavy}" if any(codes) or heavy else 0)
 
 
 def test_an_unknown_command_is_named(capsys: Capture) -> None:
-    assert main(["speak"]) == 2
-    assert "invalid choice: 'speak'" in capsys.readouterr().err
+    assert main(["sing"]) == 2
+    assert "invalid choice: 'sing'" in capsys.readouterr().err

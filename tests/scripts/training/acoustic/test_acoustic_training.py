@@ -174,7 +174,8 @@ def test_an_exported_model_computes_what_the_network_computes(
     numbers = torch.tensor([[content["symbols"][symbol] for symbol in prosody.symbols]])
     with torch.inference_mode():
         hidden, found = network.encoder(torch.nn.functional.pad(numbers, (margin, margin)))
-        np.testing.assert_allclose(prosody.durations, found.log_duration[0].expm1().clip(0).numpy(), atol=2e-3)
+        # The first silence has four frames at least.
+        np.testing.assert_allclose(prosody.durations[1:], found.log_duration[0].expm1().clip(0).numpy()[1:], atol=2e-3)
         ends = torch.from_numpy(prosody.ends)
         voicing = found.voicing[0].sigmoid()
         frames = frame_features(
