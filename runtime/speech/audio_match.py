@@ -24,7 +24,7 @@ def conversion(acoustic: AudioConfig, vocoder: AudioConfig) -> Callable[[FloatAr
         VocoderError: the settings differ in something that cannot be converted exactly; all differences are named.
     """
     different = [name for name in _COMPARED if getattr(acoustic, name) != getattr(vocoder, name)]
-    if vocoder.fmax is None and acoustic.fmax == vocoder.sample_rate / 2:
+    if _highest(acoustic) == _highest(vocoder):
         different = [name for name in different if name != "fmax"]
     if different:
         found = ", ".join(f"{name} {getattr(acoustic, name)!r} and {getattr(vocoder, name)!r}" for name in different)
@@ -34,3 +34,7 @@ def conversion(acoustic: AudioConfig, vocoder: AudioConfig) -> Callable[[FloatAr
     (low, high), (other_low, other_high) = acoustic.mel_range, vocoder.mel_range
     scale = (other_high - other_low) / (high - low)
     return lambda mel: ((mel - low) * scale + other_low).astype(np.float32)
+
+
+def _highest(audio: AudioConfig) -> float:
+    return audio.sample_rate / 2 if audio.fmax is None else audio.fmax

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from wavernn_trt.export.acoustic.exporter import export_acoustic_model
 from wavernn_trt.export.model_directory import file_sha256
@@ -28,12 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         checkpoint = load(options.checkpoint)
-        description = json.loads((options.corpus / "corpus.json").read_text(encoding="utf-8"))
         source = {
             "checkpoint": options.checkpoint.name,
             "sha256": file_sha256(options.checkpoint),
             "updates": checkpoint["step"],
-            **{name: description[name] for name in ("origin", "licence", "speaker", "sentences")},
+            **_origin(options.corpus / "corpus.json"),
         }
         directory = export_acoustic_model(checkpoint, AUDIO, options.output, source, overwrite=options.overwrite)
     except KeyError as error:
@@ -44,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(directory.path)
     return 0
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return {name: description[name] for name in ("origin", "licence", "speaker", "sentences")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{path}: expected the corpus.json of synthetic_corpus ({error})") from None
 
 
 if __name__ == "__main__":

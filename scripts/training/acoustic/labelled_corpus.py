@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -67,12 +69,16 @@ class Clip:
 
 
 def symbol_table(paths: Sequence[Path]) -> dict[int, str]:
-    """Returns the symbol of each phoneme number in a corpus, from the clips whose symbols all have a number."""
+    """Returns the symbol of each phoneme number in a corpus, from the clips whose symbols all have a number.
+
+    Raises:
+        RecipeError: a file has no such labels.
+    """
     table = {0: SILENCE}
     for path in paths:
-        with np.load(path) as labels:
-            ids = labels["ids"].tolist()
-            text = "".join(f"{SILENCE}{line}{SILENCE}" for line in str(labels["phonemes"]).split("\n"))
+        numbers, phonemes = _labels(path, "ids", "phonemes")
+        ids = numbers.tolist()
+        text = "".join(f"{SILENCE}{line}{SILENCE}" for line in str(phonemes).split("\n"))
         if len(text) == len(ids):
             table.update((number, symbol) for number, symbol in zip(ids, text, strict=True) if number)
     return table
@@ -90,8 +96,7 @@ def read_corpus(folder: Path, table: dict[int, str] | None = None) -> list[Clip]
     table = table or symbol_table(paths)
     clips = []
     for path in tqdm(paths, desc=f"reading {folder.name}", unit=" clips"):
-        with np.load(path) as labels:
-            ids, units, f0 = (labels[name] for name in ("ids", "durations", "f0"))
+        ids, units, f0 = _labels(path, "ids", "durations", "f0")
         unknown = sorted({number for number in ids.tolist() if number not in table})
         if unknown:
             raise RecipeError(f"{path}: no clip of the corpus shows the symbols of the phonemes {unknown}")
@@ -104,6 +109,14 @@ def read_corpus(folder: Path, table: dict[int, str] | None = None) -> list[Clip]
         voiced = np.where(f0 >= VOICED, f0, 0).astype(np.float32)
         clips.append(Clip([table[number] for number in ids.tolist()], durations, voiced, mel))
     return clips
+
+
+def _labels(path: Path, *names: str) -> list[NDArray[Any]]:
+    try:
+        with np.load(path) as labels:
+            return [labels[name] for name in names]
+    except (KeyError, ValueError, EOFError, BadZipFile):
+        raise RecipeError(f"{path}: expected labels of synthetic_corpus with {', '.join(names)}") from None
 
 
 def _unit_mel(path: Path, audio: AudioConfig) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ from wavernn_trt.scripts.training.acoustic.labelled_corpus import (
     utterance,
 )
 from wavernn_trt.scripts.training.acoustic.losses import WEIGHTS, losses
-from wavernn_trt.scripts.training.model import save
+from wavernn_trt.scripts.training.model import load, save
 from wavernn_trt.scripts.training.recipe import RecipeError
 
 MODEL, TRAINING = "acoustic.pt", "training.pt"
@@ -177,6 +177,8 @@ def prepared(corpus: Path, options: Options) -> tuple[list[Utterance], list[Utte
     clips = read_corpus(corpus / "training", table)
     others = read_corpus(corpus / "kept-out", table)
     symbols = {symbol: place for place, symbol in enumerate(sorted(set(table.values())), start=1)}
+    if not any(clip.f0.any() for clip in clips):
+        raise RecipeError(f"{corpus / 'training'}: found no voiced frames, expected speech with f0")
     scales = measured_scales(clips)
     torch.manual_seed(options.seed)
     model = Model(AcousticNetwork(AcousticSizes(symbols=len(symbols) + 1)), symbols, scales)
@@ -225,9 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _training_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise RecipeError(f"{path}: no such checkpoint")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = load(path)
+    missing = {"weights", "optimizer", "seconds", "symbols"} - set(state)
+    if missing:
+        raise RecipeError(f"{path}: found no {', '.join(sorted(missing))}, expected a training.pt of acoustic.train")
     return state
 
 

@@ -39,6 +39,7 @@ def test_mels_of_equal_settings_are_left_as_they_are() -> None:
     waveform_only = dataclasses.replace(AUDIO, waveform_preemphasis=0.0, peak=None, delay=0)
     assert conversion(AUDIO, waveform_only)(mel) is mel
     assert conversion(dataclasses.replace(AUDIO, fmax=8000.0), AUDIO)(mel) is mel
+    assert conversion(AUDIO, dataclasses.replace(AUDIO, fmax=8000.0))(mel) is mel
 
 
 def test_mels_of_another_range_are_converted() -> None:

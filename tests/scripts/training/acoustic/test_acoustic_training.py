@@ -210,3 +210,85 @@ def test_wrong_corpora_are_reported(tmp_path: Path, corpus: Path, capsys: pytest
     soundfile.write(tmp_path / "bad" / "s00001.flac", np.zeros(800), RATE)
     with pytest.raises(RecipeError, match=r"frames of durations, \d+ of f0 and 5 of speech do not match"):
         read_corpus(tmp_path / "bad")
+
+
+def test_padding_of_a_batch_changes_no_hidden_row_or_pitch(prepared: tuple[list[Utterance], Scales]) -> None:
+    utterances, scales = prepared
+    torch.manual_seed(0)
+    network = AcousticNetwork(SMALL(symbols=6)).eval()
+    pair = [utterances[7], utterances[11]]
+    margin = (network.sizes.encoder_margin,) * 2
+    numbers = torch.nn.utils.rnn.pad_sequence([one.symbols for one in pair], batch_first=True)
+    with torch.inference_mode():
+        hidden, _ = network.encoder(torch.nn.functional.pad(numbers, margin))
+        alone, _ = network.encoder(torch.nn.functional.pad(pair[0].symbols[None], margin))
+        np.testing.assert_allclose(hidden[0, :, : alone.shape[2]], alone[0], atol=1e-5)
+        together = losses(network, pair, scales)
+        parts = [losses(network, [one], scales) for one in pair]
+    counts = {
+        "pitch": [int((one.voicing > 0).sum()) for one in pair],
+        "voicing": [len(one.symbols) for one in pair],
+        "contour": [int((one.f0 > 0).sum()) for one in pair],
+    }
+    for name, sizes in counts.items():
+        expected = sum(size * part[name].item() for size, part in zip(sizes, parts, strict=True)) / sum(sizes)
+        assert together[name].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not a checkpoint that can be read"),
+        ({"weights": {}}, "expected a dict with 'model' and 'step'"),
+        ({"model": {}, "step": 1, "symbols": {}}, "found no optimizer, seconds, weights, expected a training.pt"),
+        (
+            {"model": {}, "step": 1, "symbols": {"x": 1}, "weights": {}, "optimizer": {}, "seconds": 0.0},
+            "the corpus has other symbols",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_reported(
+    run: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, Any] | None,
+    words: str,
+) -> None:
+    path = tmp_path / "out" / "training.pt"
+    path.parent.mkdir()
+    if content is None:
+        path.write_bytes(b"damaged")
+    else:
+        torch.save(content, path)
+    before = path.read_bytes()
+    assert run("--minutes", "0.005", "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"train: {path}: " in error
+    assert words in error
+    assert path.read_bytes() == before
+
+
+def test_a_corpus_without_voiced_frames_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("training", "kept-out"):
+        write_clip(tmp_path / folder / "s00000", "ss", 0)
+    assert train.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'training'}: found no voiced frames" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("description", ["{", "[]", '{"origin": "", "licence": "", "speaker": ""}'])
+def test_an_export_names_a_damaged_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str], description: str) -> None:
+    torch.save({"model": {}, "step": 1}, tmp_path / "acoustic.pt")
+    (tmp_path / "corpus.json").write_text(description)
+    arguments = [str(tmp_path / "acoustic.pt"), "-o", str(tmp_path / "model"), "--corpus", str(tmp_path)]
+    assert export.main(arguments) == 2
+    assert f"export: {tmp_path / 'corpus.json'}: expected the corpus.json" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_export_refuses_other_checkpoints(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": {}, "step": 1}, tmp_path / "vocoder.pt")
+    arguments = [str(tmp_path / "vocoder.pt"), "-o", str(tmp_path / "model"), "--corpus", str(corpus)]
+    assert export.main(arguments) == 2
+    assert f"{tmp_path / 'vocoder.pt'}: found no 'sizes', expected an acoustic.pt" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
