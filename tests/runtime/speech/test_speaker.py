@@ -137,8 +137,8 @@ def test_controls_out_of_range_are_refused(values: dict[str, Any], words: str) -
 def test_a_voice_file_names_two_models(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps({"acoustic": str(SMALL_ACOUSTIC), "vocoder": "deep/voice"}))
     assert read_voice(tmp_path / "mine.json") == (SMALL_ACOUSTIC, tmp_path / "deep" / "voice")
-    with pytest.raises(VocoderError, match=r"voice: found 'nobody', expected heart, or the path of a voice file"):
-        read_voice("nobody")
+    with pytest.raises(VocoderError, match=r"voice: found 'alto', expected heart, or the path of a voice file"):
+        read_voice("alto")
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(VocoderError, match=r"bad\.json: expected JSON with the paths 'acoustic' and 'vocoder'"):
         read_voice(tmp_path / "bad.json")
